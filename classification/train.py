@@ -1,0 +1,187 @@
+"""Training of the classifier, from data folders to a run folder with weights, card, curves and confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from classification.evaluate import (
+    choose_threshold,
+    classification_metrics,
+    gate_metrics,
+    predict_probabilities,
+    write_predictions,
+)
+from classification.model import ARCHITECTURE, build_classifier, initialise
+from classification.plots import plot_confusion
+from data.augment import Augment
+from data.cards import save_weights
+from data.labels import CLASSES
+from data.loaders import make_loader, to_batch
+from data.partition import DataConfig, Partition, load_partition
+from data.run_plots import plot_learning_curves
+from data.trainer import make_trainer, plain_config, start_run, write_metrics_table
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(DataConfig):
+    """Settings of a classifier's training run; the defaults are the recipe of the shipped weights."""
+
+    init: str = "imagenet"
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.05
+    warmup: float = 0.2
+    patience: int = 5
+    balance: bool = True
+    augment: float = 1.0
+    workers: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+
+class ClassifierModule(L.LightningModule):
+    """ResNet-50 with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule."""
+
+    def __init__(self, config: ClassifierConfig, class_weights: torch.Tensor, total_steps: int) -> None:
+        super().__init__()
+        self.config, self.total_steps = config, total_steps
+        self.model = build_classifier().to(memory_format=torch.channels_last)
+        self.loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing)
+        self.accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
+        self.macro_f1 = MulticlassF1Score(len(CLASSES), average="macro")
+
+    def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
+        return self.model(to_batch(images_nhw))
+
+    def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
+        loss = self.loss(self(batch["image"]).float(), batch["label"])
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
+        logits = self(batch["image"]).float()
+        self.accuracy(logits, batch["label"])
+        self.macro_f1(logits, batch["label"])
+        self.log("val_loss", self.loss(logits, batch["label"]), batch_size=len(logits))
+        self.log("val_accuracy", self.accuracy, prog_bar=True)
+        self.log("val_macro_f1", self.macro_f1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.config.learning_rate, total_steps=self.total_steps, pct_start=self.config.warmup
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_classifier(
+    config: ClassifierConfig,
+    out: Path,
+    resume: bool = False,
+    progress: bool = True,
+    say: Say = print,
+    prepared: Callable[[int, int], None] | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train, pick the best epoch on validation patients, measure it on the test fold, write the run folder.
+
+    Args:
+        config: All settings.
+        out: The run's folder.
+        resume: Continue the run that is there.
+        progress: Show Lightning's progress bar.
+        say: Gets one line of text at each step.
+        prepared: Called with the number of slices read and of all.
+        command: What the user typed, for the card.
+
+    Returns:
+        The card of the weights, test metrics included.
+
+    Raises:
+        InputError: Unusable data, settings, or run folder.
+    """
+    checkpoint = start_run(out, config, resume)
+    L.seed_everything(config.seed, verbose=False)
+    parts = load_partition(config, keep=lambda sample: bool(sample.label), progress=prepared)
+    say(str(parts))
+    module = build_module(config, parts)
+    if checkpoint is None:
+        say(f"initial weights: {initialise(module.model, config.init)}")
+    fit(module, config, parts, out, checkpoint, progress)
+    return finish(module, config, parts, out, say, command)
+
+
+def build_module(config: ClassifierConfig, parts: Partition) -> ClassifierModule:
+    """A fresh module whose loss weights undo the classes' imbalance and whose schedule spans the whole run."""
+    counts = np.bincount(parts.train.labels, minlength=len(CLASSES)).clip(min=1)
+    weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
+    steps = max(1, len(parts.train) // config.batch_size) * config.epochs
+    return ClassifierModule(config, torch.tensor(weights, dtype=torch.float32).clamp(max=5), max(steps, 2))
+
+
+def fit(
+    module: ClassifierModule, config: ClassifierConfig, parts: Partition, out: Path, checkpoint: Path | None, bar: bool
+) -> None:
+    """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
+    augment = Augment(config.augment) if config.augment > 0 else None
+    training = make_loader(parts.train, config.batch_size, augment, config.seed, config.workers, shuffle=True)
+    validation = make_loader(parts.validation, 2 * config.batch_size)
+    trainer = make_trainer(
+        out, config.epochs, "val_macro_f1", config.patience, config.device, config.precision, progress=bar
+    )
+    trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
+
+
+def finish(
+    module: ClassifierModule, config: ClassifierConfig, parts: Partition, out: Path, say: Say, command: str
+) -> dict[str, Any]:
+    """Load the best epoch, predict validation and test patients, write plots, tables, weights and card."""
+    best = torch.load(out / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    threshold = 0.5
+    results: dict[str, Any] = {}
+    for name, part in (("validation", parts.validation), ("test", parts.test)):
+        probabilities = predict_probabilities(module.model, part.images, config.device)
+        write_predictions(out / f"{name}.csv", part, probabilities)
+        if name == "validation":
+            threshold = choose_threshold(part.labels, probabilities)
+        results[name] = classification_metrics(part, probabilities)
+        results[name]["gate"] = gate_metrics(part.labels, probabilities, threshold)
+        plot_confusion(part.labels, probabilities.argmax(1), out / f"confusion_{name}.png", f"{name} patients")
+    plot_learning_curves(write_metrics_table(out), out / "curves.png")
+    card = save_weights(
+        module.model.state_dict(),
+        out / "classifier.safetensors",
+        {
+            "stage": "classification",
+            "architecture": ARCHITECTURE,
+            "classes": list(CLASSES),
+            "input_size": config.size,
+            "operating_point": {"tumor_threshold": threshold, "rule": "Youden on validation patients"},
+            "training": plain_config(config),
+            "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
+            "dropped_near_duplicates": len(parts.dropped),
+            "best_epoch": int(best["epoch"]),
+            "metrics": results,
+            "date": date.today().isoformat(),
+            "command": command,
+        },
+    )
+    say(f"test fold {config.fold}: accuracy {results['test']['slice']['accuracy']:.4f}, weights in {out}")
+    return card

@@ -1,0 +1,1 @@
+"""Scans, their formats, preprocessing, data sets and phantoms. Knows no model."""

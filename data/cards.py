@@ -1,0 +1,147 @@
+"""Weights as they are shipped: one safetensors file and a JSON card beside it that says what it is.
+
+Loading checks the file's SHA-256 against the card and unpickles nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.atomic import whole_file, write_text
+from data.errors import InputError
+from data.preprocess import PREPROCESS_VERSION
+
+if TYPE_CHECKING:
+    import torch
+
+CARD_SCHEMA = 1
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_weights(state: dict[str, torch.Tensor], path: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Write fp16 weights and their card; returns the card with schema, preprocessing version and hash filled in.
+
+    Args:
+        state: A model's ``state_dict``.
+        path: Ends in ``.safetensors``; the card gets the same name with ``.json``.
+        card: Architecture, classes, data, split, metrics, command ...
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    half = {
+        name: (tensor.detach().to("cpu", torch.float16) if tensor.is_floating_point() else tensor.detach().cpu())
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    with whole_file(path) as part:
+        save_file({name: tensor.contiguous().clone() for name, tensor in half.items()}, part)
+    full = {
+        "schema_version": CARD_SCHEMA,
+        **card,
+        "preprocess_version": PREPROCESS_VERSION,
+        "precision": "fp16",
+        "sha256": sha256_of(path),
+    }
+    write_text(path.with_suffix(".json"), json.dumps(full, indent=2) + "\n")
+    return full
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card beside a weight file.
+
+    Raises:
+        InputError: No weights or no card there, or the card is no JSON object of a known schema.
+    """
+    card_path = path.with_suffix(".json")
+    for needed in (path, card_path):
+        if not needed.is_file():
+            raise InputError(f"{needed}: no such file; a model is a .safetensors file with a .json card beside it")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{card_path}: the card is no valid JSON ({error})") from None
+    if not isinstance(card, dict) or card.get("schema_version") != CARD_SCHEMA:
+        raise InputError(f"{card_path}: the card is of an unknown schema")
+    return card
+
+
+def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights as float32 and their card.
+
+    Args:
+        path: The ``.safetensors`` file.
+        stage: ``"classification"`` or ``"segmentation"``: what the card must say.
+
+    Raises:
+        InputError: Files missing, hash wrong, another stage, or another preprocessing version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    card = read_card(path)
+    if card.get("stage") != stage:
+        raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
+    if card.get("preprocess_version") != PREPROCESS_VERSION:
+        raise InputError(
+            f"{path}: trained with preprocessing version {card.get('preprocess_version')}, "
+            f"this program has version {PREPROCESS_VERSION}; train again"
+        )
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        raise InputError(f"{path}: the weights are damaged or changed, their SHA-256 is not the one on the card")
+    try:
+        state = load(content)
+    except SafetensorError as error:
+        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, card
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a ``.safetensors`` or ``.pth`` file; nothing but tensors is unpickled.
+
+    Raises:
+        InputError: No such file, or it holds no tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such weight file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+    except Exception as error:  # torch.load raises a different type for every way a file can be wrong
+        raise InputError(f"{path}: cannot be loaded as weights ({type(error).__name__})") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(f"{path}: holds no dictionary of tensors")
+    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+
+def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load a whole state into a model.
+
+    Raises:
+        InputError: The state is of another architecture.
+    """
+    own = model.state_dict()
+    wanted = {name for name in own if not name.endswith("num_batches_tracked")}
+    wrong = [n for n in wanted if n not in state or state[n].shape != own[n].shape] + [n for n in state if n not in own]
+    if wrong:
+        raise InputError(
+            f"{path}: the checkpoint is of another architecture ({len(wrong)} tensors do not fit, such as {wrong[0]})"
+        )
+    model.load_state_dict(state, strict=False)  # strict but for the batch counters, which carry no knowledge

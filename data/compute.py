@@ -1,0 +1,43 @@
+"""Which device and which precision this machine really has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(wish: str = "auto") -> torch.device:
+    """The torch device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        InputError: The device is unknown or not there.
+    """
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wish == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    kind, _, number = wish.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and (kind != "cuda" or not number.isdigit())):
+        raise InputError(f"device {wish!r} is none of auto, cpu, cuda, cuda:N, mps")
+    if kind == "cuda" and (not cuda or int(number or 0) >= torch.cuda.device_count()):
+        raise InputError(f"device {wish!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    if kind == "mps" and not mps:
+        raise InputError("device 'mps' is not there")
+    return torch.device(wish)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed in hardware (AMX, AVX512-BF16, CUDA from Ampere on), not emulated."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return False

@@ -1,0 +1,51 @@
+"""The four classes, in the order of every logit and probability in the project, and the names users give them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from data.errors import InputError
+
+CLASSES: tuple[str, ...] = ("no_tumor", "glioma", "meningioma", "pituitary")
+NO_TUMOR = 0
+
+# Folder and column names seen in public sets: Kaggle's "glioma_tumor", BRISC's "gl", figshare's 1/2/3 are not here
+# because a bare number means different things in different sets.
+_ALIASES = {
+    "no": "no_tumor",
+    "notumor": "no_tumor",
+    "notumour": "no_tumor",
+    "none": "no_tumor",
+    "healthy": "no_tumor",
+    "normal": "no_tumor",
+    "negative": "no_tumor",
+    "gl": "glioma",
+    "glioma": "glioma",
+    "gliomatumor": "glioma",
+    "me": "meningioma",
+    "meningioma": "meningioma",
+    "meningiomatumor": "meningioma",
+    "pi": "pituitary",
+    "pituitary": "pituitary",
+    "pituitarytumor": "pituitary",
+    "pituitaryadenoma": "pituitary",
+}
+
+
+def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
+    """The project's class for a label as a user or a data set writes it.
+
+    Args:
+        name: Any spelling, such as ``"notumor"``, ``"Glioma"`` or ``"pituitary_tumor"``.
+        mapping: The user's own names, tried first: ``{"tumour-free": "no_tumor"}``.
+
+    Raises:
+        InputError: The name is neither in the mapping nor a known spelling.
+    """
+    wanted = (mapping or {}).get(name, name)
+    key = re.sub(r"[^a-z]", "", wanted.lower()).replace("tumour", "tumor")
+    label = _ALIASES.get(key)
+    if label is None:
+        raise InputError(f"label {name!r} is none of {', '.join(CLASSES)}; give a mapping for it (--map {name}=CLASS)")
+    return label

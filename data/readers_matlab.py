@@ -1,0 +1,76 @@
+"""The ``cjdata`` structures of Jun Cheng's figshare set, MATLAB v5 and v7.3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.scan import Annotation, Scan
+
+_LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
+
+
+def read_matlab(path: Path) -> Scan:
+    """One slice with its mask, label and patient.
+
+    Raises:
+        InputError: Damaged, or without a ``cjdata`` structure that holds an image.
+    """
+    fields = _read_hdf5(path) if _is_hdf5(path) else _read_v5(path)
+    image = fields.get("image")
+    if image is None or image.ndim != 2:
+        raise InputError("the MATLAB file has no 2-D cjdata.image")
+    mask = fields.get("tumorMask")
+    if mask is not None and mask.shape != image.shape:
+        raise InputError(f"cjdata.tumorMask has shape {mask.shape}, cjdata.image {image.shape}")
+    number = fields.get("label")
+    label = _LABELS.get(int(np.ravel(number)[0])) if number is not None and np.size(number) else None
+    annotation = Annotation(
+        mask=None if mask is None else (mask != 0).astype(np.uint8), label=label, patient=_text(fields.get("PID"))
+    )
+    return Scan(image, path=path, format="matlab", source_shape=image.shape, annotation=annotation)
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(16)
+    return head.startswith((b"MATLAB 7.3", b"\x89HDF"))
+
+
+def _read_hdf5(path: Path) -> dict[str, NDArray[Any]]:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            group = file.get("cjdata")
+            if not isinstance(group, h5py.Group):
+                raise InputError("the MATLAB file has no cjdata structure")
+            # MATLAB stores columns first, HDF5 rows first: every matrix arrives transposed.
+            return {name: np.asarray(item).T for name, item in group.items() if isinstance(item, h5py.Dataset)}
+    except (OSError, RuntimeError, KeyError) as error:
+        raise InputError(f"the MATLAB 7.3 file is damaged or cut off ({error})") from None
+
+
+def _read_v5(path: Path) -> dict[str, NDArray[Any]]:
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, squeeze_me=False, struct_as_record=True)
+    except Exception as error:  # scipy raises whatever its parser trips over; all of it means a damaged file
+        raise InputError(f"the MATLAB file is damaged or cut off ({error})") from None
+    struct = content.get("cjdata")
+    if struct is None or struct.dtype.names is None:
+        raise InputError("the MATLAB file has no cjdata structure")
+    return {name: np.asarray(struct[name].flat[0]) for name in struct.dtype.names}
+
+
+def _text(value: NDArray[Any] | None) -> str | None:
+    if value is None or value.size == 0:
+        return None
+    if value.dtype.kind in "US":
+        return str(value.flat[0])
+    return "".join(chr(int(code)) for code in value.ravel(order="F"))

@@ -1,0 +1,215 @@
+"""`Scan`: voxels, geometry and provenance. The one type that travels through the project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+
+# World axes are RAS (nibabel's convention): 0 right, 1 anterior, 2 superior. A slice is shown as radiologists see it:
+# for each through-plane world axis, the world axis and sense that run down the rows and along the columns.
+_DISPLAY = {
+    2: ((1, -1), (0, -1)),  # axial: rows run to posterior, columns to the patient's left
+    1: ((2, -1), (0, -1)),  # coronal: rows run to inferior, columns to the patient's left
+    0: ((2, -1), (1, -1)),  # sagittal: rows run to inferior, columns to posterior
+}
+PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a data set says of a scan.
+
+    Attributes:
+        mask: Lesion mask in the shape of the scan's slice or volume, non-zero is lesion; none if not given.
+        label: The class as the file writes it, canonical.
+        patient: The patient's pseudonym in the data set.
+    """
+
+    mask: NDArray[np.uint8] | None = None
+    label: str | None = None
+    patient: str | None = None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One picture or volume as it was read.
+
+    Attributes:
+        voxels: A picture, ``(rows, columns)`` or ``(rows, columns, 3)``, or a volume ``(i, j, k)`` in the file's order.
+        affine: ``(4, 4)`` voxel indices to RAS mm, or none.
+        spacing_mm: Voxel size in mm along each array axis, or none when unknown: it is never guessed.
+        path: Where it was read from, or none for an array.
+        format: ``"png"``, ``"jpeg"``, ``"nifti"``, ``"matlab"``, ``"array"`` ...
+        volume: Whether the third axis is space (and not colour).
+        source_shape: The file's own shape, which a written mask must have (it may hold axes of length 1).
+        header: The format's own header, handed back unchanged when a mask is written.
+        annotation: Mask, label and patient if the file carries them.
+    """
+
+    voxels: NDArray[Any]
+    affine: NDArray[np.float64] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    path: Path | None = None
+    format: str = "array"
+    volume: bool = False
+    source_shape: tuple[int, ...] = ()
+    header: Any = field(default=None, repr=False, compare=False)
+    annotation: Annotation | None = None
+
+    @classmethod
+    def from_array(
+        cls,
+        voxels: NDArray[Any],
+        affine: NDArray[np.float64] | None = None,
+        spacing_mm: tuple[float, ...] | None = None,
+    ) -> Scan:
+        """A scan from an array in memory.
+
+        Args:
+            voxels: ``(rows, columns)``, ``(rows, columns, 3 or 4)`` uint8/uint16 colour, or a volume ``(i, j, k)``;
+                without an affine the slices of a volume lie along its shortest axis, rows before columns.
+            affine: ``(4, 4)`` voxel to RAS mm.
+            spacing_mm: Voxel size in mm along each spatial axis; from the affine where that is given.
+
+        Raises:
+            InputError: Not two or three axes, no pixels, a singular affine, or a spacing that is not positive.
+        """
+        voxels = np.asarray(voxels)
+        if voxels.size == 0 or voxels.ndim not in (2, 3) or voxels.dtype.kind not in "buif":
+            raise InputError(f"a scan is a numeric array with 2 or 3 axes; this one is {voxels.dtype} {voxels.shape}")
+        colour = voxels.ndim == 3 and voxels.shape[2] in (3, 4) and voxels.dtype.kind == "u" and affine is None
+        volume = voxels.ndim == 3 and not colour
+        if affine is not None:
+            affine = checked_affine(affine)
+            spacing_mm = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)[: voxels.ndim])
+        if spacing_mm is not None and (len(spacing_mm) < (3 if volume else 2) or not all(s > 0 for s in spacing_mm)):
+            raise InputError(f"spacing_mm {spacing_mm} must be one positive length per axis")
+        return cls(voxels, affine, spacing_mm, volume=volume, source_shape=voxels.shape)
+
+    @property
+    def slice_axis(self) -> int:
+        """The array axis across the slices of a volume.
+
+        It is the axis of the coarsest spacing; where the spacing is even, an axis less than half as long as the
+        others; else the axis nearest to head-foot (axial slices).
+        """
+        if not self.volume:
+            raise InputError("a single picture has no slice axis")
+        shape = np.array(self.voxels.shape)
+        if self.spacing_mm is not None:
+            spacing = np.array(self.spacing_mm[:3])
+            coarsest = int(np.argmax(spacing))
+            if spacing[coarsest] > 1.5 * np.delete(spacing, coarsest).max():
+                return coarsest
+        shortest = int(np.argmin(shape))
+        if 2 * shape[shortest] < np.delete(shape, shortest).min() or self.affine is None:
+            return shortest
+        return int(np.flatnonzero(self._world_axes() == 2)[0])
+
+    @property
+    def plane(self) -> str | None:
+        """``"axial"``, ``"coronal"`` or ``"sagittal"``, or none when the affine is not known."""
+        if not self.volume or self.affine is None:
+            return None
+        return PLANES[int(self._world_axes()[self.slice_axis])]
+
+    @property
+    def n_slices(self) -> int:
+        return self.voxels.shape[self.slice_axis] if self.volume else 1
+
+    @property
+    def slice_spacing_mm(self) -> tuple[float, float] | None:
+        """Height and width of a pixel of `slice(k)` in mm, or none."""
+        if self.spacing_mm is None:
+            return None
+        if not self.volume:
+            return float(self.spacing_mm[0]), float(self.spacing_mm[1])
+        _, row_axis, column_axis, _ = self._layout()
+        return float(self.spacing_mm[row_axis]), float(self.spacing_mm[column_axis])
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Height of a slice's pixel divided by its width; 1 when the spacing is not known."""
+        spacing = self.slice_spacing_mm
+        return spacing[0] / spacing[1] if spacing else 1.0
+
+    def slice(self, index: int) -> NDArray[Any]:
+        """One slice as it is looked at: ``(rows, columns)``, or with colours for a colour picture.
+
+        Volumes with an affine are turned to the radiological view: anterior (or superior) up, the patient's right on
+        the left of the picture.
+        """
+        return self.view(self.voxels, index)
+
+    def view(self, array: NDArray[Any], index: int) -> NDArray[Any]:
+        """`slice` of another array in the order of `voxels`, such as a mask."""
+        if not self.volume:
+            return array
+        axis, row_axis, column_axis, flips = self._layout()
+        view = np.take(array, index, axis=axis)
+        if row_axis > column_axis:
+            view = view.T
+        return view[:: flips[0], :: flips[1]]
+
+    def mask_from_slices(self, masks_shw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Put slice masks, as seen through `slice`, back into the array order of `voxels`.
+
+        Args:
+            masks_shw: ``(n_slices, rows, columns)``.
+        """
+        if not self.volume:
+            return np.ascontiguousarray(masks_shw[0])
+        axis, row_axis, column_axis, flips = self._layout()
+        stack = masks_shw[:, :: flips[0], :: flips[1]]
+        if row_axis > column_axis:
+            stack = stack.transpose(0, 2, 1)
+        return np.ascontiguousarray(np.moveaxis(stack, 0, axis))
+
+    def annotation_slice(self, index: int) -> NDArray[np.uint8] | None:
+        """The annotated mask of one slice in the view of `slice`, or none."""
+        if self.annotation is None or self.annotation.mask is None:
+            return None
+        return self.view(self.annotation.mask, index)
+
+    def _world_axes(self) -> NDArray[np.int_]:
+        """For each array axis the RAS world axis that it is nearest to."""
+        from nibabel.orientations import io_orientation
+
+        return io_orientation(self.affine)[:3, 0].astype(int)
+
+    def _layout(self) -> tuple[int, int, int, tuple[int, int]]:
+        """Slice axis, row axis and column axis of the array, and the steps (1 or -1) that turn them to the view."""
+        axis = self.slice_axis
+        if self.affine is None:
+            row_axis, column_axis = (a for a in range(3) if a != axis)
+            return axis, row_axis, column_axis, (1, 1)
+        from nibabel.orientations import io_orientation
+
+        orientation = io_orientation(self.affine)[:3]
+        world = orientation[:, 0].astype(int)
+        (row_world, row_sense), (column_world, column_sense) = _DISPLAY[int(world[axis])]
+        row_axis = int(np.flatnonzero(world == row_world)[0])
+        column_axis = int(np.flatnonzero(world == column_world)[0])
+        flips = (int(row_sense * orientation[row_axis, 1]), int(column_sense * orientation[column_axis, 1]))
+        return axis, row_axis, column_axis, flips
+
+
+def checked_affine(affine: NDArray[Any]) -> NDArray[np.float64]:
+    """The affine as float64 ``(4, 4)``.
+
+    Raises:
+        InputError: Wrong shape, not finite, or singular.
+    """
+    matrix = np.asarray(affine, np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise InputError("the affine is not a finite 4x4 matrix")
+    columns = np.linalg.norm(matrix[:3, :3], axis=0)
+    if (columns == 0).any() or abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-4:
+        raise InputError("the affine is singular, so the voxels have no place in space")
+    return matrix

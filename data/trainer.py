@@ -1,0 +1,172 @@
+"""The Lightning trainer as both stages use it, and what every run folder holds.
+
+It stands in `data` because this is the one room that both stages may import; it knows no model.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import warnings
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from data.atomic import whole_file, write_text
+from data.compute import has_bf16, pick_device
+from data.errors import InputError
+
+
+class MetricsTable(L.Callback):
+    """Joins Lightning's logs of this run and of the runs it resumes into one ``metrics.csv``, a row an epoch."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        write_metrics_table(self.out)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_validation_end(trainer, pl_module)
+
+
+def write_metrics_table(out: Path) -> list[dict[str, str]]:
+    """Rewrite ``out/metrics.csv`` from all logs below ``out/logs``; returns its rows, one per epoch."""
+    logs = sorted((out / "logs").glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
+    rows: dict[int, dict[str, str]] = {}
+    columns: dict[str, None] = {"epoch": None}
+    for log in logs:
+        fresh: dict[int, dict[str, str]] = {}
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if not row.get("epoch"):
+                    continue
+                known = {k: v for k, v in row.items() if v and k != "step"}
+                fresh.setdefault(int(row["epoch"]), {}).update(known)
+        if fresh:  # a resumed run repeats the epoch it was cut off in, and all that came after it
+            rows = {epoch: row for epoch, row in rows.items() if epoch < min(fresh)} | fresh
+    for row in rows.values():
+        columns.update(dict.fromkeys(sorted(row)))
+    table = [rows[epoch] for epoch in sorted(rows) if any(k.startswith("val_") for k in rows[epoch])]
+    with whole_file(out / "metrics.csv") as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(table)
+    return table
+
+
+def make_trainer(
+    out: Path,
+    epochs: int,
+    monitor: str,
+    patience: int,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+    **extra: Any,
+) -> L.Trainer:
+    """A trainer that keeps the best and the last checkpoint, stops early, and logs to CSV below `out`.
+
+    Args:
+        out: The run's folder.
+        epochs: Upper limit.
+        monitor: The validation figure that must rise.
+        patience: Epochs without a rise before it stops.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+        precision: ``auto`` (bf16 where the hardware has it), ``bf16`` or ``fp32``.
+        progress: Show a progress bar.
+        extra: Passed on to ``lightning.Trainer`` (``strategy``, ``devices`` ...).
+    """
+    quiet_lightning()
+    where = pick_device(device)
+    if precision not in ("auto", "bf16", "fp32"):
+        raise InputError(f"precision {precision!r} is none of auto, bf16, fp32")
+    half = precision == "bf16" or (precision == "auto" and has_bf16(where))
+    callbacks: list[L.Callback] = [
+        ModelCheckpoint(
+            out / "checkpoints",
+            "best",
+            monitor=monitor,
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        ),
+        EarlyStopping(monitor, mode="max", patience=patience),
+        LearningRateMonitor("epoch"),
+        MetricsTable(out),
+    ]
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    options: dict[str, Any] = {"devices": [where.index] if where.type == "cuda" and where.index is not None else 1}
+    return L.Trainer(
+        **(options | extra),
+        accelerator={"cuda": "gpu"}.get(where.type, where.type),
+        max_epochs=epochs,
+        precision="bf16-mixed" if half else "32-true",
+        gradient_clip_val=1.0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1_000_000,
+        callbacks=callbacks,
+        logger=CSVLogger(out, name="logs"),
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def start_run(out: Path, config: Any, resume: bool) -> Path | None:
+    """Check the run's folder and write ``config.yaml``; returns the checkpoint to resume from, or none.
+
+    Raises:
+        InputError: A fresh run would overwrite one, a resume finds nothing, or finds another configuration.
+    """
+    last = out / "checkpoints" / "last.ckpt"
+    plain = plain_config(config)
+    if resume:
+        if not last.is_file():
+            raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
+        kept = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+        changed = [k for k in plain if k in kept and kept[k] != plain[k]]
+        if changed:
+            k = changed[0]
+            raise InputError(
+                f"{out}: the run began with {k} = {kept[k]}, not {plain[k]}; resume with the same settings"
+            )
+        return last
+    if last.is_file():
+        raise InputError(f"{out}: a run is here already; use --resume to continue it, or another --out")
+    write_text(out / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    return None
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain values that YAML and JSON can hold."""
+    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+    return {k: _plain(v) for k, v in values.items()}
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's hints for developers off the user's screen; errors still show."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for pattern in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", pattern)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value

@@ -1,0 +1,143 @@
+"""Many scans in one call: read ahead, run, write, go on after a failure, take up where a run was cut off."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.readers import open_scan
+from data.scan import Scan
+from pipeline.export import csv_row, error_row, read_result, read_table, remove_result, write_result, write_table
+from pipeline.inputs import Job
+from pipeline.pipeline import Pipeline
+
+TABLE = "results.csv"
+_TABLE_EVERY_S = 5.0
+
+
+@dataclass
+class BatchReport:
+    """What became of a batch.
+
+    Attributes:
+        rows: The rows of ``results.csv``.
+        contents: ``result.json`` of each scan that was done, by name.
+        failed: Number of scans with an error.
+        kept: Number of scans left as an earlier run had finished them.
+    """
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+    contents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: int = 0
+    kept: int = 0
+
+
+def check_output(out: Path, overwrite: bool, resume: bool) -> None:
+    """Raise an `InputError` if `out` cannot take results, or holds some and neither flag says what to do."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: this is a file; -o takes a folder")
+    if (out / TABLE).exists() and not (overwrite or resume):
+        raise InputError(f"{out}: results are here already; use --continue to add to them or --overwrite")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({error.strerror})") from None
+
+
+def run_batch(
+    pipeline: Pipeline | Callable[[], Pipeline],
+    jobs: list[Job],
+    out: Path,
+    resume: bool = False,
+    readers: int = 1,
+    frame: int | None = None,
+    done: Callable[[Job, dict[str, str]], None] | None = None,
+) -> BatchReport:
+    """Run every job; a failure is a row with its error, and the others are done.
+
+    Args:
+        pipeline: The loaded models, or what loads them when the first scan needs them.
+        jobs: From `pipeline.inputs.collect_jobs`.
+        out: The output folder.
+        resume: Keep scans that an earlier run finished.
+        readers: Threads that read scans ahead.
+        frame: Which frame of 4-D NIfTIs.
+        done: Called after each job with its row.
+    """
+    names = {job.name for job in jobs}
+    earlier = [row for row in read_table(out / TABLE) if row["scan"] not in names] if resume else []
+    report = BatchReport(rows=earlier)
+    loaded: Pipeline | None = pipeline if isinstance(pipeline, Pipeline) else None
+    written = time.monotonic()
+    try:
+        for job, scan in _read_ahead(jobs, out, resume, readers, frame):
+            try:
+                if isinstance(scan, dict):
+                    content = scan
+                    report.kept += 1
+                else:
+                    if loaded is None:
+                        loaded = pipeline()  # type: ignore[operator]
+                    content = write_result(loaded.run(scan.result(), frame), out / job.folder, job.name)
+                report.contents[job.name] = content
+                row = csv_row(content)
+            except InputError as error:
+                row = _failed(job, _named(str(error), job), out)
+            except OSError as error:  # a full disk or a lost share is the user's to mend, and to be told of
+                row = _failed(job, f"{error.filename or job.path}: {error.strerror or error}", out)
+            except Exception as error:  # a fault of ours must not cost the user the rest of the batch
+                logging.getLogger(__name__).info("internal error in %s", job.path, exc_info=True)
+                message = f"{job.path}: internal error, please report it ({type(error).__name__}: {error})"
+                row = _failed(job, " ".join(message.split()), out)
+            report.failed += bool(row["error"])
+            report.rows.append(row)
+            if done:
+                done(job, row)
+            if time.monotonic() - written > _TABLE_EVERY_S:
+                write_table(out / TABLE, report.rows)
+                written = time.monotonic()
+    finally:  # also when the user stops the run: what is done stays on record
+        write_table(out / TABLE, report.rows)
+    return report
+
+
+def _read_ahead(
+    jobs: list[Job], out: Path, resume: bool, readers: int, frame: int | None
+) -> Iterator[tuple[Job, Future[Scan] | dict[str, Any]]]:
+    """Jobs in order, each with the result of an earlier run or a scan that is being read."""
+    with ThreadPoolExecutor(max(1, readers), thread_name_prefix="read") as pool:
+        waiting: deque[tuple[Job, Future[Scan] | dict[str, Any]]] = deque()
+        try:
+            for job in jobs:
+                earlier = read_result(out / job.folder, job.name) if resume and not job.error else None
+                waiting.append((job, earlier or pool.submit(_open, job, frame)))
+                while len(waiting) > 2 * max(1, readers):
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _open(job: Job, frame: int | None) -> Scan:
+    if job.error:
+        raise InputError(job.error)
+    return open_scan(job.path, frame)
+
+
+def _failed(job: Job, error: str, out: Path) -> dict[str, str]:
+    """The row of a failure; what an earlier run left for this scan goes, it must not be taken for today's result."""
+    if job.folder:
+        remove_result(out / job.folder)
+    return error_row(job.name, error)
+
+
+def _named(message: str, job: Job) -> str:
+    return message if str(job.path) in message else f"{job.path}: {message}"

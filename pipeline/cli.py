@@ -1,0 +1,182 @@
+"""The command line: `tumorlens run | demo | train | info`. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data.errors import InputError
+from pipeline.cli_train import train_app
+
+if TYPE_CHECKING:
+    from pipeline.batch import BatchReport
+    from pipeline.inputs import Job
+
+app = typer.Typer(
+    help="Brain tumors in MRI: a ResNet-50 says whether and which, a Res-U-Net shows where. For research only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(train_app, name="train", help="Train a stage on your own data.")
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
+
+
+@app.command()
+def run(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders (recursive) or globs.")],
+    out: Out,
+    device: Device = "auto",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Tumor probability from which a slice is positive. [default: chosen on validation]"
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Threads that read scans ahead.")] = 1,
+    frame: Annotated[int | None, typer.Option(min=0, help="Frame of a 4-D NIfTI.")] = None,
+    classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,
+    segmenter: Annotated[Path | None, typer.Option(help="Your own segmenter.safetensors.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--continue", help="Keep results in OUT, do the rest.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per scan.")] = False,
+) -> None:
+    """Label scans, segment the positive ones, write results.csv, masks and overlays.
+
+    Exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong use.
+    """
+    if overwrite and resume:
+        raise typer.BadParameter("give --overwrite or --continue, not both")
+    if quiet and verbose:
+        raise typer.BadParameter("give -q or -v, not both")
+    with user_errors(verbose):
+        from pipeline.inputs import collect_jobs
+
+        work = collect_jobs(inputs, out)
+
+        from pipeline.batch import check_output, run_batch
+        from pipeline.pipeline import Pipeline
+
+        check_output(out, overwrite, resume)
+        pipeline = Pipeline.load(classifier, segmenter, device, threshold)
+        with _progress(len(work), quiet or as_json) as advance:
+
+            def done(job: Job, row: dict[str, str]) -> None:
+                advance()
+                if row["error"]:
+                    typer.echo(f"tumorlens: error: {row['error']}", err=True)
+
+            report = run_batch(pipeline, work, out, resume, jobs, frame, done)
+        _tell(report, work, out, quiet, as_json)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    scan: Annotated[Path | None, typer.Option(help="A scan of yours instead of the phantom.")] = None,
+    out: Out = Path("demo-out"),
+    seed: Annotated[int, typer.Option(help="Another seed, another phantom.")] = 7,
+    device: Device = "auto",
+) -> None:
+    """Make a phantom scan (or take yours), run the pipeline on it, say where label and overlay are."""
+    with user_errors():
+        from pipeline.demo import run_demo
+
+        run_demo(scan, out, seed, device, typer.echo)
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Versions, devices, models and their hashes."""
+    with user_errors():
+        from pipeline.info import collect_info, format_info
+
+        facts = collect_info()
+        typer.echo(json.dumps(facts, indent=2) if as_json else format_info(facts))
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"tumorlens {installed('tumorlens')}")
+        raise typer.Exit()
+
+
+@contextmanager
+def user_errors(verbose: bool = False) -> Iterator[None]:
+    """Turn an `InputError` into one line and exit code 2, and keep other packages' warnings off the screen."""
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    else:
+        import warnings
+
+        warnings.simplefilter("ignore")
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"tumorlens: error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("tumorlens: stopped; go on with --continue", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _progress(total: int, hidden: bool) -> Iterator[typer.models.Any]:
+    """A bar on stderr for more than one scan, if stderr is a terminal."""
+    if hidden or total < 2 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("scans", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _tell(report: BatchReport, work: list[Job], out: Path, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        for job in work:
+            content = report.contents.get(job.name)
+            error = next((row["error"] for row in report.rows if row["scan"] == job.name), "")
+            typer.echo(json.dumps(content or {"scan": {"name": job.name}, "error": error}))
+        return
+    if quiet:
+        return
+    if len(work) == 1 and not report.failed:
+        job, row = work[0], report.rows[-1]
+        note = f"  [review: {row['review']}]" if row["review"] else ""
+        typer.echo(f"{job.name}: {row['label']} ({row['confidence']}){note}")
+        typer.echo(f"overlay: {out / job.folder / 'overlay.png'}")
+    counts: dict[str, int] = {}
+    for row in report.rows:
+        counts[row["label"] or "failed"] = counts.get(row["label"] or "failed", 0) + 1
+    kept = f" ({report.kept} kept from before)" if report.kept else ""
+    summary = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+    typer.echo(f"{len(report.rows)} scans{kept}: {summary}; table: {out / 'results.csv'}")
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    app()
+
+
+if __name__ == "__main__":
+    main()

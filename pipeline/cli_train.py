@@ -1,0 +1,158 @@
+"""`tumorlens train classification | segmentation`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data.errors import InputError
+
+train_app = typer.Typer(no_args_is_help=True)
+
+Data = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        help="Data folder (index.csv, class folders, or images/ + masks/) or index file; can be repeated.",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
+Root = Annotated[str | None, typer.Option(help="Where the paths in an index file start. [default: beside the index]")]
+Fold = Annotated[int, typer.Option(min=0, help="Test fold; the next one validates.")]
+SplitBy = Annotated[str, typer.Option("--split", help="folds (by patient) or official (Training/Testing).")]
+Duplicates = Annotated[str, typer.Option(help="Near-duplicates across the split: error or drop.")]
+LabelMap = Annotated[list[str] | None, typer.Option("--map", help="Your label name for one of ours: NAME=CLASS.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Upper limit of epochs.")]
+Batch = Annotated[int, typer.Option("--batch-size", min=1)]
+Rate = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate of the one-cycle schedule.")]
+Patience = Annotated[int, typer.Option(min=1, help="Epochs without progress before it stops.")]
+Strength = Annotated[float, typer.Option("--augment", min=0, help="Strength of augmentation; 0 is none.")]
+Size = Annotated[int, typer.Option(min=32, help="Side of the network's input in pixels.")]
+Seed = Annotated[int, typer.Option(min=0)]
+Workers = Annotated[int, typer.Option(min=0, help="Loader processes; with 0, errors show as they are.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option(help="auto (bf16 where the hardware has it), bf16 or fp32.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")]
+
+
+@train_app.command()
+def classification(
+    data: Data,
+    out: Out,
+    root: Root = None,
+    fold: Fold = 0,
+    split: SplitBy = "folds",
+    duplicates: Duplicates = "error",
+    label_map: LabelMap = None,
+    init: Annotated[str, typer.Option(help="imagenet (downloaded), none, or a weight file.")] = "imagenet",
+    epochs: Epochs = 8,
+    batch_size: Batch = 32,
+    learning_rate: Rate = 4e-4,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=0.5)] = 0.05,
+    balance: Annotated[bool, typer.Option(help="Weight the loss against class imbalance.")] = True,
+    patience: Patience = 5,
+    augment: Strength = 1.0,
+    size: Size = 224,
+    seed: Seed = 0,
+    workers: Workers = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the classifier (ResNet-50, four classes)."""
+    settings = {k: v for k, v in locals().items() if k not in ("out", "resume", "quiet")}
+    _train("classification", settings, out, resume, quiet)
+
+
+@train_app.command()
+def segmentation(
+    data: Data,
+    out: Out,
+    root: Root = None,
+    fold: Fold = 0,
+    split: SplitBy = "folds",
+    duplicates: Duplicates = "error",
+    label_map: LabelMap = None,
+    init: Annotated[
+        str, typer.Option(help="Encoder's start: imagenet (downloaded), none, or a weight file (a trained classifier).")
+    ] = "imagenet",
+    encoder: Annotated[str, typer.Option(help="Any residual encoder of segmentation-models-pytorch.")] = "resnet50",
+    epochs: Epochs = 8,
+    batch_size: Batch = 16,
+    learning_rate: Rate = 4e-4,
+    patience: Patience = 5,
+    augment: Strength = 1.0,
+    size: Size = 224,
+    seed: Seed = 0,
+    workers: Workers = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the segmenter (Res-U-Net, one mask)."""
+    settings = {k: v for k, v in locals().items() if k not in ("out", "resume", "quiet")}
+    _train("segmentation", settings, out, resume, quiet)
+
+
+def _train(stage: str, settings: dict[str, Any], out: Path, resume: bool, quiet: bool) -> None:
+    from pipeline.cli import user_errors
+
+    with user_errors():
+        settings["data"] = tuple(settings["data"])
+        settings["label_map"] = tuple(_pair(text) for text in settings["label_map"] or ())
+        if settings["size"] % 32:
+            raise InputError(f"--size {settings['size']} is not divisible by 32, as the networks need it")
+        run: Any
+        if stage == "classification":
+            from classification.train import ClassifierConfig, train_classifier
+
+            run, config = train_classifier, ClassifierConfig(**settings)
+        else:
+            from segmentation.train import SegmenterConfig, train_segmenter
+
+            run, config = train_segmenter, SegmenterConfig(**settings)  # type: ignore[assignment]
+        show = not quiet and sys.stderr.isatty()
+        command = "tumorlens " + shlex.join(sys.argv[1:])
+        with _Reading(show) as prepared:
+            run(config, out, resume, show, typer.echo, prepared, command)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, label = text.partition("=")
+    if not (name and equals and label):
+        raise InputError(f"--map {text!r} is not NAME=CLASS")
+    return name, label
+
+
+class _Reading:
+    """A progress bar for the reading of the data, gone when it is done."""
+
+    def __init__(self, show: bool) -> None:
+        self.show = show
+
+    def __enter__(self) -> Any:
+        if not self.show:
+            return None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True), transient=True)
+        self.task = self.bar.add_task("reading slices", total=None)
+        self.bar.start()
+        return self.update
+
+    def update(self, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done, total=total)
+        if done == total:
+            self.bar.stop()
+
+    def __exit__(self, *_: object) -> None:
+        if self.show:
+            self.bar.stop()

@@ -1,0 +1,34 @@
+"""The demonstration: a phantom volume and slices, or a scan of the user's, through the whole pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data.errors import InputError
+from data.phantom import phantom_slice
+from data.writers import write_png
+from pipeline.batch import run_batch
+from pipeline.inputs import collect_jobs
+from pipeline.pipeline import Pipeline
+
+
+def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable[[str], None]) -> None:
+    """Run one scan and say where its label and overlay are; a result of an earlier demonstration is replaced.
+
+    Raises:
+        InputError: The scan cannot be used.
+    """
+    if scan is None:
+        scan = out / "phantom.png"
+        write_png(scan, phantom_slice(seed, "glioma").image)
+        say(f"phantom scan: {scan} (synthetic, made with seed {seed})")
+    results = out / "results"
+    jobs = collect_jobs([str(scan)], results)
+    report = run_batch(Pipeline.load(device=device), jobs, results)
+    if report.failed:
+        raise InputError("; ".join(row["error"] for row in report.rows if row["error"]))
+    for job, row in zip(jobs, report.rows, strict=True):
+        say(f"label:   {row['label']} (confidence {row['confidence']}), in {results / 'results.csv'}")
+        say(f"overlay: {results / job.folder / 'overlay.png'}")
+        say(f"mask:    {results / job.folder / report.contents[job.name]['files'][-1]}")

@@ -1,0 +1,124 @@
+"""A `Result` -> files: overlay, mask, result.json and the row in results.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from data.atomic import whole_file
+from data.writers import write_mask_nifti, write_mask_png, write_png
+from pipeline.overlay import draw_overlay
+from pipeline.result import Result
+
+COLUMNS = (
+    "scan",
+    "label",
+    "confidence",
+    "p_no_tumor",
+    "p_glioma",
+    "p_meningioma",
+    "p_pituitary",
+    "malignancy",
+    "tumor_area_px",
+    "tumor_area_mm2",
+    "tumor_volume_mm3",
+    "review",
+    "error",
+)
+_OURS = ("result.json", "overlay.png", "mask.png", "mask.nii.gz")
+
+
+def write_result(result: Result, folder: Path, name: str) -> dict[str, Any]:
+    """Write all files of one scan; returns the content of ``result.json``, which is written last.
+
+    The files are made in a folder beside and moved one by one, so that a scan with a ``result.json`` is complete.
+
+    Args:
+        result: What was found.
+        folder: The scan's output folder; files of ours in it are replaced.
+        name: The scan's name in ``results.csv``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scan = result.scan
+    files = ["overlay.png"]
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as temporary:
+        beside = Path(temporary)
+        write_png(beside / "overlay.png", draw_overlay(result))
+        if scan.n_slices == 1:
+            write_mask_png(beside / "mask.png", scan.view(result.mask, 0))
+            files.append("mask.png")
+        if scan.volume:
+            write_mask_nifti(beside / "mask.nii.gz", result.mask, scan)
+            files.append("mask.nii.gz")
+        content = result.to_dict()
+        content["scan"] = {"name": name, **content["scan"]}
+        content["files"] = files
+        (beside / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for old in _OURS:  # a mask.png must not outlive the picture that a volume has replaced
+            if old not in files:
+                (folder / old).unlink(missing_ok=True)
+        for file in (*files, "result.json"):
+            shutil.move(beside / file, folder / file)
+    return content
+
+
+def csv_row(content: dict[str, Any]) -> dict[str, str]:
+    """The row of ``results.csv`` for the content of a ``result.json``."""
+    probabilities = {f"p_{name}": f"{p:.4f}" for name, p in content["probabilities"].items()}
+    return {
+        "scan": content["scan"]["name"],
+        "label": content["label"],
+        "confidence": f"{content['confidence']:.4f}",
+        **probabilities,
+        "malignancy": content["malignancy"],
+        "tumor_area_px": _number(content["tumor_area_px"]),
+        "tumor_area_mm2": _number(content["tumor_area_mm2"]),
+        "tumor_volume_mm3": _number(content["tumor_volume_mm3"]),
+        "review": "; ".join(content["review"]),
+        "error": "",
+    }
+
+
+def error_row(name: str, error: str) -> dict[str, str]:
+    """The row of ``results.csv`` for a scan that failed."""
+    return {**dict.fromkeys(COLUMNS, ""), "scan": name, "error": error}
+
+
+def write_table(path: Path, rows: list[dict[str, str]]) -> None:
+    """``results.csv``, whole."""
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``results.csv``; none where there is no such file or it is none of ours."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{c: row.get(c) or "" for c in COLUMNS} for row in csv.DictReader(file) if row.get("scan")]
+
+
+def remove_result(folder: Path) -> None:
+    """Delete the files of an earlier result; other files in the folder stay."""
+    for file in _OURS:
+        (folder / file).unlink(missing_ok=True)
+
+
+def read_result(folder: Path, name: str) -> dict[str, Any] | None:
+    """The ``result.json`` of a scan that was finished earlier under the same name, or none."""
+    try:
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        complete = all((folder / file).is_file() for file in content["files"])
+        return content if complete and content["scan"]["name"] == name else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"

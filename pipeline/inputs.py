@@ -1,0 +1,126 @@
+"""What the user named on the command line -> the scans to run, each with a name of its own."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from data.errors import InputError
+from data.readers import SCAN_SUFFIXES, sniff
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to run.
+
+    Attributes:
+        path: The file.
+        name: What `results.csv` calls it: the path relative to the input folder, with forward slashes.
+        folder: Where its outputs go, relative to the output folder.
+        error: Why there is nothing to run, or none.
+    """
+
+    path: Path
+    name: str
+    folder: str
+    error: str | None = None
+
+
+def collect_jobs(inputs: Iterable[str], out: Path) -> list[Job]:
+    """Files, folders (searched recursively) and glob patterns as jobs, in order, each file once.
+
+    In folders, files are taken that have a scan's suffix or a scan's content; hidden ones and the output folder are
+    left out. An input that is not there, or a folder without scans, becomes a job with an error.
+
+    Raises:
+        InputError: Not one scan in all inputs.
+    """
+    found: list[tuple[Path, PurePosixPath]] = []
+    errors: list[Job] = []
+    for text in inputs:
+        paths = _expand(text)
+        if not paths:
+            errors.append(Job(Path(text), text, "", f"{text}: no such file or folder"))
+        for path in paths:
+            if not path.is_dir():
+                found.append((path, PurePosixPath(path.name)))
+                continue
+            inside = _scans_below(path, out)
+            if not inside:
+                errors.append(Job(path, str(text), "", f"{path}: the folder holds no scan"))
+            found += [(file, PurePosixPath(file.relative_to(path).as_posix())) for file in inside]
+    if not found:
+        raise InputError("; ".join(job.error or "" for job in errors) or "no input given")
+    once = list({path.resolve(): (path, name) for path, name in reversed(found)}.values())[::-1]
+    names = _unique_names(once)
+    folders = _output_folders(names)
+    jobs = [Job(path, str(n), f) for (path, _), n, f in zip(once, names, folders, strict=True)]
+    return jobs + errors
+
+
+def _expand(text: str) -> list[Path]:
+    path = Path(text)
+    if path.exists():
+        return [path]
+    if any(mark in text for mark in "*?["):
+        return [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+    return []
+
+
+def _scans_below(folder: Path, out: Path) -> list[Path]:
+    results = out.resolve()
+    files = []
+    for place, folders, names in os.walk(folder, followlinks=False):
+        here = Path(place)
+        folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
+        files += [here / n for n in sorted(names) if n[0] != "." and _is_scan(here / n)]
+    return files
+
+
+def _is_scan(path: Path) -> bool:
+    if path.name.lower().endswith(SCAN_SUFFIXES):
+        return path.is_file()
+    try:
+        return path.is_file() and bool(sniff(path))
+    except (InputError, OSError, EOFError):
+        return False
+
+
+def _unique_names(found: list[tuple[Path, PurePosixPath]]) -> list[PurePosixPath]:
+    """Names, with as many parent folders put in front as it takes to tell two inputs apart."""
+    names = [name for _, name in found]
+    while True:
+        count = Counter(names)
+        longer = [
+            _one_folder_more(path, name) if count[name] > 1 else name
+            for (path, _), name in zip(found, names, strict=True)
+        ]
+        if longer == names:
+            return names
+        names = longer
+
+
+def _one_folder_more(path: Path, name: PurePosixPath) -> PurePosixPath:
+    parts = [p for p in path.resolve().parts if p != path.anchor]
+    return PurePosixPath(*parts[-min(len(parts), len(name.parts) + 1) :])
+
+
+def _output_folders(names: list[PurePosixPath]) -> list[str]:
+    """Names without their extension, which stays where two would collide."""
+    bare = [_without_suffix(name) for name in names]
+    count = Counter(bare)
+    # A bare name may also be the full name of another scan ("a" beside "a.png"), or a folder that others lie in.
+    taken = Counter(str(n) for n in names) + Counter(str(p) for n in names for p in n.parents)
+    return [b if count[b] == 1 and not taken[b] else str(n) for b, n in zip(bare, names, strict=True)]
+
+
+def _without_suffix(name: PurePosixPath) -> str:
+    text = str(name)
+    for suffix in sorted(SCAN_SUFFIXES, key=len, reverse=True):
+        if text.lower().endswith(suffix) and len(name.name) > len(suffix):
+            return text[: -len(suffix)]
+    return text

@@ -1,0 +1,215 @@
+"""The two stages as one call: a scan goes in, a `Result` comes out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classification.predict import Classifier
+from data.errors import InputError
+from data.labels import CLASSES
+from data.preprocess import PreparedSlice, Preprocess
+from data.readers import open_scan
+from data.scan import Scan
+from pipeline.gate import Verdict, judge_slice, judge_volume
+from pipeline.lesions import measure_lesions, pixel_area_mm2, slice_areas_px, voxel_volume_mm3
+from pipeline.result import LOW_CONFIDENCE, Result
+from pipeline.versions import package_versions
+from segmentation.predict import Segmenter
+
+# Slices of a volume whose head is smaller than this share of the largest one (vertex, neck) show too little to judge.
+MIN_HEAD_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Both models, loaded once and used for any number of scans.
+
+    Attributes:
+        classifier: Stage one.
+        segmenter: Stage two.
+        threshold: Tumor probability from which a slice goes on to stage two.
+    """
+
+    classifier: Classifier
+    segmenter: Segmenter
+    threshold: float
+
+    @classmethod
+    def load(
+        cls,
+        classifier: str | Path | None = None,
+        segmenter: str | Path | None = None,
+        device: str = "auto",
+        threshold: float | None = None,
+    ) -> Pipeline:
+        """Load both stages.
+
+        Args:
+            classifier: Weights of your own (``.safetensors`` with its card), or the shipped ones.
+            segmenter: The same for stage two.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+            threshold: Tumor probability from which a slice is positive, 0..1; by default the one on the
+                classifier's card, chosen on validation patients.
+
+        Raises:
+            InputError: Weights missing, damaged or of another architecture; no such device; a threshold out of range.
+        """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(f"threshold {threshold} is not between 0 and 1")
+        stage_one = Classifier.load(classifier, device)
+        stage_two = Segmenter.load(segmenter, device)
+        return cls(stage_one, stage_two, stage_one.tumor_threshold if threshold is None else threshold)
+
+    def run(self, source: str | Path | NDArray[Any] | Scan, frame: int | None = None) -> Result:
+        """Classify a scan and, if it is positive, segment it.
+
+        Args:
+            source: A file, an array as in `data.scan.Scan.from_array`, or a `Scan`.
+            frame: Which frame of a 4-D NIfTI.
+
+        Raises:
+            InputError: The scan cannot be used; the message says what and where.
+        """
+        clock = _Clock()
+        scan = self._open(source, frame)
+        clock.lap("read")
+        prepared = self._prepare(scan, Preprocess(self.classifier.input_size))
+        used = _used_slices(prepared)
+        clock.lap("preprocess")
+        probabilities = self._classify(prepared, used)
+        verdict = self._judge(scan, probabilities, used)
+        clock.lap("classify")
+        mask = self._segment(scan, prepared, verdict)
+        clock.lap("segment")
+        return self._result(scan, probabilities, used, verdict, mask, clock)
+
+    def _open(self, source: str | Path | NDArray[Any] | Scan, frame: int | None) -> Scan:
+        if isinstance(source, Scan):
+            return source
+        if isinstance(source, (str, Path)):
+            return open_scan(source, frame)
+        return Scan.from_array(source)
+
+    def _prepare(self, scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:
+        """Every slice prepared; none for a slice of a volume that shows nothing."""
+        aspect = scan.pixel_aspect
+        if not scan.volume:
+            return [preprocess(scan.slice(0), aspect)]
+        prepared: list[PreparedSlice | None] = []
+        for k in range(scan.n_slices):
+            view = scan.slice(k)
+            prepared.append(preprocess(view, aspect) if view.min() < view.max() else None)
+        if not any(prepared):
+            raise InputError("no slice of the volume shows anything")
+        return prepared
+
+    def _classify(self, prepared: list[PreparedSlice | None], used: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Probabilities ``(n_slices, 4)``; slices that are not used count as free of tumor."""
+        probabilities = np.tile(np.eye(len(CLASSES), dtype=np.float32)[0], (len(prepared), 1))
+        images = [p.image for p, use in zip(prepared, used, strict=True) if use and p is not None]
+        probabilities[used] = self.classifier.predict(np.stack(images))
+        return probabilities
+
+    def _judge(self, scan: Scan, probabilities: NDArray[np.float32], used: NDArray[np.bool_]) -> Verdict:
+        if scan.n_slices == 1:
+            return judge_slice(probabilities[0], self.threshold)
+        distance = None if scan.spacing_mm is None else scan.spacing_mm[scan.slice_axis]
+        return judge_volume(probabilities, used, self.threshold, distance)
+
+    def _segment(self, scan: Scan, prepared: list[PreparedSlice | None], verdict: Verdict) -> NDArray[np.uint8]:
+        """The gate: only positive slices reach the segmenter. Returns the mask in the scan's array order."""
+        masks = np.zeros((scan.n_slices, *scan.slice(0).shape[:2]), np.uint8)
+        chosen = [int(k) for k in np.flatnonzero(verdict.positive) if prepared[k] is not None]
+        if chosen:
+            grid = Preprocess(self.segmenter.input_size)
+            inputs = [p for p in (prepared[k] for k in chosen) if p is not None]
+            if grid.size != self.classifier.input_size:  # a stage of the user's own may work at another resolution
+                inputs = [grid(scan.slice(k), scan.pixel_aspect) for k in chosen]
+            maps = self.segmenter.predict(np.stack([p.image for p in inputs]))
+            for k, p, map_hw in zip(chosen, inputs, maps, strict=True):
+                masks[k] = grid.mask_to_source(map_hw, p.placement, self.segmenter.mask_threshold)
+        return scan.mask_from_slices(masks)
+
+    def _result(
+        self,
+        scan: Scan,
+        probabilities: NDArray[np.float32],
+        used: NDArray[np.bool_],
+        verdict: Verdict,
+        mask: NDArray[np.uint8],
+        clock: _Clock,
+    ) -> Result:
+        lesions = measure_lesions(mask, scan)
+        areas = slice_areas_px(mask, scan)
+        shown = int(areas.argmax()) if areas.any() else _slice_to_show(probabilities, used)
+        area_mm2, voxel_mm3 = pixel_area_mm2(scan), voxel_volume_mm3(scan)
+        spatial = {name: float(p) for name, p in zip(CLASSES, verdict.probabilities, strict=True)}
+        clock.lap("measure")
+        return Result(
+            scan=scan,
+            label=verdict.label,
+            probabilities=spatial,
+            mask=mask,
+            lesions=lesions,
+            slices=[
+                {
+                    "index": int(k),
+                    "probabilities": {n: round(float(p), 6) for n, p in zip(CLASSES, probabilities[k], strict=True)},
+                    "segmented": bool(verdict.positive[k]),
+                    "area_px": int(areas[k]),
+                }
+                for k in np.flatnonzero(used)
+            ],
+            review=_review(verdict, mask, spatial[verdict.label]),
+            threshold=self.threshold,
+            models={"classification": _identity(self.classifier.card), "segmentation": _identity(self.segmenter.card)},
+            versions=package_versions(),
+            timings_s=clock.laps,
+            tumor_area_px=int(areas.max()),
+            tumor_area_mm2=None if area_mm2 is None else round(float(areas.max() * area_mm2), 3),
+            tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),
+            shown_slice=shown,
+        )
+
+
+class _Clock:
+    """Seconds between the steps of a run."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now = time.perf_counter()
+        self.laps[step] = now - self._last
+        self._last = now
+
+
+def _used_slices(prepared: list[PreparedSlice | None]) -> NDArray[np.bool_]:
+    share = np.array([0.0 if p is None else p.head_fraction for p in prepared])
+    return share >= max(MIN_HEAD_SHARE * share.max(), 1e-9)
+
+
+def _slice_to_show(probabilities: NDArray[np.float32], used: NDArray[np.bool_]) -> int:
+    """Without a mask, the middle of the judged slices."""
+    judged = np.flatnonzero(used)
+    return int(judged[len(judged) // 2])
+
+
+def _review(verdict: Verdict, mask: NDArray[np.uint8], confidence: float) -> list[str]:
+    reasons = []
+    if confidence < LOW_CONFIDENCE:
+        reasons.append(f"low confidence ({confidence:.2f})")
+    if verdict.positive.any() and not mask.any():
+        reasons.append("classifier positive but mask empty")
+    return reasons
+
+
+def _identity(card: dict[str, Any]) -> dict[str, Any]:
+    return {key: card.get(key) for key in ("architecture", "encoder", "sha256", "date") if key in card}

@@ -1,0 +1,1 @@
+"""Stage two: a Res-U-Net that draws the tumor's mask."""

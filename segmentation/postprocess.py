@@ -1,0 +1,34 @@
+"""From a probability map to a clean map and mask, still on the network's grid."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def threshold_u8(threshold: float) -> int:
+    """The byte from which a map's pixel counts as lesion."""
+    return max(1, round(threshold * 255))
+
+
+def clean_map(map_hw: NDArray[np.uint8], threshold: float, min_lesion_px: int) -> NDArray[np.uint8]:
+    """Set components smaller than `min_lesion_px` pixels, taken at `threshold`, to 0 in a map (255 is certain).
+
+    The map keeps its grey levels elsewhere, so that the mask's border can be interpolated on the source's grid.
+    """
+    mask = (map_hw >= threshold_u8(threshold)).astype(np.uint8)
+    if min_lesion_px <= 0 or not mask.any():
+        return map_hw
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    small = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] < min_lesion_px]
+    if not small:
+        return map_hw
+    cleaned = map_hw.copy()
+    cleaned[np.isin(labels, small)] = 0
+    return cleaned
+
+
+def clean_mask(map_hw: NDArray[np.uint8], threshold: float, min_lesion_px: int) -> NDArray[np.uint8]:
+    """The mask of a clean map: 0 and 1."""
+    return (clean_map(map_hw, threshold, min_lesion_px) >= threshold_u8(threshold)).astype(np.uint8)

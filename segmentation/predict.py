@@ -1,0 +1,63 @@
+"""A trained segmenter, ready to draw: weights are loaded once and reused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.cards import load_into, load_weights
+from data.compute import pick_device
+from data.errors import InputError
+from segmentation.evaluate import predict_maps
+from segmentation.model import ARCHITECTURE, build_segmenter
+from segmentation.postprocess import clean_map
+
+SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Stage two.
+
+    Attributes:
+        model: The network, on its device.
+        card: What the weights are.
+        device: Where it runs.
+    """
+
+    model: torch.nn.Module
+    card: dict[str, Any]
+    device: torch.device
+
+    @classmethod
+    def load(cls, weights: str | Path | None = None, device: str = "auto") -> Segmenter:
+        """The shipped segmenter, or one of your own; arguments and errors as in `classification.predict.Classifier`."""
+        path = Path(weights) if weights is not None else SHIPPED
+        state, card = load_weights(path, "segmentation")
+        if card.get("architecture") != ARCHITECTURE:
+            raise InputError(f"{path}: a {card.get('architecture')}, where a {ARCHITECTURE} is needed")
+        model = build_segmenter(card["encoder"], tuple(card["decoder_channels"]))
+        load_into(model, state, path)
+        where = pick_device(device)
+        return cls(model.to(where).eval(), card, where)
+
+    @property
+    def input_size(self) -> int:
+        """Side of the prepared slices in pixels."""
+        return int(self.card["input_size"])
+
+    @property
+    def mask_threshold(self) -> float:
+        """The lesion probability from which a pixel belongs to the mask, chosen on validation patients."""
+        return float(self.card["operating_point"]["mask_threshold"])
+
+    def predict(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Lesion maps ``(n, size, size)`` uint8 for prepared slices; 255 is certain, specks are gone."""
+        smallest = int(self.card["operating_point"]["min_lesion_px"])
+        maps = predict_maps(self.model, images_nhw, str(self.device))
+        return np.stack([clean_map(m, self.mask_threshold, smallest) for m in maps]) if len(maps) else maps

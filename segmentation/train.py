@@ -1,0 +1,174 @@
+"""Training of the segmenter, from data folders to a run folder with weights, card and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from monai.metrics import DiceMetric
+
+from data.augment import Augment
+from data.cards import save_weights
+from data.datasets import Sample
+from data.labels import CLASSES, NO_TUMOR
+from data.loaders import make_loader, to_batch
+from data.partition import DataConfig, Partition, load_partition
+from data.run_plots import plot_learning_curves
+from data.trainer import make_trainer, plain_config, start_run, write_metrics_table
+from segmentation.evaluate import choose_operating_point, predict_maps, segmentation_metrics, write_scores
+from segmentation.loss import CrossEntropyDice
+from segmentation.model import ARCHITECTURE, DECODER_CHANNELS, ENCODER, build_segmenter, initialise_encoder
+from segmentation.plots import plot_dice
+from segmentation.postprocess import clean_mask
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SegmenterConfig(DataConfig):
+    """Settings of a segmenter's training run; the defaults are the recipe of the shipped weights."""
+
+    init: str = "imagenet"
+    encoder: str = ENCODER
+    decoder_channels: tuple[int, ...] = DECODER_CHANNELS
+    epochs: int = 8
+    batch_size: int = 16
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.02
+    warmup: float = 0.2
+    patience: int = 5
+    augment: float = 1.0
+    workers: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+
+class SegmenterModule(L.LightningModule):
+    """Res-U-Net with cross-entropy + Dice, AdamW and a one-cycle schedule."""
+
+    def __init__(self, config: SegmenterConfig, total_steps: int) -> None:
+        super().__init__()
+        self.config, self.total_steps = config, total_steps
+        self.model = build_segmenter(config.encoder, config.decoder_channels).to(memory_format=torch.channels_last)
+        self.loss = CrossEntropyDice()
+        self.dice = DiceMetric(include_background=True, ignore_empty=False)
+
+    def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
+        return self.model(to_batch(images_nhw))
+
+    def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
+        loss = self.loss(self(batch["image"]).float(), batch["mask"][:, None].float())
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
+        logits = self(batch["image"]).float()
+        truth = batch["mask"][:, None].float()
+        self.dice((logits > 0).float(), truth)
+        self.log("val_loss", self.loss(logits, truth), batch_size=len(logits))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_dice", float(self.dice.aggregate()), prog_bar=True)
+        self.dice.reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.config.learning_rate, total_steps=self.total_steps, pct_start=self.config.warmup
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_segmenter(
+    config: SegmenterConfig,
+    out: Path,
+    resume: bool = False,
+    progress: bool = True,
+    say: Say = print,
+    prepared: Callable[[int, int], None] | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train, pick the best epoch on validation patients, measure it on the test fold, write the run folder.
+
+    Args, return value and errors are those of `classification.train.train_classifier`.
+    """
+    checkpoint = start_run(out, config, resume)
+    L.seed_everything(config.seed, verbose=False)
+    parts = load_partition(config, keep=has_truth, progress=prepared)
+    say(str(parts))
+    module = build_module(config, parts)
+    if checkpoint is None:
+        say(f"initial weights: {initialise_encoder(module.model, config.encoder, config.init)}")
+    fit(module, config, parts, out, checkpoint, progress)
+    return finish(module, config, parts, out, say, command)
+
+
+def has_truth(sample: Sample) -> bool:
+    """Whether a sample says where the tumor is: by a mask, inside a MATLAB file, or by having none."""
+    return sample.mask is not None or sample.label in ("", CLASSES[NO_TUMOR]) or sample.image.suffix.lower() == ".mat"
+
+
+def build_module(config: SegmenterConfig, parts: Partition) -> SegmenterModule:
+    """A fresh module whose schedule spans the whole run."""
+    steps = max(1, len(parts.train) // config.batch_size) * config.epochs
+    return SegmenterModule(config, max(steps, 2))
+
+
+def fit(
+    module: SegmenterModule, config: SegmenterConfig, parts: Partition, out: Path, checkpoint: Path | None, bar: bool
+) -> None:
+    """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
+    augment = Augment(config.augment) if config.augment > 0 else None
+    training = make_loader(parts.train, config.batch_size, augment, config.seed, config.workers, shuffle=True)
+    validation = make_loader(parts.validation, 2 * config.batch_size)
+    trainer = make_trainer(out, config.epochs, "val_dice", config.patience, config.device, config.precision, bar)
+    trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
+
+
+def finish(
+    module: SegmenterModule, config: SegmenterConfig, parts: Partition, out: Path, say: Say, command: str
+) -> dict[str, Any]:
+    """Load the best epoch, choose the operating point on validation, measure test, write plots, weights and card."""
+    best = torch.load(out / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    maps = predict_maps(module.model, parts.validation.images, config.device)
+    point = choose_operating_point(maps, parts.validation.masks)
+    results: dict[str, Any] = {}
+    for name, part in (("validation", parts.validation), ("test", parts.test)):
+        if name == "test":
+            maps = predict_maps(module.model, part.images, config.device)
+        masks = np.stack([clean_mask(m, point["mask_threshold"], int(point["min_lesion_px"])) for m in maps])
+        write_scores(out / f"{name}.csv", part, masks)
+        results[name] = segmentation_metrics(part, masks)
+        plot_dice(part, masks, out / f"dice_{name}.png", f"{name} patients")
+    plot_learning_curves(write_metrics_table(out), out / "curves.png")
+    card = save_weights(
+        module.model.state_dict(),
+        out / "segmenter.safetensors",
+        {
+            "stage": "segmentation",
+            "architecture": ARCHITECTURE,
+            "encoder": config.encoder,
+            "decoder_channels": list(config.decoder_channels),
+            "input_size": config.size,
+            "operating_point": point,
+            "training": plain_config(config),
+            "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
+            "dropped_near_duplicates": len(parts.dropped),
+            "best_epoch": int(best["epoch"]),
+            "metrics": results,
+            "date": date.today().isoformat(),
+            "command": command,
+        },
+    )
+    dice = results["test"]["dice_tumor"]
+    say(f"test fold {config.fold}: tumor-slice Dice {dice if dice is None else round(dice, 4)}, weights in {out}")
+    return card
