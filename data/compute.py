@@ -38,6 +38,14 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        found = cpu_capabilities()
+        return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
     return False
+
+
+def cpu_capabilities() -> dict[str, object]:
+    """What this processor's instruction sets are, as torch reports them; empty where it cannot tell."""
+    import torch
+
+    ask = getattr(torch.cpu, "get_capabilities", None)  # not there in the oldest torch that is supported
+    return dict(ask()) if ask else {}

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORK_SIZE = 256  # the mask is found at this size: fast, and independent of the source's resolution
-_UNIFORM = 0.03  # a frame row whose values span less than this share of the slice's range is no anatomy
+_UNIFORM = 0.08  # a row whose values (but for the outer 3 % on both ends) span less of the slice's range is a frame's
 _THRESHOLD_RANGE = (0.06, 0.22)  # of the bright level; below lies air and ringing, above lie dark tissue and fluid
 
 
@@ -24,40 +24,90 @@ def find_head(image_hw: NDArray[np.float32]) -> NDArray[np.bool_]:
     Returns:
         Mask of the same rows x columns. All true when no head stands out from its background.
     """
-    height, width = image_hw.shape
-    scale = min(1.0, _WORK_SIZE / max(height, width))
-    small = cv2.resize(
-        image_hw, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+    inside = _inside_frame(image_hw)
+    first = _hull_in(image_hw, inside)
+    # The second look is at the head's own box: the amount of air around it must not matter.
+    head = _hull_in(image_hw, _box_around(first, inside)) if first.any() else first
+    return head if head.any() else np.ones(image_hw.shape, bool)
+
+
+def _hull_in(image_hw: NDArray[np.float32], window: tuple[slice, slice]) -> NDArray[np.bool_]:
+    """The tissue's hull in a window of the slice, found at the working size, as a mask of the whole slice."""
+    part = image_hw[window]
+    hull = _tissue_hull(_shrunk(part))
+    mask = np.zeros(image_hw.shape, bool)
+    mask[window] = cv2.resize(hull * 255, part.shape[::-1], interpolation=cv2.INTER_LINEAR) > 127
+    return mask
+
+
+def _shrunk(image_hw: NDArray[np.float32]) -> NDArray[np.float32]:
+    scale = min(1.0, _WORK_SIZE / max(image_hw.shape))
+    size = (max(1, round(image_hw.shape[1] * scale)), max(1, round(image_hw.shape[0] * scale)))
+    return cv2.resize(image_hw, size, interpolation=cv2.INTER_AREA)
+
+
+def _box_around(mask_hw: NDArray[np.bool_], inside: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Rows and columns of a non-empty mask with a rim of a tenth, but never beyond `inside`."""
+    rows, columns = np.flatnonzero(mask_hw.any(axis=1)), np.flatnonzero(mask_hw.any(axis=0))
+    rim = max(2, int(max(np.ptp(rows), np.ptp(columns))) // 10)
+    (r0, r1, _), (c0, c1, _) = inside[0].indices(mask_hw.shape[0]), inside[1].indices(mask_hw.shape[1])
+    return (
+        slice(max(r0, int(rows[0]) - rim), min(r1, int(rows[-1]) + 1 + rim)),
+        slice(max(c0, int(columns[0]) - rim), min(c1, int(columns[-1]) + 1 + rim)),
     )
-    rows, columns = _inside_frame(small)
-    mask_small = np.zeros(small.shape, np.uint8)
-    mask_small[rows, columns] = _tissue_hull(small[rows, columns])
-    if not mask_small.any():
-        return np.ones(image_hw.shape, bool)
-    mask = cv2.resize(mask_small * 255, (width, height), interpolation=cv2.INTER_LINEAR) > 127
-    return mask if mask.any() else np.ones(image_hw.shape, bool)
 
 
 def _inside_frame(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Rows and columns left when uniform borders (black, white or grey bars) are trimmed from all sides."""
+    """Rows and columns of a slice inside its uniform borders (black, white, grey bars, thin lines), by a small copy."""
+    small = _shrunk(image_hw)
+    window = _trimmed(small)
+    scale = (image_hw.shape[0] / small.shape[0], image_hw.shape[1] / small.shape[1])
+    (top, bottom, _), (left, right, _) = window[0].indices(small.shape[0]), window[1].indices(small.shape[1])
+    return (
+        slice(int(np.ceil(top * scale[0])), int(bottom * scale[0])),
+        slice(int(np.ceil(left * scale[1])), int(right * scale[1])),
+    )
+
+
+def _trimmed(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Rows and columns that are left when uniform borders are trimmed from all sides; all if nothing would be left."""
     low, high = np.percentile(image_hw, (0.5, 99.5))
     tolerance = _UNIFORM * max(float(high - low), 1e-6)
     top, left = 0, 0
     bottom, right = image_hw.shape
     while True:  # bars can be nested (white page around a black frame), so trim until nothing is uniform
         before = (top, bottom, left, right)
-        window = image_hw[top:bottom, left:right]
-        busy_rows = np.flatnonzero(np.ptp(window, axis=1) > tolerance)
-        if busy_rows.size == 0:
-            return slice(0, image_hw.shape[0]), slice(0, image_hw.shape[1])
-        top, bottom = top + int(busy_rows[0]), top + int(busy_rows[-1]) + 1
-        window = image_hw[top:bottom, left:right]
-        busy_columns = np.flatnonzero(np.ptp(window, axis=0) > tolerance)
-        if busy_columns.size == 0:
-            return slice(0, image_hw.shape[0]), slice(0, image_hw.shape[1])
-        left, right = left + int(busy_columns[0]), left + int(busy_columns[-1]) + 1
+        busy = _busy(image_hw[top:bottom, left:right], 1, tolerance)
+        if busy is None:
+            return slice(None), slice(None)
+        top, bottom = top + busy[0], top + busy[1]
+        busy = _busy(image_hw[top:bottom, left:right], 0, tolerance)
+        if busy is None:
+            return slice(None), slice(None)
+        left, right = left + busy[0], left + busy[1]
         if (top, bottom, left, right) == before:
-            return slice(top, bottom), slice(left, right)
+            break
+    if bottom - top < 8 or right - left < 8:
+        return slice(None), slice(None)
+    # Dark lines are given back: they are air, in which the tip of a head may show, and do no harm. Next to a bright
+    # one lies a line in which resizing has mixed frame and picture; it goes as well.
+    bright = low + _UNIFORM * (high - low)
+    rows = np.flatnonzero(np.median(image_hw[:, left:right], axis=1) > bright)
+    columns = np.flatnonzero(np.median(image_hw[top:bottom], axis=0) > bright)
+    return _between(rows, top, bottom, image_hw.shape[0]), _between(columns, left, right, image_hw.shape[1])
+
+
+def _between(bright: NDArray[np.int_], start: int, stop: int, length: int) -> slice:
+    """From behind the last bright line before `start` to before the first one from `stop` on."""
+    before, after = bright[bright < start], bright[bright >= stop]
+    return slice(int(before[-1]) + 2 if before.size else 0, int(after[0]) - 1 if after.size else length)
+
+
+def _busy(window: NDArray[np.float32], along: int, tolerance: float) -> tuple[int, int] | None:
+    """First and one past the last line that is not uniform along an axis, or none."""
+    low, high = np.percentile(window, (3, 97), axis=along)
+    lines = np.flatnonzero(high - low > tolerance)
+    return (int(lines[0]), int(lines[-1]) + 1) if lines.size else None
 
 
 def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:

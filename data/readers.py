@@ -38,7 +38,7 @@ def open_scan(path: str | Path, frame: int | None = None) -> Scan:
         scan = _read(path, frame)
         _check_voxels(scan)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason})") from None

@@ -92,14 +92,9 @@ def make_trainer(
         raise InputError(f"precision {precision!r} is none of auto, bf16, fp32")
     half = precision == "bf16" or (precision == "auto" and has_bf16(where))
     callbacks: list[L.Callback] = [
-        ModelCheckpoint(
-            out / "checkpoints",
-            "best",
-            monitor=monitor,
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        ),
+        ModelCheckpoint(out / "checkpoints", "best", monitor=monitor, mode="max", enable_version_counter=False),
+        # A callback of its own: Lightning's save_last follows the best checkpoint and skips epochs without a new best.
+        ModelCheckpoint(out / "checkpoints", "last", enable_version_counter=False),
         EarlyStopping(monitor, mode="max", patience=patience),
         LearningRateMonitor("epoch"),
         MetricsTable(out),

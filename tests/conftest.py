@@ -1,0 +1,59 @@
+"""Fixtures shared by the tests: shipped models loaded once, phantoms on disk, the folder of real scans."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.labels import CLASSES
+from data.phantom import phantom_slice
+
+REPOSITORY = Path(__file__).parents[1]
+REAL = Path(os.environ.get("TUMORLENS_DATA", REPOSITORY.parent / "shared" / "datasets"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if REAL.is_dir():
+        return
+    skip = pytest.mark.skip(reason=f"no real scans at {REAL}; set TUMORLENS_DATA")
+    for item in items:
+        if "real" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def pipeline():
+    """The shipped pipeline on the CPU, so that recorded numbers hold on every machine."""
+    from pipeline.pipeline import Pipeline
+
+    return Pipeline.load(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def phantom_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with index.csv, 40 phantom slices of 20 patients in 5 folds, and their masks."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    rows = ["image,mask,label,patient,fold"]
+    for patient in range(20):
+        label = CLASSES[patient % 4]
+        for view in range(2):
+            seed = 100 * patient + view
+            phantom = phantom_slice(seed, label, size=96, pixel_mm=2.3)
+            name = f"{patient}_{view}.png"
+            Image.fromarray(phantom.image).save(folder / "images" / name)
+            Image.fromarray(phantom.mask * np.uint8(255)).save(folder / "masks" / name)
+            mask = f"masks/{name}" if label != "no_tumor" else ""
+            rows.append(f"images/{name},{mask},{label},p{patient},{patient // 4}")
+    (folder / "index.csv").write_text("\n".join(rows) + "\n")
+    return folder

@@ -1,0 +1,142 @@
+"""The one path to the networks: golden values, the way back, and nothing of the frame left."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from data.head import find_head
+from data.phantom import phantom_slice
+from data.preprocess import Preprocess, to_gray
+
+PREPROCESS = Preprocess(224)
+GOLDEN_BOX = (17, 238, 43, 213)
+GOLDEN_INNER = (224, 172)
+GOLDEN_MEANS = [[7, 63, 62, 2], [33, 99, 93, 25], [27, 91, 94, 34], [5, 64, 60, 6]]
+
+
+def dice(a, b):
+    return 2 * np.logical_and(a, b).sum() / (a.astype(bool).sum() + b.astype(bool).sum())
+
+
+def likeness(a, b):
+    return np.corrcoef(a.ravel().astype(float), b.ravel().astype(float))[0, 1]
+
+
+def test_golden_values():
+    """Any change here changes what shipped weights see: raise PREPROCESS_VERSION and train again."""
+    prepared = PREPROCESS(phantom_slice(7, "glioma").image)
+    assert prepared.image.dtype == np.uint8
+    assert prepared.image.shape == (224, 224)
+    assert prepared.placement.box == GOLDEN_BOX
+    assert prepared.placement.inner == GOLDEN_INNER
+    means = cv2.resize(prepared.image, (4, 4), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(means, GOLDEN_MEANS, atol=1)
+
+
+@pytest.mark.parametrize("label", ["glioma", "meningioma", "pituitary"])
+@pytest.mark.parametrize("size", [100, 256, 600])
+def test_mask_round_trip(label, size):
+    phantom = phantom_slice(3, label, size=size, pixel_mm=230 / size)
+    prepared = PREPROCESS(phantom.image)
+    there = PREPROCESS.mask_to_input(phantom.mask, prepared.placement)
+    back = PREPROCESS.mask_to_source(there * np.uint8(255), prepared.placement)
+    assert back.shape == phantom.mask.shape
+    assert set(np.unique(back)) <= {0, 1}
+    assert dice(back, phantom.mask) > 0.95
+
+
+def test_mask_comes_back_in_place_not_only_in_shape():
+    phantom = phantom_slice(3, "meningioma")
+    canvas = np.zeros((400, 700), np.uint8)
+    canvas[90:346, 400:656] = phantom.image
+    prepared = PREPROCESS(canvas)
+    there = PREPROCESS.mask_to_input(np.pad(phantom.mask, ((90, 54), (400, 44))), prepared.placement)
+    back = PREPROCESS.mask_to_source(there * np.uint8(255), prepared.placement)
+    assert dice(back[90:346, 400:656], phantom.mask) > 0.95
+    assert back.sum() == back[90:346, 400:656].sum()
+
+
+def frames(image):
+    """The same head as other archives would give it."""
+    color = np.repeat(image[..., None], 3, axis=2)
+    jpeg = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_GRAYSCALE)
+    return {
+        "colour": color,
+        "jpeg": jpeg,
+        "16 bit": image.astype(np.uint16) * 101 + 40,
+        "float": image.astype(np.float64) / 1e6,
+        "wide": np.pad(image, ((0, 0), (200, 90))),
+        "tall": np.pad(image, ((300, 10), (0, 0))),
+        "white frame": np.pad(np.pad(image, 20), 15, constant_values=255),
+        "grey frame": np.pad(image, 30, constant_values=90),
+        "half": cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
+        "double": cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR),
+        "lettered": cv2.putText(image.copy(), "R 12", (4, 22), cv2.FONT_HERSHEY_PLAIN, 1.0, 255, 1),
+        "boxed": cv2.rectangle(image.copy(), (2, 2), (253, 253), 255, 1),
+    }
+
+
+@pytest.mark.parametrize("name", frames(np.zeros((256, 256), np.uint8)))
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_frame_is_gone(name, seed):
+    image = phantom_slice(seed, "glioma").image
+    reference = PREPROCESS(image).image
+    assert likeness(PREPROCESS(frames(image)[name]).image, reference) > 0.92
+
+
+def test_nothing_outside_the_head_is_left():
+    prepared = PREPROCESS(phantom_slice(5, "no_tumor").image)
+    assert (prepared.image[~prepared.head] < 8).mean() > 0.97
+    assert prepared.image[:3].max() == 0
+
+
+def test_anisotropic_pixels_get_their_true_aspect():
+    image = phantom_slice(4, "glioma").image
+    flat = cv2.resize(image, (256, 128), interpolation=cv2.INTER_AREA)  # pixels twice as high as wide
+    assert likeness(PREPROCESS(flat, pixel_aspect=2.0).image, PREPROCESS(image).image) > 0.96
+    assert likeness(PREPROCESS(flat).image, PREPROCESS(image).image) < 0.9
+
+
+def test_head_is_found_and_convex():
+    image = phantom_slice(2, "no_tumor").image
+    head = find_head(image.astype(np.float32))
+    tissue = image > 40
+    assert (head & tissue).sum() > 0.995 * tissue.sum()
+    assert head.sum() < 1.25 * cv2.contourArea(
+        cv2.convexHull(np.argwhere(tissue)[:, ::-1].astype(np.int32).reshape(-1, 1, 2))
+    )
+
+
+def test_a_picture_without_a_head_is_used_whole():
+    noise = np.random.default_rng(0).integers(0, 255, (50, 60), np.uint8)
+    assert PREPROCESS(noise).image.shape == (224, 224)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((9, 9)), "same value"),
+        (np.zeros((0, 9)), "no pixels"),
+        (np.full((9, 9), np.nan), "NaN"),
+        (np.zeros((9, 9, 7)), "shape"),
+        (np.zeros(9), "shape"),
+    ],
+)
+def test_unusable_slices(array, reason):
+    with pytest.raises(InputError, match=reason):
+        PREPROCESS(array)
+
+
+def test_a_mask_of_another_size_is_refused():
+    prepared = PREPROCESS(phantom_slice(1).image)
+    with pytest.raises(InputError, match="mask has shape"):
+        PREPROCESS.mask_to_input(np.zeros((5, 5)), prepared.placement)
+
+
+def test_gray_is_weighted():
+    pixel = np.zeros((2, 2, 3), np.uint8)
+    pixel[0, 0] = (255, 0, 0)
+    assert to_gray(pixel)[0, 0] == pytest.approx(0.299 * 255)

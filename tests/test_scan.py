@@ -1,0 +1,92 @@
+"""Geometry of a scan: which way its slices are cut and shown, and that masks find their way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt2axcodes
+
+from data.errors import InputError
+from data.phantom import phantom_volume
+from data.scan import Scan
+
+
+def all_orientations() -> list[str]:
+    """The 48 ways in which array axes can run along the body's."""
+    from itertools import permutations, product
+
+    pairs = ("LR", "PA", "IS")
+    return ["".join(p[s] for p, s in zip(order, sense, strict=True))
+            for order in permutations(pairs) for sense in product((0, 1), repeat=3)]  # fmt: skip
+
+
+def reoriented(voxels, affine, code):
+    """The same volume stored in another orientation."""
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    transform = ornt_transform(io_orientation(affine), axcodes2ornt(code))
+    return apply_orientation(voxels, transform), affine @ inv_ornt_aff(transform, voxels.shape)
+
+
+def test_there_are_48_orientations():
+    assert len(set(all_orientations())) == 48
+
+
+@pytest.mark.parametrize("code", all_orientations())
+def test_slices_look_the_same_in_every_orientation(code):
+    phantom = phantom_volume(1, "glioma", shape=(40, 48, 10), spacing_mm=(4, 4, 12))
+    reference = Scan.from_array(phantom.image, phantom.affine)
+    voxels, affine = reoriented(phantom.image, phantom.affine, code)
+    assert "".join(ornt2axcodes(np.array(axcodes2ornt(code)))) == code
+    scan = Scan.from_array(voxels, affine)
+    assert scan.plane == "axial"
+    assert scan.n_slices == 10
+    seen = {scan.slice(k).tobytes() for k in range(10)}
+    assert seen == {reference.slice(k).tobytes() for k in range(10)}
+    masks = np.stack([(scan.slice(k) > 300).astype(np.uint8) for k in range(10)])
+    np.testing.assert_array_equal(scan.mask_from_slices(masks), voxels > 300)
+
+
+def test_axial_view_is_radiological():
+    voxels = np.zeros((10, 12, 4))
+    voxels[9, 6, :] = 1  # far right of the patient
+    voxels[5, 11, :] = 2  # far anterior
+    view = Scan.from_array(voxels, np.diag([2, 2, 6, 1.0])).slice(0)
+    assert np.argwhere(view == 1)[0].tolist() == [5, 0]  # the patient's right is on the left of the picture
+    assert np.argwhere(view == 2)[0].tolist() == [0, 4]  # anterior is up
+
+
+@pytest.mark.parametrize(("spacing", "plane"), [((6, 1, 1), "sagittal"), ((1, 6, 1), "coronal"), ((1, 1, 6), "axial")])
+def test_slices_lie_in_the_plane_of_acquisition(spacing, plane):
+    scan = Scan.from_array(np.random.default_rng(0).normal(size=(20, 20, 20)), np.diag([*spacing, 1.0]))
+    assert scan.plane == plane
+
+
+def test_even_spacing_gives_axial_slices():
+    scan = Scan.from_array(np.random.default_rng(0).normal(size=(20, 30, 25)), np.eye(4))
+    assert scan.plane == "axial"
+
+
+def test_pixel_aspect_comes_from_the_spacing():
+    scan = Scan.from_array(np.zeros((8, 9, 3)), np.diag([1.0, 2.0, 7.0, 1.0]))
+    assert scan.slice(0).shape == (9, 8)
+    assert scan.pixel_aspect == 2.0
+
+
+def test_unknown_spacing_stays_unknown():
+    scan = Scan.from_array(np.zeros((8, 9)))
+    assert scan.spacing_mm is None
+    assert scan.slice_spacing_mm is None
+
+
+@pytest.mark.parametrize(
+    "voxels", [np.zeros(5), np.zeros((0, 4)), np.zeros((2, 2, 2, 2)), np.array([["a"]]), np.zeros((3, 3), complex)]
+)
+def test_arrays_that_are_no_scan(voxels):
+    with pytest.raises(InputError):
+        Scan.from_array(voxels)
+
+
+def test_singular_affine():
+    with pytest.raises(InputError, match="singular"):
+        Scan.from_array(np.zeros((3, 3, 3)), np.diag([1, 1, 0, 1]))

@@ -1,0 +1,161 @@
+"""Nothing on both sides of a split: not a patient, not a copy, not a mirror image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data.datasets import Sample, load_samples
+from data.errors import InputError
+from data.loaders import prepare
+from data.partition import DataConfig, load_partition
+from data.phantom import phantom_slice
+from data.preprocess import Preprocess
+from data.splits import (
+    Split,
+    check_near_duplicates,
+    check_patients,
+    drop_near_duplicates,
+    group_by_likeness,
+    make_folds,
+    near_duplicates,
+    signatures,
+    split_by_fold,
+    split_official,
+)
+
+
+def samples_of(patients, **fields):
+    return [Sample(Path(f"{i}.png"), "glioma", patient=p, **fields) for i, p in enumerate(patients)]
+
+
+def prepared(images):
+    preprocess = Preprocess(224)
+    return signatures(np.stack([preprocess(image).image for image in images]))
+
+
+def test_folds_keep_patients_together_and_labels_balanced():
+    rng = np.random.default_rng(0)
+    samples = []
+    for patient in range(60):
+        label = ("no_tumor", "glioma", "meningioma")[patient % 3]
+        samples += [Sample(Path(f"{patient}-{k}"), label, f"p{patient}") for k in range(int(rng.integers(1, 9)))]
+    folds = make_folds(samples, seed=3)
+    assert folds == make_folds(samples, seed=3)
+    for patient in {s.patient for s in samples}:
+        assert len({f for s, f in zip(samples, folds, strict=True) if s.patient == patient}) == 1
+    for label in ("no_tumor", "glioma", "meningioma"):
+        counts = np.bincount([f for s, f in zip(samples, folds, strict=True) if s.label == label], minlength=5)
+        assert counts.min() > 0.5 * counts.mean()
+
+
+def test_too_few_patients():
+    with pytest.raises(InputError, match="3 patients are too few for 5 folds"):
+        make_folds(samples_of(["a", "b", "c", "a"]))
+
+
+def test_split_uses_the_next_fold_for_validation():
+    samples = [Sample(Path(f"{i}"), "glioma", f"p{i}", fold=i % 5) for i in range(20)]
+    split = split_by_fold(samples, 4)
+    assert {samples[i].fold for i in split.test} == {4}
+    assert {samples[i].fold for i in split.validation} == {0}
+    assert {samples[i].fold for i in split.train} == {1, 2, 3}
+    with pytest.raises(InputError, match="fold 5 does not exist"):
+        split_by_fold(samples, 5)
+
+
+def test_a_patient_on_both_sides_is_named():
+    samples = samples_of(["a", "b", "a"])
+    with pytest.raises(InputError, match=r"patient a is in training \(0\.png\) and in test \(2\.png\)"):
+        check_patients(samples, Split([0, 1], [], [2]))
+
+
+def test_an_overlap_in_a_given_fold_column_raises():
+    samples = [Sample(Path(f"{i}"), "glioma", "one" if i < 2 else f"p{i}", fold=i % 5) for i in range(10)]
+    with pytest.raises(InputError, match="patient one"):
+        split_by_fold(samples, 0)
+
+
+def test_official_split():
+    samples = [Sample(Path(f"{i}"), "glioma", f"p{i}", split="test" if i > 14 else "train") for i in range(20)]
+    split = split_official(samples)
+    assert split.test == [15, 16, 17, 18, 19]
+    assert len(split.validation) == 3
+    with pytest.raises(InputError, match="no official"):
+        split_official(samples[:10])
+
+
+def changed(image, how):
+    if how == "mirrored":
+        return image[:, ::-1].copy()
+    if how == "jpeg":
+        return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], cv2.IMREAD_GRAYSCALE)
+    if how == "framed":
+        return np.pad(image[:, ::-1], ((10, 90), (60, 5)))
+    return cv2.resize(image, (180, 180), interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize("how", ["mirrored", "jpeg", "framed", "smaller"])
+def test_copies_across_a_split_are_named(how):
+    images = [phantom_slice(s, "glioma").image for s in range(6)]
+    images.append(changed(images[2], how))
+    samples = samples_of([f"p{i}" for i in range(7)])
+    marks = prepared(images)
+    with pytest.raises(InputError, match=r"1 near-duplicates .* 2\.png in training and 6\.png in test"):
+        check_near_duplicates(samples, Split([0, 1, 2], [3, 4], [5, 6]), marks)
+    check_near_duplicates(samples, Split([0, 1], [3, 4], [5, 6]), marks)
+
+
+def test_training_gives_way_to_test():
+    images = [phantom_slice(s, "glioma").image for s in range(5)]
+    images.append(images[1][:, ::-1].copy())
+    samples = samples_of(["a", "b", "b", "c", "d", "e"])
+    clean, gone = drop_near_duplicates(samples, Split([0, 1, 2], [3], [4, 5]), prepared(images))
+    assert gone == [1, 2]  # the copy, and the other slice of its patient
+    assert clean == Split([0], [3], [4, 5])
+
+
+def test_copies_without_a_patient_become_one_group():
+    images = [phantom_slice(s, "glioma").image for s in range(4)]
+    images.append(images[0][:, ::-1].copy())
+    grouped = group_by_likeness(samples_of([""] * 5), prepared(images))
+    assert grouped[0].patient == grouped[4].patient
+    assert len({s.patient for s in grouped}) == 4
+
+
+def test_partition_refuses_or_drops(phantom_set, tmp_path):
+    """A data set whose fold column hides a mirror image under another patient's name."""
+    rows = (phantom_set / "index.csv").read_text().splitlines()
+    name = "twin.png"
+    image = cv2.imread(str(phantom_set / "images" / "1_0.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(phantom_set / "images" / name), image[:, ::-1])
+    index = tmp_path / "index.csv"
+    index.write_text("\n".join([*rows, f"images/{name},,glioma,someone-else,3"]) + "\n")
+    config = DataConfig(data=(str(index),), root=str(phantom_set), fold=0, size=64)
+    with pytest.raises(InputError, match=r"twin\.png in training and .*1_0\.png in test"):
+        load_partition(config)
+    parts = load_partition(DataConfig(data=(str(index),), root=str(phantom_set), fold=0, size=64, duplicates="drop"))
+    assert [s.patient for s in parts.dropped] == ["someone-else"]
+
+
+@pytest.mark.real
+def test_known_copies_between_the_real_sets_are_found(real):
+    """BRISC says which figshare slice it shows, often mirrored: nearly all must be recognised, and no others."""
+    import csv
+
+    with (real / "brisc" / "index.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r["figshare_image"]][::60]
+    brisc = {s.image.name: s for s in load_samples(real / "brisc")}
+    figshare = {s.image.name: s for s in load_samples(real / "figshare")}
+    left = [brisc[r["image"].split("/")[-1]] for r in rows]
+    right = [
+        figshare[r["figshare_image"].split("/")[-1]] for r in rows if r["figshare_image"].split("/")[-1] in figshare
+    ]
+    preprocess = Preprocess(224)
+    pairs = near_duplicates(signatures(prepare(left, preprocess).images), signatures(prepare(right, preprocess).images))
+    assert len({i for i, _, _ in pairs}) >= 0.97 * len(left)
+    strangers = [(i, j) for i, j, _ in pairs if left[i].patient != right[j].patient]
+    assert not strangers

@@ -1,0 +1,238 @@
+"""Both stages learn, resume exactly, and leave a run folder that others can read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from classification import train as classification
+from classification.evaluate import choose_threshold, classification_metrics, gate_metrics
+from classification.predict import Classifier
+from data.errors import InputError
+from data.loaders import EpochSampler, PreparedSet, to_batch
+from segmentation import train as segmentation
+from segmentation.evaluate import choose_operating_point, dice_scores, segmentation_metrics
+from segmentation.loss import CrossEntropyDice
+from segmentation.postprocess import clean_mask
+from segmentation.predict import Segmenter
+
+QUICK = {"size": 64, "epochs": 2, "batch_size": 8, "init": "none", "device": "cpu", "precision": "fp32"}
+
+
+@pytest.fixture(params=["classification", "segmentation"])
+def stage(request, phantom_set):
+    if request.param == "classification":
+        config = classification.ClassifierConfig(data=(str(phantom_set),), **QUICK)
+        return classification, config, classification.train_classifier
+    config = segmentation.SegmenterConfig(data=(str(phantom_set),), encoder="resnet18", **QUICK)
+    return segmentation, config, segmentation.train_segmenter
+
+
+def quiet(*_, **__):
+    pass
+
+
+def test_training_steps_lower_the_loss(stage, phantom_set):
+    module_of, config, _ = stage
+    L.seed_everything(0, verbose=False)
+    parts = module_of.load_partition(config)
+    module = module_of.build_module(replace(config, learning_rate=1e-3, warmup=0.3), parts)
+    batch = {
+        "image": torch.from_numpy(parts.train.images[:8]),
+        "mask": torch.from_numpy(parts.train.masks[:8]),
+        "label": torch.from_numpy(parts.train.labels[:8]),
+    }
+    module.log = quiet
+    optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
+    module.train()
+    losses = []
+    for _ in range(6):
+        loss = module.training_step(batch, 0)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+class Stop(L.Callback):
+    """Ends a run in its second epoch, as a power cut would."""
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("power cut")
+
+
+def test_resume_continues_exactly(stage, tmp_path, monkeypatch):
+    module_of, config, train = stage
+    whole = train(config, tmp_path / "whole", progress=False, say=quiet)
+
+    real = module_of.make_trainer
+
+    def interrupted(*args, **kwargs):
+        trainer = real(*args, **kwargs)
+        trainer.callbacks.append(Stop())
+        return trainer
+
+    monkeypatch.setattr(module_of, "make_trainer", interrupted)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, tmp_path / "cut", progress=False, say=quiet)
+    monkeypatch.setattr(module_of, "make_trainer", real)
+    resumed = train(config, tmp_path / "cut", resume=True, progress=False, say=quiet)
+
+    last = [torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True) for n in ("whole", "cut")]
+    for name, tensor in last[0]["state_dict"].items():
+        torch.testing.assert_close(tensor, last[1]["state_dict"][name], rtol=0, atol=0)
+    assert resumed["metrics"] == whole["metrics"]
+    with (tmp_path / "cut" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+
+
+def test_the_run_folder_is_complete_and_its_weights_load(stage, tmp_path):
+    module_of, config, train = stage
+    config = replace(config, epochs=1)
+    card = train(config, tmp_path / "run", progress=False, say=quiet, command="tumorlens train ...")
+    name = "classifier" if module_of is classification else "segmenter"
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "metrics.csv", "curves.png", f"{name}.safetensors", f"{name}.json"} <= files
+    picture = "confusion_test.png" if module_of is classification else "dice_test.png"
+    assert picture in files
+    assert {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 1
+    assert json.loads((tmp_path / "run" / f"{name}.json").read_text()) == card
+    assert card["n_slices"] == {"train": 24, "validation": 8, "test": 8}
+    loader = Classifier if module_of is classification else Segmenter
+    model = loader.load(tmp_path / "run" / f"{name}.safetensors", "cpu")
+    assert len(model.predict(np.zeros((2, 64, 64), np.uint8))) == 2
+
+
+def test_a_run_is_not_overwritten(stage, tmp_path):
+    _, config, train = stage
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
+    with pytest.raises(InputError, match="use --resume"):
+        train(config, tmp_path, progress=False, say=quiet)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"epochs": 99}))
+    with pytest.raises(InputError, match="began with epochs = 99, not 2"):
+        train(config, tmp_path, resume=True, progress=False, say=quiet)
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(config, tmp_path / "new", resume=True, progress=False, say=quiet)
+
+
+@pytest.mark.parametrize("level", [-4.0, 0.0, 4.0])
+def test_tumor_free_slices_teach(level):
+    """On an empty truth the loss must push every false pixel down; a plain soft Dice does not."""
+    logits = torch.full((1, 1, 16, 16), level, requires_grad=True)
+    CrossEntropyDice()(logits, torch.zeros(1, 1, 16, 16)).backward()
+    assert (logits.grad > 0).all()
+
+
+def test_the_dice_half_of_the_loss_alone_teaches_on_empty_slices():
+    logits = torch.full((1, 1, 8, 8), -1.0, requires_grad=True)
+    CrossEntropyDice(dice_weight=1.0)(logits, torch.zeros(1, 1, 8, 8)).backward()
+    assert (logits.grad > 0).all()
+
+
+def test_empty_cases_of_dice():
+    none, some = np.zeros((1, 8, 8), np.uint8), np.ones((1, 8, 8), np.uint8)
+    assert dice_scores(none, none).tolist() == [1]
+    assert dice_scores(some, none).tolist() == [0]
+    assert dice_scores(none, some).tolist() == [0]
+    half = some.copy()
+    half[:, 4:] = 0
+    assert dice_scores(half, some)[0] == pytest.approx(2 / 3)
+
+
+def fake_set(labels, masks=None, patients=None):
+    from pathlib import Path
+
+    from data.datasets import Sample
+    from data.labels import CLASSES
+
+    patients = patients or [f"p{i}" for i in range(len(labels))]
+    samples = [Sample(Path(f"{i}.png"), CLASSES[c], p) for i, (c, p) in enumerate(zip(labels, patients, strict=True))]
+    masks = np.zeros((len(labels), 8, 8), np.uint8) if masks is None else masks
+    return PreparedSet(samples, np.zeros_like(masks), masks, np.array(labels))
+
+
+def test_metrics_per_slice_and_per_patient():
+    part = fake_set([1, 1, 1, 2], patients=["a", "a", "a", "b"])
+    p = np.array([[0, 0.9, 0.1, 0], [0, 0.4, 0.6, 0], [0, 0.8, 0.2, 0], [0, 0.1, 0.9, 0]], np.float32)
+    metrics = classification_metrics(part, p)
+    assert metrics["slice"]["accuracy"] == 0.75
+    assert metrics["patient"]["accuracy"] == 1.0
+    assert metrics["slice"]["recall"] == pytest.approx({"glioma": 2 / 3, "meningioma": 1.0})
+
+
+def test_threshold_separates_and_stays_near_the_middle():
+    labels = np.array([0] * 50 + [1] * 50)
+    p = np.zeros((100, 4), np.float32)
+    p[:50, 0], p[50:, 0] = 0.9, 0.6  # tumors get 0.4 only
+    p[:, 1] = 1 - p[:, 0]
+    threshold = choose_threshold(labels, p)
+    assert 0.1 < threshold <= 0.4
+    assert gate_metrics(labels, p, threshold) == {"sensitivity": 1, "specificity": 1, "accuracy": 1}
+    p[50:, 0], p[50:, 1] = 0.0, 1.0
+    assert choose_threshold(labels, p) == 0.5
+
+
+def test_segmentation_metrics_count_false_masks_and_misses():
+    truth = np.zeros((4, 8, 8), np.uint8)
+    truth[:2, :4] = 1
+    guess = truth.copy()
+    guess[1] = 0
+    guess[3, 0, 0] = 1
+    metrics = segmentation_metrics(fake_set([1, 1, 0, 0], truth), guess)
+    assert (metrics["missed"], metrics["false_masks"]) == (0.5, 0.5)
+    assert metrics["dice_all"] == pytest.approx((1 + 0 + 1 + 0) / 4)
+    assert metrics["dice_tumor"] == 0.5
+
+
+def test_specks_are_dropped_and_the_operating_point_finds_them():
+    truth = np.zeros((3, 32, 32), np.uint8)
+    truth[:, 5:15, 5:15] = 1
+    maps = truth * np.uint8(200)
+    maps[:, 25:28, 25:28] = 200
+    assert clean_mask(maps[0], 0.5, 15).sum() == 100
+    assert clean_mask(maps[0], 0.5, 0).sum() == 109
+    assert choose_operating_point(maps, truth)["min_lesion_px"] > 9
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
+    first, second = EpochSampler(20, 3), EpochSampler(20, 3)
+    list(first)
+    first.set_epoch(4)
+    second.set_epoch(4)
+    assert list(first) == list(second)
+    assert {i for _, i in first} == set(range(20))
+
+
+def test_batches_are_normalised_and_channels_last():
+    batch = to_batch(np.full((2, 4, 4), 255, np.uint8))
+    assert batch.shape == (2, 3, 4, 4)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229)
+
+
+def test_bf16_only_where_the_processor_has_it(monkeypatch):
+    from data import compute
+
+    for answer in ({}, {"avx512_bf16": True}, {"amx_bf16": True}):
+        monkeypatch.setattr(compute, "cpu_capabilities", lambda answer=answer: answer)
+        assert compute.has_bf16(torch.device("cpu")) == bool(answer)
+
+
+@pytest.mark.parametrize("wish", ["gpu", "cuda:99", "mps:1", "cpu:0x"])
+def test_devices_that_are_not_there(wish):
+    from data.compute import pick_device
+
+    with pytest.raises(InputError, match="device"):
+        pick_device(wish)
