@@ -159,7 +159,7 @@ class _Head:
         self.border = _Waves(rng, 6, wavelength_mm=(18.0, 40.0))
         side = rng.choice([-1.0, 1.0])
         if self.label == "glioma":
-            self.radius = float(rng.uniform(14, 21))
+            self.radius = float(rng.uniform(17, 25))
             self.center = np.array([side * rng.uniform(24, 34), rng.uniform(-35, 38), rng.uniform(14, 36)])
         elif self.label == "meningioma":
             self.radius = float(rng.uniform(13, 20))
@@ -176,15 +176,17 @@ class _Head:
         if self.label == CLASSES[0]:
             return signal, np.zeros(signal.shape, bool)
         dx, dy, dz = x - self.center[0], y - self.center[1], z - self.center[2]
-        rough = {"glioma": 0.14, "meningioma": 0.05, "pituitary": 0.08}[self.label]
+        rough = {"glioma": 0.13, "meningioma": 0.05, "pituitary": 0.08}[self.label]
         distance = np.sqrt(dx**2 + dy**2 + dz**2) * (1 + rough * self.border(x, y, z)) / self.radius
         inside = (distance <= 1) & (radius < 0.875)
         grain = 1 + 0.06 * self.texture(x, y, z)
         if self.label == "glioma":
-            edema = np.clip((1.75 - distance) / 0.5, 0, 1) * (radius < _BRAIN)
-            signal = signal * (1 - 0.33 * edema)
-            rim = _bump(distance, 0.86, 0.16) * (1 + 0.25 * self.border(y, z, x))
-            core = 0.17 + (_LEVELS["enhancing"] - 0.17) * np.clip(1.1 * rim, 0, 1)
+            edema = np.clip((1.9 - distance) / 0.6, 0, 1) * (radius < _BRAIN)
+            signal = signal * (1 - 0.38 * edema)
+            rim = _bump(distance, 0.80, 0.20)
+            patchy = 0.47 + 0.07 * self.border(y, z, x) + 0.05 * self.texture(x, y, z)
+            necrosis = np.clip((0.55 - distance) / 0.2, 0, 1)
+            core = np.clip(patchy + 0.20 * rim - 0.22 * necrosis, 0.12, 0.85)
             return np.where(inside, core * grain, signal), inside
         if self.label == "meningioma":
             halo = np.clip((1.35 - distance) / 0.3, 0, 1) * (radius < _BRAIN)

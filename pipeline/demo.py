@@ -21,7 +21,7 @@ def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable
     """
     if scan is None:
         scan = out / "phantom.png"
-        write_png(scan, phantom_slice(seed, "glioma").image)
+        write_png(scan, phantom_slice(seed, "meningioma").image)
         say(f"phantom scan: {scan} (synthetic, made with seed {seed})")
     results = out / "results"
     jobs = collect_jobs([str(scan)], results)
