@@ -15,6 +15,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from classification.evaluate import (
+    SENSITIVITY,
     choose_threshold,
     classification_metrics,
     gate_metrics,
@@ -173,7 +174,10 @@ def finish(
             "architecture": ARCHITECTURE,
             "classes": list(CLASSES),
             "input_size": config.size,
-            "operating_point": {"tumor_threshold": threshold, "rule": "Youden on validation patients"},
+            "operating_point": {
+                "tumor_threshold": threshold,
+                "rule": f"the highest with {SENSITIVITY:.0%} sensitivity on validation slices",
+            },
             "training": plain_config(config),
             "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
             "dropped_near_duplicates": len(parts.dropped),

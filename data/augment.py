@@ -60,7 +60,7 @@ class RandomRimRemoval(mt.RandomizableTransform):
     Done to healthy and sick alike, or the missing skull of a stripped scan would speak for one of them.
     """
 
-    def __init__(self, prob: float = 0.12, share: tuple[float, float] = (0.04, 0.12)) -> None:
+    def __init__(self, prob: float = 0.2, share: tuple[float, float] = (0.04, 0.12)) -> None:
         super().__init__(prob)
         self.share = share
 

@@ -53,27 +53,27 @@ class Sample:
         return str(self.image) if self.slice_index is None else f"{self.image}[{self.slice_index}]"
 
 
-def load_samples(
-    source: str | Path, label_map: Mapping[str, str] | None = None, root: str | Path | None = None
-) -> list[Sample]:
+def load_samples(source: str | Path, label_map: Mapping[str, str] | None = None) -> list[Sample]:
     """The samples of a data set, its layout told by what lies there.
 
     Three layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split``;
     named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), and an image folder beside a mask
     folder (``images/1.png``, ``masks/1.png``). A row of an index whose image is a volume stands for its slices: those
-    with a mask have the row's label, the others are ``no_tumor``.
+    with a mask have the row's label, the others are ``no_tumor``; a column ``every`` takes each n-th slice only.
 
     Args:
-        source: The folder or the CSV file.
+        source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
         label_map: The user's own label names -> classes.
-        root: Where the paths of an index start, if not at the index's own folder.
 
     Raises:
         InputError: Nothing usable there, a missing column or file, an unknown label.
     """
+    index, at, root = str(source).rpartition("@")
     source = Path(source)
+    if at and not source.exists() and Path(index).is_file():
+        return load_index(Path(index), label_map, root)
     if source.is_file():
-        return load_index(source, label_map, root)
+        return load_index(source, label_map)
     if not source.is_dir():
         raise InputError(f"{source}: no such data folder")
     if (source / "index.csv").is_file():
@@ -104,11 +104,12 @@ def load_index(index: Path, label_map: Mapping[str, str] | None = None, root: st
             try:
                 label = canonical_label(row["label"], label_map)
                 fold = int(row["fold"]) if row.get("fold") else None
+                every = int(row.get("every") or 1)
             except ValueError as error:
                 raise InputError(f"{index} line {number}: {error}") from None
             split = _SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
             sample = Sample(image, label, row.get("patient") or "", mask, fold, split)
-            samples.extend(_volume_samples(sample) if _is_volume(image) else [sample])
+            samples.extend(_volume_samples(sample)[::every] if _is_volume(image) else [sample])
     if not samples:
         raise InputError(f"{index}: the index has no rows")
     return samples

@@ -22,13 +22,12 @@ def find_head(image_hw: NDArray[np.float32]) -> NDArray[np.bool_]:
         image_hw: One grey slice, any intensity unit, finite.
 
     Returns:
-        Mask of the same rows x columns. All true when no head stands out from its background.
+        Mask of the same rows x columns; empty when no head stands out from its background.
     """
     inside = _inside_frame(image_hw)
     first = _hull_in(image_hw, inside)
     # The second look is at the head's own box: the amount of air around it must not matter.
-    head = _hull_in(image_hw, _box_around(first, inside)) if first.any() else first
-    return head if head.any() else np.ones(image_hw.shape, bool)
+    return _hull_in(image_hw, _box_around(first, inside)) if first.any() else first
 
 
 def _hull_in(image_hw: NDArray[np.float32], window: tuple[slice, slice]) -> NDArray[np.bool_]:

@@ -26,7 +26,6 @@ class DataConfig:
 
     Attributes:
         data: Data folders or index files (see `data.datasets.load_samples`).
-        root: Where the paths of index *files* start, if not beside the index.
         fold: Test fold k; fold k+1 validates.
         split: ``"folds"`` or ``"official"``.
         duplicates: ``"error"`` or ``"drop"``: what near-duplicates across the split lead to.
@@ -36,7 +35,6 @@ class DataConfig:
     """
 
     data: tuple[str, ...]
-    root: str | None = None
     fold: int = 0
     split: str = "folds"
     duplicates: str = "error"
@@ -83,8 +81,7 @@ def load_partition(
         raise InputError(f"duplicates {config.duplicates!r} is none of error, drop")
     samples: list[Sample] = []
     for source in config.data:
-        root = config.root if source.endswith(".csv") else None
-        samples += load_samples(source, dict(config.label_map), root)
+        samples += load_samples(source, dict(config.label_map))
     if keep is not None:
         samples = [s for s in samples if keep(s)]
     if not samples:

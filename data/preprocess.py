@@ -40,7 +40,7 @@ class PreparedSlice:
         image: ``(size, size)`` uint8; 0 outside the head. Eight bits, so that a cached training sample and a served
             slice are the same to the last bit.
         head: ``(size, size)`` bool, the head's convex mask in the same grid.
-        head_fraction: Share of the source slice that the head covers, 0..1.
+        head_fraction: Share of the source slice that the head covers, 0..1; 0 when no head was found.
         placement: The way back to the source's grid.
     """
 
@@ -80,6 +80,9 @@ class Preprocess:
         """
         image_hw = to_gray(slice_hw)
         head = find_head(image_hw)
+        head_fraction = float(head.mean())
+        if not head.any():  # nothing stands out: the whole picture is what there is to look at
+            head = np.ones(image_hw.shape, bool)
         box = self._box(head, pixel_aspect)
         inside = image_hw[head]
         low, high = np.percentile(inside, self.percentiles)
@@ -93,7 +96,7 @@ class Preprocess:
         return PreparedSlice(
             image=np.rint(_place(level, placement, self.size) * 255).astype(np.uint8),
             head=_place(head.astype(np.uint8) * 255, placement, self.size) > 127,
-            head_fraction=float(head.mean()),
+            head_fraction=head_fraction,
             placement=placement,
         )
 

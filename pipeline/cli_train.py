@@ -17,11 +17,10 @@ Data = Annotated[
     list[str],
     typer.Option(
         "--data",
-        help="Data folder (index.csv, class folders, or images/ + masks/) or index file; can be repeated.",
+        help="Data folder (index.csv, class folders, images/ + masks/) or INDEX.csv[@FOLDER]; repeatable.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
-Root = Annotated[str | None, typer.Option(help="Where the paths in an index file start. [default: beside the index]")]
 Fold = Annotated[int, typer.Option(min=0, help="Test fold; the next one validates.")]
 SplitBy = Annotated[str, typer.Option("--split", help="folds (by patient) or official (Training/Testing).")]
 Duplicates = Annotated[str, typer.Option(help="Near-duplicates across the split: error or drop.")]
@@ -44,7 +43,6 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")]
 def classification(
     data: Data,
     out: Out,
-    root: Root = None,
     fold: Fold = 0,
     split: SplitBy = "folds",
     duplicates: Duplicates = "error",
@@ -74,7 +72,6 @@ def classification(
 def segmentation(
     data: Data,
     out: Out,
-    root: Root = None,
     fold: Fold = 0,
     split: SplitBy = "folds",
     duplicates: Duplicates = "error",

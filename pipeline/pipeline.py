@@ -23,7 +23,7 @@ from pipeline.versions import package_versions
 from segmentation.predict import Segmenter
 
 # Slices of a volume whose head is smaller than this share of the largest one (vertex, neck) show too little to judge.
-MIN_HEAD_SHARE = 0.15
+MIN_HEAD_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,9 @@ class _Clock:
 
 def _used_slices(prepared: list[PreparedSlice | None]) -> NDArray[np.bool_]:
     share = np.array([0.0 if p is None else p.head_fraction for p in prepared])
-    return share >= max(MIN_HEAD_SHARE * share.max(), 1e-9)
+    if share.max() == 0:  # no head anywhere: judge all that shows something
+        return np.array([p is not None for p in prepared])
+    return share >= MIN_HEAD_SHARE * share.max()
 
 
 def _slice_to_show(probabilities: NDArray[np.float32], used: NDArray[np.bool_]) -> int:

@@ -31,7 +31,7 @@ def test_index(phantom_set):
 def test_index_with_its_images_elsewhere(phantom_set, tmp_path):
     index = tmp_path / "mine.csv"
     index.write_text((phantom_set / "index.csv").read_text())
-    assert len(load_samples(index, root=phantom_set)) == 40
+    assert len(load_samples(f"{index}@{phantom_set}")) == 40
     with pytest.raises(InputError, match="line 2: no such file"):
         load_samples(index)
 

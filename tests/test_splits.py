@@ -134,10 +134,10 @@ def test_partition_refuses_or_drops(phantom_set, tmp_path):
     cv2.imwrite(str(phantom_set / "images" / name), image[:, ::-1])
     index = tmp_path / "index.csv"
     index.write_text("\n".join([*rows, f"images/{name},,glioma,someone-else,3"]) + "\n")
-    config = DataConfig(data=(str(index),), root=str(phantom_set), fold=0, size=64)
+    config = DataConfig(data=(f"{index}@{phantom_set}",), fold=0, size=64)
     with pytest.raises(InputError, match=r"twin\.png in training and .*1_0\.png in test"):
         load_partition(config)
-    parts = load_partition(DataConfig(data=(str(index),), root=str(phantom_set), fold=0, size=64, duplicates="drop"))
+    parts = load_partition(DataConfig(data=(f"{index}@{phantom_set}",), fold=0, size=64, duplicates="drop"))
     assert [s.patient for s in parts.dropped] == ["someone-else"]
 
 

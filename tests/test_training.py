@@ -172,16 +172,21 @@ def test_metrics_per_slice_and_per_patient():
     assert metrics["slice"]["recall"] == pytest.approx({"glioma": 2 / 3, "meningioma": 1.0})
 
 
-def test_threshold_separates_and_stays_near_the_middle():
-    labels = np.array([0] * 50 + [1] * 50)
-    p = np.zeros((100, 4), np.float32)
-    p[:50, 0], p[50:, 0] = 0.9, 0.6  # tumors get 0.4 only
+def test_threshold_lets_nearly_all_tumors_through_and_stays_in_its_range():
+    labels = np.array([0] * 100 + [1] * 100)
+    p = np.zeros((200, 4), np.float32)
+    p[:100, 0] = 0.5
+    p[100:102, 0], p[102:, 0] = 0.45, 0.25
     p[:, 1] = 1 - p[:, 0]
     threshold = choose_threshold(labels, p)
-    assert 0.1 < threshold <= 0.4
-    assert gate_metrics(labels, p, threshold) == {"sensitivity": 1, "specificity": 1, "accuracy": 1}
-    p[50:, 0], p[50:, 1] = 0.0, 1.0
+    assert threshold == 0.75
+    assert gate_metrics(labels, p, threshold) == {"sensitivity": 0.98, "specificity": 1, "accuracy": 0.99}
+    p[100:, 0] = 0.8
+    p[:, 1] = 1 - p[:, 0]
     assert choose_threshold(labels, p) == 0.5
+    p[100:, 0] = 0.001
+    p[:, 1] = 1 - p[:, 0]
+    assert choose_threshold(labels, p) == 0.9
 
 
 def test_segmentation_metrics_count_false_masks_and_misses():
