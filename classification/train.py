@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +23,28 @@ from classification.evaluate import (
 )
 from classification.model import ARCHITECTURE, build_classifier, initialise
 from classification.plots import plot_confusion
-from data.augment import Augment
 from data.cards import save_weights
 from data.labels import CLASSES
-from data.loaders import make_loader, to_batch
-from data.partition import DataConfig, Partition, load_partition
+from data.loaders import to_batch
+from data.partition import Partition, load_partition
+from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
 from data.run_plots import plot_learning_curves
-from data.trainer import make_trainer, plain_config, start_run, write_metrics_table
+from data.trainer import make_trainer, start_run, write_metrics_table
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class ClassifierConfig(DataConfig):
-    """Settings of a classifier's training run; the defaults are the recipe of the shipped weights."""
+class ClassifierConfig(TrainingConfig):
+    """Settings of a classifier's training run; the defaults are the recipe of the shipped weights.
 
-    init: str = "imagenet"
-    epochs: int = 8
-    batch_size: int = 32
-    learning_rate: float = 4e-4
-    weight_decay: float = 0.02
+    Attributes:
+        label_smoothing: Share of a slice's label that is spread over all classes.
+        balance: Weight the loss by the inverse frequency of the classes.
+    """
+
     label_smoothing: float = 0.05
-    warmup: float = 0.2
-    patience: int = 5
     balance: bool = True
-    augment: float = 1.0
-    workers: int = 0
-    device: str = "auto"
-    precision: str = "auto"
 
 
 class ClassifierModule(L.LightningModule):
@@ -82,13 +75,7 @@ class ClassifierModule(L.LightningModule):
         self.log("val_macro_f1", self.macro_f1)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.total_steps, pct_start=self.config.warmup
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw_one_cycle(self.model, self.config, self.total_steps)
 
 
 def train_classifier(
@@ -132,17 +119,15 @@ def build_module(config: ClassifierConfig, parts: Partition) -> ClassifierModule
     """A fresh module whose loss weights undo the classes' imbalance and whose schedule spans the whole run."""
     counts = np.bincount(parts.train.labels, minlength=len(CLASSES)).clip(min=1)
     weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
-    steps = max(1, len(parts.train) // config.batch_size) * config.epochs
-    return ClassifierModule(config, torch.tensor(weights, dtype=torch.float32).clamp(max=5), max(steps, 2))
+    class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
+    return ClassifierModule(config, class_weights, total_steps(config, parts))
 
 
 def fit(
     module: ClassifierModule, config: ClassifierConfig, parts: Partition, out: Path, checkpoint: Path | None, bar: bool
 ) -> None:
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
-    augment = Augment(config.augment) if config.augment > 0 else None
-    training = make_loader(parts.train, config.batch_size, augment, config.seed, config.workers, shuffle=True)
-    validation = make_loader(parts.validation, 2 * config.batch_size)
+    training, validation = loaders(config, parts)
     trainer = make_trainer(
         out, config.epochs, "val_macro_f1", config.patience, config.device, config.precision, progress=bar
     )
@@ -178,13 +163,8 @@ def finish(
                 "tumor_threshold": threshold,
                 "rule": f"the highest with {SENSITIVITY:.0%} sensitivity on validation slices",
             },
-            "training": plain_config(config),
-            "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
-            "dropped_near_duplicates": len(parts.dropped),
-            "best_epoch": int(best["epoch"]),
             "metrics": results,
-            "date": date.today().isoformat(),
-            "command": command,
+            **describe_run(config, parts, int(best["epoch"]), command),
         },
     )
     say(f"test fold {config.fold}: accuracy {results['test']['slice']['accuracy']:.4f}, weights in {out}")

@@ -105,6 +105,8 @@ def load_index(index: Path, label_map: Mapping[str, str] | None = None, root: st
                 label = canonical_label(row["label"], label_map)
                 fold = int(row["fold"]) if row.get("fold") else None
                 every = int(row.get("every") or 1)
+                if every < 1:
+                    raise ValueError(f"every {every} is not 1 or more")
             except ValueError as error:
                 raise InputError(f"{index} line {number}: {error}") from None
             split = _SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ import numpy as np
 import torch
 from monai.metrics import DiceMetric
 
-from data.augment import Augment
 from data.cards import save_weights
 from data.datasets import Sample
 from data.labels import CLASSES, NO_TUMOR
-from data.loaders import make_loader, to_batch
-from data.partition import DataConfig, Partition, load_partition
+from data.loaders import to_batch
+from data.partition import Partition, load_partition
+from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
 from data.run_plots import plot_learning_curves
-from data.trainer import make_trainer, plain_config, start_run, write_metrics_table
+from data.trainer import make_trainer, start_run, write_metrics_table
 from segmentation.evaluate import choose_operating_point, predict_maps, segmentation_metrics, write_scores
 from segmentation.loss import CrossEntropyDice
 from segmentation.model import ARCHITECTURE, DECODER_CHANNELS, ENCODER, build_segmenter, initialise_encoder
@@ -31,22 +30,17 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class SegmenterConfig(DataConfig):
-    """Settings of a segmenter's training run; the defaults are the recipe of the shipped weights."""
+class SegmenterConfig(TrainingConfig):
+    """Settings of a segmenter's training run; the defaults are the recipe of the shipped weights.
 
-    init: str = "imagenet"
+    Attributes:
+        encoder: A residual encoder of segmentation-models-pytorch.
+        decoder_channels: Width of the decoder's five stages.
+    """
+
+    batch_size: int = 16
     encoder: str = ENCODER
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
-    epochs: int = 8
-    batch_size: int = 16
-    learning_rate: float = 4e-4
-    weight_decay: float = 0.02
-    warmup: float = 0.2
-    patience: int = 5
-    augment: float = 1.0
-    workers: int = 0
-    device: str = "auto"
-    precision: str = "auto"
 
 
 class SegmenterModule(L.LightningModule):
@@ -78,13 +72,7 @@ class SegmenterModule(L.LightningModule):
         self.dice.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.total_steps, pct_start=self.config.warmup
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw_one_cycle(self.model, self.config, self.total_steps)
 
 
 def train_segmenter(
@@ -118,17 +106,14 @@ def has_truth(sample: Sample) -> bool:
 
 def build_module(config: SegmenterConfig, parts: Partition) -> SegmenterModule:
     """A fresh module whose schedule spans the whole run."""
-    steps = max(1, len(parts.train) // config.batch_size) * config.epochs
-    return SegmenterModule(config, max(steps, 2))
+    return SegmenterModule(config, total_steps(config, parts))
 
 
 def fit(
     module: SegmenterModule, config: SegmenterConfig, parts: Partition, out: Path, checkpoint: Path | None, bar: bool
 ) -> None:
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
-    augment = Augment(config.augment) if config.augment > 0 else None
-    training = make_loader(parts.train, config.batch_size, augment, config.seed, config.workers, shuffle=True)
-    validation = make_loader(parts.validation, 2 * config.batch_size)
+    training, validation = loaders(config, parts)
     trainer = make_trainer(out, config.epochs, "val_dice", config.patience, config.device, config.precision, bar)
     trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
 
@@ -160,13 +145,8 @@ def finish(
             "decoder_channels": list(config.decoder_channels),
             "input_size": config.size,
             "operating_point": point,
-            "training": plain_config(config),
-            "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
-            "dropped_near_duplicates": len(parts.dropped),
-            "best_epoch": int(best["epoch"]),
             "metrics": results,
-            "date": date.today().isoformat(),
-            "command": command,
+            **describe_run(config, parts, int(best["epoch"]), command),
         },
     )
     dice = results["test"]["dice_tumor"]

@@ -43,6 +43,7 @@ def test_index_with_its_images_elsewhere(phantom_set, tmp_path):
         ("image,label\n", "no rows"),
         ("image,label\nindex.csv,zebra\n", "line 2: label 'zebra'"),
         ("image,label,fold\nindex.csv,glioma,x\n", "line 2"),
+        ("image,label,every\nindex.csv,glioma,0\n", "line 2: every"),
     ],
 )
 def test_broken_index(tmp_path, text, reason):
@@ -95,6 +96,8 @@ def test_volumes_of_an_index_become_slices(tmp_path):
         np.testing.assert_array_equal(mask, expected)
         assert image.shape == mask.shape
     assert all(s.mask is None for s in healthy)
+    (tmp_path / "index.csv").write_text("image,mask,label,patient,every\nt1.nii.gz,mask.nii.gz,glioma,p,3\n")
+    assert load_samples(tmp_path) == samples[::3]
 
 
 def test_nothing_there(tmp_path):

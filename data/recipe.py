@@ -1,0 +1,81 @@
+"""What the training runs of both stages have in common: settings, loaders, optimizer, and their part of the card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from data.augment import Augment
+from data.loaders import make_loader
+from data.partition import DataConfig, Partition
+from data.trainer import plain_config
+
+
+@dataclass(frozen=True)
+class TrainingConfig(DataConfig):
+    """Settings that both stages know.
+
+    Attributes:
+        init: ``"imagenet"`` (downloaded), ``"none"``, or a weight file.
+        epochs: Length of the run, and of the learning-rate schedule.
+        batch_size: Slices a step.
+        learning_rate: Peak of the one-cycle schedule.
+        weight_decay: Of AdamW.
+        warmup: Share of the run until the peak.
+        patience: Epochs without a better validation figure before the run stops.
+        augment: Strength; 0 is none.
+        workers: Processes that augment ahead; 0 stays in one process.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+        precision: ``auto``, ``bf16`` or ``fp32``.
+    """
+
+    init: str = "imagenet"
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.02
+    warmup: float = 0.2
+    patience: int = 5
+    augment: float = 1.0
+    workers: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def loaders(config: TrainingConfig, parts: Partition) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Augmented, shuffled training batches and plain validation batches."""
+    augment = Augment(config.augment) if config.augment > 0 else None
+    training = make_loader(parts.train, config.batch_size, augment, config.seed, config.workers, shuffle=True)
+    return training, make_loader(parts.validation, 2 * config.batch_size)
+
+
+def total_steps(config: TrainingConfig, parts: Partition) -> int:
+    """Optimizer steps of the whole run; a one-cycle schedule needs two."""
+    return max(2, max(1, len(parts.train) // config.batch_size) * config.epochs)
+
+
+def adamw_one_cycle(model: nn.Module, config: TrainingConfig, steps: int) -> Any:
+    """AdamW (Loshchilov and Hutter, ICLR 2019) under one cycle of the learning rate (Smith and Topin, 2019), in
+    Lightning's form."""
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=steps, pct_start=config.warmup
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def describe_run(config: TrainingConfig, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:
+    """The part of a card that says how the weights came about."""
+    return {
+        "training": plain_config(config),
+        "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
+        "dropped_near_duplicates": len(parts.dropped),
+        "best_epoch": best_epoch,
+        "date": date.today().isoformat(),
+        "command": command,
+    }
