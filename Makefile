@@ -23,7 +23,8 @@ lint: $(VENV)/.installed-dev
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "tumorlens needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 2; }
-	$(PYTHON) -m venv "$(VENV)"
+	$(PYTHON) -m venv "$(VENV)" || { rm -rf "$(VENV)"; \
+	  echo "the virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e .

@@ -37,7 +37,7 @@ def predict_probabilities(
 def classification_metrics(part: PreparedSet, probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """Accuracy, balanced accuracy, macro-F1 and recall per class, per slice and per patient.
 
-    A patient's probability is the mean over the patient's slices, its label the one of most of them.
+    A patient's probability is the mean over the patient's slices, its label the commonest tumor among them.
 
     Returns:
         ``{"slice": {...}, "patient": {...}}``, each with ``n``.
@@ -45,8 +45,14 @@ def classification_metrics(part: PreparedSet, probabilities: NDArray[np.float32]
     patients = np.array([s.patient for s in part.samples])
     names = sorted(set(patients))
     by_patient = np.stack([probabilities[patients == p].mean(axis=0) for p in names])
-    truth = np.array([np.bincount(part.labels[patients == p], minlength=len(CLASSES)).argmax() for p in names])
+    truth = np.array([_patient_label(part.labels[patients == p]) for p in names])
     return {"slice": _metrics(part.labels, probabilities), "patient": _metrics(truth, by_patient)}
+
+
+def _patient_label(labels: NDArray[np.int64]) -> int:
+    """The commonest tumor of a patient's slices: tumor-free slices do not make a patient healthy."""
+    count = np.bincount(labels, minlength=len(CLASSES))
+    return 1 + int(count[1:].argmax()) if count[1:].any() else NO_TUMOR
 
 
 def _metrics(truth: NDArray[np.int64], probabilities: NDArray[np.float32]) -> dict[str, Any]:

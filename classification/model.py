@@ -53,7 +53,7 @@ def initialise(model: nn.Module, init: str = "imagenet") -> InitReport:
     if init == "imagenet":
         try:
             state = ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # a proxy's error page fails the hash check, a RuntimeError
             raise InputError(
                 f"torchvision's ImageNet weights cannot be downloaded ({error}); give a file with --init FILE, "
                 "or --init none"

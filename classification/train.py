@@ -29,7 +29,7 @@ from data.loaders import to_batch
 from data.partition import Partition, load_partition
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
 from data.run_plots import plot_learning_curves
-from data.trainer import make_trainer, start_run, write_metrics_table
+from data.trainer import check_run, make_trainer, write_config, write_metrics_table
 
 Say = Callable[[str], None]
 
@@ -104,13 +104,14 @@ def train_classifier(
     Raises:
         InputError: Unusable data, settings, or run folder.
     """
-    checkpoint = start_run(out, config, resume)
+    checkpoint = check_run(out, config, resume)
     L.seed_everything(config.seed, verbose=False)
     parts = load_partition(config, keep=lambda sample: bool(sample.label), progress=prepared)
     say(str(parts))
     module = build_module(config, parts)
     if checkpoint is None:
         say(f"initial weights: {initialise(module.model, config.init)}")
+    write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
     return finish(module, config, parts, out, say, command)
 

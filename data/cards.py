@@ -74,6 +74,12 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
+_NEEDED = {
+    "classification": ("architecture", "classes", "input_size", "operating_point"),
+    "segmentation": ("architecture", "encoder", "decoder_channels", "input_size", "operating_point"),
+}
+
+
 def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights as float32 and their card.
 
@@ -82,7 +88,7 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
         stage: ``"classification"`` or ``"segmentation"``: what the card must say.
 
     Raises:
-        InputError: Files missing, hash wrong, another stage, or another preprocessing version.
+        InputError: Files missing, hash wrong, a card that lacks something, another stage or preprocessing version.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -95,6 +101,9 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
             f"{path}: trained with preprocessing version {card.get('preprocess_version')}, "
             f"this program has version {PREPROCESS_VERSION}; train again"
         )
+    missing = [key for key in _NEEDED[stage] if key not in card]
+    if missing:
+        raise InputError(f"{path.with_suffix('.json')}: the card lacks {', '.join(missing)}")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise InputError(f"{path}: the weights are damaged or changed, their SHA-256 is not the one on the card")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
+from data.head import tissue_shares
 from data.labels import CLASSES, canonical_label
-from data.readers import SCAN_SUFFIXES, open_scan
+from data.readers import SCAN_SUFFIXES, open_scan, sniff
+from data.scan import Scan
 
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -56,10 +58,11 @@ class Sample:
 def load_samples(source: str | Path, label_map: Mapping[str, str] | None = None) -> list[Sample]:
     """The samples of a data set, its layout told by what lies there.
 
-    Three layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split``;
-    named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), and an image folder beside a mask
-    folder (``images/1.png``, ``masks/1.png``). A row of an index whose image is a volume stands for its slices: those
-    with a mask have the row's label, the others are ``no_tumor``; a column ``every`` takes each n-th slice only.
+    Four layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split``;
+    named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an image folder beside a mask
+    folder (``images/1.png``, ``masks/1.png``), and a folder of MATLAB ``cjdata`` files, which carry their own labels.
+    A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``; the column ``every``
+    of an index takes each n-th slice only.
 
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
@@ -83,6 +86,8 @@ def load_samples(source: str | Path, label_map: Mapping[str, str] | None = None)
     masks = folders.get("masks") or folders.get("mask") or folders.get("labels")
     if images and masks:
         return load_image_mask_folders(images, masks)
+    if _is_matlab_set(source, label_map):
+        return load_matlab_folder(source)
     return load_class_folders(source, label_map)
 
 
@@ -111,7 +116,10 @@ def load_index(index: Path, label_map: Mapping[str, str] | None = None, root: st
                 raise InputError(f"{index} line {number}: {error}") from None
             split = _SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
             sample = Sample(image, label, row.get("patient") or "", mask, fold, split)
-            samples.extend(_volume_samples(sample)[::every] if _is_volume(image) else [sample])
+            try:
+                samples.extend(_slices_of(sample)[::every])
+            except InputError as error:
+                raise InputError(f"{index} line {number}: {error}") from None
     if not samples:
         raise InputError(f"{index}: the index has no rows")
     return samples
@@ -120,17 +128,15 @@ def load_index(index: Path, label_map: Mapping[str, str] | None = None, root: st
 def load_class_folders(source: Path, label_map: Mapping[str, str] | None = None) -> list[Sample]:
     """Samples of a folder per class, with or without a folder per split above."""
     samples: list[Sample] = []
-    for folder in sorted(p for p in source.rglob("*") if p.is_dir()):
-        files = _scans_in(folder)
-        if not files:
-            continue
+    for folder in _class_folders(source):
         parts = folder.relative_to(source).parts
         split = next((_SPLIT_FOLDERS[p.lower()] for p in parts if p.lower() in _SPLIT_FOLDERS), "")
         try:
             label = canonical_label(folder.name, label_map)
         except InputError as error:
             raise InputError(f"{folder}: {error}") from None
-        samples.extend(Sample(file, label, split=split) for file in files)
+        for file in _scans_in(folder):
+            samples.extend(_slices_of(Sample(file, label, split=split)))
     if not samples:
         raise InputError(
             f"{source}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ beside masks/"
@@ -138,76 +144,158 @@ def load_class_folders(source: Path, label_map: Mapping[str, str] | None = None)
     return samples
 
 
+def load_matlab_folder(source: Path) -> list[Sample]:
+    """Samples of the figshare set as its author gives it: ``cjdata`` files with label and patient inside."""
+    samples = []
+    for file in sorted(source.rglob("*.mat")):
+        said = open_scan(file).annotation
+        if said is None or not said.label:
+            raise InputError(f"{file}: cjdata.label is missing or none of 1, 2, 3")
+        samples.append(Sample(file, said.label, said.patient or ""))
+    return samples
+
+
 def load_image_mask_folders(images: Path, masks: Path) -> list[Sample]:
     """Samples of an image folder and a mask folder: same stem, with or without ``_mask``; a missing mask is empty."""
     by_stem = {re.sub(r"[-_]?(mask|seg|label)$", "", _stem(file).lower()): file for file in _scans_in(masks)}
     files = _scans_in(images)
-    samples = [Sample(file, "", mask=by_stem.get(_stem(file).lower())) for file in files]
-    if not any(sample.mask for sample in samples):
+    named = [Sample(file, "", mask=by_stem.get(_stem(file).lower())) for file in files]
+    if not any(sample.mask for sample in named):
         raise InputError(f"{masks}: no mask has the name of an image in {images}")
-    return samples
+    return [piece for sample in named for piece in _slices_of(sample)]
 
 
-def read_sample(sample: Sample) -> tuple[NDArray[np.generic], NDArray[np.uint8] | None, float]:
-    """A sample's slice, its mask in the same view (none if it has none) and the height of a pixel over its width.
+@dataclass(frozen=True)
+class Reading:
+    """A sample's arrays.
+
+    Attributes:
+        image: The slice as `data.scan.Scan.slice` shows it.
+        mask: 0 and 1 in the same view, or none if the set gives none for it.
+        aspect: Height of a pixel over its width.
+        sample: The sample, with the patient that the file itself names where the set names none.
+    """
+
+    image: NDArray[np.generic]
+    mask: NDArray[np.uint8] | None
+    aspect: float
+    sample: Sample
+
+
+def read_sample(sample: Sample) -> Reading:
+    """Read a sample's slice and its mask.
 
     Raises:
-        InputError: The scan or the mask cannot be read, or their shapes differ.
+        InputError: The scan or the mask cannot be read, their shapes or places differ, or the file's own label is not
+            the set's.
     """
     scan = open_scan(sample.image)
     index = sample.slice_index or 0
-    image = scan.slice(index)
-    mask: NDArray[np.uint8] | None = scan.annotation_slice(index)
-    if sample.mask is not None:
-        drawn = read_mask(sample.mask, index)
-        if drawn.shape != image.shape[:2]:
-            raise InputError(f"{sample.mask}: the mask has shape {drawn.shape}, its image {image.shape[:2]}")
-        mask = drawn
-    return image, mask, scan.pixel_aspect
+    said = scan.annotation
+    if said is not None:
+        if said.label and sample.label and said.label != sample.label:
+            raise InputError(f"{sample.image}: the file says {said.label}, the data set {sample.label}")
+        sample = replace(sample, patient=sample.patient or said.patient or "")
+    mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)
+    return Reading(scan.slice(index), mask, scan.pixel_aspect, sample)
 
 
-def read_mask(path: Path, slice_index: int = 0) -> NDArray[np.uint8]:
-    """A mask file as 0 and 1. Grey pictures are cut at half their maximum, since some sets keep masks as JPEG."""
-    try:
-        scan = open_scan(path)
-    except InputError as error:
-        if "same value" not in str(error):  # an empty mask is a mask
-            raise
-        from PIL import Image
+def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:
+    """One slice of a mask file as 0 and 1, in the view of ``scan.slice(index)``. Grey pictures are cut at half their
+    maximum, since some sets keep masks as JPEG.
 
-        with Image.open(path) as picture:
-            return np.zeros((picture.height, picture.width), np.uint8)
-    mask = scan.slice(slice_index)
-    if mask.ndim == 3:
-        mask = mask.max(axis=2)
-    return (mask > 0.5 * mask.max()).astype(np.uint8) if mask.max() > 0 else np.zeros(mask.shape, np.uint8)
+    Raises:
+        InputError: The mask cannot be read, or has another shape or place in space than its scan.
+    """
+    if scan.volume:
+        return scan.view(read_volume_mask(path, scan), index)
+    drawn = _open_mask(path).slice(0)
+    drawn = drawn.max(axis=2) if drawn.ndim == 3 else drawn
+    if drawn.shape != scan.voxels.shape[:2]:
+        raise InputError(f"{path}: the mask has shape {drawn.shape}, its image {scan.voxels.shape[:2]}")
+    return (drawn > 0.5 * drawn.max()).astype(np.uint8) if drawn.max() > 0 else np.zeros(drawn.shape, np.uint8)
 
 
-def _volume_samples(volume: Sample, min_lesion_px: int = 20, min_head_share: float = 0.25) -> list[Sample]:
-    """The slices of a volume that teach: those with a clear lesion, and those with enough head and no lesion."""
-    scan = open_scan(volume.image)
-    lesion = np.zeros(scan.n_slices, int)
-    if volume.mask is not None:
-        mask = open_scan(volume.mask)
-        if mask.voxels.shape != scan.voxels.shape:
-            raise InputError(f"{volume.mask}: the mask has shape {mask.voxels.shape}, its scan {scan.voxels.shape}")
-        lesion = np.array([(mask.slice(k) > 0).sum() for k in range(scan.n_slices)])
-    bright = float(np.percentile(scan.voxels, 99)) * 0.1
-    head = np.array([(scan.slice(k) > bright).mean() for k in range(scan.n_slices)])
+def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
+    """A volume's mask as 0 and 1 in the array order of ``scan.voxels``.
+
+    Raises:
+        InputError: The mask cannot be read, has another shape, or lies elsewhere by more than half a voxel.
+    """
+    mask = _open_mask(path)
+    if mask.voxels.shape != scan.voxels.shape:
+        raise InputError(f"{path}: the mask has shape {mask.voxels.shape}, its scan {scan.voxels.shape}")
+    if mask.affine is not None and scan.affine is not None:
+        corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.voxels.shape), [1])).reshape(4, -1)
+        apart = np.linalg.solve(scan.affine, mask.affine @ corners) - corners
+        if np.abs(apart).max() > 0.5:
+            raise InputError(f"{path}: the mask lies up to {np.abs(apart).max():.1f} voxels away from its scan")
+    return (mask.voxels > 0).astype(np.uint8)
+
+
+def _open_mask(path: Path) -> Scan:
+    """A mask file as a scan; unlike one, it may be empty."""
+    return open_scan(path, constant=True)
+
+
+def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float = 0.25) -> list[Sample]:
+    """The sample itself if it is a picture; of a volume the slices that teach: those with a clear lesion, and those
+    with enough of the head and no lesion.
+
+    Raises:
+        InputError: A volume with a tumor's label and no mask does not tell which slices show it.
+    """
+    if not _is_nifti(sample.image):
+        return [sample]
+    scan = open_scan(sample.image)
+    if sample.mask is None and sample.label not in ("", CLASSES[0]):
+        raise InputError(f"{sample.image}: a volume labelled {sample.label} needs a mask that says in which slices")
+    mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
+    lesion = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
+    tissue = tissue_shares(scan)
     samples = []
-    for k in np.flatnonzero(head >= min_head_share * head.max()):
+    for k in np.flatnonzero((tissue >= min_tissue_share * tissue.max()) & (tissue > 0)):
         if 0 < lesion[k] < min_lesion_px:
             continue
-        label = volume.label if lesion[k] else CLASSES[0]
-        mask_path = volume.mask if lesion[k] else None
         samples.append(
-            Sample(volume.image, label, volume.patient, mask_path, volume.fold, volume.split, slice_index=int(k))
+            replace(
+                sample,
+                label=sample.label if lesion[k] else CLASSES[0],
+                patient=sample.patient or str(sample.image),  # neighbouring slices must not part
+                mask=sample.mask if lesion[k] else None,
+                slice_index=int(k),
+            )
         )
     return samples
 
 
-def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+def _is_nifti(path: Path) -> bool:
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return True
+    if name.endswith(SCAN_SUFFIXES):  # thousands of pictures need not be opened twice
+        return False
+    try:
+        return sniff(path) == "nifti"
+    except (InputError, OSError, EOFError):
+        return False
+
+
+def _is_matlab_set(source: Path, label_map: Mapping[str, str] | None) -> bool:
+    """Whether a folder, or folders in it that are named for no class, hold MATLAB files and no other scans."""
+    folders = _class_folders(source)
+    files = [file for folder in (source, *folders) for file in _scans_in(folder)]
+    if not files or any(file.suffix.lower() != ".mat" for file in files):
+        return False
+    try:
+        return not [canonical_label(folder.name, label_map) for folder in folders]
+    except InputError:
+        return True
+
+
+def _class_folders(source: Path) -> list[Path]:
+    """Folders named other than the source that hold scans."""
+    return [p for p in sorted(source.rglob("*")) if p.is_dir() and _scans_in(p)]
 
 
 def _scans_in(folder: Path) -> list[Path]:

@@ -6,3 +6,11 @@ class InputError(ValueError):
 
     The message is one sentence that says what is wrong and where; the command line prints it without a traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text with bytes that are no UTF-8 (file names of old systems) written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.scan import Scan
+
 _WORK_SIZE = 256  # the mask is found at this size: fast, and independent of the source's resolution
 _UNIFORM = 0.08  # a row whose values (but for the outer 3 % on both ends) span less of the slice's range is a frame's
 _THRESHOLD_RANGE = (0.06, 0.22)  # of the bright level; below lies air and ringing, above lie dark tissue and fluid
@@ -28,6 +30,17 @@ def find_head(image_hw: NDArray[np.float32]) -> NDArray[np.bool_]:
     first = _hull_in(image_hw, inside)
     # The second look is at the head's own box: the amount of air around it must not matter.
     return _hull_in(image_hw, _box_around(first, inside)) if first.any() else first
+
+
+def tissue_shares(scan: Scan) -> NDArray[np.float64]:
+    """For each slice of a volume the share of its pixels that are brighter than the volume's air, ``(n_slices,)``.
+
+    One level serves the whole volume: seen alone, a slice of nothing but noise looks as full as any.
+    """
+    few = scan.voxels.reshape(-1)[:: max(1, scan.voxels.size // 1_000_000)]
+    low, high = (float(v) for v in np.percentile(few, (1, 99)))
+    level = low + 0.1 * (high - low)
+    return np.array([(scan.slice(k) > level).mean() for k in range(scan.n_slices)])
 
 
 def _hull_in(image_hw: NDArray[np.float32], window: tuple[slice, slice]) -> NDArray[np.bool_]:

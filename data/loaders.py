@@ -74,19 +74,21 @@ def prepare(
     size = preprocess.size
     images = np.zeros((len(samples), size, size), np.uint8)
     masks = np.zeros_like(images)
+    known: list[Sample] = []
     for i, sample in enumerate(samples):
-        image, mask, aspect = read_sample(sample)
+        reading = read_sample(sample)
+        known.append(reading.sample)
         try:
-            prepared = preprocess(image, aspect)
+            prepared = preprocess(reading.image, reading.aspect)
             images[i] = prepared.image
-            if mask is not None:
-                masks[i] = preprocess.mask_to_input(mask, prepared.placement)
+            if reading.mask is not None:
+                masks[i] = preprocess.mask_to_input(reading.mask, prepared.placement)
         except InputError as error:
             raise InputError(f"{sample.name}: {error}") from None
         if progress:
             progress(i + 1)
     labels = np.array([CLASSES.index(s.label) if s.label else -1 for s in samples], np.int64)
-    return PreparedSet(list(samples), images, masks, labels)
+    return PreparedSet(known, images, masks, labels)
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):

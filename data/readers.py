@@ -18,16 +18,18 @@ _IMAGE_MAGIC = (
     (b"MM\x00*", "tiff"),
     (b"BM", "bmp"),
 )
+_BMP_HEADERS = tuple(n.to_bytes(4, "little") for n in (12, 40, 52, 56, 64, 108, 124))  # two letters are not enough
 # Only used to pick files out of a folder; an explicitly named file is always tried.
 SCAN_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".mat", ".nii", ".nii.gz")
 
 
-def open_scan(path: str | Path, frame: int | None = None) -> Scan:
+def open_scan(path: str | Path, frame: int | None = None, constant: bool = False) -> Scan:
     """Read one scan.
 
     Args:
         path: A PNG, JPEG, TIFF, BMP or WebP picture, a figshare ``cjdata`` MATLAB file, or a NIfTI file.
         frame: Which frame of a 4-D NIfTI, from 0.
+        constant: Whether every voxel may have the same value, as in an empty mask.
 
     Raises:
         InputError: The file is missing, empty, of no known format, damaged, or holds unusable voxels. The message
@@ -36,7 +38,7 @@ def open_scan(path: str | Path, frame: int | None = None) -> Scan:
     path = Path(path)
     try:
         scan = _read(path, frame)
-        _check_voxels(scan)
+        check_voxels(scan, constant)
     except InputError as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -56,7 +58,7 @@ def sniff(path: Path) -> str:
     if not head:
         raise InputError("the file is empty")
     for magic, name in _IMAGE_MAGIC:
-        if head.startswith(magic):
+        if head.startswith(magic) and (name != "bmp" or head[14:18] in _BMP_HEADERS):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
@@ -93,12 +95,13 @@ def _read(path: Path, frame: int | None) -> Scan:
     return read_image(path, kind)
 
 
-def _check_voxels(scan: Scan) -> None:
+def check_voxels(scan: Scan, constant: bool = False) -> None:
+    """Raise an `InputError` if a scan has no voxels, one that is NaN or infinite, or the same value everywhere."""
     voxels = scan.voxels
     if voxels.size == 0:
         raise InputError("the scan has no voxels")
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         bad = int(voxels.size - np.isfinite(voxels).sum())
         raise InputError(f"{bad} of {voxels.size} voxels are NaN or infinite")
-    if voxels.min() == voxels.max():
+    if not constant and voxels.min() == voxels.max():
         raise InputError("every voxel has the same value, there is nothing to see")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
+from data.labels import canonical_label
 from data.scan import Annotation, Scan
 
 _LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
@@ -27,8 +28,7 @@ def read_matlab(path: Path) -> Scan:
     mask = fields.get("tumorMask")
     if mask is not None and mask.shape != image.shape:
         raise InputError(f"cjdata.tumorMask has shape {mask.shape}, cjdata.image {image.shape}")
-    number = fields.get("label")
-    label = _LABELS.get(int(np.ravel(number)[0])) if number is not None and np.size(number) else None
+    label = _label(fields.get("label"))
     annotation = Annotation(
         mask=None if mask is None else (mask != 0).astype(np.uint8), label=label, patient=_text(fields.get("PID"))
     )
@@ -68,9 +68,23 @@ def _read_v5(path: Path) -> dict[str, NDArray[Any]]:
     return {name: np.asarray(struct[name].flat[0]) for name in struct.dtype.names}
 
 
+def _label(value: NDArray[Any] | None) -> str | None:
+    """The class of the set's number, or of a name in a copy that writes names; none for anything else."""
+    if value is None or value.size == 0:
+        return None
+    if value.dtype.kind in "biuf" and value.size == 1:
+        return _LABELS.get(int(value.flat[0]))
+    try:
+        return canonical_label(_text(value) or "")
+    except InputError:
+        return None
+
+
 def _text(value: NDArray[Any] | None) -> str | None:
     if value is None or value.size == 0:
         return None
     if value.dtype.kind in "US":
         return str(value.flat[0])
-    return "".join(chr(int(code)) for code in value.ravel(order="F"))
+    if value.dtype == np.uint16:  # how MATLAB 7.3 keeps characters
+        return "".join(chr(int(code)) for code in value.ravel(order="F"))
+    return f"{value.flat[0]:g}" if value.dtype.kind in "biuf" else None

@@ -12,7 +12,7 @@ import numpy as np
 from data.errors import InputError
 from data.scan import Scan, checked_affine
 
-_MM = {"meter": 1000.0, "micron": 0.001}  # anything else, "unknown" included, is mm as the standard says
+_MM = {"meter": 1000.0, "micron": 0.001}  # anything else is mm: writers that leave the unit out mean it
 _MAX_VOXELS = 2_000_000_000
 
 
@@ -43,7 +43,9 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
         raise InputError(f"the NIfTI holds {data.dtype} values; a scan has one number a voxel")
     voxels = data.reshape(spatial[:3] if len(spatial) > 2 else (*spatial, 1))
     factor = _MM.get(image.header.get_xyzt_units()[0], 1.0)
-    spacing = tuple(float(s) * factor for s in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing = None
+    if _says_where(image.header):
+        spacing = tuple(float(s) * factor for s in np.linalg.norm(affine[:3, :3], axis=0))
     affine = np.diag([factor, factor, factor, 1.0]) @ affine
     return Scan(
         voxels,
@@ -55,6 +57,11 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
         source_shape=shape if len(spatial) < 4 else shape[:3],
         header=image.header.copy(),
     )
+
+
+def _says_where(header: Any) -> bool:
+    """Whether the header speaks of space at all: by a qform, an sform or a unit. Without, its 1 x 1 x 1 is filler."""
+    return bool(header["qform_code"] or header["sform_code"] or header.get_xyzt_units()[0] != "unknown")
 
 
 def _load(path: Path) -> Any:

@@ -96,12 +96,14 @@ class Scan:
     def slice_axis(self) -> int:
         """The array axis across the slices of a volume.
 
-        It is the axis of the coarsest spacing; where the spacing is even, an axis less than half as long as the
-        others; else the axis nearest to head-foot (axial slices).
+        A single slice lies across its axis of length 1. Else it is the axis of the coarsest spacing; where the spacing
+        is even, an axis less than half as long as the others; else the axis nearest to head-foot (axial slices).
         """
         if not self.volume:
             raise InputError("a single picture has no slice axis")
         shape = np.array(self.voxels.shape)
+        if shape.min() == 1:
+            return int(np.flatnonzero(shape == 1)[-1])
         if self.spacing_mm is not None:
             spacing = np.array(self.spacing_mm[:3])
             coarsest = int(np.argmax(spacing))

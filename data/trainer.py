@@ -72,7 +72,6 @@ def make_trainer(
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
-    **extra: Any,
 ) -> L.Trainer:
     """A trainer that keeps the best and the last checkpoint, stops early, and logs to CSV below `out`.
 
@@ -84,7 +83,6 @@ def make_trainer(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         precision: ``auto`` (bf16 where the hardware has it), ``bf16`` or ``fp32``.
         progress: Show a progress bar.
-        extra: Passed on to ``lightning.Trainer`` (``strategy``, ``devices`` ...).
     """
     quiet_lightning()
     where = pick_device(device)
@@ -101,9 +99,8 @@ def make_trainer(
     ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
-    options: dict[str, Any] = {"devices": [where.index] if where.type == "cuda" and where.index is not None else 1}
     return L.Trainer(
-        **(options | extra),
+        devices=[where.index] if where.type == "cuda" and where.index is not None else 1,
         accelerator={"cuda": "gpu"}.get(where.type, where.type),
         max_epochs=epochs,
         precision="bf16-mixed" if half else "32-true",
@@ -114,12 +111,11 @@ def make_trainer(
         logger=CSVLogger(out, name="logs"),
         enable_progress_bar=progress,
         enable_model_summary=False,
-        use_distributed_sampler=False,
     )
 
 
-def start_run(out: Path, config: Any, resume: bool) -> Path | None:
-    """Check the run's folder and write ``config.yaml``; returns the checkpoint to resume from, or none.
+def check_run(out: Path, config: Any, resume: bool) -> Path | None:
+    """Check the run's folder, without touching it; returns the checkpoint to resume from, or none.
 
     Raises:
         InputError: A fresh run would overwrite one, a resume finds nothing, or finds another configuration.
@@ -127,7 +123,7 @@ def start_run(out: Path, config: Any, resume: bool) -> Path | None:
     last = out / "checkpoints" / "last.ckpt"
     plain = plain_config(config)
     if resume:
-        if not last.is_file():
+        if not (last.is_file() and (out / "config.yaml").is_file()):
             raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
         kept = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
         changed = [k for k in plain if k in kept and kept[k] != plain[k]]
@@ -139,8 +135,14 @@ def start_run(out: Path, config: Any, resume: bool) -> Path | None:
         return last
     if last.is_file():
         raise InputError(f"{out}: a run is here already; use --resume to continue it, or another --out")
-    write_text(out / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: this is a file; --out takes a folder")
     return None
+
+
+def write_config(out: Path, config: Any) -> None:
+    """``config.yaml`` of a run."""
+    write_text(out / "config.yaml", yaml.safe_dump(plain_config(config), sort_keys=False))
 
 
 def plain_config(config: Any) -> dict[str, Any]:

@@ -7,15 +7,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
+from data.cards import sha256_of
+from data.errors import InputError, printable
+from data.preprocess import PREPROCESS_VERSION
 from data.readers import open_scan
 from data.scan import Scan
 from pipeline.export import csv_row, error_row, read_result, read_table, remove_result, write_result, write_table
-from pipeline.inputs import Job
+from pipeline.inputs import Job, bare_name
 from pipeline.pipeline import Pipeline
 
 TABLE = "results.csv"
@@ -45,14 +48,10 @@ def check_output(out: Path, overwrite: bool, resume: bool) -> None:
         raise InputError(f"{out}: this is a file; -o takes a folder")
     if (out / TABLE).exists() and not (overwrite or resume):
         raise InputError(f"{out}: results are here already; use --continue to add to them or --overwrite")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror})") from None
 
 
 def run_batch(
-    pipeline: Pipeline | Callable[[], Pipeline],
+    pipeline: Pipeline,
     jobs: list[Job],
     out: Path,
     resume: bool = False,
@@ -63,29 +62,38 @@ def run_batch(
     """Run every job; a failure is a row with its error, and the others are done.
 
     Args:
-        pipeline: The loaded models, or what loads them when the first scan needs them.
+        pipeline: The loaded models.
         jobs: From `pipeline.inputs.collect_jobs`.
         out: The output folder.
-        resume: Keep scans that an earlier run finished.
+        resume: Keep scans that an earlier run finished with the same source, models and settings; without, the results
+            in the table that is there are replaced.
         readers: Threads that read scans ahead.
         frame: Which frame of 4-D NIfTIs.
         done: Called after each job with its row.
+
+    Raises:
+        InputError: The output folder cannot be written to.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({error.strerror})") from None
+    if not resume:
+        _clear(out)
+    settings = _settings(pipeline, frame)
     names = {job.name for job in jobs}
     earlier = [row for row in read_table(out / TABLE) if row["scan"] not in names] if resume else []
     report = BatchReport(rows=earlier)
-    loaded: Pipeline | None = pipeline if isinstance(pipeline, Pipeline) else None
     written = time.monotonic()
     try:
-        for job, scan in _read_ahead(jobs, out, resume, readers, frame):
+        for job, scan in _read_ahead(jobs, out, resume, readers, frame, settings):
             try:
                 if isinstance(scan, dict):
                     content = scan
                     report.kept += 1
                 else:
-                    if loaded is None:
-                        loaded = pipeline()  # type: ignore[operator]
-                    content = write_result(loaded.run(scan.result(), frame), out / job.folder, job.name)
+                    source, made_of = scan.result()
+                    content = write_result(pipeline.run(source, frame), out / job.folder, job.name, made_of)
                 report.contents[job.name] = content
                 row = csv_row(content)
             except InputError as error:
@@ -108,16 +116,40 @@ def run_batch(
     return report
 
 
+def _settings(pipeline: Pipeline, frame: int | None) -> dict[str, Any]:
+    """What a result depends on besides its source."""
+    return {
+        "classification": pipeline.classifier.card.get("sha256"),
+        "segmentation": pipeline.segmenter.card.get("sha256"),
+        "preprocess_version": PREPROCESS_VERSION,
+        "threshold": pipeline.threshold,
+        "frame": frame,
+    }
+
+
+def _clear(out: Path) -> None:
+    """Remove the results in the table of an earlier run, so that none of them is taken for one of this run."""
+    for row in read_table(out / TABLE):
+        for folder in {out / row["scan"], out / bare_name(row["scan"])}:
+            if read_result(folder, row["scan"]):
+                remove_result(folder)
+                with suppress(OSError):  # files of the user's may lie there too
+                    folder.rmdir()
+
+
+_Read = tuple[Scan, dict[str, Any]]
+
+
 def _read_ahead(
-    jobs: list[Job], out: Path, resume: bool, readers: int, frame: int | None
-) -> Iterator[tuple[Job, Future[Scan] | dict[str, Any]]]:
+    jobs: list[Job], out: Path, resume: bool, readers: int, frame: int | None, settings: dict[str, Any]
+) -> Iterator[tuple[Job, Future[_Read] | dict[str, Any]]]:
     """Jobs in order, each with the result of an earlier run or a scan that is being read."""
     with ThreadPoolExecutor(max(1, readers), thread_name_prefix="read") as pool:
-        waiting: deque[tuple[Job, Future[Scan] | dict[str, Any]]] = deque()
+        waiting: deque[tuple[Job, Future[_Read] | dict[str, Any]]] = deque()
         try:
             for job in jobs:
-                earlier = read_result(out / job.folder, job.name) if resume and not job.error else None
-                waiting.append((job, earlier or pool.submit(_open, job, frame)))
+                earlier = _earlier(job, out, settings) if resume else None
+                waiting.append((job, earlier or pool.submit(_open, job, frame, settings)))
                 while len(waiting) > 2 * max(1, readers):
                     yield waiting.popleft()
             while waiting:
@@ -126,18 +158,30 @@ def _read_ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _open(job: Job, frame: int | None) -> Scan:
+def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of the very same file, models and settings, or none."""
+    if job.error or not (out / job.folder / "result.json").is_file():
+        return None
+    try:
+        return read_result(out / job.folder, job.name, {"source_sha256": sha256_of(job.path), **settings})
+    except OSError:
+        return None
+
+
+def _open(job: Job, frame: int | None, settings: dict[str, Any]) -> _Read:
     if job.error:
         raise InputError(job.error)
-    return open_scan(job.path, frame)
+    return open_scan(job.path, frame), {"source_sha256": sha256_of(job.path), **settings}
 
 
 def _failed(job: Job, error: str, out: Path) -> dict[str, str]:
     """The row of a failure; what an earlier run left for this scan goes, it must not be taken for today's result."""
     if job.folder:
-        remove_result(out / job.folder)
-    return error_row(job.name, error)
+        with suppress(OSError):  # the folder may be what failed
+            remove_result(out / job.folder)
+    return error_row(job.name, printable(error))
 
 
 def _named(message: str, job: Job) -> str:
-    return message if str(job.path) in message else f"{job.path}: {message}"
+    path = printable(str(job.path))
+    return message if path in message else f"{path}: {message}"

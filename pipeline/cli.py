@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data.errors import InputError
+from data.errors import InputError, printable
 from pipeline.cli_train import train_app
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(
         raise typer.BadParameter("give --overwrite or --continue, not both")
     if quiet and verbose:
         raise typer.BadParameter("give -q or -v, not both")
-    with user_errors(verbose):
+    with user_errors(verbose, "go on with --continue"):
         from pipeline.inputs import collect_jobs
 
         work = collect_jobs(inputs, out)
@@ -118,8 +118,14 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 
 
 @contextmanager
-def user_errors(verbose: bool = False) -> Iterator[None]:
-    """Turn an `InputError` into one line and exit code 2, and keep other packages' warnings off the screen."""
+def user_errors(verbose: bool = False, stopped: str = "") -> Iterator[None]:
+    """Turn an `InputError`, or a failure of disk or network, into one line and exit code 2, and keep other packages'
+    warnings off the screen.
+
+    Args:
+        verbose: Let warnings and logs through.
+        stopped: What to tell a user who has stopped the command.
+    """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     else:
@@ -131,8 +137,12 @@ def user_errors(verbose: bool = False) -> Iterator[None]:
     except InputError as error:
         typer.echo(f"tumorlens: error: {error}", err=True)
         raise typer.Exit(2) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(printable(f"tumorlens: error: {where}{error.strerror or error}"), err=True)
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("tumorlens: stopped; go on with --continue", err=True)
+        typer.echo("tumorlens: stopped" + (f"; {stopped}" if stopped else ""), err=True)
         raise typer.Exit(130) from None
 
 

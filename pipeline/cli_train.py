@@ -101,7 +101,7 @@ def segmentation(
 def _train(stage: str, settings: dict[str, Any], out: Path, resume: bool, quiet: bool) -> None:
     from pipeline.cli import user_errors
 
-    with user_errors():
+    with user_errors(stopped="go on with --resume"):
         settings["data"] = tuple(settings["data"])
         settings["label_map"] = tuple(_pair(text) for text in settings["label_map"] or ())
         if settings["size"] % 32:

@@ -16,10 +16,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from data.datasets import Sample, load_samples, read_sample
+from data.datasets import Sample, load_samples, read_mask, read_volume_mask
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
 from data.readers import open_scan
+from data.scan import Scan
 from pipeline.pipeline import Pipeline
 
 _RESAMPLES = 1000
@@ -35,7 +36,7 @@ class Case:
         volume: Several slices, judged as one scan.
         label: The true class.
         guess: The pipeline's class.
-        dice: Over all voxels of the scan; both masks empty 1, one of them empty 0.
+        dice: Over all voxels of the scan; both masks empty 1, one of them empty 0. None if the true mask is not known.
         free_slices: Slices without tumor.
         free_marked: Those of them on which the pipeline drew a mask.
     """
@@ -45,7 +46,7 @@ class Case:
     volume: bool
     label: str
     guess: str
-    dice: float
+    dice: float | None
     free_slices: int
     free_marked: int
 
@@ -78,35 +79,36 @@ def _judge(pipeline: Pipeline, members: list[Sample]) -> Case:
     first = members[0]
     scan = open_scan(first.image)
     result = pipeline.run(scan)
-    truth = _true_mask(members, scan.n_slices)
-    guess = np.stack([scan.view(result.mask, k) for k in range(scan.n_slices)])
-    if guess.shape != truth.shape:
-        raise InputError(f"{first.mask}: the mask has shape {truth.shape}, its scan {guess.shape}")
-    free = ~truth.any(axis=(1, 2))
+    truth = _true_mask(members, scan)
     sick = [s.label for s in members if s.label != CLASSES[NO_TUMOR]]
+    free = marked = 0
+    if truth is not None:
+        for k in range(scan.n_slices):
+            if not scan.view(truth, k).any():
+                free += 1
+                marked += bool(scan.view(result.mask, k).any())
     return Case(
         scan=first.image.name,
         patient=first.patient or first.image.name,
         volume=scan.volume,
         label=sick[0] if sick else CLASSES[NO_TUMOR],
         guess=result.label,
-        dice=dice(guess, truth),
-        free_slices=int(free.sum()),
-        free_marked=int(np.count_nonzero(guess[free].any(axis=(1, 2)))),
+        dice=None if truth is None else dice(result.mask, truth),
+        free_slices=free,
+        free_marked=marked,
     )
 
 
-def _true_mask(members: list[Sample], n_slices: int) -> NDArray[np.bool_]:
-    """``(n_slices, rows, columns)``, in the orientation of `Scan.slice`."""
-    drawn: Any = next((s.mask for s in members if s.mask is not None), None)
-    if drawn is not None and n_slices > 1:
-        mask = open_scan(drawn)
-        return np.stack([mask.slice(k) > 0 for k in range(mask.n_slices)])
-    image, single, _ = read_sample(members[0])
-    truth = np.zeros((n_slices, *image.shape[:2]), bool)
-    if single is not None:
-        truth[0] = single > 0
-    return truth
+def _true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
+    """In the array order of ``scan.voxels``; none for a tumor that the set does not outline."""
+    drawn = next((s.mask for s in members if s.mask is not None), None)
+    if drawn is not None:
+        return read_volume_mask(drawn, scan) if scan.volume else read_mask(drawn, scan)
+    if scan.annotation is not None and scan.annotation.mask is not None:
+        return scan.annotation.mask
+    if any(s.label != CLASSES[NO_TUMOR] for s in members):
+        return None
+    return np.zeros(scan.voxels.shape if scan.volume else scan.voxels.shape[:2], np.uint8)
 
 
 def dice(guess: NDArray[Any], truth: NDArray[Any]) -> float:
@@ -127,11 +129,13 @@ def summarise(cases: Sequence[Case], seed: int = 0) -> dict[str, Any]:
 def _figures(cases: list[Case], seed: int) -> dict[str, Any]:
     patients = np.array([c.patient for c in cases])
     label, guess = np.array([c.label for c in cases]), np.array([c.guess for c in cases])
-    score = np.array([c.dice for c in cases])
+    outlined = np.array([c.dice is not None for c in cases])
+    score = np.array([c.dice or 0.0 for c in cases])
     sick = label != CLASSES[NO_TUMOR]
     called = guess != CLASSES[NO_TUMOR]
     free = np.array([c.free_slices for c in cases], float)
     marked = np.array([c.free_marked for c in cases], float)
+    drawn = sick & outlined
     present = [name for name in CLASSES if (label == name).any()]
 
     def estimate(values: NDArray[Any], weights: NDArray[Any]) -> dict[str, Any] | None:
@@ -145,10 +149,11 @@ def _figures(cases: list[Case], seed: int) -> dict[str, Any]:
         "recall": {name: float((guess == name)[label == name].mean()) for name in present},
         "sensitivity": estimate(called, sick),
         "specificity": estimate(~called, ~sick),
-        "dice_all": estimate(score, every),
-        "dice_tumor": estimate(score, sick),
-        "dice_tumor_median": float(np.median(score[sick])) if sick.any() else None,
-        "dice_by_label": {n: float(score[label == n].mean()) for n in present if n != CLASSES[NO_TUMOR]},
+        "n_outlined": int(outlined.sum()),
+        "dice_all": estimate(score, outlined),
+        "dice_tumor": estimate(score, drawn),
+        "dice_tumor_median": float(np.median(score[drawn])) if drawn.any() else None,
+        "dice_by_label": {n: float(score[drawn & (label == n)].mean()) for n in sorted(set(label[drawn]))},
         "n_tumor_free_slices": int(free.sum()),
         "false_masks": estimate(np.divide(marked, free, out=np.zeros_like(free), where=free > 0), free),
     }

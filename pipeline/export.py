@@ -32,15 +32,17 @@ COLUMNS = (
 _OURS = ("result.json", "overlay.png", "mask.png", "mask.nii.gz")
 
 
-def write_result(result: Result, folder: Path, name: str) -> dict[str, Any]:
+def write_result(result: Result, folder: Path, name: str, made_of: dict[str, Any] | None = None) -> dict[str, Any]:
     """Write all files of one scan; returns the content of ``result.json``, which is written last.
 
-    The files are made in a folder beside and moved one by one, so that a scan with a ``result.json`` is complete.
+    The files are made in a folder beside and moved one by one, after an old ``result.json`` has gone and before the new
+    one comes, so that a scan with a ``result.json`` is complete.
 
     Args:
         result: What was found.
         folder: The scan's output folder; files of ours in it are replaced.
         name: The scan's name in ``results.csv``.
+        made_of: What the result depends on, kept as ``made_of`` (see `read_result`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     scan = result.scan
@@ -56,11 +58,10 @@ def write_result(result: Result, folder: Path, name: str) -> dict[str, Any]:
             files.append("mask.nii.gz")
         content = result.to_dict()
         content["scan"] = {"name": name, **content["scan"]}
+        content["made_of"] = made_of or {}
         content["files"] = files
         (beside / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        for old in _OURS:  # a mask.png must not outlive the picture that a volume has replaced
-            if old not in files:
-                (folder / old).unlink(missing_ok=True)
+        remove_result(folder)  # a mask.png must not outlive the picture that a volume has replaced
         for file in (*files, "result.json"):
             shutil.move(beside / file, folder / file)
     return content
@@ -110,12 +111,19 @@ def remove_result(folder: Path) -> None:
         (folder / file).unlink(missing_ok=True)
 
 
-def read_result(folder: Path, name: str) -> dict[str, Any] | None:
-    """The ``result.json`` of a scan that was finished earlier under the same name, or none."""
+def read_result(folder: Path, name: str, made_of: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The ``result.json`` of a scan that was finished earlier, or none.
+
+    Args:
+        folder: The scan's output folder.
+        name: The scan's name in ``results.csv``.
+        made_of: If given, the result must have come of the very same: source, models, settings.
+    """
     try:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         complete = all((folder / file).is_file() for file in content["files"])
-        return content if complete and content["scan"]["name"] == name else None
+        fits = content["scan"]["name"] == name and (made_of is None or content["made_of"] == made_of)
+        return content if complete and fits else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

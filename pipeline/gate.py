@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from data.labels import CLASSES, NO_TUMOR
 
-# A lesion shows in neighbouring slices, a bright vessel or an artefact mostly in one. Over this many mm the slices'
-# tumor probabilities are averaged before the threshold is applied; at least three slices.
-WINDOW_MM = 9.0
+# A lesion shows in neighbouring slices, a bright vessel or an artefact mostly in one. Over this many mm, and at least
+# two slices, the slices' mean tumor probability has to reach the threshold.
+WINDOW_MM = 4.0
+# Headers often say 1 mm where the true spacing was lost: the window is at most this share of the judged slices.
+_MAX_WINDOW_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ def judge_volume(
 ) -> Verdict:
     """Verdict on a volume.
 
-    The tumor probability of each slice is averaged with its neighbours' over `WINDOW_MM`; the scan is positive where
-    the highest average reaches the threshold. Positive slices are those that reach the threshold themselves and lie
-    in a window that does. The type is the likeliest one on average over the positive slices.
+    A window, `WINDOW_MM` thick, slides over the slices. The scan's tumor probability is the highest mean of a window,
+    and the scan is positive where that reaches the threshold. Positive slices are those that reach the threshold
+    themselves and lie in a window whose mean does. The type is the likeliest one on average over the positive slices.
 
     Args:
         probabilities_nc: ``(n_slices, 4)``; rows of unused slices do not matter.
@@ -59,31 +61,24 @@ def judge_volume(
         threshold: As in `judge_slice`.
         slice_spacing_mm: Distance of neighbouring slices, or none.
     """
-    tumor = np.where(used, 1 - probabilities_nc[:, NO_TUMOR], 0.0)
-    average = _window_mean(tumor, used, _window(slice_spacing_mm))
-    positive = used & (tumor >= threshold) & (average >= threshold)
-    p_tumor = float(average.max(initial=0.0))
+    tumor = np.where(used, 1 - probabilities_nc[:, NO_TUMOR].astype(np.float64), 0.0)
+    width = _window(int(used.sum()), len(used), slice_spacing_mm)
+    means = np.lib.stride_tricks.sliding_window_view(tumor, width).mean(axis=1)
+    starts = np.flatnonzero(means >= threshold)
+    inside = np.zeros(len(used), bool)
+    inside[(starts[:, None] + np.arange(width)).ravel()] = True
+    positive = used & inside & (tumor >= threshold)
+    p_tumor = float(means.max())
     if not positive.any():
         p_tumor = min(p_tumor, float(np.nextafter(np.float32(threshold), np.float32(0))))
-        weights = probabilities_nc[used, 1:] if used.any() else np.ones((1, len(CLASSES) - 1))
-    else:
-        weights = probabilities_nc[positive, 1:]
-    share = weights.sum(axis=0) / max(float(weights.sum()), 1e-9)
+    weights = probabilities_nc[positive if positive.any() else used, 1:].sum(axis=0)
+    share = weights / weights.sum() if weights.sum() else np.full(len(CLASSES) - 1, 1 / (len(CLASSES) - 1))
     scan = np.concatenate([[1 - p_tumor], p_tumor * share]).astype(np.float32)
     label = CLASSES[1 + int(share.argmax())] if positive.any() else CLASSES[NO_TUMOR]
     return Verdict(label, scan, positive)
 
 
-def _window(slice_spacing_mm: float | None) -> int:
-    """An odd number of slices, three at least."""
-    wanted = 3 if not slice_spacing_mm else round(WINDOW_MM / slice_spacing_mm)
-    return max(3, wanted | 1)
-
-
-def _window_mean(values: NDArray[np.float64], used: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
-    """Mean over the used slices of a centred window. Beyond the ends of the scan counts as not used, but at least
-    three slices are averaged over, so that one slice at the rim cannot speak for itself."""
-    kernel = np.ones(window)
-    total = np.convolve(np.where(used, values, 0.0), kernel, mode="same")[: len(values)]
-    count = np.convolve(used.astype(float), kernel, mode="same")[: len(values)]
-    return total / np.maximum(count, min(3, max(1, int(used.sum()))))
+def _window(n_used: int, n_slices: int, slice_spacing_mm: float | None) -> int:
+    """Number of slices in the window."""
+    wanted = 2 if not slice_spacing_mm else round(WINDOW_MM / slice_spacing_mm)
+    return min(n_slices, max(2, min(wanted, int(n_used * _MAX_WINDOW_SHARE))))

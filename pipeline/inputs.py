@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from data.errors import InputError
+from data.errors import InputError, printable
 from data.readers import SCAN_SUFFIXES, sniff
 
 
@@ -33,8 +33,9 @@ class Job:
 def collect_jobs(inputs: Iterable[str], out: Path) -> list[Job]:
     """Files, folders (searched recursively) and glob patterns as jobs, in order, each file once.
 
-    In folders, files are taken that have a scan's suffix or a scan's content; hidden ones and the output folder are
-    left out. An input that is not there, or a folder without scans, becomes a job with an error.
+    In folders, files are taken that have a scan's suffix or a scan's content; hidden ones, the output folder and the
+    results of other runs are left out. An input that is not there, or a folder without scans, becomes a job with an
+    error.
 
     Raises:
         InputError: Not one scan in all inputs.
@@ -58,7 +59,7 @@ def collect_jobs(inputs: Iterable[str], out: Path) -> list[Job]:
     once = list({path.resolve(): (path, name) for path, name in reversed(found)}.values())[::-1]
     names = _unique_names(once)
     folders = _output_folders(names)
-    jobs = [Job(path, str(n), f) for (path, _), n, f in zip(once, names, folders, strict=True)]
+    jobs = [Job(path, printable(str(n)), printable(f)) for (path, _), n, f in zip(once, names, folders, strict=True)]
     return jobs + errors
 
 
@@ -67,7 +68,8 @@ def _expand(text: str) -> list[Path]:
     if path.exists():
         return [path]
     if any(mark in text for mark in "*?["):
-        return [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+        matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+        return [match for match in matches if not _is_result(match.parent)]
     return []
 
 
@@ -76,9 +78,16 @@ def _scans_below(folder: Path, out: Path) -> list[Path]:
     files = []
     for place, folders, names in os.walk(folder, followlinks=False):
         here = Path(place)
+        if _is_result(here):
+            names = []
         folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
         files += [here / n for n in sorted(names) if n[0] != "." and _is_scan(here / n)]
     return files
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder holds the result of a run, whose pictures are no scans."""
+    return (folder / "result.json").is_file() and (folder / "overlay.png").is_file()
 
 
 def _is_scan(path: Path) -> bool:
@@ -111,16 +120,16 @@ def _one_folder_more(path: Path, name: PurePosixPath) -> PurePosixPath:
 
 def _output_folders(names: list[PurePosixPath]) -> list[str]:
     """Names without their extension, which stays where two would collide."""
-    bare = [_without_suffix(name) for name in names]
+    bare = [bare_name(str(name)) for name in names]
     count = Counter(bare)
     # A bare name may also be the full name of another scan ("a" beside "a.png"), or a folder that others lie in.
     taken = Counter(str(n) for n in names) + Counter(str(p) for n in names for p in n.parents)
     return [b if count[b] == 1 and not taken[b] else str(n) for b, n in zip(bare, names, strict=True)]
 
 
-def _without_suffix(name: PurePosixPath) -> str:
-    text = str(name)
+def bare_name(name: str) -> str:
+    """A scan's name without its extension."""
     for suffix in sorted(SCAN_SUFFIXES, key=len, reverse=True):
-        if text.lower().endswith(suffix) and len(name.name) > len(suffix):
-            return text[: -len(suffix)]
-    return text
+        if name.lower().endswith(suffix) and len(PurePosixPath(name).name) > len(suffix):
+            return name[: -len(suffix)]
+    return name

@@ -49,8 +49,8 @@ def measure_lesions(mask: NDArray[np.uint8], scan: Scan) -> list[Lesion]:
 
 
 def voxel_volume_mm3(scan: Scan) -> float | None:
-    """Volume of a voxel in mm3, or none for a picture or an unknown spacing."""
-    if not scan.volume or scan.spacing_mm is None:
+    """Volume of a voxel in mm3, or none for a picture (a 2-D NIfTI has no thickness) or an unknown spacing."""
+    if not scan.volume or scan.spacing_mm is None or 0 < len(scan.source_shape) < 3:
         return None
     if scan.affine is not None:
         return float(abs(np.linalg.det(scan.affine[:3, :3])))

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from classification.predict import Classifier
 from data.errors import InputError
+from data.head import tissue_shares
 from data.labels import CLASSES
 from data.preprocess import PreparedSlice, Preprocess
-from data.readers import open_scan
+from data.readers import check_voxels, open_scan
 from data.scan import Scan
 from pipeline.gate import Verdict, judge_slice, judge_volume
 from pipeline.lesions import measure_lesions, pixel_area_mm2, slice_areas_px, voxel_volume_mm3
@@ -24,6 +25,8 @@ from segmentation.predict import Segmenter
 
 # Slices of a volume whose head is smaller than this share of the largest one (vertex, neck) show too little to judge.
 MIN_HEAD_SHARE = 0.3
+# The same of the pixels brighter than air: beyond the head a volume shows noise, which is no slice at all.
+_MIN_TISSUE_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -90,21 +93,23 @@ class Pipeline:
         return self._result(scan, probabilities, used, verdict, mask, clock)
 
     def _open(self, source: str | Path | NDArray[Any] | Scan, frame: int | None) -> Scan:
-        if isinstance(source, Scan):
-            return source
         if isinstance(source, (str, Path)):
             return open_scan(source, frame)
-        return Scan.from_array(source)
+        scan = source if isinstance(source, Scan) else Scan.from_array(source)
+        check_voxels(scan)
+        return scan
 
     def _prepare(self, scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:
-        """Every slice prepared; none for a slice of a volume that shows nothing."""
+        """Every slice prepared; none for a slice of a volume that shows nothing but air."""
         aspect = scan.pixel_aspect
         if not scan.volume:
             return [preprocess(scan.slice(0), aspect)]
+        tissue = tissue_shares(scan)
+        shown = tissue >= _MIN_TISSUE_SHARE * max(float(tissue.max()), 1e-9)
         prepared: list[PreparedSlice | None] = []
         for k in range(scan.n_slices):
             view = scan.slice(k)
-            prepared.append(preprocess(view, aspect) if view.min() < view.max() else None)
+            prepared.append(preprocess(view, aspect) if shown[k] and view.min() < view.max() else None)
         if not any(prepared):
             raise InputError("no slice of the volume shows anything")
         return prepared

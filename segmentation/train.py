@@ -17,9 +17,10 @@ from data.datasets import Sample
 from data.labels import CLASSES, NO_TUMOR
 from data.loaders import to_batch
 from data.partition import Partition, load_partition
+from data.readers import open_scan
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
 from data.run_plots import plot_learning_curves
-from data.trainer import make_trainer, start_run, write_metrics_table
+from data.trainer import check_run, make_trainer, write_config, write_metrics_table
 from segmentation.evaluate import choose_operating_point, predict_maps, segmentation_metrics, write_scores
 from segmentation.loss import CrossEntropyDice
 from segmentation.model import ARCHITECTURE, DECODER_CHANNELS, ENCODER, build_segmenter, initialise_encoder
@@ -88,20 +89,26 @@ def train_segmenter(
 
     Args, return value and errors are those of `classification.train.train_classifier`.
     """
-    checkpoint = start_run(out, config, resume)
+    checkpoint = check_run(out, config, resume)
     L.seed_everything(config.seed, verbose=False)
     parts = load_partition(config, keep=has_truth, progress=prepared)
     say(str(parts))
     module = build_module(config, parts)
     if checkpoint is None:
         say(f"initial weights: {initialise_encoder(module.model, config.encoder, config.init)}")
+    write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
     return finish(module, config, parts, out, say, command)
 
 
 def has_truth(sample: Sample) -> bool:
     """Whether a sample says where the tumor is: by a mask, inside a MATLAB file, or by having none."""
-    return sample.mask is not None or sample.label in ("", CLASSES[NO_TUMOR]) or sample.image.suffix.lower() == ".mat"
+    if sample.mask is not None or sample.label in ("", CLASSES[NO_TUMOR]):
+        return True
+    if sample.image.suffix.lower() != ".mat":
+        return False
+    said = open_scan(sample.image).annotation
+    return said is not None and said.mask is not None
 
 
 def build_module(config: SegmenterConfig, parts: Partition) -> SegmenterModule:

@@ -62,6 +62,15 @@ def test_a_card_that_does_not_fit(copy, change, reason):
         Classifier.load(copy, "cpu")
 
 
+def test_a_card_that_lacks_something(copy):
+    card = copy.with_suffix(".json")
+    content = json.loads(card.read_text())
+    del content["operating_point"], content["input_size"]
+    card.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"classifier\.json: the card lacks input_size, operating_point"):
+        Classifier.load(copy, "cpu")
+
+
 def test_the_other_stage_is_refused():
     with pytest.raises(InputError, match="for segmentation, not for classification"):
         Classifier.load(SEGMENTER, "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -189,6 +190,7 @@ def test_flat_nifti_gets_both_masks(tumorlens, tmp_path):
     assert np.array(Image.open(tmp_path / "out" / "f" / "mask.png")).shape == (256, 256)
     row = table(tmp_path / "out")[0]
     assert float(row["tumor_area_mm2"]) == pytest.approx(int(row["tumor_area_px"]) * 0.81, rel=1e-3)
+    assert row["tumor_volume_mm3"] == ""  # two dimensions have no thickness
 
 
 def bad_batch(folder):
@@ -244,6 +246,64 @@ def test_continue_keeps_what_is_done(tumorlens, study, tmp_path):
     assert (out / "sick" / "result.json").stat().st_mtime_ns > before
 
 
+def test_continue_runs_again_what_came_of_something_else(tumorlens, tmp_path):
+    """Another patient's scan of the same name, another threshold: an earlier result is not theirs."""
+    sick = save(tmp_path / "a" / "1.png", phantom_slice(7, "meningioma").image)
+    healthy = save(tmp_path / "b" / "1.png", phantom_slice(1, "no_tumor").image)
+    out = tmp_path / "out"
+    assert tumorlens("run", sick, "-o", out).exit_code == 0
+    assert table(out)[0]["label"] == "meningioma"
+    assert tumorlens("run", healthy, "-o", out, "--continue").exit_code == 0
+    assert table(out)[0]["label"] == "no_tumor"
+    assert tumorlens("run", sick, "-o", out, "--continue", "--threshold", "1").exit_code == 0
+    assert table(out)[0]["label"] == "no_tumor"
+    assert tumorlens("run", sick, "-o", out, "--continue").exit_code == 0
+    assert table(out)[0]["label"] == "meningioma"
+
+
+def test_overwrite_leaves_nothing_of_the_run_before(tumorlens, study, tmp_path):
+    out = tmp_path / "out"
+    assert tumorlens("run", study / "b", "-o", out).exit_code == 0
+    (out / "healthy" / "remark.txt").write_text("the user's own")
+    assert tumorlens("run", study / "a", "-o", out, "--overwrite").exit_code == 0
+    assert {p.name for p in out.iterdir()} == {"results.csv", "sick", "healthy"}
+    assert [p.name for p in (out / "healthy").iterdir()] == ["remark.txt"]
+
+
+def test_results_of_other_runs_are_not_scans(tumorlens, tmp_path):
+    save(tmp_path / "in" / "1.png", phantom_slice(1, "no_tumor").image)
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "in" / "first").exit_code == 0
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "second").exit_code == 0
+    assert [row["scan"] for row in table(tmp_path / "second")] == ["1.png"]
+    assert tumorlens("run", f"{tmp_path}/in/**/*.png", "-o", tmp_path / "third").exit_code == 0
+    assert [row["scan"] for row in table(tmp_path / "third")] == ["1.png"]
+
+
+def test_names_that_are_no_unicode(tumorlens, tmp_path):
+    (tmp_path / "in").mkdir()
+    source = save(tmp_path / "x.png", phantom_slice(1, "no_tumor").image)
+    strange = os.fsencode(tmp_path / "in") + b"/M\xfcller"
+    try:
+        Path(os.fsdecode(strange + b".png")).write_bytes(source.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    Path(os.fsdecode(strange + b"2.png")).write_text("broken")
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 1
+    first, second = table(tmp_path / "out")
+    assert (first["scan"], first["label"]) == ("M\\udcfcller.png", "no_tumor")
+    assert "no PNG" in second["error"]
+
+
+def test_a_result_folder_that_cannot_be_made_costs_one_scan(tumorlens, study, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sick").write_text("in the way")
+    done = tumorlens("run", study / "a" / "sick.png", study / "b" / "twin.png", "-o", out)
+    assert done.exit_code == 1
+    assert [bool(row["error"]) for row in table(out)] == [True, False]
+    assert (out / "sick").read_text() == "in the way"
+
+
 def test_a_failure_leaves_no_result_of_an_earlier_run(tumorlens, tmp_path):
     path = save(tmp_path / "x.png", phantom_slice(7, "meningioma").image)
     assert tumorlens("run", path, "-o", tmp_path / "out").exit_code == 0
@@ -295,6 +355,8 @@ def test_threshold_opens_and_closes_the_gate(tumorlens, tmp_path):
         ["train", "classification", "--data", "nowhere", "--out", "OUT"],
         ["train", "segmentation", "--data", "EMPTY", "--out", "OUT", "--size", "100"],
         ["train", "segmentation", "--data", "EMPTY", "--out", "OUT", "--map", "x"],
+        ["train", "classification", "--data", "EMPTY", "--out", "GOOD"],
+        ["demo", "--out", "GOOD"],
     ],
 )
 def test_wrong_use(tumorlens, tmp_path, arguments):
@@ -304,7 +366,7 @@ def test_wrong_use(tumorlens, tmp_path, arguments):
     done = tumorlens(*(places.get(a, a) for a in arguments))
     assert done.exit_code == 2
     assert "Traceback" not in done.output
-    assert not (tmp_path / "out" / "results.csv").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -321,6 +383,7 @@ def test_models_that_cannot_be_loaded(tmp_path, options, reason):
     assert done.exit_code == 2
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_info():

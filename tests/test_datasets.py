@@ -6,11 +6,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
-from data.datasets import load_samples, read_mask, read_sample
+from data.datasets import load_samples, read_mask, read_sample, read_volume_mask
 from data.errors import InputError
 from data.labels import canonical_label
+from data.loaders import prepare
 from data.phantom import phantom_slice, phantom_volume
+from data.preprocess import Preprocess
+from data.readers import open_scan
+from data.scan import Scan
 
 
 def save(path, array):
@@ -74,10 +79,10 @@ def test_image_and_mask_folders(tmp_path):
     save(tmp_path / "masks" / "a_mask.png", phantom.mask * np.uint8(255))
     samples = load_samples(tmp_path)
     assert [s.mask is not None for s in samples] == [True, False]
-    image, mask, aspect = read_sample(samples[0])
-    np.testing.assert_array_equal(image, phantom.image)
-    np.testing.assert_array_equal(mask, phantom.mask)
-    assert aspect == 1
+    reading = read_sample(samples[0])
+    np.testing.assert_array_equal(reading.image, phantom.image)
+    np.testing.assert_array_equal(reading.mask, phantom.mask)
+    assert reading.aspect == 1
 
 
 def test_volumes_of_an_index_become_slices(tmp_path):
@@ -91,13 +96,67 @@ def test_volumes_of_an_index_become_slices(tmp_path):
     assert len(sick) >= 2
     assert len(healthy) >= 5
     for sample in sick:
-        image, mask, _ = read_sample(sample)
+        reading = read_sample(sample)
         expected = phantom.scan.view(phantom.mask, sample.slice_index)
-        np.testing.assert_array_equal(mask, expected)
-        assert image.shape == mask.shape
+        np.testing.assert_array_equal(reading.mask, expected)
+        assert reading.image.shape == reading.mask.shape
     assert all(s.mask is None for s in healthy)
     (tmp_path / "index.csv").write_text("image,mask,label,patient,every\nt1.nii.gz,mask.nii.gz,glioma,p,3\n")
     assert load_samples(tmp_path) == samples[::3]
+
+
+def test_a_sick_volume_without_a_mask_is_refused(tmp_path):
+    phantom = phantom_volume(2, "glioma", shape=(96, 112, 16), spacing_mm=(2, 2, 7.5))
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "t1.nii.gz")
+    (tmp_path / "index.csv").write_text("image,label\nt1.nii.gz,glioma\n")
+    with pytest.raises(InputError, match=r"line 2: .*t1\.nii\.gz: a volume labelled glioma needs a mask"):
+        load_samples(tmp_path)
+    (tmp_path / "index.csv").write_text("image,label\nt1.nii.gz,no_tumor\n")
+    assert len({s.patient for s in load_samples(tmp_path)}) == 1
+
+
+def test_volumes_in_folders_become_slices(tmp_path):
+    phantom = phantom_volume(2, "glioma", shape=(96, 112, 16), spacing_mm=(2, 2, 7.5))
+    for name, array in (("images", phantom.image), ("masks", phantom.mask), ("classes/healthy", phantom.image)):
+        (tmp_path / name).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(array, phantom.affine), tmp_path / name / "a.nii.gz")
+    assert {s.label for s in load_samples(tmp_path)} == {"", "no_tumor"}
+    assert len(load_samples(tmp_path)) == len(load_samples(tmp_path / "classes")) > 5
+
+
+def test_a_mask_that_lies_elsewhere_is_refused_and_rounding_is_not(tmp_path):
+    phantom = phantom_volume(2, "glioma", shape=(96, 112, 16), spacing_mm=(2, 2, 7.5))
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "t1.nii.gz")
+    scan = open_scan(tmp_path / "t1.nii.gz")
+    near = phantom.affine + np.outer([0.3, -0.4, 1.0, 0], [0, 0, 0, 1])
+    nib.save(nib.Nifti1Image(phantom.mask, near), tmp_path / "near.nii.gz")
+    np.testing.assert_array_equal(read_volume_mask(tmp_path / "near.nii.gz", scan), phantom.mask)
+    nib.save(nib.Nifti1Image(phantom.mask, phantom.affine @ np.diag([-1, 1, 1, 1])), tmp_path / "mirrored.nii.gz")
+    with pytest.raises(InputError, match=r"mirrored\.nii\.gz: the mask lies up to .* voxels away"):
+        read_volume_mask(tmp_path / "mirrored.nii.gz", scan)
+
+
+def save_mat(path, phantom, label, patient):
+    content = {"image": phantom.image, "label": np.float64(label), "tumorMask": phantom.mask}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, {"cjdata": content | ({"PID": patient} if patient else {})})
+
+
+def test_matlab_files_say_label_and_patient_themselves(tmp_path):
+    for number in (1, 2, 3):
+        save_mat(tmp_path / "part_1" / f"{number}.mat", phantom_slice(number, "glioma"), number, "100360")
+    samples = load_samples(tmp_path)
+    assert [s.label for s in samples] == ["meningioma", "glioma", "pituitary"]
+    assert {s.patient for s in samples} == {"100360"}
+
+
+def test_matlab_files_in_class_folders_keep_their_patient(tmp_path):
+    save_mat(tmp_path / "glioma" / "1.mat", phantom_slice(1, "glioma"), 2, 77)
+    (sample,) = load_samples(tmp_path)
+    assert prepare([sample], Preprocess(64)).samples[0].patient == "77"
+    save_mat(tmp_path / "glioma" / "1.mat", phantom_slice(1, "glioma"), 3, 77)
+    with pytest.raises(InputError, match=r"1\.mat: the file says pituitary, the data set glioma"):
+        prepare([sample], Preprocess(64))
 
 
 def test_nothing_there(tmp_path):
@@ -108,12 +167,13 @@ def test_nothing_there(tmp_path):
 
 
 def test_masks_kept_as_jpeg_and_empty_masks(tmp_path):
-    mask = phantom_slice(0).mask
-    Image.fromarray(mask * np.uint8(255)).save(tmp_path / "m.jpg", quality=70)
-    assert (read_mask(tmp_path / "m.jpg") != mask).mean() < 0.005
-    save(tmp_path / "e.png", np.zeros((7, 9), np.uint8))
-    assert read_mask(tmp_path / "e.png").shape == (7, 9)
-    assert not read_mask(tmp_path / "e.png").any()
+    phantom = phantom_slice(0)
+    scan = Scan.from_array(phantom.image)
+    Image.fromarray(phantom.mask * np.uint8(255)).save(tmp_path / "m.jpg", quality=70)
+    assert (read_mask(tmp_path / "m.jpg", scan) != phantom.mask).mean() < 0.005
+    save(tmp_path / "e.png", np.zeros((256, 256), np.uint8))
+    assert read_mask(tmp_path / "e.png", scan).shape == (256, 256)
+    assert not read_mask(tmp_path / "e.png", scan).any()
 
 
 def test_a_mask_of_another_size_names_both_files(tmp_path):
@@ -133,6 +193,6 @@ def test_real_sets(real):
     figshare, brisc = load_samples(real / "figshare"), load_samples(real / "brisc")
     assert (len(figshare), len(brisc)) == (2640, 5228)
     for sample in (*figshare[::400], *brisc[::700]):
-        image, mask, _ = read_sample(sample)
-        assert (mask is None) == (sample.label == "no_tumor")
-        assert mask is None or mask.shape == image.shape[:2]
+        reading = read_sample(sample)
+        assert (reading.mask is None) == (sample.label == "no_tumor")
+        assert reading.mask is None or reading.mask.shape == reading.image.shape[:2]

@@ -46,6 +46,16 @@ def test_figures_count_misses_and_false_masks():
     assert figures["volumes"]["specificity"] is None
 
 
+def test_a_tumor_that_nobody_outlined_counts_for_the_label_only():
+    cases = [case("a", "glioma", "glioma", None), case("b", "glioma", "glioma", 0.5)]
+    cases.append(case("c", "no_tumor", "no_tumor", 1, 1))
+    slices = summarise(cases)["slices"]
+    assert (slices["n"], slices["n_outlined"]) == (3, 2)
+    assert slices["accuracy"]["value"] == 1
+    assert slices["dice_tumor"]["value"] == 0.5
+    assert summarise(cases[:1])["slices"]["dice_tumor"] is None
+
+
 def test_the_interval_is_over_patients_not_slices():
     """A hundred slices of four patients are four draws."""
     right = [case(p, "glioma", "glioma", 1.0) for p in "ab" for _ in range(50)]

@@ -52,14 +52,32 @@ def test_neighbouring_slices_make_a_tumor():
     assert verdict.probabilities.argmax() == 3
 
 
-def test_thin_slices_are_averaged_over_millimetres():
-    """Three slices of 1 mm are too little of a lesion, nine are one."""
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
+def test_thin_slices_are_averaged_over_millimetres(threshold):
+    """Two slices of 1 mm are too little of a lesion, four are one."""
     used = np.ones(155, bool)
     tumor = np.full(155, 0.01)
-    tumor[60:63] = 0.95
-    assert judge_volume(rows(tumor), used, 0.5, 1.0).label == "no_tumor"
-    tumor[60:69] = 0.95
-    assert judge_volume(rows(tumor), used, 0.5, 1.0).label == "glioma"
+    tumor[60:62] = 0.95
+    assert judge_volume(rows(tumor), used, threshold, 1.0).label == "no_tumor"
+    tumor[60:64] = 0.95
+    verdict = judge_volume(rows(tumor), used, threshold, 1.0)
+    assert verdict.label == "glioma"
+    assert np.flatnonzero(verdict.positive).tolist() == [60, 61, 62, 63]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize(("first", "n", "spacing"), [(4, 6, 6.0), (0, 3, 5.0), (22, 2, 5.0), (5, 6, 1.0), (3, 2, None)])
+def test_a_lesion_is_taken_whole(threshold, first, n, spacing):
+    tumor = np.full(24, 0.01)
+    tumor[first : first + n] = 0.98
+    verdict = judge_volume(rows(tumor), np.ones(24, bool), threshold, spacing)
+    assert np.flatnonzero(verdict.positive).tolist() == list(range(first, first + n))
+
+
+def test_few_slices():
+    assert judge_volume(rows([0.9]), np.ones(1, bool), 0.5, 5.0).label == "glioma"
+    assert judge_volume(rows([0.9, 0.9]), np.ones(2, bool), 0.5, 5.0).positive.all()
+    assert judge_volume(rows([0.9, 0.9]), np.zeros(2, bool), 0.5, 5.0).label == "no_tumor"
 
 
 def test_unused_slices_do_not_count():

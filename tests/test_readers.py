@@ -9,7 +9,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.io import savemat
 
 from data.errors import InputError
@@ -65,13 +65,16 @@ def test_sixteen_bits_are_kept(tmp_path):
         np.testing.assert_array_equal(open_scan(tmp_path / name).voxels, deep)
 
 
-def test_sixteen_bit_colour_is_read(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bit_colour_keeps_its_depth(tmp_path, suffix):
     import cv2
 
-    deep = np.repeat((RAMP.astype(np.uint16) * 200)[..., None], 3, axis=2)
-    cv2.imwrite(str(tmp_path / "a.png"), deep)
-    voxels = open_scan(tmp_path / "a.png").voxels
-    assert np.corrcoef(voxels.ravel(), RAMP.ravel())[0, 1] > 0.999
+    twelve_bit = (np.arange(RAMP.size, dtype=np.uint16) % 4096).reshape(RAMP.shape)
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), np.repeat(twelve_bit[..., None], 3, axis=2))
+    np.testing.assert_array_equal(open_scan(tmp_path / f"a.{suffix}").voxels, twelve_bit)
+    blue, red = np.zeros_like(twelve_bit), twelve_bit
+    cv2.imwrite(str(tmp_path / f"b.{suffix}"), np.stack([blue, blue, red], axis=2))
+    np.testing.assert_array_equal(open_scan(tmp_path / f"b.{suffix}").voxels[..., 0], red)
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -101,6 +104,27 @@ def test_matlab(tmp_path, version):
     np.testing.assert_array_equal(scan.voxels, image)
     np.testing.assert_array_equal(scan.annotation.mask, mask)
     assert (scan.annotation.label, scan.annotation.patient) == ("glioma", "112233")
+
+
+@pytest.mark.parametrize(
+    ("label", "patient", "expected"),
+    [("glioma", 112233.0, ("glioma", "112233")), ("zebra", "A7", (None, "A7")), (9, "", (None, None))],
+)
+def test_matlab_copies_write_labels_and_patients_as_they_like(tmp_path, label, patient, expected):
+    savemat(tmp_path / "1.mat", {"cjdata": {"image": RAMP, "label": label, "PID": patient}})
+    annotation = open_scan(tmp_path / "1.mat").annotation
+    assert (annotation.label, annotation.patient) == expected
+    assert annotation.mask is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_colour_is_turned_as_pillow_turns_eight_bits(orientation):
+    from data.readers_image import _ORIENTATION, _UPRIGHT
+
+    picture = Image.fromarray(RAMP)
+    picture.getexif()[_ORIENTATION] = orientation
+    turned = _UPRIGHT.get(orientation, lambda a: a)(RAMP)
+    np.testing.assert_array_equal(turned, np.array(ImageOps.exif_transpose(picture)))
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
@@ -136,6 +160,26 @@ def test_flat_nifti(tmp_path, shape):
     assert scan.n_slices == 1
     assert scan.source_shape == shape
     assert scan.slice(0).size == 42
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 1.9, 1), (1, 1, 1), (0.5, 0.5, 6), (0.5, 1, 0.5)])
+def test_flat_nifti_is_one_slice_at_any_spacing(tmp_path, spacing):
+    data = np.arange(42, dtype=np.float32).reshape(6, 7, 1)
+    nib.save(nib.Nifti1Image(data, np.diag([*spacing, 1])), tmp_path / "a.nii")
+    scan = open_scan(tmp_path / "a.nii")
+    assert (scan.n_slices, scan.slice(0).size) == (1, 42)
+    assert sorted(scan.slice_spacing_mm) == pytest.approx(sorted(spacing[:2]))
+
+
+def test_spacing_that_no_header_field_speaks_of_is_unknown(tmp_path):
+    image = nib.Nifti1Image(np.arange(60.0).reshape(3, 4, 5), np.eye(4))
+    image.header.set_sform(None, 0)
+    image.header.set_qform(None, 0)
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "a.nii")
+    assert open_scan(tmp_path / "a.nii").spacing_mm is None
+    image.header.set_xyzt_units("mm")
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "b.nii")
+    assert open_scan(tmp_path / "b.nii").spacing_mm == (1, 1, 1)
 
 
 def test_one_frame_of_four_dimensions(tmp_path):

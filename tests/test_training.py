@@ -172,6 +172,12 @@ def test_metrics_per_slice_and_per_patient():
     assert metrics["slice"]["recall"] == pytest.approx({"glioma": 2 / 3, "meningioma": 1.0})
 
 
+def test_tumor_free_slices_do_not_make_a_patient_healthy():
+    part = fake_set([0, 0, 0, 1], patients=["a"] * 4)
+    p = np.array([[0.1, 0.9, 0, 0]] * 4, np.float32)
+    assert classification_metrics(part, p)["patient"]["accuracy"] == 1
+
+
 def test_threshold_lets_nearly_all_tumors_through_and_stays_in_its_range():
     labels = np.array([0] * 100 + [1] * 100)
     p = np.zeros((200, 4), np.float32)
