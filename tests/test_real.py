@@ -1,0 +1,71 @@
+"""The shipped models on real scans of patients they have not seen (fold 0)."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from data.datasets import load_samples, read_sample
+from data.labels import CLASSES
+from data.preprocess import Preprocess
+from data.splits import split_by_fold
+from pipeline.evaluate import dice, evaluate_pipeline, summarise
+from tests.test_preprocess import frames
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def unseen(real):
+    """BRISC slices of fold 0, which neither trained nor chose anything."""
+    samples = load_samples(real / "brisc")
+    return [samples[i] for i in split_by_fold(samples, 0).test]
+
+
+def test_unseen_slices_end_to_end(pipeline, unseen):
+    figures = summarise(evaluate_pipeline(pipeline, unseen[::12]))["slices"]
+    assert figures["n"] > 80
+    assert figures["accuracy"]["value"] >= 0.9
+    assert figures["dice_tumor"]["value"] >= 0.72
+    assert figures["false_masks"]["value"] <= 0.1
+
+
+def test_the_label_survives_another_frame(pipeline, unseen):
+    """The same head in another picture: size, border, aspect, colour, JPEG, lettering."""
+    preprocess = Preprocess(pipeline.classifier.input_size)
+    same = []
+    for sample in unseen[5::36]:
+        image = read_sample(sample).image
+        gray = image if image.ndim == 2 else image[..., 0]
+        variants = [gray, *frames(gray).values()]
+        probabilities = pipeline.classifier.predict(np.stack([preprocess(v).image for v in variants]))
+        positive = 1 - probabilities[:, 0] >= pipeline.threshold
+        labels = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), 0)
+        same.extend(labels[1:] == labels[0])
+    assert len(same) > 300
+    assert np.mean(same) >= 0.98
+
+
+def test_a_healthy_volume_stays_healthy(pipeline, real):
+    (path,) = (real / "volumes" / "healthy").glob("*.nii.gz")
+    result = pipeline.run(path)
+    assert result.label == CLASSES[0]
+    assert not result.mask.any()
+
+
+@pytest.mark.parametrize("visit", ["pre", "post"])
+def test_a_volume_with_a_glioma(pipeline, real, visit):
+    folder = real / "volumes" / "progression" / "01"  # a patient of fold 0
+    result = pipeline.run(folder / f"{visit}_t1.nii.gz")
+    truth = np.asarray(nib.load(folder / f"{visit}_mask.nii.gz").dataobj) > 0
+    assert result.label == "glioma"
+    assert result.mask.shape == truth.shape
+    assert dice(result.mask, truth) > 0.55
+
+
+def test_a_skull_stripped_glioma_of_another_hospital(pipeline, real):
+    (path,) = (real / "volumes" / "brats").glob("*t1c*.nii.gz")
+    result = pipeline.run(path)
+    assert result.label == "glioma"
+    assert result.tumor_volume_mm3 > 1000

@@ -1,0 +1,68 @@
+"""The shipped weights: whole, described, and still saying what they said when they were made."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from classification.predict import SHIPPED as CLASSIFIER
+from data.cards import sha256_of
+from data.labels import CLASSES
+from data.phantom import phantom_slice
+from data.preprocess import PREPROCESS_VERSION
+from segmentation.predict import SHIPPED as SEGMENTER
+
+# (label of the phantom, seed) -> label, probabilities in the order of CLASSES, pixels of the mask; on a CPU, in fp32.
+RECORDED = {
+    ("no_tumor", 1): ("no_tumor", [0.9748, 0.0075, 0.0093, 0.0084], 0),
+    ("no_tumor", 2): ("no_tumor", [0.9737, 0.0050, 0.0117, 0.0096], 0),
+    ("meningioma", 7): ("meningioma", [0.0231, 0.0041, 0.9690, 0.0037], 1388),
+    ("meningioma", 3): ("meningioma", [0.0169, 0.0033, 0.9771, 0.0027], 829),
+    ("pituitary", 4): ("meningioma", [0.0096, 0.0113, 0.9729, 0.0062], 667),
+    ("glioma", 9): ("meningioma", [0.0385, 0.0045, 0.9534, 0.0035], 1768),
+}
+
+
+def dice(a, b):
+    return 2 * np.logical_and(a, b).sum() / max(1, a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("weights", [CLASSIFIER, SEGMENTER], ids=["classification", "segmentation"])
+def test_card_describes_the_file(weights):
+    text = weights.with_suffix(".json").read_text()
+    card = json.loads(text)
+    assert card["sha256"] == sha256_of(weights)
+    assert card["preprocess_version"] == PREPROCESS_VERSION
+    assert {"architecture", "training_data", "licence", "n_slices", "metrics", "date", "command"} <= set(card)
+    assert all(source["licence"] and source["credit"] for source in card["training_data"])
+    assert card["command"].startswith("tumorlens train ")
+    assert not re.search(r'"(/|[A-Za-z]:\\|~)', text), "an absolute path"
+    assert {str(t.dtype) for t in load_file(weights).values()} <= {"float16", "int64"}
+
+
+@pytest.mark.parametrize(("kind", "seed"), RECORDED)
+def test_recorded_outputs(pipeline, kind, seed):
+    label, probabilities, area = RECORDED[kind, seed]
+    result = pipeline.run(phantom_slice(seed, kind).image)
+    assert result.label == label
+    np.testing.assert_allclose([result.probabilities[c] for c in CLASSES], probabilities, atol=0.02)
+    assert result.tumor_area_px == pytest.approx(area, rel=0.05, abs=5)
+
+
+def test_lesions_of_phantoms_are_found(pipeline):
+    """Where they are; their type is no promise, as only a real tumor has one."""
+    scores = []
+    for kind in ("glioma", "meningioma", "pituitary"):
+        for seed in range(20, 26):
+            phantom = phantom_slice(seed, kind)
+            scores.append(dice(pipeline.run(phantom.image).mask, phantom.mask))
+    assert np.mean(np.array(scores) > 0.5) > 0.9, np.round(scores, 2)
+
+
+def test_healthy_phantoms_stay_healthy(pipeline):
+    masks = [pipeline.run(phantom_slice(seed, "no_tumor").image).mask.any() for seed in range(20, 30)]
+    assert np.mean(masks) <= 0.1
