@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from data.labels import CLASSES
-from data.phantom import phantom_slice
+from data.phantom import phantom_slice, phantom_volume
+from pipeline.cli import app
+from tests.files import save, save_volume
 
 REPOSITORY = Path(__file__).parents[1]
 REAL = Path(os.environ.get("TUMORLENS_DATA", REPOSITORY.parent / "shared" / "datasets"))
@@ -56,4 +59,33 @@ def phantom_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask = f"masks/{name}" if label != "no_tumor" else ""
             rows.append(f"images/{name},{mask},{label},p{patient},{patient // 4}")
     (folder / "index.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def tumorlens(pipeline, monkeypatch):
+    """Calls the command with the shipped models, which are loaded once for all tests."""
+    from pipeline.pipeline import Pipeline
+
+    def load(classifier=None, segmenter=None, device="auto", threshold=None):
+        from dataclasses import replace
+
+        return pipeline if threshold is None else replace(pipeline, threshold=threshold)
+
+    monkeypatch.setattr(Pipeline, "load", load)
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder as users have it: pictures in folders, a volume, equal stems, and things that are no scans."""
+    folder = tmp_path / "study"
+    sick, healthy = phantom_slice(7, "meningioma").image, phantom_slice(1, "no_tumor").image
+    save(folder / "a" / "sick.png", sick)
+    save(folder / "b" / "healthy.jpg", healthy)
+    save(folder / "b" / "twin.png", healthy)
+    save(folder / "b" / "twin.bmp", healthy)
+    save_volume(folder / "volume.nii.gz", phantom_volume(7, "meningioma"))
+    (folder / "notes.txt").write_text("no scan")
+    save(folder / ".hidden.png", sick)
     return folder

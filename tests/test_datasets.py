@@ -16,11 +16,7 @@ from data.phantom import phantom_slice, phantom_volume
 from data.preprocess import Preprocess
 from data.readers import open_scan
 from data.scan import Scan
-
-
-def save(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
+from tests.files import save
 
 
 def test_index(phantom_set):

@@ -12,13 +12,10 @@ from data.errors import InputError
 from data.head import find_head
 from data.phantom import phantom_slice
 from data.preprocess import Preprocess, to_gray
+from pipeline.evaluate import dice
 
 PREPROCESS = Preprocess(224)
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def dice(a, b):
-    return 2 * np.logical_and(a, b).sum() / (a.astype(bool).sum() + b.astype(bool).sum())
 
 
 def likeness(a, b):

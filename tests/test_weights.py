@@ -14,6 +14,7 @@ from data.cards import sha256_of
 from data.labels import CLASSES
 from data.phantom import phantom_slice
 from data.preprocess import PREPROCESS_VERSION
+from pipeline.evaluate import dice
 from segmentation.predict import SHIPPED as SEGMENTER
 
 # (label of the phantom, seed) -> label, probabilities in the order of CLASSES, pixels of the mask; on a CPU, in fp32.
@@ -25,10 +26,6 @@ RECORDED = {
     ("pituitary", 4): ("meningioma", [0.0096, 0.0113, 0.9729, 0.0062], 667),
     ("glioma", 9): ("meningioma", [0.0385, 0.0045, 0.9534, 0.0035], 1768),
 }
-
-
-def dice(a, b):
-    return 2 * np.logical_and(a, b).sum() / max(1, a.sum() + b.sum())
 
 
 @pytest.mark.parametrize("weights", [CLASSIFIER, SEGMENTER], ids=["classification", "segmentation"])

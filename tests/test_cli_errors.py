@@ -1,0 +1,141 @@
+"""The command line and what users get wrong: one sentence, nothing half-written, the rest of the batch done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from data.phantom import phantom_slice, phantom_volume
+from pipeline.cli import app
+from tests.files import save, table
+
+
+def bad_batch(folder):
+    """One good scan among everything that users get wrong."""
+    save(folder / "good.png", phantom_slice(7, "meningioma").image)
+    (folder / "text.png").write_text("a text file named .png")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:3000])
+    save(folder / "flat.png", np.full((60, 60), 9, np.uint8))
+    nan = phantom_volume(1, shape=(20, 20, 6), spacing_mm=(8, 8, 20)).image.astype(np.float32)
+    nan[3, 3, 3] = np.nan
+    nib.save(nib.Nifti1Image(nan, np.eye(4)), folder / "nan.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2, 2, 2)), np.eye(4)), folder / "five.nii.gz")
+    singular = nib.Nifti1Image(np.arange(64.0).reshape(4, 4, 4), np.eye(4))
+    singular.header.set_sform(np.diag([1, 1, 0, 1.0]), 1)
+    singular.header.set_qform(None, 0)
+    nib.save(nib.Nifti1Image(singular.dataobj, None, singular.header), folder / "singular.nii")
+    return folder
+
+
+def test_bad_input_does_not_stop_the_batch(tumorlens, tmp_path):
+    out = tmp_path / "out"
+    done = tumorlens("run", bad_batch(tmp_path / "in"), tmp_path / "nowhere.png", "-o", out)
+    assert done.exit_code == 1
+    rows = {row["scan"]: row for row in table(out)}
+    assert len(rows) == 9
+    assert rows.pop("good.png")["label"] == "meningioma"
+    for name, row in rows.items():
+        assert row["label"] == ""
+        assert Path(name).name in row["error"]
+        assert "\n" not in row["error"]
+        assert row["error"] in done.stderr
+    assert "Traceback" not in done.output
+    assert {p.name for p in out.iterdir()} == {"results.csv", "good"}
+    assert {p.name for p in (out / "good").iterdir()} == {"result.json", "overlay.png", "mask.png"}
+
+
+def test_names_that_are_no_unicode(tumorlens, tmp_path):
+    (tmp_path / "in").mkdir()
+    source = save(tmp_path / "x.png", phantom_slice(1, "no_tumor").image)
+    strange = os.fsencode(tmp_path / "in") + b"/M\xfcller"
+    try:
+        Path(os.fsdecode(strange + b".png")).write_bytes(source.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    Path(os.fsdecode(strange + b"2.png")).write_text("broken")
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 1
+    first, second = table(tmp_path / "out")
+    assert (first["scan"], first["label"]) == ("M\\udcfcller.png", "no_tumor")
+    assert "no PNG" in second["error"]
+
+
+def test_a_result_folder_that_cannot_be_made_costs_one_scan(tumorlens, study, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sick").write_text("in the way")
+    done = tumorlens("run", study / "a" / "sick.png", study / "b" / "twin.png", "-o", out)
+    assert done.exit_code == 1
+    assert [bool(row["error"]) for row in table(out)] == [True, False]
+    assert (out / "sick").read_text() == "in the way"
+
+
+def test_a_fault_of_ours_costs_one_scan_only(tumorlens, study, tmp_path, monkeypatch):
+    import pipeline.pipeline as module
+
+    real = module.measure_lesions
+
+    def faulty(mask, scan):
+        if scan.path.name == "sick.png":
+            raise ZeroDivisionError("oh")
+        return real(mask, scan)
+
+    monkeypatch.setattr(module, "measure_lesions", faulty)
+    done = tumorlens("run", study, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    rows = {row["scan"]: row for row in table(tmp_path / "out")}
+    assert "internal error, please report it (ZeroDivisionError: oh)" in rows["a/sick.png"]["error"]
+    assert rows["volume.nii.gz"]["error"] == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "x.png"],
+        ["run", "nowhere.png", "-o", "OUT"],
+        ["run", "EMPTY", "-o", "OUT"],
+        ["run", "GOOD", "-o", "GOOD"],
+        ["run", "GOOD", "-o", "OUT", "--threshold", "7"],
+        ["run", "GOOD", "-o", "OUT", "--overwrite", "--continue"],
+        ["run", "GOOD", "-o", "OUT", "-q", "-v"],
+        ["run", "GOOD", "-o", "OUT", "--zebra"],
+        ["sing"],
+        ["train", "classification", "--data", "EMPTY", "--out", "OUT"],
+        ["train", "classification", "--data", "nowhere", "--out", "OUT"],
+        ["train", "segmentation", "--data", "EMPTY", "--out", "OUT", "--size", "100"],
+        ["train", "segmentation", "--data", "EMPTY", "--out", "OUT", "--map", "x"],
+        ["train", "classification", "--data", "EMPTY", "--out", "GOOD"],
+        ["demo", "--out", "GOOD"],
+    ],
+)
+def test_wrong_use(tumorlens, tmp_path, arguments):
+    (tmp_path / "empty").mkdir()
+    good = save(tmp_path / "good.png", phantom_slice(1).image)
+    places = {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty", "GOOD": good}
+    done = tumorlens(*(places.get(a, a) for a in arguments))
+    assert done.exit_code == 2
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--device", "cuda:77"], "is not there"),
+        (["--device", "toaster"], "is none of"),
+        (["--classifier", "nowhere.safetensors"], "no such file"),
+    ],
+)
+def test_models_that_cannot_be_loaded(tmp_path, options, reason):
+    good = save(tmp_path / "good.png", phantom_slice(1).image)
+    done = CliRunner().invoke(app, ["run", str(good), "-o", str(tmp_path / "out"), *options])
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

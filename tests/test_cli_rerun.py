@@ -1,0 +1,72 @@
+"""The command line, a second time over the same output: what is kept, what is replaced, what is no scan."""
+
+from __future__ import annotations
+
+from data.phantom import phantom_slice
+from tests.files import save, table
+
+
+def test_continue_keeps_what_is_done(tumorlens, study, tmp_path):
+    out = tmp_path / "out"
+    assert tumorlens("run", study / "a", "-o", out).exit_code == 0
+    assert tumorlens("run", study / "a", "-o", out).exit_code == 2  # neither --continue nor --overwrite
+    before = (out / "sick" / "result.json").stat().st_mtime_ns
+    (study / "a" / "new.png").write_bytes((study / "b" / "twin.png").read_bytes())
+    assert tumorlens("run", study / "a", "-o", out, "--continue").exit_code == 0
+    assert [row["scan"] for row in table(out)] == ["new.png", "sick.png"]
+    assert (out / "sick" / "result.json").stat().st_mtime_ns == before
+    (out / "sick" / "mask.png").unlink()  # an incomplete scan is run again
+    assert tumorlens("run", study / "a", "-o", out, "--continue").exit_code == 0
+    assert (out / "sick" / "mask.png").is_file()
+    assert tumorlens("run", study / "a" / "new.png", "-o", out, "--continue").exit_code == 0
+    assert {row["scan"] for row in table(out)} == {"new.png", "sick.png"}  # earlier rows stay
+    assert tumorlens("run", study / "a", "-o", out, "--overwrite").exit_code == 0
+    assert (out / "sick" / "result.json").stat().st_mtime_ns > before
+
+
+def test_continue_runs_again_what_came_of_something_else(tumorlens, tmp_path):
+    """Another patient's scan of the same name, another threshold: an earlier result is not theirs."""
+    sick = save(tmp_path / "a" / "1.png", phantom_slice(7, "meningioma").image)
+    healthy = save(tmp_path / "b" / "1.png", phantom_slice(1, "no_tumor").image)
+    out = tmp_path / "out"
+    assert tumorlens("run", sick, "-o", out).exit_code == 0
+    assert table(out)[0]["label"] == "meningioma"
+    assert tumorlens("run", healthy, "-o", out, "--continue").exit_code == 0
+    assert table(out)[0]["label"] == "no_tumor"
+    assert tumorlens("run", sick, "-o", out, "--continue", "--threshold", "1").exit_code == 0
+    assert table(out)[0]["label"] == "no_tumor"
+    assert tumorlens("run", sick, "-o", out, "--continue").exit_code == 0
+    assert table(out)[0]["label"] == "meningioma"
+
+
+def test_overwrite_leaves_nothing_of_the_run_before(tumorlens, study, tmp_path):
+    out = tmp_path / "out"
+    assert tumorlens("run", study / "b", "-o", out).exit_code == 0
+    (out / "healthy" / "remark.txt").write_text("the user's own")
+    assert tumorlens("run", study / "a", "-o", out, "--overwrite").exit_code == 0
+    assert {p.name for p in out.iterdir()} == {"results.csv", "sick", "healthy"}
+    assert [p.name for p in (out / "healthy").iterdir()] == ["remark.txt"]
+
+
+def test_results_of_other_runs_are_not_scans(tumorlens, tmp_path):
+    save(tmp_path / "in" / "1.png", phantom_slice(1, "no_tumor").image)
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "in" / "first").exit_code == 0
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "second").exit_code == 0
+    assert [row["scan"] for row in table(tmp_path / "second")] == ["1.png"]
+    assert tumorlens("run", f"{tmp_path}/in/**/*.png", "-o", tmp_path / "third").exit_code == 0
+    assert [row["scan"] for row in table(tmp_path / "third")] == ["1.png"]
+
+
+def test_results_inside_the_input_folder_are_not_scans(tumorlens, tmp_path):
+    save(tmp_path / "1.png", phantom_slice(1, "no_tumor").image)
+    assert tumorlens("run", tmp_path, "-o", tmp_path / "out").exit_code == 0
+    assert tumorlens("run", tmp_path, "-o", tmp_path / "out", "--overwrite").exit_code == 0
+    assert [row["scan"] for row in table(tmp_path / "out")] == ["1.png"]
+
+
+def test_a_failure_leaves_no_result_of_an_earlier_run(tumorlens, tmp_path):
+    path = save(tmp_path / "x.png", phantom_slice(7, "meningioma").image)
+    assert tumorlens("run", path, "-o", tmp_path / "out").exit_code == 0
+    path.write_text("broken now")
+    assert tumorlens("run", path, "-o", tmp_path / "out", "--overwrite").exit_code == 1
+    assert not (tmp_path / "out" / "x" / "mask.png").exists()
