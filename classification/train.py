@@ -30,6 +30,7 @@ from data.partition import Partition, load_partition
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
 from data.run_plots import plot_learning_curves
 from data.trainer import check_run, make_trainer, write_config, write_metrics_table
+from data.trainer import fit as run_loop
 
 Say = Callable[[str], None]
 
@@ -50,10 +51,12 @@ class ClassifierConfig(TrainingConfig):
 class ClassifierModule(L.LightningModule):
     """ResNet-50 with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule."""
 
-    def __init__(self, config: ClassifierConfig, class_weights: torch.Tensor, total_steps: int) -> None:
+    def __init__(
+        self, config: ClassifierConfig, model: nn.Module, class_weights: torch.Tensor, total_steps: int
+    ) -> None:
         super().__init__()
         self.config, self.total_steps = config, total_steps
-        self.model = build_classifier().to(memory_format=torch.channels_last)
+        self.model = model.to(memory_format=torch.channels_last)
         self.loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing)
         self.accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
         self.macro_f1 = MulticlassF1Score(len(CLASSES), average="macro")
@@ -106,22 +109,27 @@ def train_classifier(
     """
     checkpoint = check_run(out, config, resume)
     L.seed_everything(config.seed, verbose=False)
+    model = build_classifier()
+    if checkpoint is None:  # before the data are read: a wrong name should not cost the user that time
+        say(f"initial weights: {initialise(model, config.init)}")
     parts = load_partition(config, keep=lambda sample: bool(sample.label), progress=prepared)
     say(str(parts))
-    module = build_module(config, parts)
-    if checkpoint is None:
-        say(f"initial weights: {initialise(module.model, config.init)}")
+    absent = [name for number, name in enumerate(CLASSES) if number not in parts.train.labels]
+    if absent:
+        say(f"warning: no training slice shows {', '.join(absent)}, so this classifier cannot learn to tell it")
+    module = build_module(config, parts, model)
     write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
     return finish(module, config, parts, out, say, command)
 
 
-def build_module(config: ClassifierConfig, parts: Partition) -> ClassifierModule:
-    """A fresh module whose loss weights undo the classes' imbalance and whose schedule spans the whole run."""
+def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:
+    """A module around a model (a fresh one, if none is given); loss weights undo the classes' imbalance, the schedule
+    spans the whole run."""
     counts = np.bincount(parts.train.labels, minlength=len(CLASSES)).clip(min=1)
     weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
     class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
-    return ClassifierModule(config, class_weights, total_steps(config, parts))
+    return ClassifierModule(config, model or build_classifier(), class_weights, total_steps(config, parts))
 
 
 def fit(
@@ -132,7 +140,7 @@ def fit(
     trainer = make_trainer(
         out, config.epochs, "val_macro_f1", config.patience, config.device, config.precision, progress=bar
     )
-    trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
+    run_loop(trainer, module, training, validation, checkpoint)
 
 
 def finish(
@@ -160,6 +168,7 @@ def finish(
             "architecture": ARCHITECTURE,
             "classes": list(CLASSES),
             "input_size": config.size,
+            "classes_in_training": [CLASSES[n] for n in sorted(set(parts.train.labels.tolist()))],
             "operating_point": {
                 "tumor_threshold": threshold,
                 "rule": f"the highest with {SENSITIVITY:.0%} sensitivity on validation slices",

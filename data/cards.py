@@ -78,6 +78,7 @@ _NEEDED = {
     "classification": ("architecture", "classes", "input_size", "operating_point"),
     "segmentation": ("architecture", "encoder", "decoder_channels", "input_size", "operating_point"),
 }
+_POINTS = {"classification": {"tumor_threshold": 1.0}, "segmentation": {"mask_threshold": 1.0, "min_lesion_px": 1e9}}
 
 
 def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -101,9 +102,7 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
             f"{path}: trained with preprocessing version {card.get('preprocess_version')}, "
             f"this program has version {PREPROCESS_VERSION}; train again"
         )
-    missing = [key for key in _NEEDED[stage] if key not in card]
-    if missing:
-        raise InputError(f"{path.with_suffix('.json')}: the card lacks {', '.join(missing)}")
+    _check_settings(card, path.with_suffix(".json"), stage)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise InputError(f"{path}: the weights are damaged or changed, their SHA-256 is not the one on the card")
@@ -112,6 +111,24 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
     except SafetensorError as error:
         raise InputError(f"{path}: no valid safetensors file ({error})") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, card
+
+
+def _check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
+    """Raise an `InputError` if a card lacks something or says the impossible."""
+    missing = [key for key in _NEEDED[stage] if key not in card]
+    if missing:
+        raise InputError(f"{path}: the card lacks {', '.join(missing)}")
+    size = card["input_size"]
+    if not isinstance(size, int) or size < 32 or size % 32:
+        raise InputError(f"{path}: input_size {size!r} is no multiple of 32")
+    point = card["operating_point"] if isinstance(card["operating_point"], dict) else {}
+    for key, most in _POINTS[stage].items():
+        value = point.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+            raise InputError(f"{path}: operating_point.{key} {value!r} is no number from 0 to {most:g}")
+    channels = card.get("decoder_channels", [1] * 5)
+    if not isinstance(channels, list) or len(channels) != 5 or not all(isinstance(n, int) and n > 0 for n in channels):
+        raise InputError(f"{path}: decoder_channels {channels!r} are not five whole numbers")
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -94,35 +94,52 @@ def load_samples(source: str | Path, label_map: Mapping[str, str] | None = None)
 def load_index(index: Path, label_map: Mapping[str, str] | None = None, root: str | Path | None = None) -> list[Sample]:
     """Samples of an index file; see `load_samples`."""
     base = Path(root) if root is not None else index.parent
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = {"image", "label"} - set(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{index}: this is no CSV file in UTF-8") from None
+    if missing:
+        raise InputError(f"{index}: the column {' and '.join(sorted(missing))} is missing")
     samples: list[Sample] = []
-    with index.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"image", "label"} - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(f"{index}: the column {' and '.join(sorted(missing))} is missing")
-        for number, row in enumerate(reader, start=2):
-            image = base / row["image"]
-            mask = base / row["mask"] if row.get("mask") else None
-            for path in (image, mask):
-                if path is not None and not path.is_file():
-                    raise InputError(f"{index} line {number}: no such file {path}")
-            try:
-                label = canonical_label(row["label"], label_map)
-                fold = int(row["fold"]) if row.get("fold") else None
-                every = int(row.get("every") or 1)
-                if every < 1:
-                    raise ValueError(f"every {every} is not 1 or more")
-            except ValueError as error:
-                raise InputError(f"{index} line {number}: {error}") from None
-            split = _SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
-            sample = Sample(image, label, row.get("patient") or "", mask, fold, split)
-            try:
-                samples.extend(_slices_of(sample)[::every])
-            except InputError as error:
-                raise InputError(f"{index} line {number}: {error}") from None
+    for number, row in rows:
+        if not any(value for value in row.values() if isinstance(value, str)):
+            continue
+        try:
+            samples.extend(_index_row(row, base, label_map))
+        except InputError as error:
+            raise InputError(f"{index} line {number}: {error}") from None
     if not samples:
         raise InputError(f"{index}: the index has no rows")
     return samples
+
+
+def _index_row(row: Mapping[str, str | None], base: Path, label_map: Mapping[str, str] | None) -> list[Sample]:
+    """The sample of one row, or the slices of its volume."""
+    for column in ("image", "label"):
+        if not row[column]:
+            raise InputError(f"{column} is empty")
+    image = base / str(row["image"])
+    mask = base / str(row["mask"]) if row.get("mask") else None
+    for path in (image, mask):
+        if path is not None and not path.is_file():
+            raise InputError(f"no such file {path}")
+    fold = _number(row, "fold", 0)
+    split = _SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
+    sample = Sample(image, canonical_label(str(row["label"]), label_map), row.get("patient") or "", mask, fold, split)
+    return _slices_of(sample)[:: _number(row, "every", 1) or 1]
+
+
+def _number(row: Mapping[str, str | None], column: str, least: int) -> int | None:
+    """The whole number in a column, or none where it is empty."""
+    text = row.get(column)
+    if not text:
+        return None
+    if not text.strip().isdecimal() or int(text) < least:
+        raise InputError(f"{column} {text!r} is no whole number from {least} on")
+    return int(text)
 
 
 def load_class_folders(source: Path, label_map: Mapping[str, str] | None = None) -> list[Sample]:

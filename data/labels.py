@@ -46,6 +46,10 @@ def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
     wanted = (mapping or {}).get(name, name)
     key = re.sub(r"[^a-z]", "", wanted.lower()).replace("tumour", "tumor")
     label = _ALIASES.get(key)
+    if label is None and wanted != name:
+        raise InputError(f"the mapping {name}={wanted} leads to none of {', '.join(CLASSES)}")
     if label is None:
-        raise InputError(f"label {name!r} is none of {', '.join(CLASSES)}; give a mapping for it (--map {name}=CLASS)")
+        raise InputError(
+            f"label {name!r} is none of {', '.join(CLASSES)}; give a mapping for it (--map '{name}=CLASS')"
+        )
     return label

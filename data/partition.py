@@ -45,19 +45,21 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Partition:
-    """The three parts, and the samples that were dropped as near-duplicates."""
+    """The three parts, the samples that were dropped as near-duplicates, and how many were of no use to the stage."""
 
     train: PreparedSet
     validation: PreparedSet
     test: PreparedSet
     dropped: tuple[Sample, ...]
+    left_out: int = 0
 
     def __str__(self) -> str:
         sizes = ", ".join(
             f"{name} {len(part)} slices of {len({s.patient for s in part.samples})} patients"
             for name, part in (("training", self.train), ("validation", self.validation), ("test", self.test))
         )
-        return sizes + (f"; dropped {len(self.dropped)} near-duplicates" if self.dropped else "")
+        sizes += f"; dropped {len(self.dropped)} near-duplicates" if self.dropped else ""
+        return sizes + (f"; left out {self.left_out} slices without a label or mask" if self.left_out else "")
 
 
 def load_partition(
@@ -82,6 +84,7 @@ def load_partition(
     samples: list[Sample] = []
     for source in config.data:
         samples += load_samples(source, dict(config.label_map))
+    known = len(samples)
     if keep is not None:
         samples = [s for s in samples if keep(s)]
     if not samples:
@@ -104,6 +107,7 @@ def load_partition(
         whole.subset(split.validation),
         whole.subset(split.test),
         tuple(whole.samples[i] for i in dropped),
+        known - len(samples),
     )
 
 

@@ -21,6 +21,7 @@ _IMAGE_MAGIC = (
 _BMP_HEADERS = tuple(n.to_bytes(4, "little") for n in (12, 40, 52, 56, 64, 108, 124))  # two letters are not enough
 # Only used to pick files out of a folder; an explicitly named file is always tried.
 SCAN_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".mat", ".nii", ".nii.gz")
+NO_DICOM = "DICOM is not read by this version; convert the series to NIfTI (for instance with dcm2niix)"
 
 
 def open_scan(path: str | Path, frame: int | None = None, constant: bool = False) -> Scan:
@@ -28,7 +29,7 @@ def open_scan(path: str | Path, frame: int | None = None, constant: bool = False
 
     Args:
         path: A PNG, JPEG, TIFF, BMP or WebP picture, a figshare ``cjdata`` MATLAB file, or a NIfTI file.
-        frame: Which frame of a 4-D NIfTI, from 0.
+        frame: Which frame of a 4-D NIfTI, from 0; other files have one, and it is taken.
         constant: Whether every voxel may have the same value, as in an empty mask.
 
     Raises:
@@ -70,8 +71,17 @@ def sniff(path: Path) -> str:
     if head[344:348] in (b"n+1\x00", b"ni1\x00") or head[4:8] in (b"n+2\x00", b"ni2\x00"):
         return "nifti"
     if head[128:132] == b"DICM":
-        raise InputError("DICOM is not read by this version; convert the series to NIfTI (for instance with dcm2niix)")
+        raise InputError(NO_DICOM)
     raise InputError("this is no PNG, JPEG, TIFF, BMP, WebP, MATLAB or NIfTI file")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file's first bytes show DICOM."""
+    try:
+        with path.open("rb") as file:
+            return path.is_file() and file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _read(path: Path, frame: int | None) -> Scan:
@@ -84,8 +94,6 @@ def _read(path: Path, frame: int | None) -> Scan:
         from data.readers_nifti import read_nifti
 
         return read_nifti(path, frame)
-    if frame is not None:
-        raise InputError(f"a frame can be chosen in a 4-D NIfTI only, this is {kind}")
     if kind == "matlab":
         from data.readers_matlab import read_matlab
 

@@ -12,7 +12,7 @@ from data.errors import InputError
 from data.labels import canonical_label
 from data.scan import Annotation, Scan
 
-_LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
+_LABELS = {1.0: "meningioma", 2.0: "glioma", 3.0: "pituitary"}
 
 
 def read_matlab(path: Path) -> Scan:
@@ -23,8 +23,8 @@ def read_matlab(path: Path) -> Scan:
     """
     fields = _read_hdf5(path) if _is_hdf5(path) else _read_v5(path)
     image = fields.get("image")
-    if image is None or image.ndim != 2:
-        raise InputError("the MATLAB file has no 2-D cjdata.image")
+    if image is None or image.ndim != 2 or image.dtype.kind not in "buif":
+        raise InputError("the MATLAB file has no 2-D cjdata.image of real numbers")
     mask = fields.get("tumorMask")
     if mask is not None and mask.shape != image.shape:
         raise InputError(f"cjdata.tumorMask has shape {mask.shape}, cjdata.image {image.shape}")
@@ -73,7 +73,7 @@ def _label(value: NDArray[Any] | None) -> str | None:
     if value is None or value.size == 0:
         return None
     if value.dtype.kind in "biuf" and value.size == 1:
-        return _LABELS.get(int(value.flat[0]))
+        return _LABELS.get(float(value.flat[0]))
     try:
         return canonical_label(_text(value) or "")
     except InputError:

@@ -17,7 +17,7 @@ _MAX_VOXELS = 2_000_000_000
 
 
 def read_nifti(path: Path, frame: int | None = None) -> Scan:
-    """A 2-D or 3-D NIfTI, or one frame of a 4-D one.
+    """A 2-D or 3-D NIfTI, or one frame of a 4-D one (the others have no frames, and `frame` says nothing to them).
 
     Raises:
         InputError: Damaged, more than four axes, a frame that is missing or must be chosen, a singular affine.
@@ -29,12 +29,7 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
     spatial = _spatial_shape(shape)
     affine = checked_affine(image.affine)
     try:
-        if len(spatial) == 4:
-            data = _frame(image, spatial, frame)
-        else:
-            if frame not in (None, 0):
-                raise InputError(f"frame {frame} does not exist, the NIfTI has one frame only")
-            data = np.asanyarray(image.dataobj)
+        data = _frame(image, spatial, frame) if len(spatial) == 4 else np.asanyarray(image.dataobj)
     except InputError:
         raise
     except Exception as error:  # nibabel passes on what gzip, numpy and the file system raise on short data
@@ -56,6 +51,7 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
         volume=True,
         source_shape=shape if len(spatial) < 4 else shape[:3],
         header=image.header.copy(),
+        frame=frame if len(spatial) == 4 else None,
     )
 
 

@@ -50,6 +50,7 @@ class Scan:
         source_shape: The file's own shape, which a written mask must have (it may hold axes of length 1).
         header: The format's own header, handed back unchanged when a mask is written.
         annotation: Mask, label and patient if the file carries them.
+        frame: Which frame of a 4-D file this is; none where there was nothing to choose.
     """
 
     voxels: NDArray[Any]
@@ -61,6 +62,7 @@ class Scan:
     source_shape: tuple[int, ...] = ()
     header: Any = field(default=None, repr=False, compare=False)
     annotation: Annotation | None = None
+    frame: int | None = None
 
     @classmethod
     def from_array(

@@ -78,7 +78,7 @@ def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0)
     Samples without a patient form groups of their own; merge near-duplicates first with `group_by_likeness`.
 
     Raises:
-        InputError: Fewer patients than folds.
+        InputError: Fewer patients than folds, or fewer slices of every class.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -88,7 +88,11 @@ def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0)
     strata = [s.label or str(s.mask is not None) for s in samples]
     folds = [0] * len(samples)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    for number, (_, members) in enumerate(splitter.split(np.zeros(len(samples)), strata, groups)):
+    try:
+        parts = list(splitter.split(np.zeros(len(samples)), strata, groups))
+    except ValueError:  # scikit-learn's when every class has fewer members than there are folds
+        raise InputError(f"{len(samples)} slices are too few: {n_folds} folds need {n_folds} of a class") from None
+    for number, (_, members) in enumerate(parts):
         for i in members:
             folds[i] = number
     return folds

@@ -21,6 +21,8 @@ from data.atomic import whole_file, write_text
 from data.compute import has_bf16, pick_device
 from data.errors import InputError
 
+_FREE = ("device", "workers")  # what a resumed run may change: it changes no result
+
 
 class MetricsTable(L.Callback):
     """Joins Lightning's logs of this run and of the runs it resumes into one ``metrics.csv``, a row an epoch."""
@@ -126,7 +128,7 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
         if not (last.is_file() and (out / "config.yaml").is_file()):
             raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
         kept = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
-        changed = [k for k in plain if k in kept and kept[k] != plain[k]]
+        changed = [k for k in plain if k in kept and kept[k] != plain[k] and k not in _FREE]
         if changed:
             k = changed[0]
             raise InputError(
@@ -145,6 +147,14 @@ def write_config(out: Path, config: Any) -> None:
     write_text(out / "config.yaml", yaml.safe_dump(plain_config(config), sort_keys=False))
 
 
+def fit(trainer: L.Trainer, module: L.LightningModule, training: Any, validation: Any, checkpoint: Path | None) -> None:
+    """Run the loop. Where the user stops it, Lightning leaves by `SystemExit`; here it stays a `KeyboardInterrupt`."""
+    try:
+        trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        raise KeyboardInterrupt from None
+
+
 def plain_config(config: Any) -> dict[str, Any]:
     """A configuration dataclass as plain values that YAML and JSON can hold."""
     values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
@@ -155,7 +165,7 @@ def quiet_lightning() -> None:
     """Keep Lightning's hints for developers off the user's screen; errors still show."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for pattern in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*"):
+    for pattern in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*", ".*logging interval.*"):
         warnings.filterwarnings("ignore", pattern)
 
 

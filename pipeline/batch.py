@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import deque
@@ -23,6 +24,8 @@ from pipeline.pipeline import Pipeline
 
 TABLE = "results.csv"
 _TABLE_EVERY_S = 5.0
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -43,11 +46,13 @@ class BatchReport:
 
 
 def check_output(out: Path, overwrite: bool, resume: bool) -> None:
-    """Raise an `InputError` if `out` cannot take results, or holds some and neither flag says what to do."""
+    """Raise an `InputError` if `out` cannot take results, holds some and neither flag says what to do, or holds a table
+    that is none of ours."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: this is a file; -o takes a folder")
     if (out / TABLE).exists() and not (overwrite or resume):
         raise InputError(f"{out}: results are here already; use --continue to add to them or --overwrite")
+    read_table(out / TABLE)  # raises if it is none of ours
 
 
 def run_batch(
@@ -92,18 +97,23 @@ def run_batch(
                     content = scan
                     report.kept += 1
                 else:
-                    source, made_of = scan.result()
-                    content = write_result(pipeline.run(source, frame), out / job.folder, job.name, made_of)
+                    source, made_of, seconds = scan.result()
+                    result = pipeline.run(source)
+                    result.timings_s["read"] = seconds
+                    content = write_result(result, out / job.folder, job.name, made_of)
                 report.contents[job.name] = content
                 row = csv_row(content)
             except InputError as error:
                 row = _failed(job, _named(str(error), job), out)
-            except OSError as error:  # a full disk or a lost share is the user's to mend, and to be told of
-                row = _failed(job, f"{error.filename or job.path}: {error.strerror or error}", out)
+            except OSError as error:  # reading raises InputError, so this is the output's
+                if error.errno in _HOPELESS:
+                    raise InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue") from None
+                row = _failed(job, f"{out / job.folder}: cannot be written ({error.strerror or error})", out)
             except Exception as error:  # a fault of ours must not cost the user the rest of the batch
-                logging.getLogger(__name__).info("internal error in %s", job.path, exc_info=True)
+                _log.info("internal error in %s", job.path, exc_info=True)
                 message = f"{job.path}: internal error, please report it ({type(error).__name__}: {error})"
                 row = _failed(job, " ".join(message.split()), out)
+            _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
             report.failed += bool(row["error"])
             report.rows.append(row)
             if done:
@@ -112,15 +122,18 @@ def run_batch(
                 write_table(out / TABLE, report.rows)
                 written = time.monotonic()
     finally:  # also when the user stops the run: what is done stays on record
-        write_table(out / TABLE, report.rows)
+        try:
+            write_table(out / TABLE, report.rows)
+        except OSError as error:
+            raise InputError(f"{out / TABLE}: cannot be written ({error.strerror})") from None
     return report
 
 
 def _settings(pipeline: Pipeline, frame: int | None) -> dict[str, Any]:
     """What a result depends on besides its source."""
     return {
-        "classification": pipeline.classifier.card.get("sha256"),
-        "segmentation": pipeline.segmenter.card.get("sha256"),
+        "classification": {key: pipeline.classifier.card[key] for key in ("sha256", "input_size")},
+        "segmentation": {key: pipeline.segmenter.card[key] for key in ("sha256", "input_size", "operating_point")},
         "preprocess_version": PREPROCESS_VERSION,
         "threshold": pipeline.threshold,
         "frame": frame,
@@ -130,14 +143,14 @@ def _settings(pipeline: Pipeline, frame: int | None) -> dict[str, Any]:
 def _clear(out: Path) -> None:
     """Remove the results in the table of an earlier run, so that none of them is taken for one of this run."""
     for row in read_table(out / TABLE):
-        for folder in {out / row["scan"], out / bare_name(row["scan"])}:
+        for folder in {out / row["scan"], out / bare_name(row["scan"]), out / f"_{row['scan']}"}:
             if read_result(folder, row["scan"]):
                 remove_result(folder)
                 with suppress(OSError):  # files of the user's may lie there too
                     folder.rmdir()
 
 
-_Read = tuple[Scan, dict[str, Any]]
+_Read = tuple[Scan, dict[str, Any], float]  # the scan, what its result is made of, seconds
 
 
 def _read_ahead(
@@ -171,7 +184,10 @@ def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | 
 def _open(job: Job, frame: int | None, settings: dict[str, Any]) -> _Read:
     if job.error:
         raise InputError(job.error)
-    return open_scan(job.path, frame), {"source_sha256": sha256_of(job.path), **settings}
+    begun = time.perf_counter()
+    scan = open_scan(job.path, frame)
+    made_of = {"source_sha256": sha256_of(job.path), **settings, "frame": scan.frame}
+    return scan, made_of, time.perf_counter() - begun
 
 
 def _failed(job: Job, error: str, out: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it takes "[default: ...]" for markup and drops it
 )
 app.add_typer(train_app, name="train", help="Train a stage on your own data.")
 
@@ -34,7 +35,7 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 
 @app.command()
 def run(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders (recursive) or globs.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, folders (recursive) or globs.")],
     out: Out,
     device: Device = "auto",
     threshold: Annotated[
@@ -162,10 +163,10 @@ def _progress(total: int, hidden: bool) -> Iterator[typer.models.Any]:
 
 def _tell(report: BatchReport, work: list[Job], out: Path, quiet: bool, as_json: bool) -> None:
     if as_json:
+        errors = {row["scan"]: row["error"] for row in report.rows if row["error"]}
         for job in work:
-            content = report.contents.get(job.name)
-            error = next((row["error"] for row in report.rows if row["scan"] == job.name), "")
-            typer.echo(json.dumps(content or {"scan": {"name": job.name}, "error": error}))
+            failure = {"scan": {"name": job.name}, "error": errors.get(job.name, "")}
+            typer.echo(json.dumps(report.contents.get(job.name, failure)))
         return
     if quiet:
         return

@@ -17,7 +17,7 @@ Data = Annotated[
     list[str],
     typer.Option(
         "--data",
-        help="Data folder (index.csv, class folders, images/ + masks/) or INDEX.csv[@FOLDER]; repeatable.",
+        help="Data folder (index.csv, class folders, images/ + masks/) or INDEX.csv, or INDEX.csv@FOLDER; repeatable.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
@@ -103,7 +103,7 @@ def _train(stage: str, settings: dict[str, Any], out: Path, resume: bool, quiet:
 
     with user_errors(stopped="go on with --resume"):
         settings["data"] = tuple(settings["data"])
-        settings["label_map"] = tuple(_pair(text) for text in settings["label_map"] or ())
+        settings["label_map"] = parse_map(settings["label_map"])
         if settings["size"] % 32:
             raise InputError(f"--size {settings['size']} is not divisible by 32, as the networks need it")
         run: Any
@@ -121,11 +121,15 @@ def _train(stage: str, settings: dict[str, Any], out: Path, resume: bool, quiet:
             run(config, out, resume, show, typer.echo, prepared, command)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, label = text.partition("=")
-    if not (name and equals and label):
-        raise InputError(f"--map {text!r} is not NAME=CLASS")
-    return name, label
+def parse_map(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """``NAME=CLASS`` texts as pairs."""
+    pairs = []
+    for text in texts or ():
+        name, equals, label = text.partition("=")
+        if not (name and equals and label):
+            raise InputError(f"--map {text!r} is not NAME=CLASS")
+        pairs.append((name, label))
+    return tuple(pairs)
 
 
 class _Reading:

@@ -6,6 +6,7 @@ python -m pipeline.evaluate --data datasets/brisc --fold 0 --out end_to_end.json
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from data.datasets import Sample, load_samples, read_mask, read_volume_mask
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
+from data.partition import DataConfig, load_partition
 from data.readers import open_scan
 from data.scan import Scan
 from pipeline.pipeline import Pipeline
@@ -175,9 +177,35 @@ def _with_interval(
     return {"value": float(above.sum() / below.sum()), "low": float(low), "high": float(high)}
 
 
+def test_samples(config: DataConfig) -> list[Sample]:
+    """The labelled samples that a training run with these settings would test on.
+
+    Raises:
+        InputError: Unusable data, or no such fold.
+    """
+    samples = _labelled(config)
+    if all(s.fold is not None for s in samples):
+        chosen = [s for s in samples if s.fold == config.fold]
+        if not chosen:
+            raise InputError(f"{', '.join(config.data)}: no labelled scan in fold {config.fold}")
+        return chosen
+    return load_partition(config, keep=lambda sample: bool(sample.label)).test.samples
+
+
+def _labelled(config: DataConfig) -> list[Sample]:
+    samples = [s for source in config.data for s in load_samples(source, dict(config.label_map)) if s.label]
+    if not samples:
+        raise InputError(f"{', '.join(config.data)}: no labelled scan")
+    return samples
+
+
 def main(
     data: Annotated[list[str], typer.Option(help="As for training; repeatable.")],
-    fold: Annotated[int | None, typer.Option(min=0, help="Only the patients of this fold. [default: all]")] = None,
+    fold: Annotated[
+        int | None, typer.Option(min=0, help="Only the test patients of this fold; all without it.")
+    ] = None,
+    label_map: Annotated[list[str] | None, typer.Option("--map", help="Your label names: NAME=CLASS.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the folds, where the data have none of their own.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write figures and cases here as JSON.")] = None,
     classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,
     segmenter: Annotated[Path | None, typer.Option(help="Your own segmenter.safetensors.")] = None,
@@ -187,12 +215,13 @@ def main(
     """Measure the whole pipeline on labelled scans."""
     from data.atomic import whole_file
     from pipeline.cli import user_errors
+    from pipeline.cli_train import parse_map
 
     with user_errors():
-        samples = [s for source in data for s in load_samples(source)]
-        chosen = [s for s in samples if s.label and (fold is None or s.fold == fold)]
-        if not chosen:
-            raise InputError(f"{', '.join(data)}: no labelled scan" + ("" if fold is None else f" in fold {fold}"))
+        if out is not None and not os.access(next(p for p in out.absolute().parents if p.exists()), os.W_OK):
+            raise InputError(f"{out}: cannot be written")
+        config = DataConfig(tuple(data), fold or 0, "folds", "drop", tuple(parse_map(label_map)), seed=seed)
+        chosen = test_samples(config) if fold is not None else _labelled(config)
         pipeline = Pipeline.load(classifier, segmenter, device, threshold)
 
         def show(done: int, total: int) -> None:

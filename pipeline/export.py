@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic import whole_file
+from data.errors import InputError
 from data.writers import write_mask_nifti, write_mask_png, write_png
 from pipeline.overlay import draw_overlay
 from pipeline.result import Result
@@ -98,11 +99,22 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``results.csv``; none where there is no such file or it is none of ours."""
+    """The rows of a ``results.csv``; none where there is no such file.
+
+    Raises:
+        InputError: The file is not as `write_table` wrote it (a spreadsheet may have saved it in its own way).
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{c: row.get(c) or "" for c in COLUMNS} for row in csv.DictReader(file) if row.get("scan")]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = [{c: row.get(c) or "" for c in COLUMNS} for row in reader if row.get("scan")]
+    except (UnicodeDecodeError, csv.Error):
+        reader = None
+    if reader is None or tuple(reader.fieldnames or ()) != COLUMNS:
+        raise InputError(f"{path}: this is not the table as tumorlens writes it; move it away, or choose another -o")
+    return rows
 
 
 def remove_result(folder: Path) -> None:
@@ -117,12 +129,17 @@ def read_result(folder: Path, name: str, made_of: dict[str, Any] | None = None) 
     Args:
         folder: The scan's output folder.
         name: The scan's name in ``results.csv``.
-        made_of: If given, the result must have come of the very same: source, models, settings.
+        made_of: If given, the result must have come of the very same: source, models, settings. A frame counts only
+            where the source has several.
     """
     try:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         complete = all((folder / file).is_file() for file in content["files"])
-        fits = content["scan"]["name"] == name and (made_of is None or content["made_of"] == made_of)
+        fits = content["scan"]["name"] == name
+        if made_of is not None:
+            kept = content["made_of"]
+            frame = None if kept["frame"] is None else made_of["frame"]
+            fits = fits and kept == {**made_of, "frame": frame}
         return content if complete and fits else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

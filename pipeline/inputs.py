@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data.errors import InputError, printable
-from data.readers import SCAN_SUFFIXES, sniff
+from data.readers import NO_DICOM, SCAN_SUFFIXES, is_dicom, sniff
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,37 @@ def collect_jobs(inputs: Iterable[str], out: Path) -> list[Job]:
         InputError: Not one scan in all inputs.
     """
     found: list[tuple[Path, PurePosixPath]] = []
-    errors: list[Job] = []
+    errors: dict[str, str] = {}
     for text in inputs:
+        if not text.strip():
+            raise InputError("an input is empty text")
         paths = _expand(text)
         if not paths:
-            errors.append(Job(Path(text), text, "", f"{text}: no such file or folder"))
+            errors[text] = f"{text}: no such file or folder"
         for path in paths:
             if not path.is_dir():
                 found.append((path, PurePosixPath(path.name)))
                 continue
-            inside = _scans_below(path, out)
-            if not inside:
-                errors.append(Job(path, str(text), "", f"{path}: the folder holds no scan"))
+            inside, dicom = _scans_below(path, out)
+            if dicom:
+                errors[str(path)] = f"{path}: {len(dicom)} DICOM files were left out ({dicom[0].name} ...); {NO_DICOM}"
+            elif not inside:
+                errors[str(path)] = f"{path}: the folder holds no scan"
             found += [(file, PurePosixPath(file.relative_to(path).as_posix())) for file in inside]
     if not found:
-        raise InputError("; ".join(job.error or "" for job in errors) or "no input given")
+        raise InputError("; ".join(errors.values()) or "no input given")
     once = list({path.resolve(): (path, name) for path, name in reversed(found)}.values())[::-1]
     names = _unique_names(once)
     folders = _output_folders(names)
     jobs = [Job(path, printable(str(n)), printable(f)) for (path, _), n, f in zip(once, names, folders, strict=True)]
-    return jobs + errors
+    taken = {job.name for job in jobs}
+    for text, error in errors.items():
+        name = printable(text)
+        while name in taken:
+            name += " (not run)"
+        jobs.append(Job(Path(text), name, "", error))
+        taken.add(name)
+    return jobs
 
 
 def _expand(text: str) -> list[Path]:
@@ -73,16 +84,22 @@ def _expand(text: str) -> list[Path]:
     return []
 
 
-def _scans_below(folder: Path, out: Path) -> list[Path]:
+def _scans_below(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
+    """The scans below a folder, and the DICOM files."""
     results = out.resolve()
-    files = []
+    files: list[Path] = []
+    dicom: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=False):
         here = Path(place)
         if _is_result(here):
             names = []
         folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
-        files += [here / n for n in sorted(names) if n[0] != "." and _is_scan(here / n)]
-    return files
+        for file in (here / n for n in sorted(names) if n[0] != "."):
+            if _is_scan(file):
+                files.append(file)
+            elif is_dicom(file):
+                dicom.append(file)
+    return files, dicom
 
 
 def _is_result(folder: Path) -> bool:
@@ -124,7 +141,9 @@ def _output_folders(names: list[PurePosixPath]) -> list[str]:
     count = Counter(bare)
     # A bare name may also be the full name of another scan ("a" beside "a.png"), or a folder that others lie in.
     taken = Counter(str(n) for n in names) + Counter(str(p) for n in names for p in n.parents)
-    return [b if count[b] == 1 and not taken[b] else str(n) for b, n in zip(bare, names, strict=True)]
+    free = [b if count[b] == 1 and not taken[b] else str(n) for b, n in zip(bare, names, strict=True)]
+    # The table of all results has its place, too.
+    return [f"_{f}" if PurePosixPath(f).parts[0].lower() == "results.csv" else f for f in free]
 
 
 def bare_name(name: str) -> str:

@@ -48,6 +48,8 @@ def _write(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     """Text in the upper left corner, on a dark ground, as large as the picture allows."""
     font = cv2.FONT_HERSHEY_SIMPLEX
     scale = float(np.clip(picture.shape[1] / 700, 0.3, 2.0))
+    room = 0.94 * picture.shape[1] / cv2.getTextSize(text, font, scale, 1)[0][0]
+    scale *= min(1.0, room)
     thickness = max(1, round(scale * 1.5))
     (width, height), below = cv2.getTextSize(text, font, scale, thickness)
     rim = max(2, height // 3)

@@ -27,6 +27,7 @@ from segmentation.predict import Segmenter
 MIN_HEAD_SHARE = 0.3
 # The same of the pixels brighter than air: beyond the head a volume shows noise, which is no slice at all.
 _MIN_TISSUE_SHARE = 0.15
+_SMALL_PX = 48  # the models never saw so few pixels a side
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Pipeline:
         clock.lap("classify")
         mask = self._segment(scan, prepared, verdict)
         clock.lap("segment")
-        return self._result(scan, probabilities, used, verdict, mask, clock)
+        return self._result(scan, prepared, probabilities, used, verdict, mask, clock)
 
     def _open(self, source: str | Path | NDArray[Any] | Scan, frame: int | None) -> Scan:
         if isinstance(source, (str, Path)):
@@ -144,6 +145,7 @@ class Pipeline:
     def _result(
         self,
         scan: Scan,
+        prepared: list[PreparedSlice | None],
         probabilities: NDArray[np.float32],
         used: NDArray[np.bool_],
         verdict: Verdict,
@@ -171,7 +173,7 @@ class Pipeline:
                 }
                 for k in np.flatnonzero(used)
             ],
-            review=_review(verdict, mask, spatial[verdict.label]),
+            review=_review(scan, prepared, verdict, mask, spatial[verdict.label]),
             threshold=self.threshold,
             models={"classification": _identity(self.classifier.card), "segmentation": _identity(self.segmenter.card)},
             versions=package_versions(),
@@ -209,13 +211,26 @@ def _slice_to_show(probabilities: NDArray[np.float32], used: NDArray[np.bool_]) 
     return int(judged[len(judged) // 2])
 
 
-def _review(verdict: Verdict, mask: NDArray[np.uint8], confidence: float) -> list[str]:
+def _review(
+    scan: Scan, prepared: list[PreparedSlice | None], verdict: Verdict, mask: NDArray[np.uint8], confidence: float
+) -> list[str]:
     reasons = []
+    rows, columns = scan.slice(0).shape[:2]
+    if min(rows, columns) < _SMALL_PX:
+        reasons.append(f"slices of {rows} x {columns} pixels are too small to judge")
+    if _has_two_levels(scan.voxels):
+        reasons.append("only two grey levels, perhaps a mask")
+    if not any(p is not None and p.head_fraction > 0 for p in prepared):
+        reasons.append("no head found")
     if confidence < LOW_CONFIDENCE:
         reasons.append(f"low confidence ({confidence:.2f})")
     if verdict.positive.any() and not mask.any():
         reasons.append("classifier positive but mask empty")
     return reasons
+
+
+def _has_two_levels(voxels: NDArray[Any]) -> bool:
+    return bool(((voxels == voxels.min()) | (voxels == voxels.max())).all())
 
 
 def _identity(card: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import lightning as L
 import numpy as np
 import torch
 from monai.metrics import DiceMetric
+from torch import nn
 
 from data.cards import save_weights
 from data.datasets import Sample
+from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
 from data.loaders import to_batch
 from data.partition import Partition, load_partition
@@ -21,6 +23,7 @@ from data.readers import open_scan
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
 from data.run_plots import plot_learning_curves
 from data.trainer import check_run, make_trainer, write_config, write_metrics_table
+from data.trainer import fit as run_loop
 from segmentation.evaluate import choose_operating_point, predict_maps, segmentation_metrics, write_scores
 from segmentation.loss import CrossEntropyDice
 from segmentation.model import ARCHITECTURE, DECODER_CHANNELS, ENCODER, build_segmenter, initialise_encoder
@@ -47,10 +50,10 @@ class SegmenterConfig(TrainingConfig):
 class SegmenterModule(L.LightningModule):
     """Res-U-Net with cross-entropy + Dice, AdamW and a one-cycle schedule."""
 
-    def __init__(self, config: SegmenterConfig, total_steps: int) -> None:
+    def __init__(self, config: SegmenterConfig, model: nn.Module, total_steps: int) -> None:
         super().__init__()
         self.config, self.total_steps = config, total_steps
-        self.model = build_segmenter(config.encoder, config.decoder_channels).to(memory_format=torch.channels_last)
+        self.model = model.to(memory_format=torch.channels_last)
         self.loss = CrossEntropyDice()
         self.dice = DiceMetric(include_background=True, ignore_empty=False)
 
@@ -91,11 +94,15 @@ def train_segmenter(
     """
     checkpoint = check_run(out, config, resume)
     L.seed_everything(config.seed, verbose=False)
+    model = build_segmenter(config.encoder, config.decoder_channels)
+    if checkpoint is None:  # before the data are read: a wrong name should not cost the user that time
+        say(f"initial weights: {initialise_encoder(model, config.encoder, config.init)}")
     parts = load_partition(config, keep=has_truth, progress=prepared)
     say(str(parts))
-    module = build_module(config, parts)
-    if checkpoint is None:
-        say(f"initial weights: {initialise_encoder(module.model, config.encoder, config.init)}")
+    for name, part in (("training", parts.train), ("validation", parts.validation)):
+        if not part.masks.any():
+            raise InputError(f"{', '.join(config.data)}: no {name} slice has a tumor mask")
+    module = build_module(config, parts, model)
     write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
     return finish(module, config, parts, out, say, command)
@@ -111,9 +118,10 @@ def has_truth(sample: Sample) -> bool:
     return said is not None and said.mask is not None
 
 
-def build_module(config: SegmenterConfig, parts: Partition) -> SegmenterModule:
-    """A fresh module whose schedule spans the whole run."""
-    return SegmenterModule(config, total_steps(config, parts))
+def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | None = None) -> SegmenterModule:
+    """A module around a model (a fresh one, if none is given) whose schedule spans the whole run."""
+    model = model or build_segmenter(config.encoder, config.decoder_channels)
+    return SegmenterModule(config, model, total_steps(config, parts))
 
 
 def fit(
@@ -122,7 +130,7 @@ def fit(
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
     training, validation = loaders(config, parts)
     trainer = make_trainer(out, config.epochs, "val_dice", config.patience, config.device, config.precision, bar)
-    trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
+    run_loop(trainer, module, training, validation, checkpoint)
 
 
 def finish(

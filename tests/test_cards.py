@@ -53,6 +53,11 @@ def test_a_missing_card(copy):
         ({"architecture": "vgg16"}, "a vgg16 for"),
         ({"stage": "segmentation"}, "for segmentation, not for classification"),
         ({"schema_version": 99}, "unknown schema"),
+        ({"operating_point": {}}, "tumor_threshold None is no number from 0 to 1"),
+        ({"operating_point": "high"}, "tumor_threshold None is no number"),
+        ({"operating_point": {"tumor_threshold": 5}}, "tumor_threshold 5 is no number from 0 to 1"),
+        ({"input_size": 0}, "input_size 0 is no multiple of 32"),
+        ({"input_size": "abc"}, "input_size 'abc' is no multiple of 32"),
     ],
 )
 def test_a_card_that_does_not_fit(copy, change, reason):
@@ -69,6 +74,19 @@ def test_a_card_that_lacks_something(copy):
     card.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"classifier\.json: the card lacks input_size, operating_point"):
         Classifier.load(copy, "cpu")
+
+
+def test_a_segmenters_card(tmp_path):
+    for suffix in (".safetensors", ".json"):
+        (tmp_path / f"s{suffix}").write_bytes(SEGMENTER.with_suffix(suffix).read_bytes())
+    card = json.loads((tmp_path / "s.json").read_text())
+    for change, reason in (
+        ({"decoder_channels": [1, 2]}, "are not five whole numbers"),
+        ({"operating_point": {"mask_threshold": 0.5}}, "min_lesion_px None is no number"),
+    ):
+        (tmp_path / "s.json").write_text(json.dumps(card | change))
+        with pytest.raises(InputError, match=reason):
+            Segmenter.load(tmp_path / "s.safetensors", "cpu")
 
 
 def test_the_other_stage_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 from pathlib import Path
 
@@ -112,12 +114,18 @@ def test_a_fault_of_ours_costs_one_scan_only(tumorlens, study, tmp_path, monkeyp
         ["train", "segmentation", "--data", "EMPTY", "--out", "OUT", "--map", "x"],
         ["train", "classification", "--data", "EMPTY", "--out", "GOOD"],
         ["demo", "--out", "GOOD"],
+        ["run", "", "-o", "OUT"],
+        ["run", "DICOM", "-o", "OUT"],
+        ["train", "classification", "--data", "EMPTY", "--out", "OUT", "--init", "nowhere.safetensors"],
+        ["train", "segmentation", "--data", "EMPTY", "--out", "OUT", "--encoder", "zebra", "--init", "none"],
     ],
 )
 def test_wrong_use(tumorlens, tmp_path, arguments):
     (tmp_path / "empty").mkdir()
     good = save(tmp_path / "good.png", phantom_slice(1).image)
-    places = {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty", "GOOD": good}
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "IM1").write_bytes(bytes(128) + b"DICM" + bytes(99))
+    places = {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty", "GOOD": good, "DICOM": tmp_path / "dicom"}
     done = tumorlens(*(places.get(a, a) for a in arguments))
     assert done.exit_code == 2
     assert "Traceback" not in done.output
@@ -139,3 +147,44 @@ def test_models_that_cannot_be_loaded(tmp_path, options, reason):
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_names_that_would_take_the_tables_place(tumorlens, tmp_path):
+    save(tmp_path / "in" / "results.csv.png", phantom_slice(1, "no_tumor").image)
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    assert table(tmp_path / "out")[0]["scan"] == "results.csv.png"
+    assert (tmp_path / "out" / "_results.csv" / "mask.png").is_file()
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out", "--overwrite").exit_code == 0
+
+
+def test_a_missing_file_does_not_get_the_result_of_its_namesake(tumorlens, tmp_path, monkeypatch):
+    save(tmp_path / "in" / "a.png", phantom_slice(1, "no_tumor").image)
+    monkeypatch.chdir(tmp_path)
+    done = tumorlens("run", "in", "a.png", "-o", "out", "--json")
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["label"], first["scan"]["name"]) == ("no_tumor", "a.png")
+    assert "no such file" in second["error"]
+    assert len({row["scan"] for row in table(tmp_path / "out")}) == 2
+
+
+def test_a_full_disk_stops_the_batch_and_names_the_output(tumorlens, study, tmp_path, monkeypatch):
+    import pipeline.export as module
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_png", full)
+    done = tumorlens("run", study, "-o", tmp_path / "out")
+    assert done.exit_code == 2
+    assert (
+        f"{tmp_path / 'out'}: No space left on device; stopped at volume.nii.gz, go on with --continue" in done.stderr
+    )
+
+
+def test_pictures_that_no_one_should_trust_are_flagged(tumorlens, tmp_path):
+    save(tmp_path / "in" / "mask.png", phantom_slice(7, "meningioma").mask * np.uint8(255))
+    save(tmp_path / "in" / "tiny.png", np.arange(6, dtype=np.uint8).reshape(2, 3))
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    mask, tiny = table(tmp_path / "out")
+    assert "only two grey levels, perhaps a mask" in mask["review"]
+    assert "slices of 2 x 3 pixels are too small to judge" in tiny["review"]

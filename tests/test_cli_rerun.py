@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from data.phantom import phantom_slice
-from tests.files import save, table
+import nibabel as nib
+import numpy as np
+import pytest
+
+from data.phantom import phantom_slice, phantom_volume
+from tests.files import save, save_volume, table
 
 
 def test_continue_keeps_what_is_done(tumorlens, study, tmp_path):
@@ -70,3 +74,38 @@ def test_a_failure_leaves_no_result_of_an_earlier_run(tumorlens, tmp_path):
     path.write_text("broken now")
     assert tumorlens("run", path, "-o", tmp_path / "out", "--overwrite").exit_code == 1
     assert not (tmp_path / "out" / "x" / "mask.png").exists()
+
+
+def test_a_frame_concerns_four_dimensions_only(tumorlens, tmp_path):
+    phantom = phantom_volume(7, "meningioma", shape=(96, 112, 12), spacing_mm=(2, 2, 10))
+    save_volume(tmp_path / "in" / "three.nii.gz", phantom)
+    series = np.stack([phantom.image, phantom.image], axis=3)
+    nib.save(nib.Nifti1Image(series, phantom.affine), tmp_path / "in" / "four.nii.gz")
+    out = tmp_path / "out"
+    assert tumorlens("run", tmp_path / "in", "-o", out).exit_code == 1
+    before = (out / "three" / "result.json").stat().st_mtime_ns
+    assert tumorlens("run", tmp_path / "in", "-o", out, "--continue", "--frame", "1").exit_code == 0
+    assert (out / "three" / "result.json").stat().st_mtime_ns == before
+
+
+def test_continue_asks_for_another_operating_point(tumorlens, pipeline, tmp_path, monkeypatch):
+    path = save(tmp_path / "x.png", phantom_slice(7, "meningioma").image)
+    assert tumorlens("run", path, "-o", tmp_path / "out").exit_code == 0
+    before = (tmp_path / "out" / "x" / "result.json").stat().st_mtime_ns
+    point = {"mask_threshold": 0.99, "min_lesion_px": 60}
+    monkeypatch.setitem(pipeline.segmenter.card, "operating_point", point)
+    assert tumorlens("run", path, "-o", tmp_path / "out", "--continue").exit_code == 0
+    assert (tmp_path / "out" / "x" / "result.json").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("option", ["--continue", "--overwrite"])
+def test_a_table_that_a_spreadsheet_has_saved(tumorlens, tmp_path, option):
+    path = save(tmp_path / "x.png", phantom_slice(1, "no_tumor").image)
+    (tmp_path / "out").mkdir()
+    text = "scan;label\nmine;glioma\n"
+    for content in (text.encode("utf-16"), text.encode()):
+        (tmp_path / "out" / "results.csv").write_bytes(content)
+        done = tumorlens("run", path, "-o", tmp_path / "out", option)
+        assert done.exit_code == 2
+        assert "not the table as tumorlens writes it" in done.stderr
+        assert (tmp_path / "out" / "results.csv").read_bytes() == content

@@ -43,14 +43,28 @@ def test_index_with_its_images_elsewhere(phantom_set, tmp_path):
         ("picture,label\n", "column image is missing"),
         ("image,label\n", "no rows"),
         ("image,label\nindex.csv,zebra\n", "line 2: label 'zebra'"),
-        ("image,label,fold\nindex.csv,glioma,x\n", "line 2"),
-        ("image,label,every\nindex.csv,glioma,0\n", "line 2: every"),
+        ("image,label,fold\nindex.csv,glioma,x\n", "line 2: fold 'x' is no whole number from 0 on"),
+        ("image,label,fold\nindex.csv,glioma,-1\n", "line 2: fold '-1'"),
+        ("image,label,every\nindex.csv,glioma,0\n", "line 2: every '0'"),
+        ("image,label\nindex.csv\n", "line 2: label is empty"),
+        ("image,label\n,,\nx.png,glioma\n", "line 3: no such file"),
     ],
 )
 def test_broken_index(tmp_path, text, reason):
     (tmp_path / "index.csv").write_text(text)
     with pytest.raises(InputError, match=reason):
         load_samples(tmp_path)
+
+
+def test_an_index_in_another_encoding(tmp_path):
+    (tmp_path / "index.csv").write_bytes("image,label\né.png,glioma\n".encode("utf-16"))
+    with pytest.raises(InputError, match="no CSV file in UTF-8"):
+        load_samples(tmp_path)
+
+
+def test_a_mapping_to_nothing_is_blamed_itself():
+    with pytest.raises(InputError, match="the mapping a=foo leads to none of"):
+        canonical_label("a", {"a": "foo"})
 
 
 def test_class_folders(tmp_path):

@@ -10,8 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from data.datasets import load_samples
+from data.partition import DataConfig, load_partition
 from data.phantom import phantom_slice
 from pipeline.evaluate import Case, dice, evaluate_pipeline, main, summarise
+from pipeline.evaluate import test_samples as samples_of_fold
 
 
 def case(patient, label, guess, score, free=0, marked=0, volume=False):
@@ -97,3 +99,13 @@ def test_the_command_writes_figures_and_names_an_empty_fold(tmp_path):
     wrong = CliRunner().invoke(app, ["--data", str(tmp_path), "--fold", "3"])
     assert wrong.exit_code == 2
     assert "no labelled scan in fold 3" in wrong.output
+
+
+def test_folds_are_those_that_training_makes(phantom_set, tmp_path):
+    """Where the data have no folds, the ones measured on are the ones that a training run has not seen."""
+    rows = [line.rsplit(",", 1)[0] for line in (phantom_set / "index.csv").read_text().splitlines()]
+    (tmp_path / "index.csv").write_text("\n".join(rows))
+    config = DataConfig((f"{tmp_path / 'index.csv'}@{phantom_set}",), fold=1, duplicates="drop", size=64)
+    trained = load_partition(config)
+    assert {s.image for s in samples_of_fold(config)} == {s.image for s in trained.test.samples}
+    assert not {s.image for s in samples_of_fold(config)} & {s.image for s in trained.train.samples}

@@ -108,13 +108,25 @@ def test_matlab(tmp_path, version):
 
 @pytest.mark.parametrize(
     ("label", "patient", "expected"),
-    [("glioma", 112233.0, ("glioma", "112233")), ("zebra", "A7", (None, "A7")), (9, "", (None, None))],
+    [
+        ("glioma", 112233.0, ("glioma", "112233")),
+        ("zebra", "A7", (None, "A7")),
+        (9, "", (None, None)),
+        (np.nan, "", (None, None)),
+    ],
 )
 def test_matlab_copies_write_labels_and_patients_as_they_like(tmp_path, label, patient, expected):
     savemat(tmp_path / "1.mat", {"cjdata": {"image": RAMP, "label": label, "PID": patient}})
     annotation = open_scan(tmp_path / "1.mat").annotation
     assert (annotation.label, annotation.patient) == expected
     assert annotation.mask is None
+
+
+@pytest.mark.parametrize("image", [RAMP * 1j, np.array([["a", "b"]], object), RAMP[None]])
+def test_matlab_images_that_are_none(tmp_path, image):
+    savemat(tmp_path / "1.mat", {"cjdata": {"image": image, "label": 1}})
+    with pytest.raises(InputError, match=r"1\.mat: the MATLAB file has no 2-D cjdata\.image of real numbers"):
+        open_scan(tmp_path / "1.mat")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -190,6 +202,9 @@ def test_one_frame_of_four_dimensions(tmp_path):
         open_scan(tmp_path / "a.nii.gz")
     with pytest.raises(InputError, match="frame 3 does not exist"):
         open_scan(tmp_path / "a.nii.gz", frame=3)
+    assert open_scan(tmp_path / "a.nii.gz", frame=2).frame == 2
+    nib.save(nib.Nifti1Image(data[..., 0], np.eye(4)), tmp_path / "b.nii.gz")
+    assert open_scan(tmp_path / "b.nii.gz", frame=2).frame is None  # nothing to choose
 
 
 def test_spacing_in_other_units(tmp_path):

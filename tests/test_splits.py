@@ -10,6 +10,7 @@ import pytest
 
 from data.datasets import Sample, load_samples
 from data.errors import InputError
+from data.labels import CLASSES
 from data.loaders import prepare
 from data.partition import DataConfig, load_partition
 from data.phantom import phantom_slice
@@ -55,6 +56,12 @@ def test_folds_keep_patients_together_and_labels_balanced():
 def test_too_few_patients():
     with pytest.raises(InputError, match="3 patients are too few for 5 folds"):
         make_folds(samples_of(["a", "b", "c", "a"]))
+
+
+def test_too_few_slices_of_every_class():
+    samples = [Sample(Path(f"{i}.png"), CLASSES[i % 4], patient=str(i)) for i in range(16)]
+    with pytest.raises(InputError, match="16 slices are too few: 5 folds need 5 of a class"):
+        make_folds(samples)
 
 
 def test_split_uses_the_next_fold_for_validation():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from dataclasses import replace
 
 import lightning as L
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from classification import train as classification
 from classification.evaluate import choose_threshold, classification_metrics, gate_metrics
 from classification.predict import Classifier
 from data.errors import InputError
 from data.loaders import EpochSampler, PreparedSet, to_batch
+from pipeline.cli import app
 from segmentation import train as segmentation
 from segmentation.evaluate import choose_operating_point, dice_scores, segmentation_metrics
 from segmentation.loss import CrossEntropyDice
@@ -94,6 +97,55 @@ def test_resume_continues_exactly(stage, tmp_path, monkeypatch):
     with (tmp_path / "cut" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1"]
+
+
+class CtrlC(L.Callback):
+    """Stops a run in its second epoch, as a user would."""
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_run_says_how_to_go_on(phantom_set, tmp_path, monkeypatch):
+    real = classification.make_trainer
+
+    def stopped(*args, **kwargs):
+        trainer = real(*args, **kwargs)
+        trainer.callbacks.append(CtrlC())
+        return trainer
+
+    monkeypatch.setattr(classification, "make_trainer", stopped)
+    handler = signal.getsignal(signal.SIGINT)
+    arguments = ["--data", phantom_set, "--out", tmp_path / "run", "--init", "none", "--epochs", 2, "--size", 64]
+    done = CliRunner().invoke(app, ["train", "classification", *(str(a) for a in arguments)])
+    signal.signal(signal.SIGINT, handler)  # Lightning turns it off on its way out
+    assert done.exit_code == 130
+    assert done.stderr.strip().endswith("tumorlens: stopped; go on with --resume")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_set_without_masks_trains_no_segmenter(phantom_set, tmp_path):
+    lines = [line.split(",") for line in (phantom_set / "index.csv").read_text().splitlines()]
+    (tmp_path / "index.csv").write_text("\n".join(",".join([c[0], *c[2:]]) for c in lines))
+    config = segmentation.SegmenterConfig(
+        data=(f"{tmp_path / 'index.csv'}@{phantom_set}",), init="none", size=32, duplicates="drop"
+    )
+    said = []
+    with pytest.raises(InputError, match="no training slice has a tumor mask"):
+        segmentation.train_segmenter(config, tmp_path / "run", progress=False, say=said.append)
+    assert "left out 30 slices without a label or mask" in said[-1]
+
+
+def test_a_class_that_is_not_there_is_told(phantom_set, tmp_path):
+    rows = [r for r in (phantom_set / "index.csv").read_text().splitlines() if "no_tumor" not in r]
+    (tmp_path / "index.csv").write_text("\n".join(rows))
+    said = []
+    data = (f"{tmp_path / 'index.csv'}@{phantom_set}",)
+    config = classification.ClassifierConfig(data=data, init="none", size=32, epochs=1, duplicates="drop")
+    card = classification.train_classifier(config, tmp_path / "run", progress=False, say=said.append)
+    assert any("no training slice shows no_tumor" in line for line in said)
+    assert card["classes_in_training"] == ["glioma", "meningioma", "pituitary"]
 
 
 def test_the_run_folder_is_complete_and_its_weights_load(stage, tmp_path):
