@@ -165,8 +165,8 @@ def quiet_lightning() -> None:
     """Keep Lightning's hints for developers off the user's screen; errors still show."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for pattern in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*", ".*logging interval.*"):
-        warnings.filterwarnings("ignore", pattern)
+    for hint in ("does not have many workers", "exists and is not empty", "LeafSpec", "logging interval"):
+        warnings.filterwarnings("ignore", f".*{hint}.*")
 
 
 def _plain(value: Any) -> Any:
