@@ -66,11 +66,23 @@ def test_training_steps_lower_the_loss(stage, phantom_set):
 
 
 class Stop(L.Callback):
-    """Ends a run in its second epoch, as a power cut would."""
+    """Ends a run in its second epoch, as a power cut or a user would."""
+
+    def __init__(self, reason):
+        self.reason = reason
 
     def on_train_batch_start(self, trainer, module, batch, index):
         if trainer.current_epoch == 1:
-            raise RuntimeError("power cut")
+            raise self.reason
+
+
+def stopped_by(reason, make_trainer):
+    def make(*args, **kwargs):
+        trainer = make_trainer(*args, **kwargs)
+        trainer.callbacks.append(Stop(reason))
+        return trainer
+
+    return make
 
 
 def test_resume_continues_exactly(stage, tmp_path, monkeypatch):
@@ -78,13 +90,7 @@ def test_resume_continues_exactly(stage, tmp_path, monkeypatch):
     whole = train(config, tmp_path / "whole", progress=False, say=quiet)
 
     real = module_of.make_trainer
-
-    def interrupted(*args, **kwargs):
-        trainer = real(*args, **kwargs)
-        trainer.callbacks.append(Stop())
-        return trainer
-
-    monkeypatch.setattr(module_of, "make_trainer", interrupted)
+    monkeypatch.setattr(module_of, "make_trainer", stopped_by(RuntimeError("power cut"), real))
     with pytest.raises(RuntimeError, match="power cut"):
         train(config, tmp_path / "cut", progress=False, say=quiet)
     monkeypatch.setattr(module_of, "make_trainer", real)
@@ -99,22 +105,8 @@ def test_resume_continues_exactly(stage, tmp_path, monkeypatch):
     assert [row["epoch"] for row in rows] == ["0", "1"]
 
 
-class CtrlC(L.Callback):
-    """Stops a run in its second epoch, as a user would."""
-
-    def on_train_batch_start(self, trainer, module, batch, index):
-        if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
-
-
 def test_a_stopped_run_says_how_to_go_on(phantom_set, tmp_path, monkeypatch):
-    real = classification.make_trainer
-
-    def stopped(*args, **kwargs):
-        trainer = real(*args, **kwargs)
-        trainer.callbacks.append(CtrlC())
-        return trainer
-
+    stopped = stopped_by(KeyboardInterrupt(), classification.make_trainer)
     monkeypatch.setattr(classification, "make_trainer", stopped)
     handler = signal.getsignal(signal.SIGINT)
     arguments = ["--data", phantom_set, "--out", tmp_path / "run", "--init", "none", "--epochs", 2, "--size", 64]
