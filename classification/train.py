@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ClassifierConfig(TrainingConfig):
-    """Settings of a classifier's training run; the defaults are the recipe of the shipped weights.
+    """Settings of a classifier's training run; but for the epochs (7), the defaults are the shipped weights' recipe.
 
     Attributes:
         label_smoothing: Share of a slice's label that is spread over all classes.

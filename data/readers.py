@@ -78,8 +78,10 @@ def sniff(path: Path) -> str:
 def is_dicom(path: Path) -> bool:
     """Whether a file's first bytes show DICOM."""
     try:
+        if not path.is_file():  # opening a named pipe would wait for ever
+            return False
         with path.open("rb") as file:
-            return path.is_file() and file.read(132)[128:] == b"DICM"
+            return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
 
@@ -89,6 +91,8 @@ def _read(path: Path, frame: int | None) -> Scan:
         raise InputError("no such file")
     if path.is_dir():
         raise InputError("this is a folder, not a scan")
+    if not path.is_file():
+        raise InputError("this is a pipe, a socket or a device, not a file")
     kind = sniff(path)
     if kind == "nifti":
         from data.readers_nifti import read_nifti

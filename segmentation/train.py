@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SegmenterConfig(TrainingConfig):
-    """Settings of a segmenter's training run; the defaults are the recipe of the shipped weights.
+    """Settings of a segmenter's training run; but for the epochs (6), the defaults are the shipped weights' recipe.
 
     Attributes:
         encoder: A residual encoder of segmentation-models-pytorch.

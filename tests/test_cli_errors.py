@@ -188,3 +188,14 @@ def test_pictures_that_no_one_should_trust_are_flagged(tumorlens, tmp_path):
     mask, tiny = table(tmp_path / "out")
     assert "only two grey levels, perhaps a mask" in mask["review"]
     assert "slices of 2 x 3 pixels are too small to judge" in tiny["review"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tumorlens, tmp_path):
+    save(tmp_path / "in" / "a.png", phantom_slice(1, "no_tumor").image)
+    os.mkfifo(tmp_path / "in" / "pipe")
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    os.mkfifo(tmp_path / "pipe.png")
+    done = tumorlens("run", tmp_path / "pipe.png", "-o", tmp_path / "other")
+    assert done.exit_code == 1
+    assert "pipe.png: this is a pipe, a socket or a device" in done.stderr

@@ -19,6 +19,7 @@ from classification.evaluate import choose_threshold, classification_metrics, ga
 from classification.predict import Classifier
 from data.errors import InputError
 from data.loaders import EpochSampler, PreparedSet, to_batch
+from data.trainer import check_run, write_config
 from pipeline.cli import app
 from segmentation import train as segmentation
 from segmentation.evaluate import choose_operating_point, dice_scores, segmentation_metrics
@@ -115,6 +116,16 @@ def test_a_stopped_run_says_how_to_go_on(phantom_set, tmp_path, monkeypatch):
     assert done.exit_code == 130
     assert done.stderr.strip().endswith("tumorlens: stopped; go on with --resume")
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_resumed_run_may_change_the_device_but_not_the_recipe(tmp_path):
+    config = classification.ClassifierConfig(data=("x",), epochs=3)
+    write_config(tmp_path, config)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
+    assert check_run(tmp_path, replace(config, device="cuda", workers=4), resume=True).name == "last.ckpt"
+    with pytest.raises(InputError, match="the run began with epochs = 3, not 9"):
+        check_run(tmp_path, replace(config, epochs=9), resume=True)
 
 
 def test_a_set_without_masks_trains_no_segmenter(phantom_set, tmp_path):
