@@ -27,7 +27,11 @@ def write_mask_png(path: Path, mask_hw: NDArray[np.uint8]) -> None:
 
 
 def write_mask_nifti(path: Path, mask: NDArray[np.uint8], scan: Scan) -> None:
-    """A mask as uint8 NIfTI with the source's shape, affine, qform, sform and their codes.
+    """A mask as uint8 NIfTI with the source's shape and place.
+
+    From a NIfTI: its affine, qform, sform and their codes, but none of its words, which may name the patient. From
+    another file with an affine: that as sform (code 1, scanner) and qform (code 1; 0 if it is sheared, which a qform
+    cannot say), in mm.
 
     Args:
         path: Ends in ``.nii.gz``.
@@ -38,7 +42,7 @@ def write_mask_nifti(path: Path, mask: NDArray[np.uint8], scan: Scan) -> None:
 
     shaped = mask.reshape(scan.source_shape or mask.shape).astype(np.uint8)
     if scan.header is not None:
-        header = scan.header.copy()
+        header = _wordless(scan.header)
         header.set_data_dtype(np.uint8)
         header.set_slope_inter(1, 0)
         header["cal_max"], header["cal_min"] = 0, 0
@@ -46,8 +50,28 @@ def write_mask_nifti(path: Path, mask: NDArray[np.uint8], scan: Scan) -> None:
         kind: Any = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
         # No affine: nibabel would rewrite both forms and their codes from it; the header's own are to stay.
         image = kind(shaped, None, header)
+    elif scan.affine is not None:
+        image = nib.Nifti1Image(shaped, scan.affine)
+        image.set_sform(scan.affine, 1)
+        image.set_qform(scan.affine, 0 if _is_sheared(scan.affine) else 1)
+        image.header.set_xyzt_units("mm")
     else:
-        affine = np.diag([*(scan.spacing_mm or (1.0, 1.0, 1.0))[:3], 1.0]) if scan.affine is None else scan.affine
-        image = nib.Nifti1Image(shaped, affine)
+        image = nib.Nifti1Image(shaped, np.diag([*(scan.spacing_mm or (1.0, 1.0, 1.0))[:3], 1.0]))
     with whole_file(path) as part:
         nib.save(image, part)
+
+
+def _wordless(header: Any) -> Any:
+    """A copy of a NIfTI header without extensions (they hold DICOM headers, comments), free text and intent."""
+    copy = type(header)(header.binaryblock, header.endianness, check=False)
+    copy.set_intent("none", (), "")
+    for field in ("data_type", "db_name", "descrip", "aux_file", "unused_str"):
+        if field in copy.structarr.dtype.names:
+            copy[field] = b""
+    return copy
+
+
+def _is_sheared(affine: NDArray[np.float64]) -> bool:
+    """Whether the array axes are not at right angles, by more than the float32 of a header loses."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)
