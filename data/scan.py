@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,13 @@ class Scan:
         header: The format's own header, handed back unchanged when a mask is written.
         annotation: Mask, label and patient if the file carries them.
         frame: Which frame of a 4-D file this is; none where there was nothing to choose.
+        plane_axis: The array axis across which the slices of a volume are cut (see `in_plane`); none leaves the slices
+            of acquisition.
+        notes: Choices that the reader made.
+        warnings: Flaws of the source that a person should know.
+        windows: The header's display window ``(low, high)`` for each slice of acquisition, in the unit of `voxels`,
+            none for a slice without; empty where the source gives none.
+        dicom: The source instances of a DICOM series, or none.
     """
 
     voxels: NDArray[Any]
@@ -63,6 +71,11 @@ class Scan:
     header: Any = field(default=None, repr=False, compare=False)
     annotation: Annotation | None = None
     frame: int | None = None
+    plane_axis: int | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    windows: tuple[tuple[float, float] | None, ...] = ()
+    dicom: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_array(
@@ -100,9 +113,14 @@ class Scan:
 
         A single slice lies across its axis of length 1. Else it is the axis of the coarsest spacing; where the spacing
         is even, an axis less than half as long as the others; else the axis nearest to head-foot (axial slices).
+        `plane_axis` overrides all that.
         """
         if not self.volume:
             raise InputError("a single picture has no slice axis")
+        if self.plane_axis is not None:
+            return self.plane_axis
+        if self.dicom is not None:  # its images are slices, whatever their spacing
+            return 2
         shape = np.array(self.voxels.shape)
         if shape.min() == 1:
             return int(np.flatnonzero(shape == 1)[-1])
@@ -114,7 +132,11 @@ class Scan:
         shortest = int(np.argmin(shape))
         if 2 * shape[shortest] < np.delete(shape, shortest).min() or self.affine is None:
             return shortest
-        return int(np.flatnonzero(self._world_axes() == 2)[0])
+        return self.axis_nearest(2)
+
+    def axis_nearest(self, world: int) -> int:
+        """The array axis nearest to a world axis (0 right, 1 anterior, 2 superior) of a volume with an affine."""
+        return int(np.flatnonzero(self._world_axes() == world)[0])
 
     @property
     def plane(self) -> str | None:
@@ -122,6 +144,41 @@ class Scan:
         if not self.volume or self.affine is None:
             return None
         return PLANES[int(self._world_axes()[self.slice_axis])]
+
+    def in_plane(self, axis: int) -> Scan:
+        """The same volume, cut across another array axis: `plane`, `slice`, `view` and the rest follow.
+
+        Raises:
+            InputError: A picture, or no such axis.
+        """
+        if not self.volume:
+            raise InputError("a picture has no planes")
+        if axis not in range(3):
+            raise InputError(f"a volume has the axes 0, 1 and 2, and no axis {axis}")
+        return replace(self, plane_axis=int(axis))
+
+    def with_plane(self, name: str) -> Scan:
+        """The same volume, cut in a named plane.
+
+        Args:
+            name: ``"axial"``, ``"coronal"`` or ``"sagittal"``, the array axes nearest to the body's; or
+                ``"acquisition"``, the slices as they were acquired, which any scan has.
+
+        Raises:
+            InputError: An unknown name, a picture, a volume without affine, or a single slice of another plane.
+        """
+        if name == "acquisition":
+            return replace(self, plane_axis=None)
+        if name not in PLANES.values():
+            raise InputError(f"plane {name!r} is none of {', '.join(PLANES.values())}, acquisition")
+        if not self.volume:
+            raise InputError("a picture has no planes")
+        if self.affine is None:
+            raise InputError(f"the volume's orientation is not known, so it has no {name} slices")
+        axis = self.axis_nearest(next(world for world, plane in PLANES.items() if plane == name))
+        if min(n for a, n in enumerate(self.voxels.shape) if a != axis) == 1 < max(self.voxels.shape):
+            raise InputError(f"a single {replace(self, plane_axis=None).plane} slice has no {name} view")
+        return self.in_plane(axis)
 
     @property
     def n_slices(self) -> int:
@@ -156,10 +213,22 @@ class Scan:
         if not self.volume:
             return array
         axis, row_axis, column_axis, flips = self._layout()
-        view = np.take(array, index, axis=axis)
+        # Not np.take, which copies the whole of an array in Fortran order, as NIfTI volumes are, for each slice.
+        view = np.moveaxis(array, axis, 0)[index]
         if row_axis > column_axis:
             view = view.T
         return view[:: flips[0], :: flips[1]]
+
+    def place_in_view(self, index: Sequence[float]) -> tuple[float, float]:
+        """Row and column at which a voxel (indices along the array axes, fractions allowed) shows in its `slice`."""
+        if not self.volume:
+            return float(index[0]), float(index[1])
+        _, row_axis, column_axis, flips = self._layout()
+        row, column = (
+            float(index[axis] if step == 1 else self.voxels.shape[axis] - 1 - index[axis])
+            for axis, step in zip((row_axis, column_axis), flips, strict=True)
+        )
+        return row, column
 
     def mask_from_slices(self, masks_shw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Put slice masks, as seen through `slice`, back into the array order of `voxels`.

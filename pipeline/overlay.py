@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data.preprocess import to_gray
+from data.scan import Scan
 from pipeline.result import Result
 
 _TINT = (255, 40, 40)
 _CONTOUR = (255, 225, 0)  # yellow on red stays visible to colour-blind readers
 _TINT_SHARE = 0.3
+_SQUARE = 0.02  # pixels whose sides differ by less are shown as they are
+_LEAST_COVERED = 0.2  # of the slice's grey levels, for a header's window to be of use
 
 
 def draw_overlay(result: Result) -> NDArray[np.uint8]:
-    """RGB picture ``(rows, columns, 3)`` of the scan, or of the volume's slice with the largest tumor area."""
-    scan = result.scan
-    view = scan.slice(result.shown_slice)
-    mask = scan.view(result.mask, result.shown_slice)
-    picture = np.repeat(display_levels(view)[..., None], 3, axis=2)
-    picture = draw_mask(picture, mask)
-    caption = f"{result.label.replace('_', ' ')} {result.confidence:.2f}"
-    return _write(picture, caption)
+    """RGB picture ``(rows, columns, 3)`` of the scan, or of the volume's slice with the largest tumor area.
+
+    Pixels that are not square are stretched to true proportions.
+    """
+    scan, index = result.scan, result.shown_slice
+    gray = _gray(scan, index)
+    picture = draw_slice(
+        scan, result.mask, index, _limits(scan, index, gray), _true_size(gray.shape, scan.pixel_aspect)
+    )
+    return write_text(picture, caption(result))
 
 
-def display_levels(view: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey bytes of a slice with the darkest and brightest 0.5 % cut off."""
-    gray = to_gray(view) if np.ptp(view) else np.zeros(view.shape[:2], np.float32)
-    low, high = np.percentile(gray, (0.5, 99.5))
+def caption(result: Result) -> str:
+    """Label and confidence, and nothing that says whose scan it is."""
+    return f"{result.label.replace('_', ' ')} {result.confidence:.2f}"
+
+
+def display_limits(values: NDArray[Any]) -> tuple[float, float]:
+    """The values to show as black and as white, with the darkest and brightest 0.5 % beyond them."""
+    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     if high <= low:
-        low, high = float(gray.min()), max(float(gray.max()), float(gray.min()) + 1)
-    return (np.clip((gray - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1)
+    return low, high
+
+
+def gray_bytes(gray_hw: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
+    """Grey values as bytes, 0 from the lower limit down and 255 from the upper one up."""
+    low, high = limits
+    return (np.clip((gray_hw - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def draw_slice(
+    scan: Scan, mask: NDArray[np.uint8], index: int, limits: tuple[float, float], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """A slice with its mask at a size ``(height, width)``; the line around the mask is drawn at that size."""
+    gray = gray_bytes(_gray(scan, index), limits)
+    mask_hw = np.ascontiguousarray(scan.view(mask, index)) * np.float32(1)
+    shrinks = size[0] * size[1] < gray.size
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    gray = cv2.resize(gray, size[::-1], interpolation=how)
+    covered = cv2.resize(mask_hw, size[::-1], interpolation=how)
+    inside = covered > 0.5
+    if not inside.any():  # a lesion thinner than a pixel of the picture
+        inside = covered > 0
+    return draw_mask(np.repeat(gray[..., None], 3, axis=2), inside.astype(np.uint8))
 
 
 def draw_mask(picture_hw3: NDArray[np.uint8], mask_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -44,10 +77,35 @@ def draw_mask(picture_hw3: NDArray[np.uint8], mask_hw: NDArray[np.uint8]) -> NDA
     return drawn
 
 
-def _write(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    """Text in the upper left corner, on a dark ground, as large as the picture allows."""
+def _gray(scan: Scan, index: int) -> NDArray[np.float32]:
+    view = scan.slice(index)
+    return to_gray(view) if np.ptp(view) else np.zeros(view.shape[:2], np.float32)
+
+
+def _limits(scan: Scan, index: int, gray: NDArray[np.float32]) -> tuple[float, float]:
+    """The window of the header, which the reader is used to, where it fits the slice; else from the values."""
+    low, high = display_limits(gray)
+    as_acquired = scan.plane_axis is None and index < len(scan.windows)
+    window = scan.windows[index] if as_acquired else None
+    if window is None:
+        return low, high
+    covered = min(high, window[1]) - max(low, window[0])
+    fits = covered > _LEAST_COVERED * (high - low) and window[1] - window[0] < (high - low) / _LEAST_COVERED
+    return window if fits else (low, high)
+
+
+def _true_size(shape: tuple[int, ...], aspect: float) -> tuple[int, int]:
+    """Height and width with square pixels; the finer side keeps its number of pixels."""
+    rows, columns = shape[:2]
+    if abs(aspect - 1) < _SQUARE:
+        return rows, columns
+    return (round(rows * aspect), columns) if aspect > 1 else (rows, round(columns / aspect))
+
+
+def write_text(picture: NDArray[np.uint8], text: str, scale: float | None = None) -> NDArray[np.uint8]:
+    """Text in the upper left corner, on a dark ground, at a font scale or else as large as the picture allows."""
     font = cv2.FONT_HERSHEY_SIMPLEX
-    scale = float(np.clip(picture.shape[1] / 700, 0.3, 2.0))
+    scale = float(np.clip(picture.shape[1] / 700, 0.3, 2.0)) if scale is None else scale
     room = 0.94 * picture.shape[1] / cv2.getTextSize(text, font, scale, 1)[0][0]
     scale *= min(1.0, room)
     thickness = max(1, round(scale * 1.5))

@@ -90,3 +90,81 @@ def test_arrays_that_are_no_scan(voxels):
 def test_singular_affine():
     with pytest.raises(InputError, match="singular"):
         Scan.from_array(np.zeros((3, 3, 3)), np.diag([1, 1, 0, 1]))
+
+
+@pytest.mark.parametrize("code", all_orientations())
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_planes_look_the_same_in_every_orientation(code, plane):
+    phantom = phantom_volume(1, "glioma", shape=(20, 24, 10), spacing_mm=(8, 7, 12))
+    reference = phantom.scan.with_plane(plane)
+    voxels, affine = reoriented(phantom.image, phantom.affine, code)
+    scan = Scan.from_array(voxels, affine).with_plane(plane)
+    assert scan.plane == plane
+    n = {"sagittal": 20, "coronal": 24, "axial": 10}[plane]
+    assert scan.n_slices == n
+    assert {scan.slice(k).tobytes() for k in range(n)} == {reference.slice(k).tobytes() for k in range(n)}
+    assert scan.pixel_aspect == pytest.approx({"sagittal": 12 / 7, "coronal": 12 / 8, "axial": 7 / 8}[plane])
+    masks = np.stack([(scan.slice(k) > 300).astype(np.uint8) for k in range(n)])
+    np.testing.assert_array_equal(scan.mask_from_slices(masks), voxels > 300)
+
+
+def test_coronal_and_sagittal_views_are_radiological():
+    voxels = np.zeros((10, 12, 8))
+    voxels[9, :, :4] = 1  # far right of the patient, lower half
+    scan = Scan.from_array(voxels, np.diag([2, 2, 6, 1.0]))
+    view = scan.with_plane("coronal").slice(5)
+    assert view.shape == (8, 10)
+    assert view[:, 0].tolist() == [0] * 4 + [1] * 4
+    voxels[:] = 0
+    voxels[5, 11, 6:] = 1  # anterior, above
+    view = scan.with_plane("sagittal").slice(5)
+    assert np.argwhere(view).tolist() == [[0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "ASR", "SLP", "PIR"])
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal", "acquisition"])
+def test_the_place_in_the_view_is_where_the_voxel_shows(code, plane):
+    voxels = np.zeros((10, 12, 8))
+    voxels[2, 9, 5] = 1
+    voxels, affine = reoriented(voxels, np.diag([2, 2, 6, 1.0]), code)
+    scan = Scan.from_array(voxels, affine).with_plane(plane)
+    index = np.argwhere(voxels)[0]
+    assert np.argwhere(scan.slice(index[scan.slice_axis])).tolist() == [list(scan.place_in_view(index))]
+
+
+def test_the_plane_of_acquisition_comes_back():
+    scan = Scan.from_array(np.zeros((20, 20, 6)), np.diag([1, 1, 5, 1.0]))
+    coronal = scan.with_plane("coronal")
+    assert (coronal.slice_axis, scan.slice_axis) == (1, 2)
+    assert coronal.with_plane("acquisition").slice_axis == 2
+    assert coronal.with_plane("sagittal").with_plane("axial").plane == "axial"
+    assert scan.in_plane(0).plane == "sagittal"
+
+
+def test_planes_without_orientation():
+    volume, picture = Scan.from_array(np.zeros((20, 20, 6))), Scan.from_array(np.zeros((20, 20)))
+    with pytest.raises(InputError, match="orientation is not known"):
+        volume.with_plane("axial")
+    with pytest.raises(InputError, match="a picture has no planes"):
+        picture.with_plane("axial")
+    with pytest.raises(InputError, match="a picture has no planes"):
+        picture.in_plane(0)
+    with pytest.raises(InputError, match="no axis 3"):
+        volume.in_plane(3)
+    with pytest.raises(InputError, match="'oblique' is none of"):
+        volume.with_plane("oblique")
+    assert volume.in_plane(0).slice(3).shape == (20, 6)
+    assert volume.with_plane("acquisition").n_slices == 6
+    assert picture.with_plane("acquisition").n_slices == 1
+
+
+def test_a_single_slice_has_one_plane():
+    scan = Scan.from_array(np.zeros((20, 22, 1)), np.diag([1, 1, 5, 1.0]))
+    assert scan.with_plane("axial").slice(0).shape == (22, 20)
+    with pytest.raises(InputError, match="a single axial slice has no coronal view"):
+        scan.with_plane("coronal")
+
+
+def test_a_view_of_a_volume_in_fortran_order_copies_nothing():
+    scan = Scan.from_array(np.zeros((30, 30, 8), order="F"), np.diag([1, 1, 5, 1.0]))
+    assert np.shares_memory(scan.slice(3), scan.voxels)
