@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import tempfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data.archives import is_zip, unpack
+from data.dicom_headers import is_dicom_head
 from data.errors import InputError
 from data.scan import Scan
 
@@ -19,18 +23,27 @@ _IMAGE_MAGIC = (
     (b"BM", "bmp"),
 )
 _BMP_HEADERS = tuple(n.to_bytes(4, "little") for n in (12, 40, 52, 56, 64, 108, 124))  # two letters are not enough
+_PAIR_SUFFIXES = (".img", ".img.gz")  # the voxels of a NIfTI pair have no head of their own
 # Only used to pick files out of a folder; an explicitly named file is always tried.
-SCAN_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".mat", ".nii", ".nii.gz")
-NO_DICOM = "DICOM is not read by this version; convert the series to NIfTI (for instance with dcm2niix)"
+SCAN_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".mat", ".nii", ".nii.gz", ".hdr", ".hdr.gz"),
+    *(".mgh", ".mgz", ".mgh.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
+)
+_HEAD_BYTES = 560
 
 
-def open_scan(path: str | Path, frame: int | None = None, constant: bool = False) -> Scan:
+def open_scan(path: str | Path, frame: int | None = None, constant: bool = False, series: str | None = None) -> Scan:
     """Read one scan.
 
     Args:
-        path: A PNG, JPEG, TIFF, BMP or WebP picture, a figshare ``cjdata`` MATLAB file, or a NIfTI file.
-        frame: Which frame of a 4-D NIfTI, from 0; other files have one, and it is taken.
+        path: A PNG, JPEG, TIFF, BMP or WebP picture, a figshare ``cjdata`` MATLAB file, a NIfTI (also as an .img/.hdr
+            pair), MGH/MGZ, NRRD or MetaImage volume, or DICOM: a file, a DICOMDIR, a folder or a zip of files, of which
+            one series is read.
+        frame: Which frame of a 4-D file, or of a DICOM series with several volumes at one place, from 0; other files
+            have one, and it is taken.
         constant: Whether every voxel may have the same value, as in an empty mask.
+        series: Series Instance UID or Series Number of the DICOM series to read; by default the post-contrast T1 if
+            there is one (see `data.dicom_series.choose_series`).
 
     Raises:
         InputError: The file is missing, empty, of no known format, damaged, or holds unusable voxels. The message
@@ -38,13 +51,27 @@ def open_scan(path: str | Path, frame: int | None = None, constant: bool = False
     """
     path = Path(path)
     try:
-        scan = _read(path, frame)
+        scan = _read(path, frame, series)
         check_voxels(scan, constant)
     except InputError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+        message = " ".join(str(error).split())
+        raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason})") from None
+    return scan
+
+
+def open_series(files: Sequence[Path], frame: int | None = None) -> Scan:
+    """Read the scan that the files of one DICOM series make (see `data.readers_dicom.read_series`).
+
+    Raises:
+        InputError: As `open_scan`; the message does not name the folder.
+    """
+    from data.readers_dicom import read_series
+
+    scan = read_series(files, frame)
+    check_voxels(scan)
     return scan
 
 
@@ -54,10 +81,15 @@ def sniff(path: Path) -> str:
     Raises:
         InputError: The file is empty or of no format that can be read.
     """
+    from data.readers_nifti import is_analyze
+    from data.readers_volume import sniff_volume
+
     with path.open("rb") as file:
-        head = file.read(560)
+        head = file.read(_HEAD_BYTES)
     if not head:
         raise InputError("the file is empty")
+    if head[128:132] == b"DICM":  # before the others: a DICOM file's preamble may make it a TIFF, too
+        return "dicom"
     for magic, name in _IMAGE_MAGIC:
         if head.startswith(magic) and (name != "bmp" or head[14:18] in _BMP_HEADERS):
             return name
@@ -65,14 +97,19 @@ def sniff(path: Path) -> str:
         return "webp"
     if head.startswith((b"MATLAB 7.3", b"MATLAB 5.0", b"\x89HDF")):
         return "matlab"
+    if is_dicom_head(head):
+        return "dicom"
     if head.startswith(b"\x1f\x8b"):
         with gzip.open(path) as file:
-            head = file.read(560)
-    if head[344:348] in (b"n+1\x00", b"ni1\x00") or head[4:8] in (b"n+2\x00", b"ni2\x00"):
+            head = file.read(_HEAD_BYTES)
+    if head[344:348] in (b"n+1\x00", b"ni1\x00") or head[4:8] in (b"n+2\x00", b"ni2\x00") or is_analyze(head):
         return "nifti"
-    if head[128:132] == b"DICM":
-        raise InputError(NO_DICOM)
-    raise InputError("this is no PNG, JPEG, TIFF, BMP, WebP, MATLAB or NIfTI file")
+    volume = sniff_volume(head)
+    if volume:
+        return volume
+    if path.name.lower().endswith(_PAIR_SUFFIXES):
+        return "nifti"
+    raise InputError("this is no PNG, JPEG, TIFF, BMP, WebP, MATLAB, NIfTI, MGH, NRRD, MetaImage or DICOM file")
 
 
 def is_dicom(path: Path) -> bool:
@@ -81,19 +118,30 @@ def is_dicom(path: Path) -> bool:
         if not path.is_file():  # opening a named pipe would wait for ever
             return False
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return is_dicom_head(file.read(132))
     except OSError:
         return False
 
 
-def _read(path: Path, frame: int | None) -> Scan:
+def _read(path: Path, frame: int | None, series: str | None) -> Scan:
     if not path.exists():
         raise InputError("no such file")
     if path.is_dir():
-        raise InputError("this is a folder, not a scan")
+        return _read_study([p for p in sorted(path.rglob("*")) if is_dicom(p)], frame, series)
     if not path.is_file():
         raise InputError("this is a pipe, a socket or a device, not a file")
+    if is_zip(path):
+        with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
+            unpack(path, Path(scratch) / "zip")
+            try:
+                return _read(Path(scratch) / "zip", frame, series)
+            except InputError as error:  # the user knows the archive, not where it was unpacked
+                raise InputError(str(error).replace(str(Path(scratch) / "zip"), str(path))) from None
     kind = sniff(path)
+    if kind == "dicom":
+        from data.dicom_series import is_dicomdir, read_dicomdir
+
+        return _read_study(read_dicomdir(path) if is_dicomdir(path) else [path], frame, series)
     if kind == "nifti":
         from data.readers_nifti import read_nifti
 
@@ -102,9 +150,43 @@ def _read(path: Path, frame: int | None) -> Scan:
         from data.readers_matlab import read_matlab
 
         return read_matlab(path)
+    if kind == "mgh":
+        from data.readers_volume import read_mgh
+
+        return read_mgh(path, frame)
+    if kind in ("nrrd", "metaimage"):
+        from data.readers_volume import read_itk
+
+        return read_itk(path, kind, frame)
     from data.readers_image import read_image
 
     return read_image(path, kind)
+
+
+def _read_study(files: list[Path], frame: int | None, series: str | None) -> Scan:
+    """The one series to read of DICOM files."""
+    from dataclasses import replace
+
+    from data.dicom_series import choose_series, find_series, is_named
+    from data.readers_dicom import read_series
+
+    if not files:
+        raise InputError("this is a folder without DICOM files; give a file of another format by its own name")
+    found, problems = find_series(files)
+    if problems and not found:
+        raise InputError(problems[0])
+    if series is not None:
+        named = [s for s in found if is_named(s, series)]
+        if len(named) != 1:
+            raise InputError(f"{len(named)} series are called {series!r}; there are {', '.join(s.tag for s in found)}")
+        return read_series(named[0].files, frame)
+    if len({s.study for s in found}) > 1:
+        raise InputError("the files belong to several studies; name the series, or read one study at a time")
+    chosen, why = choose_series(found)
+    if chosen is None:
+        raise InputError(f"no series can be run: {why}" if found else "the DICOM files hold no image")
+    scan = read_series(chosen.files, frame)
+    return replace(scan, notes=(*((why,) if why else ()), *scan.notes))
 
 
 def check_voxels(scan: Scan, constant: bool = False) -> None:

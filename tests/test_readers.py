@@ -244,7 +244,7 @@ def _bad_files(folder):
 
 BAD = {
     "missing.png": "no such file",
-    "text.png": "no PNG, JPEG, TIFF, BMP, WebP, MATLAB or NIfTI",
+    "text.png": "no PNG, JPEG, TIFF, BMP, WebP, MATLAB, NIfTI, MGH, NRRD, MetaImage or DICOM",
     "empty.png": "empty",
     "cut.png": "damaged or cut off",
     "cut.jpg": "damaged or cut off",
@@ -257,7 +257,7 @@ BAD = {
     "five.nii": "5 axes",
     "other.mat": "no cjdata",
     "broken.mat": "damaged|no cjdata",
-    "dicom.dcm": "DICOM is not read by this version",
+    "dicom.dcm": "cut off before its image begins",
 }
 
 

@@ -1,0 +1,139 @@
+"""What an MR series shows, told from its header: weighting, contrast agent, plane, and whether it is a scan at all."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.dicom_headers import number, numbers, text, value
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_OTHER_WEIGHTINGS = (  # asked in this order: a T2* is no T2, a T1 FLAIR is a T1
+    ("diffusion", r"dwi|diffus|\badc\b|\btrace|dti\b|ep2d.?d|\bb\s?\d{3,4}\b|tensor|\bfa\b"),
+    ("perfusion", r"perf|\bdsc\b|\bdce\b|\basl\b|\bpwi\b|\bcb[fv]\b|\brcb[fv]\b|\bmtt\b|\bttp\b|\btmax\b"),
+    ("angiography", r"\btof\b|\bmr[av]\b|angio|venogr"),
+    ("susceptibility", r"\bswi\b|swan|hemo|t2\s?\*|t2\s?star|venbold|phase|\bmip\b"),
+    ("functional", r"\bbold\b|fmri|rest(ing)?.?state"),
+)
+_T1 = r"t1(?!\d)|mp\s?2?\s?rage|\bf?spgr\b|\bbravo\b|\bvibe\b|\blava\b|\bthrive\b|\btfl\b|\btfe\b"
+_T2 = r"t2(?!\d)|flair|dark.?fluid|\bstir\b|\btirm\b|ciss|fiesta"
+_PD = r"\bpdw?\b|proton.?dens"
+_AGENT = r"(contrast|c|gd|gad\w*|km|iv|inj\w*|enh\w*|mdc|ce)\b"
+_WITHOUT = (
+    rf"\bpre\b|\bnativ|\bunenhanced\b|\bplain\b|\bpre{_AGENT}|\bw\s?o\b|\bnon?\s?{_AGENT}|\b(without|ohne|sans)\b"
+)
+_WITH = (
+    r"\+\s?(c|gd|gad\w*|km|k|ce|mdc|contrast)\b|\bc\s?\+|\bpost\b(?!\s?(fossa|op))|\bpost(contrast|gd|gad|km)"
+    r"|\b(gd|gad\w*|km|mdc|ce|inj\w*)\b|t1\s?(c|ce|gd|km)\b|(?<!phase )contrast|enhanced|dotarem|magnevist|prohance"
+)
+_LOCALIZER = (
+    r"\bloc\b|localiz|localis|scout|survey|three.?plane|3.?plane|\b3.?pl\b|calibration|\basset\b|\bsmart.?brain\b"
+)
+_MAPS = ("ADC", "FA", "TRACEW", "DIFFUSION", "PERFUSION", "MTT", "CBF", "CBV", "PROJECTION IMAGE", "MIN IP")
+_HEAD_PARTS = ("head", "brain", "skull", "crani", "cereb", "pituit", "sella", "orbit", "iac", "neuro", "kopf")
+
+
+def weighting_of(header: Dataset) -> str | None:
+    """``"T1"``, ``"T2"``, ``"PD"``, ``"diffusion"`` ..., from the header's words, else from its times; none if neither
+    says."""
+    named = text(header, "AcquisitionContrast").upper()  # enhanced MR says it outright
+    if named in ("T1", "T2", "DIFFUSION", "PERFUSION"):
+        return named if named[0] == "T" else named.lower()
+    words = _words(header)
+    if re.search(_T1, words) and not re.search(_OTHER_WEIGHTINGS[0][1], words):
+        return "T1"
+    for name, pattern in (*_OTHER_WEIGHTINGS, ("T2", _T2), ("PD", _PD)):
+        if re.search(pattern, words):
+            return name
+    return _weighting_by_times(header)
+
+
+def contrast_of(header: Dataset) -> bool | None:
+    """Whether contrast agent had been given; none if the header does not say.
+
+    A description's "pre" goes before the agent's element, which scanners fill for a whole examination.
+    """
+    words = _words(header)
+    if re.search(_WITHOUT, words):
+        return False
+    if re.search(_WITH, words):
+        return True
+    agent = text(header, "ContrastBolusAgent").lower()
+    if agent:
+        return not re.fullmatch(r"(no|none|n|0|false|without|ohne|kein\w*|n/?a|-+)", agent)
+    for sequence in ("ContrastBolusAgentSequence", "ContrastBolusUsageSequence"):
+        if value(header, sequence):
+            return True
+    return None
+
+
+def plane_of(header: Dataset) -> str | None:
+    """``"axial"``, ``"coronal"`` or ``"sagittal"``: the plane nearest to the images', or none."""
+    cosines = numbers(header, "ImageOrientationPatient")
+    if cosines is None:
+        for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+            turned = value(value(header, groups)[0], "PlaneOrientationSequence") if value(header, groups) else None
+            if turned:
+                cosines = numbers(turned[0], "ImageOrientationPatient")
+                break
+    if cosines is None or len(cosines) != 6:
+        return None
+    normal = np.abs(np.cross(cosines[:3], cosines[3:]))
+    return ("sagittal", "coronal", "axial")[int(normal.argmax())]
+
+
+def refusal_of(header: Dataset) -> str | None:
+    """Why a series cannot be run at all, or none."""
+    modality = text(header, "Modality").upper()
+    if modality and modality != "MR":
+        return f"its modality is {modality}, not MR"
+    if (number(header, "SamplesPerPixel") or 1) > 1 or text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+        return "it holds colour pictures (a secondary capture), no scan"
+    return None
+
+
+def unfitness_of(header: Dataset) -> str | None:
+    """Why a series is not taken by itself, though it can be with ``--series``; or none."""
+    kinds = text(header, "ImageType").upper().split("\\")
+    if "LOCALIZER" in kinds or re.search(_LOCALIZER, _words(header)):
+        return "it is a localizer"
+    for kind in kinds:
+        if kind in _MAPS:
+            return f"it is a derived map ({kind})"
+    return None
+
+
+def is_original(header: Dataset) -> bool:
+    return "DERIVED" not in text(header, "ImageType").upper()
+
+
+def body_part_warning(header: Dataset) -> str | None:
+    """What to tell if the header names another part of the body than the head."""
+    part = text(header, "BodyPartExamined")
+    if not part or any(word in part.lower() for word in _HEAD_PARTS):
+        return None
+    return f"the header's body part is {part.upper()[:16]}, not the head"
+
+
+def _words(header: Dataset) -> str:
+    """The names that people gave the series, in small letters, with one space between words."""
+    names = " ".join(text(header, tag) for tag in ("SeriesDescription", "ProtocolName", "SequenceName"))
+    return re.sub(r"[\s_\-./\\()\[\],:;]+", " ", names.lower())
+
+
+def _weighting_by_times(header: Dataset) -> str | None:
+    repetition, echo = number(header, "RepetitionTime"), number(header, "EchoTime")
+    inversion, sequence = number(header, "InversionTime"), text(header, "ScanningSequence").upper()
+    if repetition is None or echo is None or "EP" in sequence:
+        return None
+    if "GR" in sequence and "SE" not in sequence:
+        return "T1" if echo <= 12 else "susceptibility"
+    if echo >= 60:
+        return "T2"
+    if repetition <= 1200 or (inversion is not None and 500 <= inversion <= 1300):
+        return "T1"
+    return "PD" if echo <= 40 else None

@@ -1,0 +1,70 @@
+"""What a `Scan` keeps of its DICOM files, and the one place where frames and volume change into each other.
+
+A DICOM frame has rows from top to bottom; the volume has ``i`` along a row, ``j`` from the bottom row to the top row
+and ``k`` along the normal of the image plane: the order in which dcm2niix writes NIfTI, so that masks fit its volumes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """The source instances of a scan.
+
+    Attributes:
+        datasets: The header of every file that was used, without its pixels, in the order of the slices.
+        places: For each slice along the volume's third axis the index into `datasets` and the frame in it, from 0; none
+            for a slice that is missing in the series and stands empty in the volume.
+        facts: What `result.json` says of the series; nothing that identifies a patient.
+        identifiers: Who the patient is, for those who ask for it with ``--keep-identifiers``.
+    """
+
+    datasets: tuple[Dataset, ...]
+    places: tuple[tuple[int, int] | None, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+    identifiers: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def volume_from_frames(frames_nrc: NDArray[Any]) -> NDArray[Any]:
+    """A view ``(i, j, k)`` of frames ``(slices, rows, columns)``."""
+    return frames_nrc.transpose(2, 1, 0)[:, ::-1, :]
+
+
+def frames_from_volume(volume_ijk: NDArray[Any]) -> NDArray[Any]:
+    """A view ``(slices, rows, columns)`` of a volume ``(i, j, k)``: the inverse of `volume_from_frames`."""
+    return volume_ijk[:, ::-1, :].transpose(2, 1, 0)
+
+
+def affine_of_frames(
+    orientation: NDArray[np.float64],
+    first_position: NDArray[np.float64],
+    step: NDArray[np.float64],
+    pixel_spacing: tuple[float, float],
+    rows: int,
+) -> NDArray[np.float64]:
+    """``(4, 4)`` affine from `volume_from_frames` indices to RAS mm (DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1).
+
+    Args:
+        orientation: ``(6,)`` Image Orientation (Patient): cosines of a row's and of a column's direction, LPS.
+        first_position: ``(3,)`` Image Position (Patient) of the first slice, LPS mm.
+        step: ``(3,)`` from a slice to the next, LPS mm.
+        pixel_spacing: Pixel Spacing: distance of rows, distance of columns, mm.
+        rows: Number of rows of a frame.
+    """
+    along_row = orientation[:3] * pixel_spacing[1]
+    down = orientation[3:] * pixel_spacing[0]
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1], lps[:3, 2] = along_row, -down, step
+    lps[:3, 3] = first_position + (rows - 1) * down
+    return _LPS_TO_RAS @ lps

@@ -1,0 +1,180 @@
+"""Files -> series -> the one to run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.fileset import FileSet
+
+from data.dicom_kind import contrast_of, weighting_of
+from data.dicom_series import choose_series, find_series, is_dicomdir, read_dicomdir
+from data.errors import InputError
+from data.readers import open_scan
+from tests.dicom_files import IDENTIFIERS, headers, save_series
+
+STUDY = "1.2.840.1"
+VOLUME = np.random.default_rng(2).integers(0, 900, (12, 14, 9)).astype(np.int16)
+AFFINE = np.diag([1.0, 1, 5, 1])
+T1C = {"SeriesDescription": "t1 se tra +c", "SeriesNumber": 8}
+T1 = {"SeriesDescription": "t1 se tra", "SeriesNumber": 3, "ContrastBolusAgent": None}
+T2 = {"SeriesDescription": "t2 tse tra", "SeriesNumber": 4, "ContrastBolusAgent": None}
+LOCALIZER = {"SeriesDescription": "localizer", "SeriesNumber": 1, "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+CT = {"Modality": "CT", "SeriesNumber": 20}
+
+
+def study(folder, *kinds, volume=VOLUME):
+    """All series in one folder, files mixed."""
+    for index, kind in enumerate(kinds):
+        for path in save_series(folder / "tmp", volume + index, AFFINE, StudyInstanceUID=STUDY, **kind):
+            path.rename(folder / f"{index}-{path.name}")
+    (folder / "tmp").rmdir()
+    return sorted(folder.iterdir())
+
+
+def test_files_of_a_folder_are_grouped_by_series(tmp_path):
+    series, problems = find_series(study(tmp_path, T1, T1C, T2))
+    assert not problems
+    assert [(s.number, s.n_images, s.weighting, s.contrast, s.plane) for s in series] == [
+        (3, 9, "T1", None, "axial"),
+        (4, 9, "T2", None, "axial"),
+        (8, 9, "T1", True, "axial"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "number", "said"),
+    [
+        ((T2, T1, T1C, LOCALIZER), 8, "taken: T1 after contrast agent, by the header"),
+        ((T2, T1), 3, "name no T1 after contrast agent"),
+        ((T2, LOCALIZER), 4, "(T2)"),
+        ((T1C, {**T1C, "SeriesNumber": 9, "ImageType": ["DERIVED", "SECONDARY", "MPR"]}), 8, "taken: T1 after"),
+        ((LOCALIZER, CT, T1), 3, "series #3 of 3"),
+        ((T1C,), 8, ""),
+    ],
+)
+def test_the_post_contrast_t1_is_preferred(tmp_path, kinds, number, said):
+    chosen, why = choose_series(find_series(study(tmp_path, *kinds))[0])
+    assert chosen.number == number
+    assert said in why
+    assert open_scan(tmp_path).dicom.facts["series_number"] == number
+
+
+def test_a_study_without_a_usable_series_is_refused_with_all_reasons(tmp_path):
+    study(tmp_path, LOCALIZER, CT)
+    with pytest.raises(
+        InputError, match=r"no series can be run: #1: it is a localizer; #20: its modality is CT, not MR"
+    ):
+        open_scan(tmp_path)
+
+
+def test_a_series_is_chosen_by_uid_or_number(tmp_path):
+    files = study(tmp_path, T1, T1C, T2)
+    by_number = open_scan(tmp_path, series="4")
+    uid = next(s.uid for s in find_series(files)[0] if s.number == 4)
+    assert np.array_equal(open_scan(tmp_path, series=uid).voxels, by_number.voxels)
+    assert by_number.dicom.facts["series_number"] == 4
+    with pytest.raises(InputError, match=r"0 series are called '77'; there are #3, #4, #8"):
+        open_scan(tmp_path, series="77")
+
+
+@pytest.mark.parametrize(
+    ("description", "weighting", "contrast"),
+    [
+        ("T1 MPRAGE +C", "T1", True),
+        ("t1_mprage_sag_p2_iso_KM", "T1", True),
+        ("Ax T1 POST GAD", "T1", True),
+        ("AX T1 SE PRE", "T1", False),
+        ("T1W w/o contrast", "T1", False),
+        ("T1 without Gd", "T1", False),
+        ("t1 non-contrast", "T1", False),
+        ("SAG T1 FLAIR", "T1", None),
+        ("AX T2 FLAIR", "T2", None),
+        ("T2* GRE", "susceptibility", None),
+        ("ep2d_diff_b1000_ADC", "diffusion", None),
+        ("3D BRAVO C+", "T1", True),
+        ("t1 tse tra posterior fossa", "T1", None),
+        ("T1 post fossa", "T1", None),
+        ("MRA phase contrast", "angiography", None),
+        ("AX PD", "PD", None),
+        ("SWI mIP", "susceptibility", None),
+        ("DSC perfusion", "perfusion", None),
+    ],
+)
+def test_words_of_the_header(description, weighting, contrast):
+    header = headers(SeriesDescription=description, ProtocolName="", ContrastBolusAgent=None)
+    assert (weighting_of(header), contrast_of(header)) == (weighting, contrast)
+
+
+@pytest.mark.parametrize(
+    ("tags", "weighting"),
+    [
+        ({"RepetitionTime": "500", "EchoTime": "12"}, "T1"),
+        ({"RepetitionTime": "4000", "EchoTime": "100"}, "T2"),
+        ({"RepetitionTime": "3000", "EchoTime": "20"}, "PD"),
+        ({"RepetitionTime": "2000", "EchoTime": "10", "InversionTime": "900"}, "T1"),
+        ({"RepetitionTime": "9", "EchoTime": "4", "ScanningSequence": "GR"}, "T1"),
+        ({"RepetitionTime": "700", "EchoTime": "25", "ScanningSequence": "GR"}, "susceptibility"),
+        ({"RepetitionTime": None, "EchoTime": None}, None),
+    ],
+)
+def test_times_of_the_header_speak_where_the_words_do_not(tags, weighting):
+    assert weighting_of(headers(SeriesDescription="tra", **tags)) == weighting
+
+
+@pytest.mark.parametrize(("agent", "given"), [("Gadovist", True), ("none", False), ("NO", False), (None, None)])
+def test_the_agent_of_the_header(agent, given):
+    assert contrast_of(headers(SeriesDescription="t1 tra", ContrastBolusAgent=agent)) is given
+
+
+def test_colour_and_secondary_captures_are_refused(tmp_path):
+    (path,) = save_series(tmp_path, VOLUME[..., :1], AFFINE)
+    ds = pydicom.dcmread(path)
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit, ds.PixelRepresentation, ds.PixelData = 7, 0, bytes(ds.Rows * ds.Columns * 3)
+    ds.save_as(path)
+    with pytest.raises(InputError, match="colour pictures"):
+        open_scan(path)
+
+
+def test_the_description_comes_without_the_patient(tmp_path):
+    files = study(tmp_path, {**T1C, "SeriesDescription": "Doe t1 +c PID-77881 jane"})
+    (series,) = find_series(files)[0]
+    assert series.description.startswith("*** t1 +c")
+    assert not any(word.lower() in series.description.lower() for word in IDENTIFIERS)
+
+
+def test_other_objects_are_passed_over_and_cut_off_files_told(tmp_path):
+    files = study(tmp_path, T1C)
+    report = headers(Modality="SR")
+    report.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
+    report.file_meta = pydicom.dcmread(files[0]).file_meta
+    report.save_as(tmp_path / "report", enforce_file_format=True)
+    (tmp_path / "cut").write_bytes(files[0].read_bytes()[:140])
+    series, problems = find_series(sorted(tmp_path.iterdir()))
+    assert len(series) == 1 and series[0].n_images == 9
+    assert len(problems) == 1 and "cut" in problems[0]
+
+
+def test_several_studies_are_not_mixed(tmp_path):
+    save_series(tmp_path / "a", VOLUME, AFFINE)
+    save_series(tmp_path / "b", VOLUME, AFFINE)
+    with pytest.raises(InputError, match="several studies"):
+        open_scan(tmp_path)
+
+
+def test_a_dicomdir_leads_to_its_files(tmp_path):
+    files = save_series(tmp_path / "in", VOLUME, AFFINE)
+    directory = FileSet()
+    for file in files:
+        directory.add(file)
+    directory.write(tmp_path / "disk")
+    path = tmp_path / "disk" / "DICOMDIR"
+    assert is_dicomdir(path) and not is_dicomdir(files[0])
+    assert len(read_dicomdir(path)) == 9
+    assert np.array_equal(open_scan(path).voxels, open_scan(tmp_path / "in").voxels)
+    for file in read_dicomdir(path):
+        file.unlink()
+    with pytest.raises(InputError, match="none of the 9 files it lists is there"):
+        open_scan(path)
