@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data.cards import sha256_of
 from data.errors import InputError, printable
 from data.preprocess import PREPROCESS_VERSION
-from data.readers import open_scan
+from data.readers import open_scan, open_series
 from data.scan import Scan
 from pipeline.export import csv_row, error_row, read_result, read_table, remove_result, write_result, write_table
 from pipeline.inputs import Job, bare_name
+from pipeline.options import RunOptions
 from pipeline.pipeline import Pipeline
+from pipeline.versions import package_versions
 
 TABLE = "results.csv"
 _TABLE_EVERY_S = 5.0
@@ -61,19 +64,19 @@ def run_batch(
     out: Path,
     resume: bool = False,
     readers: int = 1,
-    frame: int | None = None,
+    options: RunOptions = RunOptions(),
     done: Callable[[Job, dict[str, str]], None] | None = None,
 ) -> BatchReport:
     """Run every job; a failure is a row with its error, and the others are done.
 
     Args:
         pipeline: The loaded models.
-        jobs: From `pipeline.inputs.collect_jobs`.
+        jobs: From `pipeline.inputs.collect`.
         out: The output folder.
         resume: Keep scans that an earlier run finished with the same source, models and settings; without, the results
             in the table that is there are replaced.
         readers: Threads that read scans ahead.
-        frame: Which frame of 4-D NIfTIs.
+        options: Settings of the run.
         done: Called after each job with its row.
 
     Raises:
@@ -85,26 +88,26 @@ def run_batch(
         raise InputError(f"{out}: cannot be made ({error.strerror})") from None
     if not resume:
         _clear(out)
-    settings = _settings(pipeline, frame)
+    settings = _settings(pipeline, options)
     names = {job.name for job in jobs}
     earlier = [row for row in read_table(out / TABLE) if row["scan"] not in names] if resume else []
     report = BatchReport(rows=earlier)
     written = time.monotonic()
     try:
-        for job, scan in _read_ahead(jobs, out, resume, readers, frame, settings):
+        for job, scan in _read_ahead(jobs, out, resume, readers, options.frame, settings):
             try:
                 if isinstance(scan, dict):
                     content = scan
                     report.kept += 1
                 else:
                     source, made_of, seconds = scan.result()
-                    result = pipeline.run(source)
+                    result = pipeline.run(source, plane=options.plane)
                     result.timings_s["read"] = seconds
-                    content = write_result(result, out / job.folder, job.name, made_of)
+                    content = write_result(result, out / job.folder, job.name, made_of, options)
                 report.contents[job.name] = content
                 row = csv_row(content)
             except InputError as error:
-                row = _failed(job, _named(str(error), job), out)
+                row = _failed(job, job.told(str(error)), out)
             except OSError as error:  # reading raises InputError, so this is the output's
                 if error.errno in _HOPELESS:
                     raise InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue") from None
@@ -129,14 +132,15 @@ def run_batch(
     return report
 
 
-def _settings(pipeline: Pipeline, frame: int | None) -> dict[str, Any]:
+def _settings(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
     """What a result depends on besides its source."""
     return {
+        "tumorlens": package_versions()["tumorlens"],
         "classification": {key: pipeline.classifier.card[key] for key in ("sha256", "input_size")},
         "segmentation": {key: pipeline.segmenter.card[key] for key in ("sha256", "input_size", "operating_point")},
         "preprocess_version": PREPROCESS_VERSION,
         "threshold": pipeline.threshold,
-        "frame": frame,
+        **asdict(options),
     }
 
 
@@ -176,7 +180,7 @@ def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | 
     if job.error or not (out / job.folder / "result.json").is_file():
         return None
     try:
-        return read_result(out / job.folder, job.name, {"source_sha256": sha256_of(job.path), **settings})
+        return read_result(out / job.folder, job.name, {"source_sha256": _hash(job), **settings})
     except OSError:
         return None
 
@@ -185,8 +189,9 @@ def _open(job: Job, frame: int | None, settings: dict[str, Any]) -> _Read:
     if job.error:
         raise InputError(job.error)
     begun = time.perf_counter()
-    scan = open_scan(job.path, frame)
-    made_of = {"source_sha256": sha256_of(job.path), **settings, "frame": scan.frame}
+    scan = open_series(job.files, frame) if job.files else open_scan(job.path, frame)
+    scan = replace(scan, notes=(*job.notes, *scan.notes))
+    made_of = {"source_sha256": _hash(job), **settings, "frame": scan.frame}
     return scan, made_of, time.perf_counter() - begun
 
 
@@ -198,6 +203,8 @@ def _failed(job: Job, error: str, out: Path) -> dict[str, str]:
     return error_row(job.name, printable(error))
 
 
-def _named(message: str, job: Job) -> str:
-    path = printable(str(job.path))
-    return message if path in message else f"{path}: {message}"
+def _hash(job: Job) -> str:
+    """SHA-256 of a file, or of the hashes of a series' files, whatever their names and order."""
+    if not job.files:
+        return sha256_of(job.path)
+    return hashlib.sha256("".join(sorted(sha256_of(file) for file in job.files)).encode()).hexdigest()

@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +31,16 @@ app = typer.Typer(
 )
 app.add_typer(train_app, name="train", help="Train a stage on your own data.")
 
+
+class Plane(StrEnum):
+    """Names of planes on the command line."""
+
+    ACQUISITION = "acquisition"
+    AXIAL = "axial"
+    CORONAL = "coronal"
+    SAGITTAL = "sagittal"
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 
@@ -36,7 +48,7 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 @app.command()
 def run(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, folders (recursive) or globs.")],
-    out: Out,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
     device: Device = "auto",
     threshold: Annotated[
         float | None,
@@ -45,7 +57,19 @@ def run(
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Threads that read scans ahead.")] = 1,
-    frame: Annotated[int | None, typer.Option(min=0, help="Frame of a 4-D NIfTI.")] = None,
+    frame: Annotated[int | None, typer.Option(min=0, help="Volume of a 4-D file or series, from 0.")] = None,
+    plane: Annotated[Plane, typer.Option(help="How volumes are cut into slices.")] = Plane.ACQUISITION,
+    show: Annotated[bool, typer.Option("--list", help="Show the scans and DICOM series found, and leave.")] = False,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(metavar="UID", help="DICOM series to run: UID, number or all. [default: post-contrast T1]"),
+    ] = None,
+    secondary_capture: Annotated[
+        bool, typer.Option("--secondary-capture", help="Write the overlay of DICOM scans as overlay.dcm, too.")
+    ] = False,
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="Put the patient's name, ID and comments into result.json.")
+    ] = False,
     classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,
     segmenter: Annotated[Path | None, typer.Option(help="Your own segmenter.safetensors.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in OUT.")] = False,
@@ -62,16 +86,28 @@ def run(
         raise typer.BadParameter("give --overwrite or --continue, not both")
     if quiet and verbose:
         raise typer.BadParameter("give -q or -v, not both")
-    with user_errors(verbose, "go on with --continue"):
-        from pipeline.inputs import collect_jobs
+    if out is None and not show:
+        raise typer.BadParameter("-o OUT is missing: the folder for the results")
+    with user_errors(verbose, "go on with --continue"), TemporaryDirectory(prefix="tumorlens-") as scratch:
+        from pipeline.inputs import collect
+        from pipeline.listing import describe, list_work
 
-        work = collect_jobs(inputs, out)
+        found = collect(inputs, out or Path(scratch) / "none", Path(scratch), series or ())
+        if out is None or show:
+            typer.echo(json.dumps(describe(found, keep_identifiers)) if as_json else list_work(found))
+            return
+        work = found.jobs
+        for job in work if not (quiet or as_json) else ():
+            for note in job.notes:
+                typer.echo(f"tumorlens: {job.name}: {note}", err=True)
 
         from pipeline.batch import check_output, run_batch
+        from pipeline.options import RunOptions
         from pipeline.pipeline import Pipeline
 
         check_output(out, overwrite, resume)
         pipeline = Pipeline.load(classifier, segmenter, device, threshold)
+        options = RunOptions(frame, plane.value, secondary_capture, keep_identifiers)
         with _progress(len(work), quiet or as_json) as advance:
 
             def done(job: Job, row: dict[str, str]) -> None:
@@ -79,7 +115,7 @@ def run(
                 if row["error"]:
                     typer.echo(f"tumorlens: error: {row['error']}", err=True)
 
-            report = run_batch(pipeline, work, out, resume, jobs, frame, done)
+            report = run_batch(pipeline, work, out, resume, jobs, options, done)
         _tell(report, work, out, quiet, as_json)
     if report.failed:
         raise typer.Exit(1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from data.errors import InputError
 from data.phantom import phantom_slice
 from data.writers import write_png
 from pipeline.batch import run_batch
-from pipeline.inputs import collect_jobs
+from pipeline.inputs import collect
 from pipeline.pipeline import Pipeline
 
 
@@ -24,11 +25,13 @@ def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable
         write_png(scan, phantom_slice(seed, "meningioma").image)
         say(f"phantom scan: {scan} (synthetic, made with seed {seed})")
     results = out / "results"
-    jobs = collect_jobs([str(scan)], results)
-    report = run_batch(Pipeline.load(device=device), jobs, results)
+    with TemporaryDirectory(prefix="tumorlens-") as scratch:
+        jobs = collect([str(scan)], results, Path(scratch)).jobs
+        report = run_batch(Pipeline.load(device=device), jobs, results)
     if report.failed:
         raise InputError("; ".join(row["error"] for row in report.rows if row["error"]))
     for job, row in zip(jobs, report.rows, strict=True):
         say(f"label:   {row['label']} (confidence {row['confidence']}), in {results / 'results.csv'}")
         say(f"overlay: {results / job.folder / 'overlay.png'}")
-        say(f"mask:    {results / job.folder / report.contents[job.name]['files'][-1]}")
+        masks = [file for file in report.contents[job.name]["files"] if file.startswith("mask.")]
+        say(f"mask:    {results / job.folder / masks[-1]}")

@@ -12,6 +12,8 @@ from typing import Any
 from data.atomic import whole_file
 from data.errors import InputError
 from data.writers import write_mask_nifti, write_mask_png, write_png
+from pipeline.montage import draw_montage
+from pipeline.options import RunOptions
 from pipeline.overlay import draw_overlay
 from pipeline.result import Result
 
@@ -30,10 +32,19 @@ COLUMNS = (
     "review",
     "error",
 )
-_OURS = ("result.json", "overlay.png", "mask.png", "mask.nii.gz")
+_OURS = (
+    *("result.json", "overlay.png", "montage.png", "mask.png", "mask.nii.gz"),
+    *("mask.dcm", "measurements.dcm", "overlay.dcm"),
+)
 
 
-def write_result(result: Result, folder: Path, name: str, made_of: dict[str, Any] | None = None) -> dict[str, Any]:
+def write_result(
+    result: Result,
+    folder: Path,
+    name: str,
+    made_of: dict[str, Any] | None = None,
+    options: RunOptions = RunOptions(),
+) -> dict[str, Any]:
     """Write all files of one scan; returns the content of ``result.json``, which is written last.
 
     The files are made in a folder beside and moved one by one, after an old ``result.json`` has gone and before the new
@@ -44,21 +55,35 @@ def write_result(result: Result, folder: Path, name: str, made_of: dict[str, Any
         folder: The scan's output folder; files of ours in it are replaced.
         name: The scan's name in ``results.csv``.
         made_of: What the result depends on, kept as ``made_of`` (see `read_result`).
+        options: Which files are wanted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scan = result.scan
     files = ["overlay.png"]
+    problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as temporary:
         beside = Path(temporary)
-        write_png(beside / "overlay.png", draw_overlay(result))
+        overlay = draw_overlay(result)
+        write_png(beside / "overlay.png", overlay)
+        if scan.n_slices > 1:
+            write_png(beside / "montage.png", draw_montage(result))
+            files.append("montage.png")
         if scan.n_slices == 1:
             write_mask_png(beside / "mask.png", scan.view(result.mask, 0))
             files.append("mask.png")
         if scan.volume:
             write_mask_nifti(beside / "mask.nii.gz", result.mask, scan)
             files.append("mask.nii.gz")
+        if scan.dicom is not None:
+            from pipeline.export_dicom import write_dicom
+
+            made, problems = write_dicom(result, beside, overlay, options.secondary_capture)
+            files += made
         content = result.to_dict()
         content["scan"] = {"name": name, **content["scan"]}
+        content["review"] = [*content["review"], *problems]
+        if options.keep_identifiers and scan.dicom is not None:
+            content["scan"]["identifiers"] = scan.dicom.identifiers
         content["made_of"] = made_of or {}
         content["files"] = files
         (beside / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from data.archives import is_zip, unpack
+from data.dicom_series import is_dicomdir, read_dicomdir
 from data.errors import InputError, printable
-from data.readers import NO_DICOM, SCAN_SUFFIXES, is_dicom, sniff
+from data.readers import SCAN_SUFFIXES, is_dicom, sniff
+from pipeline.studies import Candidate, DicomInput, survey
+
+_STRIPPED = (*SCAN_SUFFIXES, ".zip", ".img", ".img.gz")
 
 
 @dataclass(frozen=True)
@@ -18,60 +23,214 @@ class Job:
     """One scan to run.
 
     Attributes:
-        path: The file.
-        name: What `results.csv` calls it: the path relative to the input folder, with forward slashes.
+        path: The file, or the folder of a DICOM series.
+        name: What `results.csv` calls it: the path relative to the input folder, with forward slashes; for a series in
+            a folder that holds several, with ``#`` and the series number.
         folder: Where its outputs go, relative to the output folder.
         error: Why there is nothing to run, or none.
+        files: The files of a DICOM series; empty for other scans.
+        notes: What was chosen on the way, in words.
+        unpacked: The folder a zip was unpacked to, and the zip's own path, which messages shall name.
     """
 
     path: Path
     name: str
     folder: str
     error: str | None = None
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    unpacked: tuple[str, str] | None = None
+
+    def told(self, message: str) -> str:
+        """A message about this scan, with the path that the user knows."""
+        if self.unpacked:
+            message = message.replace(*self.unpacked)
+        path = printable(str(self.path) if not self.unpacked else str(self.path).replace(*self.unpacked))
+        return message if path in message else f"{path}: {message}"
 
 
-def collect_jobs(inputs: Iterable[str], out: Path) -> list[Job]:
-    """Files, folders (searched recursively) and glob patterns as jobs, in order, each file once.
+@dataclass
+class Work:
+    """All that the inputs gave.
+
+    Attributes:
+        jobs: The scans to run, and the inputs that failed.
+        candidates: Every DICOM series that was found, with its full name, run or not.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    candidates: list[tuple[str, Candidate]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A scan with its first name; `path` can lend it more parent folders."""
+
+    path: Path
+    name: PurePosixPath
+    tail: str = ""
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    unpacked: tuple[str, str] | None = None
+
+
+def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[str] = ()) -> Work:
+    """Files, folders (searched recursively), zips, DICOMDIRs and glob patterns as jobs, in order, each scan once.
 
     In folders, files are taken that have a scan's suffix or a scan's content; hidden ones, the output folder and the
-    results of other runs are left out. An input that is not there, or a folder without scans, becomes a job with an
-    error.
+    results of other runs are left out. DICOM files are grouped to series; of a study one is run (see
+    `pipeline.studies.survey`). An input that is not there, or a folder without scans, becomes a job with an error.
+
+    Args:
+        inputs: What the user named.
+        out: The output folder.
+        scratch: An empty folder that lives as long as the jobs; zips are unpacked there.
+        wanted: The DICOM series to run, by UID, number or ``all``; other scans are left out then.
 
     Raises:
-        InputError: Not one scan in all inputs.
+        InputError: Not one scan in all inputs, or a wanted series that is not there.
     """
-    found: list[tuple[Path, PurePosixPath]] = []
-    errors: dict[str, str] = {}
+    search = _Search(out.resolve(), scratch, wanted)
     for text in inputs:
         if not text.strip():
             raise InputError("an input is empty text")
+        search.look_at(text)
+    search.look_at_named_dicom()
+    found = search.found
+    if wanted:
+        found = [f for f in found if f.files]
+        missing = [w for w in wanted if not any(_is(c, w) for c in search.candidates)]
+        if missing:
+            there = ", ".join(f"{c.series.tag} ({c.series.uid})" for c in search.candidates[:8]) or "no DICOM series"
+            raise InputError(f"no series is called {missing[0]!r}; there is {there}")
+    if not found:
+        raise InputError("; ".join(reason for _, reason in search.failures) or "no input given")
+    return _work(found, search)
+
+
+def bare_name(name: str) -> str:
+    """A scan's name without its extension."""
+    for suffix in sorted(_STRIPPED, key=len, reverse=True):
+        if name.lower().endswith(suffix) and len(PurePosixPath(name).name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+@dataclass
+class _Search:
+    """Looks through the inputs, and keeps what it finds."""
+
+    results: Path
+    scratch: Path
+    wanted: Sequence[str]
+    found: list[_Found] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    named_dicom: list[Path] = field(default_factory=list)
+    n_unpacked: int = 0
+
+    def look_at(self, text: str) -> None:
         paths = _expand(text)
         if not paths:
-            errors[text] = f"{text}: no such file or folder"
+            self.failures.append((text, f"{text}: no such file or folder"))
         for path in paths:
-            if not path.is_dir():
-                found.append((path, PurePosixPath(path.name)))
-                continue
-            inside, dicom = _scans_below(path, out)
-            if dicom:
-                errors[str(path)] = f"{path}: {len(dicom)} DICOM files were left out ({dicom[0].name} ...); {NO_DICOM}"
-            elif not inside:
-                errors[str(path)] = f"{path}: the folder holds no scan"
-            found += [(file, PurePosixPath(file.relative_to(path).as_posix())) for file in inside]
-    if not found:
-        raise InputError("; ".join(errors.values()) or "no input given")
-    once = list({path.resolve(): (path, name) for path, name in reversed(found)}.values())[::-1]
-    names = _unique_names(once)
+            if path.is_dir():
+                if not self.folder(path, PurePosixPath(path.resolve().name)):
+                    self.failures.append((str(path), f"{path}: the folder holds no scan"))
+            elif path.is_file() and is_zip(path):
+                self.archive(path, PurePosixPath(path.name))
+            elif not is_dicom(path):
+                self.found.append(_Found(path, PurePosixPath(path.name)))
+            elif is_dicomdir(path):
+                self.directory(path)
+            else:
+                self.named_dicom.append(path)
+
+    def folder(self, folder: Path, name: PurePosixPath, unpacked: tuple[Path, PurePosixPath] | None = None) -> bool:
+        """Whether there is anything in the folder that can be a scan."""
+        before = len(self.found) + len(self.failures)
+        pictures, dicom, zips = _scans_below(folder, self.results)
+        alias = None if unpacked is None else (str(folder), str(unpacked[0]))
+        for file in pictures:
+            inside = PurePosixPath(file.relative_to(folder).as_posix())
+            shown = inside if unpacked is None else unpacked[1] / inside
+            self.found.append(_Found(file, shown, unpacked=alias))
+        if dicom:
+            self.dicom(DicomInput(tuple(dicom), folder, name, whole=unpacked is not None), alias)
+        for file in zips if unpacked is None else ():  # a zip within a zip is left alone
+            self.archive(file, PurePosixPath(file.relative_to(folder).as_posix()), inside=True)
+        return len(self.found) + len(self.failures) > before
+
+    def archive(self, path: Path, name: PurePosixPath, inside: bool = False) -> None:
+        """A zip, named by the user or found `inside` a folder, where one without scans says nothing."""
+        place = self.scratch / str(self.n_unpacked)
+        self.n_unpacked += 1
+        try:
+            unpack(path, place)
+        except InputError as error:
+            self.failures.append((str(path), str(error)))
+            return
+        if not self.folder(place, name, (path, name)) and not inside:
+            self.failures.append((str(path), f"{path}: the archive holds no scan"))
+
+    def directory(self, path: Path) -> None:
+        try:
+            files = read_dicomdir(path)
+        except InputError as error:
+            self.failures.append((str(path), str(error)))
+            return
+        self.dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True), None)
+
+    def look_at_named_dicom(self) -> None:
+        """All files the user named belong together: a shell's ``*.dcm`` is one series, not a hundred scans."""
+        if self.named_dicom:
+            first = self.named_dicom[0]
+            self.dicom(DicomInput(tuple(self.named_dicom), first.parent, PurePosixPath(first.name), named=True), None)
+
+    def dicom(self, source: DicomInput, alias: tuple[str, str] | None) -> None:
+        seen = survey(source, self.wanted)
+        self.candidates += seen.candidates
+        for candidate in seen.candidates:
+            if candidate.taken:
+                files = candidate.series.files
+                path = files[0] if len(files) == 1 else candidate.series.folder
+                if source.whole and alias:
+                    path = source.root  # the zip: what lies in it has no other name for the user
+                notes = (candidate.why,) if candidate.why else ()
+                self.found.append(_Found(path, candidate.name, candidate.tail, files, notes, alias))
+        for name, reason in seen.failures:
+            shown = source.root / name if name != source.name and not source.named else source.root
+            place = str(shown) if alias is None else alias[1]
+            reason = reason if alias is None else reason.replace(*alias)
+            self.failures.append((str(name), reason if place in reason else f"{place}: {reason}"))
+
+
+def _work(found: list[_Found], search: _Search) -> Work:
+    once = list({_key(f): f for f in reversed(found)}.values())[::-1]
+    names = [PurePosixPath(f"{name}{f.tail}") for f, name in zip(once, _unique_names(once), strict=True)]
     folders = _output_folders(names)
-    jobs = [Job(path, printable(str(n)), printable(f)) for (path, _), n, f in zip(once, names, folders, strict=True)]
+    jobs = [
+        Job(f.path, printable(str(name)), printable(folder), files=f.files, notes=f.notes, unpacked=f.unpacked)
+        for f, name, folder in zip(once, names, folders, strict=True)
+    ]
     taken = {job.name for job in jobs}
-    for text, error in errors.items():
+    for text, error in search.failures:
         name = printable(text)
         while name in taken:
             name += " (not run)"
         jobs.append(Job(Path(text), name, "", error))
         taken.add(name)
-    return jobs
+    return Work(jobs, [(printable(f"{c.name}{c.tail}"), c) for c in search.candidates])
+
+
+def _key(found: _Found) -> tuple[Path, ...]:
+    return tuple(file.resolve() for file in found.files or (found.path,))
+
+
+def _is(candidate: Candidate, wanted: str) -> bool:
+    from data.dicom_series import is_named
+
+    return is_named(candidate.series, wanted)
 
 
 def _expand(text: str) -> list[Path]:
@@ -84,22 +243,25 @@ def _expand(text: str) -> list[Path]:
     return []
 
 
-def _scans_below(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
-    """The scans below a folder, and the DICOM files."""
-    results = out.resolve()
+def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The scans below a folder, the DICOM files, and the zips."""
     files: list[Path] = []
     dicom: list[Path] = []
+    zips: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=False):
         here = Path(place)
         if _is_result(here):
             names = []
         folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
         for file in (here / n for n in sorted(names) if n[0] != "."):
-            if _is_scan(file):
+            if is_dicom(file):
+                if file.name.upper() != "DICOMDIR":  # it lists the files that are found anyway
+                    dicom.append(file)
+            elif _is_scan(file):
                 files.append(file)
-            elif is_dicom(file):
-                dicom.append(file)
-    return files, dicom
+            elif file.suffix.lower() == ".zip" and file.is_file() and is_zip(file):
+                zips.append(file)
+    return files, dicom, zips
 
 
 def _is_result(folder: Path) -> bool:
@@ -111,19 +273,20 @@ def _is_scan(path: Path) -> bool:
     if path.name.lower().endswith(SCAN_SUFFIXES):
         return path.is_file()
     try:
-        return path.is_file() and bool(sniff(path))
+        return path.is_file() and not path.name.lower().endswith((".img", ".img.gz")) and bool(sniff(path))
     except (InputError, OSError, EOFError):
         return False
 
 
-def _unique_names(found: list[tuple[Path, PurePosixPath]]) -> list[PurePosixPath]:
+def _unique_names(found: list[_Found]) -> list[PurePosixPath]:
     """Names, with as many parent folders put in front as it takes to tell two inputs apart."""
-    names = [name for _, name in found]
+    shown = [replace(f, path=Path(str(f.path).replace(*f.unpacked))) if f.unpacked else f for f in found]
+    names = [f.name for f in shown]
     while True:
-        count = Counter(names)
+        count = Counter((name, f.tail) for f, name in zip(shown, names, strict=True))
         longer = [
-            _one_folder_more(path, name) if count[name] > 1 else name
-            for (path, _), name in zip(found, names, strict=True)
+            _one_folder_more(f.path, name) if count[name, f.tail] > 1 else name
+            for f, name in zip(shown, names, strict=True)
         ]
         if longer == names:
             return names
@@ -144,11 +307,3 @@ def _output_folders(names: list[PurePosixPath]) -> list[str]:
     free = [b if count[b] == 1 and not taken[b] else str(n) for b, n in zip(bare, names, strict=True)]
     # The table of all results has its place, too.
     return [f"_{f}" if PurePosixPath(f).parts[0].lower() == "results.csv" else f for f in free]
-
-
-def bare_name(name: str) -> str:
-    """A scan's name without its extension."""
-    for suffix in sorted(SCAN_SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix) and len(PurePosixPath(name).name) > len(suffix):
-            return name[: -len(suffix)]
-    return name

@@ -86,6 +86,8 @@ class Result:
                 "n_slices": scan.n_slices,
                 "plane": scan.plane,
                 "spacing_mm": None if scan.spacing_mm is None else [round(s, 6) for s in scan.spacing_mm],
+                "notes": list(scan.notes),
+                **({"dicom": scan.dicom.facts} if scan.dicom is not None else {}),
             },
             "label": self.label,
             "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()},

@@ -15,6 +15,9 @@ _PACKAGES = (
     "opencv-python-headless",
     "nibabel",
     "numpy",
+    "pydicom",
+    "highdicom",
+    "SimpleITK",
     "lightning",
 )
 

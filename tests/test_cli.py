@@ -30,7 +30,7 @@ def test_run_on_a_folder(tumorlens, study, tmp_path):
         "b/healthy": {"result.json", "overlay.png", "mask.png"},
         "b/twin.png": {"result.json", "overlay.png", "mask.png"},
         "b/twin.bmp": {"result.json", "overlay.png", "mask.png"},
-        "volume": {"result.json", "overlay.png", "mask.nii.gz"},
+        "volume": {"result.json", "overlay.png", "montage.png", "mask.nii.gz"},
     }
     for name, files in expected.items():
         assert {p.name for p in (out / name).iterdir()} == files

@@ -1,0 +1,69 @@
+"""`tumorlens run --list`: which scans and series were found, and which of them would be run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.inputs import Work
+from pipeline.studies import Candidate
+
+_HEADINGS = ("", "series", "modality", "images", "plane", "shows", "description", "note")
+
+
+def describe(work: Work, keep_identifiers: bool = False) -> dict[str, Any]:
+    """The scans that would be run, every DICOM series, and what cannot be run, as plain values for JSON."""
+    return {
+        "scans": [{"name": job.name, "notes": list(job.notes)} for job in work.jobs if not job.error],
+        "series": [_facts(name, candidate, keep_identifiers) for name, candidate in work.candidates],
+        "errors": [{"name": job.name, "error": job.error} for job in work.jobs if job.error],
+    }
+
+
+def list_work(work: Work) -> str:
+    """The same as lines for a terminal: ``*`` marks what would be run."""
+    lines = []
+    if work.candidates:
+        rows = [_HEADINGS, *(_row(candidate) for _, candidate in work.candidates)]
+        widths = [max(len(row[c]) for row in rows) for c in range(len(_HEADINGS))]
+        for row, (name, candidate) in zip(rows[1:], work.candidates, strict=True):
+            lines.append(_line(row, widths))
+            lines.append(f"    {name}  {candidate.series.uid}")
+        lines.insert(0, _line(rows[0], widths))
+    series = {name for name, _ in work.candidates}
+    lines += [f"*  {job.name}" for job in work.jobs if not job.error and job.name not in series]
+    lines += [f"!  {job.error}" for job in work.jobs if job.error]
+    run = sum(not job.error for job in work.jobs)
+    lines.append(f"{run} scan{'s' if run != 1 else ''} would be run (*)")
+    return "\n".join(lines)
+
+
+def _row(candidate: Candidate) -> tuple[str, ...]:
+    series = candidate.series
+    return (
+        "*" if candidate.taken else " ",
+        series.tag,
+        series.modality or "?",
+        str(series.n_images),
+        series.plane or "?",
+        series.kind,
+        series.description[:40],
+        candidate.why,
+    )
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _facts(name: str, candidate: Candidate, keep_identifiers: bool) -> dict[str, Any]:
+    facts = asdict(candidate.series)
+    for key in ("files", "study", *(() if keep_identifiers else ("description",))):
+        del facts[key]
+    return {
+        "name": name,
+        **facts,
+        "n_files": len(candidate.series.files),
+        "taken": candidate.taken,
+        "why": candidate.why,
+    }

@@ -1,0 +1,132 @@
+"""DICOM files of one input -> the series to run, each with its name in `results.csv`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+
+from data.dicom_series import Series, choose_series, find_series, is_named
+
+
+@dataclass(frozen=True)
+class DicomInput:
+    """The DICOM files that one input of the user's gave.
+
+    Attributes:
+        files: The files.
+        root: The folder that names are relative to.
+        name: The input's own name; what a series in the root itself is called.
+        whole: Whether all series go by the input's name (a zip, a DICOMDIR), wherever in it they lie.
+        named: Whether the user named these very files; then all their series are run, and not one of each study.
+    """
+
+    files: tuple[Path, ...]
+    root: Path
+    name: PurePosixPath
+    whole: bool = False
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A series that was found, and what becomes of it.
+
+    Attributes:
+        series: The series.
+        name: Its name in ``results.csv``, without the number.
+        tail: ``#5`` where several series have that name, else empty.
+        taken: Whether it is run.
+        why: Why it is taken, or why not; may be empty.
+    """
+
+    series: Series
+    name: PurePosixPath
+    tail: str
+    taken: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the DICOM files of an input hold.
+
+    Attributes:
+        candidates: Every series.
+        failures: Name and reason of studies of which nothing can be run, and of files that cannot be read.
+    """
+
+    candidates: tuple[Candidate, ...]
+    failures: tuple[tuple[PurePosixPath, str], ...]
+
+
+def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
+    """Group an input's DICOM files to series, and choose: the `wanted` ones, or of each study the one that fits best.
+
+    Args:
+        source: The files.
+        wanted: Series Instance UIDs, series numbers, or ``all``.
+    """
+    found, problems = find_series(source.files)
+    names = {s.uid: _name(source, s) for s in found}
+    count = Counter(names.values())
+    tails = _tails([s for s in found if count[names[s.uid]] > 1], names)
+    candidates: list[Candidate] = []
+    failures = [(source.name, problem) for problem in problems]
+    for _, members in groupby(found, key=lambda s: s.study):
+        study = list(members)
+        reasons = _choice(study, source.named, wanted)
+        candidates += [
+            Candidate(s, names[s.uid], tails.get(s.uid, ""), s.uid in reasons, _why(s, reasons)) for s in study
+        ]
+        failures += [
+            (PurePosixPath(f"{names[s.uid]}{tails.get(s.uid, '')}"), f"series {s.tag} cannot be run: {s.refusal}")
+            for s in study
+            if s.refusal and (source.named or any(is_named(s, w) and w != "all" for w in wanted))
+        ]
+        if not reasons and not wanted and not source.named:
+            failures.append((names[study[0].uid], f"no series can be run: {choose_series(study)[1]}"))
+    return Survey(tuple(candidates), tuple(failures))
+
+
+def _choice(study: list[Series], named: bool, wanted: Sequence[str]) -> dict[str, str]:
+    """UID -> why, of the series of one study that are run."""
+    if wanted:
+        return {s.uid: "" for s in study if not s.refusal and any(_asked_for(s, w) for w in wanted)}
+    if named:
+        return {s.uid: "" for s in study if not s.refusal}
+    best, why = choose_series(study)
+    return {} if best is None else {best.uid: why}
+
+
+def _asked_for(series: Series, name: str) -> bool:
+    """``all`` means all that are scans; a localizer has to be named."""
+    return is_named(series, name) and not (name == "all" and series.unfitness)
+
+
+def _why(series: Series, reasons: dict[str, str]) -> str:
+    return reasons.get(series.uid, series.refusal or series.unfitness or "")
+
+
+def _name(source: DicomInput, series: Series) -> PurePosixPath:
+    if source.named:
+        return PurePosixPath(series.files[0].name if len(series.files) == 1 else series.folder.resolve().name)
+    inside = series.folder.relative_to(source.root)
+    return source.name if source.whole or inside == Path() else PurePosixPath(inside.as_posix())
+
+
+def _tails(series: list[Series], names: dict[str, PurePosixPath]) -> dict[str, str]:
+    """UID -> ``#`` and the series number; what still is the same gets its place in the order of UIDs, too."""
+    plain = {s.uid: f"#{'?' if s.number is None else s.number}" for s in series}
+    same = Counter((names[uid], tail) for uid, tail in plain.items())
+    seen: Counter[tuple[PurePosixPath, str]] = Counter()
+    tails = {}
+    for uid in sorted(plain):
+        key = (names[uid], plain[uid])
+        seen[key] += 1
+        tails[uid] = (
+            plain[uid] if same[key] == 1 and plain[uid] != "#?" else f"{plain[uid].replace('?', '')}.{seen[key]}"
+        )
+    return tails

@@ -1,0 +1,279 @@
+"""`tumorlens run` on what a PACS or a scanner gives: studies, zips, DICOMDIRs, and all that can be wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.fileset import FileSet
+
+from data.phantom import phantom_volume
+from data.readers import open_scan
+from tests.dicom_files import IDENTIFIERS, PATIENT, save_series
+from tests.files import table
+
+STUDY = "1.2.840.77"
+SICK = phantom_volume(7, "meningioma", shape=(96, 112, 16), spacing_mm=(2.0, 2.0, 7.0))
+HEALTHY = phantom_volume(1, "no_tumor", shape=(96, 112, 16), spacing_mm=(2.0, 2.0, 7.0))
+
+
+def series(folder, phantom=SICK, plane="axial", **tags):
+    return save_series(folder, phantom.image, phantom.affine, plane, **{"StudyInstanceUID": STUDY, **tags})
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    """A study of four series in one folder, as a PACS exports it."""
+    folder = tmp_path / "hospital" / "study"
+    for number, tags in (
+        (1, {"SeriesDescription": "localizer", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+        (3, {"SeriesDescription": "t1 tra", "ContrastBolusAgent": None}),
+        (5, {"SeriesDescription": "t1 tra km"}),
+        (9, {"SeriesDescription": "dose report", "Modality": "CT"}),
+    ):
+        for path in series(tmp_path / "tmp", SICK if number == 5 else HEALTHY, SeriesNumber=number, **tags):
+            (folder / "IMAGES").mkdir(parents=True, exist_ok=True)
+            path.rename(folder / "IMAGES" / f"{number}_{path.name}")
+    return tmp_path / "hospital"
+
+
+def test_a_study_is_listed(tumorlens, hospital):
+    result = tumorlens("run", hospital, "--list")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    (taken,) = [line for line in lines if line.startswith("*")]
+    assert "#5" in taken and "T1 after contrast agent" in taken and "t1 tra km" in taken
+    assert "it is a localizer" in result.stdout and "its modality is CT, not MR" in result.stdout
+    assert lines[-1] == "1 scan would be run (*)"
+    listed = json.loads(tumorlens("run", hospital, "--list", "--json").stdout)
+    assert [(s["number"], s["taken"]) for s in listed["series"]] == [(1, False), (3, False), (5, True), (9, False)]
+    assert "description" not in listed["series"][0]
+    assert not list(hospital.parent.glob("out*"))
+
+
+def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
+    result = tumorlens("run", hospital, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "study/IMAGES#5: series #5 of 4 was taken: T1 after contrast agent, by the header" in result.stderr
+    (row,) = table(tmp_path / "out")
+    assert row["scan"] == "study/IMAGES#5" and row["label"] != "no_tumor"
+    folder = tmp_path / "out" / "study" / "IMAGES#5"
+    files = {"overlay.png", "montage.png", "mask.nii.gz", "mask.dcm", "measurements.dcm", "result.json"}
+    assert {p.name for p in folder.iterdir()} == files
+    content = json.loads((folder / "result.json").read_text())
+    assert content["scan"]["dicom"]["series_number"] == 5
+    assert content["scan"]["notes"] == ["series #5 of 4 was taken: T1 after contrast agent, by the header"]
+    assert set(content["files"]) == files - {"result.json"}
+
+
+def test_masks_lie_on_the_lesion(tumorlens, tmp_path):
+    series(tmp_path / "in", plane="coronal")
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out", "--plane", "axial").exit_code == 0
+    folder = tmp_path / "out" / "in"
+    mask = nib.load(folder / "mask.nii.gz")
+    scan = open_scan(tmp_path / "in")
+    np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
+    in_ras = np.asarray(nib.as_closest_canonical(mask).dataobj)
+    overlap = 2 * (in_ras * SICK.mask).sum() / (in_ras.sum() + SICK.mask.sum())
+    assert overlap > 0.8
+    (lesion, *_) = json.loads((folder / "result.json").read_text())["lesions"]
+    truth = SICK.affine @ [*np.argwhere(SICK.mask).mean(axis=0), 1]
+    assert np.linalg.norm(np.array(lesion["centroid_ras_mm"]) - truth[:3]) < 4
+    assert lesion["side"] == ("right" if truth[0] > 10 else "left" if truth[0] < -10 else "midline")
+    assert lesion["volume_ml"] == pytest.approx(SICK.mask.sum() * 28 / 1000, rel=0.3)
+
+
+@pytest.mark.parametrize("wanted", ["3", "#3", "uid"])
+def test_a_series_is_chosen(tumorlens, hospital, tmp_path, wanted):
+    if wanted == "uid":
+        listed = json.loads(tumorlens("run", hospital, "--list", "--json").stdout)
+        wanted = next(s["uid"] for s in listed["series"] if s["number"] == 3)
+    assert tumorlens("run", hospital, "-o", tmp_path / "out", "--series", wanted).exit_code == 0
+    (row,) = table(tmp_path / "out")
+    assert row["scan"] == "study/IMAGES#3"
+    assert "names no contrast agent" in row["review"]
+
+
+def test_all_series_that_are_scans_are_run(tumorlens, hospital, tmp_path):
+    assert tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "all").exit_code == 0
+    assert [row["scan"] for row in table(tmp_path / "out")] == ["study/IMAGES#3", "study/IMAGES#5"]
+
+
+def test_a_series_that_is_not_there_or_cannot_be_run(tumorlens, hospital, tmp_path):
+    result = tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "77")
+    assert result.exit_code == 2 and "no series is called '77'; there is #1 (" in result.stderr
+    result = tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "9")
+    assert result.exit_code == 2 and "series #9 cannot be run: its modality is CT, not MR" in result.stderr
+
+
+def test_series_are_named_by_their_folders_and_zips(tumorlens, tmp_path):
+    series(tmp_path / "in" / "a", SeriesNumber=2, StudyInstanceUID="1.1")
+    series(tmp_path / "in" / "b" / "c", SeriesNumber=2, StudyInstanceUID="1.2")
+    for path in series(tmp_path / "tmp", SeriesNumber=4, StudyInstanceUID="1.3"):
+        with zipfile.ZipFile(tmp_path / "in" / "z.zip", "a") as archive:
+            archive.write(path, f"x/y/{path.name}")
+    names = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json").stdout)["scans"]
+    assert [scan["name"] for scan in names] == ["a", "b/c", "z.zip"]
+    names = json.loads(tumorlens("run", tmp_path / "in" / "a", "--list", "--json").stdout)["scans"]
+    assert [scan["name"] for scan in names] == ["a"]
+
+
+def test_files_named_one_by_one_are_one_series(tumorlens, tmp_path):
+    paths = series(tmp_path / "ser")
+    listed = json.loads(tumorlens("run", *paths, "--list", "--json").stdout)
+    assert [scan["name"] for scan in listed["scans"]] == ["ser"]
+    listed = json.loads(tumorlens("run", paths[3], "--list", "--json").stdout)
+    assert [scan["name"] for scan in listed["scans"]] == [paths[3].name]
+
+
+def test_two_series_of_one_number_have_names_of_their_own(tumorlens, tmp_path):
+    series(tmp_path / "in", series="1.9.1", SeriesNumber=4)
+    for path in series(tmp_path / "tmp", series="1.9.2", SeriesNumber=4):
+        path.rename(tmp_path / "in" / f"x{path.name}")
+    listed = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json", "--series", "all").stdout)
+    assert [scan["name"] for scan in listed["scans"]] == ["in#4.1", "in#4.2"]
+
+
+def test_a_dicomdir_is_run(tumorlens, tmp_path):
+    directory = FileSet()
+    for path in series(tmp_path / "in"):
+        directory.add(path)
+    directory.write(tmp_path / "disk")
+    for place in (tmp_path / "disk" / "DICOMDIR", tmp_path / "disk"):
+        listed = json.loads(tumorlens("run", place, "--list", "--json").stdout)
+        assert [s["n_images"] for s in listed["series"]] == [16]
+
+
+def test_a_zipped_series_gives_the_same_as_its_folder(tumorlens, tmp_path):
+    paths = series(tmp_path / "in")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, path.name)
+    assert tumorlens("run", tmp_path / "in", tmp_path / "z.zip", "-o", tmp_path / "out").exit_code == 0
+    folder, zipped = table(tmp_path / "out")
+    assert (folder.pop("scan"), zipped.pop("scan")) == ("in", "z.zip")
+    assert folder == zipped
+    made = [json.loads((tmp_path / "out" / n / "result.json").read_text())["made_of"] for n in ("in", "z")]
+    assert made[0] == made[1]
+
+
+def test_continue_keeps_a_series_and_sees_a_change(tumorlens, tmp_path):
+    paths = series(tmp_path / "in")
+    run = ("run", tmp_path / "in", "-o", tmp_path / "out")
+    assert tumorlens(*run).exit_code == 0
+    assert "1 kept" in tumorlens(*run, "--continue").stdout
+    assert "kept" not in tumorlens(*run, "--continue", "--secondary-capture").stdout
+    assert (tmp_path / "out" / "in" / "overlay.dcm").is_file()
+    ds = pydicom.dcmread(paths[0])
+    ds.PixelData = bytes(len(ds.PixelData))
+    ds.save_as(paths[0])
+    assert "kept" not in tumorlens(*run, "--continue", "--secondary-capture").stdout
+
+
+def test_no_identifier_leaves_the_dicom_files(tumorlens, tmp_path):
+    series(tmp_path / "in", SeriesDescription="t1 +c of Doe Jane", BodyPartExamined="KNEE")
+    (tmp_path / "in" / "broken.dcm").write_bytes((tmp_path / "in" / "IM0000").read_bytes()[:900])
+    out = tmp_path / "out"
+    listed = tumorlens("run", tmp_path / "in", "--list")
+    result = tumorlens("run", tmp_path / "in", "-o", out, "-v", "--secondary-capture")
+    told = [listed.output, result.output, " ".join(p.name for p in out.rglob("*"))]
+    for path in out.rglob("*"):
+        if path.is_file() and path.suffix != ".dcm":
+            raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            told.append(raw.decode("latin-1"))
+    assert len(told) >= 7
+    for word in IDENTIFIERS:
+        assert not any(word in text for text in told), word
+    for name in ("mask.dcm", "measurements.dcm", "overlay.dcm"):
+        made = pydicom.dcmread(out / "in" / name)
+        assert made.PatientID == PATIENT["PatientID"] and str(made.PatientName) == PATIENT["PatientName"]
+        assert made.StudyInstanceUID == STUDY
+        assert "PatientComments" not in made and "ImageComments" not in made
+
+
+def test_identifiers_are_kept_on_demand(tumorlens, tmp_path):
+    series(tmp_path / "in")
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out", "--keep-identifiers").exit_code == 0
+    content = json.loads((tmp_path / "out" / "in" / "result.json").read_text())
+    assert content["scan"]["identifiers"]["PatientID"] == PATIENT["PatientID"]
+
+
+def test_every_flaw_has_its_row_and_the_rest_is_done(tumorlens, tmp_path):
+    folder = tmp_path / "in"
+    series(folder / "good", StudyInstanceUID="1.1")
+    gap = series(folder / "gap", StudyInstanceUID="1.2")
+    gap[8].unlink()
+    cut = series(folder / "cut", StudyInstanceUID="1.3")
+    cut[5].write_bytes(cut[5].read_bytes()[:-9000])
+    series(folder / "ct", StudyInstanceUID="1.4", Modality="CT")
+    series(folder / "nowhere", StudyInstanceUID="1.5", ImagePositionPatient=None)
+    for path in series(folder / "private", StudyInstanceUID="1.6"):
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = "1.2.3.4.5.6"
+        ds.save_as(path, implicit_vr=False, little_endian=True)
+    with zipfile.ZipFile(folder / "evil.zip", "w") as archive:
+        archive.writestr("../evil.dcm", b"x")
+    (folder / "damaged.zip").write_bytes(b"PK\x03\x04 this is no archive")
+    series(folder / "volumes", StudyInstanceUID="1.7", series="1.7.1", EchoTime="10")
+    series(folder / "volumes" / "b", StudyInstanceUID="1.7", series="1.7.1", EchoTime="80")
+    result = tumorlens("run", folder, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    rows = {row["scan"]: row for row in table(tmp_path / "out")}
+    assert "Traceback" not in result.output
+    assert rows["good"]["label"] and not rows["good"]["review"]
+    assert "1 of 16 slices are missing" in rows["gap"]["review"] and rows["gap"]["label"]
+    for name, told in {
+        "cut": f"{cut[5].name}: the pixel data are damaged or cut off",
+        "ct": "no series can be run: #5: its modality is CT, not MR",
+        "nowhere": "none of the 16 images says where it lies",
+        "private": "transfer syntax 1.2.3.4.5.6 cannot be decoded",
+        "volumes": "holds 2 volumes at the same place",
+    }.items():
+        assert told in rows[name]["error"], name
+        assert str(folder / name) in rows[name]["error"]
+        assert not (tmp_path / "out" / name).exists() or not any((tmp_path / "out" / name).iterdir())
+    assert any("leads out of it" in row["error"] for name, row in rows.items() if "evil.zip" in name)
+    assert any("damaged" in row["error"] for name, row in rows.items() if "damaged.zip" in name)
+    assert not (tmp_path / "evil.dcm").exists()
+    assert not list((tmp_path / "out").rglob(".part*"))
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_planes_of_acquisition_go_to_the_networks_at_true_aspect(tumorlens, tmp_path, plane):
+    """Thick slices in each plane: the overlay shows the acquired slice, and the tumor is found in it."""
+    spacing = {"axial": (2.0, 2.0, 6.0), "coronal": (2.0, 6.0, 2.0), "sagittal": (6.0, 2.0, 2.0)}[plane]
+    shape = tuple(round(n / s) for n, s in zip((192, 224, 200), spacing, strict=True))
+    phantom = phantom_volume(7, "meningioma", shape, spacing)
+    series(tmp_path / "in", phantom, plane)
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    content = json.loads((tmp_path / "out" / "in" / "result.json").read_text())
+    assert content["scan"]["plane"] == plane
+    assert content["lesions"]
+    mask = np.asarray(nib.as_closest_canonical(nib.load(tmp_path / "out" / "in" / "mask.nii.gz")).dataobj)
+    assert 2 * (mask * phantom.mask).sum() / (mask.sum() + phantom.mask.sum()) > 0.7
+
+
+def test_plane_of_a_volume_without_orientation_is_an_error_of_that_scan(tumorlens, tmp_path):
+    from data.writers import write_png
+
+    write_png(tmp_path / "in" / "a.png", phantom_volume(7).image[:, :, 10].astype(np.uint8))
+    result = tumorlens("run", tmp_path / "in", "-o", tmp_path / "out", "--plane", "coronal")
+    assert result.exit_code == 0  # a picture has but one plane
+
+
+def test_results_among_the_inputs_are_left_out(tumorlens, tmp_path):
+    series(tmp_path / "in")
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "in" / "out").exit_code == 0
+    listed = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json").stdout)
+    assert [s["modality"] for s in listed["series"]] == ["MR"]
+
+
+def test_a_folder_without_an_output_is_wrong_use(tumorlens, tmp_path):
+    series(tmp_path / "in")
+    result = tumorlens("run", tmp_path / "in")
+    assert result.exit_code == 2 and "-o OUT is missing" in result.output
