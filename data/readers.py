@@ -82,7 +82,7 @@ def sniff(path: Path) -> str:
         InputError: The file is empty or of no format that can be read.
     """
     from data.readers_nifti import is_analyze
-    from data.readers_volume import sniff_volume
+    from data.volume_files import sniff_volume
 
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -151,13 +151,17 @@ def _read(path: Path, frame: int | None, series: str | None) -> Scan:
 
         return read_matlab(path)
     if kind == "mgh":
-        from data.readers_volume import read_mgh
+        from data.readers_mgh import read_mgh
 
         return read_mgh(path, frame)
-    if kind in ("nrrd", "metaimage"):
-        from data.readers_volume import read_itk
+    if kind == "nrrd":
+        from data.readers_nrrd import read_nrrd
 
-        return read_itk(path, kind, frame)
+        return read_nrrd(path, frame)
+    if kind == "metaimage":
+        from data.readers_metaimage import read_metaimage
+
+        return read_metaimage(path, frame)
     from data.readers_image import read_image
 
     return read_image(path, kind)

@@ -59,6 +59,7 @@ class Scan:
         windows: The header's display window ``(low, high)`` for each slice of acquisition, in the unit of `voxels`,
             none for a slice without; empty where the source gives none.
         dicom: The source instances of a DICOM series, or none.
+        x_first: Whether, where no affine says how the array lies, its first axis runs along the rows of a slice.
     """
 
     voxels: NDArray[Any]
@@ -76,6 +77,7 @@ class Scan:
     warnings: tuple[str, ...] = ()
     windows: tuple[tuple[float, float] | None, ...] = ()
     dicom: Any = field(default=None, repr=False, compare=False)
+    x_first: bool = False
 
     @classmethod
     def from_array(
@@ -260,7 +262,7 @@ class Scan:
         """Slice axis, row axis and column axis of the array, and the steps (1 or -1) that turn them to the view."""
         axis = self.slice_axis
         if self.affine is None:
-            row_axis, column_axis = (a for a in range(3) if a != axis)
+            row_axis, column_axis = (a for a in (range(2, -1, -1) if self.x_first else range(3)) if a != axis)
             return axis, row_axis, column_axis, (1, 1)
         from nibabel.orientations import io_orientation
 

@@ -11,9 +11,12 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (its own habit)
 
 from data.errors import InputError
+from data.readers_metaimage import read_metaimage
+from data.readers_mgh import read_mgh
 from data.readers_nifti import is_analyze, read_nifti
-from data.readers_volume import read_itk, read_mgh, sniff_volume
+from data.readers_nrrd import read_nrrd
 from data.scan import Scan
+from data.volume_files import sniff_volume
 from data.writers import write_mask_nifti
 from tests.test_scan import all_orientations, reoriented
 
@@ -21,6 +24,7 @@ VOXELS = np.random.default_rng(0).integers(0, 900, (6, 7, 5)).astype(np.int16)
 VOXELS[1, 5, 3] = 999  # the marked voxel
 LPS = np.diag([-1.0, -1.0, 1.0])
 ITK = {"nrrd": "nrrd", "nhdr": "nrrd", "mha": "metaimage", "mhd": "metaimage"}
+READERS = {"mgh": read_mgh, "nrrd": read_nrrd, "metaimage": read_metaimage}
 
 
 def _oblique():
@@ -57,7 +61,7 @@ def _read(path, frame=None):
     head = path.read_bytes()
     kind = sniff_volume((gzip.decompress(head) if head[:2] == b"\x1f\x8b" else head)[:560])
     assert kind
-    return read_mgh(path, frame) if kind == "mgh" else read_itk(path, kind, frame)
+    return READERS[kind](path, frame)
 
 
 def _place(affine, index):
@@ -142,7 +146,7 @@ def test_nrrd_space_with_time(tmp_path, space, to_ras):
     fields = ("type: short", "dimension: 4", f"space: {space}-anterior-superior-time", "sizes: 5 4 1 3",
               "endian: little", "encoding: raw", "space directions: (0,2,0,0) (3,0,0,0) (0,0,4,0) (0,0,0,9)",
               "space origin: (10,20,30,0)")  # fmt: skip
-    scan = read_itk(_nrrd(tmp_path / "a.nrrd", *fields, data=SMALL.tobytes()), "nrrd", frame=2)
+    scan = read_nrrd(_nrrd(tmp_path / "a.nrrd", *fields, data=SMALL.tobytes()), frame=2)
     np.testing.assert_allclose(_place(scan.affine, (1, 2, 0)), np.multiply(to_ras, (16, 22, 30)))
     assert scan.voxels[1, 2, 0] == 1 + 2 * 5 + 2 * 20
 
@@ -304,7 +308,7 @@ def test_pictures_are_flat_volumes(tmp_path, suffix):
         _nrrd(tmp_path / "a.nrrd", *fields, data=VOXELS[:, :, 0].tobytes(order="F"))
     scan = _read(tmp_path / f"a.{suffix}")
     np.testing.assert_array_equal(scan.voxels, VOXELS[:, :, :1])
-    assert scan.slice_spacing_mm == pytest.approx((0.5, 0.75))
+    assert scan.slice_spacing_mm == pytest.approx((0.75, 0.5))
     assert (scan.affine, scan.source_shape) == (None, (6, 7))
     write_mask_nifti(tmp_path / "mask.nii.gz", np.ones((6, 7, 1), np.uint8), scan)
     mask = nib.load(tmp_path / "mask.nii.gz")
@@ -651,7 +655,7 @@ BAD = {
 def test_bad_files_give_one_sentence_and_nothing_on_the_screen(tmp_path, capfd, name):
     _bad_files(tmp_path)
     kind = name.split(".")[1]
-    read = read_mgh if kind in ("mgh", "mgz") else lambda path: read_itk(path, ITK[kind])
+    read = READERS["mgh" if kind in ("mgh", "mgz") else ITK[kind]]
     capfd.readouterr()
     with pytest.raises(InputError, match=BAD[name]) as caught:
         read(tmp_path / name)
@@ -664,3 +668,15 @@ def test_every_bad_file_is_asked_for(tmp_path):
     _bad_files(tmp_path)
     made = {path.name for path in tmp_path.iterdir() if not path.name.startswith("good") and path.suffix != ".raw"}
     assert made == set(BAD)
+
+
+@pytest.mark.parametrize("suffix", ["nrrd", "mha"])
+def test_a_picture_is_shown_as_itk_shows_it(tmp_path, suffix):
+    """SimpleITK writes arrays of rows and columns; what says nothing of the patient must not be turned."""
+    picture = np.random.default_rng(1).integers(0, 900, (12, 20)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / f"a.{suffix}"))
+    scan = _read(tmp_path / f"a.{suffix}")
+    assert scan.affine is None
+    assert np.array_equal(scan.slice(0), picture)
+    mask = (picture > 400).astype(np.uint8)
+    assert np.array_equal(scan.mask_from_slices(mask[None]), mask.T[..., None])
