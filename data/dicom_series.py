@@ -78,14 +78,14 @@ class Series:
         return shown + {True: " after contrast agent", False: " without contrast agent", None: ""}[self.contrast]
 
 
-def find_series(paths: Iterable[Path]) -> tuple[list[Series], list[str]]:
+def find_series(paths: Iterable[Path]) -> tuple[list[Series], list[tuple[Path, str]]]:
     """Group image files by Series Instance UID, never by folder or name.
 
     Args:
         paths: DICOM files. Reports, presentation states and the like are passed over.
 
     Returns:
-        The series in the order of study, number and UID; and a sentence on each file whose header cannot be read.
+        The series in the order of study, number and UID; and each file whose header cannot be read, with the reason.
     """
     groups: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
     problems = []
@@ -93,11 +93,11 @@ def find_series(paths: Iterable[Path]) -> tuple[list[Series], list[str]]:
         try:
             header = read_header(path, _TAGS)
         except InputError as error:
-            problems.append(str(error))
+            problems.append((path, str(error)))
             continue
         if number(header, "Rows") is None or number(header, "Columns") is None:
             if not text(header, "SOPClassUID"):
-                problems.append(printable(f"{path}: the DICOM file is cut off before its image begins"))
+                problems.append((path, printable(f"{path}: the DICOM file is cut off before its image begins")))
             continue
         groups[text(header, "SeriesInstanceUID") or f"(no UID) {path.parent}"].append((path, header))
     series = [_series(uid, members) for uid, members in groups.items()]

@@ -178,7 +178,7 @@ def _read_study(files: list[Path], frame: int | None, series: str | None) -> Sca
         raise InputError("this is a folder without DICOM files; give a file of another format by its own name")
     found, problems = find_series(files)
     if problems and not found:
-        raise InputError(problems[0])
+        raise InputError(problems[0][1])
     if series is not None:
         named = [s for s in found if is_named(s, series)]
         if len(named) != 1:

@@ -88,7 +88,7 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
         wanted: The DICOM series to run, by UID, number or ``all``; other scans are left out then.
 
     Raises:
-        InputError: Not one scan in all inputs, or a wanted series that is not there.
+        InputError: Nothing in all inputs that looks like a scan, or a wanted series that is not there.
     """
     search = _Search(out.resolve(), scratch, wanted)
     for text in inputs:
@@ -103,7 +103,7 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
         if missing:
             there = ", ".join(f"{c.series.tag} ({c.series.uid})" for c in search.candidates[:8]) or "no DICOM series"
             raise InputError(f"no series is called {missing[0]!r}; there is {there}")
-    if not found:
+    if not found and not search.broken:
         raise InputError("; ".join(reason for _, reason in search.failures) or "no input given")
     return _work(found, search)
 
@@ -125,6 +125,7 @@ class _Search:
     wanted: Sequence[str]
     found: list[_Found] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    broken: bool = False  # whether one of the failures is of a scan that is there
     candidates: list[Candidate] = field(default_factory=list)
     named_dicom: list[Path] = field(default_factory=list)
     n_unpacked: int = 0
@@ -168,7 +169,8 @@ class _Search:
         try:
             unpack(path, place)
         except InputError as error:
-            self.failures.append((str(path), str(error)))
+            self.failures.append((str(name), str(error)))
+            self.broken = True
             return
         if not self.folder(place, name, (path, name)) and not inside:
             self.failures.append((str(path), f"{path}: the archive holds no scan"))
@@ -178,6 +180,7 @@ class _Search:
             files = read_dicomdir(path)
         except InputError as error:
             self.failures.append((str(path), str(error)))
+            self.broken = True
             return
         self.dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True), None)
 
@@ -198,11 +201,10 @@ class _Search:
                     path = source.root  # the zip: what lies in it has no other name for the user
                 notes = (candidate.why,) if candidate.why else ()
                 self.found.append(_Found(path, candidate.name, candidate.tail, files, notes, alias))
-        for name, reason in seen.failures:
-            shown = source.root / name if name != source.name and not source.named else source.root
-            place = str(shown) if alias is None else alias[1]
-            reason = reason if alias is None else reason.replace(*alias)
-            self.failures.append((str(name), reason if place in reason else f"{place}: {reason}"))
+        for failure in seen.failures:
+            told = failure.reason if str(failure.path) in failure.reason else f"{failure.path}: {failure.reason}"
+            self.failures.append((failure.name, told if alias is None else told.replace(*alias)))
+            self.broken = True
 
 
 def _work(found: list[_Found], search: _Search) -> Work:

@@ -50,16 +50,31 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """What cannot be run.
+
+    Attributes:
+        name: Its name in ``results.csv``.
+        path: Where it lies.
+        reason: Why, in words.
+    """
+
+    name: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class Survey:
     """What the DICOM files of an input hold.
 
     Attributes:
         candidates: Every series.
-        failures: Name and reason of studies of which nothing can be run, and of files that cannot be read.
+        failures: Studies of which nothing can be run, series that were asked for and cannot, files that cannot be read.
     """
 
     candidates: tuple[Candidate, ...]
-    failures: tuple[tuple[PurePosixPath, str], ...]
+    failures: tuple[Failure, ...]
 
 
 def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
@@ -74,7 +89,7 @@ def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
     count = Counter(names.values())
     tails = _tails([s for s in found if count[names[s.uid]] > 1], names)
     candidates: list[Candidate] = []
-    failures = [(source.name, problem) for problem in problems]
+    failures = [Failure(str(_file_name(source, path)), path, problem) for path, problem in problems]
     for _, members in groupby(found, key=lambda s: s.study):
         study = list(members)
         reasons = _choice(study, source.named, wanted)
@@ -82,12 +97,14 @@ def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
             Candidate(s, names[s.uid], tails.get(s.uid, ""), s.uid in reasons, _why(s, reasons)) for s in study
         ]
         failures += [
-            (PurePosixPath(f"{names[s.uid]}{tails.get(s.uid, '')}"), f"series {s.tag} cannot be run: {s.refusal}")
+            Failure(f"{names[s.uid]}{tails.get(s.uid, '')}", _place(s), f"series {s.tag} cannot be run: {s.refusal}")
             for s in study
             if s.refusal and (source.named or any(is_named(s, w) and w != "all" for w in wanted))
         ]
         if not reasons and not wanted and not source.named:
-            failures.append((names[study[0].uid], f"no series can be run: {choose_series(study)[1]}"))
+            first = study[0]
+            reason = f"no series can be run: {choose_series(study)[1]}"
+            failures.append(Failure(str(names[first.uid]), first.folder, reason))
     return Survey(tuple(candidates), tuple(failures))
 
 
@@ -115,6 +132,17 @@ def _name(source: DicomInput, series: Series) -> PurePosixPath:
         return PurePosixPath(series.files[0].name if len(series.files) == 1 else series.folder.resolve().name)
     inside = series.folder.relative_to(source.root)
     return source.name if source.whole or inside == Path() else PurePosixPath(inside.as_posix())
+
+
+def _file_name(source: DicomInput, path: Path) -> PurePosixPath:
+    if source.named:
+        return PurePosixPath(path.name)
+    inside = PurePosixPath(path.relative_to(source.root).as_posix())
+    return source.name / inside if source.whole else inside
+
+
+def _place(series: Series) -> Path:
+    return series.files[0] if len(series.files) == 1 else series.folder
 
 
 def _tails(series: list[Series], names: dict[str, PurePosixPath]) -> dict[str, str]:

@@ -108,7 +108,9 @@ def test_a_series_that_is_not_there_or_cannot_be_run(tumorlens, hospital, tmp_pa
     result = tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "77")
     assert result.exit_code == 2 and "no series is called '77'; there is #1 (" in result.stderr
     result = tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "9")
-    assert result.exit_code == 2 and "series #9 cannot be run: its modality is CT, not MR" in result.stderr
+    assert result.exit_code == 1 and "series #9 cannot be run: its modality is CT, not MR" in result.stderr
+    (row,) = table(tmp_path / "out")
+    assert row["scan"] == "study/IMAGES#9" and row["error"]
 
 
 def test_series_are_named_by_their_folders_and_zips(tumorlens, tmp_path):
@@ -237,8 +239,8 @@ def test_every_flaw_has_its_row_and_the_rest_is_done(tumorlens, tmp_path):
         assert told in rows[name]["error"], name
         assert str(folder / name) in rows[name]["error"]
         assert not (tmp_path / "out" / name).exists() or not any((tmp_path / "out" / name).iterdir())
-    assert any("leads out of it" in row["error"] for name, row in rows.items() if "evil.zip" in name)
-    assert any("damaged" in row["error"] for name, row in rows.items() if "damaged.zip" in name)
+    assert "leads out of it" in rows["evil.zip"]["error"]
+    assert "damaged" in rows["damaged.zip"]["error"]
     assert not (tmp_path / "evil.dcm").exists()
     assert not list((tmp_path / "out").rglob(".part*"))
 
@@ -271,6 +273,16 @@ def test_results_among_the_inputs_are_left_out(tumorlens, tmp_path):
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "in" / "out").exit_code == 0
     listed = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json").stdout)
     assert [s["modality"] for s in listed["series"]] == ["MR"]
+
+
+def test_a_scan_that_cannot_be_run_has_its_row_even_alone(tumorlens, tmp_path):
+    (path,) = series(tmp_path / "ct", phantom_volume(1, shape=(96, 112, 1)), Modality="CT")
+    (tmp_path / "z.zip").write_bytes(b"PK\x03\x04 this is no archive")
+    for place, told in ((tmp_path / "ct", "CT, not MR"), (path, "CT, not MR"), (tmp_path / "z.zip", "damaged")):
+        result = tumorlens("run", place, "-o", tmp_path / "out", "--overwrite")
+        assert result.exit_code == 1 and told in result.stderr
+        (row,) = table(tmp_path / "out")
+        assert told in row["error"] and str(place) in row["error"]
 
 
 def test_a_folder_without_an_output_is_wrong_use(tumorlens, tmp_path):

@@ -115,7 +115,6 @@ def test_a_fault_of_ours_costs_one_scan_only(tumorlens, study, tmp_path, monkeyp
         ["train", "classification", "--data", "EMPTY", "--out", "GOOD"],
         ["demo", "--out", "GOOD"],
         ["run", "", "-o", "OUT"],
-        ["run", "DICOM", "-o", "OUT"],
         ["train", "classification", "--data", "EMPTY", "--out", "OUT", "--init", "nowhere.safetensors"],
         ["train", "segmentation", "--data", "EMPTY", "--out", "OUT", "--encoder", "zebra", "--init", "none"],
     ],
@@ -123,9 +122,7 @@ def test_a_fault_of_ours_costs_one_scan_only(tumorlens, study, tmp_path, monkeyp
 def test_wrong_use(tumorlens, tmp_path, arguments):
     (tmp_path / "empty").mkdir()
     good = save(tmp_path / "good.png", phantom_slice(1).image)
-    (tmp_path / "dicom").mkdir()
-    (tmp_path / "dicom" / "IM1").write_bytes(bytes(128) + b"DICM" + bytes(99))
-    places = {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty", "GOOD": good, "DICOM": tmp_path / "dicom"}
+    places = {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty", "GOOD": good}
     done = tumorlens(*(places.get(a, a) for a in arguments))
     assert done.exit_code == 2
     assert "Traceback" not in done.output
