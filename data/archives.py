@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import zipfile
 import zlib
@@ -48,7 +49,16 @@ def unpack(path: Path, folder: Path) -> None:
     except InputError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:
         shutil.rmtree(folder, ignore_errors=True)
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(f"{path}: the zip archive is damaged or cannot be unpacked ({reason})") from None
@@ -57,7 +67,7 @@ def unpack(path: Path, folder: Path) -> None:
 def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
             raise InputError(
                 f"{path}: an entry of the archive leads out of it ({entry.filename[:60]}); nothing was read"
             )

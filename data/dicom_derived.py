@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.atomic import whole_file
-from data.dicom_headers import number, value
+from data.dicom_headers import number
+from data.dicom_headers import text as text_of
 from data.dicom_source import DicomSource
 from data.errors import InputError
 from data.scan import Scan
@@ -79,7 +80,7 @@ def source_of(scan: Scan) -> DicomSource:
 
 def uid(dataset: Dataset, name: str) -> str:
     """A UID without the padding that some writers leave, empty where there is none."""
-    return str(value(dataset, name) or "").strip(" \0")
+    return text_of(dataset, name)
 
 
 def frame_of_reference(source: DicomSource) -> str:
@@ -144,17 +145,17 @@ def inherit(made: Dataset, source: DicomSource) -> None:
     header = source.datasets[0]
     made.SpecificCharacterSet = "ISO_IR 192"
     for name in _FILED_UNDER:
-        _put(made, name, _text(header, name))
+        _put(made, name, text_of(header, name))
     for name in _FILED_UNDER_IF_GIVEN:
-        if _text(header, name):
-            _put(made, name, _text(header, name))
+        if text_of(header, name):
+            _put(made, name, text_of(header, name))
     for name in _DATES:
-        _put(made, name, _text(header, name) if _is_valid(name, _text(header, name)) else "")
+        _put(made, name, text_of(header, name) if _is_valid(name, text_of(header, name)) else "")
     for name in _TEXTS_IF_GIVEN:
-        if _text(header, name) and _is_valid(name, _text(header, name)):
-            _put(made, name, _text(header, name))
+        if text_of(header, name) and _is_valid(name, text_of(header, name)):
+            _put(made, name, text_of(header, name))
     for name, allowed in _CODES.items():
-        given = _text(header, name).upper()
+        given = text_of(header, name).upper()
         if given in allowed or name == "PatientSex":
             _put(made, name, given if given in allowed else "")
     if "PatientIdentityRemoved" in made and "DeidentificationMethod" not in made:
@@ -202,14 +203,6 @@ def save_dicom(path: Path, made: Dataset) -> None:
     """Write a DICOM file (PS3.10), whole or not at all."""
     with whole_file(path) as part:
         made.save_as(part, enforce_file_format=True)
-
-
-def _text(header: Dataset, name: str) -> str:
-    found = value(header, name)
-    if found is None:
-        return ""
-    several = isinstance(found, (list, tuple)) or type(found).__name__ == "MultiValue"
-    return "\\".join(str(v) for v in found) if several else str(found).strip(" \0")
 
 
 def _is_valid(name: str, text: str) -> bool:

@@ -35,7 +35,9 @@ class Plane:
         position: ``(3,)`` Image Position (Patient), LPS mm, or none.
         spacing: Pixel Spacing: distance of rows, of columns, mm; or none.
         thickness: Slice Thickness in mm, or none.
-        order: What orders the images at one position: echo, time point, acquisition, instance.
+        volume: What tells apart the volumes of a series that holds several at one place: echo time, time point,
+            b-value, kind of image, acquisition.
+        order: What else orders the images at one place.
     """
 
     place: tuple[int, int]
@@ -44,6 +46,7 @@ class Plane:
     position: NDArray[np.float64] | None
     spacing: tuple[float, float] | None
     thickness: float | None = None
+    volume: tuple[Any, ...] = ()
     order: tuple[Any, ...] = ()
 
     @property
@@ -61,6 +64,7 @@ class Stack:
         planes: One a slice; none where the series lacks one.
         affine: ``(4, 4)`` from `data.dicom_source.volume_from_frames` indices to RAS mm.
         frame: Which of several volumes this is, or none if there is one.
+        thick: Whether the distance of slices, or a single one's thickness, is known; else the affine has 1 mm for it.
         notes: Choices that were made.
         warnings: Flaws of the series, and what was done.
     """
@@ -68,6 +72,7 @@ class Stack:
     planes: tuple[Plane | None, ...]
     affine: NDArray[np.float64]
     frame: int | None
+    thick: bool
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -98,7 +103,10 @@ def stack_planes(planes: Sequence[Plane], frame: int | None = None) -> Stack:
     slices: list[Plane | None] = [None] * (indices[-1] + 1)
     for index, plane in zip(indices, chosen, strict=True):
         slices[index] = plane
-    return Stack(tuple(slices), _affine(chosen, indices, warnings), frame, tuple(notes), tuple(warnings))
+    thick = len(chosen) > 1 or chosen[0].thickness is not None
+    if not thick:
+        warnings.append("the slice thickness is not known, so there are no volumes")
+    return Stack(tuple(slices), _affine(chosen, indices, warnings), frame, thick, tuple(notes), tuple(warnings))
 
 
 def _one_orientation(planes: Sequence[Plane], warnings: list[str]) -> list[Plane]:
@@ -139,35 +147,61 @@ def _positions(planes: list[Plane]) -> list[list[Plane]]:
     """Images by position along the normal, ascending; each entry holds those at one place, in their own order."""
     normal = planes[0].normal
     along = [_depth(plane, normal) for plane in planes]
-    ordered = sorted(zip(along, planes, strict=True), key=lambda pair: (pair[0], pair[1].order))
+    ordered = sorted(zip(along, planes, strict=True), key=lambda pair: pair[0])
     groups: list[tuple[float, list[Plane]]] = []
     for depth, plane in ordered:
         if groups and depth - groups[-1][0] < _SAME_PLACE_MM:
             groups[-1][1].append(plane)
         else:
             groups.append((depth, [plane]))
-    return [sorted(group, key=lambda p: p.order) for _, group in groups]
+    return [sorted(group, key=lambda p: (p.volume, p.order)) for _, group in groups]
 
 
 def _one_volume(
     places: list[list[Plane]], frame: int | None, warnings: list[str]
 ) -> tuple[list[list[Plane]], int | None, list[str]]:
     """One image a place: the chosen frame of several volumes, or the first where single images are there twice."""
-    counts = [len(group) for group in places]
-    several = min(counts)
-    if several > 1 and max(counts) == several:
-        if frame is None:
-            raise InputError(
-                f"the series holds {several} volumes at the same place (echoes, time points ...); choose one with "
-                f"--frame 0 to {several - 1}"
+    volumes = _volumes(places)
+    if volumes is None:
+        doubled = sum(len(group) - 1 for group in places)
+        if doubled:
+            warnings.append(
+                f"{_images(doubled)} at a place where another one lies already: the first of each was taken"
             )
-        if not 0 <= frame < several:
-            raise InputError(f"frame {frame} does not exist, the series has frames 0 to {several - 1}")
-        return [[group[frame]] for group in places], frame, [f"frame {frame} of {several} volumes at the same place"]
-    doubled = sum(count - 1 for count in counts)
-    if doubled:
-        warnings.append(f"{_images(doubled)} at a place where another one lies already: the first of each was taken")
-    return places, None, []
+        return places, None, []
+    several = len(volumes)
+    if frame is None:
+        raise InputError(
+            f"the series holds {several} volumes at the same place (echoes, time points ...); choose one with "
+            f"--frame 0 to {several - 1}"
+        )
+    if not 0 <= frame < several:
+        raise InputError(f"frame {frame} does not exist, the series has frames 0 to {several - 1}")
+    lost = len(places) - len(volumes[frame])
+    if lost:
+        warnings.append(f"frame {frame} lacks {lost} of the {len(places)} places that other frames have")
+    return [[plane] for plane in volumes[frame]], frame, [f"frame {frame} of {several} volumes at the same place"]
+
+
+def _volumes(places: list[list[Plane]]) -> list[list[Plane]] | None:
+    """The volumes of a series most of whose places hold several images, or none for a series of one volume.
+
+    They are told apart by what differs at each place: by all of it together, else by one thing (acquisition numbers
+    may count slices, too), else by the order of the images where each place holds as many.
+    """
+    counts = [len(group) for group in places]
+    several = max(set(counts), key=lambda n: (counts.count(n), n))
+    if several == 1:
+        return None
+    differs = [c for c in range(len(places[0][0].volume)) if any(len({p.volume[c] for p in g}) > 1 for g in places)]
+    for chosen in (differs, *([c] for c in differs)):
+        keyed = [{tuple(plane.volume[c] for c in chosen): plane for plane in group} for group in places]
+        keys = sorted(set().union(*keyed))
+        if len(keys) == several and all(len(k) == len(group) for k, group in zip(keyed, places, strict=True)):
+            return [[found[key] for found in keyed if key in found] for key in keys]
+    if set(counts) == {several}:
+        return [[group[index] for group in places] for index in range(several)]
+    return None
 
 
 def _grid_indices(planes: list[Plane], warnings: list[str]) -> list[int]:

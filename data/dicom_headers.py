@@ -60,7 +60,7 @@ def text(dataset: Dataset, name: str) -> str:
     if found is None:
         return ""
     several = isinstance(found, (list, tuple)) or type(found).__name__ == "MultiValue"  # a PersonName iterates, too
-    return "\\".join(str(v) for v in found).strip() if several else str(found).strip()
+    return "\\".join(str(v) for v in found).strip(" \0") if several else str(found).strip(" \0")
 
 
 def number(dataset: Dataset, name: str) -> float | None:
@@ -83,20 +83,26 @@ def numbers(dataset: Dataset, name: str) -> tuple[float, ...] | None:
     return values if all(abs(v) < 1e12 for v in values) else None  # false for NaN, too
 
 
-def functional_groups(*functional_groups: Dataset) -> list[Dataset]:
-    """The items of all functional group macros that describe a frame, its own before the shared ones."""
-    found = []
-    for group in functional_groups:
-        found += [element.value[0] for element in group if element.VR == "SQ" and element.value]
-    return found
+def frame_items(dataset: Dataset, frame: int = 0) -> list[Dataset]:
+    """All that describes a frame: the functional groups of its own, the shared ones, then the file (PS3.3 C.7.6.16).
+
+    Raises:
+        InputError: The groups are damaged.
+    """
+    per_frame = value(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = value(dataset, "SharedFunctionalGroupsSequence")
+    groups = [*list(per_frame or [])[frame : frame + 1], *list(shared or [])[:1]]
+    try:
+        macros = [element for group in groups for element in group if element.VR == "SQ" and not element.tag.is_private]
+        return [*(element.value[0] for element in macros if element.value), dataset]
+    except Exception as error:  # iterating converts every element, whatever a damaged file has in there
+        raise InputError(f"the description of frame {frame} is damaged ({type(error).__name__})") from None
 
 
 def _read(path: Path, **options: Any) -> Dataset:
     pydicom = _quiet_pydicom()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pydicom.dcmread(path, force=True, **options)
+        return pydicom.dcmread(path, force=True, **options)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # pydicom passes on whatever a damaged file makes its parser run into
@@ -110,4 +116,6 @@ def _quiet_pydicom() -> Any:
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    # Once for all: readers run in threads, and warnings.catch_warnings changes the filters of all of them.
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\.|$)")
     return pydicom

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.dicom_headers import number, numbers, text, value
+from data.dicom_headers import frame_items, number, numbers, text, value
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_OTHER_WEIGHTINGS = (  # asked in this order: a T2* is no T2, a T1 FLAIR is a T1
-    ("diffusion", r"dwi|diffus|\badc\b|\btrace|dti\b|ep2d.?d|\bb\s?\d{3,4}\b|tensor|\bfa\b"),
-    ("perfusion", r"perf|\bdsc\b|\bdce\b|\basl\b|\bpwi\b|\bcb[fv]\b|\brcb[fv]\b|\bmtt\b|\bttp\b|\btmax\b"),
-    ("angiography", r"\btof\b|\bmr[av]\b|angio|venogr"),
-    ("susceptibility", r"\bswi\b|swan|hemo|t2\s?\*|t2\s?star|venbold|phase|\bmip\b"),
+_OTHER_WEIGHTINGS = (  # asked in this order, then T1, T2, PD: a T1 map is no T1, a T2* no T2, a T1 FLAIR no T2
+    ("diffusion", r"dwi|diffus|\badc\b|\btrace|dti\b|ep2d.?d|\bb\s?\d{3,4}\b|tensor"),
+    ("perfusion", r"perf|\bdsc\b|\bdce|dynam|\basl\b|\bpwi\b|\br?cb[fv]\b|\bmtt\b|\bttp\b|\btmax\b"),
+    ("angiography", r"\btof\b|\bmr[av]\b|angio|venogr|\btwist\b|\btricks\b"),
+    ("a map", r"\bmaps?\b|\bsub\b|subtract"),
+    ("susceptibility", r"\bswi\b|swan|hemo|t2\s?\*|t2\s?star|venbold|\bpha\b|phase (map|im)|\bmip\b"),
     ("functional", r"\bbold\b|fmri|rest(ing)?.?state"),
 )
 _T1 = r"t1(?!\d)|mp\s?2?\s?rage|\bf?spgr\b|\bbravo\b|\bvibe\b|\blava\b|\bthrive\b|\btfl\b|\btfe\b"
@@ -24,8 +25,9 @@ _T2 = r"t2(?!\d)|flair|dark.?fluid|\bstir\b|\btirm\b|ciss|fiesta"
 _PD = r"\bpdw?\b|proton.?dens"
 _AGENT = r"(contrast|c|gd|gad\w*|km|iv|inj\w*|enh\w*|mdc|ce)\b"
 _WITHOUT = (
-    rf"\bpre\b|\bnativ|\bunenhanced\b|\bplain\b|\bpre{_AGENT}|\bw\s?o\b|\bnon?\s?{_AGENT}|\b(without|ohne|sans)\b"
+    rf"\bpre\b(?!\s?op)|\bnativ|\bunenhanced\b|\bplain\b|\bpre{_AGENT}|\bw\s?o\b|\bnon?\s?{_AGENT}|\b(without|ohne|sans)\b"
 )
+_BOTH = r"\bw\s?(and|&|\+)?\s?(w\s?o|without)\b|with (and|or|&|\+) without|\bpre (and|&|\+) post|\bmit (und|oder) ohne"
 _WITH = (
     r"\+\s?(c|gd|gad\w*|km|k|ce|mdc|contrast)\b|\bc\s?\+|\bpost\b(?!\s?(fossa|op))|\bpost(contrast|gd|gad|km)"
     r"|\b(gd|gad\w*|km|mdc|ce|inj\w*)\b|t1\s?(c|ce|gd|km)\b|(?<!phase )contrast|enhanced|dotarem|magnevist|prohance"
@@ -44,9 +46,7 @@ def weighting_of(header: Dataset) -> str | None:
     if named in ("T1", "T2", "DIFFUSION", "PERFUSION"):
         return named if named[0] == "T" else named.lower()
     words = _words(header)
-    if re.search(_T1, words) and not re.search(_OTHER_WEIGHTINGS[0][1], words):
-        return "T1"
-    for name, pattern in (*_OTHER_WEIGHTINGS, ("T2", _T2), ("PD", _PD)):
+    for name, pattern in (*_OTHER_WEIGHTINGS, ("T1", _T1), ("T2", _T2), ("PD", _PD)):
         if re.search(pattern, words):
             return name
     return _weighting_by_times(header)
@@ -55,31 +55,33 @@ def weighting_of(header: Dataset) -> str | None:
 def contrast_of(header: Dataset) -> bool | None:
     """Whether contrast agent had been given; none if the header does not say.
 
-    A description's "pre" goes before the agent's element, which scanners fill for a whole examination.
+    The series' own description goes before the agent's element, which scanners fill for a whole examination, and that
+    before the protocol's name, which may stand for a whole examination, too ("with and without").
     """
-    words = _words(header)
-    if re.search(_WITHOUT, words):
-        return False
-    if re.search(_WITH, words):
-        return True
+    described = _contrast_in(_words(header, "SeriesDescription", "SequenceName"))
+    if described is not None:
+        return described
     agent = text(header, "ContrastBolusAgent").lower()
     if agent:
         return not re.fullmatch(r"(no|none|n|0|false|without|ohne|kein\w*|n/?a|-+)", agent)
-    for sequence in ("ContrastBolusAgentSequence", "ContrastBolusUsageSequence"):
-        if value(header, sequence):
-            return True
-    return None
+    if any(value(header, sequence) for sequence in ("ContrastBolusAgentSequence", "ContrastBolusUsageSequence")):
+        return True
+    return _contrast_in(_words(header, "ProtocolName"))
+
+
+def _contrast_in(words: str) -> bool | None:
+    """What words say of contrast agent; none if nothing, or both."""
+    if re.search(_BOTH, words):
+        return None
+    if re.search(_WITHOUT, words):
+        return False
+    return True if re.search(_WITH, words) else None
 
 
 def plane_of(header: Dataset) -> str | None:
     """``"axial"``, ``"coronal"`` or ``"sagittal"``: the plane nearest to the images', or none."""
-    cosines = numbers(header, "ImageOrientationPatient")
-    if cosines is None:
-        for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-            turned = value(value(header, groups)[0], "PlaneOrientationSequence") if value(header, groups) else None
-            if turned:
-                cosines = numbers(turned[0], "ImageOrientationPatient")
-                break
+    found = (numbers(item, "ImageOrientationPatient") for item in frame_items(header))
+    cosines = next((c for c in found if c is not None), None)
     if cosines is None or len(cosines) != 6:
         return None
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))
@@ -116,12 +118,14 @@ def body_part_warning(header: Dataset) -> str | None:
     part = text(header, "BodyPartExamined")
     if not part or any(word in part.lower() for word in _HEAD_PARTS):
         return None
-    return f"the header's body part is {part.upper()[:16]}, not the head"
+    named = part.upper() if re.fullmatch(r"[A-Za-z]{3,16}", part) else "another"  # anything may have been typed there
+    return f"the header's body part is {named}, not the head"
 
 
-def _words(header: Dataset) -> str:
+def _words(header: Dataset, *tags: str) -> str:
     """The names that people gave the series, in small letters, with one space between words."""
-    names = " ".join(text(header, tag) for tag in ("SeriesDescription", "ProtocolName", "SequenceName"))
+    tags = tags or ("SeriesDescription", "ProtocolName", "SequenceName")
+    names = " ".join(text(header, tag) for tag in tags)
     return re.sub(r"[\s_\-./\\()\[\],:;]+", " ", names.lower())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dicom_geometry import Plane
-from data.dicom_headers import functional_groups, number, text, value
+from data.dicom_headers import frame_items, number, text
 from data.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,13 +66,11 @@ def stored_frames(ds: Dataset, wanted: list[int]) -> list[NDArray[Any]]:
         raise InputError(f"{_name(ds)}: the file has no pixel data")
     syntax = getattr(getattr(ds, "file_meta", None), "TransferSyntaxUID", None)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if not syntax:  # a bare data set of an old archive
-                ds.file_meta.TransferSyntaxUID = _bare_syntax(ds)
-            if int(number(ds, "NumberOfFrames") or 1) == 1:
-                return [pixel_array(ds)]
-            return list(iter_pixels(ds, indices=wanted))
+        if not syntax:  # a bare data set of an old archive
+            ds.file_meta.TransferSyntaxUID = _bare_syntax(ds)
+        if int(number(ds, "NumberOfFrames") or 1) == 1:
+            return [pixel_array(ds)]
+        return list(iter_pixels(ds, indices=wanted))
     except Exception as error:  # every codec raises its own kinds
         known = UID(str(syntax or ""))
         if known.is_private or not known.is_transfer_syntax or isinstance(error, (NotImplementedError, RuntimeError)):
@@ -96,12 +93,8 @@ def _name(ds: Dataset) -> str:
 
 def _values(ds: Dataset, frame: int) -> tuple[float, float, Window]:
     """Slope, intercept and display window of a frame."""
-    items = [ds]
-    per_frame, shared = value(ds, "PerFrameFunctionalGroupsSequence"), value(ds, "SharedFunctionalGroupsSequence")
-    if per_frame is not None:
-        items = [*functional_groups(per_frame[frame], *list(shared or [])[:1]), ds]
     slope = intercept = center = width = None
-    for item in items:
+    for item in frame_items(ds, frame):
         slope = number(item, "RescaleSlope") if slope is None else slope
         intercept = number(item, "RescaleIntercept") if intercept is None else intercept
         center = number(item, "WindowCenter") if center is None else center
@@ -137,9 +130,10 @@ def _finished(
     if outside.all():
         return frames
     low, high = frames.min(where=~outside, initial=_top(frames)), frames.max(where=~outside, initial=_bottom(frames))
-    if inverted:
-        wide = frames.astype(np.int64) if frames.dtype.kind in "iu" else frames
-        frames = (int(high) + int(low) - wide if wide is not frames else high + low - frames).astype(frames.dtype)
+    if inverted:  # in place: what lies between low and high stays there, so that integers cannot overflow for good
+        with np.errstate(over="ignore"):
+            np.subtract(frames.dtype.type(high), frames, out=frames)
+            frames += frames.dtype.type(low)
     frames[outside] = low
     return frames
 

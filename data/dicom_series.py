@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ _TAGS = (
     "SeriesDescription", "ProtocolName", "SequenceName", "ImageType", "AcquisitionContrast", "ContrastBolusAgent",
     "ContrastBolusAgentSequence", "ContrastBolusUsageSequence", "ScanningSequence", "RepetitionTime", "EchoTime",
     "InversionTime", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
-    "ImageOrientationPatient", "SharedFunctionalGroupsSequence", "PatientName", "PatientID", "SpecificCharacterSet",
+    "ImageOrientationPatient", "ImagePositionPatient", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "PatientName", "PatientID", "SpecificCharacterSet",
 )  # fmt: skip
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -37,6 +38,7 @@ class Series:
         number: Series Number, or none.
         files: Its image files, in the order they were found.
         n_images: Images in them; a multi-frame file holds several.
+        n_volumes: How many volumes they make, judged by the places of classic images; 1 if that is not known.
         modality: ``"MR"``, ``"CT"`` ..., empty if the header does not say.
         weighting: ``"T1"`` ..., or none if the header does not tell.
         contrast: Whether contrast agent had been given, or none.
@@ -52,6 +54,7 @@ class Series:
     number: int | None
     files: tuple[Path, ...]
     n_images: int
+    n_volumes: int = 1
     modality: str = ""
     weighting: str | None = None
     contrast: bool | None = None
@@ -64,12 +67,16 @@ class Series:
     @property
     def folder(self) -> Path:
         """The folder that holds all its files."""
-        return Path(os.path.commonpath([file.parent for file in self.files]))
+        return common_folder(self.files)
 
     @property
     def tag(self) -> str:
         """How people call it: ``#5``, or the end of its UID where it has no number."""
         return f"#{self.number}" if self.number is not None else f"#{self.uid[-8:]}"
+
+    def is_called(self, name: str) -> bool:
+        """Whether a user's ``--series`` means this one: its UID, its number, its tag, or ``all``."""
+        return name in (self.uid, "all", self.tag) or (self.number is not None and name == str(self.number))
 
     @property
     def kind(self) -> str:
@@ -124,9 +131,12 @@ def choose_series(series: Sequence[Series]) -> tuple[Series | None, str]:
     )
 
 
-def is_named(series: Series, name: str) -> bool:
-    """Whether a user's ``--series`` means this one: its UID, its number, or ``all``."""
-    return name in (series.uid, "all", str(series.number), f"#{series.number}")
+def common_folder(files: Sequence[Path]) -> Path:
+    """The folder that holds all files, as the user spells it where all are spelled alike."""
+    folders = [file.parent for file in files]
+    if len({folder.is_absolute() for folder in folders}) > 1:
+        folders = [folder.absolute() for folder in folders]
+    return Path(os.path.commonpath(folders))
 
 
 def read_dicomdir(path: Path) -> list[Path]:
@@ -139,9 +149,9 @@ def read_dicomdir(path: Path) -> list[Path]:
     records = value(header, "DirectoryRecordSequence") or []
     root, files, missing = path.parent.resolve(), [], 0
     for record in records:
-        parts = text(record, "ReferencedFileID").split("\\")
-        file = root.joinpath(*parts)
-        if parts == [""] or ".." in parts or root not in file.parents:
+        parts = [part for part in text(record, "ReferencedFileID").split("\\") if part]
+        file = root.joinpath(*parts).resolve()
+        if not parts or root not in file.parents:  # no record of a file, or one that leads out of the medium
             continue
         if file.is_file():
             files.append(path.parent.joinpath(*parts))
@@ -176,6 +186,7 @@ def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
         modality=text(header, "Modality").upper(),
         weighting=weighting_of(header),
         contrast=contrast_of(header),
+        n_volumes=_n_volumes([h for _, h in members]),
         plane=plane_of(header),
         original=is_original(header),
         description=_without_patient(text(header, "SeriesDescription"), header),
@@ -185,7 +196,7 @@ def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
 
 
 def _rank(series: Series) -> tuple[Any, ...]:
-    """Higher is better. Within a kind: acquired so, a whole head, axial, many slices, the lowest number."""
+    """Higher is better. Within a kind: one volume, acquired so, a whole head, axial, many slices, the lowest number."""
     fits = {
         ("T1", True): 5,
         (None, True): 4,
@@ -195,6 +206,7 @@ def _rank(series: Series) -> tuple[Any, ...]:
     }.get((series.weighting, series.contrast), 0)
     return (
         fits,
+        series.n_volumes == 1,
         series.original,
         series.n_images >= 8,
         series.plane == "axial",
@@ -204,9 +216,15 @@ def _rank(series: Series) -> tuple[Any, ...]:
     )
 
 
+def _n_volumes(headers: list[Dataset]) -> int:
+    """How many images there are at the usual place."""
+    places = Counter(text(h, "ImagePositionPatient") for h in headers if value(h, "ImagePositionPatient"))
+    return Counter(places.values()).most_common(1)[0][0] if places else 1
+
+
 def _without_patient(description: str, header: Dataset) -> str:
     """A description in which words of the patient's name and ID are starred out: some scanners put them there."""
-    words = re.findall(r"\w{3,}", f"{text(header, 'PatientName')} {text(header, 'PatientID')}")
-    for word in words:
-        description = re.sub(re.escape(word), "***", description, flags=re.IGNORECASE)
+    for word in re.findall(r"[^\W_]+", f"{text(header, 'PatientName')} {text(header, 'PatientID')}"):
+        whole = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
+        description = re.sub(re.escape(word) if len(word) > 3 else whole, "***", description, flags=re.IGNORECASE)
     return "".join(c if c.isprintable() else " " for c in description).strip()

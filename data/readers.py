@@ -6,6 +6,7 @@ import gzip
 import tempfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,20 @@ def sniff(path: Path) -> str:
     raise InputError("this is no PNG, JPEG, TIFF, BMP, WebP, MATLAB, NIfTI, MGH, NRRD, MetaImage or DICOM file")
 
 
+def source_files(path: Path) -> list[Path]:
+    """The files that a scan is read from: the one that is named, and those its header keeps its voxels in."""
+    from data.readers_metaimage import metaimage_files
+    from data.readers_nifti import nifti_files
+    from data.readers_nrrd import nrrd_files
+
+    try:
+        kind = sniff(path)
+        files = {"nifti": nifti_files, "nrrd": nrrd_files, "metaimage": metaimage_files}.get(kind, lambda p: [p])(path)
+    except (InputError, OSError, EOFError, zlib.error):  # reading will say what is wrong
+        return [path]
+    return list(dict.fromkeys(files))
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file's first bytes show DICOM."""
     try:
@@ -169,9 +184,7 @@ def _read(path: Path, frame: int | None, series: str | None) -> Scan:
 
 def _read_study(files: list[Path], frame: int | None, series: str | None) -> Scan:
     """The one series to read of DICOM files."""
-    from dataclasses import replace
-
-    from data.dicom_series import choose_series, find_series, is_named
+    from data.dicom_series import choose_series, find_series
     from data.readers_dicom import read_series
 
     if not files:
@@ -180,17 +193,26 @@ def _read_study(files: list[Path], frame: int | None, series: str | None) -> Sca
     if problems and not found:
         raise InputError(problems[0][1])
     if series is not None:
-        named = [s for s in found if is_named(s, series)]
+        named = [s for s in found if s.is_called(series)]
         if len(named) != 1:
-            raise InputError(f"{len(named)} series are called {series!r}; there are {', '.join(s.tag for s in found)}")
-        return read_series(named[0].files, frame)
+            there = ", ".join(f"{s.tag} ({s.uid})" for s in found[:8])
+            raise InputError(f"{len(named)} series are called {series!r}; there are {there}")
+        return _with_problems(read_series(named[0].files, frame), problems)
     if len({s.study for s in found}) > 1:
         raise InputError("the files belong to several studies; name the series, or read one study at a time")
     chosen, why = choose_series(found)
     if chosen is None:
         raise InputError(f"no series can be run: {why}" if found else "the DICOM files hold no image")
-    scan = read_series(chosen.files, frame)
+    scan = _with_problems(read_series(chosen.files, frame), problems)
     return replace(scan, notes=(*((why,) if why else ()), *scan.notes))
+
+
+def _with_problems(scan: Scan, problems: list[tuple[Path, str]]) -> Scan:
+    """The scan with a warning if some of the files could not be read."""
+    if not problems:
+        return scan
+    lost = f"{len(problems)} DICOM file{'s' if len(problems) > 1 else ''} could not be read ({problems[0][0].name})"
+    return replace(scan, warnings=(*scan.warnings, lost))
 
 
 def check_voxels(scan: Scan, constant: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dicom_geometry import Plane, Stack, has_geometry, stack_planes
-from data.dicom_headers import functional_groups, number, numbers, read_dataset, text, value
+from data.dicom_headers import frame_items, number, numbers, read_dataset, text, value
 from data.dicom_kind import body_part_warning, contrast_of, refusal_of, weighting_of
 from data.dicom_pixels import decode
+from data.dicom_series import common_folder
 from data.dicom_source import DicomSource, volume_from_frames
 from data.errors import InputError
 from data.scan import Scan
@@ -36,15 +36,16 @@ def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
     Raises:
         InputError: A file is damaged, the pixels cannot be decoded, it is no MR, or the images form no volume.
     """
-    datasets, repeated = _without_copies([read_dataset(path) for path in files])
-    for path, ds in zip(files, datasets, strict=False):
-        refusal = refusal_of(ds)
-        if refusal:
-            raise InputError(f"{path.name}: {refusal}")
+    flaws: list[str] = []
+    datasets = _fit(files, flaws)
     planes = [plane for index, ds in enumerate(datasets) for plane in _planes(ds, index)]
     if not planes:
         raise InputError("the series holds no image")
-    flaws = [f"{repeated} files are copies of others and were left out"] if repeated else []
+    announced = number(datasets[0], "ImagesInAcquisition") or 0
+    if announced > len(planes):
+        flaws.append(
+            f"the header announces {announced:.0f} images and {len(planes)} are here: the series may be cut off"
+        )
     part = body_part_warning(datasets[0])
     flaws += [part] if part else []
     if text(datasets[0], "BurnedInAnnotation").upper() == "YES":
@@ -61,7 +62,7 @@ def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
         path=_common_path(files),
         format="dicom",
         volume=True,
-        source_shape=frames.shape[::-1],
+        source_shape=frames.shape[::-1] if stack.thick else frames.shape[:0:-1],
         frame=stack.frame,
         notes=stack.notes,
         warnings=(*flaws, *_sequence_warnings(datasets[0])),
@@ -70,17 +71,33 @@ def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
     )
 
 
-def _without_copies(datasets: list[Dataset]) -> tuple[list[Dataset], int]:
-    """Data sets without those whose SOP Instance UID has come already."""
+def _fit(files: Sequence[Path], flaws: list[str]) -> list[Dataset]:
+    """The data sets of a series without copies and without what is no scan.
+
+    Raises:
+        InputError: A file is damaged, or not one is a scan.
+    """
     seen: set[str] = set()
-    kept = []
-    for ds in datasets:
-        uid = text(ds, "SOPInstanceUID")
-        if uid and uid in seen:
-            continue
+    fit: list[Dataset] = []
+    refused: list[str] = []
+    copies = 0
+    for path in files:
+        ds = read_dataset(path)
+        uid, refusal = text(ds, "SOPInstanceUID"), refusal_of(ds)
+        if refusal:
+            refused.append(f"{path.name}: {refusal}")
+        elif uid and uid in seen:
+            copies += 1
+        else:
+            fit.append(ds)
         seen.add(uid)
-        kept.append(ds)
-    return kept, len(datasets) - len(kept)
+    if not fit:
+        raise InputError(refused[0])
+    if copies:
+        flaws.append(f"{copies} file{'s are copies' if copies > 1 else ' is a copy'} of others and left out")
+    if refused:
+        flaws.append(f"{len(refused)} of {len(files)} files were left out ({refused[0]})")
+    return fit
 
 
 def _planes(ds: Dataset, index: int) -> list[Plane]:
@@ -94,10 +111,9 @@ def _planes(ds: Dataset, index: int) -> list[Plane]:
         return [_plane((index, 0), shape, [ds], ds)]
     if per_frame is None:  # a multi-frame file that says nothing of its frames
         return [Plane((index, f), shape, None, None, None, order=(f,)) for f in range(n_frames)]
-    shared = list(value(ds, "SharedFunctionalGroupsSequence") or [])[:1]
-    if len(per_frame) < n_frames:
-        raise InputError(f"the header describes {len(per_frame)} of {n_frames} frames")
-    return [_plane((index, f), shape, functional_groups(per_frame[f], *shared), ds) for f in range(n_frames)]
+    if len(per_frame or ()) < n_frames:
+        raise InputError(f"the header describes {len(per_frame or ())} of {n_frames} frames")
+    return [_plane((index, f), shape, frame_items(ds, f), ds) for f in range(n_frames)]
 
 
 def _plane(place: tuple[int, int], shape: tuple[int, int], items: list[Dataset], ds: Dataset) -> Plane:
@@ -111,8 +127,12 @@ def _plane(place: tuple[int, int], shape: tuple[int, int], items: list[Dataset],
     spacing = ask("PixelSpacing", 2)
     thickness = ask("SpacingBetweenSlices", 1)
     thickness = ask("SliceThickness", 1) if thickness is None or thickness[0] <= 0 else thickness
-    order = [ask(name, 1) for name in ("EchoTime", "TemporalPositionIdentifier", "TemporalPositionIndex")]
-    order += [ask("DiffusionBValue", 1), ask("AcquisitionNumber", 1), ask("InstanceNumber", 1)]
+    echo = ask("EffectiveEchoTime", 1)  # an enhanced file's
+    volume = [ask("EchoTime", 1) if echo is None else echo]
+    volume += [ask(name, 1) for name in ("TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue")]
+    kind = next((found for found in (text(item, "FrameType") for item in items) if found), text(ds, "ImageType"))
+    number_of = {name: ask(name, 1) for name in ("AcquisitionNumber", "InstanceNumber")}
+    dimensions = next((found for found in (numbers(item, "DimensionIndexValues") for item in items) if found), ())
     return Plane(
         place,
         shape,
@@ -120,8 +140,13 @@ def _plane(place: tuple[int, int], shape: tuple[int, int], items: list[Dataset],
         position=ask("ImagePositionPatient", 3),
         spacing=None if spacing is None or spacing.min() <= 0 else (float(spacing[0]), float(spacing[1])),
         thickness=None if thickness is None or thickness[0] <= 0 else float(thickness[0]),
-        order=(*(0.0 if o is None else float(o[0]) for o in order), text(ds, "SOPInstanceUID"), place[1]),
+        volume=(*(_first(v) for v in volume), kind, _first(number_of["AcquisitionNumber"])),
+        order=(dimensions, _first(number_of["InstanceNumber"]), text(ds, "SOPInstanceUID"), place[1]),
     )
+
+
+def _first(values: NDArray[np.float64] | None) -> float:
+    return 0.0 if values is None else float(values[0])
 
 
 def _picture(datasets: list[Dataset], planes: list[Plane], flaws: list[str]) -> Scan:
@@ -183,4 +208,4 @@ def _source(datasets: list[Dataset], planes: Sequence[Plane | None]) -> DicomSou
 
 
 def _common_path(files: Sequence[Path]) -> Path:
-    return files[0] if len(files) == 1 else Path(os.path.commonpath([file.parent for file in files]))
+    return files[0] if len(files) == 1 else common_folder(files)

@@ -63,6 +63,17 @@ def read_metaimage(path: Path, frame: int | None = None) -> Scan:
     return volume_scan(path, "metaimage", data, shape, geometry, frame)
 
 
+def metaimage_files(path: Path) -> list[Path]:
+    """The file, and the one that its header keeps its voxels in.
+
+    Raises:
+        InputError: It is missing.
+    """
+    with path.open("rb") as file:
+        where = _header(file.read(HEADER_BYTES))[0].get("ElementDataFile", "LOCAL")
+    return [path] if where.upper() == "LOCAL" else [path, beside(path, where, "MetaImage")]
+
+
 def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tuple[int, ...], Geometry]:
     fields, start = _header(head)
     try:

@@ -16,6 +16,7 @@ from data.errors import InputError
 from data.scan import Scan, checked_affine
 
 _MM = {"meter": 1000.0, "micron": 0.001}  # anything else is mm: writers that leave the unit out mean it
+_PAIR = r"(.*)(\.hdr|\.img|\.HDR|\.IMG)(\.gz|\.GZ)?"
 _MAX_VOXELS = 2_000_000_000
 _ANALYZE = "this is Analyze 7.5, which does not say which side is left; convert it to NIfTI where that is known"
 
@@ -79,6 +80,17 @@ def _unit(header: Any) -> str:
         return header.get_xyzt_units()[0]
     except KeyError:
         return "unknown"
+
+
+def nifti_files(path: Path) -> list[Path]:
+    """The file, and the other one of a pair.
+
+    Raises:
+        InputError: The other one is missing.
+    """
+    head, named = _bytes(path, 560), re.fullmatch(_PAIR, path.name)
+    single = head[344:347] == b"n+1" or head[4:7] == b"n+2"
+    return [path] if single or named is None else [path, _partner(path, named)]
 
 
 def is_analyze(head: bytes) -> bool:
@@ -145,7 +157,7 @@ def _load_pair(path: Path, head: bytes) -> Any:
 
     if is_analyze(head):
         raise InputError(_ANALYZE)
-    named = re.fullmatch(r"(.*)(\.hdr|\.img|\.HDR|\.IMG)(\.gz|\.GZ)?", path.name)
+    named = re.fullmatch(_PAIR, path.name)
     if named is None or (named[2].lower() == ".hdr") != _is_pair(head):
         what = "a NIfTI pair's header, but not called .hdr" if _is_pair(head) else "no NIfTI, or its header is damaged"
         raise InputError(f"this is {what}")

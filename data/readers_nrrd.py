@@ -54,6 +54,16 @@ def read_nrrd(path: Path, frame: int | None = None) -> Scan:
     return volume_scan(path, "nrrd", data, shape, geometry, frame)
 
 
+def nrrd_files(path: Path) -> list[Path]:
+    """The file, and those that its header keeps its voxels in; a pattern's files are not looked for.
+
+    Raises:
+        InputError: One of them is missing.
+    """
+    with path.open("rb") as file:
+        return [path, *(other for other in _header(path, file.read(HEADER_BYTES))[1] if other.is_file())]
+
+
 def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tuple[int, ...], Geometry]:
     import SimpleITK as sitk  # noqa: N813 (its own habit)
 

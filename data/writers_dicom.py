@@ -24,7 +24,7 @@ from data.dicom_derived import (
     source_of,
     uid,
 )
-from data.dicom_headers import functional_groups, value
+from data.dicom_headers import frame_items
 from data.dicom_headers import numbers as numbers_in
 from data.dicom_source import DicomSource, frames_from_volume
 from data.errors import InputError
@@ -136,12 +136,7 @@ def _needed(header: Dataset, frame: int, name: str, count: int) -> tuple[float, 
 
 def _geometry(header: Dataset, frame: int, name: str, count: int) -> tuple[float, ...] | None:
     """An element of a frame's geometry: its own in a multi-frame file, else the shared one, else the file's."""
-    holders = [header]
-    per_frame = value(header, "PerFrameFunctionalGroupsSequence")
-    if per_frame is not None and frame < len(per_frame):
-        shared = list(value(header, "SharedFunctionalGroupsSequence") or [])[:1]
-        holders = [*functional_groups(per_frame[frame], *shared), header]
-    for holder in holders:
+    for holder in frame_items(header, frame):
         found = numbers_in(holder, name)
         if found is not None and len(found) == count:
             return found

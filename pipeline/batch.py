@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import Any
 from data.cards import sha256_of
 from data.errors import InputError, printable
 from data.preprocess import PREPROCESS_VERSION
-from data.readers import open_scan, open_series
+from data.readers import open_scan, open_series, source_files
 from data.scan import Scan
 from pipeline.export import csv_row, error_row, read_result, read_table, remove_result, write_result, write_table
 from pipeline.inputs import Job, bare_name
@@ -108,14 +109,15 @@ def run_batch(
                 row = csv_row(content)
             except InputError as error:
                 row = _failed(job, job.told(str(error)), out)
-            except OSError as error:  # reading raises InputError, so this is the output's
+            except OSError as error:  # reading raises `InputError`, so this is the output's
                 if error.errno in _HOPELESS:
                     raise InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue") from None
                 row = _failed(job, f"{out / job.folder}: cannot be written ({error.strerror or error})", out)
             except Exception as error:  # a fault of ours must not cost the user the rest of the batch
-                _log.info("internal error in %s", job.path, exc_info=True)
-                message = f"{job.path}: internal error, please report it ({type(error).__name__}: {error})"
-                row = _failed(job, " ".join(message.split()), out)
+                # Its type and place alone: its text may quote a header, and with it a patient.
+                where = "".join(traceback.format_tb(error.__traceback__))
+                _log.info("internal error in %s: %s\n%s", job.path, type(error).__name__, where)
+                row = _failed(job, job.told(f"internal error, please report it ({type(error).__name__})"), out)
             _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
             report.failed += bool(row["error"])
             report.rows.append(row)
@@ -181,7 +183,7 @@ def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | 
         return None
     try:
         return read_result(out / job.folder, job.name, {"source_sha256": _hash(job), **settings})
-    except OSError:
+    except (InputError, OSError):
         return None
 
 
@@ -204,7 +206,14 @@ def _failed(job: Job, error: str, out: Path) -> dict[str, str]:
 
 
 def _hash(job: Job) -> str:
-    """SHA-256 of a file, or of the hashes of a series' files, whatever their names and order."""
-    if not job.files:
-        return sha256_of(job.path)
-    return hashlib.sha256("".join(sorted(sha256_of(file) for file in job.files)).encode()).hexdigest()
+    """SHA-256 of a file, or of the hashes of all files that a scan has, whatever their names and order.
+
+    Raises:
+        InputError: One of them is gone.
+    """
+    files = job.files or tuple(source_files(job.path))
+    try:
+        hashes = sorted(sha256_of(file) for file in files)
+    except OSError as error:
+        raise InputError(f"{job.path}: cannot be read ({error.strerror or error})") from None
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

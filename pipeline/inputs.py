@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,7 @@ class Work:
 
     Attributes:
         jobs: The scans to run, and the inputs that failed.
-        candidates: Every DICOM series that was found, with its full name, run or not.
+        candidates: Every DICOM series that was found, with the name it has, or would have, in ``results.csv``.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -99,7 +100,7 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
     found = search.found
     if wanted:
         found = [f for f in found if f.files]
-        missing = [w for w in wanted if not any(_is(c, w) for c in search.candidates)]
+        missing = [w for w in wanted if not any(c.series.is_called(w) for c in search.candidates)]
         if missing:
             there = ", ".join(f"{c.series.tag} ({c.series.uid})" for c in search.candidates[:8]) or "no DICOM series"
             raise InputError(f"no series is called {missing[0]!r}; there is {there}")
@@ -149,7 +150,7 @@ class _Search:
 
     def folder(self, folder: Path, name: PurePosixPath, unpacked: tuple[Path, PurePosixPath] | None = None) -> bool:
         """Whether there is anything in the folder that can be a scan."""
-        before = len(self.found) + len(self.failures)
+        before = self._seen()
         pictures, dicom, zips = _scans_below(folder, self.results)
         alias = None if unpacked is None else (str(folder), str(unpacked[0]))
         for file in pictures:
@@ -160,7 +161,10 @@ class _Search:
             self.dicom(DicomInput(tuple(dicom), folder, name, whole=unpacked is not None), alias)
         for file in zips if unpacked is None else ():  # a zip within a zip is left alone
             self.archive(file, PurePosixPath(file.relative_to(folder).as_posix()), inside=True)
-        return len(self.found) + len(self.failures) > before
+        return self._seen() > before
+
+    def _seen(self) -> int:
+        return len(self.found) + len(self.failures) + len(self.candidates)
 
     def archive(self, path: Path, name: PurePosixPath, inside: bool = False) -> None:
         """A zip, named by the user or found `inside` a folder, where one without scans says nothing."""
@@ -201,6 +205,9 @@ class _Search:
                     path = source.root  # the zip: what lies in it has no other name for the user
                 notes = (candidate.why,) if candidate.why else ()
                 self.found.append(_Found(path, candidate.name, candidate.tail, files, notes, alias))
+            elif alias:  # many archives at once must not fill the disk with what is not run
+                for file in candidate.series.files:
+                    file.unlink()
         for failure in seen.failures:
             told = failure.reason if str(failure.path) in failure.reason else f"{failure.path}: {failure.reason}"
             self.failures.append((failure.name, told if alias is None else told.replace(*alias)))
@@ -208,7 +215,7 @@ class _Search:
 
 
 def _work(found: list[_Found], search: _Search) -> Work:
-    once = list({_key(f): f for f in reversed(found)}.values())[::-1]
+    once = _without_parts(list({_key(f): f for f in reversed(found)}.values())[::-1])
     names = [PurePosixPath(f"{name}{f.tail}") for f, name in zip(once, _unique_names(once), strict=True)]
     folders = _output_folders(names)
     jobs = [
@@ -222,17 +229,19 @@ def _work(found: list[_Found], search: _Search) -> Work:
             name += " (not run)"
         jobs.append(Job(Path(text), name, "", error))
         taken.add(name)
-    return Work(jobs, [(printable(f"{c.name}{c.tail}"), c) for c in search.candidates])
+    called = {job.files: job.name for job in jobs if job.files}
+    listed = [(called.get(c.series.files, printable(f"{c.name}{c.tail}")), c) for c in search.candidates]
+    return Work(jobs, listed)
+
+
+def _without_parts(found: list[_Found]) -> list[_Found]:
+    """Without series of which another input has all files, and more."""
+    files = [set(_key(f)) if f.files else set() for f in found]
+    return [f for f, own in zip(found, files, strict=True) if not own or not any(own < other for other in files)]
 
 
 def _key(found: _Found) -> tuple[Path, ...]:
     return tuple(file.resolve() for file in found.files or (found.path,))
-
-
-def _is(candidate: Candidate, wanted: str) -> bool:
-    from data.dicom_series import is_named
-
-    return is_named(candidate.series, wanted)
 
 
 def _expand(text: str) -> list[Path]:
@@ -276,7 +285,7 @@ def _is_scan(path: Path) -> bool:
         return path.is_file()
     try:
         return path.is_file() and not path.name.lower().endswith((".img", ".img.gz")) and bool(sniff(path))
-    except (InputError, OSError, EOFError):
+    except (InputError, OSError, EOFError, zlib.error):
         return False
 
 
@@ -291,8 +300,19 @@ def _unique_names(found: list[_Found]) -> list[PurePosixPath]:
             for f, name in zip(shown, names, strict=True)
         ]
         if longer == names:
-            return names
+            return _numbered(names, [f.tail for f in shown])
         names = longer
+
+
+def _numbered(names: list[PurePosixPath], tails: list[str]) -> list[PurePosixPath]:
+    """Names with a number behind those that no folder tells apart (two studies in the same one)."""
+    seen: Counter[tuple[PurePosixPath, str]] = Counter()
+    numbered = []
+    for name, tail in zip(names, tails, strict=True):
+        seen[name, tail] += 1
+        again = seen[name, tail]
+        numbered.append(name if again == 1 else name.with_name(f"{name.name}.{again}"))
+    return numbered
 
 
 def _one_folder_more(path: Path, name: PurePosixPath) -> PurePosixPath:

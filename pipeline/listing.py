@@ -30,8 +30,7 @@ def list_work(work: Work) -> str:
             lines.append(_line(row, widths))
             lines.append(f"    {name}  {candidate.series.uid}")
         lines.insert(0, _line(rows[0], widths))
-    series = {name for name, _ in work.candidates}
-    lines += [f"*  {job.name}" for job in work.jobs if not job.error and job.name not in series]
+    lines += [f"*  {job.name}" for job in work.jobs if not job.error and not job.files]
     lines += [f"!  {job.error}" for job in work.jobs if job.error]
     run = sum(not job.error for job in work.jobs)
     lines.append(f"{run} scan{'s' if run != 1 else ''} would be run (*)")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-from data.dicom_series import Series, choose_series, find_series, is_named
+from data.dicom_series import Series, choose_series, find_series
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Candidate:
     Attributes:
         series: The series.
         name: Its name in ``results.csv``, without the number.
-        tail: ``#5`` where several series have that name, else empty.
+        tail: ``#5`` where several scans have that name, else empty.
         taken: Whether it is run.
         why: Why it is taken, or why not; may be empty.
     """
@@ -86,8 +86,8 @@ def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
     """
     found, problems = find_series(source.files)
     names = {s.uid: _name(source, s) for s in found}
-    count = Counter(names.values())
-    tails = _tails([s for s in found if count[names[s.uid]] > 1], names)
+    scans = Counter(names[s.uid] for s in found if not s.refusal)  # a report that comes later must rename nothing
+    tails = _tails([s for s in found if scans[names[s.uid]] > (0 if s.refusal else 1)], names)
     candidates: list[Candidate] = []
     failures = [Failure(str(_file_name(source, path)), path, problem) for path, problem in problems]
     for _, members in groupby(found, key=lambda s: s.study):
@@ -99,7 +99,7 @@ def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
         failures += [
             Failure(f"{names[s.uid]}{tails.get(s.uid, '')}", _place(s), f"series {s.tag} cannot be run: {s.refusal}")
             for s in study
-            if s.refusal and (source.named or any(is_named(s, w) and w != "all" for w in wanted))
+            if s.refusal and (source.named or any(s.is_called(w) and w != "all" for w in wanted))
         ]
         if not reasons and not wanted and not source.named:
             first = study[0]
@@ -120,7 +120,7 @@ def _choice(study: list[Series], named: bool, wanted: Sequence[str]) -> dict[str
 
 def _asked_for(series: Series, name: str) -> bool:
     """``all`` means all that are scans; a localizer has to be named."""
-    return is_named(series, name) and not (name == "all" and series.unfitness)
+    return series.is_called(name) and not (name == "all" and series.unfitness)
 
 
 def _why(series: Series, reasons: dict[str, str]) -> str:

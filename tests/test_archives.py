@@ -73,6 +73,23 @@ def test_a_password_and_damage_are_told(tmp_path):
         unpack(tmp_path / "half.zip", tmp_path / "in")
 
 
+def test_an_entry_without_a_name_is_refused(tmp_path):
+    with pytest.raises(InputError, match="leads out of it"):
+        unpack(pack(tmp_path / "dot.zip", {".": b"1"}), tmp_path / "in")
+
+
+def test_every_damaged_compression_is_told(tmp_path):
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        path = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("a", np.random.default_rng(0).bytes(5000))
+        raw = bytearray(path.read_bytes())
+        raw[60:120] = bytes(60)
+        path.write_bytes(raw)
+        with pytest.raises(InputError, match="damaged"):
+            unpack(path, tmp_path / "in")
+
+
 def test_an_archive_without_scans_says_so(tmp_path):
     path = pack(tmp_path / "text.zip", {"notes.txt": b"no scan"})
     with pytest.raises(InputError, match=r"text\.zip: .*without DICOM"):

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk  # noqa: N813 (its own habit)
 from pydicom.fileset import FileSet
 
 from data.phantom import phantom_volume
@@ -102,6 +103,64 @@ def test_a_series_is_chosen(tumorlens, hospital, tmp_path, wanted):
 def test_all_series_that_are_scans_are_run(tumorlens, hospital, tmp_path):
     assert tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "all").exit_code == 0
     assert [row["scan"] for row in table(tmp_path / "out")] == ["study/IMAGES#3", "study/IMAGES#5"]
+
+
+def test_a_series_is_looked_for_in_all_inputs(tumorlens, hospital, tmp_path):
+    series(tmp_path / "other", StudyInstanceUID="1.4", SeriesNumber=2)
+    result = tumorlens("run", hospital, tmp_path / "other", "-o", tmp_path / "out", "--series", "5")
+    assert result.exit_code == 0
+    assert [row["scan"] for row in table(tmp_path / "out")] == ["study/IMAGES#5"]
+
+
+def test_the_list_has_the_names_of_the_table(tumorlens, tmp_path):
+    for patient in ("p1", "p2"):
+        series(tmp_path / patient / "s", StudyInstanceUID=f"1.{patient[1]}")
+    inputs = (tmp_path / "p1", tmp_path / "p2")
+    listed = json.loads(tumorlens("run", *inputs, "--list", "--json").stdout)
+    text = tumorlens("run", *inputs, "--list").stdout
+    assert [s["name"] for s in listed["series"]] == [s["name"] for s in listed["scans"]] == ["p1/s", "p2/s"]
+    assert text.count("p1/s") == 1 and text.splitlines()[-1] == "2 scans would be run (*)"
+    assert tumorlens("run", *inputs, "-o", tmp_path / "out", "--jobs", 2, "-v").exit_code == 0
+    assert [row["scan"] for row in table(tmp_path / "out")] == ["p1/s", "p2/s"]
+
+
+def test_no_two_scans_share_a_name_or_a_folder(tumorlens, tmp_path, monkeypatch):
+    for part in ("a", "b", "c"):
+        series(tmp_path / "dup" / part, SICK if part == "a" else HEALTHY, StudyInstanceUID="1.4", series="1.4.1")
+    places = [tmp_path / "dup", *(tmp_path / "dup" / part for part in ("a", "b", "c"))]
+    listed = json.loads(tumorlens("run", *places, "--list", "--json").stdout)["scans"]
+    assert len({scan["name"] for scan in listed}) == len(listed) == 1  # one has all files of the others
+    series(tmp_path / "two", StudyInstanceUID="1.5", SeriesNumber=1)
+    for path in series(tmp_path / "tmp", StudyInstanceUID="1.6", SeriesNumber=1):
+        path.rename(tmp_path / "two" / f"x{path.name}")
+    listed = json.loads(tumorlens("run", tmp_path / "two", "--list", "--json").stdout)["scans"]
+    assert sorted(scan["name"] for scan in listed) == ["two#1.1", "two#1.2"]
+    monkeypatch.chdir(tmp_path)
+    mixed = [tmp_path / "dup" / "a" / "IM0000", "dup/a/IM0001"]
+    assert tumorlens("run", *mixed, "--list").exit_code == 0
+
+
+def test_a_broken_gzip_in_a_folder_is_no_scan(tumorlens, tmp_path):
+    series(tmp_path / "in")
+    (tmp_path / "in" / "backup.gz").write_bytes(b"\x1f\x8b\x08\x00" + bytes(30) + b"\xff" * 50)
+    listed = tumorlens("run", tmp_path / "in", "--list", "--json")
+    assert listed.exit_code == 0 and len(json.loads(listed.stdout)["scans"]) == 1
+
+
+@pytest.mark.parametrize("suffix", ["mhd", "nhdr", "hdr"])
+def test_continue_sees_a_change_behind_a_header(tumorlens, tmp_path, suffix):
+    place = tmp_path / "in" / f"v.{suffix}"
+    place.parent.mkdir()
+    if suffix == "hdr":
+        nib.save(nib.Nifti1Pair(SICK.image, SICK.affine), place)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(SICK.image.T), str(place))
+    (voxels,) = [p for p in place.parent.iterdir() if p != place]
+    run = ("run", place, "-o", tmp_path / "out")
+    assert tumorlens(*run).exit_code == 0
+    assert "1 kept" in tumorlens(*run, "--continue").stdout
+    voxels.write_bytes(voxels.read_bytes()[::-1])
+    assert "kept" not in tumorlens(*run, "--continue").stdout
 
 
 def test_a_series_that_is_not_there_or_cannot_be_run(tumorlens, hospital, tmp_path):
@@ -260,12 +319,17 @@ def test_planes_of_acquisition_go_to_the_networks_at_true_aspect(tumorlens, tmp_
     assert 2 * (mask * phantom.mask).sum() / (mask.sum() + phantom.mask.sum()) > 0.7
 
 
-def test_plane_of_a_volume_without_orientation_is_an_error_of_that_scan(tumorlens, tmp_path):
+def test_a_picture_has_one_plane_and_a_volume_of_unknown_orientation_none_by_name(tumorlens, tmp_path):
     from data.writers import write_png
 
     write_png(tmp_path / "in" / "a.png", phantom_volume(7).image[:, :, 10].astype(np.uint8))
+    header = b"ObjectType = Image\nNDims = 3\nDimSize = 96 112 16\nElementSpacing = 2 2 7\nElementType = MET_SHORT\n"
+    raw = header + b"ElementDataFile = LOCAL\n" + SICK.image.astype("<i2").tobytes(order="F")
+    (tmp_path / "in" / "b.mha").write_bytes(raw)
     result = tumorlens("run", tmp_path / "in", "-o", tmp_path / "out", "--plane", "coronal")
-    assert result.exit_code == 0  # a picture has but one plane
+    assert result.exit_code == 1
+    picture, volume = table(tmp_path / "out")
+    assert picture["label"] and "orientation is not known, so it has no coronal slices" in volume["error"]
 
 
 def test_results_among_the_inputs_are_left_out(tumorlens, tmp_path):

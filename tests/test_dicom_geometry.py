@@ -8,6 +8,7 @@ import pytest
 
 from data.errors import InputError
 from data.readers import open_scan
+from pipeline.lesions import measure_lesions, number_lesions, voxel_volume_mm3
 from tests.dicom_files import save_series
 
 SHAPE = (16, 18, 10)
@@ -63,7 +64,7 @@ def test_copies_and_doubles_are_told_apart(tmp_path, volume):
     paths = save_series(tmp_path, volume, AFFINE)
     plain = open_scan(tmp_path)
     (tmp_path / "copy").write_bytes(paths[3].read_bytes())
-    assert "1 files are copies of others" in warnings_of(tmp_path)
+    assert "1 file is a copy of others and left out" in warnings_of(tmp_path)
     double = pydicom.dcmread(paths[3])
     double.SOPInstanceUID = "1.2.3.4"
     double.InstanceNumber = 99
@@ -141,7 +142,8 @@ def test_a_series_without_geometry_is_refused(tmp_path, volume, lost):
         ({"SeriesDescription": "t2 tse tra", "ContrastBolusAgent": None}, "weighting is T2"),
         ({"SeriesDescription": "t1 se tra pre"}, "no contrast agent was given"),
         ({"SeriesDescription": "t1 se tra", "ContrastBolusAgent": None}, "names no contrast agent"),
-        ({"BodyPartExamined": "KNEE\\Doe"}, "body part is KNEE"),
+        ({"BodyPartExamined": "KNEE of Doe"}, "body part is another, not the head"),
+        ({"ImagesInAcquisition": "24"}, "announces 24 images and 10 are here"),
     ],
 )
 def test_doubts_from_the_header_are_told(tmp_path, volume, tags, told):
@@ -164,3 +166,26 @@ def test_a_single_slice_has_the_thickness_as_third_spacing(tmp_path, volume):
     scan = open_scan(paths[4])
     assert scan.voxels.shape == (16, 18, 1) and scan.n_slices == 1
     assert scan.spacing_mm == pytest.approx((1, 1, 5))
+
+
+def test_a_single_slice_of_unknown_thickness_has_no_volume(tmp_path, volume):
+    (path,) = save_series(tmp_path, volume[..., :1], AFFINE, SliceThickness=None)
+    scan = open_scan(path)
+    assert "slice thickness is not known" in " ".join(scan.warnings)
+    assert voxel_volume_mm3(scan) is None
+    mask = np.ones(scan.voxels.shape, np.uint8)
+    (lesion,) = measure_lesions(number_lesions(mask, scan, 100.0), scan)
+    assert lesion.volume_mm3 is None and lesion.area_mm2 == pytest.approx(16 * 18)
+
+
+def test_what_is_no_scan_in_a_series_is_left_out(tmp_path, volume):
+    save_series(tmp_path, volume, AFFINE, series="1.2.9")
+    (capture,) = save_series(tmp_path / "c", volume[..., :1], AFFINE, series="1.2.9")
+    ds = pydicom.dcmread(capture)
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit, ds.PixelRepresentation, ds.PixelData = 7, 0, bytes(ds.Rows * ds.Columns * 3)
+    ds.save_as(capture)
+    scan = open_scan(tmp_path)
+    assert scan.n_slices == 10
+    assert f"1 of 11 files were left out ({capture.name}: it holds colour pictures" in scan.warnings[0]

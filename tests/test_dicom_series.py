@@ -11,7 +11,7 @@ from data.dicom_kind import contrast_of, weighting_of
 from data.dicom_series import choose_series, find_series, is_dicomdir, read_dicomdir
 from data.errors import InputError
 from data.readers import open_scan
-from tests.dicom_files import IDENTIFIERS, headers, save_series
+from tests.dicom_files import IDENTIFIERS, headers, save_enhanced, save_series
 
 STUDY = "1.2.840.1"
 VOLUME = np.random.default_rng(2).integers(0, 900, (12, 14, 9)).astype(np.int16)
@@ -74,7 +74,7 @@ def test_a_series_is_chosen_by_uid_or_number(tmp_path):
     uid = next(s.uid for s in find_series(files)[0] if s.number == 4)
     assert np.array_equal(open_scan(tmp_path, series=uid).voxels, by_number.voxels)
     assert by_number.dicom.facts["series_number"] == 4
-    with pytest.raises(InputError, match=r"0 series are called '77'; there are #3, #4, #8"):
+    with pytest.raises(InputError, match=r"0 series are called '77'; there are #3 \(.*, #4 \(.*, #8 \("):
         open_scan(tmp_path, series="77")
 
 
@@ -99,11 +99,45 @@ def test_a_series_is_chosen_by_uid_or_number(tmp_path):
         ("AX PD", "PD", None),
         ("SWI mIP", "susceptibility", None),
         ("DSC perfusion", "perfusion", None),
+        ("t1_vibe_dce", "perfusion", None),
+        ("T1 MRA TWIST +C", "angiography", True),
+        ("T1 MAP", "a map", None),
+        ("T1 GD SUB", "a map", True),
+        ("AX T1 POST GAD PRE-OP", "T1", True),
+        ("STEALTH T1 +C PRE OP", "T1", True),
+        ("T1 W/WO", "T1", None),
     ],
 )
 def test_words_of_the_header(description, weighting, contrast):
     header = headers(SeriesDescription=description, ProtocolName="", ContrastBolusAgent=None)
     assert (weighting_of(header), contrast_of(header)) == (weighting, contrast)
+
+
+@pytest.mark.parametrize(
+    ("description", "protocol", "agent", "contrast"),
+    [
+        ("AX T1 POST", "BRAIN W/WO CONTRAST", "gadobutrol", True),
+        ("AX T1 SE PRE", "BRAIN W/WO CONTRAST", "gadobutrol", False),
+        ("AX T1", "BRAIN W/WO CONTRAST", None, None),
+        ("AX T1", "BRAIN W/WO CONTRAST", "gadobutrol", True),
+        ("AX T1", "Brain with and without contrast", None, None),
+        ("AX T1", "MRI BRAIN WITH CONTRAST", None, True),
+        ("AX T1", "head pre", None, False),
+    ],
+)
+def test_the_series_own_words_go_before_those_of_the_examination(description, protocol, agent, contrast):
+    header = headers(SeriesDescription=description, ProtocolName=protocol, ContrastBolusAgent=agent)
+    assert contrast_of(header) is contrast
+
+
+def test_one_volume_goes_before_several(tmp_path):
+    """A series of echoes would ask for a frame; the plain one beside it is what is wanted."""
+    for echo in ("5", "30"):
+        save_series(tmp_path / echo, VOLUME, AFFINE, series="1.5", StudyInstanceUID=STUDY, **T1C, EchoTime=echo)
+    save_series(tmp_path / "b", VOLUME, AFFINE, StudyInstanceUID=STUDY, **{**T1C, "SeriesNumber": 12})
+    series = find_series(sorted(p for p in tmp_path.rglob("*") if p.is_file()))[0]
+    assert [(s.number, s.n_volumes) for s in series] == [(8, 2), (12, 1)]
+    assert choose_series(series)[0].number == 12
 
 
 @pytest.mark.parametrize(
@@ -143,6 +177,55 @@ def test_the_description_comes_without_the_patient(tmp_path):
     (series,) = find_series(files)[0]
     assert series.description.startswith("*** t1 +c")
     assert not any(word.lower() in series.description.lower() for word in IDENTIFIERS)
+
+
+def test_short_names_are_starred_as_words(tmp_path):
+    files = study(tmp_path, {**T1C, "PatientName": "Li^Bo", "SeriesDescription": "t1 +c Li_Bo limbo"})
+    assert find_series(files)[0][0].description == "t1 +c ***_*** limbo"
+
+
+def test_a_series_without_number_goes_by_its_tag(tmp_path):
+    study(tmp_path, {**T1C, "SeriesNumber": None, "series": "1.2.3.12345678"}, T1)
+    assert open_scan(tmp_path, series="#12345678").dicom.facts["series_number"] is None
+    with pytest.raises(InputError, match="0 series are called 'None'"):
+        open_scan(tmp_path, series="None")
+
+
+def test_an_enhanced_file_lists_its_plane(tmp_path):
+    ds = pydicom.dcmread(save_enhanced(tmp_path / "e.dcm", VOLUME, AFFINE, "sagittal"))
+    orientation = ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+    del ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        group.PlaneOrientationSequence = orientation
+    ds.save_as(tmp_path / "e.dcm")
+    assert find_series([tmp_path / "e.dcm"])[0][0].plane == "sagittal"
+
+
+def test_unreadable_files_are_told_beside_the_series(tmp_path):
+    files = study(tmp_path, T1C)
+    (tmp_path / "cut").write_bytes(files[0].read_bytes()[:140])
+    assert "1 DICOM file could not be read (cut)" in open_scan(tmp_path).warnings
+
+
+@pytest.mark.parametrize("name", ["../outside/IM0000", "..\\outside\\IM0000", "/outside/IM0000"])
+def test_a_dicomdir_cannot_point_out_of_its_medium(tmp_path, name):
+    save_series(tmp_path / "outside", VOLUME[..., :1], AFFINE)
+    (file,) = save_series(tmp_path / "in", VOLUME[..., :1], AFFINE)
+    directory = FileSet()
+    directory.add(file)
+    directory.write(tmp_path / "disk")
+    path = tmp_path / "disk" / "DICOMDIR"
+    ds = pydicom.dcmread(path)
+    for record in ds.DirectoryRecordSequence:
+        if "ReferencedFileID" in record:
+            record.add_new(
+                "ReferencedFileID",
+                "CS",
+                name.replace("/outside", str(tmp_path / "outside")) if name.startswith("/") else name.split("\\"),
+            )
+    pydicom.dcmwrite(path, ds)
+    with pytest.raises(InputError, match="lists no file"):
+        read_dicomdir(path)
 
 
 def test_other_objects_are_passed_over_and_cut_off_files_told(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import time
@@ -325,11 +326,99 @@ def test_a_frame_is_asked_for_only_where_there_are_several(tmp_path):
     volume, affine = small_volume()
     save_series(tmp_path, volume, affine, series="1.2.3", EchoTime="10")
     assert open_scan(tmp_path, frame=3).frame is None
-    other = save_series(tmp_path / "second", volume + 1, affine, series="1.2.3", EchoTime="90")
+    save_series(tmp_path / "second", volume + 1, affine, series="1.2.3", EchoTime="90")
     with pytest.raises(InputError, match=r"holds 2 volumes at the same place.*--frame 0 to 1"):
         open_scan(tmp_path)
     assert np.array_equal(open_scan(tmp_path, frame=0).voxels + 1, open_scan(tmp_path, frame=1).voxels)
     with pytest.raises(InputError, match="frame 2 does not exist"):
         open_scan(tmp_path, frame=2)
-    other[0].unlink()
-    assert any("at a place where another one lies" in w for w in open_scan(tmp_path).warnings)
+
+
+def test_an_incomplete_echo_is_not_filled_up_from_another(tmp_path):
+    volume, affine = small_volume()
+    first = save_series(tmp_path / "a", volume, affine, series="1.2.3", EchoTime="10")
+    save_series(tmp_path / "b", volume + 5000, affine, series="1.2.3", EchoTime="90")
+    whole = open_scan(tmp_path, frame=0)
+    first[4].unlink()
+    with pytest.raises(InputError, match="holds 2 volumes"):
+        open_scan(tmp_path)
+    scan = open_scan(tmp_path, frame=0)
+    assert scan.voxels.max() < 5000 and open_scan(tmp_path, frame=1).voxels.min() >= 4800
+    kept = [k for k in range(9) if k != 4]
+    assert np.array_equal(scan.voxels[..., kept], whole.voxels[..., kept])
+    assert scan.dicom.places[4] is None
+    assert any("frame 0 lacks 1 of the 9 places" in w for w in scan.warnings)
+
+
+def test_acquisition_numbers_that_count_slices_do_not_split_a_series(tmp_path):
+    volume, affine = small_volume()
+    paths = save_series(tmp_path / "a", volume, affine, series="1.2.3", EchoTime="10")
+    paths += save_series(tmp_path / "b", volume + 5000, affine, series="1.2.3", EchoTime="90")
+    edit(paths, AcquisitionNumber=lambda index: index)
+    assert open_scan(tmp_path, frame=0).voxels.max() < 5000
+
+
+@pytest.mark.parametrize("told_by", ["EffectiveEchoTime", "TemporalPositionIndex", "DimensionIndexValues"])
+def test_echoes_of_an_enhanced_file_are_told_apart_in_any_order(tmp_path, told_by):
+    volume, affine = small_volume()
+    path = save_enhanced(tmp_path / "e.dcm", np.concatenate([volume, volume], axis=2), affine)
+    ds = pydicom.dcmread(path)
+    frames = ds.pixel_array.copy()
+    positions = [np.array(g.PlanePositionSequence[0].ImagePositionPatient) for g in ds.PerFrameFunctionalGroupsSequence]
+    for f, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        k = round((positions[f][2] - 10) / 4.5)
+        echo, place = divmod(k, 9)
+        if place % 2:  # which echo comes first alternates, as in interleaved acquisitions
+            echo = 1 - echo
+        frames[f] = 1000 * (echo + 1) + place
+        group.PlanePositionSequence[0].ImagePositionPatient = [*positions[f][:2], 10 + 4.5 * place]
+        item = pydicom.Dataset()
+        if told_by == "EffectiveEchoTime":
+            item.EffectiveEchoTime = 10.0 + 80 * echo
+            group.MREchoSequence = [item]
+        elif told_by == "TemporalPositionIndex":
+            group.FrameContentSequence[0].TemporalPositionIndex = echo + 1
+        else:
+            group.FrameContentSequence[0].DimensionIndexValues = [1, place + 1, echo + 1]
+    ds.PixelData = frames.tobytes()
+    ds.save_as(path)
+    for frame in (0, 1):
+        found = open_scan(path, frame=frame).voxels[0, 0]
+        assert found.tolist() == [1000 * (frame + 1) + place for place in range(9)]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16])
+def test_turning_over_does_not_overflow(tmp_path, dtype):
+    from data.dicom_pixels import _finished
+
+    limits = np.iinfo(dtype)
+    frames = np.array([[[limits.min, 0, limits.max, 7]]], dtype)
+    expected = (int(limits.max) + int(limits.min) - frames.astype(int)).astype(dtype)
+    assert np.array_equal(_finished(frames.copy(), None, [], True), expected)
+
+
+def test_reading_leaves_the_warning_filters_of_the_program_alone(tmp_path):
+    import warnings
+    from concurrent.futures import ThreadPoolExecutor
+
+    volume, affine = small_volume()
+    paths = save_series(tmp_path, volume, affine)
+    open_scan(paths[0])
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(open_scan, paths * 6))
+    assert warnings.filters == before
+
+
+def test_a_damaged_enhanced_header_is_an_input_error(tmp_path):
+    volume, affine = small_volume(shape=(8, 8, 6))
+    raw = save_enhanced(tmp_path / "e.dcm", volume, affine).read_bytes()
+    end, rng = len(raw) - 8 * 8 * 6 * 2, np.random.default_rng(0)
+    (tmp_path / "m.dcm").write_bytes(raw)
+    for _ in range(400):
+        broken = bytearray(raw)
+        for at in rng.integers(132, end, rng.integers(1, 5)):
+            broken[at] = rng.integers(0, 256)
+        (tmp_path / "m.dcm").write_bytes(broken)
+        with contextlib.suppress(InputError):
+            open_scan(tmp_path / "m.dcm")
