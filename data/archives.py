@@ -56,6 +56,7 @@ def unpack(path: Path, folder: Path) -> None:
         EOFError,
         NotImplementedError,
         RuntimeError,
+        LookupError,
         ValueError,
         OSError,
     ) as error:
@@ -65,12 +66,13 @@ def unpack(path: Path, folder: Path) -> None:
 
 
 def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise InputError(f"{path}: several entries of the archive have one name; nothing was read")
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
         if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-            raise InputError(
-                f"{path}: an entry of the archive leads out of it ({entry.filename[:60]}); nothing was read"
-            )
+            shown = "".join(c if c.isprintable() else "?" for c in entry.filename[:60])
+            raise InputError(f"{path}: an entry of the archive leads out of it ({shown}); nothing was read")
         if entry.flag_bits & _ENCRYPTED:
             raise InputError(f"{path}: the archive is protected by a password; unpack it first")
     size = sum(entry.file_size for entry in entries)

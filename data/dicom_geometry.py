@@ -173,17 +173,19 @@ def _one_volume(
     if frame is None:
         raise InputError(
             f"the series holds {several} volumes at the same place (echoes, time points ...); choose one with "
-            f"--frame 0 to {several - 1}"
+            f"--frame 0 to {several - 1}{_told(volumes)}"
         )
     if not 0 <= frame < several:
         raise InputError(f"frame {frame} does not exist, the series has frames 0 to {several - 1}")
-    lost = len(places) - len(volumes[frame])
+    label, planes = volumes[frame]
+    lost = len(places) - len(planes)
     if lost:
         warnings.append(f"frame {frame} lacks {lost} of the {len(places)} places that other frames have")
-    return [[plane] for plane in volumes[frame]], frame, [f"frame {frame} of {several} volumes at the same place"]
+    named = f" ({label})" if label else ""
+    return [[plane] for plane in planes], frame, [f"frame {frame} of {several} volumes at the same place{named}"]
 
 
-def _volumes(places: list[list[Plane]]) -> list[list[Plane]] | None:
+def _volumes(places: list[list[Plane]]) -> list[tuple[str, list[Plane]]] | None:
     """The volumes of a series most of whose places hold several images, or none for a series of one volume.
 
     They are told apart by what differs at each place: by all of it together, else by one thing (acquisition numbers
@@ -198,10 +200,20 @@ def _volumes(places: list[list[Plane]]) -> list[list[Plane]] | None:
         keyed = [{tuple(plane.volume[c] for c in chosen): plane for plane in group} for group in places]
         keys = sorted(set().union(*keyed))
         if len(keys) == several and all(len(k) == len(group) for k, group in zip(keyed, places, strict=True)):
-            return [[found[key] for found in keyed if key in found] for key in keys]
+            return [(_label(key), [found[key] for found in keyed if key in found]) for key in keys]
     if set(counts) == {several}:
-        return [[group[index] for group in places] for index in range(several)]
+        return [("", [group[index] for group in places]) for index in range(several)]
     return None
+
+
+def _label(key: tuple[Any, ...]) -> str:
+    return ", ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
+
+
+def _told(volumes: list[tuple[str, list[Plane]]]) -> str:
+    """What tells the volumes apart, such as their echo times, for the first few."""
+    told = "; ".join(f"{index}: {label}" for index, (label, _) in enumerate(volumes[:6]) if label)
+    return f" ({told})" if told else ""
 
 
 def _grid_indices(planes: list[Plane], warnings: list[str]) -> list[int]:

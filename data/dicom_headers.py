@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _BARE_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0016)
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_MAX_INFLATED = 2**29
 _VRS = (b"UI", b"CS", b"UL", b"OB", b"DA", b"TM", b"SH", b"LO")
 
 
@@ -102,11 +105,32 @@ def frame_items(dataset: Dataset, frame: int = 0) -> list[Dataset]:
 def _read(path: Path, **options: Any) -> Dataset:
     pydicom = _quiet_pydicom()
     try:
+        _check_deflated(path)
         return pydicom.dcmread(path, force=True, **options)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # pydicom passes on whatever a damaged file makes its parser run into
         raise InputError(f"{path}: the DICOM file is damaged or cut off ({type(error).__name__})") from None
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a deflated file that would inflate to more than a study has, before pydicom inflates it whole."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+        if _DEFLATED not in head or head[128:132] != b"DICM":
+            return
+        file.seek(144 + int.from_bytes(head[140:144], "little"))  # the meta group gives its length first
+        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := file.read(2**16):
+            while chunk:
+                size += len(inflate.decompress(chunk, 2**24))
+                if size > _MAX_INFLATED:
+                    raise InputError(
+                        f"{path}: the deflated file would inflate to over {_MAX_INFLATED >> 20} MiB; not read"
+                    )
+                chunk = inflate.unconsumed_tail
 
 
 @cache

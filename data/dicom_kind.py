@@ -23,19 +23,23 @@ _OTHER_WEIGHTINGS = (  # asked in this order, then T1, T2, PD: a T1 map is no T1
 _T1 = r"t1(?!\d)|mp\s?2?\s?rage|\bf?spgr\b|\bbravo\b|\bvibe\b|\blava\b|\bthrive\b|\btfl\b|\btfe\b"
 _T2 = r"t2(?!\d)|flair|dark.?fluid|\bstir\b|\btirm\b|ciss|fiesta"
 _PD = r"\bpdw?\b|proton.?dens"
-_AGENT = r"(contrast|c|gd|gad\w*|km|iv|inj\w*|enh\w*|mdc|ce)\b"
+_AGENT = r"(contrast\w*|kontrast\w*|c|gd|gad\w*|km|iv|inj\w*|enh\w*|mdc|ce)\b"
+_MINUS = r"(?<![a-z])(c|gd|gad\w*|km|ce|contrast)\s?\(?-\)?(?![a-z0-9])|(?<=\s)-\s?(c|gd|km|ce)\b"
 _WITHOUT = (
-    rf"\bpre\b(?!\s?op)|\bnativ|\bunenhanced\b|\bplain\b|\bpre{_AGENT}|\bw\s?o\b|\bnon?\s?{_AGENT}|\b(without|ohne|sans)\b"
+    rf"\bpre\b(?!\s?op)(\s?{_AGENT})?|\bpre{_AGENT}|\bnativ\w*|\bunenhanced\b|\bplain\b|\bw\s?o\b(\s?{_AGENT})?"
+    rf"|\b(non?|vor|prae|avant|before|sem|sin|senza|zonder)\s?(\w+\s)?{_AGENT}|\b(without|ohne|sans)\b(\s?{_AGENT})?"
 )
-_BOTH = r"\bw\s?(and|&|\+)?\s?(w\s?o|without)\b|with (and|or|&|\+) without|\bpre (and|&|\+) post|\bmit (und|oder) ohne"
+_BOTH = r"\bw\s?(and|&|\+)?\s?(w\s?o|without)\b|with (and|or|&|\+) without|\bmit (und|oder) ohne"
 _WITH = (
     r"\+\s?(c|gd|gad\w*|km|k|ce|mdc|contrast)\b|\bc\s?\+|\bpost\b(?!\s?(fossa|op))|\bpost(contrast|gd|gad|km)"
-    r"|\b(gd|gad\w*|km|mdc|ce|inj\w*)\b|t1\s?(c|ce|gd|km)\b|(?<!phase )contrast|enhanced|dotarem|magnevist|prohance"
+    r"|\b(gd|gad\w*|km|mdc|ce|inj\w*)\b|t1\s?(c|ce|gd|km)\b|enhanced|dotarem|magnevist|prohance"
+    r"|(?<!phase )(?<!high )(?<!tissue )\b[ck]ontrast"
 )
 _LOCALIZER = (
     r"\bloc\b|localiz|localis|scout|survey|three.?plane|3.?plane|\b3.?pl\b|calibration|\basset\b|\bsmart.?brain\b"
 )
 _MAPS = ("ADC", "FA", "TRACEW", "DIFFUSION", "PERFUSION", "MTT", "CBF", "CBV", "PROJECTION IMAGE", "MIN IP")
+_ELSEWHERE = r"spine|\b[clt]\s?sp\b|lumb|thora|cervic|\bneck\b|knee|hip\b|shoulder|abdom|liver|pelvis|prostat|breast"
 _HEAD_PARTS = ("head", "brain", "skull", "crani", "cereb", "pituit", "sella", "orbit", "iac", "neuro", "kopf")
 
 
@@ -58,7 +62,7 @@ def contrast_of(header: Dataset) -> bool | None:
     The series' own description goes before the agent's element, which scanners fill for a whole examination, and that
     before the protocol's name, which may stand for a whole examination, too ("with and without").
     """
-    described = _contrast_in(_words(header, "SeriesDescription", "SequenceName"))
+    described = _contrast_in(_names(header, "SeriesDescription", "SequenceName"))
     if described is not None:
         return described
     agent = text(header, "ContrastBolusAgent").lower()
@@ -66,16 +70,18 @@ def contrast_of(header: Dataset) -> bool | None:
         return not re.fullmatch(r"(no|none|n|0|false|without|ohne|kein\w*|n/?a|-+)", agent)
     if any(value(header, sequence) for sequence in ("ContrastBolusAgentSequence", "ContrastBolusUsageSequence")):
         return True
-    return _contrast_in(_words(header, "ProtocolName"))
+    return _contrast_in(_names(header, "ProtocolName"))
 
 
-def _contrast_in(words: str) -> bool | None:
-    """What words say of contrast agent; none if nothing, or both."""
+def _contrast_in(names: str) -> bool | None:
+    """What names say of contrast agent; none if nothing, or both."""
+    words = _spaced(names)
     if re.search(_BOTH, words):
         return None
-    if re.search(_WITHOUT, words):
-        return False
-    return True if re.search(_WITH, words) else None
+    without = bool(re.search(_MINUS, names.lower()) or re.search(_WITHOUT, words))
+    rest = re.sub(_WITHOUT, " ", _spaced(re.sub(_MINUS, " ", names.lower())))  # "without contrast" names the agent, too
+    given = bool(re.search(_WITH, rest))
+    return None if without == given else given
 
 
 def plane_of(header: Dataset) -> str | None:
@@ -88,11 +94,21 @@ def plane_of(header: Dataset) -> str | None:
     return ("sagittal", "coronal", "axial")[int(normal.argmax())]
 
 
+def class_name(header: Dataset) -> str:
+    """What the SOP Class UID stands for, such as ``"MR Image"``; empty if the standard does not know it."""
+    from pydicom.uid import UID
+
+    uid = UID(text(header, "SOPClassUID"))
+    return uid.name.removesuffix(" Storage") if uid and uid.name != str(uid) else ""
+
+
 def refusal_of(header: Dataset) -> str | None:
     """Why a series cannot be run at all, or none."""
-    modality = text(header, "Modality").upper()
+    modality, kind = text(header, "Modality").upper(), class_name(header)
     if modality and modality != "MR":
-        return f"its modality is {modality}, not MR"
+        return f"its modality is {modality[:16]}, not MR"
+    if not modality and kind and "MR" not in kind and "Secondary Capture" not in kind:
+        return f"it is a {kind}, not MR"
     if (number(header, "SamplesPerPixel") or 1) > 1 or text(header, "PhotometricInterpretation") == "PALETTE COLOR":
         return "it holds colour pictures (a secondary capture), no scan"
     return None
@@ -113,6 +129,11 @@ def is_original(header: Dataset) -> bool:
     return "DERIVED" not in text(header, "ImageType").upper()
 
 
+def is_elsewhere(header: Dataset) -> bool:
+    """Whether the header names another part of the body than the head."""
+    return body_part_warning(header) is not None or bool(re.search(_ELSEWHERE, _words(header)))
+
+
 def body_part_warning(header: Dataset) -> str | None:
     """What to tell if the header names another part of the body than the head."""
     part = text(header, "BodyPartExamined")
@@ -122,11 +143,18 @@ def body_part_warning(header: Dataset) -> str | None:
     return f"the header's body part is {named}, not the head"
 
 
-def _words(header: Dataset, *tags: str) -> str:
-    """The names that people gave the series, in small letters, with one space between words."""
-    tags = tags or ("SeriesDescription", "ProtocolName", "SequenceName")
-    names = " ".join(text(header, tag) for tag in tags)
+def _names(header: Dataset, *tags: str) -> str:
+    """The names that people gave the series."""
+    return " ".join(text(header, tag) for tag in tags or ("SeriesDescription", "ProtocolName", "SequenceName"))
+
+
+def _spaced(names: str) -> str:
+    """Names in small letters, with one space between words."""
     return re.sub(r"[\s_\-./\\()\[\],:;]+", " ", names.lower())
+
+
+def _words(header: Dataset) -> str:
+    return _spaced(_names(header))
 
 
 def _weighting_by_times(header: Dataset) -> str | None:

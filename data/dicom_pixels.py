@@ -31,9 +31,11 @@ def decode(datasets: list[Dataset], planes: Sequence[Plane | None]) -> tuple[NDA
     for k, plane in enumerate(planes):
         if plane is not None:
             by_file.setdefault(plane.place[0], []).append((plane.place[1], k))
-    inverted = any(text(ds, "PhotometricInterpretation") == "MONOCHROME1" for ds in datasets)
+    inverted: list[int] = []
     for index, wanted in by_file.items():
         ds = datasets[index]
+        if text(ds, "PhotometricInterpretation") == "MONOCHROME1":
+            inverted += [k for _, k in wanted]
         for (frame, k), stored in zip(wanted, stored_frames(ds, [frame for frame, _ in wanted]), strict=True):
             if stored.shape != shape:
                 raise InputError(f"the pixel data are {stored.shape}, the header says {shape}")
@@ -50,7 +52,9 @@ def decode(datasets: list[Dataset], planes: Sequence[Plane | None]) -> tuple[NDA
         if "PixelData" in ds:
             del ds.PixelData
     assert frames is not None
-    return _finished(frames, padding, empty, inverted), _flipped(windows, frames, inverted)
+    for k in inverted:  # a window does not fit values that are turned over
+        windows[k] = None
+    return _finished(frames, padding, empty, inverted), tuple(windows)
 
 
 # 12-bit JPEG: gdcm gives wrong values, and pydicom asks it no more.
@@ -120,7 +124,7 @@ def _padded(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | bool:
 
 
 def _finished(
-    frames: NDArray[Any], padding: NDArray[np.bool_] | None, empty: list[int], inverted: bool
+    frames: NDArray[Any], padding: NDArray[np.bool_] | None, empty: list[int], inverted: list[int]
 ) -> NDArray[Any]:
     """Dark air everywhere: MONOCHROME1 turned over, padding and missing slices set to the lowest value."""
     if padding is None and not empty and not inverted:
@@ -132,15 +136,11 @@ def _finished(
     low, high = frames.min(where=~outside, initial=_top(frames)), frames.max(where=~outside, initial=_bottom(frames))
     if inverted:  # in place: what lies between low and high stays there, so that integers cannot overflow for good
         with np.errstate(over="ignore"):
-            np.subtract(frames.dtype.type(high), frames, out=frames)
-            frames += frames.dtype.type(low)
+            for k in inverted:
+                np.subtract(frames.dtype.type(high), frames[k], out=frames[k])
+                frames[k] += frames.dtype.type(low)
     frames[outside] = low
     return frames
-
-
-def _flipped(windows: list[Window], frames: NDArray[Any], inverted: bool) -> tuple[Window, ...]:
-    """Windows for the finished frames; those of MONOCHROME1 do not fit the values that were turned over."""
-    return tuple([None] * len(frames) if inverted else windows)
 
 
 def _top(frames: NDArray[Any]) -> Any:

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.dicom_headers import number, read_header, text, value
-from data.dicom_kind import contrast_of, is_original, plane_of, refusal_of, unfitness_of, weighting_of
+from data.dicom_kind import (
+    class_name,
+    contrast_of,
+    is_elsewhere,
+    is_original,
+    plane_of,
+    refusal_of,
+    unfitness_of,
+    weighting_of,
+)
 from data.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -23,9 +32,10 @@ _TAGS = (
     "ContrastBolusAgentSequence", "ContrastBolusUsageSequence", "ScanningSequence", "RepetitionTime", "EchoTime",
     "InversionTime", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "ImageOrientationPatient", "ImagePositionPatient", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "PatientName", "PatientID", "SpecificCharacterSet",
+    "PerFrameFunctionalGroupsSequence", "BodyPartExamined", "PatientName", "PatientID", "PatientBirthDate",
+    "SpecificCharacterSet",
 )  # fmt: skip
-_DICOMDIR = "1.2.840.10008.1.3.10"
+_DATES_AND_NUMBERS = r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{4}-\d{2}-\d{2}|\d{6,}|\d{3,}-\d{3,}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Series:
 
     Attributes:
         uid: Series Instance UID.
-        study: Study Instance UID; empty if the header has none.
+        study: What its study has in common: the Study Instance UID and the patient. Not to be shown.
         number: Series Number, or none.
         files: Its image files, in the order they were found.
         n_images: Images in them; a multi-frame file holds several.
@@ -44,13 +54,14 @@ class Series:
         contrast: Whether contrast agent had been given, or none.
         plane: ``"axial"`` ..., or none.
         original: Whether it was acquired so, and not computed from another series.
-        description: Series Description, without the patient's name and ID.
+        elsewhere: Whether the header names another part of the body than the head.
+        description: Series Description, without the patient's name and ID, dates and long numbers.
         refusal: Why it cannot be run, or none.
         unfitness: Why it is not taken by itself, or none.
     """
 
     uid: str
-    study: str
+    study: tuple[str, ...] = field(repr=False)
     number: int | None
     files: tuple[Path, ...]
     n_images: int
@@ -60,6 +71,7 @@ class Series:
     contrast: bool | None = None
     plane: str | None = None
     original: bool = True
+    elsewhere: bool = False
     description: str = field(default="", repr=False)
     refusal: str | None = None
     unfitness: str | None = None
@@ -72,7 +84,7 @@ class Series:
     @property
     def tag(self) -> str:
         """How people call it: ``#5``, or the end of its UID where it has no number."""
-        return f"#{self.number}" if self.number is not None else f"#{self.uid[-8:]}"
+        return f"#{self.number}" if self.number is not None else f"#{self.uid[-8:] or 'without UID'}"
 
     def is_called(self, name: str) -> bool:
         """Whether a user's ``--series`` means this one: its UID, its number, its tag, or ``all``."""
@@ -85,30 +97,53 @@ class Series:
         return shown + {True: " after contrast agent", False: " without contrast agent", None: ""}[self.contrast]
 
 
-def find_series(paths: Iterable[Path]) -> tuple[list[Series], list[tuple[Path, str]]]:
-    """Group image files by Series Instance UID, never by folder or name.
+@dataclass
+class Found:
+    """What a number of DICOM files hold.
 
-    Args:
-        paths: DICOM files. Reports, presentation states and the like are passed over.
-
-    Returns:
-        The series in the order of study, number and UID; and each file whose header cannot be read, with the reason.
+    Attributes:
+        series: In the order of study, number and UID.
+        problems: Each file whose header cannot be read, with the reason.
+        others: Each file that holds no image (reports, presentation states ...), with what it is.
     """
-    groups: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    problems = []
+
+    series: list[Series] = field(default_factory=list)
+    problems: list[tuple[Path, str]] = field(default_factory=list)
+    others: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def find_series(paths: Iterable[Path]) -> Found:
+    """Group DICOM files by Series Instance UID (within a study of one patient), never by folder or name.
+
+    Where a bad anonymizer has taken the UID, files of one folder, number and description are a series.
+    """
+    found = Found()
+    groups: dict[tuple[str, ...], list[tuple[Path, Dataset]]] = defaultdict(list)
     for path in paths:
         try:
             header = read_header(path, _TAGS)
         except InputError as error:
-            problems.append((path, str(error)))
+            found.problems.append((path, str(error)))
             continue
-        if number(header, "Rows") is None or number(header, "Columns") is None:
-            if not text(header, "SOPClassUID"):
-                problems.append((path, printable(f"{path}: the DICOM file is cut off before its image begins")))
+        if number(header, "Rows") is not None and number(header, "Columns") is not None:
+            groups[_key(path, header)].append((path, header))
             continue
-        groups[text(header, "SeriesInstanceUID") or f"(no UID) {path.parent}"].append((path, header))
-    series = [_series(uid, members) for uid, members in groups.items()]
-    return sorted(series, key=lambda s: (s.study, s.number is None, s.number or 0, s.uid)), problems
+        kind = class_name(header)
+        if not kind or "Image" in kind:
+            found.problems.append((path, printable(f"{path}: the DICOM file is cut off before its image begins")))
+        else:
+            found.others.append((path, f"it holds no image but a {kind}"))
+    found.series = [_series(key, members) for key, members in groups.items()]
+    found.series.sort(key=lambda s: (s.study, s.number is None, s.number or 0, s.uid))
+    return found
+
+
+def _key(path: Path, header: Dataset) -> tuple[str, ...]:
+    study = text(header, "StudyInstanceUID") or f"(no UID) {path.parent}"
+    uid = text(header, "SeriesInstanceUID")
+    if not uid:
+        uid = f"(no UID) {path.parent} {text(header, 'SeriesNumber')} {text(header, 'SeriesDescription')}"
+    return study, text(header, "PatientID"), uid
 
 
 def choose_series(series: Sequence[Series]) -> tuple[Series | None, str]:
@@ -139,47 +174,13 @@ def common_folder(files: Sequence[Path]) -> Path:
     return Path(os.path.commonpath(folders))
 
 
-def read_dicomdir(path: Path) -> list[Path]:
-    """The image files that a DICOMDIR lists (PS3.3 F.3), as far as they are there.
-
-    Raises:
-        InputError: Damaged, or none of its files is there.
-    """
-    header = read_header(path)
-    records = value(header, "DirectoryRecordSequence") or []
-    root, files, missing = path.parent.resolve(), [], 0
-    for record in records:
-        parts = [part for part in text(record, "ReferencedFileID").split("\\") if part]
-        file = root.joinpath(*parts).resolve()
-        if not parts or root not in file.parents:  # no record of a file, or one that leads out of the medium
-            continue
-        if file.is_file():
-            files.append(path.parent.joinpath(*parts))
-        else:
-            missing += 1
-    if not files:
-        what = f"none of the {missing} files it lists is there" if missing else "it lists no file"
-        raise InputError(f"{path}: {what}")
-    return files
-
-
-def is_dicomdir(path: Path) -> bool:
-    """Whether a DICOM file is a directory of others."""
-    try:
-        return text(read_header(path, ("SOPClassUID", "DirectoryRecordSequence")), "SOPClassUID") == _DICOMDIR or (
-            path.name.upper() == "DICOMDIR"
-        )
-    except InputError:
-        return False
-
-
-def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
+def _series(key: tuple[str, ...], members: list[tuple[Path, Dataset]]) -> Series:
     header: Any = members[0][1]
     refusals = {refusal_of(h) for _, h in members}
     series_number = number(header, "SeriesNumber")
     return Series(
-        uid=uid,
-        study=text(header, "StudyInstanceUID") or f"(no UID) {members[0][0].parent}",
+        uid=text(header, "SeriesInstanceUID"),
+        study=key[:2],
         number=None if series_number is None else int(series_number),
         files=tuple(path for path, _ in members),
         n_images=sum(int(number(h, "NumberOfFrames") or 1) for _, h in members),
@@ -189,6 +190,7 @@ def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
         n_volumes=_n_volumes([h for _, h in members]),
         plane=plane_of(header),
         original=is_original(header),
+        elsewhere=is_elsewhere(header),
         description=_without_patient(text(header, "SeriesDescription"), header),
         refusal=None if None in refusals else sorted(r for r in refusals if r)[0],
         unfitness=unfitness_of(header),
@@ -196,7 +198,7 @@ def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
 
 
 def _rank(series: Series) -> tuple[Any, ...]:
-    """Higher is better. Within a kind: one volume, acquired so, a whole head, axial, many slices, the lowest number."""
+    """Higher is better: the head, the kind, one volume, acquired so, a whole head, axial, many slices, a low number."""
     fits = {
         ("T1", True): 5,
         (None, True): 4,
@@ -205,6 +207,7 @@ def _rank(series: Series) -> tuple[Any, ...]:
         (None, None): 1,
     }.get((series.weighting, series.contrast), 0)
     return (
+        not series.elsewhere,
         fits,
         series.n_volumes == 1,
         series.original,
@@ -227,4 +230,5 @@ def _without_patient(description: str, header: Dataset) -> str:
     for word in re.findall(r"[^\W_]+", f"{text(header, 'PatientName')} {text(header, 'PatientID')}"):
         whole = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
         description = re.sub(re.escape(word) if len(word) > 3 else whole, "***", description, flags=re.IGNORECASE)
+    description = re.sub(_DATES_AND_NUMBERS, "***", description)
     return "".join(c if c.isprintable() else " " for c in description).strip()

@@ -154,9 +154,16 @@ def _read(path: Path, frame: int | None, series: str | None) -> Scan:
                 raise InputError(str(error).replace(str(Path(scratch) / "zip"), str(path))) from None
     kind = sniff(path)
     if kind == "dicom":
-        from data.dicom_series import is_dicomdir, read_dicomdir
+        from data.dicomdir import is_dicomdir, read_dicomdir
 
-        return _read_study(read_dicomdir(path) if is_dicomdir(path) else [path], frame, series)
+        if not is_dicomdir(path):
+            return _read_study([path], frame, series)
+        files, missing = read_dicomdir(path)
+        scan = _read_study(files, frame, series)
+        lost = (
+            (f"{missing} of the {missing + len(files)} files that the DICOMDIR lists are missing",) if missing else ()
+        )
+        return replace(scan, warnings=(*scan.warnings, *lost))
     if kind == "nifti":
         from data.readers_nifti import read_nifti
 
@@ -189,21 +196,22 @@ def _read_study(files: list[Path], frame: int | None, series: str | None) -> Sca
 
     if not files:
         raise InputError("this is a folder without DICOM files; give a file of another format by its own name")
-    found, problems = find_series(files)
-    if problems and not found:
-        raise InputError(problems[0][1])
+    found = find_series(files)
+    if not found.series:
+        reasons = [reason for _, reason in (*found.problems, *found.others)]
+        raise InputError(reasons[0])
     if series is not None:
-        named = [s for s in found if s.is_called(series)]
+        named = [s for s in found.series if s.is_called(series)]
         if len(named) != 1:
-            there = ", ".join(f"{s.tag} ({s.uid})" for s in found[:8])
+            there = ", ".join(f"{s.tag} ({s.uid})" for s in found.series[:8])
             raise InputError(f"{len(named)} series are called {series!r}; there are {there}")
-        return _with_problems(read_series(named[0].files, frame), problems)
-    if len({s.study for s in found}) > 1:
+        return _with_problems(read_series(named[0].files, frame), found.problems)
+    if len({s.study for s in found.series}) > 1:
         raise InputError("the files belong to several studies; name the series, or read one study at a time")
-    chosen, why = choose_series(found)
+    chosen, why = choose_series(found.series)
     if chosen is None:
-        raise InputError(f"no series can be run: {why}" if found else "the DICOM files hold no image")
-    scan = _with_problems(read_series(chosen.files, frame), problems)
+        raise InputError(f"no series can be run: {why}")
+    scan = _with_problems(read_series(chosen.files, frame), found.problems)
     return replace(scan, notes=(*((why,) if why else ()), *scan.notes))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _MAX_VOXELS = 2_000_000_000
+_MAX_FRAMES = 20_000
 _NO_PLACE = "the image says nothing of its place in space, so there is no mask in patient coordinates"
 _IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate", "SeriesDescription", "PatientComments", "ImageComments")
 
@@ -77,24 +78,30 @@ def _fit(files: Sequence[Path], flaws: list[str]) -> list[Dataset]:
     Raises:
         InputError: A file is damaged, or not one is a scan.
     """
-    seen: set[str] = set()
+    seen: dict[str, str] = {}  # SOP Instance UID -> place
     fit: list[Dataset] = []
     refused: list[str] = []
-    copies = 0
+    copies = shared = 0
     for path in files:
         ds = read_dataset(path)
-        uid, refusal = text(ds, "SOPInstanceUID"), refusal_of(ds)
+        uid, place, refusal = text(ds, "SOPInstanceUID"), text(ds, "ImagePositionPatient"), refusal_of(ds)
         if refusal:
             refused.append(f"{path.name}: {refusal}")
-        elif uid and uid in seen:
+            continue
+        if uid and seen.get(uid) == place:
             copies += 1
-        else:
-            fit.append(ds)
-        seen.add(uid)
+            continue
+        shared += uid in seen
+        seen[uid] = place
+        fit.append(ds)
     if not fit:
         raise InputError(refused[0])
     if copies:
         flaws.append(f"{copies} file{'s are copies' if copies > 1 else ' is a copy'} of others and left out")
+    if shared:
+        flaws.append(
+            f"{shared + 1} files share a SOP Instance UID though they differ, so mask.dcm cannot tell them apart"
+        )
     if refused:
         flaws.append(f"{len(refused)} of {len(files)} files were left out ({refused[0]})")
     return fit
@@ -104,7 +111,7 @@ def _planes(ds: Dataset, index: int) -> list[Plane]:
     """The images in one file."""
     shape = (int(number(ds, "Rows") or 0), int(number(ds, "Columns") or 0))
     n_frames = int(number(ds, "NumberOfFrames") or 1)
-    if min(shape) < 1 or n_frames < 1 or float(shape[0]) * shape[1] * n_frames > _MAX_VOXELS:
+    if min(shape) < 1 or not 1 <= n_frames <= _MAX_FRAMES or float(shape[0]) * shape[1] * n_frames > _MAX_VOXELS:
         raise InputError(f"the header gives an impossible size of {shape[0]} x {shape[1]} x {n_frames}")
     per_frame = value(ds, "PerFrameFunctionalGroupsSequence")
     if per_frame is None and n_frames == 1:
@@ -130,6 +137,7 @@ def _plane(place: tuple[int, int], shape: tuple[int, int], items: list[Dataset],
     echo = ask("EffectiveEchoTime", 1)  # an enhanced file's
     volume = [ask("EchoTime", 1) if echo is None else echo]
     volume += [ask(name, 1) for name in ("TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue")]
+    volume += [ask("TriggerTime", 1), ask("AcquisitionTime", 1)]
     kind = next((found for found in (text(item, "FrameType") for item in items) if found), text(ds, "ImageType"))
     number_of = {name: ask(name, 1) for name in ("AcquisitionNumber", "InstanceNumber")}
     dimensions = next((found for found in (numbers(item, "DimensionIndexValues") for item in items) if found), ())

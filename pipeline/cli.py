@@ -95,7 +95,7 @@ def run(
         found = collect(inputs, out or Path(scratch) / "none", Path(scratch), series or ())
         if out is None or show:
             typer.echo(json.dumps(describe(found, keep_identifiers)) if as_json else list_work(found))
-            return
+            raise typer.Exit(1 if any(job.error for job in found.jobs) else 0)
         work = found.jobs
         for job in work if not (quiet or as_json) else ():
             for note in job.notes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from data.archives import is_zip, unpack
-from data.dicom_series import is_dicomdir, read_dicomdir
+from data.dicomdir import is_dicomdir, read_dicomdir
 from data.errors import InputError, printable
 from data.readers import SCAN_SUFFIXES, is_dicom, sniff
 from pipeline.studies import Candidate, DicomInput, survey
@@ -129,7 +129,7 @@ class _Search:
     broken: bool = False  # whether one of the failures is of a scan that is there
     candidates: list[Candidate] = field(default_factory=list)
     named_dicom: list[Path] = field(default_factory=list)
-    n_unpacked: int = 0
+    unpacked: set[Path] = field(default_factory=set)
 
     def look_at(self, text: str) -> None:
         paths = _expand(text)
@@ -151,7 +151,10 @@ class _Search:
     def folder(self, folder: Path, name: PurePosixPath, unpacked: tuple[Path, PurePosixPath] | None = None) -> bool:
         """Whether there is anything in the folder that can be a scan."""
         before = self._seen()
-        pictures, dicom, zips = _scans_below(folder, self.results)
+        pictures, dicom, zips, closed = _scans_below(folder, self.results)
+        for file, reason in closed:
+            self.failures.append((file.relative_to(folder).as_posix(), f"{file}: cannot be read ({reason})"))
+            self.broken = True
         alias = None if unpacked is None else (str(folder), str(unpacked[0]))
         for file in pictures:
             inside = PurePosixPath(file.relative_to(folder).as_posix())
@@ -168,8 +171,10 @@ class _Search:
 
     def archive(self, path: Path, name: PurePosixPath, inside: bool = False) -> None:
         """A zip, named by the user or found `inside` a folder, where one without scans says nothing."""
-        place = self.scratch / str(self.n_unpacked)
-        self.n_unpacked += 1
+        if path.resolve() in self.unpacked:  # named twice, or by itself and with its folder
+            return
+        place = self.scratch / str(len(self.unpacked))
+        self.unpacked.add(path.resolve())
         try:
             unpack(path, place)
         except InputError as error:
@@ -181,11 +186,14 @@ class _Search:
 
     def directory(self, path: Path) -> None:
         try:
-            files = read_dicomdir(path)
+            files, missing = read_dicomdir(path)
         except InputError as error:
             self.failures.append((str(path), str(error)))
             self.broken = True
             return
+        if missing:
+            lost = f"{path}: {missing} of the {missing + len(files)} files that it lists are missing"
+            self.failures.append((path.name, lost))
         self.dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True), None)
 
     def look_at_named_dicom(self) -> None:
@@ -254,25 +262,38 @@ def _expand(text: str) -> list[Path]:
     return []
 
 
-def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """The scans below a folder, the DICOM files, and the zips."""
+def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], list[Path], list[tuple[Path, str]]]:
+    """The scans below a folder, the DICOM files, the zips, and what may not be read, with the reason."""
     files: list[Path] = []
     dicom: list[Path] = []
     zips: list[Path] = []
-    for place, folders, names in os.walk(folder, followlinks=False):
+    closed: list[tuple[Path, str]] = []
+    been: set[Path] = set()  # links are followed, but not in circles
+
+    def tell(error: OSError) -> None:
+        closed.append((Path(error.filename), error.strerror or "error"))
+
+    for place, folders, names in os.walk(folder, onerror=tell, followlinks=True):
         here = Path(place)
+        real = here.resolve()
+        if real in been:
+            folders.clear()
+            continue
+        been.add(real)
         if _is_result(here):
             names = []
         folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
         for file in (here / n for n in sorted(names) if n[0] != "."):
-            if is_dicom(file):
+            if file.is_file() and not os.access(file, os.R_OK):
+                closed.append((file, "Permission denied"))
+            elif is_dicom(file):
                 if file.name.upper() != "DICOMDIR":  # it lists the files that are found anyway
                     dicom.append(file)
             elif _is_scan(file):
                 files.append(file)
             elif file.suffix.lower() == ".zip" and file.is_file() and is_zip(file):
                 zips.append(file)
-    return files, dicom, zips
+    return files, dicom, zips, closed
 
 
 def _is_result(folder: Path) -> bool:
@@ -316,7 +337,8 @@ def _numbered(names: list[PurePosixPath], tails: list[str]) -> list[PurePosixPat
 
 
 def _one_folder_more(path: Path, name: PurePosixPath) -> PurePosixPath:
-    parts = [p for p in path.resolve().parts if p != path.anchor]
+    resolved = path.resolve()
+    parts = [p for p in resolved.parts if p != resolved.anchor]  # an output folder must not be absolute
     return PurePosixPath(*parts[-min(len(parts), len(name.parts) + 1) :])
 
 

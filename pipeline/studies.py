@@ -84,38 +84,36 @@ def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
         source: The files.
         wanted: Series Instance UIDs, series numbers, or ``all``.
     """
-    found, problems = find_series(source.files)
-    names = {s.uid: _name(source, s) for s in found}
-    scans = Counter(names[s.uid] for s in found if not s.refusal)  # a report that comes later must rename nothing
-    tails = _tails([s for s in found if scans[names[s.uid]] > (0 if s.refusal else 1)], names)
+    found = find_series(source.files)
+    names = {s: _name(source, s) for s in found.series}
+    scans = Counter(names[s] for s in found.series if not s.refusal)  # a report that comes later must rename nothing
+    tails = _tails([s for s in found.series if scans[names[s]] > (0 if s.refusal else 1)], names)
     candidates: list[Candidate] = []
-    failures = [Failure(str(_file_name(source, path)), path, problem) for path, problem in problems]
-    for _, members in groupby(found, key=lambda s: s.study):
+    unread = [*found.problems, *(found.others if source.named else ())]
+    failures = [Failure(str(_file_name(source, path)), path, reason) for path, reason in unread]
+    for _, members in groupby(found.series, key=lambda s: s.study):
         study = list(members)
         reasons = _choice(study, source.named, wanted)
-        candidates += [
-            Candidate(s, names[s.uid], tails.get(s.uid, ""), s.uid in reasons, _why(s, reasons)) for s in study
-        ]
+        candidates += [Candidate(s, names[s], tails.get(s, ""), s in reasons, _why(s, reasons)) for s in study]
         failures += [
-            Failure(f"{names[s.uid]}{tails.get(s.uid, '')}", _place(s), f"series {s.tag} cannot be run: {s.refusal}")
+            Failure(f"{names[s]}{tails.get(s, '')}", _place(s), f"series {s.tag} cannot be run: {s.refusal}")
             for s in study
             if s.refusal and (source.named or any(s.is_called(w) and w != "all" for w in wanted))
         ]
         if not reasons and not wanted and not source.named:
-            first = study[0]
             reason = f"no series can be run: {choose_series(study)[1]}"
-            failures.append(Failure(str(names[first.uid]), first.folder, reason))
+            failures.append(Failure(str(names[study[0]]), study[0].folder, reason))
     return Survey(tuple(candidates), tuple(failures))
 
 
-def _choice(study: list[Series], named: bool, wanted: Sequence[str]) -> dict[str, str]:
-    """UID -> why, of the series of one study that are run."""
+def _choice(study: list[Series], named: bool, wanted: Sequence[str]) -> dict[Series, str]:
+    """Series -> why, of those of one study that are run."""
     if wanted:
-        return {s.uid: "" for s in study if not s.refusal and any(_asked_for(s, w) for w in wanted)}
+        return {s: "" for s in study if not s.refusal and any(_asked_for(s, w) for w in wanted)}
     if named:
-        return {s.uid: "" for s in study if not s.refusal}
+        return {s: "" for s in study if not s.refusal}
     best, why = choose_series(study)
-    return {} if best is None else {best.uid: why}
+    return {} if best is None else {best: why}
 
 
 def _asked_for(series: Series, name: str) -> bool:
@@ -123,8 +121,8 @@ def _asked_for(series: Series, name: str) -> bool:
     return series.is_called(name) and not (name == "all" and series.unfitness)
 
 
-def _why(series: Series, reasons: dict[str, str]) -> str:
-    return reasons.get(series.uid, series.refusal or series.unfitness or "")
+def _why(series: Series, reasons: dict[Series, str]) -> str:
+    return reasons.get(series, series.refusal or series.unfitness or "")
 
 
 def _name(source: DicomInput, series: Series) -> PurePosixPath:
@@ -145,16 +143,14 @@ def _place(series: Series) -> Path:
     return series.files[0] if len(series.files) == 1 else series.folder
 
 
-def _tails(series: list[Series], names: dict[str, PurePosixPath]) -> dict[str, str]:
-    """UID -> ``#`` and the series number; what still is the same gets its place in the order of UIDs, too."""
-    plain = {s.uid: f"#{'?' if s.number is None else s.number}" for s in series}
-    same = Counter((names[uid], tail) for uid, tail in plain.items())
+def _tails(series: list[Series], names: dict[Series, PurePosixPath]) -> dict[Series, str]:
+    """``#`` and the series number; what still is the same gets its place in the order of UIDs, too."""
+    plain = {s: f"#{'?' if s.number is None else s.number}" for s in series}
+    same = Counter((names[s], tail) for s, tail in plain.items())
     seen: Counter[tuple[PurePosixPath, str]] = Counter()
     tails = {}
-    for uid in sorted(plain):
-        key = (names[uid], plain[uid])
+    for s in sorted(plain, key=lambda s: (s.uid, s.study)):
+        key = (names[s], plain[s])
         seen[key] += 1
-        tails[uid] = (
-            plain[uid] if same[key] == 1 and plain[uid] != "#?" else f"{plain[uid].replace('?', '')}.{seen[key]}"
-        )
+        tails[s] = plain[s] if same[key] == 1 and plain[s] != "#?" else f"{plain[s].replace('?', '')}.{seen[key]}"
     return tails

@@ -45,7 +45,8 @@ def headers(series=None, **tags):
     ds = Dataset()
     for name, value in PATIENT.items():
         setattr(ds, name, value)
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), series or generate_uid()
+    ds.SeriesInstanceUID = series or generate_uid()
+    ds.StudyInstanceUID = f"{series}.0" if series else generate_uid()  # a series called twice is of one study
     ds.FrameOfReferenceUID = generate_uid()
     ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20240102", "101010", "7", "A1"
     ds.SeriesDate, ds.SeriesTime = "20240102", "101112"

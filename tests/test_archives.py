@@ -76,6 +76,28 @@ def test_a_password_and_damage_are_told(tmp_path):
 def test_an_entry_without_a_name_is_refused(tmp_path):
     with pytest.raises(InputError, match="leads out of it"):
         unpack(pack(tmp_path / "dot.zip", {".": b"1"}), tmp_path / "in")
+    path = pack(tmp_path / "empty.zip", {"a": b"1"})
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"PK\x01\x02")
+    raw[26:28] = raw[at + 28 : at + 30] = bytes(2)
+    del raw[at + 46], raw[30]
+    end = raw.index(b"PK\x05\x06")
+    raw[end + 12 : end + 20] = (46).to_bytes(4, "little") + (at - 1).to_bytes(4, "little")
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"empty\.zip: "):
+        unpack(path, tmp_path / "in")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_entries_of_one_name_and_odd_characters_are_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        archive.writestr("a", b"1")
+        archive.writestr("a", b"2")
+    with pytest.raises(InputError, match="several entries of the archive have one name"):
+        unpack(tmp_path / "twice.zip", tmp_path / "in")
+    with pytest.raises(InputError) as caught:
+        unpack(pack(tmp_path / "esc.zip", {"../\x1b[31m\nx": b"1"}), tmp_path / "in")
+    assert "(../?[31m?x)" in str(caught.value)
 
 
 def test_every_damaged_compression_is_told(tmp_path):

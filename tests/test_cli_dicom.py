@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zipfile
+from pathlib import Path, PurePosixPath
 
 import nibabel as nib
 import numpy as np
@@ -138,6 +140,53 @@ def test_no_two_scans_share_a_name_or_a_folder(tumorlens, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     mixed = [tmp_path / "dup" / "a" / "IM0000", "dup/a/IM0001"]
     assert tumorlens("run", *mixed, "--list").exit_code == 0
+
+
+def test_a_zip_that_is_reached_twice_is_run_once_and_inside_the_output(tumorlens, tmp_path):
+    for number in (1, 2):
+        for path in series(tmp_path / "tmp", SeriesNumber=1, StudyInstanceUID=f"1.{number}"):
+            with zipfile.ZipFile(tmp_path / "two.zip", "a") as archive:
+                archive.write(path, f"{number}/{path.name}")
+    listed = json.loads(tumorlens("run", tmp_path / "two.zip", tmp_path / "two.zip", "--list", "--json").stdout)
+    assert sorted(scan["name"] for scan in listed["scans"]) == ["two.zip#1.1", "two.zip#1.2"]
+    from pipeline.inputs import collect
+
+    for name in ("p", "q"):
+        series(tmp_path / name / "same" / "s", StudyInstanceUID=f"2.{ord(name)}")
+    inputs = [str(tmp_path / "p" / "same"), str(tmp_path / "q" / "same"), str(tmp_path / "two.zip")]
+    jobs = collect(inputs, tmp_path / "out", tmp_path / "scratch").jobs
+    assert len({job.folder for job in jobs}) == 4
+    assert not any(PurePosixPath(job.folder).is_absolute() for job in jobs)
+
+
+def test_what_may_not_be_read_is_told(tumorlens, tmp_path, monkeypatch):
+    paths = series(tmp_path / "in" / "a")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: Path(p) != paths[3] and real(p, mode))
+    listed = tumorlens("run", tmp_path / "in", "--list", "--json")
+    assert listed.exit_code == 1
+    (error,) = json.loads(listed.stdout)["errors"]
+    assert error["name"] == f"a/{paths[3].name}" and "Permission denied" in error["error"]
+
+
+def test_linked_folders_are_searched_but_not_in_circles(tumorlens, tmp_path):
+    series(tmp_path / "real")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "round").symlink_to(tmp_path / "real")
+    listed = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json").stdout)
+    assert [(s["name"], s["n_images"]) for s in listed["series"]] == [("link", 16)]
+
+
+def test_a_report_named_by_itself_says_what_it_is(tumorlens, tmp_path):
+    assert tumorlens("run", *series(tmp_path / "in")[:1], "-o", tmp_path / "out").exit_code == 0
+    report = pydicom.dcmread(tmp_path / "in" / "IM0000")
+    for name in ("Rows", "Columns", "PixelData"):
+        delattr(report, name)
+    report.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
+    report.save_as(tmp_path / "sr.dcm")
+    result = tumorlens("run", tmp_path / "sr.dcm", "-o", tmp_path / "out2")
+    assert result.exit_code == 1 and "it holds no image but a Comprehensive SR" in result.stderr
 
 
 def test_a_broken_gzip_in_a_folder_is_no_scan(tumorlens, tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from pydicom.fileset import FileSet
 
 from data.dicom_kind import contrast_of, weighting_of
-from data.dicom_series import choose_series, find_series, is_dicomdir, read_dicomdir
+from data.dicom_series import choose_series, find_series
+from data.dicomdir import is_dicomdir, read_dicomdir
 from data.errors import InputError
 from data.readers import open_scan
 from tests.dicom_files import IDENTIFIERS, headers, save_enhanced, save_series
@@ -33,9 +34,9 @@ def study(folder, *kinds, volume=VOLUME):
 
 
 def test_files_of_a_folder_are_grouped_by_series(tmp_path):
-    series, problems = find_series(study(tmp_path, T1, T1C, T2))
-    assert not problems
-    assert [(s.number, s.n_images, s.weighting, s.contrast, s.plane) for s in series] == [
+    found = find_series(study(tmp_path, T1, T1C, T2))
+    assert not found.problems and not found.others
+    assert [(s.number, s.n_images, s.weighting, s.contrast, s.plane) for s in found.series] == [
         (3, 9, "T1", None, "axial"),
         (4, 9, "T2", None, "axial"),
         (8, 9, "T1", True, "axial"),
@@ -54,7 +55,7 @@ def test_files_of_a_folder_are_grouped_by_series(tmp_path):
     ],
 )
 def test_the_post_contrast_t1_is_preferred(tmp_path, kinds, number, said):
-    chosen, why = choose_series(find_series(study(tmp_path, *kinds))[0])
+    chosen, why = choose_series(find_series(study(tmp_path, *kinds)).series)
     assert chosen.number == number
     assert said in why
     assert open_scan(tmp_path).dicom.facts["series_number"] == number
@@ -71,7 +72,7 @@ def test_a_study_without_a_usable_series_is_refused_with_all_reasons(tmp_path):
 def test_a_series_is_chosen_by_uid_or_number(tmp_path):
     files = study(tmp_path, T1, T1C, T2)
     by_number = open_scan(tmp_path, series="4")
-    uid = next(s.uid for s in find_series(files)[0] if s.number == 4)
+    uid = next(s.uid for s in find_series(files).series if s.number == 4)
     assert np.array_equal(open_scan(tmp_path, series=uid).voxels, by_number.voxels)
     assert by_number.dicom.facts["series_number"] == 4
     with pytest.raises(InputError, match=r"0 series are called '77'; there are #3 \(.*, #4 \(.*, #8 \("):
@@ -106,6 +107,14 @@ def test_a_series_is_chosen_by_uid_or_number(tmp_path):
         ("AX T1 POST GAD PRE-OP", "T1", True),
         ("STEALTH T1 +C PRE OP", "T1", True),
         ("T1 W/WO", "T1", None),
+        *(
+            (f"AX T1 {said}", "T1", True)
+            for said in ("C+", "nach KM", "con contrasto", "met contrast", "mit KM", "T1-GD")
+        ),
+        *((f"AX T1 {said}", "T1", False) for said in ("C-", "-C", "-GD", "Gd-", "GD(-)", "CE-", "vor KM", "prae KM")),
+        *((f"AX T1 {said}", "T1", False) for said in ("SIN CONTRASTE", "SENZA MDC", "zonder contrast", "avant gado")),
+        *((f"AX T1 {said}", "T1", False) for said in ("before contrast", "sem contraste", "w/o", "non contrast")),
+        *((f"T1 {said}", "T1", None) for said in ("high contrast", "soft tissue contrast", "ax nativ nach KM-Gabe")),
     ],
 )
 def test_words_of_the_header(description, weighting, contrast):
@@ -135,7 +144,7 @@ def test_one_volume_goes_before_several(tmp_path):
     for echo in ("5", "30"):
         save_series(tmp_path / echo, VOLUME, AFFINE, series="1.5", StudyInstanceUID=STUDY, **T1C, EchoTime=echo)
     save_series(tmp_path / "b", VOLUME, AFFINE, StudyInstanceUID=STUDY, **{**T1C, "SeriesNumber": 12})
-    series = find_series(sorted(p for p in tmp_path.rglob("*") if p.is_file()))[0]
+    series = find_series(sorted(p for p in tmp_path.rglob("*") if p.is_file())).series
     assert [(s.number, s.n_volumes) for s in series] == [(8, 2), (12, 1)]
     assert choose_series(series)[0].number == 12
 
@@ -174,14 +183,14 @@ def test_colour_and_secondary_captures_are_refused(tmp_path):
 
 def test_the_description_comes_without_the_patient(tmp_path):
     files = study(tmp_path, {**T1C, "SeriesDescription": "Doe t1 +c PID-77881 jane"})
-    (series,) = find_series(files)[0]
+    (series,) = find_series(files).series
     assert series.description.startswith("*** t1 +c")
     assert not any(word.lower() in series.description.lower() for word in IDENTIFIERS)
 
 
 def test_short_names_are_starred_as_words(tmp_path):
     files = study(tmp_path, {**T1C, "PatientName": "Li^Bo", "SeriesDescription": "t1 +c Li_Bo limbo"})
-    assert find_series(files)[0][0].description == "t1 +c ***_*** limbo"
+    assert find_series(files).series[0].description == "t1 +c ***_*** limbo"
 
 
 def test_a_series_without_number_goes_by_its_tag(tmp_path):
@@ -198,7 +207,7 @@ def test_an_enhanced_file_lists_its_plane(tmp_path):
     for group in ds.PerFrameFunctionalGroupsSequence:
         group.PlaneOrientationSequence = orientation
     ds.save_as(tmp_path / "e.dcm")
-    assert find_series([tmp_path / "e.dcm"])[0][0].plane == "sagittal"
+    assert find_series([tmp_path / "e.dcm"]).series[0].plane == "sagittal"
 
 
 def test_unreadable_files_are_told_beside_the_series(tmp_path):
@@ -235,9 +244,50 @@ def test_other_objects_are_passed_over_and_cut_off_files_told(tmp_path):
     report.file_meta = pydicom.dcmread(files[0]).file_meta
     report.save_as(tmp_path / "report", enforce_file_format=True)
     (tmp_path / "cut").write_bytes(files[0].read_bytes()[:140])
-    series, problems = find_series(sorted(tmp_path.iterdir()))
-    assert len(series) == 1 and series[0].n_images == 9
-    assert [(path.name, "cut off before" in told) for path, told in problems] == [("cut", True)]
+    (tmp_path / "late").write_bytes(files[0].read_bytes()[:700])  # after its class, before its size
+    found = find_series(sorted(tmp_path.iterdir()))
+    assert [s.n_images for s in found.series] == [9]
+    assert [(path.name, "cut off before" in told) for path, told in found.problems] == [("cut", True), ("late", True)]
+    assert [(path.name, told) for path, told in found.others] == [
+        ("report", "it holds no image but a Enhanced SR")
+    ] or (found.others[0][1] == "it holds no image but a Comprehensive SR")
+
+
+@pytest.mark.parametrize("differs", [{"StudyInstanceUID": "1.99"}, {"PatientID": "another"}])
+def test_patients_are_not_mixed_whatever_the_uids_say(tmp_path, differs):
+    shared = {"series": "1.2.3", "StudyInstanceUID": "1.98"}
+    save_series(tmp_path / "a", VOLUME, AFFINE, **shared)
+    between = AFFINE + np.array([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2.5], [0, 0, 0, 0]])
+    save_series(tmp_path / "b", VOLUME, between, **{**shared, **differs})
+    found = find_series(p for p in tmp_path.rglob("*") if p.is_file())
+    assert [s.n_images for s in found.series] == [9, 9]
+    assert len({s.study for s in found.series}) == 2
+    with pytest.raises(InputError, match="several studies"):
+        open_scan(tmp_path)
+
+
+def test_series_that_lost_their_uid_are_told_apart(tmp_path):
+    study(tmp_path, {**T1, "SeriesInstanceUID": None}, {**T1C, "SeriesInstanceUID": None})
+    found = find_series(sorted(tmp_path.iterdir()))
+    assert [(s.number, s.n_images) for s in found.series] == [(3, 9), (8, 9)]
+
+
+def test_the_head_goes_before_the_spine(tmp_path):
+    spine = {**T1C, "SeriesNumber": 2, "SeriesDescription": "SAG T1 POST", "BodyPartExamined": "CSPINE"}
+    other = {**T1C, "SeriesNumber": 3, "SeriesDescription": "t1 +c C-spine"}
+    head = {**T1, "SeriesNumber": 7}
+    assert choose_series(find_series(study(tmp_path, spine, other, head)).series)[0].number == 7
+
+
+def test_a_file_without_modality_is_judged_by_its_class(tmp_path):
+    paths = save_series(tmp_path, VOLUME, AFFINE, Modality=None)
+    assert open_scan(tmp_path).n_slices == 9
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+        ds.save_as(path)
+    with pytest.raises(InputError, match="it is a CT Image, not MR"):
+        open_scan(tmp_path)
 
 
 def test_several_studies_are_not_mixed(tmp_path):
@@ -255,9 +305,16 @@ def test_a_dicomdir_leads_to_its_files(tmp_path):
     directory.write(tmp_path / "disk")
     path = tmp_path / "disk" / "DICOMDIR"
     assert is_dicomdir(path) and not is_dicomdir(files[0])
-    assert len(read_dicomdir(path)) == 9
+    listed, missing = read_dicomdir(path)
+    assert (len(listed), missing) == (9, 0)
     assert np.array_equal(open_scan(path).voxels, open_scan(tmp_path / "in").voxels)
-    for file in read_dicomdir(path):
+    listed[3].rename(listed[3].with_name(listed[3].name.lower()))
+    listed[4].rename(listed[4].with_name(f"{listed[4].name}.dcm"))
+    assert len(read_dicomdir(path)[0]) == 9
+    listed[5].unlink()
+    assert [len(read_dicomdir(path)[0]), read_dicomdir(path)[1]] == [8, 1]
+    assert "1 of the 9 files that the DICOMDIR lists are missing" in open_scan(path).warnings
+    for file in read_dicomdir(path)[0]:
         file.unlink()
     with pytest.raises(InputError, match="none of the 9 files it lists is there"):
         open_scan(path)

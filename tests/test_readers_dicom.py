@@ -207,6 +207,9 @@ def test_monochrome1_is_turned_over(tmp_path):
     edit(paths, PhotometricInterpretation="MONOCHROME1")
     inverse = open_scan(tmp_path).voxels.astype(int)
     assert np.array_equal(inverse, plain.max() + plain.min() - plain)
+    edit(paths[1:], PhotometricInterpretation="MONOCHROME2")
+    mixed = open_scan(tmp_path).voxels.astype(int)
+    assert np.array_equal(mixed[..., 1:], plain[..., 1:]) and np.array_equal(mixed[..., 0], inverse[..., 0])
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -350,6 +353,45 @@ def test_an_incomplete_echo_is_not_filled_up_from_another(tmp_path):
     assert any("frame 0 lacks 1 of the 9 places" in w for w in scan.warnings)
 
 
+@pytest.mark.parametrize("name", ["AcquisitionTime", "TriggerTime"])
+def test_time_points_are_told_apart_by_their_times(tmp_path, name):
+    volume, affine = small_volume()
+    for step in range(3):  # the later, the lower the instance numbers: they say nothing
+        paths = save_series(tmp_path / str(step), volume % 1000 + 5000 * step, affine, series="1.2.3", shuffle=9 - step)
+        edit(paths, **{name: ("1013%02d" if name == "AcquisitionTime" else "%d") % (10 * (step + 1))})
+    for step in range(3):
+        voxels = open_scan(tmp_path, frame=step).voxels
+        assert 5000 * step <= voxels.min() and voxels.max() < 5000 * step + 1000
+    with pytest.raises(InputError, match=r"--frame 0 to 2 \(0: .*; 1: .*; 2: "):
+        open_scan(tmp_path)
+
+
+def test_files_that_share_a_uid_but_differ_are_all_read(tmp_path):
+    volume, affine = small_volume()
+    paths = save_series(tmp_path, volume, affine)
+    plain = open_scan(tmp_path)
+    edit(paths, SOPInstanceUID="1.2.3")
+    scan = open_scan(tmp_path)
+    assert np.array_equal(scan.voxels, plain.voxels)
+    assert any("9 files share a SOP Instance UID" in w for w in scan.warnings)
+
+
+def test_bombs_inside_dicom_are_refused_at_once(tmp_path):
+    volume, affine = small_volume(shape=(20, 24, 1))
+    (path,) = save_series(tmp_path / "a", volume, affine)
+    edit([path], NumberOfFrames=1_900_000_000)
+    with pytest.raises(InputError, match="impossible size"):
+        open_scan(path)
+    ds = pydicom.dcmread(path)
+    ds.NumberOfFrames = 1
+    ds.add_new((0x0009, 0x0010), "LO", "X")
+    ds.add_new((0x0009, 0x1001), "OB", bytes(600 * 2**20))
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    pydicom.dcmwrite(tmp_path / "bomb.dcm", ds, implicit_vr=False, little_endian=True)
+    with pytest.raises(InputError, match="would inflate to over 512 MiB"):
+        open_scan(tmp_path / "bomb.dcm")
+
+
 def test_acquisition_numbers_that_count_slices_do_not_split_a_series(tmp_path):
     volume, affine = small_volume()
     paths = save_series(tmp_path / "a", volume, affine, series="1.2.3", EchoTime="10")
@@ -394,7 +436,7 @@ def test_turning_over_does_not_overflow(tmp_path, dtype):
     limits = np.iinfo(dtype)
     frames = np.array([[[limits.min, 0, limits.max, 7]]], dtype)
     expected = (int(limits.max) + int(limits.min) - frames.astype(int)).astype(dtype)
-    assert np.array_equal(_finished(frames.copy(), None, [], True), expected)
+    assert np.array_equal(_finished(frames.copy(), None, [], [0]), expected)
 
 
 def test_reading_leaves_the_warning_filters_of_the_program_alone(tmp_path):
