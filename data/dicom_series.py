@@ -159,9 +159,9 @@ def choose_series(series: Sequence[Series]) -> tuple[Series | None, str]:
     if len(series) == 1:
         return best, ""
     if best.weighting == "T1" and best.contrast:
-        return best, f"series {best.tag} of {len(series)} was taken: T1 after contrast agent, by the header"
+        return best, f"{best.tag} was taken of {len(series)} series: T1 after contrast agent, by the header"
     return best, (
-        f"series {best.tag} of {len(series)} was taken ({best.kind}): the headers name no T1 after contrast agent, "
+        f"{best.tag} was taken of {len(series)} series ({best.kind}): the headers name no T1 after contrast agent, "
         "which is what the models know"
     )
 

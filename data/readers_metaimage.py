@@ -19,7 +19,6 @@ from data.readers_nifti import check_frame, check_shape, spatial_shape
 from data.scan import Scan
 from data.volume_files import (
     DEFLATE,
-    HEADER_BYTES,
     MM,
     TO_RAS,
     Geometry,
@@ -27,6 +26,7 @@ from data.volume_files import (
     beside,
     check_size,
     filled_spacing,
+    header_bytes,
     spacing_of,
     volume_scan,
 )
@@ -55,11 +55,7 @@ def read_metaimage(path: Path, frame: int | None = None) -> Scan:
         InputError: Damaged, cut off, detached data missing, an impossible shape, colours or vectors, a singular affine,
             a frame that is missing or must be chosen.
     """
-    with path.open("rb") as file:
-        head = file.read(HEADER_BYTES)
-    if head.startswith(b"\x1f\x8b"):
-        raise InputError("the MetaImage file is compressed as a whole; unpack it with gunzip")
-    data, shape, geometry = _read(path, head, frame)
+    data, shape, geometry = _read(path, header_bytes(path, "MetaImage"), frame)
     return volume_scan(path, "metaimage", data, shape, geometry, frame)
 
 
@@ -69,8 +65,7 @@ def metaimage_files(path: Path) -> list[Path]:
     Raises:
         InputError: It is missing.
     """
-    with path.open("rb") as file:
-        where = _header(file.read(HEADER_BYTES))[0].get("ElementDataFile", "LOCAL")
+    where = _header(header_bytes(path, "MetaImage"))[0].get("ElementDataFile", "LOCAL")
     return [path] if where.upper() == "LOCAL" else [path, beside(path, where, "MetaImage")]
 
 

@@ -14,7 +14,6 @@ from data.readers_nifti import check_frame, check_shape, spatial_shape
 from data.scan import Scan
 from data.volume_files import (
     DEFLATE,
-    HEADER_BYTES,
     MM,
     TO_RAS,
     Geometry,
@@ -22,6 +21,7 @@ from data.volume_files import (
     beside,
     check_size,
     filled_spacing,
+    header_bytes,
     spacing_of,
     volume_scan,
 )
@@ -46,11 +46,7 @@ def read_nrrd(path: Path, frame: int | None = None) -> Scan:
         InputError: Damaged, cut off, detached data missing, an impossible shape, colours or vectors, a singular affine,
             a frame that is missing or must be chosen.
     """
-    with path.open("rb") as file:
-        head = file.read(HEADER_BYTES)
-    if head.startswith(b"\x1f\x8b"):
-        raise InputError("the NRRD file is compressed as a whole; unpack it with gunzip")
-    data, shape, geometry = _read(path, head, frame)
+    data, shape, geometry = _read(path, header_bytes(path, "NRRD"), frame)
     return volume_scan(path, "nrrd", data, shape, geometry, frame)
 
 
@@ -60,8 +56,7 @@ def nrrd_files(path: Path) -> list[Path]:
     Raises:
         InputError: One of them is missing.
     """
-    with path.open("rb") as file:
-        return [path, *(other for other in _header(path, file.read(HEADER_BYTES))[1] if other.is_file())]
+    return [path, *(other for other in _header(path, header_bytes(path, "NRRD"))[1] if other.is_file())]
 
 
 def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tuple[int, ...], Geometry]:

@@ -26,7 +26,7 @@ TO_RAS = {
     "left-anterior-superior-time": (-1, 1, 1),
     "right-anterior-superior-time": (1, 1, 1),
 }
-HEADER_BYTES = 1 << 20
+_HEADER_BYTES = 1 << 20
 DEFLATE = 1100  # zlib makes nothing smaller than by a factor of 1032
 
 Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]
@@ -48,6 +48,19 @@ def sniff_volume(head: bytes) -> str | None:
     if keys.get(b"NDims", b"").isdigit() and keys.get(b"ObjectType", b"Image") == b"Image":
         return "metaimage"
     return None
+
+
+def header_bytes(path: Path, name: str) -> bytes:
+    """The beginning of a file, in which its header lies.
+
+    Raises:
+        InputError: The whole file is compressed, which the format has no place for.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    if head.startswith(b"\x1f\x8b"):
+        raise InputError(f"the {name} file is compressed as a whole; unpack it with gunzip")
+    return head
 
 
 def volume_scan(

@@ -62,7 +62,7 @@ def test_a_study_is_listed(tumorlens, hospital):
 def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     result = tumorlens("run", hospital, "-o", tmp_path / "out")
     assert result.exit_code == 0
-    assert "study/IMAGES#5: series #5 of 4 was taken: T1 after contrast agent, by the header" in result.stderr
+    assert "study/IMAGES#5: #5 was taken of 4 series: T1 after contrast agent, by the header" in result.stderr
     (row,) = table(tmp_path / "out")
     assert row["scan"] == "study/IMAGES#5" and row["label"] != "no_tumor"
     folder = tmp_path / "out" / "study" / "IMAGES#5"
@@ -70,7 +70,7 @@ def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     assert {p.name for p in folder.iterdir()} == files
     content = json.loads((folder / "result.json").read_text())
     assert content["scan"]["dicom"]["series_number"] == 5
-    assert content["scan"]["notes"] == ["series #5 of 4 was taken: T1 after contrast agent, by the header"]
+    assert content["scan"]["notes"] == ["#5 was taken of 4 series: T1 after contrast agent, by the header"]
     assert set(content["files"]) == files - {"result.json"}
 
 

@@ -50,7 +50,7 @@ def test_files_of_a_folder_are_grouped_by_series(tmp_path):
         ((T2, T1), 3, "name no T1 after contrast agent"),
         ((T2, LOCALIZER), 4, "(T2)"),
         ((T1C, {**T1C, "SeriesNumber": 9, "ImageType": ["DERIVED", "SECONDARY", "MPR"]}), 8, "taken: T1 after"),
-        ((LOCALIZER, CT, T1), 3, "series #3 of 3"),
+        ((LOCALIZER, CT, T1), 3, "#3 was taken of 3 series"),
         ((T1C,), 8, ""),
     ],
 )

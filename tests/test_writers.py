@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from PIL import Image
 from data.atomic import whole_file
 from data.phantom import phantom_volume
 from data.readers import open_scan
+from data.readers_nifti import read_nifti
+from data.scan import Scan
 from data.writers import write_mask_nifti, write_mask_png
 from tests.test_scan import all_orientations, reoriented
+from tests.volume_files import VOXELS, oblique_affine
 
 
 @pytest.mark.parametrize("code", all_orientations())
@@ -72,6 +77,42 @@ def test_flat_nifti_keeps_its_shape(tmp_path, shape):
     mask = nib.load(tmp_path / "mask.nii.gz")
     assert mask.shape == shape
     np.testing.assert_array_equal(np.asanyarray(mask.dataobj), data > 20)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_masks_carry_no_words_of_the_source(tmp_path, kind):
+    source = kind(VOXELS, oblique_affine())
+    header = source.header
+    words = {"descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"} & set(header.keys())
+    for field in words:
+        header[field] = b"DOE^JANE"
+    header["intent_code"], header["intent_p1"] = 5, 7
+    for code in (2, 4, 6):  # DICOM, AFNI, comment
+        header.extensions.append(nib.nifti1.Nifti1Extension(code, b"DOE^JANE"))
+    nib.save(source, tmp_path / "a.nii")
+    assert (tmp_path / "a.nii").read_bytes().count(b"DOE^JANE") == len(words) + 3
+    scan = read_nifti(tmp_path / "a.nii")
+    write_mask_nifti(tmp_path / "mask.nii.gz", (scan.voxels == 999).astype(np.uint8), scan)
+    written = gzip.decompress((tmp_path / "mask.nii.gz").read_bytes())
+    assert b"DOE" not in written
+    assert b"JANE" not in written
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert len(mask.header.extensions) == 0
+    assert len(written) == mask.header.single_vox_offset + VOXELS.size
+    assert mask.header.get_intent()[0] == "none"
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj), VOXELS == 999)
+    assert len(scan.header.extensions) == 3  # the source's own header stays as it was
+
+
+def test_a_sheared_affine_is_no_qform(tmp_path):
+    sheared = oblique_affine()
+    sheared[:3, 0] += 0.2 * sheared[:3, 1]
+    scan = Scan(VOXELS, affine=sheared, volume=True, source_shape=VOXELS.shape)
+    write_mask_nifti(tmp_path / "mask.nii.gz", np.ones(VOXELS.shape, np.uint8), scan)
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert (int(mask.header["sform_code"]), int(mask.header["qform_code"])) == (1, 0)
+    np.testing.assert_allclose(mask.affine, sheared, atol=1e-5)
+    np.testing.assert_allclose(mask.header.get_zooms(), np.linalg.norm(sheared[:3, :3], axis=0), atol=1e-5)
 
 
 def test_mask_png(tmp_path):

@@ -1,10 +1,6 @@
-"""DICOM Segmentation, Structured Report and Secondary Capture: valid, in place, and saying what was measured."""
+"""DICOM Segmentation: valid, in place, of the right patient; and what it has in common with the other results."""
 
 from __future__ import annotations
-
-import shutil
-import subprocess
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,136 +9,29 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from data.dicom_derived import Algorithm, series_number
+from data.dicom_derived import series_number
 from data.dicom_source import DicomSource, frames_from_volume
 from data.errors import InputError
 from data.readers_dicom import read_series
 from data.scan import Scan
 from data.writers_dicom import write_mask_dicom
-from pipeline.lesions import Lesion
-from pipeline.result import Result
 from pipeline.secondary_capture import write_overlay_dicom
-from pipeline.structured_report import classifier_of, segmenter_of, write_report_dicom
-from tests.dicom_files import save_enhanced, save_series
+from tests.dicom_files import save_series
+from tests.dicom_results import (
+    AFFINE,
+    ALGORITHM,
+    SHAPE,
+    errors_in,
+    pixels,
+    result_of,
+    saved,
+    value_of,
+    with_lesions,
+    written,
+)
 
 hd = pytest.importorskip("highdicom")
-
-SHAPE = (22, 26, 14)
-AFFINE = np.array([[1.1, 0, 0, -12], [0, 0.9, 0, -20.5], [0, 0, 3.0, 7.25], [0, 0, 0, 1]])
-ALGORITHM = Algorithm("tumorlens Res-U-Net (resnet50)", "0.1.0", "ab" * 32, {"threshold": "0.5"})
-
-
-def turned(affine):
-    """The affine of a head that lies askew in the scanner."""
-    a, b = np.radians([14.0, -9.0])
-    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    askew = affine.copy()
-    askew[:3, :3] = x @ z @ affine[:3, :3]
-    return askew
-
-
-def pixels(shape=SHAPE):
-    return np.random.default_rng(5).integers(1, 900, shape).astype(np.int16)
-
-
-def saved(folder, kind, **tags):
-    """Paths of a series of one of the kinds that scanners send."""
-    if kind == "enhanced":
-        return [save_enhanced(folder / "enhanced.dcm", pixels(), AFFINE, **tags)]
-    if kind == "two enhanced":
-        tags |= {n: generate_uid() for n in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")}
-        below, above = AFFINE.copy(), AFFINE.copy()
-        above[:3, 3] += 7 * AFFINE[:3, 2]
-        return [
-            save_enhanced(folder / "below.dcm", pixels()[..., :7], below, **tags),
-            save_enhanced(folder / "above.dcm", pixels()[..., 7:], above, **tags),
-        ]
-    if kind == "single":
-        return save_series(folder / kind, pixels()[..., :1], AFFINE, **tags)
-    if kind == "oblique":
-        return save_series(folder / kind, pixels(), turned(AFFINE), **tags)
-    if kind == "gaps":
-        paths = save_series(folder / kind, pixels(), AFFINE, **tags)
-        return [path for k, path in enumerate(paths) if k not in (5, 9)]
-    return save_series(folder / kind, pixels(), AFFINE, kind, **tags)
-
-
 KINDS = ("axial", "sagittal", "coronal", "oblique", "enhanced", "two enhanced", "gaps", "single")
-
-
-def with_lesions(scan):
-    """A numbered mask with two lesions that share slices, a hole in one, and none in slices that are missing."""
-    numbers = np.zeros(scan.voxels.shape, np.uint16)
-    a, b, c = (max(n // 2, 1) for n in scan.voxels.shape)
-    numbers[2:a, 3:b, : c + 1] = 1
-    numbers[4, 5] = 0
-    numbers[a + 2 : a + 5, b + 1 : b + 4, c - 1 : c + 2] = 2
-    for k, place in enumerate(scan.dicom.places):
-        if place is None:
-            numbers[:, :, k] = 0
-    return numbers
-
-
-def lesion(number, **known):
-    """A lesion whose measurements are told apart by its number."""
-    fields = dict.fromkeys(Lesion.__dataclass_fields__)
-    fields |= {"number": number, "voxels": 100 // number, "slice_index": 1}
-    fields |= {"volume_mm3": 123.456 / number, "volume_ml": 0.123456 / number}
-    fields |= {"axial_longest_mm": 31.5 / number, "axial_perpendicular_mm": 12.25 / number}
-    fields |= {"centroid_ras_mm": (10.5 * number, -20.25, 30.0), "side": "left" if number == 1 else "right"}
-    return Lesion(**{**fields, **known})
-
-
-def result_of(scan, label="meningioma", lesions=(), review=()):
-    positive = label != "no_tumor"
-    probabilities = {
-        "no_tumor": 0.0625 if positive else 0.875,
-        "glioma": 0.0625,
-        "meningioma": 0.03,
-        "pituitary": 0.0325,
-    }
-    if positive:
-        probabilities[label] = 0.8125
-    fields = dict.fromkeys(Result.__dataclass_fields__)
-    known = {
-        "scan": scan,
-        "label": label,
-        "probabilities": probabilities,
-        "mask": np.zeros(scan.voxels.shape, np.uint8),
-        "lesions": list(lesions),
-        "slices": [],
-        "review": list(review),
-        "threshold": 0.35,
-        "models": {
-            "classification": {"architecture": "resnet50", "sha256": "cd" * 32},
-            "segmentation": {"architecture": "resunet", "encoder": "resnet50", "sha256": "ab" * 32},
-        },
-        "versions": {"tumorlens": "0.1.0"},
-        "timings_s": {},
-        "tumor_area_px": 0,
-        "shown_slice": 1 if scan.n_slices > 1 else 0,
-    }
-    return Result(**{**fields, **known})
-
-
-def written(folder, scan, label="meningioma", numbers=None):
-    """All three objects of a scan, with made-up measurements for each lesion of the mask."""
-    numbers = with_lesions(scan) if numbers is None else numbers
-    result = result_of(scan, label, [lesion(n) for n in range(1, int(numbers.max()) + 1)])
-    segmentation = write_mask_dicom(folder / "seg.dcm", numbers, scan, label, segmenter_of(result))
-    write_report_dicom(folder / "sr.dcm", result, segmentation)
-    write_overlay_dicom(folder / "sc.dcm", np.full((40, 50, 3), 90, np.uint8), result)
-    return folder / "seg.dcm", folder / "sr.dcm", folder / "sc.dcm"
-
-
-def errors_in(path):
-    """What dciodvfy finds wrong."""
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (dicom3tools) is not installed")
-    done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, errors="replace", check=False)
-    lines = (done.stdout + done.stderr).splitlines()
-    return [line for line in lines if line.startswith("Error") or "Abort" in line]
 
 
 def assert_in_place(found, affine_ras, wanted, scan):
@@ -157,6 +46,10 @@ def assert_in_place(found, affine_ras, wanted, scan):
 
 def as_ras(affine_lps):
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_lps
+
+
+def code_of(sequence):
+    return sequence[0].CodeValue, sequence[0].CodingSchemeDesignator
 
 
 # --- validity ---------------------------------------------------------------------------------------------------------
@@ -455,169 +348,3 @@ def test_other_scans_have_no_dicom_results(tmp_path):
     scan = Scan.from_array(pixels(), AFFINE)
     with pytest.raises(InputError, match="from DICOM files only"):
         write_mask_dicom(tmp_path / "seg.dcm", np.zeros(SHAPE, np.uint16), scan, "glioma", ALGORITHM)
-
-
-# --- the report -------------------------------------------------------------------------------------------------------
-
-
-def code_of(sequence):
-    return sequence[0].CodeValue, sequence[0].CodingSchemeDesignator
-
-
-def value_of(group, name):
-    """The value of the one evaluation or measurement of a group that has this name."""
-    (item,) = [i for i in (*group.get_measurements(), *group.get_qualitative_evaluations()) if i.name == name]
-    return item.value
-
-
-def own(value):
-    return hd.sr.CodedConcept(value, "99TUMORLENS", "")
-
-
-@pytest.fixture
-def report(tmp_path):
-    """A report with two lesions, read back, its segmentation, and its result."""
-    scan = read_series(saved(tmp_path, "sagittal"))
-    lesions = [
-        lesion(1),
-        lesion(2, axial_longest_mm=None, longest_diameter_mm=9.5, perpendicular_diameter_mm=4.5, centroid_ras_mm=None),
-    ]
-    result = result_of(scan, lesions=lesions, review=["low confidence (0.60)"])
-    segmentation = write_mask_dicom(tmp_path / "seg.dcm", with_lesions(scan), scan, result.label, segmenter_of(result))
-    write_report_dicom(tmp_path / "sr.dcm", result, segmentation)
-    return hd.sr.srread(tmp_path / "sr.dcm"), segmentation, result
-
-
-def test_the_report_gives_each_lesion_under_its_segment(report):
-    sr, segmentation, _ = report
-    series = segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID
-    for segment in segmentation.SegmentSequence:
-        (group,) = sr.content.get_volumetric_roi_measurement_groups(tracking_uid=segment.TrackingUID)
-        assert group.tracking_identifier == segment.TrackingID
-        assert group.finding_type == codes.SCT.Neoplasm
-        item = group._referenced_segment_item
-        assert item.referenced_sop_instance_uid == segmentation.SOPInstanceUID
-        assert item.referenced_segment_numbers == [segment.SegmentNumber]
-        assert group._source_series_for_segmentation_item.value == series
-        assert value_of(group, own("TUMOR_TYPE")).value == "302820008"
-
-
-def test_the_report_gives_the_measurements(report):
-    sr, _, result = report
-    first, second = sr.content.get_volumetric_roi_measurement_groups()
-    assert value_of(first, codes.SCT.Volume) == pytest.approx(result.lesions[0].volume_mm3)
-    assert value_of(first, codes.SCT.LongAxis) == 31.5
-    assert value_of(first, codes.SCT.ShortAxis) == 12.25
-    (volume,) = first.get_measurements(codes.SCT.Volume)
-    assert volume.unit == codes.UCUM.CubicMillimeter
-    assert {m.unit for m in first.get_measurements() if m.name != codes.SCT.Volume} == {codes.UCUM.Millimeter}
-    assert (value_of(second, codes.SCT.LongAxis), value_of(second, codes.SCT.ShortAxis)) == (9.5, 4.5)
-
-
-def test_the_report_gives_the_place(report):
-    sr, segmentation, _ = report
-    first, second = sr.content.get_volumetric_roi_measurement_groups()
-    for group, side in ((first, codes.SCT.Left), (second, codes.SCT.Right)):
-        (site,) = group.finding_sites
-        assert site.value == codes.SCT.Brain
-        assert site.laterality == side
-    (centre,) = hd.sr.utils.find_content_items(first[0], name=codes.DCM.Center)
-    np.testing.assert_allclose(centre.value, [[-10.5, 20.25, 30.0]])
-    assert centre.frame_of_reference_uid == segmentation.FrameOfReferenceUID
-    assert hd.sr.utils.find_content_items(second[0], name=codes.DCM.Center) == []
-
-
-def test_the_report_gives_the_whole_scan(report):
-    sr, _, result = report
-    (group,) = sr.content.get_image_measurement_groups()
-    assert value_of(group, codes.DCM.PresenceOfProperty) == codes.SCT.Present
-    assert value_of(group, own("TUMOR_TYPE")).value == "302820008"
-    assert value_of(group, own("P_TUMOR")) == 93.75
-    for name, probability in result.probabilities.items():
-        assert value_of(group, own(f"P_{name.upper()}")) == pytest.approx(100 * probability)
-    (comment,) = hd.sr.utils.find_content_items(group[0], name=codes.DCM.Comment)
-    assert "for research only" in comment.value
-    assert "low confidence (0.60)" in comment.value
-
-
-def test_the_report_says_what_it_is(report):
-    sr, segmentation, result = report
-    assert (sr.CompletionFlag, sr.PreliminaryFlag, sr.VerificationFlag) == ("COMPLETE", "PRELIMINARY", "UNVERIFIED")
-    assert sr.SeriesNumber == 502
-    evidence = {uid for _, _, uid, _ in sr.get_evidence()}
-    assert evidence == {ds.SOPInstanceUID for ds in result.scan.dicom.datasets} | {segmentation.SOPInstanceUID}
-    library = hd.sr.utils.find_content_items(sr.content[0], name=codes.DCM.ImageLibraryGroup, recursive=True)
-    images = hd.sr.utils.find_content_items(library[0], value_type=hd.sr.ValueTypeValues.IMAGE)
-    assert len(images) == result.scan.n_slices
-    observer = hd.sr.utils.find_content_items(sr.content[0], name=codes.DCM.DeviceObserverName)
-    assert observer[0].value == "tumorlens"
-    assert sr.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99TUMORLENS"
-    assert (classifier_of(result).version, segmenter_of(result).version) == (
-        "0.1.0, weights cdcdcdcdcdcd",
-        "0.1.0, weights abababababab",
-    )
-
-
-@pytest.mark.parametrize(("label", "snomed"), [("glioma", "393564001"), ("pituitary", "254956000")])
-def test_other_types_have_their_codes(tmp_path, label, snomed):
-    scan = read_series(saved(tmp_path, "axial"))
-    (_, path, _) = written(tmp_path, scan, label)
-    group = hd.sr.srread(path).content.get_volumetric_roi_measurement_groups()[0]
-    assert value_of(group, own("TUMOR_TYPE")).value == snomed
-    assert (group.finding_sites[0].value == codes.SCT.Pituitary) == (label == "pituitary")
-
-
-def test_a_lesion_of_unknown_measures(tmp_path):
-    scan = read_series(saved(tmp_path, "axial"))
-    unknown = dict.fromkeys(["volume_mm3", "volume_ml", "axial_longest_mm", "axial_perpendicular_mm"])
-    result = result_of(scan, lesions=[lesion(1, **unknown, centroid_ras_mm=None, side=None)])
-    numbers = (with_lesions(scan) == 1).astype(np.uint16)
-    segmentation = write_mask_dicom(tmp_path / "seg.dcm", numbers, scan, result.label, segmenter_of(result))
-    write_report_dicom(tmp_path / "sr.dcm", result, segmentation)
-    assert errors_in(tmp_path / "sr.dcm") == []
-    (group,) = hd.sr.srread(tmp_path / "sr.dcm").content.get_volumetric_roi_measurement_groups()
-    assert group.get_measurements() == []
-
-
-# --- the overlay ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("kind", "directions"), [("axial", "LP"), ("coronal", "LF"), ("sagittal", "PF")])
-def test_the_overlay_keeps_its_pixels_and_says_where_it_looks(tmp_path, kind, directions):
-    scan = read_series(saved(tmp_path, kind))
-    picture = np.random.default_rng(0).integers(0, 255, (31, 45, 3)).astype(np.uint8)  # an odd number of bytes
-    write_overlay_dicom(tmp_path / "sc.dcm", picture, result_of(scan))
-    ds = dcmread(tmp_path / "sc.dcm")
-    np.testing.assert_array_equal(ds.pixel_array, picture)
-    assert "".join(ds.PatientOrientation) == directions
-    assert ds.SeriesDescription == ds.DerivationDescription == "tumorlens overlay, for research only"
-    assert (ds.SeriesNumber, ds.BurnedInAnnotation) == (503, "NO")
-    (shown,) = ds.SourceImageSequence
-    assert shown.ReferencedSOPInstanceUID == scan.dicom.datasets[scan.dicom.places[1][0]].SOPInstanceUID
-    assert errors_in(tmp_path / "sc.dcm") == []
-
-
-def test_the_overlay_of_a_multi_frame_file_names_the_frame(tmp_path):
-    scan = read_series(saved(tmp_path, "enhanced"))
-    ds = write_overlay_dicom(tmp_path / "sc.dcm", np.zeros((20, 20, 3), np.uint8), result_of(scan))
-    assert ds.SourceImageSequence[0].ReferencedFrameNumber == scan.dicom.places[1][1] + 1
-
-
-def test_the_overlay_of_another_plane_refers_to_all_instances(tmp_path):
-    scan = replace(read_series(saved(tmp_path, "axial")), plane_axis=0)
-    ds = write_overlay_dicom(tmp_path / "sc.dcm", np.zeros((20, 20, 3), np.uint8), result_of(scan))
-    assert len(ds.SourceImageSequence) == len(scan.dicom.datasets)
-    assert list(ds.PatientOrientation) == ["P", "F"]
-
-
-def test_a_picture_without_geometry_has_an_overlay_and_no_mask(tmp_path):
-    (path,) = saved(tmp_path, "single")
-    ds = dcmread(path)
-    del ds.ImageOrientationPatient, ds.ImagePositionPatient
-    ds.save_as(path)
-    scan = read_series([path])
-    assert not scan.volume
-    write_overlay_dicom(tmp_path / "sc.dcm", np.zeros((20, 20, 3), np.uint8), result_of(scan))
-    assert errors_in(tmp_path / "sc.dcm") == []
-    with pytest.raises(InputError, match="no ImageOrientationPatient"):
-        write_mask_dicom(tmp_path / "seg.dcm", np.ones(scan.voxels.shape, np.uint16), scan, "glioma", ALGORITHM)
