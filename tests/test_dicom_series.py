@@ -46,10 +46,10 @@ def test_files_of_a_folder_are_grouped_by_series(tmp_path):
 @pytest.mark.parametrize(
     ("kinds", "number", "said"),
     [
-        ((T2, T1, T1C, LOCALIZER), 8, "taken: T1 after contrast agent, by the header"),
+        ((T2, T1, T1C, LOCALIZER), 8, "series: T1 after contrast agent, by the header"),
         ((T2, T1), 3, "name no T1 after contrast agent"),
         ((T2, LOCALIZER), 4, "(T2)"),
-        ((T1C, {**T1C, "SeriesNumber": 9, "ImageType": ["DERIVED", "SECONDARY", "MPR"]}), 8, "taken: T1 after"),
+        ((T1C, {**T1C, "SeriesNumber": 9, "ImageType": ["DERIVED", "SECONDARY", "MPR"]}), 8, "series: T1 after"),
         ((LOCALIZER, CT, T1), 3, "#3 was taken of 3 series"),
         ((T1C,), 8, ""),
     ],
