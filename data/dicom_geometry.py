@@ -22,6 +22,7 @@ _SAME_PLACE_MM = 0.01
 _REGULAR = 0.05  # an image may lie off the grid by this share of the slice distance and count as on it
 _MAX_OFF_GRID = 0.75  # beyond this share there is no saying which slice an image is
 _TILT_DEG = 0.2
+_LARGEST_GAP = 2.0  # distance of slices by their thickness; more is hardly ever acquired
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Plane:
         position: ``(3,)`` Image Position (Patient), LPS mm, or none.
         spacing: Pixel Spacing: distance of rows, of columns, mm; or none.
         thickness: Slice Thickness in mm, or none.
-        volume: What tells apart the volumes of a series that holds several at one place: echo time, time point,
-            b-value, kind of image, acquisition.
+        between: Spacing Between Slices in mm, or none.
+        volume: What tells apart the volumes of a series that holds several at one place, by name.
         order: What else orders the images at one place.
     """
 
@@ -46,7 +47,8 @@ class Plane:
     position: NDArray[np.float64] | None
     spacing: tuple[float, float] | None
     thickness: float | None = None
-    volume: tuple[Any, ...] = ()
+    between: float | None = None
+    volume: tuple[tuple[str, Any], ...] = ()
     order: tuple[Any, ...] = ()
 
     @property
@@ -77,6 +79,16 @@ class Stack:
     warnings: tuple[str, ...]
 
 
+def lacks(plane: Plane) -> list[str]:
+    """What an image's place in space would need."""
+    needed = {
+        "Image Position": plane.position,
+        "Image Orientation": plane.orientation,
+        "Pixel Spacing": plane.spacing,
+    }
+    return [name for name, found in needed.items() if found is None]
+
+
 def has_geometry(plane: Plane) -> bool:
     return plane.orientation is not None and plane.position is not None and plane.spacing is not None
 
@@ -103,7 +115,7 @@ def stack_planes(planes: Sequence[Plane], frame: int | None = None) -> Stack:
     slices: list[Plane | None] = [None] * (indices[-1] + 1)
     for index, plane in zip(indices, chosen, strict=True):
         slices[index] = plane
-    thick = len(chosen) > 1 or chosen[0].thickness is not None
+    thick = len(chosen) > 1 or (chosen[0].between or chosen[0].thickness) is not None
     if not thick:
         warnings.append("the slice thickness is not known, so there are no volumes")
     return Stack(tuple(slices), _affine(chosen, indices, warnings), frame, thick, tuple(notes), tuple(warnings))
@@ -207,7 +219,7 @@ def _volumes(places: list[list[Plane]]) -> list[tuple[str, list[Plane]]] | None:
 
 
 def _label(key: tuple[Any, ...]) -> str:
-    return ", ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
+    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in key)
 
 
 def _told(volumes: list[tuple[str, list[Plane]]]) -> str:
@@ -224,6 +236,9 @@ def _grid_indices(planes: list[Plane], warnings: list[str]) -> list[int]:
     depth = np.array([_depth(plane, normal) for plane in planes])
     gaps = np.diff(depth)
     usual = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
+    named = planes[0].between or _LARGEST_GAP * (planes[0].thickness or np.inf)
+    if usual > 1.5 * named:
+        warnings.append(f"the images are {usual:.4g} mm apart, much more than the header says: slices may be missing")
     whole = np.maximum(np.rint(gaps / usual), 1)
     missing = int(whole.sum()) - len(gaps)
     if not missing or np.abs(gaps - whole * usual).max() > 0.15 * usual:
@@ -235,7 +250,7 @@ def _grid_indices(planes: list[Plane], warnings: list[str]) -> list[int]:
         )
     largest = int(whole.max()) - 1
     warnings.append(
-        f"{missing} of {len(planes) + missing} slices are missing (up to {largest} in a row): their places stay empty, "
+        f"{missing} of {len(planes) + missing} slices missing (up to {largest} in a row): their places stay empty, "
         "and a lesion there cannot be seen"
     )
     return [0, *(int(n) for n in np.cumsum(whole))]
@@ -246,7 +261,7 @@ def _affine(planes: list[Plane], indices: list[int], warnings: list[str]) -> NDA
     assert first.orientation is not None and first.spacing is not None and first.position is not None
     positions = np.array([plane.position for plane in planes])
     if len(planes) == 1:
-        step = first.normal * (first.thickness or 1.0)
+        step = first.normal * (first.between or first.thickness or 1.0)
     else:
         step = (positions[-1] - positions[0]) / indices[-1]
         _tell_uneven(positions, indices, step, first.normal, warnings)

@@ -99,7 +99,7 @@ def frame_items(dataset: Dataset, frame: int = 0) -> list[Dataset]:
         macros = [element for group in groups for element in group if element.VR == "SQ" and not element.tag.is_private]
         return [*(element.value[0] for element in macros if element.value), dataset]
     except Exception as error:  # iterating converts every element, whatever a damaged file has in there
-        raise InputError(f"the description of frame {frame} is damaged ({type(error).__name__})") from None
+        raise InputError(f"the description of frame {frame} is damaged") from error
 
 
 def _read(path: Path, **options: Any) -> Dataset:
@@ -112,7 +112,7 @@ def _read(path: Path, **options: Any) -> Dataset:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # pydicom passes on whatever a damaged file makes its parser run into
-        raise InputError(f"{path}: the DICOM file is damaged or cut off ({type(error).__name__})") from None
+        raise InputError(f"{path}: the DICOM file is damaged or cut off") from error
 
 
 def _check_deflated(path: Path) -> None:
@@ -139,7 +139,8 @@ def _quiet_pydicom() -> Any:
     import pydicom.config
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    for name in ("pydicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # Once for all: readers run in threads, and warnings.catch_warnings changes the filters of all of them.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\.|$)")
     return pydicom

@@ -81,7 +81,7 @@ def stored_frames(ds: Dataset, wanted: list[int]) -> list[NDArray[Any]]:
             name = known.name if known.is_transfer_syntax and not known.is_private else str(known)
             hint = _HINTS.get(str(known), "")
             raise InputError(f"{_name(ds)}: pixels in the transfer syntax {name} cannot be decoded{hint}") from None
-        raise InputError(f"{_name(ds)}: the pixel data are damaged or cut off ({type(error).__name__})") from None
+        raise InputError(f"{_name(ds)}: the pixel data are damaged or cut off") from None
 
 
 def _bare_syntax(ds: Dataset) -> Any:

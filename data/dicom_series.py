@@ -88,11 +88,17 @@ class Series:
 
     def is_called(self, name: str) -> bool:
         """Whether a user's ``--series`` means this one: its UID, its number, its tag, or ``all``."""
-        return name in (self.uid, "all", self.tag) or (self.number is not None and name == str(self.number))
+        return (
+            name in (self.uid, self.tag)
+            or name.lower() == "all"
+            or (self.number is not None and name == str(self.number))
+        )
 
     @property
     def kind(self) -> str:
         """What it shows, in words: ``"T1 after contrast agent"``."""
+        if self.modality not in ("", "MR"):
+            return ""
         shown = self.weighting or "unknown weighting"
         return shown + {True: " after contrast agent", False: " without contrast agent", None: ""}[self.contrast]
 
@@ -102,7 +108,7 @@ class Found:
     """What a number of DICOM files hold.
 
     Attributes:
-        series: In the order of study, number and UID.
+        series: In the order of their studies' paths, then of number and UID.
         problems: Each file whose header cannot be read, with the reason.
         others: Each file that holds no image (reports, presentation states ...), with what it is.
     """
@@ -134,7 +140,10 @@ def find_series(paths: Iterable[Path]) -> Found:
         else:
             found.others.append((path, f"it holds no image but a {kind}"))
     found.series = [_series(key, members) for key, members in groups.items()]
-    found.series.sort(key=lambda s: (s.study, s.number is None, s.number or 0, s.uid))
+    first: dict[tuple[str, ...], Path] = {}
+    for series in found.series:
+        first[series.study] = min(series.files[0], first.get(series.study, series.files[0]))
+    found.series.sort(key=lambda s: (first[s.study], s.study, s.number is None, s.number or 0, s.uid))
     return found
 
 
@@ -158,11 +167,13 @@ def choose_series(series: Sequence[Series]) -> tuple[Series | None, str]:
     best = max(fit, key=_rank)
     if len(series) == 1:
         return best, ""
+    equals = [s.tag for s in fit if s is not best and _rank(s)[:2] == _rank(best)[:2]]
+    also = f" ({', '.join(equals)} fit as well)" if equals else ""
     if best.weighting == "T1" and best.contrast:
-        return best, f"{best.tag} was taken of {len(series)} series: T1 after contrast agent, by the header"
+        return best, f"{best.tag} was taken of {len(series)} series: T1 after contrast agent, by the header{also}"
     return best, (
         f"{best.tag} was taken of {len(series)} series ({best.kind}): the headers name no T1 after contrast agent, "
-        "which is what the models know"
+        f"which is what the models know{also}"
     )
 
 

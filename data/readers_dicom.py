@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.dicom_geometry import Plane, Stack, has_geometry, stack_planes
-from data.dicom_headers import frame_items, number, numbers, read_dataset, text, value
+from data.dicom_geometry import Plane, Stack, has_geometry, lacks, stack_planes
+from data.dicom_headers import frame_items, number, numbers, read_dataset, read_header, text, value
 from data.dicom_kind import body_part_warning, contrast_of, refusal_of, weighting_of
 from data.dicom_pixels import decode
 from data.dicom_series import common_folder
@@ -72,7 +72,21 @@ def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
     )
 
 
-def _fit(files: Sequence[Path], flaws: list[str]) -> list[Dataset]:
+def check_series(files: Sequence[Path], frame: int | None = None) -> None:
+    """Look at the headers of a series, without its pixels.
+
+    Raises:
+        InputError: It cannot be run, as `read_series` would say.
+    """
+    datasets = _fit(files, [], read_header)
+    planes = [plane for index, ds in enumerate(datasets) for plane in _planes(ds, index)]
+    if any(has_geometry(plane) for plane in planes):
+        stack_planes(planes, frame)
+    elif len(planes) > 1:
+        raise InputError(_no_volume(planes))
+
+
+def _fit(files: Sequence[Path], flaws: list[str], read: Callable[[Path], Dataset] = read_dataset) -> list[Dataset]:
     """The data sets of a series without copies and without what is no scan.
 
     Raises:
@@ -83,7 +97,7 @@ def _fit(files: Sequence[Path], flaws: list[str]) -> list[Dataset]:
     refused: list[str] = []
     copies = shared = 0
     for path in files:
-        ds = read_dataset(path)
+        ds = read(path)
         uid, place, refusal = text(ds, "SOPInstanceUID"), text(ds, "ImagePositionPatient"), refusal_of(ds)
         if refusal:
             refused.append(f"{path.name}: {refusal}")
@@ -132,12 +146,15 @@ def _plane(place: tuple[int, int], shape: tuple[int, int], items: list[Dataset],
         return None
 
     spacing = ask("PixelSpacing", 2)
-    thickness = ask("SpacingBetweenSlices", 1)
-    thickness = ask("SliceThickness", 1) if thickness is None or thickness[0] <= 0 else thickness
     echo = ask("EffectiveEchoTime", 1)  # an enhanced file's
-    volume = [ask("EchoTime", 1) if echo is None else echo]
-    volume += [ask(name, 1) for name in ("TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue")]
-    volume += [ask("TriggerTime", 1), ask("AcquisitionTime", 1)]
+    times = {
+        "echo time": ask("EchoTime", 1) if echo is None else echo,
+        "time point": ask("TemporalPositionIdentifier", 1),
+        "time index": ask("TemporalPositionIndex", 1),
+        "b-value": ask("DiffusionBValue", 1),
+        "trigger time": ask("TriggerTime", 1),
+        "acquisition time": ask("AcquisitionTime", 1),
+    }
     kind = next((found for found in (text(item, "FrameType") for item in items) if found), text(ds, "ImageType"))
     number_of = {name: ask(name, 1) for name in ("AcquisitionNumber", "InstanceNumber")}
     dimensions = next((found for found in (numbers(item, "DimensionIndexValues") for item in items) if found), ())
@@ -147,8 +164,13 @@ def _plane(place: tuple[int, int], shape: tuple[int, int], items: list[Dataset],
         orientation=ask("ImageOrientationPatient", 6),
         position=ask("ImagePositionPatient", 3),
         spacing=None if spacing is None or spacing.min() <= 0 else (float(spacing[0]), float(spacing[1])),
-        thickness=None if thickness is None or thickness[0] <= 0 else float(thickness[0]),
-        volume=(*(_first(v) for v in volume), kind, _first(number_of["AcquisitionNumber"])),
+        thickness=_positive(ask("SliceThickness", 1)),
+        between=_positive(ask("SpacingBetweenSlices", 1)),
+        volume=(
+            *((name, _first(found)) for name, found in times.items()),
+            ("image type", kind),
+            ("acquisition", _first(number_of["AcquisitionNumber"])),
+        ),
         order=(dimensions, _first(number_of["InstanceNumber"]), text(ds, "SOPInstanceUID"), place[1]),
     )
 
@@ -157,13 +179,14 @@ def _first(values: NDArray[np.float64] | None) -> float:
     return 0.0 if values is None else float(values[0])
 
 
+def _positive(values: NDArray[np.float64] | None) -> float | None:
+    return float(values[0]) if values is not None and values[0] > 0 else None
+
+
 def _picture(datasets: list[Dataset], planes: list[Plane], flaws: list[str]) -> Scan:
     """The one image of a file that says nothing of space."""
     if len(planes) > 1:
-        raise InputError(
-            f"none of the {len(planes)} images says where it lies (no Image Position, Image Orientation or Pixel "
-            "Spacing), so they make no volume"
-        )
+        raise InputError(_no_volume(planes))
     frames, windows = decode(datasets, planes)
     spacing = planes[0].spacing
     return Scan(
@@ -175,6 +198,11 @@ def _picture(datasets: list[Dataset], planes: list[Plane], flaws: list[str]) -> 
         windows=windows,
         dicom=_source(datasets, planes),
     )
+
+
+def _no_volume(planes: list[Plane]) -> str:
+    missing = ", no ".join(lacks(planes[0]))
+    return f"none of the {len(planes)} images says where it lies (no {missing}), so they make no volume"
 
 
 def _spacing(stack: Stack) -> tuple[float, ...]:

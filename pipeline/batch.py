@@ -22,11 +22,11 @@ from data.readers import open_scan, open_series, source_files
 from data.scan import Scan
 from pipeline.export import csv_row, error_row, read_result, read_table, remove_result, write_result, write_table
 from pipeline.inputs import Job, bare_name
+from pipeline.names import TABLE
 from pipeline.options import RunOptions
 from pipeline.pipeline import Pipeline
 from pipeline.versions import package_versions
 
-TABLE = "results.csv"
 _TABLE_EVERY_S = 5.0
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
 _log = logging.getLogger(__name__)

@@ -68,7 +68,8 @@ def run(
         bool, typer.Option("--secondary-capture", help="Write the overlay of DICOM scans as overlay.dcm, too.")
     ] = False,
     keep_identifiers: Annotated[
-        bool, typer.Option("--keep-identifiers", help="Put the patient's name, ID and comments into result.json.")
+        bool,
+        typer.Option("--keep-identifiers", help="Put patient's name, ID, birth date and texts into result.json."),
     ] = False,
     classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,
     segmenter: Annotated[Path | None, typer.Option(help="Your own segmenter.safetensors.")] = None,
@@ -83,17 +84,18 @@ def run(
     Exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong use.
     """
     if overwrite and resume:
-        raise typer.BadParameter("give --overwrite or --continue, not both")
+        raise _wrong_use("give --overwrite or --continue, not both")
     if quiet and verbose:
-        raise typer.BadParameter("give -q or -v, not both")
+        raise _wrong_use("give -q or -v, not both")
     if out is None and not show:
-        raise typer.BadParameter("-o OUT is missing: the folder for the results")
+        raise _wrong_use("-o OUT is missing: the folder for the results")
     with user_errors(verbose, "go on with --continue"), TemporaryDirectory(prefix="tumorlens-") as scratch:
         from pipeline.inputs import collect
-        from pipeline.listing import describe, list_work
+        from pipeline.listing import check_headers, describe, list_work
 
         found = collect(inputs, out or Path(scratch) / "none", Path(scratch), series or ())
         if out is None or show:
+            found.jobs = [check_headers(job, frame) for job in found.jobs]
             typer.echo(json.dumps(describe(found, keep_identifiers)) if as_json else list_work(found))
             raise typer.Exit(1 if any(job.error for job in found.jobs) else 0)
         work = found.jobs
@@ -152,6 +154,11 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 
         typer.echo(f"tumorlens {installed('tumorlens')}")
         raise typer.Exit()
+
+
+def _wrong_use(message: str) -> typer.Exit:
+    typer.echo(f"tumorlens: error: {message}", err=True)
+    return typer.Exit(2)
 
 
 @contextmanager
@@ -216,7 +223,8 @@ def _tell(report: BatchReport, work: list[Job], out: Path, quiet: bool, as_json:
         counts[row["label"] or "failed"] = counts.get(row["label"] or "failed", 0) + 1
     kept = f" ({report.kept} kept from before)" if report.kept else ""
     summary = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
-    typer.echo(f"{len(report.rows)} scans{kept}: {summary}; table: {out / 'results.csv'}")
+    scans = "scan" if len(report.rows) == 1 else "scans"
+    typer.echo(f"{len(report.rows)} {scans}{kept}: {summary}; table: {out / 'results.csv'}")
 
 
 def main() -> None:

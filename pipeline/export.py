@@ -13,6 +13,7 @@ from data.atomic import whole_file
 from data.errors import InputError
 from data.writers import write_mask_nifti, write_mask_png, write_png
 from pipeline.montage import draw_montage
+from pipeline.names import RESULT_FILES
 from pipeline.options import RunOptions
 from pipeline.overlay import draw_overlay
 from pipeline.result import Result
@@ -31,10 +32,6 @@ COLUMNS = (
     "tumor_volume_mm3",
     "review",
     "error",
-)
-_OURS = (
-    *("result.json", "overlay.png", "montage.png", "mask.png", "mask.nii.gz"),
-    *("mask.dcm", "measurements.dcm", "overlay.dcm"),
 )
 
 
@@ -144,7 +141,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 def remove_result(folder: Path) -> None:
     """Delete the files of an earlier result; other files in the folder stay."""
-    for file in _OURS:
+    for file in RESULT_FILES:
         (folder / file).unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from data.archives import is_zip, unpack
 from data.dicomdir import is_dicomdir, read_dicomdir
 from data.errors import InputError, printable
 from data.readers import SCAN_SUFFIXES, is_dicom, sniff
+from pipeline.names import RESULT_FILES
 from pipeline.studies import Candidate, DicomInput, survey
 
 _STRIPPED = (*SCAN_SUFFIXES, ".zip", ".img", ".img.gz")
@@ -47,7 +48,9 @@ class Job:
         if self.unpacked:
             message = message.replace(*self.unpacked)
         path = printable(str(self.path) if not self.unpacked else str(self.path).replace(*self.unpacked))
-        return message if path in message else f"{path}: {message}"
+        if path in message:
+            return message
+        return f"{path}: {message.removeprefix(f'{self.path.name}: ')}"
 
 
 @dataclass
@@ -102,7 +105,7 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
         found = [f for f in found if f.files]
         missing = [w for w in wanted if not any(c.series.is_called(w) for c in search.candidates)]
         if missing:
-            there = ", ".join(f"{c.series.tag} ({c.series.uid})" for c in search.candidates[:8]) or "no DICOM series"
+            there = ", ".join(c.series.tag for c in search.candidates[:20]) or "no DICOM series"
             raise InputError(f"no series is called {missing[0]!r}; there is {there}")
     if not found and not search.broken:
         raise InputError("; ".join(reason for _, reason in search.failures) or "no input given")
@@ -258,7 +261,7 @@ def _expand(text: str) -> list[Path]:
         return [path]
     if any(mark in text for mark in "*?["):
         matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-        return [match for match in matches if not _is_result(match.parent)]
+        return [m for m in matches if not (m.name in RESULT_FILES and _is_result(m.parent))]
     return []
 
 
@@ -280,8 +283,8 @@ def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], l
             folders.clear()
             continue
         been.add(real)
-        if _is_result(here):
-            names = []
+        if _is_result(here):  # which may be the folder of its source
+            names = [n for n in names if n not in RESULT_FILES]
         folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
         for file in (here / n for n in sorted(names) if n[0] != "."):
             if file.is_file() and not os.access(file, os.R_OK):
@@ -297,7 +300,7 @@ def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], l
 
 
 def _is_result(folder: Path) -> bool:
-    """Whether a folder holds the result of a run, whose pictures are no scans."""
+    """Whether a folder holds the result of a run, whose files are no scans."""
     return (folder / "result.json").is_file() and (folder / "overlay.png").is_file()
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from pipeline.inputs import Work
+from data.errors import InputError
+from pipeline.inputs import Job, Work
 from pipeline.studies import Candidate
 
 _HEADINGS = ("", "series", "modality", "images", "plane", "shows", "description", "note")
+
+
+def check_headers(job: Job, frame: int | None) -> Job:
+    """The job, with an error if the headers of its series say that it cannot be run; pixels are not looked at."""
+    if job.error or not job.files:
+        return job
+    from data.readers_dicom import check_series
+
+    try:
+        check_series(job.files, frame)
+    except InputError as error:
+        return replace(job, error=job.told(str(error)))
+    return job
 
 
 def describe(work: Work, keep_identifiers: bool = False) -> dict[str, Any]:
@@ -24,7 +38,8 @@ def list_work(work: Work) -> str:
     """The same as lines for a terminal: ``*`` marks what would be run."""
     lines = []
     if work.candidates:
-        rows = [_HEADINGS, *(_row(candidate) for _, candidate in work.candidates)]
+        failed = {job.files for job in work.jobs if job.error and job.files}
+        rows = [_HEADINGS, *(_row(candidate, candidate.series.files in failed) for _, candidate in work.candidates)]
         widths = [max(len(row[c]) for row in rows) for c in range(len(_HEADINGS))]
         for row, (name, candidate) in zip(rows[1:], work.candidates, strict=True):
             lines.append(_line(row, widths))
@@ -37,10 +52,10 @@ def list_work(work: Work) -> str:
     return "\n".join(lines)
 
 
-def _row(candidate: Candidate) -> tuple[str, ...]:
+def _row(candidate: Candidate, failed: bool) -> tuple[str, ...]:
     series = candidate.series
     return (
-        "*" if candidate.taken else " ",
+        "!" if failed else "*" if candidate.taken else " ",
         series.tag,
         series.modality or "?",
         str(series.n_images),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from data.errors import InputError
 from data.scan import PLANES, Scan
 from pipeline.lesions import slice_areas_px
-from pipeline.overlay import caption, display_limits, draw_slice, write_text
+from pipeline.overlay import BORDERS, caption, display_limits, draw_slice, mark_sides, write_text
 from pipeline.result import Result
 
 _MOST_TUMOR_SLICES = 20
@@ -26,8 +26,6 @@ _GROUND = 16  # grey, so that a slice's black border shows where it ends
 _TEXT = (235, 235, 235)
 _MARK = (90, 220, 255)
 
-# What lies at the left, right, upper and lower border of each plane's radiological view (see `data.scan`).
-_BORDERS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 
 Picture = NDArray[np.uint8]
 
@@ -84,7 +82,7 @@ def _grid(result: Result, limits: tuple[float, float]) -> Picture:
     grid = _ground(rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP)
     for place, (k, tile) in enumerate(zip(shown, tiles, strict=True)):
         top, left = place // columns * (height + _GAP), place % columns * (width + _GAP)
-        grid[top : top + height, left : left + width] = write_text(tile, f"slice {k}", _SMALL)
+        grid[top : top + height, left : left + width] = write_text(mark_sides(tile, result.scan), f"slice {k}", _SMALL)
     return grid
 
 
@@ -136,7 +134,7 @@ def _panel(
     panel[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = picture
     half = _MARGIN // 2
     _letters(panel, f"{scan.plane} {index}", None, half)
-    left, right, top, bottom = _BORDERS[str(scan.plane)]
+    left, right, top, bottom = BORDERS[str(scan.plane)]
     _letters(panel, left, half, _MARGIN + height // 2)
     _letters(panel, right, panel.shape[1] - half, _MARGIN + height // 2)
     _letters(panel, top, _MARGIN + width // 2, half)

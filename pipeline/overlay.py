@@ -16,20 +16,44 @@ _TINT = (255, 40, 40)
 _CONTOUR = (255, 225, 0)  # yellow on red stays visible to colour-blind readers
 _TINT_SHARE = 0.3
 _SQUARE = 0.02  # pixels whose sides differ by less are shown as they are
+# What lies at the left, right, upper and lower border of each plane's radiological view (see `data.scan`).
+BORDERS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 _LEAST_COVERED = 0.2  # of the slice's grey levels, for a header's window to be of use
 
 
 def draw_overlay(result: Result) -> NDArray[np.uint8]:
-    """RGB picture ``(rows, columns, 3)`` of the scan, or of the volume's slice with the largest tumor area.
+    """RGB picture ``(rows, columns, 3)`` of the scan, or of the slice in which a volume's largest lesion is largest.
 
-    Pixels that are not square are stretched to true proportions.
+    Pixels that are not square are stretched to true proportions; where the orientation is known, letters say it.
     """
     scan, index = result.scan, result.shown_slice
     gray = _gray(scan, index)
     picture = draw_slice(
         scan, result.mask, index, _limits(scan, index, gray), _true_size(gray.shape, scan.pixel_aspect)
     )
-    return write_text(picture, caption(result))
+    return write_text(mark_sides(picture, scan, f"slice {index}, research only"), caption(result))
+
+
+def mark_sides(picture: NDArray[np.uint8], scan: Scan, note: str = "") -> NDArray[np.uint8]:
+    """Letters of the patient's directions at the borders of a volume's slice, and its plane with a note below; nothing
+    where the orientation is not known."""
+    if not scan.volume or scan.affine is None or scan.spacing_mm is None:
+        return picture
+    height, width = picture.shape[:2]
+    scale = float(np.clip(width / 700, 0.35, 1.2))
+    left, right, _, _ = BORDERS[str(scan.plane)]
+    rim = max(2, round(4 * scale))
+    texts = [(left, rim, height // 2), (right, width - rim - _text_width(right, scale), height // 2)]
+    if note:
+        texts.append((f"{scan.plane} {note}", rim, height - 2 * rim))
+    for text, x, y in texts:
+        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # readable on air and on bone
+            cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA)
+    return picture
+
+
+def _text_width(text: str, scale: float) -> int:
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])
 
 
 def caption(result: Result) -> str:

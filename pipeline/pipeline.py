@@ -170,7 +170,7 @@ class Pipeline:
         lesions = measure_lesions(numbers, scan)
         mask = (numbers != 0).astype(np.uint8)
         areas = slice_areas_px(mask, scan)
-        shown = int(areas.argmax()) if areas.any() else _slice_to_show(probabilities, used)
+        shown = lesions[0].slice_index if lesions else _slice_to_show(probabilities, used)
         area_mm2, voxel_mm3 = pixel_area_mm2(scan), voxel_volume_mm3(scan)
         spatial = {name: float(p) for name, p in zip(CLASSES, verdict.probabilities, strict=True)}
         clock.lap("measure")
@@ -194,8 +194,8 @@ class Pipeline:
             models={"classification": _identity(self.classifier.card), "segmentation": _identity(self.segmenter.card)},
             versions=package_versions(),
             timings_s=clock.laps,
-            tumor_area_px=int(areas.max()),
-            tumor_area_mm2=None if area_mm2 is None else round(float(areas.max() * area_mm2), 3),
+            tumor_area_px=int(areas[shown]),
+            tumor_area_mm2=None if area_mm2 is None else round(float(areas[shown] * area_mm2), 3),
             tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),
             shown_slice=shown,
         )
@@ -234,6 +234,8 @@ def _review(
     rows, columns = scan.slice(0).shape[:2]
     if min(rows, columns) < _SMALL_PX:
         reasons.append(f"slices of {rows} x {columns} pixels are too small to judge")
+    if scan.volume and scan.spacing_mm is None:
+        reasons.append("the file says nothing of size and orientation, so slices may be turned or stretched")
     if _has_two_levels(scan.voxels):
         reasons.append("only two grey levels, perhaps a mask")
     if not any(p is not None and p.head_fraction > 0 for p in prepared):

@@ -88,6 +88,9 @@ def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
     names = {s: _name(source, s) for s in found.series}
     scans = Counter(names[s] for s in found.series if not s.refusal)  # a report that comes later must rename nothing
     tails = _tails([s for s in found.series if scans[names[s]] > (0 if s.refusal else 1)], names)
+    for s, tail in list(tails.items()):
+        if "." in tail and len(s.files) == 1 and not source.whole:  # files of other studies with the same number
+            names[s], tails[s] = _file_name(source, s.files[0]), ""
     candidates: list[Candidate] = []
     unread = [*found.problems, *(found.others if source.named else ())]
     failures = [Failure(str(_file_name(source, path)), path, reason) for path, reason in unread]
@@ -98,7 +101,7 @@ def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
         failures += [
             Failure(f"{names[s]}{tails.get(s, '')}", _place(s), f"series {s.tag} cannot be run: {s.refusal}")
             for s in study
-            if s.refusal and (source.named or any(s.is_called(w) and w != "all" for w in wanted))
+            if s.refusal and (source.named or any(s.is_called(w) and w.lower() != "all" for w in wanted))
         ]
         if not reasons and not wanted and not source.named:
             reason = f"no series can be run: {choose_series(study)[1]}"
@@ -118,7 +121,7 @@ def _choice(study: list[Series], named: bool, wanted: Sequence[str]) -> dict[Ser
 
 def _asked_for(series: Series, name: str) -> bool:
     """``all`` means all that are scans; a localizer has to be named."""
-    return series.is_called(name) and not (name == "all" and series.unfitness)
+    return series.is_called(name) and not (name.lower() == "all" and series.unfitness)
 
 
 def _why(series: Series, reasons: dict[Series, str]) -> str:

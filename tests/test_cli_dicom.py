@@ -130,7 +130,7 @@ def test_no_two_scans_share_a_name_or_a_folder(tumorlens, tmp_path, monkeypatch)
     for part in ("a", "b", "c"):
         series(tmp_path / "dup" / part, SICK if part == "a" else HEALTHY, StudyInstanceUID="1.4", series="1.4.1")
     places = [tmp_path / "dup", *(tmp_path / "dup" / part for part in ("a", "b", "c"))]
-    listed = json.loads(tumorlens("run", *places, "--list", "--json").stdout)["scans"]
+    listed = json.loads(tumorlens("run", *places, "--list", "--json", "--frame", 0).stdout)["scans"]
     assert len({scan["name"] for scan in listed}) == len(listed) == 1  # one has all files of the others
     series(tmp_path / "two", StudyInstanceUID="1.5", SeriesNumber=1)
     for path in series(tmp_path / "tmp", StudyInstanceUID="1.6", SeriesNumber=1):
@@ -140,6 +140,51 @@ def test_no_two_scans_share_a_name_or_a_folder(tumorlens, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     mixed = [tmp_path / "dup" / "a" / "IM0000", "dup/a/IM0001"]
     assert tumorlens("run", *mixed, "--list").exit_code == 0
+
+
+def test_results_beside_their_source_hide_nothing(tumorlens, tmp_path):
+    series(tmp_path / "study" / "s")
+    assert tumorlens("run", tmp_path / "study", "-o", tmp_path / "study").exit_code == 0
+    assert (tmp_path / "study" / "s" / "mask.dcm").is_file()
+    listed = json.loads(tumorlens("run", tmp_path / "study", "--list", "--json").stdout)
+    assert [(s["modality"], s["n_images"], s["taken"]) for s in listed["series"]] == [("MR", 16, True)]
+    assert [scan["name"] for scan in listed["scans"]] == ["s"]
+
+
+def test_the_list_says_what_the_headers_rule_out(tumorlens, tmp_path):
+    series(tmp_path / "in" / "good", StudyInstanceUID="1.1")
+    series(tmp_path / "in" / "nowhere", StudyInstanceUID="1.2", ImagePositionPatient=None)
+    for echo in ("10", "80"):
+        series(tmp_path / "in" / "echoes" / echo, series="1.3.1", StudyInstanceUID="1.3", EchoTime=echo)
+    result = tumorlens("run", tmp_path / "in", "--list")
+    assert result.exit_code == 1
+    marks = {line.split()[0]: line for line in result.stdout.splitlines()[1:] if line[0] in "*!"}
+    assert set(marks) == {"*", "!"} and result.stdout.splitlines()[-1] == "1 scan would be run (*)"
+    assert "no Image Position), so they make no volume" in result.stdout
+    assert "--frame 0 to 1 (0: echo time 10; 1: echo time 80)" in result.stdout
+    assert tumorlens("run", tmp_path / "in" / "echoes", "--list", "--frame", 1).exit_code == 0
+
+
+def test_files_of_several_studies_in_one_folder_keep_their_names(tumorlens, tmp_path):
+    for name in ("one", "two"):
+        (path,) = series(
+            tmp_path / "tmp", phantom_volume(1, shape=(96, 112, 1)), StudyInstanceUID="1.1" if name == "one" else "1.2"
+        )
+        path.rename(tmp_path / f"{name}.dcm")
+    (tmp_path / "in").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.dcm").rename(tmp_path / "in" / f"{name}.dcm")
+    listed = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json").stdout)
+    assert [scan["name"] for scan in listed["scans"]] == ["one.dcm", "two.dcm"]
+
+
+def test_equally_fitting_series_are_told(tumorlens, tmp_path):
+    for number in (5, 6):
+        series(tmp_path / "in" / str(number), SeriesNumber=number)
+    listed = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json").stdout)
+    assert [s["why"] for s in listed["series"] if s["taken"]] == [
+        "#5 was taken of 2 series: T1 after contrast agent, by the header (#6 fit as well)"
+    ]
 
 
 def test_a_zip_that_is_reached_twice_is_run_once_and_inside_the_output(tumorlens, tmp_path):
@@ -214,7 +259,7 @@ def test_continue_sees_a_change_behind_a_header(tumorlens, tmp_path, suffix):
 
 def test_a_series_that_is_not_there_or_cannot_be_run(tumorlens, hospital, tmp_path):
     result = tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "77")
-    assert result.exit_code == 2 and "no series is called '77'; there is #1 (" in result.stderr
+    assert result.exit_code == 2 and "no series is called '77'; there is #1, #3, #5, #9" in result.stderr
     result = tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "9")
     assert result.exit_code == 1 and "series #9 cannot be run: its modality is CT, not MR" in result.stderr
     (row,) = table(tmp_path / "out")
@@ -336,7 +381,7 @@ def test_every_flaw_has_its_row_and_the_rest_is_done(tumorlens, tmp_path):
     rows = {row["scan"]: row for row in table(tmp_path / "out")}
     assert "Traceback" not in result.output
     assert rows["good"]["label"] and not rows["good"]["review"]
-    assert "1 of 16 slices are missing" in rows["gap"]["review"] and rows["gap"]["label"]
+    assert "1 of 16 slices missing" in rows["gap"]["review"] and rows["gap"]["label"]
     for name, told in {
         "cut": f"{cut[5].name}: the pixel data are damaged or cut off",
         "ct": "no series can be run: #5: its modality is CT, not MR",

@@ -44,7 +44,7 @@ def test_missing_slices_stay_empty_and_the_rest_keeps_its_place(tmp_path, volume
     for k in (4, 5):
         paths[k].unlink()
     scan = open_scan(tmp_path)
-    assert "2 of 10 slices are missing (up to 2 in a row)" in scan.warnings[0]
+    assert "2 of 10 slices missing (up to 2 in a row)" in scan.warnings[0]
     np.testing.assert_allclose(scan.affine, whole.affine)
     kept = [k for k in range(10) if k not in (4, 5)]
     assert np.array_equal(scan.voxels[..., kept], whole.voxels[..., kept])
@@ -189,3 +189,11 @@ def test_what_is_no_scan_in_a_series_is_left_out(tmp_path, volume):
     scan = open_scan(tmp_path)
     assert scan.n_slices == 10
     assert f"1 of 11 files were left out ({capture.name}: it holds colour pictures" in scan.warnings[0]
+
+
+def test_a_gap_that_only_the_header_shows_is_told(tmp_path, volume):
+    paths = save_series(tmp_path, volume, AFFINE)
+    for k, path in enumerate(paths):
+        if k not in (1, 6):
+            path.unlink()
+    assert "25 mm apart, much more than the header says" in warnings_of(tmp_path)

@@ -53,3 +53,23 @@ def test_the_window_of_the_header_is_used_where_it_fits(window, used):
 def test_the_window_belongs_to_the_slices_as_acquired():
     windows = ((200.0, 600.0),) * 8
     assert np.array_equal(drawn(scan_of(windows).with_plane("coronal")), drawn(scan_of().with_plane("coronal")))
+
+
+@pytest.mark.parametrize(("plane", "letters"), [("axial", "RL"), ("coronal", "RL"), ("sagittal", "AP")])
+def test_a_volume_says_which_side_is_which(plane, letters, monkeypatch):
+    from pipeline import overlay
+
+    written = []
+    real = overlay.cv2.putText
+    monkeypatch.setattr(overlay.cv2, "putText", lambda *a, **k: (written.append((a[1], a[2][0])), real(*a, **k))[1])
+    scan = scan_of().with_plane(plane)
+    picture = draw_overlay(replace(result_of(scan, np.zeros(scan.voxels.shape, np.uint8)), shown_slice=3))
+    places = dict(written)
+    assert places[letters[0]] < picture.shape[1] / 4 and places[letters[1]] > picture.shape[1] * 3 / 4
+    assert f"{plane} slice 3, research only" in places
+
+
+def test_a_picture_has_no_sides():
+    scan = Scan.from_array(np.tile(np.arange(64, dtype=np.uint8), (64, 1)))
+    result = replace(result_of(scan, np.zeros((64, 64), np.uint8)), shown_slice=0)
+    assert (draw_overlay(result)[32:, 0] < 5).all()  # where a letter would stand

@@ -54,3 +54,35 @@ def test_a_path_an_array_and_a_scan_give_the_same(pipeline, tmp_path):
     for result in results[1:]:
         assert result.probabilities == results[0].probabilities
         np.testing.assert_array_equal(result.mask, results[0].mask)
+
+
+def test_the_shown_slice_is_that_of_the_largest_lesion(pipeline, monkeypatch):
+    """Not that of the largest area: a flat false piece must not stand for the scan."""
+    import pipeline.pipeline as module
+
+    phantom = phantom_volume(7, "meningioma")
+    mask = np.zeros(phantom.image.shape, np.uint8)
+    mask[60:70, 60:70, 3:9] = 1  # 600 voxels, 100 a slice
+    mask[100:115, 100:120, 15] = 1  # 300 voxels in one slice
+    monkeypatch.setattr(module.Pipeline, "_segment", lambda *_: mask)
+    result = pipeline.run(phantom.scan)
+    assert [lesion.voxels for lesion in result.lesions] == [600, 300]
+    assert 3 <= result.shown_slice < 9 and result.tumor_area_px == 100
+
+
+def test_specks_of_a_volume_are_left_out(pipeline, monkeypatch):
+    import pipeline.pipeline as module
+
+    phantom = phantom_volume(7, "meningioma")  # voxels of 5 mm3
+    mask = np.zeros(phantom.image.shape, np.uint8)
+    mask[60:64, 60:65, 3] = 1  # 100 mm3
+    mask[100, 100:119, 15] = 1  # 95 mm3
+    monkeypatch.setattr(module.Pipeline, "_segment", lambda *_: mask)
+    result = pipeline.run(phantom.scan)
+    assert [lesion.volume_mm3 for lesion in result.lesions] == [100]
+    assert result.mask.sum() == 20
+
+
+def test_a_volume_of_unknown_orientation_is_sent_to_review(pipeline):
+    result = pipeline.run(phantom_volume(7, "meningioma").image)
+    assert any("nothing of size and orientation" in reason for reason in result.review)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -30,7 +33,8 @@ from tests.dicom_files import PATIENT, planes_of, save_enhanced, save_series
 
 LOSSLESS = (RLELossless, JPEG2000Lossless, JPEGLSLossless)
 PLANES = ("axial", "coronal", "sagittal")
-_DCM2NIIX = pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed")
+DCM2NIIX = shutil.which("dcm2niix", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+_DCM2NIIX = pytest.mark.skipif(DCM2NIIX is None, reason="dcm2niix is not installed")
 
 
 def rotated(affine, degrees=(12, -7, 20), shift=(3.3, -8.1, 4.7)):
@@ -119,7 +123,7 @@ def test_dcm2niix_agrees_on_the_real_series(real, tmp_path):
 
 def check_against_dcm2niix(folder, tmp_path):
     scan = open_scan(folder)
-    subprocess.run(["dcm2niix", "-o", tmp_path, "-f", "judge", folder], check=True, capture_output=True)
+    subprocess.run([DCM2NIIX, "-o", tmp_path, "-f", "judge", folder], check=True, capture_output=True)
     (file,) = tmp_path.glob("judge*.nii")
     judge = nib.load(file)
     assert np.abs(judge.affine - scan.affine).max() < 1e-3
