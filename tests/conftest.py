@@ -14,6 +14,7 @@ from data.labels import CLASSES
 from data.phantom import phantom_slice, phantom_volume
 from pipeline.cli import app
 from tests.files import save, save_volume
+from tests.studies import HEALTHY, SICK, series
 
 REPOSITORY = Path(__file__).parents[1]
 REAL = Path(os.environ.get("TUMORLENS_DATA", REPOSITORY.parent / "shared" / "datasets"))
@@ -89,3 +90,19 @@ def study(tmp_path):
     (folder / "notes.txt").write_text("no scan")
     save(folder / ".hidden.png", sick)
     return folder
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    """A study of four series in one folder, as a PACS exports it."""
+    folder = tmp_path / "hospital" / "study"
+    for number, tags in (
+        (1, {"SeriesDescription": "localizer", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+        (3, {"SeriesDescription": "t1 tra", "ContrastBolusAgent": None}),
+        (5, {"SeriesDescription": "t1 tra km"}),
+        (9, {"SeriesDescription": "dose report", "Modality": "CT"}),
+    ):
+        for path in series(tmp_path / "tmp", SICK if number == 5 else HEALTHY, SeriesNumber=number, **tags):
+            (folder / "IMAGES").mkdir(parents=True, exist_ok=True)
+            path.rename(folder / "IMAGES" / f"{number}_{path.name}")
+    return tmp_path / "hospital"
