@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -158,3 +159,22 @@ def _meta(sop_class):
 
 def _ds(value):
     return f"{float(value):.10g}"
+
+
+def small_volume(seed=0, shape=(20, 24, 9)):
+    """Random voxels, so that no flip or swap goes unseen, with an affine of three different spacings."""
+    volume = np.random.default_rng(seed).integers(-200, 3000, shape).astype(np.int16)
+    return volume, np.array([[1.1, 0, 0, -30], [0, 0.7, 0, -20], [0, 0, 4.5, 10], [0, 0, 0, 1.0]])
+
+
+def edit(paths, **tags):
+    """Set elements in files; a function gets the file's index."""
+    for index, path in enumerate(paths):
+        ds = pydicom.dcmread(path)
+        for name, value in tags.items():
+            value = value(index) if callable(value) else value
+            if value is None:
+                delattr(ds, name)
+            else:
+                setattr(ds, name, value)
+        ds.save_as(path)
