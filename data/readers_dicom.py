@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
     if text(datasets[0], "BurnedInAnnotation").upper() == "YES":
         flaws.append("the header says that text is burned into the pixels, perhaps the patient's name")
     if not any(has_geometry(plane) for plane in planes):
-        return _picture(datasets, planes, flaws)
+        return _picture(files[0], datasets, planes, flaws)
     stack = stack_planes(planes, frame)
     flaws = [*flaws, *stack.warnings]
     frames, windows = decode(datasets, stack.planes)
@@ -92,30 +93,29 @@ def _fit(files: Sequence[Path], flaws: list[str], read: Callable[[Path], Dataset
     Raises:
         InputError: A file is damaged, or not one is a scan.
     """
-    seen: dict[str, str] = {}  # SOP Instance UID -> place
+    seen: set[tuple[str, str]] = set()  # SOP Instance UID and place
     fit: list[Dataset] = []
     refused: list[str] = []
-    copies = shared = 0
+    copies = 0
     for path in files:
         ds = read(path)
         uid, place, refusal = text(ds, "SOPInstanceUID"), text(ds, "ImagePositionPatient"), refusal_of(ds)
         if refusal:
             refused.append(f"{path.name}: {refusal}")
             continue
-        if uid and seen.get(uid) == place:
+        if uid and (uid, place) in seen:
             copies += 1
             continue
-        shared += uid in seen
-        seen[uid] = place
+        seen.add((uid, place))
         fit.append(ds)
     if not fit:
         raise InputError(refused[0])
     if copies:
         flaws.append(f"{copies} file{'s are copies' if copies > 1 else ' is a copy'} of others and left out")
+    uids = Counter(uid for uid, _ in seen if uid)
+    shared = sum(count for count in uids.values() if count > 1)
     if shared:
-        flaws.append(
-            f"{shared + 1} files share a SOP Instance UID though they differ, so mask.dcm cannot tell them apart"
-        )
+        flaws.append(f"{shared} files share a SOP Instance UID though they differ, so mask.dcm cannot tell them apart")
     if refused:
         flaws.append(f"{len(refused)} of {len(files)} files were left out ({refused[0]})")
     return fit
@@ -183,15 +183,15 @@ def _positive(values: NDArray[np.float64] | None) -> float | None:
     return float(values[0]) if values is not None and values[0] > 0 else None
 
 
-def _picture(datasets: list[Dataset], planes: list[Plane], flaws: list[str]) -> Scan:
+def _picture(path: Path, datasets: list[Dataset], planes: list[Plane], flaws: list[str]) -> Scan:
     """The one image of a file that says nothing of space."""
     if len(planes) > 1:
         raise InputError(_no_volume(planes))
     frames, windows = decode(datasets, planes)
-    spacing = planes[0].spacing
     return Scan(
         frames[0],
-        spacing_mm=spacing,
+        spacing_mm=planes[0].spacing,
+        path=path,
         format="dicom",
         source_shape=frames[0].shape,
         warnings=(*flaws, _NO_PLACE, *_sequence_warnings(datasets[0])),

@@ -109,7 +109,7 @@ def run_batch(
                 row = csv_row(content)
             except InputError as error:
                 row = _failed(job, job.told(str(error)), out)
-            except OSError as error:  # reading raises `InputError`, so this is the output's
+            except OSError as error:  # reading raises InputError, so this is the output's
                 if error.errno in _HOPELESS:
                     raise InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue") from None
                 row = _failed(job, f"{out / job.folder}: cannot be written ({error.strerror or error})", out)

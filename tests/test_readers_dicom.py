@@ -172,6 +172,15 @@ def test_files_that_share_a_uid_but_differ_are_all_read(tmp_path):
     scan = open_scan(tmp_path)
     assert np.array_equal(scan.voxels, plain.voxels)
     assert any("9 files share a SOP Instance UID" in w for w in scan.warnings)
+    (tmp_path / "copy").write_bytes(paths[2].read_bytes())  # with the first of three places under one UID in between
+    assert "1 file is a copy of others and left out" in open_scan(tmp_path).warnings
+
+
+def test_files_without_a_uid_share_none(tmp_path):
+    volume, affine = small_volume()
+    edit(save_series(tmp_path, volume, affine), SOPInstanceUID=None)
+    scan = open_scan(tmp_path)
+    assert scan.n_slices == 9 and not any("UID" in w for w in scan.warnings)
 
 
 def test_bombs_inside_dicom_are_refused_at_once(tmp_path):
