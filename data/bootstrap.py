@@ -1,0 +1,136 @@
+"""95 % intervals of figures when patients, not slices, are drawn anew: slices of one patient are not independent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 1000
+_INTERVAL = (2.5, 97.5)  # percentiles
+
+Patients = Sequence[str] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Patients drawn with replacement, as many as there are, many times over.
+
+    Attributes:
+        patient_n: ``(n,)`` number of each slice's patient.
+        times_rp: ``(r, p)`` how often each draw holds each patient.
+    """
+
+    patient_n: NDArray[np.int64]
+    times_rp: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, patients: Patients, seed: int = 0, resamples: int = RESAMPLES) -> Draws:
+        """The draws of these slices' patients; the same for equal patients and seed, whatever the figure.
+
+        Args:
+            patients: ``(n,)`` patient of each slice. Slices of unknown origin need a name each, or they count as one.
+            seed: Of the draws.
+            resamples: Number of draws.
+        """
+        names, patient_n = np.unique(np.asarray(patients), return_inverse=True)
+        drawn_rp = _draw(len(names), seed, resamples)
+        cells = drawn_rp + len(names) * np.arange(resamples)[:, None]
+        times = np.bincount(cells.ravel(), minlength=resamples * len(names))
+        return cls(patient_n, times.reshape(resamples, len(names)).astype(float))
+
+    def totals(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Sum over the slices of each draw: ``(n,)`` gives ``(r,)``, ``(n, k)`` gives ``(r, k)``."""
+        per_patient = np.zeros((self.times_rp.shape[1], *values.shape[1:]))
+        np.add.at(per_patient, self.patient_n, values)
+        return self.times_rp @ per_patient
+
+    def times(self, rows: slice = slice(None)) -> NDArray[np.float64]:
+        """``(r, n)`` how often each (or some) of the draws holds each slice."""
+        return self.times_rp[rows][:, self.patient_n]
+
+
+def weighted_mean(values: ArrayLike, weights: ArrayLike, patients: Patients, seed: int = 0) -> dict[str, Any] | None:
+    """Weighted mean over slices and its 95 % percentile interval over draws of patients with replacement
+    (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993).
+
+    Args:
+        values: ``(n,)`` a figure of each slice; what has weight 0 may be anything, NaN too.
+        weights: ``(n,)`` 0 or above; 1 and 0 choose slices.
+        patients: ``(n,)`` patient of each slice.
+        seed: Of the draws.
+
+    Returns:
+        ``{"value", "low", "high"}``, or None if the weights sum to 0. Draws without any weight are left out.
+    """
+    weight = np.asarray(weights, float)
+    if not weight.sum():
+        return None
+    product = np.where(weight > 0, np.asarray(values, float), 0.0) * weight
+    names, patient_n = np.unique(np.asarray(patients), return_inverse=True)
+    above, below = np.bincount(patient_n, product), np.bincount(patient_n, weight)
+    drawn_rp = _draw(len(names), seed, RESAMPLES)
+    means = ratio(above[drawn_rp].sum(axis=1), below[drawn_rp].sum(axis=1))
+    return with_bounds(above.sum() / below.sum(), means)
+
+
+def interval(
+    statistic: Callable[[NDArray[np.int64]], float | None],
+    patients: Patients,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any] | None:
+    """Any statistic of a set of slices, and its 95 % percentile interval over draws of patients with replacement
+    (B. Efron and R. Tibshirani, 1993).
+
+    The statistic is called once a draw. What is a function of sums over slices is much faster by `Draws.totals`.
+
+    Args:
+        statistic: Takes indices into the slices, some of them several times; None or NaN where it is undefined.
+        patients: ``(n,)`` patient of each slice.
+        seed: Of the draws.
+        resamples: Number of draws; fewer for a statistic that is slow.
+
+    Returns:
+        ``{"value", "low", "high"}``, or None if the statistic of all slices is undefined. Draws in which it is
+        undefined are left out of the interval.
+    """
+    names, patient_n = np.unique(np.asarray(patients), return_inverse=True)
+    if not len(names):
+        return None
+    value = statistic(np.arange(len(patient_n)))
+    if value is None or not np.isfinite(value):
+        return None
+    members = np.split(np.argsort(patient_n, kind="stable"), np.cumsum(np.bincount(patient_n))[:-1])
+    drawn_rp = _draw(len(names), seed, resamples)
+    found = (statistic(np.concatenate([members[p] for p in row])) for row in drawn_rp)
+    return with_bounds(value, np.array([np.nan if f is None else f for f in found], float))
+
+
+def with_bounds(value: float | None, draws_r: NDArray[np.float64]) -> dict[str, Any] | None:
+    """A figure with its percentile interval.
+
+    Args:
+        value: The figure on all slices; None where it is undefined.
+        draws_r: The same figure in each draw; NaN where it is undefined there.
+
+    Returns:
+        ``{"value", "low", "high"}`` (the bounds None if no draw defines the figure), or None without a value.
+    """
+    if value is None or not np.isfinite(value):
+        return None
+    defined = draws_r[np.isfinite(draws_r)]
+    low, high = np.percentile(defined, _INTERVAL).tolist() if len(defined) else (None, None)
+    return {"value": float(value), "low": low, "high": high}
+
+
+def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quotient, NaN where the denominator is 0: what `with_bounds` leaves out."""
+    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below > 0)
+
+
+def _draw(n_patients: int, seed: int, resamples: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, max(n_patients, 1), (resamples, n_patients))
