@@ -17,7 +17,7 @@ from data.labels import CLASSES, canonical_label
 from data.readers import SCAN_SUFFIXES, open_scan, sniff
 from data.scan import Scan
 
-_SPLIT_FOLDERS = {
+SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
     "test": "test",
@@ -26,6 +26,7 @@ _SPLIT_FOLDERS = {
     "valid": "validation",
     "validation": "validation",
 }
+_PICTURES = ("png", "jpeg", "tiff", "bmp", "webp")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Sample:
         fold: The set's own fold, or none.
         split: ``"train"``, ``"validation"`` or ``"test"`` where the set has an official one, else empty.
         slice_index: Which slice of a volume, or none for a picture.
+        channel: Which channel of a colour picture is the scan, from 0; none takes their brightness.
     """
 
     image: Path
@@ -49,28 +51,44 @@ class Sample:
     fold: int | None = None
     split: str = ""
     slice_index: int | None = None
+    channel: int | None = None
 
     @property
     def name(self) -> str:
         return str(self.image) if self.slice_index is None else f"{self.image}[{self.slice_index}]"
 
 
-def load_samples(source: str | Path, label_map: Mapping[str, str] | None = None) -> list[Sample]:
+def load_samples(
+    source: str | Path, label_map: Mapping[str, str] | None = None, channel: int | None = None
+) -> list[Sample]:
     """The samples of a data set, its layout told by what lies there.
 
-    Four layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split``;
+    Five layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split``;
     named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an image folder beside a mask
-    folder (``images/1.png``, ``masks/1.png``), and a folder of MATLAB ``cjdata`` files, which carry their own labels.
+    folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures beside their masks
+    (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.lgg`), and a folder of MATLAB ``cjdata`` files,
+    which carry their own labels.
     A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``; the column ``every``
     of an index takes each n-th slice only.
 
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
         label_map: The user's own label names -> classes.
+        channel: Which channel of colour pictures to take, 0 to 2. By default FLAIR of a folder per patient, else the
+            brightness.
 
     Raises:
-        InputError: Nothing usable there, a missing column or file, an unknown label.
+        InputError: Nothing usable there, a missing column or file, an unknown label, no such channel.
     """
+    if channel not in (None, 0, 1, 2):
+        raise InputError(f"channel {channel} is none of 0, 1, 2")
+    samples = _load(source, label_map, channel)
+    return samples if channel is None else [replace(sample, channel=channel) for sample in samples]
+
+
+def _load(source: str | Path, label_map: Mapping[str, str] | None, channel: int | None) -> list[Sample]:
+    from data.lgg import is_lgg_set, load_lgg_folder
+
     index, at, root = str(source).rpartition("@")
     source = Path(source)
     if at and not source.exists() and Path(index).is_file():
@@ -86,6 +104,8 @@ def load_samples(source: str | Path, label_map: Mapping[str, str] | None = None)
     masks = folders.get("masks") or folders.get("mask") or folders.get("labels")
     if images and masks:
         return load_image_mask_folders(images, masks)
+    if is_lgg_set(source, label_map):
+        return load_lgg_folder(source, channel)
     if _is_matlab_set(source, label_map):
         return load_matlab_folder(source)
     return load_class_folders(source, label_map)
@@ -127,7 +147,7 @@ def _index_row(row: Mapping[str, str | None], base: Path, label_map: Mapping[str
         if path is not None and not path.is_file():
             raise InputError(f"no such file {path}")
     fold = _number(row, "fold", 0)
-    split = _SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
+    split = SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
     sample = Sample(image, canonical_label(str(row["label"]), label_map), row.get("patient") or "", mask, fold, split)
     return _slices_of(sample)[:: _number(row, "every", 1) or 1]
 
@@ -147,7 +167,7 @@ def load_class_folders(source: Path, label_map: Mapping[str, str] | None = None)
     samples: list[Sample] = []
     for folder in _class_folders(source):
         parts = folder.relative_to(source).parts
-        split = next((_SPLIT_FOLDERS[p.lower()] for p in parts if p.lower() in _SPLIT_FOLDERS), "")
+        split = next((SPLIT_FOLDERS[p.lower()] for p in parts if p.lower() in SPLIT_FOLDERS), "")
         try:
             label = canonical_label(folder.name, label_map)
         except InputError as error:
@@ -156,7 +176,8 @@ def load_class_folders(source: Path, label_map: Mapping[str, str] | None = None)
             samples.extend(_slices_of(Sample(file, label, split=split)))
     if not samples:
         raise InputError(
-            f"{source}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ beside masks/"
+            f"{source}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ beside masks/, nor "
+            "patient folders of pictures and their *_mask files"
         )
     return samples
 
@@ -214,7 +235,32 @@ def read_sample(sample: Sample) -> Reading:
             raise InputError(f"{sample.image}: the file says {said.label}, the data set {sample.label}")
         sample = replace(sample, patient=sample.patient or said.patient or "")
     mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)
-    return Reading(scan.slice(index), mask, scan.pixel_aspect, sample)
+    image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
+    return Reading(image, mask, scan.pixel_aspect, sample)
+
+
+def channel_of(scan: Scan, channel: int) -> NDArray[np.generic]:
+    """One channel of a colour picture, ``(rows, columns)``.
+
+    Raises:
+        InputError: A volume or a grey picture, which have no channels.
+    """
+    if not has_colour(scan):
+        what = "a volume" if scan.volume else "grey"
+        raise InputError(f"{scan.path}: channel {channel} was asked for, but the scan is {what}")
+    return scan.voxels if scan.voxels.ndim == 2 else np.ascontiguousarray(scan.voxels[..., channel])
+
+
+def has_colour(scan: Scan) -> bool:
+    """Whether a scan is a picture with three channels in its file, be they equal."""
+    if scan.volume or scan.voxels.ndim == 3:
+        return not scan.volume
+    if scan.path is None or scan.format not in _PICTURES:
+        return False
+    from PIL import Image
+
+    with Image.open(scan.path) as picture:  # the header only: the reader folds three equal channels into one
+        return len(picture.getbands()) >= 3
 
 
 def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:

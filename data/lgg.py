@@ -1,0 +1,115 @@
+"""Lower-grade gliomas as the `kaggle_3m` folder keeps them: a folder per patient, each slice a picture and its mask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.datasets import SPLIT_FOLDERS, Sample, channel_of, has_colour, read_mask
+from data.errors import InputError
+from data.labels import CLASSES, NO_TUMOR, canonical_label
+from data.readers import open_scan
+
+FLAIR = 1
+_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_MASK = re.compile(r"_mask$", re.IGNORECASE)
+
+
+def is_lgg_set(source: Path, label_map: Mapping[str, str] | None = None) -> bool:
+    """Whether a folder holds folders, none named for a class or a split, with pairs of ``X.tif`` and ``X_mask.tif``."""
+    folders = _patient_folders(source)
+    return any(map(_has_pair, folders.values())) and not any(_names_a_part(f.name, label_map) for f in folders)
+
+
+def load_lgg_folder(source: Path, channel: int | None = None) -> list[Sample]:
+    """Samples of the LGG segmentation set (M. Buda et al., Computers in Biology and Medicine 2019), and of your own
+    pictures laid out so: ``PATIENT/NAME_k.tif`` and ``PATIENT/NAME_k_mask.tif``, in order of patient and slice k.
+
+    The three channels of a picture are the pre-contrast, FLAIR and post-contrast slice; where a patient had no pre- or
+    post-contrast sequence, the set's authors filled its channel with FLAIR. The masks outline the FLAIR abnormality.
+    Every patient has a glioma: a slice is ``glioma`` where its mask has a pixel, else ``no_tumor``. A tumor-free slice
+    with one value everywhere shows nothing and is left out.
+
+    Args:
+        source: The folder of the patients' folders.
+        channel: Which channel to take; by default FLAIR of colour pictures, and grey ones as they are.
+
+    Raises:
+        InputError: A picture without a mask or the reverse, a patient in two folders, a mask of another size, an
+            unreadable file, a grey picture of which a channel was asked for.
+    """
+    seen: dict[str, Path] = {}
+    samples: list[Sample] = []
+    for folder, pictures in _patient_folders(source).items():
+        other = seen.setdefault(folder.name, folder)
+        if other != folder:
+            raise InputError(f"{source}: patient {folder.name} has two folders, {other} and {folder}")
+        for image, mask in _pairs(pictures):
+            samples += _slice(image, mask, folder.name, channel)
+    if not samples:
+        raise InputError(f"{source}: every slice has one value everywhere")
+    return samples
+
+
+def _patient_folders(source: Path) -> dict[Path, list[Path]]:
+    """Folders below the source that hold pictures, and those pictures, masks among them."""
+    found = {}
+    for folder in sorted(p for p in source.rglob("*") if p.is_dir()):
+        pictures = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _SUFFIXES and p.name[0] != "."]
+        if pictures:
+            found[folder] = pictures
+    return found
+
+
+def _has_pair(pictures: list[Path]) -> bool:
+    stems = {p.stem for p in pictures}
+    return any(_MASK.sub("", stem) in stems for stem in stems if _MASK.search(stem))
+
+
+def _names_a_part(name: str, label_map: Mapping[str, str] | None) -> bool:
+    """Whether a folder's name is a class or a split, and so no patient."""
+    if name.lower() in SPLIT_FOLDERS:
+        return True
+    try:
+        canonical_label(name, label_map)
+    except InputError:
+        return False
+    return True
+
+
+def _pairs(pictures: list[Path]) -> list[tuple[Path, Path]]:
+    """A patient's slices with their masks, by slice number."""
+    masks: dict[str, Path] = {}
+    images: dict[str, Path] = {}
+    for path in pictures:
+        kind, stem = (masks, _MASK.sub("", path.stem)) if _MASK.search(path.stem) else (images, path.stem)
+        other = kind.setdefault(stem, path)
+        if other != path:
+            raise InputError(f"{path}: there is also {other.name}, and only one of them can be the slice")
+    for stem, image in images.items():
+        if stem not in masks:
+            raise InputError(f"{image}: the picture has no mask {stem}_mask{image.suffix} beside it")
+    for stem, mask in masks.items():
+        if stem not in images:
+            raise InputError(f"{mask}: the mask has no picture {stem}{mask.suffix} beside it")
+    return [(images[stem], masks[stem]) for stem in sorted(images, key=_slice_order)]
+
+
+def _slice_order(stem: str) -> tuple[str, int, str]:
+    number = re.search(r"\d+$", stem)
+    return (stem[: number.start()], int(number[0]), stem) if number else (stem, -1, stem)
+
+
+def _slice(image: Path, mask: Path, patient: str, channel: int | None) -> list[Sample]:
+    """The sample of one slice, or none if there is nothing to see on it."""
+    scan = open_scan(image, constant=True)
+    if channel is None and has_colour(scan):
+        channel = FLAIR
+    shown = scan.voxels if channel is None else channel_of(scan, channel)
+    sick = bool(read_mask(mask, scan).any())
+    if shown.min() == shown.max():
+        if sick:
+            raise InputError(f"{image}: the mask shows a tumor where the picture has one value everywhere")
+        return []
+    return [Sample(image, "glioma" if sick else CLASSES[NO_TUMOR], patient, mask, channel=channel)]
