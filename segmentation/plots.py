@@ -1,15 +1,51 @@
-"""Dice against lesion size as a picture."""
+"""What masks are worth, as pictures: Dice against lesion size, and a gallery of the worst cases."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic import whole_file
+from data.bootstrap import weighted_mean
 from data.loaders import PreparedSet
+from data.preprocess import to_gray
 from segmentation.evaluate import dice_scores
+from segmentation.metrics import SliceScores
+
+# Okabe and Ito's palette (2008), which all kinds of colour vision tell apart.
+_COLORS = {"glioma": "#0072B2", "meningioma": "#D55E00", "pituitary": "#009E73"}
+_TRUTH, _GUESS = "#56B4E9", "#E69F00"
+_BINS = 6
+_PER_BIN = 5  # fewer slices make no mean worth drawing
+_GALLERY = 12
+
+
+@dataclass(frozen=True)
+class GalleryCase:
+    """A slice to show.
+
+    Attributes:
+        image_hw: The scan, ``(rows, columns)`` or with colours.
+        truth_hw: True mask, ``(rows, columns)``, non-zero is lesion.
+        guess_hw: Predicted mask, likewise.
+        label: The true class.
+        patient: The patient's pseudonym.
+        dice: Of the two masks.
+        aspect: Height of a pixel over its width.
+    """
+
+    image_hw: NDArray[Any]
+    truth_hw: NDArray[Any]
+    guess_hw: NDArray[Any]
+    label: str
+    patient: str
+    dice: float
+    aspect: float = 1.0
 
 
 def plot_dice(part: PreparedSet, masks_nhw: NDArray[np.uint8], path: Path, title: str) -> None:
@@ -32,3 +68,130 @@ def plot_dice(part: PreparedSet, masks_nhw: NDArray[np.uint8], path: Path, title
         axes.legend(loc="lower right")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
+
+
+def plot_dice_by_size(
+    scores: Sequence[SliceScores],
+    labels: Sequence[str],
+    path: Path,
+    title: str,
+    patients: Sequence[str] | None = None,
+) -> None:
+    """Dice of each tumor slice over the lesion's share of the picture, and the mean of slices of like size, as PNG.
+
+    Args:
+        scores: Of each slice; those without a true lesion are not drawn.
+        labels: Class name of each slice.
+        path: Where to write.
+        title: Above the axes.
+        patients: Patient of each slice, over whom the means' 95 % intervals are drawn; else over slices.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    who = [str(i) for i in range(len(scores))] if patients is None else list(patients)
+    sick = [i for i, s in enumerate(scores) if s.truth_px > 0]
+    dice = np.array([scores[i].dice for i in sick])
+    share = np.array([100 * scores[i].truth_px / scores[i].picture_px for i in sick])
+    names = np.array([labels[i] or "tumor" for i in sick])
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name in sorted(set(names)):
+        chosen = names == name
+        text = f"{name}, n = {chosen.sum()}, mean {dice[chosen].mean():.3f}"
+        axes.scatter(
+            share[chosen], dice[chosen], s=9, alpha=0.5, color=_COLORS.get(name, "0.45"), linewidths=0, label=text
+        )
+    bins = _bin_means(share, dice, [who[i] for i in sick])
+    if bins:
+        x, y, low, high = np.array(bins).T
+        spread = np.stack([y - low, high - y]).clip(min=0)
+        axes.errorbar(
+            x,
+            y,
+            spread,
+            fmt="o-",
+            color="black",
+            ms=4,
+            lw=1.2,
+            capsize=3,
+            zorder=3,
+            label="mean of slices of like size, 95 % interval",
+        )
+    axes.set(xlabel="lesion, % of the picture", ylabel="Dice", ylim=(-0.02, 1.02), title=title)
+    axes.grid(alpha=0.3)
+    if sick:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        legend = figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        for handle in legend.legend_handles:
+            if handle is not None:
+                handle.set_alpha(1)
+    else:
+        axes.text(0.5, 0.5, "no slice with a tumor", ha="center", va="center", transform=axes.transAxes)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def _bin_means(
+    share: NDArray[np.float64], dice: NDArray[np.float64], patients: list[str]
+) -> list[tuple[float, float, float, float]]:
+    """Of up to six equally filled bins: middle share, mean Dice, its interval."""
+    order = np.argsort(share, kind="stable")
+    found = []
+    for members in np.array_split(order, max(1, min(_BINS, len(order) // _PER_BIN))):
+        mean = weighted_mean(dice[members], np.ones(len(members)), [patients[i] for i in members])
+        if mean is not None:
+            found.append((float(np.median(share[members])), mean["value"], mean["low"], mean["high"]))
+    return found
+
+
+def plot_worst(cases: Sequence[GalleryCase], path: Path, title: str) -> None:
+    """The slices with the lowest Dice, twelve at most, each with the true and the predicted border, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    shown = sorted(cases, key=lambda case: case.dice)[:_GALLERY]
+    columns = min(4, max(len(shown), 2))
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(2.4 * columns, 2.75 * rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, case in zip(grid.flat, shown, strict=False):
+        gray = to_gray(case.image_hw)
+        low, high = np.percentile(gray, (1, 99.5))
+        axes.imshow(gray, cmap="gray", vmin=low, vmax=high if high > low else low + 1, aspect=case.aspect)
+        _draw_border(axes, case.truth_hw, _TRUTH, 1.8)
+        _draw_border(axes, case.guess_hw, _GUESS, 1.0)  # thinner, so that the truth shows beneath
+        name = (case.label or "tumor").replace("_", " ")
+        axes.set_title(f"{name}, Dice {case.dice:.2f}\n{_short(case.patient)}", fontsize=8)
+    if not shown:
+        grid.flat[0].text(0.5, 0.5, "no slice", ha="center", va="center")
+    figure.suptitle(title)
+    figure.legend(
+        handles=[
+            Line2D([], [], color=_TRUTH, lw=1.8, label="true"),
+            Line2D([], [], color=_GUESS, lw=1, label="predicted"),
+        ],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def _draw_border(axes: Any, mask_hw: NDArray[Any], color: str, width: float) -> None:
+    if not np.any(mask_hw):
+        return
+    framed = np.pad(np.asarray(mask_hw) != 0, 1).astype(float)  # closes a border that runs along the picture's edge
+    rows, columns = (np.arange(-1, n - 1) for n in framed.shape)
+    axes.contour(columns, rows, framed, [0.5], colors=[color], linewidths=width)
+
+
+def _short(text: str, limit: int = 28) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit // 2 - 1) :]}"
