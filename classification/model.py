@@ -1,18 +1,18 @@
-"""The classifier's network: torchvision's ResNet-50 with four outputs, and where its weights start from."""
+"""The classifier's network, and where its weights start from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
-from torchvision.models import ResNet50_Weights, resnet50
 
+from classification.zoo import Architecture
 from data.cards import read_state
 from data.errors import InputError
 from data.labels import CLASSES
-
-ARCHITECTURE = "resnet50"
+from data.networks import check_input, reason_of
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,34 @@ class InitReport:
         return f"{self.loaded} of {self.total} tensors from {self.source}{rest}"
 
 
-def build_classifier() -> nn.Module:
-    """ResNet-50 (He et al., CVPR 2016) with one logit per class of `data.labels.CLASSES`, from chance.
+def build_classifier(architecture: Architecture, size: int | None = None) -> nn.Module:
+    """The network with one logit per class of `data.labels.CLASSES`, from chance.
 
-    Input ``(n, 3, h, w)`` as `data.loaders.to_batch` gives it; output logits ``(n, 4)``.
+    Args:
+        architecture: From `classification.zoo.find_architecture`.
+        size: Side of the input in pixels, by default the architecture's own.
+
+    Input ``(n, 3, size, size)`` as `data.loaders.to_batch` gives it; output logits ``(n, 4)``.
+
+    Raises:
+        InputError: The architecture cannot be built for that size.
     """
-    return resnet50(weights=None, num_classes=len(CLASSES))
+    return architecture.build(size or architecture.input_size)
 
 
-def initialise(model: nn.Module, init: str = "imagenet") -> InitReport:
+def check_size(model: nn.Module, architecture: Architecture, size: int) -> None:
+    """Raise an `InputError` if a network does not take inputs of this side in pixels."""
+    check_input(model, architecture.name, size, (1, len(CLASSES)))
+
+
+def initialise(model: nn.Module, architecture: Architecture, init: str = "imagenet") -> InitReport:
     """Give a fresh classifier its first weights.
 
     Args:
         model: From `build_classifier`.
-        init: ``"imagenet"`` (torchvision's weights, downloaded), ``"none"``, or a ``.safetensors`` or ``.pth`` file
-            with torchvision's names; what the file lacks stays as it is.
+        architecture: What it is.
+        init: ``"imagenet"`` (downloaded; nothing for an architecture that has no such weights), ``"none"``, or a
+            ``.safetensors`` or ``.pth`` file with the network's names; what the file lacks stays as it is.
 
     Raises:
         InputError: No download possible, no such file, or nothing in it fits.
@@ -51,14 +64,16 @@ def initialise(model: nn.Module, init: str = "imagenet") -> InitReport:
     if init == "none":
         return _report(model, set(), "nothing")
     if init == "imagenet":
+        if architecture.pretrained is None:
+            return _report(model, set(), "nothing (it has no ImageNet weights)")
         try:
-            state = ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:  # a proxy's error page fails the hash check, a RuntimeError
+            state = architecture.pretrained()
+        except Exception as error:  # hub clients raise types of their own for every way to be offline
             raise InputError(
-                f"torchvision's ImageNet weights cannot be downloaded ({error}); give a file with --init FILE, "
-                "or --init none"
+                f"ImageNet weights of {architecture.name} cannot be downloaded ({type(error).__name__}: "
+                f"{reason_of(error)}); give a file with --init FILE, or --init none"
             ) from None
-        source = "torchvision ImageNet1K V2"
+        source = "ImageNet"
     else:
         state, source = read_state(Path(init)), Path(init).name
     own = model.state_dict()
@@ -68,9 +83,36 @@ def initialise(model: nn.Module, init: str = "imagenet") -> InitReport:
         if name in own and own[name].shape == tensor.shape
     }
     if not fitting:
-        raise InputError(f"{init}: none of its {len(state)} tensors fits ResNet-50")
+        raise InputError(f"{init}: none of its {len(state)} tensors fits {architecture.name}")
     model.load_state_dict(fitting, strict=False)
     return _report(model, set(fitting), source)
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Let only the head learn, as in transfer learning with a frozen backbone.
+
+    The head is what timm calls a network's classifier, or its last linear layer.
+
+    Raises:
+        InputError: The network has no such layer at its end.
+    """
+    learning = [parameter for layer in _head(model) for parameter in layer.parameters()]
+    if not learning:
+        raise InputError("this architecture ends in no linear layer, so its backbone cannot be frozen")
+    model.requires_grad_(False)
+    for parameter in learning:
+        parameter.requires_grad_(True)
+
+
+def _head(model: nn.Module) -> list[nn.Module]:
+    """All layers that turn features into logits: a network that was distilled has two of them."""
+    classifier: Any = getattr(model, "get_classifier", None)
+    if classifier is not None:
+        told = classifier()
+        layers = told if isinstance(told, (tuple, list)) else [told]
+        return [layer for layer in layers if isinstance(layer, nn.Module)]
+    linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1:]
 
 
 def _report(model: nn.Module, loaded: set[str], source: str) -> InitReport:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.atomic import whole_file, write_text
 from data.errors import InputError
+from data.labels import CLASSES
 from data.preprocess import PREPROCESS_VERSION
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ _NEEDED = {
     "classification": ("architecture", "classes", "input_size", "operating_point"),
     "segmentation": ("architecture", "encoder", "decoder_channels", "input_size", "operating_point"),
 }
+_MOST = 1e30  # of what has no range of its own, so that float32 holds it
+_TEMPERATURES = (0.05, 20.0)  # what classification.calibration searches
 _POINTS = {"classification": {"tumor_threshold": 1.0}, "segmentation": {"mask_threshold": 1.0, "min_lesion_px": 1e9}}
 
 
@@ -119,16 +122,71 @@ def _check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
     if missing:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")
     size = card["input_size"]
-    if not isinstance(size, int) or size < 32 or size % 32:
-        raise InputError(f"{path}: input_size {size!r} is no multiple of 32")
+    if not isinstance(size, int) or size < 32 or (stage == "segmentation" and size % 32):
+        wanted = "multiple of 32" if stage == "segmentation" else "whole number from 32 on"
+        raise InputError(f"{path}: input_size {size!r} is no {wanted}")
+    if not isinstance(card["architecture"], str):
+        raise InputError(f"{path}: architecture {card['architecture']!r} is no name")
     point = card["operating_point"] if isinstance(card["operating_point"], dict) else {}
     for key, most in _POINTS[stage].items():
         value = point.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        if not _is_number(value, 0, most):
             raise InputError(f"{path}: operating_point.{key} {value!r} is no number from 0 to {most:g}")
     channels = card.get("decoder_channels", [1] * 5)
     if not isinstance(channels, list) or len(channels) != 5 or not all(isinstance(n, int) and n > 0 for n in channels):
         raise InputError(f"{path}: decoder_channels {channels!r} are not five whole numbers")
+    if not isinstance(card.get("encoder", ""), str):
+        raise InputError(f"{path}: encoder {card['encoder']!r} is no name")
+    if "normalization" in card:
+        _check_normalization(card["normalization"], path)
+    if stage == "classification":
+        _check_trust(card, path)
+
+
+def _check_normalization(told: Any, path: Path) -> None:
+    facts = _as_object(told, "normalization", path)
+    for key, least in (("mean", -_MOST), ("std", 1e-6)):
+        three = facts.get(key)
+        if not isinstance(three, list) or len(three) != 3 or not all(_is_number(n, least) for n in three):
+            wanted = "numbers above 0" if key == "std" else "numbers"
+            raise InputError(f"{path}: normalization.{key} {three!r} are not three {wanted}")
+
+
+def _check_trust(card: dict[str, Any], path: Path) -> None:
+    """What says when to believe a classifier: each part may be absent, none may be nonsense."""
+    if "calibration" in card:
+        temperature = _as_object(card["calibration"], "calibration", path).get("temperature")
+        if not _is_number(temperature, *_TEMPERATURES):
+            low, high = _TEMPERATURES
+            raise InputError(f"{path}: calibration.temperature {temperature!r} is no number from {low:g} to {high:g}")
+    if "conformal" in card:
+        told = _as_object(card["conformal"], "conformal", path).get("thresholds")
+        thresholds = _as_object(told, "conformal.thresholds", path)
+        if set(thresholds) != set(CLASSES):
+            raise InputError(f"{path}: conformal.thresholds are for {sorted(thresholds)}, not for {sorted(CLASSES)}")
+        for name, value in thresholds.items():
+            if value is not None and not _is_number(value, 0, 1):
+                raise InputError(
+                    f"{path}: conformal.thresholds.{name} {value!r} is neither a number from 0 to 1 nor null"
+                )
+    if "refusal" in card:
+        refusal = _as_object(card["refusal"], "refusal", path)
+        if not isinstance(refusal.get("layer"), str):
+            raise InputError(f"{path}: refusal.layer {refusal.get('layer')!r} is no name")
+        for key in ("bias", "limit"):
+            if not _is_number(refusal.get(key)):
+                raise InputError(f"{path}: refusal.{key} {refusal.get(key)!r} is no number")
+
+
+def _as_object(value: Any, name: str, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {name} {value!r} is no JSON object")
+    return value
+
+
+def _is_number(value: Any, low: float = -_MOST, high: float = _MOST) -> bool:
+    """Whether a value of a card is a number of a range; truths are none, nor is the NaN that Python's JSON knows."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,15 +19,29 @@ from data.preprocess import Preprocess
 if TYPE_CHECKING:
     from data.augment import Augment
 
-_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, because the encoders start from its weights
-_STD = (0.229, 0.224, 0.225)
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and deviation of the three channels (of pixels 0..1) that a network's weights expect to be taken out."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
-def to_batch(images_nhw: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # most encoders start from its weights
+
+
+def normalization_of(card: dict[str, Any], default: Normalization) -> Normalization:
+    """The normalisation that a card of `data.cards.load_weights` tells; `default` where it tells none."""
+    told = card.get("normalization")
+    return default if told is None else Normalization(tuple(told["mean"]), tuple(told["std"]))
+
+
+def to_batch(images_nhw: NDArray[np.uint8] | torch.Tensor, normalization: Normalization = IMAGENET) -> torch.Tensor:
     """Prepared slices ``(n, size, size)`` uint8 -> normalised ``(n, 3, size, size)`` float32, channels last."""
     images = torch.as_tensor(images_nhw).float().div_(255)
-    mean = torch.tensor(_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(_STD, device=images.device).view(1, 3, 1, 1)
+    mean = torch.tensor(normalization.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(normalization.std, device=images.device).view(1, 3, 1, 1)
     batch = (images[:, None] - mean) / std
     return batch.contiguous(memory_format=torch.channels_last)
 
@@ -92,10 +106,19 @@ def prepare(
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
-    """Batches' items from a prepared set; an index is ``(epoch, i)``, so that augmentation depends on nothing else."""
+    """Batches' items from a prepared set; an index is ``(epoch, i)``, so that augmentation depends on nothing else.
 
-    def __init__(self, prepared: PreparedSet, augment: Augment | None = None, seed: int = 0) -> None:
-        self.prepared, self.augment, self.seed = prepared, augment, seed
+    Args:
+        prepared: The slices.
+        augment: Applied to image and mask, or none.
+        seed: Of all that is drawn.
+        blank: Share of the items whose head is blanked (`data.augment.blank_head`); ``"blank"`` tells which.
+    """
+
+    def __init__(
+        self, prepared: PreparedSet, augment: Augment | None = None, seed: int = 0, blank: float = 0.0
+    ) -> None:
+        self.prepared, self.augment, self.seed, self.blank = prepared, augment, seed, blank
 
     def __len__(self) -> int:
         return len(self.prepared)
@@ -103,13 +126,19 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, i = index
         image, mask = self.prepared.images[i], self.prepared.masks[i]
+        draws = [int(n) for n in np.random.SeedSequence((self.seed, epoch, i)).generate_state(3)]
+        blank = draws[1] < self.blank * 2**32
+        if blank:
+            from data.augment import blank_head
+
+            image, mask = blank_head(image, draws[2]), np.zeros_like(mask)
         if self.augment is not None:
-            draw = np.random.SeedSequence((self.seed, epoch, i)).generate_state(1)[0]
-            image, mask = self.augment(image, mask, int(draw))
+            image, mask = self.augment(image, mask, draws[0])
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)),
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
             "label": torch.tensor(int(self.prepared.labels[i])),
+            "blank": torch.tensor(blank),
         }
 
 
@@ -148,11 +177,12 @@ def make_loader(
     workers: int = 0,
     weights: NDArray[np.float64] | None = None,
     shuffle: bool = False,
+    blank: float = 0.0,
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """A loader over a prepared set. Zero workers is the default: an error then reaches the user as it was raised."""
     sampler = EpochSampler(len(prepared), seed, shuffle=shuffle, weights=weights)
     return DataLoader(
-        SliceDataset(prepared, augment, seed),
+        SliceDataset(prepared, augment, seed, blank),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,

@@ -47,10 +47,12 @@ class TrainingConfig(DataConfig):
     precision: str = "auto"
 
 
-def loaders(config: TrainingConfig, parts: Partition) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Augmented, shuffled training batches and plain validation batches."""
+def loaders(config: TrainingConfig, parts: Partition, blank: float = 0.0) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Augmented, shuffled training batches, a share of them with blanked heads, and plain validation batches."""
     augment = Augment(config.augment) if config.augment > 0 else None
-    training = make_loader(parts.train, config.batch_size, augment, config.seed, config.workers, shuffle=True)
+    training = make_loader(
+        parts.train, config.batch_size, augment, config.seed, config.workers, shuffle=True, blank=blank
+    )
     return training, make_loader(parts.validation, 2 * config.batch_size)
 
 
@@ -62,7 +64,8 @@ def total_steps(config: TrainingConfig, parts: Partition) -> int:
 def adamw_one_cycle(model: nn.Module, config: TrainingConfig, steps: int) -> Any:
     """AdamW (Loshchilov and Hutter, ICLR 2019) under one cycle of the learning rate (Smith and Topin, 2019), in
     Lightning's form."""
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=steps, pct_start=config.warmup
     )

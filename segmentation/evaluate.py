@@ -14,13 +14,17 @@ from torch import nn
 
 from data.atomic import whole_file
 from data.compute import pick_device
-from data.loaders import PreparedSet, to_batch
+from data.loaders import IMAGENET, Normalization, PreparedSet, to_batch
 from segmentation.model import probabilities
 from segmentation.postprocess import clean_mask
 
 
 def predict_maps(
-    model: nn.Module, images_nhw: NDArray[np.uint8], device: str = "auto", batch_size: int = 16
+    model: nn.Module,
+    images_nhw: NDArray[np.uint8],
+    device: str = "auto",
+    normalization: Normalization = IMAGENET,
+    batch_size: int = 16,
 ) -> NDArray[np.uint8]:
     """Lesion probability of prepared slices: ``(n, size, size)`` uint8, where 255 is certain."""
     where = pick_device(device)
@@ -29,7 +33,8 @@ def predict_maps(
     with torch.inference_mode():
         for start in range(0, len(images_nhw), batch_size):
             batch = torch.from_numpy(images_nhw[start : start + batch_size]).to(where)
-            maps[start : start + batch_size] = (probabilities(model, to_batch(batch)) * 255).round().cpu().numpy()
+            lesion = probabilities(model, to_batch(batch, normalization))
+            maps[start : start + batch_size] = (lesion * 255).round().cpu().numpy()
     return maps
 
 

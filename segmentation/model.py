@@ -1,37 +1,93 @@
-"""The segmenter's network: SMP's U-Net on a residual encoder (Res-U-Net), and where its encoder starts from."""
+"""The segmenters by name, their encoders, and where an encoder starts from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
+from monai.networks.nets import BasicUNet
 from torch import nn
 
 from data.cards import read_state
 from data.errors import InputError
+from data.loaders import IMAGENET, Normalization
+from data.networks import check_input, reason_of
 
-ARCHITECTURE = "unet"
+DEFAULT = "unet"
 ENCODER = "resnet50"
 # Half of SMP's default width: on the coarse levels a third of the operations, with no loss that training showed.
 DECODER_CHANNELS = (128, 96, 64, 32, 16)
 
 
-def build_segmenter(encoder: str = ENCODER, decoder_channels: tuple[int, ...] = DECODER_CHANNELS) -> smp.Unet:
-    """A U-Net (Ronneberger et al., MICCAI 2015) with a residual encoder and one logit a pixel, from chance.
+def _plain_unet(**_: Any) -> nn.Module:
+    """A U-Net without a pretrained encoder: five levels, two convolutions each, as in 2015 but narrower."""
+    return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1, features=(32, 32, 64, 128, 256, 32))
+
+
+# With a residual encoder the first is the Res-U-Net. U-Net++: Z. Zhou et al., DLMIA 2018. scSE, attention by concurrent
+# spatial and channel squeeze & excitation: A. Roy et al., MICCAI 2018.
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "unet": smp.Unet,
+    "unet++": smp.UnetPlusPlus,
+    "unet-scse": lambda **settings: smp.Unet(decoder_attention_type="scse", **settings),
+    "plain-unet": _plain_unet,
+}
+
+_HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_DPN = Normalization((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
+_NORMALIZATIONS = {"inception": _HALF, "xception": _HALF, "efficientnet_lite": _HALF, "dpn": _DPN}
+
+
+def build_segmenter(
+    arch: str = DEFAULT, encoder: str = ENCODER, decoder_channels: tuple[int, ...] = DECODER_CHANNELS
+) -> nn.Module:
+    """A U-Net (Ronneberger et al., MICCAI 2015) with one logit a pixel, from chance.
+
+    Args:
+        arch: One of `ARCHITECTURES`.
+        encoder: Any encoder of segmentation-models-pytorch (``tu-NAME`` takes those of timm); not for ``plain-unet``.
+        decoder_channels: Width of the decoder's five stages; not for ``plain-unet``.
 
     Input ``(n, 3, h, w)`` as `data.loaders.to_batch` gives it, sides divisible by 32; output ``(n, 1, h, w)``.
 
     Raises:
-        InputError: The encoder is none of SMP's.
+        InputError: No such architecture or encoder, or they do not go together.
     """
+    if arch not in ARCHITECTURES:
+        raise InputError(f"architecture {arch!r} is none of {', '.join(ARCHITECTURES)}")
     try:
-        return smp.Unet(encoder, encoder_weights=None, decoder_channels=tuple(decoder_channels), classes=1)
+        return ARCHITECTURES[arch](
+            encoder_name=encoder, encoder_weights=None, decoder_channels=tuple(decoder_channels), classes=1
+        )
     except KeyError:
         raise InputError(f"encoder {encoder!r} is none of segmentation-models-pytorch's") from None
+    except (ValueError, RuntimeError, TypeError, AssertionError) as error:
+        raise InputError(f"encoder {encoder!r} does not go with {arch} ({reason_of(error)})") from None
 
 
-def initialise_encoder(model: smp.Unet, encoder: str = ENCODER, init: str = "imagenet") -> str:
+def check_size(model: nn.Module, arch: str, encoder: str, size: int) -> None:
+    """Raise an `InputError` if a segmenter does not take inputs of this side in pixels."""
+    name = arch if arch == "plain-unet" else f"{arch} with encoder {encoder}"
+    check_input(model, name, size, (1, 1, size, size))
+
+
+def encoder_normalization(arch: str, encoder: str) -> Normalization:
+    """What an encoder's pretrained weights expect of the pixels; ImageNet's figures where it says nothing."""
+    if arch == "plain-unet":
+        return IMAGENET
+    if encoder.startswith("tu-"):
+        import timm
+
+        told = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        return IMAGENET if told is None else Normalization(tuple(told.mean), tuple(told.std))
+    # SMP keeps these on its hub, which prediction must not need; all but the following families use ImageNet's.
+    return next((shown for part, shown in _NORMALIZATIONS.items() if part in encoder), IMAGENET)
+
+
+def initialise_encoder(model: nn.Module, encoder: str = ENCODER, init: str = "imagenet") -> str:
     """Give a fresh segmenter's encoder its first weights; returns one line on what was loaded.
 
     Args:
@@ -43,7 +99,12 @@ def initialise_encoder(model: smp.Unet, encoder: str = ENCODER, init: str = "ima
     Raises:
         InputError: No download possible, no such file, or nothing in it fits the encoder.
     """
-    own = model.encoder.state_dict()
+    inner = getattr(model, "encoder", None)
+    if inner is None:
+        if init in ("imagenet", "none"):
+            return "a plain U-Net has no pretrained encoder; all from chance"
+        raise InputError(f"--init {init}: a plain U-Net has no encoder that these weights could fit")
+    own = inner.state_dict()
     if init == "none":
         return f"0 of {len(own)} encoder tensors; all from chance"
     if init == "imagenet":
@@ -59,7 +120,7 @@ def initialise_encoder(model: smp.Unet, encoder: str = ENCODER, init: str = "ima
     fitting = {n: t.float() for n, t in state.items() if n in own and own[n].shape == t.shape and t.dim() > 0}
     if not fitting:
         raise InputError(f"{init}: none of its {len(state)} tensors fits the encoder {encoder}")
-    model.encoder.load_state_dict(fitting, strict=False)
+    inner.load_state_dict(fitting, strict=False)
     wanted = [n for n in own if not n.endswith("num_batches_tracked")]
     fresh = sorted({n.split(".")[0] for n in wanted if n not in fitting})
     rest = f"; from chance: {', '.join(fresh)}" if fresh else ""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from data.cards import load_into, load_weights
 from data.compute import pick_device
-from data.errors import InputError
+from data.loaders import Normalization, normalization_of
 from segmentation.evaluate import predict_maps
-from segmentation.model import ARCHITECTURE, build_segmenter
+from segmentation.model import build_segmenter, encoder_normalization
 from segmentation.postprocess import clean_map
 
 SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
@@ -39,9 +39,7 @@ class Segmenter:
         """The shipped segmenter, or one of your own; arguments and errors as in `classification.predict.Classifier`."""
         path = Path(weights) if weights is not None else SHIPPED
         state, card = load_weights(path, "segmentation")
-        if card.get("architecture") != ARCHITECTURE:
-            raise InputError(f"{path}: a {card.get('architecture')}, where a {ARCHITECTURE} is needed")
-        model = build_segmenter(card["encoder"], tuple(card["decoder_channels"]))
+        model = build_segmenter(card["architecture"], card["encoder"], tuple(card["decoder_channels"]))
         load_into(model, state, path)
         where = pick_device(device)
         return cls(model.to(where).eval(), card, where)
@@ -52,6 +50,11 @@ class Segmenter:
         return int(self.card["input_size"])
 
     @property
+    def normalization(self) -> Normalization:
+        """What the weights expect of the pixels: as the card says, else as the encoder's first weights do."""
+        return normalization_of(self.card, encoder_normalization(self.card["architecture"], self.card["encoder"]))
+
+    @property
     def mask_threshold(self) -> float:
         """The lesion probability from which a pixel belongs to the mask, chosen on validation patients."""
         return float(self.card["operating_point"]["mask_threshold"])
@@ -59,5 +62,5 @@ class Segmenter:
     def predict(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Lesion maps ``(n, size, size)`` uint8 for prepared slices; 255 is certain, specks are gone."""
         smallest = int(self.card["operating_point"]["min_lesion_px"])
-        maps = predict_maps(self.model, images_nhw, str(self.device))
+        maps = predict_maps(self.model, images_nhw, str(self.device), self.normalization)
         return np.stack([clean_map(m, self.mask_threshold, smallest) for m in maps]) if len(maps) else maps

@@ -22,11 +22,19 @@ from data.partition import Partition, load_partition
 from data.readers import open_scan
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
 from data.run_plots import plot_learning_curves
-from data.trainer import check_run, make_trainer, write_config, write_metrics_table
+from data.trainer import check_run, make_trainer, plain_config, write_config, write_metrics_table
 from data.trainer import fit as run_loop
 from segmentation.evaluate import choose_operating_point, predict_maps, segmentation_metrics, write_scores
 from segmentation.loss import CrossEntropyDice
-from segmentation.model import ARCHITECTURE, DECODER_CHANNELS, ENCODER, build_segmenter, initialise_encoder
+from segmentation.model import (
+    DECODER_CHANNELS,
+    DEFAULT,
+    ENCODER,
+    build_segmenter,
+    check_size,
+    encoder_normalization,
+    initialise_encoder,
+)
 from segmentation.plots import plot_dice
 from segmentation.postprocess import clean_mask
 
@@ -38,27 +46,30 @@ class SegmenterConfig(TrainingConfig):
     """Settings of a segmenter's training run; but for the epochs (6), the defaults are the shipped weights' recipe.
 
     Attributes:
-        encoder: A residual encoder of segmentation-models-pytorch.
+        arch: One of `segmentation.model.ARCHITECTURES`.
+        encoder: An encoder of segmentation-models-pytorch.
         decoder_channels: Width of the decoder's five stages.
     """
 
     batch_size: int = 16
+    arch: str = DEFAULT
     encoder: str = ENCODER
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
 
 
 class SegmenterModule(L.LightningModule):
-    """Res-U-Net with cross-entropy + Dice, AdamW and a one-cycle schedule."""
+    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule."""
 
     def __init__(self, config: SegmenterConfig, model: nn.Module, total_steps: int) -> None:
         super().__init__()
         self.config, self.total_steps = config, total_steps
+        self.normalization = encoder_normalization(config.arch, config.encoder)
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = CrossEntropyDice()
         self.dice = DiceMetric(include_background=True, ignore_empty=False)
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
-        return self.model(to_batch(images_nhw))
+        return self.model(to_batch(images_nhw, self.normalization))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         loss = self.loss(self(batch["image"]).float(), batch["mask"][:, None].float())
@@ -94,7 +105,8 @@ def train_segmenter(
     """
     checkpoint = check_run(out, config, resume)
     L.seed_everything(config.seed, verbose=False)
-    model = build_segmenter(config.encoder, config.decoder_channels)
+    model = build_segmenter(config.arch, config.encoder, config.decoder_channels)
+    check_size(model, config.arch, config.encoder, config.size)
     if checkpoint is None:  # before the data are read: a wrong name should not cost the user that time
         say(f"initial weights: {initialise_encoder(model, config.encoder, config.init)}")
     parts = load_partition(config, keep=has_truth, progress=prepared)
@@ -120,7 +132,7 @@ def has_truth(sample: Sample) -> bool:
 
 def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | None = None) -> SegmenterModule:
     """A module around a model (a fresh one, if none is given) whose schedule spans the whole run."""
-    model = model or build_segmenter(config.encoder, config.decoder_channels)
+    model = model or build_segmenter(config.arch, config.encoder, config.decoder_channels)
     return SegmenterModule(config, model, total_steps(config, parts))
 
 
@@ -139,12 +151,12 @@ def finish(
     """Load the best epoch, choose the operating point on validation, measure test, write plots, weights and card."""
     best = torch.load(out / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
-    maps = predict_maps(module.model, parts.validation.images, config.device)
+    maps = predict_maps(module.model, parts.validation.images, config.device, module.normalization)
     point = choose_operating_point(maps, parts.validation.masks)
     results: dict[str, Any] = {}
     for name, part in (("validation", parts.validation), ("test", parts.test)):
         if name == "test":
-            maps = predict_maps(module.model, part.images, config.device)
+            maps = predict_maps(module.model, part.images, config.device, module.normalization)
         masks = np.stack([clean_mask(m, point["mask_threshold"], int(point["min_lesion_px"])) for m in maps])
         write_scores(out / f"{name}.csv", part, masks)
         results[name] = segmentation_metrics(part, masks)
@@ -155,10 +167,11 @@ def finish(
         out / "segmenter.safetensors",
         {
             "stage": "segmentation",
-            "architecture": ARCHITECTURE,
+            "architecture": config.arch,
             "encoder": config.encoder,
             "decoder_channels": list(config.decoder_channels),
             "input_size": config.size,
+            "normalization": plain_config(module.normalization),
             "operating_point": point,
             "metrics": results,
             **describe_run(config, parts, int(best["epoch"]), command),

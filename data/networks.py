@@ -1,0 +1,40 @@
+"""Networks of any library: whether they work on an input, told before the data are read."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from data.errors import InputError
+
+
+def check_input(model: nn.Module, name: str, size: int, expected: tuple[int, ...]) -> None:
+    """Send one black picture through a network on the CPU; its training mode stays as it is.
+
+    Args:
+        model: Takes ``(1, 3, size, size)``.
+        name: What the user calls it.
+        size: Side of the input in pixels.
+        expected: Shape of the output.
+
+    Raises:
+        InputError: The network fails on that size, or answers in another shape.
+    """
+    training = model.training
+    try:
+        with torch.inference_mode():
+            output = model.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # a thousand networks of three libraries fail on a wrong size in as many ways
+        raise InputError(f"{name} does not take inputs of {size} pixels ({reason_of(error)})") from None
+    finally:
+        model.train(training)
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
+    if shape != expected:
+        told = f"shape {shape}" if shape else f"a {type(output).__name__}"
+        raise InputError(f"{name} does not take inputs of {size} pixels (it gives {told}, not shape {expected})")
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error's text, or its type's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
