@@ -1,8 +1,9 @@
-"""What a trained classifier is worth: probabilities on prepared slices, metrics per slice and per patient."""
+"""What a training run says of its classifier: logits of prepared slices, its operating point, quick metrics."""
 
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,63 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from classification.metrics import per_patient
+from classification.refusal import pooled
 from data.atomic import whole_file
 from data.compute import pick_device
 from data.labels import CLASSES, NO_TUMOR
-from data.loaders import PreparedSet, to_batch
+from data.loaders import IMAGENET, Normalization, PreparedSet, to_batch
 
 # Share of the validation tumor slices that the gate has to let through.
 SENSITIVITY = 0.98
 
 
-def predict_probabilities(
-    model: nn.Module, images_nhw: NDArray[np.uint8], device: str = "auto", batch_size: int = 32
+@dataclass(frozen=True)
+class Seen:
+    """What a network says of slices, and what it sees in them on the way.
+
+    Attributes:
+        logits: ``(n, 4)``, uncalibrated.
+        features: ``(n, d)`` pooled feature maps of one layer.
+    """
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
+
+
+def look(
+    model: nn.Module,
+    images_nhw: NDArray[np.uint8],
+    layer: str,
+    device: str = "auto",
+    normalization: Normalization = IMAGENET,
+) -> Seen:
+    """Logits and the pooled features of a layer in one pass; see `predict_logits`."""
+    kept: list[NDArray[np.float32]] = []
+    module = model.get_submodule(layer)
+    hook = module.register_forward_hook(lambda _m, _i, output: kept.append(pooled(output.float()).cpu().numpy()))
+    try:
+        logits = predict_logits(model, images_nhw, device, normalization)
+    finally:
+        hook.remove()
+    return Seen(logits, np.concatenate(kept) if kept else np.zeros((0, 0), np.float32))
+
+
+def predict_logits(
+    model: nn.Module,
+    images_nhw: NDArray[np.uint8],
+    device: str = "auto",
+    normalization: Normalization = IMAGENET,
+    batch_size: int = 32,
 ) -> NDArray[np.float32]:
-    """Class probabilities ``(n, 4)`` of prepared slices ``(n, size, size)``, in fp32."""
+    """Uncalibrated logits ``(n, 4)`` of prepared slices ``(n, size, size)``, in fp32."""
     where = pick_device(device)
     model = model.to(where).to(memory_format=torch.channels_last).eval()
     chunks = [np.zeros((0, len(CLASSES)), np.float32)]
     with torch.inference_mode():
         for start in range(0, len(images_nhw), batch_size):
             batch = torch.from_numpy(images_nhw[start : start + batch_size]).to(where)
-            chunks.append(model(to_batch(batch)).float().softmax(1).cpu().numpy())
+            chunks.append(model(to_batch(batch, normalization)).float().cpu().numpy())
     return np.concatenate(chunks)
 
 
@@ -43,19 +81,11 @@ def classification_metrics(part: PreparedSet, probabilities: NDArray[np.float32]
         ``{"slice": {...}, "patient": {...}}``, each with ``n``.
     """
     patients = np.array([s.patient for s in part.samples])
-    names = sorted(set(patients))
-    by_patient = np.stack([probabilities[patients == p].mean(axis=0) for p in names])
-    truth = np.array([_patient_label(part.labels[patients == p]) for p in names])
+    _, truth, by_patient = per_patient(part.labels, probabilities, patients)
     return {"slice": _metrics(part.labels, probabilities), "patient": _metrics(truth, by_patient)}
 
 
-def _patient_label(labels: NDArray[np.int64]) -> int:
-    """The commonest tumor of a patient's slices: tumor-free slices do not make a patient healthy."""
-    count = np.bincount(labels, minlength=len(CLASSES))
-    return 1 + int(count[1:].argmax()) if count[1:].any() else NO_TUMOR
-
-
-def _metrics(truth: NDArray[np.int64], probabilities: NDArray[np.float32]) -> dict[str, Any]:
+def _metrics(truth: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]) -> dict[str, Any]:
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
     guess = probabilities.argmax(axis=1)
@@ -102,7 +132,8 @@ def write_predictions(path: Path, part: PreparedSet, probabilities: NDArray[np.f
     """One row per slice: image, slice, patient, label, and a probability per class."""
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
+        # Nine digits keep a float32 whole: six would write an unlikely truth as 0, and its log-loss would be another.
         writer.writerow(["image", "slice", "patient", "label", *(f"p_{name}" for name in CLASSES)])
         for sample, row in zip(part.samples, probabilities, strict=True):
             number = "" if sample.slice_index is None else sample.slice_index
-            writer.writerow([sample.image.name, number, sample.patient, sample.label, *(f"{p:.6f}" for p in row)])
+            writer.writerow([sample.image.name, number, sample.patient, sample.label, *(f"{p:.9g}" for p in row)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,24 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from classification.evaluate import (
-    SENSITIVITY,
-    choose_threshold,
-    classification_metrics,
-    gate_metrics,
-    predict_probabilities,
-    write_predictions,
-)
-from classification.model import ARCHITECTURE, build_classifier, initialise
+from classification.calibration import calibrated
+from classification.evaluate import classification_metrics, gate_metrics, predict_logits, write_predictions
+from classification.model import build_classifier, check_size, freeze_backbone, initialise
 from classification.plots import plot_confusion
+from classification.refusal import read_others
+from classification.trust import fit_trust
+from classification.zoo import DEFAULT, find_architecture
 from data.cards import save_weights
 from data.labels import CLASSES
 from data.loaders import to_batch
 from data.partition import Partition, load_partition
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
 from data.run_plots import plot_learning_curves
-from data.trainer import check_run, make_trainer, write_config, write_metrics_table
+from data.trainer import check_run, make_trainer, plain_config, write_config, write_metrics_table
 from data.trainer import fit as run_loop
 
 Say = Callable[[str], None]
@@ -42,32 +40,52 @@ class ClassifierConfig(TrainingConfig):
     Attributes:
         label_smoothing: Share of a slice's label that is spread over all classes.
         balance: Weight the loss by the inverse frequency of the classes.
+        arch: Name of the network, see `classification.zoo.find_architecture`.
+        frozen: Let only the last layer learn.
+        blank: Share of the training slices whose head is blanked, on which all classes are to be equally likely, so
+            that the head's outline cannot tell the source of a scan.
+        not_brain: Folders of pictures that are no brains; the classifier learns to refuse them and their like, besides
+            those that are drawn (`data.not_brain`).
     """
 
     label_smoothing: float = 0.05
     balance: bool = True
+    arch: str = DEFAULT
+    frozen: bool = False
+    blank: float = 0.1
+    not_brain: tuple[str, ...] = ()
 
 
 class ClassifierModule(L.LightningModule):
-    """ResNet-50 with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule."""
+    """A classifier with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule."""
 
     def __init__(
         self, config: ClassifierConfig, model: nn.Module, class_weights: torch.Tensor, total_steps: int
     ) -> None:
         super().__init__()
         self.config, self.total_steps = config, total_steps
+        self.normalization = find_architecture(config.arch).normalization
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing)
         self.accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
         self.macro_f1 = MulticlassF1Score(len(CLASSES), average="macro")
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
-        return self.model(to_batch(images_nhw))
+        return self.model(to_batch(images_nhw, self.normalization))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
-        loss = self.loss(self(batch["image"]).float(), batch["label"])
+        logits, blank = self(batch["image"]).float(), batch["blank"]
+        loss = logits.new_zeros(())
+        if not blank.all():
+            loss = loss + (~blank).float().mean() * self.loss(logits[~blank], batch["label"][~blank])
+        if blank.any():  # cross-entropy to the uniform distribution: no opinion
+            loss = loss - blank.float().mean() * logits[blank].log_softmax(1).mean()
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        if self.config.frozen:  # a frozen backbone keeps its batch statistics, too
+            self.model.eval()
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits = self(batch["image"]).float()
@@ -109,9 +127,14 @@ def train_classifier(
     """
     checkpoint = check_run(out, config, resume)
     L.seed_everything(config.seed, verbose=False)
-    model = build_classifier()
+    architecture = find_architecture(config.arch)
+    model = build_classifier(architecture, config.size)
+    check_size(model, architecture, config.size)
     if checkpoint is None:  # before the data are read: a wrong name should not cost the user that time
-        say(f"initial weights: {initialise(model, config.init)}")
+        say(f"initial weights: {initialise(model, architecture, config.init)}")
+    if config.frozen:
+        freeze_backbone(model)
+    others = [picture for folder in config.not_brain for picture in read_others(folder, config.size)]
     parts = load_partition(config, keep=lambda sample: bool(sample.label), progress=prepared)
     say(str(parts))
     absent = [name for number, name in enumerate(CLASSES) if number not in parts.train.labels]
@@ -120,7 +143,7 @@ def train_classifier(
     module = build_module(config, parts, model)
     write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
-    return finish(module, config, parts, out, say, command)
+    return finish(module, config, parts, out, say, command, others)
 
 
 def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:
@@ -129,14 +152,15 @@ def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | 
     counts = np.bincount(parts.train.labels, minlength=len(CLASSES)).clip(min=1)
     weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
     class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
-    return ClassifierModule(config, model or build_classifier(), class_weights, total_steps(config, parts))
+    model = model or build_classifier(find_architecture(config.arch), config.size)
+    return ClassifierModule(config, model, class_weights, total_steps(config, parts))
 
 
 def fit(
     module: ClassifierModule, config: ClassifierConfig, parts: Partition, out: Path, checkpoint: Path | None, bar: bool
 ) -> None:
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
-    training, validation = loaders(config, parts)
+    training, validation = loaders(config, parts, config.blank)
     trainer = make_trainer(
         out, config.epochs, "val_macro_f1", config.patience, config.device, config.precision, progress=bar
     )
@@ -144,35 +168,41 @@ def fit(
 
 
 def finish(
-    module: ClassifierModule, config: ClassifierConfig, parts: Partition, out: Path, say: Say, command: str
+    module: ClassifierModule,
+    config: ClassifierConfig,
+    parts: Partition,
+    out: Path,
+    say: Say,
+    command: str,
+    others: Sequence[NDArray[np.uint8]] = (),
 ) -> dict[str, Any]:
-    """Load the best epoch, predict validation and test patients, write plots, tables, weights and card."""
+    """Load the best epoch, fit when to believe it, predict validation and test patients, write plots, tables, weights
+    and card."""
     best = torch.load(out / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
-    threshold = 0.5
+    trust = fit_trust(module.model, module.normalization, parts, config, others)
     results: dict[str, Any] = {}
     for name, part in (("validation", parts.validation), ("test", parts.test)):
-        probabilities = predict_probabilities(module.model, part.images, config.device)
+        logits = trust.validation_logits if name == "validation" else None
+        if logits is None:
+            logits = predict_logits(module.model, part.images, config.device, module.normalization)
+        probabilities = calibrated(logits, trust.temperature)
         write_predictions(out / f"{name}.csv", part, probabilities)
-        if name == "validation":
-            threshold = choose_threshold(part.labels, probabilities)
         results[name] = classification_metrics(part, probabilities)
-        results[name]["gate"] = gate_metrics(part.labels, probabilities, threshold)
+        results[name]["gate"] = gate_metrics(part.labels, probabilities, trust.tumor_threshold)
         plot_confusion(part.labels, probabilities.argmax(1), out / f"confusion_{name}.png", f"{name} patients")
     plot_learning_curves(write_metrics_table(out), out / "curves.png")
     card = save_weights(
-        module.model.state_dict(),
+        {**module.model.state_dict(), **trust.tensors()},
         out / "classifier.safetensors",
         {
             "stage": "classification",
-            "architecture": ARCHITECTURE,
+            "architecture": config.arch,
             "classes": list(CLASSES),
             "input_size": config.size,
+            "normalization": plain_config(module.normalization),
             "classes_in_training": [CLASSES[n] for n in sorted(set(parts.train.labels.tolist()))],
-            "operating_point": {
-                "tumor_threshold": threshold,
-                "rule": f"the highest with {SENSITIVITY:.0%} sensitivity on validation slices",
-            },
+            **trust.facts(),
             "metrics": results,
             **describe_run(config, parts, int(best["epoch"]), command),
         },

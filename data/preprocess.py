@@ -122,18 +122,21 @@ class Preprocess:
             placement: The slice's way back.
             threshold: Share of 255 from which a pixel of the source belongs to the mask.
         """
+        return (self.map_to_source(map_hw, placement) >= max(1, round(threshold * 255))).astype(np.uint8)
+
+    def map_to_source(self, map_hw: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
+        """A map of bytes ``(size, size)`` on the source's grid, ``(rows, columns)``; 0 outside the crop."""
         top, left = placement.offset
         rows, columns = placement.inner
         inner_u8 = np.ascontiguousarray(map_hw[top : top + rows, left : left + columns], np.uint8)
         y0, y1, x0, x1 = placement.box
         crop = cv2.resize(inner_u8, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-        mask_crop = (crop >= max(1, round(threshold * 255))).astype(np.uint8)
         height, width = placement.source_shape
-        mask = np.zeros((height, width), np.uint8)
+        whole = np.zeros((height, width), np.uint8)
         ys, xs = max(y0, 0), max(x0, 0)
         ye, xe = min(y1, height), min(x1, width)
-        mask[ys:ye, xs:xe] = mask_crop[ys - y0 : ye - y0, xs - x0 : xe - x0]
-        return mask
+        whole[ys:ye, xs:xe] = crop[ys - y0 : ye - y0, xs - x0 : xe - x0]
+        return whole
 
     def _box(self, head: NDArray[np.bool_], pixel_aspect: float) -> tuple[int, int, int, int]:
         rows = np.flatnonzero(head.any(axis=1))

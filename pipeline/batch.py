@@ -28,6 +28,9 @@ from pipeline.pipeline import Pipeline
 from pipeline.versions import package_versions
 
 _TABLE_EVERY_S = 5.0
+# What of a card a result depends on; all but the first two can change under the very same weights.
+_OF_CLASSIFIER = ("sha256", "input_size", "normalization", "operating_point", "calibration", "conformal", "refusal")
+_OF_SEGMENTER = ("sha256", "input_size", "normalization", "operating_point")
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
 _log = logging.getLogger(__name__)
 
@@ -102,7 +105,13 @@ def run_batch(
                     report.kept += 1
                 else:
                     source, made_of, seconds = scan.result()
-                    result = pipeline.run(source, plane=options.plane)
+                    result = pipeline.run(
+                        source,
+                        plane=options.plane,
+                        force=options.force,
+                        explain=options.explain,
+                        channel=options.channel,
+                    )
                     result.timings_s["read"] = seconds
                     content = write_result(result, out / job.folder, job.name, made_of, options)
                 report.contents[job.name] = content
@@ -138,8 +147,8 @@ def _settings(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
     """What a result depends on besides its source."""
     return {
         "tumorlens": package_versions()["tumorlens"],
-        "classification": {key: pipeline.classifier.card[key] for key in ("sha256", "input_size")},
-        "segmentation": {key: pipeline.segmenter.card[key] for key in ("sha256", "input_size", "operating_point")},
+        "classification": {key: pipeline.classifier.card.get(key) for key in _OF_CLASSIFIER},
+        "segmentation": {key: pipeline.segmenter.card.get(key) for key in _OF_SEGMENTER},
         "preprocess_version": PREPROCESS_VERSION,
         "threshold": pipeline.threshold,
         **asdict(options),

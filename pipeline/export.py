@@ -9,13 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data.atomic import whole_file
 from data.errors import InputError
+from data.labels import CLASSES
 from data.writers import write_mask_nifti, write_mask_png, write_png
 from pipeline.montage import draw_montage
 from pipeline.names import RESULT_FILES
 from pipeline.options import RunOptions
-from pipeline.overlay import draw_overlay
+from pipeline.overlay import draw_heat, draw_overlay
 from pipeline.result import Result
 
 COLUMNS = (
@@ -26,6 +30,7 @@ COLUMNS = (
     "p_glioma",
     "p_meningioma",
     "p_pituitary",
+    "prediction_set",
     "malignancy",
     "tumor_area_px",
     "tumor_area_mm2",
@@ -62,19 +67,8 @@ def write_result(
         beside = Path(temporary)
         overlay = draw_overlay(result)
         write_png(beside / "overlay.png", overlay)
-        if scan.n_slices > 1:
-            write_png(beside / "montage.png", draw_montage(result))
-            files.append("montage.png")
-        if scan.n_slices == 1:
-            write_mask_png(beside / "mask.png", scan.view(result.mask, 0))
-            files.append("mask.png")
-        if scan.volume:
-            write_mask_nifti(beside / "mask.nii.gz", result.mask, scan)
-            files.append("mask.nii.gz")
-        if scan.dicom is not None:
-            from pipeline.export_dicom import write_dicom
-
-            made, problems = write_dicom(result, beside, overlay, options.secondary_capture)
+        if not result.refused:
+            made, problems = _write_findings(result, beside, overlay, options)
             files += made
         content = result.to_dict()
         content["scan"] = {"name": name, **content["scan"]}
@@ -90,18 +84,44 @@ def write_result(
     return content
 
 
+def _write_findings(
+    result: Result, folder: Path, overlay: NDArray[np.uint8], options: RunOptions
+) -> tuple[list[str], list[str]]:
+    """The files of a scan that was judged: their names, and why others could not be made."""
+    scan = result.scan
+    files: list[str] = []
+    problems: list[str] = []
+    if result.heat is not None:
+        write_png(folder / "explanation.png", draw_heat(result))
+        files.append("explanation.png")
+    if scan.n_slices > 1:
+        write_png(folder / "montage.png", draw_montage(result))
+        files.append("montage.png")
+    if scan.n_slices == 1:
+        write_mask_png(folder / "mask.png", scan.view(result.mask, 0))
+        files.append("mask.png")
+    if scan.volume:
+        write_mask_nifti(folder / "mask.nii.gz", result.mask, scan)
+        files.append("mask.nii.gz")
+    if scan.dicom is not None:
+        from pipeline.export_dicom import write_dicom
+
+        made, problems = write_dicom(result, folder, overlay, options.secondary_capture)
+        files += made
+    return files, problems
+
+
 def csv_row(content: dict[str, Any]) -> dict[str, str]:
     """The row of ``results.csv`` for the content of a ``result.json``."""
-    probabilities = {f"p_{name}": f"{p:.4f}" for name, p in content["probabilities"].items()}
+    known = content["probabilities"] or {}
     return {
         "scan": content["scan"]["name"],
         "label": content["label"],
-        "confidence": f"{content['confidence']:.4f}",
-        **probabilities,
+        "confidence": "" if content["confidence"] is None else f"{content['confidence']:.4f}",
+        **{f"p_{name}": f"{known[name]:.4f}" if name in known else "" for name in CLASSES},
+        "prediction_set": "|".join(content["prediction_set"]),
         "malignancy": content["malignancy"],
-        "tumor_area_px": _number(content["tumor_area_px"]),
-        "tumor_area_mm2": _number(content["tumor_area_mm2"]),
-        "tumor_volume_mm3": _number(content["tumor_volume_mm3"]),
+        **{name: _number(content[name]) for name in ("tumor_area_px", "tumor_area_mm2", "tumor_volume_mm3")},
         "review": "; ".join(content["review"]),
         "error": "",
     }

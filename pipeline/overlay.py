@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.errors import InputError
 from data.preprocess import to_gray
 from data.scan import Scan
 from pipeline.result import Result
@@ -34,6 +35,26 @@ def draw_overlay(result: Result) -> NDArray[np.uint8]:
     return write_text(mark_sides(picture, scan, f"slice {index}, research only"), caption(result))
 
 
+def draw_heat(result: Result) -> NDArray[np.uint8]:
+    """The same slice with the classifier's heat over it and the mask's contour: where it looked for its label.
+
+    Raises:
+        InputError: The run was not asked to explain.
+    """
+    from classification.explain import draw_explanation
+
+    if result.heat is None:
+        raise InputError("the result has no explanation; run with explain=True")
+    scan, index = result.scan, result.shown_slice
+    gray = _gray(scan, index)
+    size = _true_size(gray.shape, scan.pixel_aspect)
+    shown = cv2.resize(gray_bytes(gray, _limits(scan, index, gray)), size[::-1], interpolation=cv2.INTER_LINEAR)
+    heat = cv2.resize(result.heat, size[::-1], interpolation=cv2.INTER_LINEAR)
+    mask = cv2.resize(np.ascontiguousarray(scan.view(result.mask, index)), size[::-1], interpolation=cv2.INTER_NEAREST)
+    picture = draw_explanation(shown, heat, mask if mask.any() else None)
+    return write_text(mark_sides(picture, scan), f"{caption(result)}: why")
+
+
 def mark_sides(picture: NDArray[np.uint8], scan: Scan, note: str = "") -> NDArray[np.uint8]:
     """Letters of the patient's directions at the borders of a volume's slice, and its plane with a note below; nothing
     where the orientation is not known."""
@@ -58,6 +79,8 @@ def _text_width(text: str, scale: float) -> int:
 
 def caption(result: Result) -> str:
     """Label and confidence, and nothing that says whose scan it is."""
+    if result.confidence is None:
+        return "refused: no MRI of the brain"
     return f"{result.label.replace('_', ' ')} {result.confidence:.2f}"
 
 

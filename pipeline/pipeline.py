@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classification.predict import Classifier
+from data.datasets import channel_of
 from data.errors import InputError
 from data.head import tissue_shares
 from data.labels import CLASSES
 from data.preprocess import PreparedSlice, Preprocess
 from data.readers import check_voxels, open_scan
 from data.scan import Scan
+from pipeline.admission import REFUSED, reason_to_refuse
 from pipeline.gate import Verdict, judge_slice, judge_volume
 from pipeline.lesions import measure_lesions, number_lesions, pixel_area_mm2, slice_areas_px, voxel_volume_mm3
 from pipeline.options import ACQUISITION
@@ -80,32 +82,47 @@ class Pipeline:
         frame: int | None = None,
         plane: str = ACQUISITION,
         series: str | None = None,
+        force: bool = False,
+        explain: bool = False,
+        channel: int | None = None,
     ) -> Result:
-        """Classify a scan and, if it is positive, segment it.
+        """Classify a scan and, if it is positive, segment it; refuse what is no MRI of the brain.
 
         Args:
             source: A file, a folder or zip of DICOM files, an array as in `data.scan.Scan.from_array`, or a `Scan`.
             frame: Which frame of a 4-D file or of a DICOM series with several volumes.
             plane: How a volume is cut into slices: ``acquisition``, ``axial``, ``coronal`` or ``sagittal``.
             series: UID or number of the DICOM series, where the source holds several.
+            force: Judge the scan even if it does not look like an MRI of the brain.
+            explain: Add Grad-CAM of the label on the shown slice (`Result.heat`).
+            channel: Which channel of a colour picture is the scan, 0 to 2; by default its brightness.
 
         Raises:
             InputError: The scan cannot be used; the message says what and where.
         """
         clock = _Clock()
         scan = self._open(source, frame, series)
+        if channel is not None:
+            scan = replace(scan, voxels=channel_of(scan, channel))
+            check_voxels(scan)
         if scan.volume:
             scan = scan.with_plane(plane)
         clock.lap("read")
         prepared = self._prepare(scan, Preprocess(self.classifier.input_size))
         used = _used_slices(prepared)
         clock.lap("preprocess")
-        probabilities = self._classify(prepared, used)
+        probabilities, doubt = self._classify(prepared, used)
+        if doubt and not force:
+            clock.lap("classify")
+            return self._refused(scan, used, doubt, clock)
         verdict = self._judge(scan, probabilities, used)
         clock.lap("classify")
         mask = self._segment(scan, prepared, verdict)
         clock.lap("segment")
-        return self._result(scan, prepared, probabilities, used, verdict, mask, clock)
+        result = self._result(scan, prepared, probabilities, used, verdict, mask, clock)
+        if doubt:
+            result.review.insert(0, f"{doubt}; judged all the same, as --force asked")
+        return self._explained(prepared, result) if explain else result
 
     def _open(self, source: str | Path | NDArray[Any] | Scan, frame: int | None, series: str | None) -> Scan:
         if isinstance(source, (str, Path)):
@@ -129,12 +146,69 @@ class Pipeline:
             raise InputError("no slice of the volume shows anything")
         return prepared
 
-    def _classify(self, prepared: list[PreparedSlice | None], used: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Probabilities ``(n_slices, 4)``; slices that are not used count as free of tumor."""
+    def _classify(
+        self, prepared: list[PreparedSlice | None], used: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], str | None]:
+        """Probabilities ``(n_slices, 4)``, in which slices that are not used count as free of tumor, and why the scan
+        may be no MRI of the brain."""
         probabilities = np.tile(np.eye(len(CLASSES), dtype=np.float32)[0], (len(prepared), 1))
-        images = [p.image for p, use in zip(prepared, used, strict=True) if use and p is not None]
-        probabilities[used] = self.classifier.predict(np.stack(images))
-        return probabilities
+        chosen = [p for p, use in zip(prepared, used, strict=True) if use and p is not None]
+        logits, strangeness = self.classifier.look(np.stack([p.image for p in chosen]))
+        probabilities[used] = self.classifier.calibrate(logits)
+        has_head = any(p.head_fraction > 0 for p in chosen)
+        return probabilities, reason_to_refuse(has_head, strangeness, self.classifier.strangeness_limit)
+
+    def _explained(self, prepared: list[PreparedSlice | None], result: Result) -> Result:
+        """The result with Grad-CAM of its label on the shown slice, on the source's grid; where the network has nothing
+        to draw it from, the result stands without, and says so."""
+        shown = prepared[result.shown_slice]
+        if shown is None:
+            return result
+        try:
+            heat = self.classifier.explain(shown.image[None], [CLASSES.index(result.label)])[0]
+        except InputError as error:
+            result.review.append(f"no explanation: {error}")
+            return result
+        grid = Preprocess(self.classifier.input_size)
+        on_source = grid.map_to_source(np.rint(heat * 255).astype(np.uint8), shown.placement)
+        return replace(result, heat=(on_source / 255).astype(np.float32))
+
+    def _refused(self, scan: Scan, used: NDArray[np.bool_], doubt: str, clock: _Clock) -> Result:
+        judged = np.flatnonzero(used)
+        return Result(
+            scan=scan,
+            label=REFUSED,
+            probabilities={},
+            prediction_set=[],
+            mask=scan.mask_from_slices(np.zeros((scan.n_slices, *scan.slice(0).shape[:2]), np.uint8)),
+            lesions=[],
+            slices=[],
+            review=[f"refused: {doubt}; --force judges it all the same", *scan.warnings],
+            tumor_area_px=None,
+            tumor_area_mm2=None,
+            tumor_volume_mm3=None,
+            shown_slice=int(judged[len(judged) // 2]),
+            **self._origin(clock),
+        )
+
+    def _origin(self, clock: _Clock) -> dict[str, Any]:
+        """What every result says of how it came about."""
+        return {
+            "threshold": self.threshold,
+            "models": {
+                "classification": _identity(self.classifier.card),
+                "segmentation": _identity(self.segmenter.card),
+            },
+            "versions": package_versions(),
+            "timings_s": clock.laps,
+        }
+
+    def _prediction_set(self, verdict: Verdict) -> list[str]:
+        sets = self.classifier.prediction_sets(verdict.probabilities[None])
+        if sets is None:
+            return []
+        # The user's own threshold, or the rule for volumes, may call what the slice alone would not.
+        return [name for name, inside in zip(CLASSES, sets[0], strict=True) if inside or name == verdict.label]
 
     def _judge(self, scan: Scan, probabilities: NDArray[np.float32], used: NDArray[np.bool_]) -> Verdict:
         if scan.n_slices == 1:
@@ -172,12 +246,14 @@ class Pipeline:
         areas = slice_areas_px(mask, scan)
         shown = lesions[0].slice_index if lesions else _slice_to_show(probabilities, used)
         area_mm2, voxel_mm3 = pixel_area_mm2(scan), voxel_volume_mm3(scan)
+        possible = self._prediction_set(verdict)
         spatial = {name: float(p) for name, p in zip(CLASSES, verdict.probabilities, strict=True)}
         clock.lap("measure")
         return Result(
             scan=scan,
             label=verdict.label,
             probabilities=spatial,
+            prediction_set=possible,
             mask=mask,
             lesions=lesions,
             slices=[
@@ -189,15 +265,12 @@ class Pipeline:
                 }
                 for k in np.flatnonzero(used)
             ],
-            review=_review(scan, prepared, verdict, mask, spatial[verdict.label]),
-            threshold=self.threshold,
-            models={"classification": _identity(self.classifier.card), "segmentation": _identity(self.segmenter.card)},
-            versions=package_versions(),
-            timings_s=clock.laps,
+            review=_review(scan, prepared, verdict, mask, spatial[verdict.label], possible),
             tumor_area_px=int(areas[shown]),
             tumor_area_mm2=None if area_mm2 is None else round(float(areas[shown] * area_mm2), 3),
             tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),
             shown_slice=shown,
+            **self._origin(clock),
         )
 
 
@@ -228,9 +301,16 @@ def _slice_to_show(probabilities: NDArray[np.float32], used: NDArray[np.bool_]) 
 
 
 def _review(
-    scan: Scan, prepared: list[PreparedSlice | None], verdict: Verdict, mask: NDArray[np.uint8], confidence: float
+    scan: Scan,
+    prepared: list[PreparedSlice | None],
+    verdict: Verdict,
+    mask: NDArray[np.uint8],
+    confidence: float,
+    possible: list[str],
 ) -> list[str]:
     reasons = list(scan.warnings)
+    if len(possible) > 1:
+        reasons.append(f"cannot be told apart at 95 %: {', '.join(name.replace('_', ' ') for name in possible)}")
     rows, columns = scan.slice(0).shape[:2]
     if min(rows, columns) < _SMALL_PX:
         reasons.append(f"slices of {rows} x {columns} pixels are too small to judge")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from data.labels import CLASSES, NO_TUMOR
 from data.scan import Scan
+from pipeline.admission import REFUSED
 from pipeline.lesions import Lesion
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOW_CONFIDENCE = 0.7  # below it a case is sent to human eyes
 
 _MALIGNANCY = {
+    REFUSED: "",
     "no_tumor": "not applicable",
     "glioma": "malignant",
     "meningioma": "usually benign",
@@ -33,8 +35,11 @@ class Result:
 
     Attributes:
         scan: What was looked at.
-        label: ``no_tumor``, ``glioma``, ``meningioma`` or ``pituitary``.
+        label: ``no_tumor``, ``glioma``, ``meningioma``, ``pituitary``, or ``refused`` for what is no MRI of the brain;
+            then there are no probabilities, no mask and no slices, and `review` says why.
         probabilities: Class -> probability; for a volume, of the whole scan.
+        prediction_set: The classes that remain possible at the coverage on the classifier's card, the label among them;
+            empty where the weights have no such figures.
         mask: uint8, 0 and 1, in the array order of ``scan.voxels`` (without colours).
         lesions: Connected lesions, largest first.
         slices: For each judged slice its index, probabilities and whether the segmenter saw it.
@@ -43,6 +48,7 @@ class Result:
         models: Stage -> architecture, SHA-256 and date of the weights.
         versions: Package -> version.
         timings_s: Step -> seconds.
+        heat: Grad-CAM of the label on the shown slice, ``(rows, columns)`` in 0..1, where it was asked for.
     """
 
     scan: Scan
@@ -56,15 +62,22 @@ class Result:
     models: dict[str, dict[str, Any]]
     versions: dict[str, str]
     timings_s: dict[str, float]
-    tumor_area_px: int
+    tumor_area_px: int | None
     tumor_area_mm2: float | None
     tumor_volume_mm3: float | None
     shown_slice: int
+    prediction_set: list[str] = field(default_factory=list)
+    heat: NDArray[np.float32] | None = None
 
     @property
-    def confidence(self) -> float:
-        """Probability of the label."""
-        return self.probabilities[self.label]
+    def refused(self) -> bool:
+        """Whether the scan was not judged."""
+        return self.label == REFUSED
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the label; none for a refused scan."""
+        return self.probabilities.get(self.label)
 
     @property
     def malignancy(self) -> str:
@@ -73,7 +86,7 @@ class Result:
 
     @property
     def positive(self) -> bool:
-        return self.label != CLASSES[NO_TUMOR]
+        return not self.refused and self.label != CLASSES[NO_TUMOR]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, as plain values for JSON."""
@@ -90,8 +103,9 @@ class Result:
                 **({"dicom": scan.dicom.facts} if scan.dicom is not None else {}),
             },
             "label": self.label,
-            "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()},
-            "confidence": round(self.confidence, 6),
+            "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()} or None,
+            "confidence": None if self.confidence is None else round(self.confidence, 6),
+            "prediction_set": self.prediction_set,
             "malignancy": self.malignancy,
             "malignancy_note": MALIGNANCY_NOTE,
             "threshold": self.threshold,

@@ -19,6 +19,10 @@ _PACKAGES = (
     "highdicom",
     "SimpleITK",
     "lightning",
+    "torchmetrics",
+    "scikit-learn",
+    "scipy",
+    "timm",
 )
 
 

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data.labels import CLASSES
 from data.phantom import phantom_slice, phantom_volume
 from tests.files import save, save_volume, table
 
@@ -96,6 +97,30 @@ def test_continue_asks_for_another_operating_point(tumorlens, pipeline, tmp_path
     monkeypatch.setitem(pipeline.segmenter.card, "operating_point", point)
     assert tumorlens("run", path, "-o", tmp_path / "out", "--continue").exit_code == 0
     assert (tmp_path / "out" / "x" / "result.json").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value"),
+    [
+        ("classifier", "calibration", {"temperature": 3.0}),
+        ("classifier", "conformal", {"thresholds": dict.fromkeys(CLASSES, 0.001)}),
+        ("classifier", "refusal", {"layer": "layer3", "bias": 0.5, "limit": 9.0}),
+        ("classifier", "operating_point", {"tumor_threshold": 0.5}),
+        ("classifier", "normalization", {"mean": [0.5] * 3, "std": [0.5] * 3}),
+        ("segmenter", "normalization", {"mean": [0.5] * 3, "std": [0.5] * 3}),
+    ],
+)
+def test_continue_asks_for_another_card_of_the_same_weights(
+    tumorlens, pipeline, tmp_path, monkeypatch, stage, key, value
+):
+    path, result = save(tmp_path / "x.png", phantom_slice(1, "no_tumor").image), tmp_path / "out" / "x" / "result.json"
+    assert tumorlens("run", path, "-o", tmp_path / "out").exit_code == 0
+    before = result.stat().st_mtime_ns
+    assert tumorlens("run", path, "-o", tmp_path / "out", "--continue").exit_code == 0
+    assert result.stat().st_mtime_ns == before
+    monkeypatch.setitem(getattr(pipeline, stage).card, key, value)
+    assert tumorlens("run", path, "-o", tmp_path / "out", "--continue").exit_code == 0
+    assert result.stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize("option", ["--continue", "--overwrite"])

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
+from data.frames import other_frames
 from data.head import find_head
 from data.phantom import phantom_slice
 from data.preprocess import Preprocess, to_gray
-from pipeline.evaluate import dice
+from pipeline.evaluation_pipeline import dice
 
 PREPROCESS = Preprocess(224)
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,32 +62,12 @@ def test_mask_comes_back_in_place_not_only_in_shape():
     assert back.sum() == back[90:346, 400:656].sum()
 
 
-def frames(image):
-    """The same head as other archives would give it."""
-    color = np.repeat(image[..., None], 3, axis=2)
-    jpeg = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_GRAYSCALE)
-    return {
-        "colour": color,
-        "jpeg": jpeg,
-        "16 bit": image.astype(np.uint16) * 101 + 40,
-        "float": image.astype(np.float64) / 1e6,
-        "wide": np.pad(image, ((0, 0), (200, 90))),
-        "tall": np.pad(image, ((300, 10), (0, 0))),
-        "white frame": np.pad(np.pad(image, 20), 15, constant_values=255),
-        "grey frame": np.pad(image, 30, constant_values=90),
-        "half": cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
-        "double": cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR),
-        "lettered": cv2.putText(image.copy(), "R 12", (4, 22), cv2.FONT_HERSHEY_PLAIN, 1.0, 255, 1),
-        "boxed": cv2.rectangle(image.copy(), (2, 2), (253, 253), 255, 1),
-    }
-
-
-@pytest.mark.parametrize("name", frames(np.zeros((256, 256), np.uint8)))
+@pytest.mark.parametrize("name", other_frames(np.zeros((256, 256), np.uint8)))
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_frame_is_gone(name, seed):
     image = phantom_slice(seed, "glioma").image
     reference = PREPROCESS(image).image
-    assert likeness(PREPROCESS(frames(image)[name]).image, reference) > 0.92
+    assert likeness(PREPROCESS(other_frames(image)[name]).image, reference) > 0.92
 
 
 def test_nothing_outside_the_head_is_left():

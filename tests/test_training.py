@@ -52,6 +52,7 @@ def test_training_steps_lower_the_loss(stage, phantom_set):
         "image": torch.from_numpy(parts.train.images[:8]),
         "mask": torch.from_numpy(parts.train.masks[:8]),
         "label": torch.from_numpy(parts.train.labels[:8]),
+        "blank": torch.zeros(8, dtype=torch.bool),
     }
     module.log = quiet
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)

@@ -1,0 +1,203 @@
+"""What is no MRI of the brain: a linear head on the classifier's own features, learnt at the end of a training run.
+
+A softmax over four classes is sure of anything, a photograph included. The features of the middle layers are not:
+textures and shapes of brains lie in a small part of their space. A logistic regression on them, taught with pictures
+that are no brains (outlier exposure: D. Hendrycks et al., ICLR 2019), finds its border. How it compares with distances
+and energy is in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from data.augment import Augment
+from data.errors import InputError
+from data.loaders import PreparedSet
+from data.not_brain import not_brains
+from data.phantom import phantom_slice
+from data.preprocess import Preprocess
+from data.readers import SCAN_SUFFIXES, open_scan
+
+# Share of the validation slices that are let in. At most one brain in a hundred may be refused on others.
+ADMITTED = 0.993
+_MOST_BRAINS, _MOST_DRAWN, _MOST_PHANTOMS = 600, 560, 60
+_CLIP = 8.0  # deviations: one wild feature must not outvote two thousand
+_STRENGTH = 0.03  # of the regression (scikit-learn's C), chosen on pictures that the shipped weights were not tested on
+_COARSEST = 18  # a feature map must have at least this part of the input's side: later ones know classes only
+_PREFIX = "refusal."
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The head.
+
+    Attributes:
+        layer: Name of the network's module whose output it reads.
+        mean: ``(d,)`` of the brains' features.
+        std: ``(d,)``.
+        weight: ``(d,)``.
+        bias: Scalar.
+        limit: Strangeness above which a slice is refused.
+    """
+
+    layer: str
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    bias: float
+    limit: float
+
+    def strangeness(self, features_nd: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How little like a brain slices are, ``(n,)``: log-odds, any number."""
+        standard = ((features_nd - self.mean) / self.std).clip(-_CLIP, _CLIP)
+        return (standard @ self.weight + self.bias).astype(np.float32)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is kept in the weight file, beside the network's own tensors."""
+        arrays = {"mean": self.mean, "std": self.std, "weight": self.weight}
+        return {_PREFIX + name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """What is kept on the card."""
+        return {"layer": self.layer, "bias": round(self.bias, 6), "limit": round(self.limit, 4)}
+
+
+def take_refusal(state: dict[str, torch.Tensor], card: dict[str, Any], path: Path) -> Refusal | None:
+    """Take the head's tensors out of a state; None for weights without one.
+
+    Raises:
+        InputError: Card and tensors do not go together.
+    """
+    found = {n.removeprefix(_PREFIX): state.pop(n).float().numpy() for n in list(state) if n.startswith(_PREFIX)}
+    facts = card.get("refusal")
+    if facts is None and not found:
+        return None
+    try:
+        mean, std, weight = (found[name] for name in ("mean", "std", "weight"))
+        told: dict[str, Any] = facts or {}
+        head = Refusal(str(told["layer"]), mean, std, weight, float(told["bias"]), float(told["limit"]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path.with_suffix('.json')}: the card's refusal does not fit the weights") from None
+    if len({a.shape for a in (mean, std, weight)}) != 1 or mean.ndim != 1:
+        raise InputError(f"{path}: the tensors of the refusal have different shapes")
+    return head
+
+
+def feature_layer(model: nn.Module, size: int) -> str | None:
+    """The last module whose feature map keeps about a sixteenth of the input's side (`layer3` of a ResNet); None for
+    networks without feature maps."""
+    sides: dict[str, int] = {}  # in the order in which the modules finish
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[2] == output.shape[3]:
+                sides[name] = int(output.shape[2])
+
+        return note
+
+    modules = {name: module for name, module in model.named_modules() if name}
+    hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
+    training, device = model.training, next(model.parameters()).device
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, size, size, device=device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    fine = [name for name, side in sides.items() if side >= size // _COARSEST]
+
+    def within_coarser(name: str) -> bool:
+        """Inside a block that goes on to coarser maps: a part of it is no level of its own."""
+        parts = name.split(".")
+        above = (".".join(parts[:n]) for n in range(1, len(parts)))
+        return any(not isinstance(modules[p], nn.Sequential) and p in sides and p not in fine for p in above)
+
+    levels = [name for name in fine if not within_coarser(name)]
+    return levels[-1] if levels else None
+
+
+def pooled(output: torch.Tensor) -> torch.Tensor:
+    """Mean and deviation of each feature map over its places, ``(n, 2 c)``."""
+    return torch.cat([output.mean((2, 3)), output.std((2, 3), correction=0)], dim=1)
+
+
+def training_pictures(
+    brains: PreparedSet, size: int, others: Sequence[NDArray[np.uint8]] = (), seed: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Prepared pictures ``(n, size, size)`` and which of them are no brains ``(n,)``.
+
+    Brains are training slices, as they are and twice augmented (other scanners blur, strip and shade otherwise), and a
+    few phantoms, which the demonstration shows. The others are drawn (`data.not_brain`), besides those that are given,
+    prepared, from `read_others`.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = [brains.images[i] for i in np.sort(rng.permutation(len(brains))[:_MOST_BRAINS])]
+    augment, none = Augment(), np.zeros((size, size), np.uint8)
+    turned = [augment(image, none, int(rng.integers(2**31)))[0] for _ in range(2) for image in chosen]
+    preprocess = Preprocess(size)
+    labels = ("no_tumor", "glioma", "meningioma", "pituitary")
+    drawn = [
+        phantom_slice(10_000 + k, labels[k % 4], *((256, 0.9), (96, 2.4))[k % 3 == 0])
+        for k in range(min(_MOST_PHANTOMS, len(brains)))
+    ]
+    inside = [*chosen, *turned, *(preprocess(phantom.image).image for phantom in drawn)]
+    outside = [*_prepared(not_brains(chosen, min(_MOST_DRAWN, 6 * len(brains)), seed), preprocess), *others]
+    return np.stack([*inside, *outside]), np.array([False] * len(inside) + [True] * len(outside))
+
+
+def _prepared(pictures: Iterable[NDArray[np.generic]], preprocess: Preprocess) -> Iterable[NDArray[np.uint8]]:
+    for picture in pictures:
+        try:
+            yield preprocess(picture).image
+        except InputError:  # one grey value everywhere: nothing that could be learnt
+            continue
+
+
+def read_others(folder: str | Path, size: int) -> list[NDArray[np.uint8]]:
+    """Pictures of a folder, and of the folders in it, that are no brains, prepared to ``(size, size)``; of a volume the
+    middle slice. A picture of one grey value shows nothing and is left out.
+
+    Raises:
+        InputError: No such folder, no pictures, or one that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of pictures that are no brains")
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name.lower().endswith(SCAN_SUFFIXES)]
+    scans = (open_scan(file, constant=True) for file in files)
+    pictures = list(_prepared((scan.slice(scan.n_slices // 2) for scan in scans), Preprocess(size)))
+    if not pictures:
+        raise InputError(f"{folder}: no pictures there")
+    return pictures
+
+
+def fit_refusal(
+    layer: str, features_nd: NDArray[np.float32], strange: NDArray[np.bool_], validation_nd: NDArray[np.float32]
+) -> Refusal:
+    """Learn the head, and choose its limit: at least `ADMITTED` of the validation slices are let in, and whatever is
+    likelier a brain than not, for slices of other scanners lie nearer to the border than those of validation.
+
+    Args:
+        layer: Where the features come from.
+        features_nd: ``(n, d)`` of the training pictures.
+        strange: ``(n,)`` bool: which of them are no brains.
+        validation_nd: ``(m, d)`` features of validation slices.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean = features_nd[~strange].mean(axis=0)
+    std = features_nd[~strange].std(axis=0).clip(1e-4)
+    standard = ((features_nd - mean) / std).clip(-_CLIP, _CLIP)
+    found = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=1000).fit(standard, strange)
+    head = Refusal(layer, mean, std, found.coef_[0].astype(np.float32), float(found.intercept_[0]), 0.0)
+    limit = max(0.0, float(np.quantile(head.strangeness(validation_nd), ADMITTED)))
+    return Refusal(layer, mean, std, head.weight, head.bias, limit)

@@ -1,0 +1,109 @@
+"""What is fitted once the network is trained, on validation patients: calibration, gate, prediction sets, refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from classification.calibration import calibrated, fit_temperature
+from classification.conformal import LEVEL, fit_thresholds
+from classification.evaluate import SENSITIVITY, choose_threshold, look, predict_logits
+from classification.metrics import expected_calibration_error
+from classification.refusal import Refusal, feature_layer, fit_refusal, training_pictures
+from data.labels import CLASSES
+from data.loaders import Normalization
+
+if TYPE_CHECKING:
+    from classification.train import ClassifierConfig
+    from data.partition import Partition
+
+
+@dataclass(frozen=True)
+class Trust:
+    """When to believe a classifier.
+
+    Attributes:
+        temperature: Of the softmax.
+        tumor_threshold: Calibrated tumor probability from which a slice is positive.
+        set_thresholds: Per class, the least probability to be in the prediction set; None for a class never seen.
+        refusal: What tells brains from other pictures; none for networks without feature maps.
+        validation_logits: ``(n, 4)`` what all that was fitted on.
+        ece: Expected calibration error on the validation slices, before and after.
+    """
+
+    temperature: float
+    tumor_threshold: float
+    set_thresholds: list[float | None]
+    refusal: Refusal | None
+    validation_logits: NDArray[np.float32]
+    ece: tuple[float, float]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """For the weight file."""
+        return {} if self.refusal is None else self.refusal.tensors()
+
+    def facts(self) -> dict[str, Any]:
+        """For the card."""
+        rounded = [None if t is None else round(t, 6) for t in self.set_thresholds]
+        return {
+            "operating_point": {
+                "tumor_threshold": self.tumor_threshold,
+                "rule": f"the highest with {SENSITIVITY:.0%} sensitivity on validation slices",
+            },
+            "calibration": {
+                "method": "temperature scaling on validation slices",
+                "temperature": self.temperature,
+                "validation_ece_before": round(self.ece[0], 4),
+                "validation_ece_after": round(self.ece[1], 4),
+            },
+            "conformal": {"level": LEVEL, "thresholds": dict(zip(CLASSES, rounded, strict=True))},
+            **({"refusal": self.refusal.facts()} if self.refusal is not None else {}),
+        }
+
+
+def fit_trust(
+    model: nn.Module,
+    normalization: Normalization,
+    parts: Partition,
+    config: ClassifierConfig,
+    others: Sequence[NDArray[np.uint8]] = (),
+) -> Trust:
+    """Fit all of it.
+
+    Args:
+        model: The trained network.
+        normalization: Its input's.
+        parts: Training slices teach the refusal what a brain is; validation slices decide all else.
+        config: The run's settings.
+        others: Prepared pictures that are no brains, besides those that are drawn.
+    """
+    layer = feature_layer(model, config.size)
+    refusal = None
+    if layer is None:
+        logits = predict_logits(model, parts.validation.images, config.device, normalization)
+    else:
+        seen = look(model, parts.validation.images, layer, config.device, normalization)
+        logits = seen.logits
+        pictures, strange = training_pictures(parts.train, config.size, others, config.seed)
+        features = look(model, pictures, layer, config.device, normalization).features
+        refusal = fit_refusal(layer, features, strange, seen.features)
+    labels = parts.validation.labels
+    temperature = fit_temperature(logits, labels)
+    probabilities = calibrated(logits, temperature)
+    return Trust(
+        temperature=temperature,
+        tumor_threshold=choose_threshold(labels, probabilities),
+        set_thresholds=fit_thresholds(probabilities, labels),
+        refusal=refusal,
+        validation_logits=logits,
+        ece=(
+            expected_calibration_error(labels, calibrated(logits)),
+            expected_calibration_error(labels, probabilities),
+        ),
+    )
