@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.check_findings import PROBLEMS, CheckReport
 from data.check_listing import Listing, Row, list_rows, unnamed_files
-from data.copies import Pair, alike_pairs, contradict, equal_files, of_one_volume
+from data.copies import Pair, contradict, equal_files, of_one_volume, telling_pairs
 from data.datasets import Sample, channel_of, read_mask, read_volume_mask
 from data.errors import InputError
 from data.head import tissue_shares
@@ -56,7 +56,7 @@ def check_set(
             progress(number + 1, len(listing.rows))
     _look_at_parts(slices, listing)
     if slices:
-        _look_at_pairs(slices, alike_pairs(np.stack(marks)), listing)
+        _look_at_pairs(slices, telling_pairs(slices, np.stack(marks)), listing)
     _look_at_whole(slices, listing)
     if listing.refused and not any(finding.kind in PROBLEMS for finding in listing.findings):
         listing.say("bad_row", listing.refused)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.check_findings import Finding
-from data.datasets import SPLIT_FOLDERS, Sample, load_samples
+from data.datasets import CHANNELS, SPLIT_FOLDERS, Sample, load_samples, whole_number
 from data.errors import InputError
 from data.labels import canonical_label
 from data.readers import SCAN_SUFFIXES
@@ -132,6 +132,8 @@ def _rows_of_index(listing: Listing, index: Path, label_map: Mapping[str, str] |
         first.setdefault(image, where)
         label = _label(listing, row["label"], where, label_map)
         fold, every = (_number(listing, row, column, least, where) for column, least in (("fold", 0), ("every", 1)))
+        own_channel = _number(listing, row, "channel", 0, where, CHANNELS - 1)
+        taken = own_channel if channel is None else channel
         split = _split(listing, row, where)
         mask = listing.root / row["mask"] if row.get("mask") else None
         mask_missing = mask is not None and not mask.is_file()
@@ -141,7 +143,7 @@ def _rows_of_index(listing: Listing, index: Path, label_map: Mapping[str, str] |
             listing.say("missing_file", f"{where}: no image {row['image']}")
             continue
         sample = Sample(
-            image, label, row.get("patient", ""), None if mask_missing else mask, fold, split, channel=channel
+            image, label, row.get("patient", ""), None if mask_missing else mask, fold, split, channel=taken
         )
         listing.rows.append(Row(sample, where, every or 1, mask_missing))
     return listing
@@ -178,14 +180,14 @@ def _label(listing: Listing, name: str, where: str, label_map: Mapping[str, str]
         return ""
 
 
-def _number(listing: Listing, row: Mapping[str, str], column: str, least: int, where: str) -> int | None:
-    text = row.get(column, "").strip()
-    if not text:
+def _number(
+    listing: Listing, row: Mapping[str, str], column: str, least: int, where: str, most: int | None = None
+) -> int | None:
+    try:
+        return whole_number(row.get(column, "").strip(), column, least, most)
+    except InputError as error:
+        listing.say("bad_row", f"{where}: {error}")
         return None
-    if not text.isdecimal() or int(text) < least:
-        listing.say("bad_row", f"{where}: {column} {text!r} is no whole number from {least} on")
-        return None
-    return int(text)
 
 
 def _split(listing: Listing, row: Mapping[str, str], where: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data.cards import sha256_of
 from data.datasets import Sample
 from data.labels import CLASSES, NO_TUMOR
-from data.splits import near_duplicates
+from data.splits import alike_by_nature, near_duplicates
 
 _THE_SAME = 0.9999  # correlation that only equal pixels reach
 _BLOCK = 1000  # rows of the likeness matrix at a time: 5000 slices need 20 MB for it, not 100
@@ -46,6 +46,12 @@ def alike_pairs(signatures_nd: NDArray[np.float32]) -> list[Pair]:
                 plain = float(block[i] @ signatures_nd[start + j])
                 pairs.append(Pair(start + i, start + j, likeness, likeness > plain + 1e-5))
     return sorted(pairs, key=lambda pair: (-pair.likeness, pair.first, pair.second))
+
+
+def telling_pairs(samples: Sequence[Sample], signatures_nd: NDArray[np.float32]) -> list[Pair]:
+    """The pairs of `alike_pairs` but for those that `data.splits.alike_by_nature` explains."""
+    pairs = alike_pairs(signatures_nd)
+    return [pair for pair in pairs if not alike_by_nature(samples[pair.first], samples[pair.second])]
 
 
 def of_one_volume(first: Sample, second: Sample) -> bool:

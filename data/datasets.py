@@ -26,6 +26,7 @@ SPLIT_FOLDERS = {
     "valid": "validation",
     "validation": "validation",
 }
+CHANNELS = 3  # of a colour picture
 _PICTURES = ("png", "jpeg", "tiff", "bmp", "webp")
 
 
@@ -63,9 +64,9 @@ def load_samples(
 ) -> list[Sample]:
     """The samples of a data set, its layout told by what lies there.
 
-    Five layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split``;
-    named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an image folder beside a mask
-    folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures beside their masks
+    Five layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split,
+    channel``; named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an image folder beside a
+    mask folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures beside their masks
     (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.lgg`), and a folder of MATLAB ``cjdata`` files,
     which carry their own labels.
     A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``; the column ``every``
@@ -74,13 +75,13 @@ def load_samples(
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
         label_map: The user's own label names -> classes.
-        channel: Which channel of colour pictures to take, 0 to 2. By default FLAIR of a folder per patient, else the
-            brightness.
+        channel: Which channel of colour pictures to take, 0 to 2. By default the one that an index names, FLAIR of a
+            folder per patient, else the brightness.
 
     Raises:
         InputError: Nothing usable there, a missing column or file, an unknown label, no such channel.
     """
-    if channel not in (None, 0, 1, 2):
+    if channel not in (None, *range(CHANNELS)):
         raise InputError(f"channel {channel} is none of 0, 1, 2")
     samples = _load(source, label_map, channel)
     return samples if channel is None else [replace(sample, channel=channel) for sample in samples]
@@ -148,17 +149,28 @@ def _index_row(row: Mapping[str, str | None], base: Path, label_map: Mapping[str
             raise InputError(f"no such file {path}")
     fold = _number(row, "fold", 0)
     split = SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
-    sample = Sample(image, canonical_label(str(row["label"]), label_map), row.get("patient") or "", mask, fold, split)
+    label = canonical_label(str(row["label"]), label_map)
+    channel = _number(row, "channel", 0, CHANNELS - 1)
+    sample = Sample(image, label, row.get("patient") or "", mask, fold, split, channel=channel)
     return _slices_of(sample)[:: _number(row, "every", 1) or 1]
 
 
-def _number(row: Mapping[str, str | None], column: str, least: int) -> int | None:
+def _number(row: Mapping[str, str | None], column: str, least: int, most: int | None = None) -> int | None:
     """The whole number in a column, or none where it is empty."""
-    text = row.get(column)
+    return whole_number((row.get(column) or "").strip(), column, least, most)
+
+
+def whole_number(text: str, column: str, least: int, most: int | None = None) -> int | None:
+    """The whole number that a cell holds, or none where it is empty.
+
+    Raises:
+        InputError: It holds something else, or a number out of its range.
+    """
     if not text:
         return None
-    if not text.strip().isdecimal() or int(text) < least:
-        raise InputError(f"{column} {text!r} is no whole number from {least} on")
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        up_to = "on" if most is None else f"to {most}"
+        raise InputError(f"{column} {text!r} is no whole number from {least} {up_to}")
     return int(text)
 
 

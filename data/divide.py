@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from data.atomic import whole_file
 from data.check_listing import Row, find_index, list_rows, load_listed, whole_files
-from data.copies import alike_pairs, group_patients
+from data.copies import group_patients, telling_pairs
 from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES
 from data.preprocess import Preprocess
-from data.splits import make_folds, signatures
+from data.splits import CLUSTER, make_folds, signatures
 from data.sweep import Unread, sweep
 
 PARTS = ("train", "validation", "test")
@@ -91,7 +91,7 @@ def divide(
     index, root = find_index(source)
     rows = list_rows(source, label_map, channel).rows if index else [Row(sample) for sample in whole_files(samples)]
     samples, marks_nd = _read(samples, progress)
-    groups = group_patients(samples, alike_pairs(marks_nd))
+    groups = group_patients(samples, telling_pairs(samples, marks_nd))
     named = [_with_patient(sample, group, root) for sample, group in zip(samples, groups, strict=True)]
     grouped = [replace(sample, patient=str(group)) for sample, group in zip(samples, groups, strict=True)]
     if folds is None:
@@ -141,7 +141,8 @@ def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int =
 
 
 def write_index(division: Division, path: Path, overwrite: bool = False) -> None:
-    """Write ``image, mask, label, patient, split`` (and ``fold``, ``every`` where there are any), a row a file.
+    """Write ``image, mask, label, patient, split`` (and ``fold``, ``every``, ``channel`` where there are any), a row a
+    file.
 
     Raises:
         InputError: The file is there already, and is none that this function wrote or need not be replaced.
@@ -152,6 +153,7 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
     columns = [*_COLUMNS, "split"]
     columns += ["fold"] if any(sample.fold is not None for sample in division.samples) else []
     columns += ["every"] if any(row.every > 1 for row in rows.values()) else []
+    columns += ["channel"] if any(sample.channel is not None for sample in division.samples) else []
     with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -165,6 +167,7 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
                     "split": first[image].split,
                     "fold": first[image].fold,
                     "every": row.every,
+                    "channel": first[image].channel,
                 }
             )
 
@@ -177,7 +180,7 @@ def check_index(path: Path, overwrite: bool = False) -> None:
         return
     with path.open("rb") as file:
         header = file.readline(200).decode("utf-8", "replace").strip().split(",")
-    ours = header[:5] == [*_COLUMNS, "split"] and set(header[5:]) <= {"fold", "every"}
+    ours = header[:5] == [*_COLUMNS, "split"] and set(header[5:]) <= {"fold", "every", "channel"}
     if not ours:
         raise InputError(f"{path}: this file was not written by this command and is left alone; choose another name")
     if not overwrite:
@@ -212,7 +215,7 @@ def _with_patient(sample: Sample, group: int, root: Path) -> Sample:
     """The sample with a patient: its own, or the group's; a volume without one is named by its path in the set."""
     if sample.patient == str(sample.image):
         return replace(sample, patient=_below(sample.image, root))
-    return sample if sample.patient else replace(sample, patient=f"alike-{group}")
+    return sample if sample.patient else replace(sample, patient=f"{CLUSTER}{group}")
 
 
 def _class_counts(samples: Sequence[Sample], patients: Sequence[str]) -> NDArray[np.float64]:

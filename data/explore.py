@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.atomic import whole_file, write_text
 from data.check_listing import find_index, load_listed
-from data.copies import alike_pairs
+from data.copies import telling_pairs
 from data.errors import InputError
 from data.explore_page import GENERATOR, Picture, page
 from data.preprocess import Preprocess
@@ -78,7 +78,7 @@ def explore(
     found = survey(samples, preprocess, seed=seed, progress=progress)
     if not found.samples:
         raise InputError(f"{source}: none of {len(samples)} slices can be read; the first: {found.failures[0]}")
-    pairs = alike_pairs(found.marks)
+    pairs = telling_pairs(found.samples, found.marks)
     folds = folds_of(found)
     numbers = {
         "kind": KIND,

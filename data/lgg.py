@@ -22,6 +22,14 @@ def is_lgg_set(source: Path, label_map: Mapping[str, str] | None = None) -> bool
     return any(map(_has_pair, folders.values())) and not any(_names_a_part(f.name, label_map) for f in folders)
 
 
+def is_lgg_slice(sample: Sample) -> bool:
+    """Whether a sample is one that `load_lgg_folder` could give: a picture of a known patient, its mask beside it."""
+    image, mask = sample.image, sample.mask
+    if mask is None or not sample.patient or sample.slice_index is not None:
+        return False
+    return mask.parent == image.parent and mask != image and _MASK.sub("", mask.stem) == image.stem
+
+
 def load_lgg_folder(source: Path, channel: int | None = None) -> list[Sample]:
     """Samples of the LGG segmentation set (M. Buda et al., Computers in Biology and Medicine 2019), and of your own
     pictures laid out so: ``PATIENT/NAME_k.tif`` and ``PATIENT/NAME_k_mask.tif``, in order of patient and slice k.

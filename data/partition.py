@@ -32,6 +32,7 @@ class DataConfig:
         label_map: The user's label names -> classes.
         size: Side of the network's input in pixels.
         seed: Of folds, order, augmentation and initialisation.
+        channel: Which channel of colour pictures to take, see `data.datasets.load_samples`.
     """
 
     data: tuple[str, ...]
@@ -41,6 +42,7 @@ class DataConfig:
     label_map: tuple[tuple[str, str], ...] = ()
     size: int = 224
     seed: int = 0
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def load_partition(
         raise InputError(f"duplicates {config.duplicates!r} is none of error, drop")
     samples: list[Sample] = []
     for source in config.data:
-        samples += load_samples(source, dict(config.label_map))
+        samples += load_samples(source, dict(config.label_map), config.channel)
     known = len(samples)
     if keep is not None:
         samples = [s for s in samples if keep(s)]

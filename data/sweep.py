@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets import Reading, Sample, read_sample, read_volume_mask
+from data.datasets import Reading, Sample, channel_of, read_sample, read_volume_mask
 from data.errors import InputError
 from data.preprocess import PreparedSlice, Preprocess
 from data.readers import open_scan
@@ -90,5 +90,11 @@ def _readings(members: list[tuple[int, Sample]]) -> Iterator[tuple[int, Reading 
         return
     for i, sample in members:
         k = sample.slice_index or 0
+        try:
+            if sample.channel is not None:
+                channel_of(scan, sample.channel)  # a volume has none, and says so
+        except InputError as error:
+            yield i, error
+            continue
         drawn = None if mask is None or sample.mask is None else scan.view(mask, k)
         yield i, Reading(scan.slice(k), drawn, scan.pixel_aspect, sample)

@@ -152,7 +152,8 @@ def segmentation_report(
         Counts ``n``, ``n_patients``, ``n_tumor``, ``n_lesions``; ``slice``: means of Dice, IoU, HD95 (pixels) and NSD,
         ``dice_tumor_median``, ``dice_by_label`` (tumor slices), ``lesion_recall`` (of all lesions, the share found),
         ``false_lesions`` (per slice), ``missed`` (tumor slices with an empty prediction) and ``false_masks``
-        (tumor-free slices with any); ``patient``: means over patients of the mean over a patient's slices.
+        (tumor-free slices with any); ``patient``: means over patients of a patient's mean of Dice, IoU, HD95 and NSD,
+        ``lesion_recall`` (of a patient's lesions; who has none has no say) and ``false_lesions`` (per slice).
     """
     kinds = [name or "tumor" for _, name in zip(scores, labels, strict=True)]
     who = _named(patients)
@@ -171,13 +172,16 @@ def segmentation_report(
             per_slice[f"{name}_{part}"] = mean(value[name], chosen)
             per_patient[f"{name}_{part}"] = _mean_of_patients(value[name], chosen, who, seed)
     lesions = value["lesions"]
+    recall = np.divide(value["found"], lesions, out=np.zeros(len(who)), where=lesions > 0)
+    per_patient["lesion_recall"] = _mean_of_patients(recall, lesions, who, seed)
+    per_patient["false_lesions"] = _mean_of_patients(value["false_lesions"], every, who, seed)
     per_slice |= {
         "dice_tumor_median": _median(value["dice"], sick, who, seed),
         "dice_by_label": {
             kind: mean(value["dice"], sick & (np.array(kinds) == kind))
             for kind in sorted({k for k, is_sick in zip(kinds, sick, strict=True) if is_sick})
         },
-        "lesion_recall": mean(np.divide(value["found"], lesions, out=np.zeros(len(who)), where=lesions > 0), lesions),
+        "lesion_recall": mean(recall, lesions),
         "false_lesions": mean(value["false_lesions"], every),
         "missed": mean(~marked, sick),
         "false_masks": mean(marked, ~sick),
@@ -236,14 +240,15 @@ def _named(patients: Sequence[str]) -> list[str]:
 
 
 def _mean_of_patients(
-    values: NDArray[np.float64], chosen: NDArray[np.bool_], patients: list[str], seed: int
+    values: NDArray[np.float64], weights: NDArray[Any], patients: list[str], seed: int
 ) -> dict[str, Any] | None:
-    """Mean over patients of the mean over a patient's chosen slices; patients without any have no say."""
+    """Mean over patients of the weighted mean over a patient's slices (0 and 1 choose slices); patients without any
+    weight have no say."""
     names, number = np.unique(patients, return_inverse=True)
-    count = np.bincount(number, chosen, len(names))
-    total = np.bincount(number, np.where(chosen, values, 0), len(names))
-    means = np.divide(total, count, out=np.zeros(len(names)), where=count > 0)
-    return weighted_mean(means, count > 0, names, seed)
+    weight = np.bincount(number, weights, len(names))
+    total = np.bincount(number, np.where(weights > 0, values, 0) * weights, len(names))
+    means = np.divide(total, weight, out=np.zeros(len(names)), where=weight > 0)
+    return weighted_mean(means, weight > 0, names, seed)
 
 
 def _median(

@@ -88,6 +88,7 @@ def plot_dice_by_size(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     who = [str(i) for i in range(len(scores))] if patients is None else list(patients)
     sick = [i for i, s in enumerate(scores) if s.truth_px > 0]
@@ -123,7 +124,9 @@ def plot_dice_by_size(
     axes.grid(alpha=0.3)
     if sick:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         legend = figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         for handle in legend.legend_handles:
             if handle is not None:

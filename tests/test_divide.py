@@ -170,9 +170,9 @@ def test_a_folder_per_patient(tmp_path):
     write_lgg_phantoms(tmp_path / "set", patients=4, slices=5)
     before = load_samples(tmp_path / "set")
     write_index(divide(tmp_path / "set"), tmp_path / "index.csv")
-    after = load_samples(f"{tmp_path / 'index.csv'}@{tmp_path / 'set'}", channel=1)
+    after = load_samples(f"{tmp_path / 'index.csv'}@{tmp_path / 'set'}")
     assert [replace(s, split="") for s in after] == before
-    run = DataConfig(data=(f"{tmp_path / 'index.csv'}@{tmp_path / 'set'}",), split="official", channel=1)
+    run = DataConfig(data=(f"{tmp_path / 'index.csv'}@{tmp_path / 'set'}",), split="official")
     assert len(load_partition(run).test.samples) == 5
 
 

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.check import check_set
+from data.check_listing import list_rows
 from data.datasets import load_samples, read_sample
+from data.divide import divide, write_index
 from data.errors import InputError
-from data.phantom import phantom_slice
+from data.explore import explore
+from data.partition import DataConfig, load_partition
+from data.phantom import phantom_slice, phantom_volume
 from data.phantom_lgg import write_lgg_phantoms
+from data.preprocess import Preprocess
 from data.splits import make_folds
+from data.sweep import Unread, sweep
 from segmentation.train import SegmenterConfig, train_segmenter
-from tests.files import save
+from tests.files import save, save_volume
 
 PATIENT = "TCGA_CS_4941_19960909"
 
@@ -217,3 +224,84 @@ def test_a_segmenter_trains_on_it_from_scratch(lgg, tmp_path):
     assert sum(card["n_slices"].values()) == 66
     assert (tmp_path / "run" / "segmenter.safetensors").is_file()
     assert 0 <= card["metrics"]["test"]["dice_tumor"] <= 1
+
+
+@pytest.fixture(scope="module")
+def vertex(tmp_path_factory):
+    """Ten patients with one equal slice: near the vertex all heads are a small disk; whose it is, the folder says."""
+    folder = tmp_path_factory.mktemp("vertex")
+    write_lgg_phantoms(folder, patients=10)
+    first, *others = sorted(p for p in folder.iterdir() if p.is_dir())
+    for other in others:
+        for kind in ("", "_mask"):
+            shutil.copy(first / f"{first.name}_1{kind}.tif", other / f"{other.name}_1{kind}.tif")
+    return folder
+
+
+@pytest.mark.parametrize("duplicates", ["error", "drop"])
+def test_slices_of_two_patients_that_look_alike_do_not_stop_a_training(vertex, duplicates):
+    parts = load_partition(DataConfig((str(vertex),), size=64, duplicates=duplicates))
+    assert len(parts.train) + len(parts.validation) + len(parts.test) == 10 * 6
+    assert not parts.dropped
+
+
+def test_such_slices_are_no_copies_to_the_data_commands_either(vertex, tmp_path):
+    division = divide(vertex)
+    assert division.merged == 0
+    assert len({s.patient for s in division.samples}) == 10
+    assert {s.split for s in division.samples} == {"train", "validation", "test"}
+    index = tmp_path / "index.csv"
+    write_index(division, index)
+    source = f"{index}@{vertex}"
+    found = check_set(source)
+    assert found.problems == 0
+    assert not found.of("copy")
+    assert explore(source, tmp_path / "report")["copies"]["alike_pairs"] == 0
+    assert len(load_partition(DataConfig((source,), split="official", size=64)).test) > 0
+
+
+def test_an_index_in_such_a_folder_that_takes_the_brightness_is_held_to_the_rule(vertex, tmp_path):
+    samples = load_samples(vertex)
+    rows = [f"{s.image},{s.mask},{s.label},{s.patient},{int(s.patient[8:12]) % 5}" for s in samples]
+    shutil.copytree(vertex, tmp_path / "set")
+    (tmp_path / "set" / "index.csv").write_text("\n".join(["image,mask,label,patient,fold", *rows]) + "\n")
+    with pytest.raises(InputError, match="near-duplicates across the split"):
+        load_partition(DataConfig((str(tmp_path / "set"),), size=64))
+
+
+def test_an_index_keeps_the_channel(lgg, tmp_path):
+    index = tmp_path / "index.csv"
+    write_index(divide(lgg, folds=3), index)
+    assert index.read_text().splitlines()[0] == "image,mask,label,patient,split,fold,channel"
+    source = f"{index}@{lgg}"
+    direct, again = load_samples(lgg), load_samples(source)
+    assert [s.channel for s in again] == [1] * 66
+    for one, other in zip(direct[:3], again[:3], strict=True):
+        np.testing.assert_array_equal(read_sample(one).image, read_sample(other).image)
+    assert {s.channel for s in load_samples(source, channel=2)} == {2}
+    assert {row.sample.channel for row in list_rows(source).rows} == {1}
+    assert {row.sample.channel for row in list_rows(source, channel=0).rows} == {0}
+    write_index(divide(source), index, overwrite=True)  # an index of our own, with all its columns
+    assert {s.channel for s in load_samples(source)} == {1}
+
+
+@pytest.mark.parametrize("text", ["3", "-1", "x"])
+def test_a_channel_that_cannot_be_is_named(tmp_path, text):
+    pair(tmp_path, "x")
+    (tmp_path / "index.csv").write_text(f"image,label,channel\nx.tif,glioma,{text}\n")
+    message = f"line 2: channel '{text}' is no whole number from 0 to 2"
+    with pytest.raises(InputError, match=message):
+        load_samples(tmp_path)
+    assert check_set(tmp_path).of("bad_row") == [message]
+    (tmp_path / "index.csv").write_text("image,label,channel\nx.tif,glioma,\n")
+    assert load_samples(tmp_path)[0].channel is None
+
+
+def test_a_volume_has_no_channel_wherever_it_is_read(tmp_path):
+    phantom = phantom_volume(7, shape=(32, 40, 6), spacing_mm=(6, 6, 25))
+    save_volume(tmp_path / "no_tumor" / "a.nii.gz", phantom)
+    samples = load_samples(tmp_path, channel=1)
+    with pytest.raises(InputError, match="the scan is a volume") as said:
+        read_sample(samples[0])
+    swept = list(sweep(samples, Preprocess(64)))
+    assert [s.reason for s in swept if isinstance(s, Unread)] == [str(said.value)] * len(samples)

@@ -13,6 +13,9 @@ from PIL import Image
 from scipy import ndimage
 
 from data.errors import InputError
+from pipeline.evaluation_segmentation import SegmentationEvaluation, mask_tables
+from pipeline.tables import cell
+from pipeline.tables import leaves as leaf_figures
 from segmentation.metrics import SliceScores, segmentation_report, slice_scores, volume_dice, worst_slices
 from segmentation.plots import GalleryCase, plot_dice_by_size, plot_worst
 
@@ -210,6 +213,30 @@ def test_report_per_patient():
     assert values["hd95_tumor"] == pytest.approx(np.mean([1, 50, 1]))
     healthy = [*CASES, (score(1.0, truth=0, guess=0), "no_tumor", "d")]
     assert report_of(healthy)["patient"]["dice_tumor"]["value"] == pytest.approx(np.mean([0.75, 0, 0.8]))
+
+
+def test_lesions_per_patient():
+    """A patient's recall is of all lesions of the slices; one without lesions counts for false lesions alone."""
+    healthy = (score(1.0, truth=0, guess=9, false=1), "no_tumor", "d")
+    report = report_of([*CASES, healthy])
+    patient, slices = report["patient"], report["slice"]
+    assert patient["lesion_recall"]["value"] == pytest.approx(np.mean([2 / 4, 0 / 1, 1 / 1]))
+    assert patient["false_lesions"]["value"] == pytest.approx(np.mean([0 / 3, 2 / 2, 0 / 1, 1 / 1]))
+    assert slices["lesion_recall"]["value"] == pytest.approx(3 / 6)
+    assert slices["false_lesions"]["value"] == pytest.approx(3 / 7)
+    for name in ("lesion_recall", "false_lesions"):
+        assert patient[name]["low"] < patient[name]["value"] < patient[name]["high"]
+    none = report_of([healthy])["patient"]
+    assert (none["lesion_recall"], none["false_lesions"]["value"]) == (None, 1)
+    assert report_of([])["patient"]["false_lesions"] is None
+
+
+def test_tables_show_lesions_per_slice_and_per_patient():
+    figures = report_of(CASES)
+    rows = {row[0]: row[1:] for row in mask_tables(figures)[0].rows}
+    for title, key in (("lesions found", "lesion_recall"), ("false lesions per slice", "false_lesions")):
+        assert rows[title] == (cell(figures["slice"][key]), cell(figures["patient"][key]))
+    assert set(SegmentationEvaluation.headline) - {"volume.mean", "volume.median"} <= dict(leaf_figures(figures)).keys()
 
 
 def test_intervals_are_over_patients():

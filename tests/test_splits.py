@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from data.phantom import phantom_slice
 from data.preprocess import Preprocess
 from data.splits import (
     Split,
+    alike_by_nature,
     check_near_duplicates,
     check_patients,
     drop_near_duplicates,
@@ -135,16 +137,16 @@ def test_copies_without_a_patient_become_one_group():
 
 def test_partition_refuses_or_drops(phantom_set, tmp_path):
     """A data set whose fold column hides a mirror image under another patient's name."""
-    rows = (phantom_set / "index.csv").read_text().splitlines()
-    name = "twin.png"
+    shutil.copytree(phantom_set, tmp_path / "set")
+    index, name = tmp_path / "set" / "index.csv", "twin.png"
     image = cv2.imread(str(phantom_set / "images" / "1_0.png"), cv2.IMREAD_GRAYSCALE)
-    cv2.imwrite(str(phantom_set / "images" / name), image[:, ::-1])
-    index = tmp_path / "index.csv"
-    index.write_text("\n".join([*rows, f"images/{name},,glioma,someone-else,3"]) + "\n")
-    config = DataConfig(data=(f"{index}@{phantom_set}",), fold=0, size=64)
+    cv2.imwrite(str(tmp_path / "set" / "images" / name), image[:, ::-1])
+    with index.open("a") as file:
+        file.write(f"images/{name},,glioma,someone-else,3\n")
+    config = DataConfig(data=(str(index),), fold=0, size=64)
     with pytest.raises(InputError, match=r"twin\.png in training and .*1_0\.png in test"):
         load_partition(config)
-    parts = load_partition(DataConfig(data=(f"{index}@{phantom_set}",), fold=0, size=64, duplicates="drop"))
+    parts = load_partition(DataConfig(data=(str(index),), fold=0, size=64, duplicates="drop"))
     assert [s.patient for s in parts.dropped] == ["someone-else"]
 
 
@@ -166,3 +168,29 @@ def test_known_copies_between_the_real_sets_are_found(real):
     assert len({i for i, _, _ in pairs}) >= 0.97 * len(left)
     strangers = [(i, j) for i, j, _ in pairs if left[i].patient != right[j].patient]
     assert not strangers
+
+
+def test_look_alikes_count_unless_the_set_tells_both_patients_and_the_channel():
+    told, other = samples_of(["a", "b"], channel=1)
+    assert alike_by_nature(told, other)
+    (grey,), (unknown,), (cluster,) = samples_of(["c"]), samples_of([""], channel=1), samples_of(["alike-3"], channel=1)
+    for stranger in (grey, unknown, cluster):
+        assert not alike_by_nature(told, stranger)
+        assert not alike_by_nature(stranger, told)
+
+
+def test_only_pairs_that_count_stop_or_shrink_a_split():
+    image = phantom_slice(3, "glioma").image
+    marks = prepared([image, image[:, ::-1].copy()])
+    split = Split([0], [], [1])
+    told = samples_of(["a", "b"], channel=1)
+    check_near_duplicates(told, split, marks)
+    assert drop_near_duplicates(told, split, marks) == (split, [])
+    grey = samples_of(["a", "b"])
+    with pytest.raises(InputError, match="1 near-duplicates across the split"):
+        check_near_duplicates(grey, split, marks)
+    assert drop_near_duplicates(grey, split, marks)[1] == [0]
+    # One cluster of unknown patients, made before the split: its name is no word of the set.
+    clustered = group_by_likeness(samples_of(["", ""], channel=1), marks)
+    with pytest.raises(InputError, match="near-duplicates across the split"):
+        check_near_duplicates(clustered, split, marks)
