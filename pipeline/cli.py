@@ -1,4 +1,4 @@
-"""The command line: `tumorlens run | demo | train | info`. Heavy imports happen inside the commands."""
+"""The command line: `tumorlens run | demo | train | evaluate | crossval | data | info`; heavy imports come late."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data.errors import InputError, printable
+from pipeline.cli_crossval import crossval_app
+from pipeline.cli_data import data_app
+from pipeline.cli_evaluate import evaluate_app
 from pipeline.cli_train import train_app
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # it takes "[default: ...]" for markup and drops it
 )
 app.add_typer(train_app, name="train", help="Train a stage on your own data.")
+app.add_typer(evaluate_app, name="evaluate", help="Measure a stage, or both together, on labelled scans.")
+app.add_typer(crossval_app, name="crossval", help="Train and measure on every fold.")
+app.add_typer(data_app, name="data", help="Look at a data set, check it, split it by patient.")
 
 
 class Plane(StrEnum):
@@ -58,6 +64,12 @@ def run(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Threads that read scans ahead.")] = 1,
     frame: Annotated[int | None, typer.Option(min=0, help="Volume of a 4-D file or series, from 0.")] = None,
+    channel: Annotated[
+        int | None,
+        typer.Option(
+            "--frame-channel", min=0, max=2, help="Channel of color pictures that is the scan. [default: brightness]"
+        ),
+    ] = None,
     plane: Annotated[Plane, typer.Option(help="How volumes are cut into slices.")] = Plane.ACQUISITION,
     show: Annotated[bool, typer.Option("--list", help="Show the scans and DICOM series found, and leave.")] = False,
     series: Annotated[
@@ -67,6 +79,8 @@ def run(
     secondary_capture: Annotated[
         bool, typer.Option("--secondary-capture", help="Write the overlay of DICOM scans as overlay.dcm, too.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Judge what does not look like a brain MRI, too.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Write where the classifier looked (Grad-CAM).")] = False,
     keep_identifiers: Annotated[
         bool,
         typer.Option("--keep-identifiers", help="Put patient's name, ID, birth date and texts into result.json."),
@@ -109,7 +123,7 @@ def run(
 
         check_output(out, overwrite, resume)
         pipeline = Pipeline.load(classifier, segmenter, device, threshold)
-        options = RunOptions(frame, plane.value, secondary_capture, keep_identifiers)
+        options = RunOptions(frame, plane.value, secondary_capture, force, explain, channel, keep_identifiers)
         with _progress(len(work), quiet or as_json) as advance:
 
             def done(job: Job, row: dict[str, str]) -> None:
@@ -216,7 +230,8 @@ def _tell(report: BatchReport, work: list[Job], out: Path, quiet: bool, as_json:
     if len(work) == 1 and not report.failed:
         job, row = work[0], report.rows[-1]
         note = f"  [review: {row['review']}]" if row["review"] else ""
-        typer.echo(f"{job.name}: {row['label']} ({row['confidence']}){note}")
+        sure = f" ({row['confidence']})" if row["confidence"] else ""
+        typer.echo(f"{job.name}: {row['label']}{sure}{note}")
         typer.echo(f"overlay: {out / job.folder / 'overlay.png'}")
     counts: dict[str, int] = {}
     for row in report.rows:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from data.errors import InputError, printable
-from pipeline.cli_train import parse_map
+from pipeline.cli_train import LAYOUTS, Channel, LabelMap, Reading, parse_map
 
 data_app = typer.Typer(no_args_is_help=True)
 
@@ -20,17 +20,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="DIR",
-        help="Data folder (index.csv, class folders, images/ + masks/) or INDEX.csv, or INDEX.csv@FOLDER.",
-    ),
-]
-LabelMap = Annotated[list[str] | None, typer.Option("--map", help="Your label name for one of ours: NAME=CLASS.")]
-Channel = Annotated[
-    int | None,
-    typer.Option(
-        "--frame-channel",
-        min=0,
-        max=2,
-        help="Channel of color pictures to take. [default: FLAIR (1) of an LGG folder, else the brightness]",
+        help=f"{LAYOUTS}.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
@@ -59,7 +49,7 @@ def explore(
 
         _check_writable(out)
         command = "tumorlens " + shlex.join(sys.argv[1:])
-        with _Bar(quiet) as progress:
+        with _bar(quiet) as progress:
             mapping = dict(parse_map(label_map))
             numbers = write_report(source, out, mapping, seed, overwrite, channel, command, progress)
         if not quiet:
@@ -94,7 +84,7 @@ def check(
         if out is not None:
             _check_writable(out)
             check_out(out, overwrite)
-        with _Bar(quiet or as_json) as progress:
+        with _bar(quiet or as_json) as progress:
             report = check_set(source, dict(parse_map(label_map)), channel, progress)
         if out is not None:
             write_findings(report, out, overwrite)
@@ -131,15 +121,13 @@ def split(
 
         _check_writable(out)
         check_index(out, overwrite)
-        with _Bar(quiet) as progress:
+        with _bar(quiet) as progress:
             division = divide(source, dict(parse_map(label_map)), shares, folds, seed, channel, progress)
         write_index(division, out, overwrite)
         if not quiet:
             typer.echo(_told(division))
             data = str(out) if out.parent.resolve() == division.root.resolve() else f"{out}@{division.root}"
             how = "--split official" if folds is None else "--fold 0"
-            taken = division.samples[0].channel  # an index does not say it
-            how += "" if taken is None else f" --frame-channel {taken}"
             typer.echo(printable(f"train with: --data {shlex.quote(data)} {how}"))
 
 
@@ -167,23 +155,6 @@ def _told(division: Any) -> str:
     return printable("\n".join(lines))
 
 
-class _Bar:
-    """A progress bar on a terminal, gone when it is done."""
-
-    def __init__(self, hidden: bool) -> None:
-        self.show = not hidden and sys.stderr.isatty()
-
-    def __enter__(self) -> Any:
-        if not self.show:
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.bar = Progress(console=Console(stderr=True), transient=True)
-        self.task = self.bar.add_task("reading slices", total=None)
-        self.bar.start()
-        return lambda done, total: self.bar.update(self.task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        if self.show:
-            self.bar.stop()
+def _bar(hidden: bool) -> Reading:
+    """A progress bar on a terminal."""
+    return Reading(not hidden and sys.stderr.isatty())

@@ -13,11 +13,15 @@ from data.errors import InputError
 
 train_app = typer.Typer(no_args_is_help=True)
 
+LAYOUTS = (
+    "Data folder (index.csv, class folders, images/ + masks/, LGG folders of patients with pictures and their *_mask "
+    "files) or INDEX.csv, or INDEX.csv@FOLDER"
+)
 Data = Annotated[
     list[str],
     typer.Option(
         "--data",
-        help="Data folder (index.csv, class folders, images/ + masks/) or INDEX.csv, or INDEX.csv@FOLDER; repeatable.",
+        help=f"{LAYOUTS}; repeatable.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
@@ -25,12 +29,25 @@ Fold = Annotated[int, typer.Option(min=0, help="Test fold; the next one validate
 SplitBy = Annotated[str, typer.Option("--split", help="folds (by patient) or official (Training/Testing).")]
 Duplicates = Annotated[str, typer.Option(help="Near-duplicates across the split: error or drop.")]
 LabelMap = Annotated[list[str] | None, typer.Option("--map", help="Your label name for one of ours: NAME=CLASS.")]
+Channel = Annotated[
+    int | None,
+    typer.Option(
+        "--frame-channel",
+        min=0,
+        max=2,
+        help="Channel of color pictures to take. [default: what the index says, FLAIR (1) of LGG folders, else the "
+        "brightness]",
+    ),
+]
 Epochs = Annotated[int, typer.Option(min=1, help="Upper limit of epochs.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1)]
 Rate = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate of the one-cycle schedule.")]
 Patience = Annotated[int, typer.Option(min=1, help="Epochs without progress before it stops.")]
 Strength = Annotated[float, typer.Option("--augment", min=0, help="Strength of augmentation; 0 is none.")]
 Size = Annotated[int, typer.Option(min=32, help="Side of the network's input in pixels.")]
+OwnSize = Annotated[
+    int | None, typer.Option(min=32, help="Side of the network's input in pixels. [default: the architecture's own]")
+]
 Seed = Annotated[int, typer.Option(min=0)]
 Workers = Annotated[int, typer.Option(min=0, help="Loader processes; with 0, errors show as they are.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -47,15 +64,26 @@ def classification(
     split: SplitBy = "folds",
     duplicates: Duplicates = "error",
     label_map: LabelMap = None,
+    channel: Channel = None,
     init: Annotated[str, typer.Option(help="imagenet (downloaded), none, or a weight file.")] = "imagenet",
     epochs: Epochs = 8,
     batch_size: Batch = 32,
     learning_rate: Rate = 4e-4,
     label_smoothing: Annotated[float, typer.Option(min=0, max=0.5)] = 0.05,
     balance: Annotated[bool, typer.Option(help="Weight the loss against class imbalance.")] = True,
+    arch: Annotated[
+        str, typer.Option(help="resnet50, cnn, mlp, alexnet, vgg16, inception_v3, any name of torchvision or timm.")
+    ] = "resnet50",
+    frozen: Annotated[bool, typer.Option("--frozen", help="Train the last layer only.")] = False,
+    blank: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of slices shown with a blanked head, against shortcuts.")
+    ] = 0.1,
+    not_brain: Annotated[
+        list[str] | None, typer.Option(help="Folder of pictures that are no brains, to be refused; repeatable.")
+    ] = None,
     patience: Patience = 5,
     augment: Strength = 1.0,
-    size: Size = 224,
+    size: OwnSize = None,
     seed: Seed = 0,
     workers: Workers = 0,
     device: Device = "auto",
@@ -63,7 +91,7 @@ def classification(
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the classifier (ResNet-50, four classes)."""
+    """Train the classifier (four classes; ResNet-50, or another architecture by name)."""
     settings = {k: v for k, v in locals().items() if k not in ("out", "resume", "quiet")}
     _train("classification", settings, out, resume, quiet)
 
@@ -76,10 +104,16 @@ def segmentation(
     split: SplitBy = "folds",
     duplicates: Duplicates = "error",
     label_map: LabelMap = None,
+    channel: Channel = None,
     init: Annotated[
         str, typer.Option(help="Encoder's start: imagenet (downloaded), none, or a weight file (a trained classifier).")
     ] = "imagenet",
-    encoder: Annotated[str, typer.Option(help="Any residual encoder of segmentation-models-pytorch.")] = "resnet50",
+    arch: Annotated[
+        str, typer.Option(help="unet (with a residual encoder: Res-U-Net), unet++, unet-scse or plain-unet.")
+    ] = "unet",
+    encoder: Annotated[
+        str, typer.Option(help="Any encoder of segmentation-models-pytorch; tu-NAME for timm's.")
+    ] = "resnet50",
     epochs: Epochs = 8,
     batch_size: Batch = 16,
     learning_rate: Rate = 4e-4,
@@ -93,7 +127,7 @@ def segmentation(
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the segmenter (Res-U-Net, one mask)."""
+    """Train the segmenter (one mask; Res-U-Net, or another architecture and encoder by name)."""
     settings = {k: v for k, v in locals().items() if k not in ("out", "resume", "quiet")}
     _train("segmentation", settings, out, resume, quiet)
 
@@ -102,23 +136,48 @@ def _train(stage: str, settings: dict[str, Any], out: Path, resume: bool, quiet:
     from pipeline.cli import user_errors
 
     with user_errors(stopped="go on with --resume"):
-        settings["data"] = tuple(settings["data"])
-        settings["label_map"] = parse_map(settings["label_map"])
-        if settings["size"] % 32:
-            raise InputError(f"--size {settings['size']} is not divisible by 32, as the networks need it")
+        config = config_of(stage, settings)
         run: Any
         if stage == "classification":
-            from classification.train import ClassifierConfig, train_classifier
+            from classification.train import train_classifier
 
-            run, config = train_classifier, ClassifierConfig(**settings)
+            run = train_classifier
         else:
-            from segmentation.train import SegmenterConfig, train_segmenter
+            from segmentation.train import train_segmenter
 
-            run, config = train_segmenter, SegmenterConfig(**settings)  # type: ignore[assignment]
+            run = train_segmenter
         show = not quiet and sys.stderr.isatty()
         command = "tumorlens " + shlex.join(sys.argv[1:])
-        with _Reading(show) as prepared:
+        with Reading(show) as prepared:
             run(config, out, resume, show, typer.echo, prepared, command)
+
+
+def config_of(stage: str, settings: dict[str, Any]) -> Any:
+    """A stage's `ClassifierConfig` or `SegmenterConfig` from the options of its training command.
+
+    Args:
+        stage: ``classification`` or ``segmentation``.
+        settings: Option -> value as the command line gives it; options that are left out have the stage's own default.
+
+    Raises:
+        InputError: A label mapping, a size or an architecture that cannot be.
+    """
+    known = dict(settings)
+    known["data"] = tuple(known["data"])
+    known["label_map"] = parse_map(known.get("label_map"))
+    if stage == "classification":
+        from classification.train import ClassifierConfig
+        from classification.zoo import find_architecture
+
+        known["not_brain"] = tuple(known.get("not_brain") or ())
+        known["size"] = known.get("size") or find_architecture(known["arch"]).input_size
+        return ClassifierConfig(**known)
+    from segmentation.train import SegmenterConfig
+
+    config = SegmenterConfig(**known)
+    if config.size % 32:
+        raise InputError(f"--size {config.size} is not divisible by 32, as the networks need it")
+    return config
 
 
 def parse_map(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
@@ -132,7 +191,7 @@ def parse_map(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-class _Reading:
+class Reading:
     """A progress bar for the reading of the data, gone when it is done."""
 
     def __init__(self, show: bool) -> None:

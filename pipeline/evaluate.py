@@ -1,250 +1,267 @@
-"""End to end on held-out patients: source files in, label and mask against the truth in the source's own geometry.
-
-python -m pipeline.evaluate --data datasets/brisc --fold 0 --out end_to_end.json
-"""
+"""From weights and data to a report: choose the scans, predict them, count, write."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
-import typer
-from numpy.typing import NDArray
-
-from data.datasets import Sample, load_samples, read_mask, read_volume_mask
+from data.cards import read_card
+from data.datasets import Sample
 from data.errors import InputError
-from data.labels import CLASSES, NO_TUMOR
-from data.partition import DataConfig, load_partition
-from data.readers import open_scan
-from data.scan import Scan
-from pipeline.pipeline import Pipeline
+from pipeline.leaks import leak_warnings
+from pipeline.protocols import LEAKS, DataRequest, Progress, Selection, find_protocol, select
+from pipeline.report import check_out, screen_table, write_report
+from pipeline.versions import package_versions
+from segmentation.train import has_truth
 
-_RESAMPLES = 1000
+PLACEHOLDER = "{fold}"
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One scan's truth and what the pipeline made of it.
+class EvaluationRequest:
+    """What to measure with what.
 
     Attributes:
-        scan: The file's name.
-        patient: Its patient.
-        volume: Several slices, judged as one scan.
-        label: The true class.
-        guess: The pipeline's class.
-        dice: Over all voxels of the scan; both masks empty 1, one of them empty 0. None if the true mask is not known.
-        free_slices: Slices without tumor.
-        free_marked: Those of them on which the pipeline drew a mask.
+        data: As for training.
+        stage: ``classification``, ``segmentation`` or ``pipeline``.
+        protocol: ``p1`` to ``p4``; none for all scans as one set, or for the folds that are named.
+        folds: Test folds; an empty tuple takes all, none leaves the choice to the weights' card.
+        classifier: Weights, or the shipped ones; ``{fold}`` stands for the fold's number.
+        segmenter: The same for stage two.
+        label_map: The user's label names -> classes.
+        channel: Which channel of colour pictures.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+        seed: Of the bootstrap, and of folds that the data do not have; by default the one on the weights' card.
+        explain: Score Grad-CAM against the masks.
+        probe: Run the no-shortcut probe.
+        command: What the user typed.
+        training: The settings of the cross-validation that this measures, by stage; empty for weights from elsewhere.
     """
 
-    scan: str
-    patient: str
-    volume: bool
-    label: str
-    guess: str
-    dice: float | None
-    free_slices: int
-    free_marked: int
+    data: tuple[str, ...]
+    stage: str
+    protocol: str | None = None
+    folds: tuple[int, ...] | None = None
+    classifier: str | None = None
+    segmenter: str | None = None
+    label_map: tuple[tuple[str, str], ...] = ()
+    channel: int | None = None
+    device: str = "auto"
+    seed: int | None = None
+    explain: bool = False
+    probe: bool = True
+    command: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
 
 
-def evaluate_pipeline(
-    pipeline: Pipeline, samples: Sequence[Sample], progress: Callable[[int, int], None] | None = None
-) -> list[Case]:
-    """Run every scan once, as `tumorlens run` would, and compare.
+def evaluate(
+    request: EvaluationRequest,
+    out: Path,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    say: Say = print,
+    warn: Say = print,
+) -> dict[str, Any]:
+    """Measure and write the report.
 
     Args:
-        pipeline: Both models.
-        samples: Labelled slices; those of one volume are judged together.
-        progress: Called with the number of scans done and of all.
+        request: What to measure with what.
+        out: The report's folder.
+        overwrite: Replace the report that is there.
+        progress: Called with the number of slices or scans done and of all.
+        say: Gets the table and where the report is.
+        warn: Gets a line for each reason to mistrust the figures.
+
+    Returns:
+        The report as ``report.json`` holds it.
 
     Raises:
-        InputError: A scan or a mask cannot be used.
+        InputError: Unusable data, weights, folds, protocol or folder.
     """
-    by_file: dict[Path, list[Sample]] = {}
-    for sample in samples:
-        by_file.setdefault(sample.image, []).append(sample)
-    cases = []
-    for done, members in enumerate(by_file.values(), start=1):
-        cases.append(_judge(pipeline, members))
-        if progress:
-            progress(done, len(by_file))
-    return cases
+    check_out(out, overwrite)
+    weights = Weights(request)
+    weights.check_name(request)
+    card = weights.first_card()
+    wanted = _data_request(request, weights, card)
+    selection = select(wanted, card, progress)
+    weights.check(selection)
+    warnings = _warnings(selection, wanted, weights)
+    for text in warnings:
+        warn(text)
+    evaluation = _evaluation(request, selection, wanted.seed)
+    for fold, samples in selection.parts.items():
+        evaluation.measure(weights.load(fold), samples, fold, progress)
+    about = _about(request, wanted, selection, weights, warnings)
+    report = write_report(out, about, evaluation, list(selection.parts))
+    say(screen_table(report, evaluation.headline))
+    say(f"{report['n']} of {report['n_patients']} patients, {selection.choice}; report: {out / 'report.md'}")
+    return report
 
 
-def _judge(pipeline: Pipeline, members: list[Sample]) -> Case:
-    first = members[0]
-    scan = open_scan(first.image)
-    result = pipeline.run(scan)
-    truth = _true_mask(members, scan)
-    sick = [s.label for s in members if s.label != CLASSES[NO_TUMOR]]
-    free = marked = 0
-    if truth is not None:
-        for k in range(scan.n_slices):
-            if not scan.view(truth, k).any():
-                free += 1
-                marked += bool(scan.view(result.mask, k).any())
-    return Case(
-        scan=first.image.name,
-        patient=first.patient or first.image.name,
-        volume=scan.volume,
-        label=sick[0] if sick else CLASSES[NO_TUMOR],
-        guess=result.label,
-        dice=None if truth is None else dice(result.mask, truth),
-        free_slices=free,
-        free_marked=marked,
+class Weights:
+    """The weight files of a request, one per stage and fold."""
+
+    def __init__(self, request: EvaluationRequest) -> None:
+        from classification.predict import SHIPPED as CLASSIFIER
+        from segmentation.predict import SHIPPED as SEGMENTER
+
+        self.stage, self.device = request.stage, request.device
+        named = {
+            "classification": request.classifier or str(CLASSIFIER),
+            "segmentation": request.segmenter or str(SEGMENTER),
+        }
+        self.names = {stage: name for stage, name in named.items() if request.stage in (stage, "pipeline")}
+        self.first = (request.folds or (0,))[0]
+        self.per_fold = any(PLACEHOLDER in name for name in self.names.values())
+
+    def path(self, stage: str, fold: int | None) -> Path:
+        """The file of a stage's weights for a fold."""
+        return Path(self.names[stage].replace(PLACEHOLDER, str(fold)))
+
+    def card(self, stage: str, fold: int | None) -> dict[str, Any]:
+        """Its card.
+
+        Raises:
+            InputError: No weights or no card there, or those of another stage.
+        """
+        path = self.path(stage, fold)
+        card = read_card(path)
+        if card.get("stage") != stage:
+            raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
+        return card
+
+    def first_card(self) -> dict[str, Any]:
+        """The card that says how folds were made: the classifier's, if there is one."""
+        return next(self.card(stage, self.first) for stage in self.names)
+
+    def check_name(self, request: EvaluationRequest) -> None:
+        """Raise an `InputError` if a name asks for a fold where there are none, before anything is read."""
+        protocol = find_protocol(request.protocol, request.stage, request.folds)
+        if not self.per_fold or protocol.split == "folds":
+            return
+        name = next(name for name in self.names.values() if PLACEHOLDER in name)
+        if request.protocol is None:
+            raise InputError(f"{name}: {PLACEHOLDER} needs folds; give --folds, or a protocol that has them")
+        raise InputError(f"{name}: protocol {protocol.id} has no folds that {PLACEHOLDER} could stand for")
+
+    def check(self, selection: Selection) -> None:
+        """Raise an `InputError` if a file is missing, before the first of them is used."""
+        for fold in selection.parts:
+            for stage in self.names:
+                self.card(stage, fold)
+
+    def load(self, fold: int | None) -> dict[str, Any]:
+        """The models of a fold, by stage."""
+        from classification.predict import Classifier
+        from pipeline.pipeline import Pipeline
+        from segmentation.predict import Segmenter
+
+        if self.stage == "pipeline":
+            paths = (self.path("classification", fold), self.path("segmentation", fold))
+            return {"pipeline": Pipeline.load(*paths, self.device)}
+        loader = Classifier if self.stage == "classification" else Segmenter
+        return {self.stage: loader.load(self.path(self.stage, fold), self.device)}
+
+    def describe(self, folds: list[int | None]) -> list[dict[str, Any]]:
+        """Fold, stage, file, architecture and hash of each, and what its card says of its training."""
+        found = []
+        for stage, name in self.names.items():
+            for fold in folds if PLACEHOLDER in name else [None]:
+                card = self.card(stage, fold)
+                training = card.get("training")
+                found.append(
+                    {
+                        "stage": stage,
+                        "fold": fold,
+                        "file": str(self.path(stage, fold)),
+                        "architecture": card.get("architecture"),
+                        **({"encoder": card["encoder"]} if "encoder" in card else {}),
+                        "sha256": card.get("sha256"),
+                        "test_fold": training.get("fold") if isinstance(training, dict) else None,
+                        "operating_point": card.get("operating_point"),
+                    }
+                )
+        return found
+
+
+def _data_request(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> DataRequest:
+    training = card.get("training")
+    seed = training.get("seed") if isinstance(training, dict) else None
+    folds = request.folds
+    if weights.per_fold and folds is None and find_protocol(request.protocol, request.stage, None).split == "folds":
+        folds = ()  # weights of every fold were given: measure them all
+    return DataRequest(
+        data=request.data,
+        stage=request.stage,
+        protocol=request.protocol,
+        folds=folds,
+        label_map=request.label_map,
+        channel=request.channel,
+        seed=request.seed if request.seed is not None else seed if isinstance(seed, int) else 0,
+        size=int(card.get("input_size", 224)),
     )
 
 
-def _true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
-    """In the array order of ``scan.voxels``; none for a tumor that the set does not outline."""
-    drawn = next((s.mask for s in members if s.mask is not None), None)
-    if drawn is not None:
-        return read_volume_mask(drawn, scan) if scan.volume else read_mask(drawn, scan)
-    if scan.annotation is not None and scan.annotation.mask is not None:
-        return scan.annotation.mask
-    if any(s.label != CLASSES[NO_TUMOR] for s in members):
-        return None
-    return np.zeros(scan.voxels.shape if scan.volume else scan.voxels.shape[:2], np.uint8)
+def _warnings(selection: Selection, wanted: DataRequest, weights: Weights) -> list[str]:
+    """The protocol's own flaw, then why each model may have seen what it is measured on."""
+    found = [LEAKS] if selection.protocol.id == "p3" else []
+    for fold in selection.parts:
+        for stage in weights.names:
+            alone = replace(wanted, stage=stage)
+            found += leak_warnings(stage, weights.card(stage, fold), fold, selection, alone)
+    made = selection.n_folds is not None and not selection.own_folds
+    if made and wanted.stage == "pipeline" and not all(map(_outlined, selection.samples)):
+        found.append(
+            "the data have no folds of their own and tumors without a mask, so training makes other folds for the "
+            "segmenter than for the classifier; write folds with `tumorlens data split --folds 5`"
+        )
+    return list(dict.fromkeys(found))
 
 
-def dice(guess: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Dice of two masks of one shape; 1 where both are empty, 0 where one is."""
-    total = int(np.count_nonzero(guess)) + int(np.count_nonzero(truth))
-    return 1.0 if total == 0 else 2 * int(np.count_nonzero((guess != 0) & (truth != 0))) / total
+def _outlined(sample: Sample) -> bool:
+    return has_truth(sample)
 
 
-def summarise(cases: Sequence[Case], seed: int = 0) -> dict[str, Any]:
-    """Figures of slices and of volumes apart, each with a 95 % bootstrap interval over patients.
+def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> Any:
+    from pipeline.evaluation_classification import ClassificationEvaluation
+    from pipeline.evaluation_pipeline import PipelineEvaluation
+    from pipeline.evaluation_segmentation import SegmentationEvaluation
 
-    A tumor that the classifier missed has Dice 0; so has a mask on a scan without tumor.
-    """
-    kinds = {"slices": [c for c in cases if not c.volume], "volumes": [c for c in cases if c.volume]}
-    return {kind: _figures(members, seed) for kind, members in kinds.items() if members}
+    if request.stage == "classification":
+        if request.explain and not any(s.mask is not None or s.image.suffix == ".mat" for s in selection.samples):
+            raise InputError(f"{', '.join(request.data)}: --explain needs masks, and no scan has one")
+        return ClassificationEvaluation(selection.protocol, seed, request.explain, request.probe)
+    kind = SegmentationEvaluation if request.stage == "segmentation" else PipelineEvaluation
+    return kind(selection.protocol, seed)
 
 
-def _figures(cases: list[Case], seed: int) -> dict[str, Any]:
-    patients = np.array([c.patient for c in cases])
-    label, guess = np.array([c.label for c in cases]), np.array([c.guess for c in cases])
-    outlined = np.array([c.dice is not None for c in cases])
-    score = np.array([c.dice or 0.0 for c in cases])
-    sick = label != CLASSES[NO_TUMOR]
-    called = guess != CLASSES[NO_TUMOR]
-    free = np.array([c.free_slices for c in cases], float)
-    marked = np.array([c.free_marked for c in cases], float)
-    drawn = sick & outlined
-    present = [name for name in CLASSES if (label == name).any()]
-
-    def estimate(values: NDArray[Any], weights: NDArray[Any]) -> dict[str, Any] | None:
-        return _with_interval(values.astype(float), weights.astype(float), patients, seed)
-
-    every = np.ones(len(cases))
+def _about(
+    request: EvaluationRequest, wanted: DataRequest, selection: Selection, weights: Weights, warnings: list[str]
+) -> dict[str, Any]:
+    """What the report says of itself."""
+    folds = list(selection.parts)
     return {
-        "n": len(cases),
-        "n_patients": len(set(patients)),
-        "accuracy": estimate(guess == label, every),
-        "recall": {name: float((guess == name)[label == name].mean()) for name in present},
-        "sensitivity": estimate(called, sick),
-        "specificity": estimate(~called, ~sick),
-        "n_outlined": int(outlined.sum()),
-        "dice_all": estimate(score, outlined),
-        "dice_tumor": estimate(score, drawn),
-        "dice_tumor_median": float(np.median(score[drawn])) if drawn.any() else None,
-        "dice_by_label": {n: float(score[drawn & (label == n)].mean()) for n in sorted(set(label[drawn]))},
-        "n_tumor_free_slices": int(free.sum()),
-        "false_masks": estimate(np.divide(marked, free, out=np.zeros_like(free), where=free > 0), free),
+        "stage": request.stage,
+        "protocol": {"id": selection.protocol.id, "title": selection.protocol.title},
+        "data": list(request.data),
+        "label_map": [list(pair) for pair in request.label_map],
+        "frame_channel": request.channel,
+        "folds": {
+            "measured": [fold for fold in folds if fold is not None],
+            "of": selection.n_folds,
+            "of_the_data": selection.own_folds,
+            "choice": selection.choice,
+        },
+        "warnings": warnings,
+        "notes": list(selection.notes),
+        "models": weights.describe(folds),
+        "seed": wanted.seed,
+        "versions": package_versions(),
+        "date": date.today().isoformat(),
+        "command": request.command,
+        **({"crossval": request.training} if request.training else {}),
     }
-
-
-def _with_interval(
-    values: NDArray[np.float64], weights: NDArray[np.float64], patients: NDArray[Any], seed: int
-) -> dict[str, Any] | None:
-    """Weighted mean and its 95 % percentile interval when patients, not slices, are drawn with replacement
-    (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993)."""
-    if not weights.sum():
-        return None
-    _, number = np.unique(patients, return_inverse=True)
-    above, below = np.bincount(number, values * weights), np.bincount(number, weights)
-    drawn = np.random.default_rng(seed).integers(0, len(above), (_RESAMPLES, len(above)))
-    total = below[drawn].sum(axis=1)
-    means = above[drawn].sum(axis=1)[total > 0] / total[total > 0]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return {"value": float(above.sum() / below.sum()), "low": float(low), "high": float(high)}
-
-
-def test_samples(config: DataConfig) -> list[Sample]:
-    """The labelled samples that a training run with these settings would test on.
-
-    Raises:
-        InputError: Unusable data, or no such fold.
-    """
-    samples = _labelled(config)
-    if all(s.fold is not None for s in samples):
-        chosen = [s for s in samples if s.fold == config.fold]
-        if not chosen:
-            raise InputError(f"{', '.join(config.data)}: no labelled scan in fold {config.fold}")
-        return chosen
-    return load_partition(config, keep=lambda sample: bool(sample.label)).test.samples
-
-
-def _labelled(config: DataConfig) -> list[Sample]:
-    samples = [s for source in config.data for s in load_samples(source, dict(config.label_map)) if s.label]
-    if not samples:
-        raise InputError(f"{', '.join(config.data)}: no labelled scan")
-    return samples
-
-
-def main(
-    data: Annotated[list[str], typer.Option(help="As for training; repeatable.")],
-    fold: Annotated[
-        int | None, typer.Option(min=0, help="Only the test patients of this fold; all without it.")
-    ] = None,
-    label_map: Annotated[list[str] | None, typer.Option("--map", help="Your label names: NAME=CLASS.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the folds, where the data have none of their own.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write figures and cases here as JSON.")] = None,
-    classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,
-    segmenter: Annotated[Path | None, typer.Option(help="Your own segmenter.safetensors.")] = None,
-    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Tumor probability of the gate.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-) -> None:
-    """Measure the whole pipeline on labelled scans."""
-    from data.atomic import whole_file
-    from pipeline.cli import user_errors
-    from pipeline.cli_train import parse_map
-
-    with user_errors():
-        if out is not None and not os.access(next(p for p in out.absolute().parents if p.exists()), os.W_OK):
-            raise InputError(f"{out}: cannot be written")
-        config = DataConfig(tuple(data), fold or 0, "folds", "drop", tuple(parse_map(label_map)), seed=seed)
-        chosen = test_samples(config) if fold is not None else _labelled(config)
-        pipeline = Pipeline.load(classifier, segmenter, device, threshold)
-
-        def show(done: int, total: int) -> None:
-            if sys.stderr.isatty():
-                typer.echo(f"\r{done} of {total} scans", nl=done == total, err=True)
-
-        cases = evaluate_pipeline(pipeline, chosen, show)
-        report = {
-            "data": data,
-            "fold": fold,
-            "threshold": pipeline.threshold,
-            "models": {"classification": _sha(pipeline.classifier), "segmentation": _sha(pipeline.segmenter)},
-            **summarise(cases),
-        }
-        typer.echo(json.dumps(report, indent=2))
-        if out is not None:
-            with whole_file(out) as part:
-                part.write_text(json.dumps({**report, "cases": [vars(c) for c in cases]}, indent=2) + "\n")
-
-
-def _sha(stage: Any) -> str:
-    return str(stage.card["sha256"])
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -176,13 +176,31 @@ def test_the_channel_of_an_lgg_folder(tmp_path):
     write_lgg_phantoms(tmp_path / "set", patients=3, slices=5)
     assert data("check", tmp_path / "set").exit_code == 0
     done = data("split", tmp_path / "set", "-o", tmp_path / "index.csv")
-    assert done.stdout.splitlines()[-1].endswith("--split official --frame-channel 1")
+    assert done.stdout.splitlines()[-1].endswith("--split official")
     index = f"{tmp_path / 'index.csv'}@{tmp_path / 'set'}"
-    assert data("explore", index, "-o", tmp_path / "out", "--frame-channel", 1).exit_code == 0
+    assert {s.channel for s in load_samples(index)} == {1}
+    assert data("explore", index, "-o", tmp_path / "out").exit_code == 0
     save(tmp_path / "gray" / "glioma" / "1.png", phantom_slice(1).image)
     asked = data("check", tmp_path / "gray", "--frame-channel", 1)
     assert "channel 1 was asked for, but the scan is grey" in asked.stdout
     assert asked.exit_code == 1
+
+
+def test_files_of_others_are_kept(phantom_set, tmp_path):
+    """Among them the report of `tumorlens evaluate`, which has the same name."""
+    for name, text in (("report.json", '{"kind": "tumorlens evaluation", "files": []}'), ("index.html", "mine")):
+        out = tmp_path / name.partition(".")[0]
+        out.mkdir()
+        (out / name).write_text(text)
+        wrong_use(data("explore", phantom_set, "-o", out), f"{name}: this file is no report of this command")
+        wrong_use(data("explore", phantom_set, "-o", out, "--overwrite"), "left alone")
+        assert [(p.name, p.read_text()) for p in out.iterdir()] == [(name, text)]
+
+
+def test_the_help_names_the_layouts():
+    for command in ("explore", "check", "split"):
+        text = CliRunner().invoke(data_app, [command, "--help"], env={"COLUMNS": "200"}).output
+        assert "LGG" in text
 
 
 def test_help_imports_no_heavy_package():

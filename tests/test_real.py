@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from data.datasets import load_samples, read_sample
+from data.frames import other_frames
 from data.labels import CLASSES
 from data.preprocess import Preprocess
 from data.splits import split_by_fold
-from pipeline.evaluate import dice, evaluate_pipeline, summarise
-from tests.test_preprocess import frames
+from pipeline.evaluation_pipeline import dice, evaluate_pipeline, summarise
 
 pytestmark = pytest.mark.real
 
@@ -38,7 +38,7 @@ def test_the_label_survives_another_frame(pipeline, unseen):
     for sample in unseen[5::36]:
         image = read_sample(sample).image
         gray = image if image.ndim == 2 else image[..., 0]
-        variants = [gray, *frames(gray).values()]
+        variants = [gray, *other_frames(gray).values()]
         probabilities = pipeline.classifier.predict(np.stack([preprocess(v).image for v in variants]))
         positive = 1 - probabilities[:, 0] >= pipeline.threshold
         labels = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), 0)

@@ -1,0 +1,172 @@
+"""`tumorlens evaluate classification | segmentation | pipeline`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data.errors import InputError, printable
+from pipeline.cli_train import Channel, Data, Device, LabelMap, parse_map
+
+evaluate_app = typer.Typer(no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="The report's folder.")]
+ProtocolName = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="p1|p2|p3|p4",
+        help="p1: tumor types, by folds; p2: four classes, by folds; p3: official split (leaks); p4: LGG folder, "
+        "segmentation only. [default: all scans as one set]",
+    ),
+]
+Folds = Annotated[
+    str | None,
+    typer.Option("--folds", metavar="all|0,1,..", help="Test folds. [default: the test fold on the weights' card]"),
+]
+ClassifierFile = Annotated[
+    str | None,
+    typer.Option("--classifier", help="Your own classifier.safetensors; {fold} stands for the fold's number."),
+]
+SegmenterFile = Annotated[
+    str | None,
+    typer.Option("--segmenter", help="Your own segmenter.safetensors; {fold} stands for the fold's number."),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, help="Of folds, where the data have none, and of the intervals. [default: the card's]"),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report in OUT.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but warnings and errors.")]
+
+
+@evaluate_app.command()
+def classification(
+    data: Data,
+    out: Out,
+    protocol: ProtocolName = None,
+    folds: Folds = None,
+    classifier: ClassifierFile = None,
+    label_map: LabelMap = None,
+    channel: Channel = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Score Grad-CAM against the masks.")] = False,
+    probe: Annotated[bool, typer.Option(help="Test that the label does not come from the picture's source.")] = True,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a classifier: accuracy, AUC, calibration, gate, prediction sets, shortcuts."""
+    _evaluate("classification", dict(locals()))
+
+
+@evaluate_app.command()
+def segmentation(
+    data: Data,
+    out: Out,
+    protocol: ProtocolName = None,
+    folds: Folds = None,
+    segmenter: SegmenterFile = None,
+    label_map: LabelMap = None,
+    channel: Channel = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a segmenter alone: Dice, IoU, HD95, surface Dice, lesions, false masks, on the source's grid."""
+    _evaluate("segmentation", dict(locals()))
+
+
+@evaluate_app.command()
+def pipeline(
+    data: Data,
+    out: Out,
+    protocol: ProtocolName = None,
+    folds: Folds = None,
+    classifier: ClassifierFile = None,
+    segmenter: SegmenterFile = None,
+    label_map: LabelMap = None,
+    channel: Channel = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure both stages end to end, as `tumorlens run` uses them: a missed tumor has Dice 0."""
+    _evaluate("pipeline", dict(locals()))
+
+
+def _evaluate(stage: str, settings: dict[str, Any]) -> None:
+    from pipeline.cli import user_errors
+
+    with user_errors():
+        from pipeline.evaluate import EvaluationRequest, evaluate
+
+        out, overwrite, quiet = settings.pop("out"), settings.pop("overwrite"), settings.pop("quiet")
+        settings["data"] = tuple(settings["data"])
+        settings["folds"] = parse_folds(settings["folds"])
+        settings["label_map"] = parse_map(settings["label_map"])
+        request = EvaluationRequest(stage=stage, command="tumorlens " + shlex.join(sys.argv[1:]), **settings)
+        with ProgressLine(quiet) as progress:
+            evaluate(request, out, overwrite, progress, hushed(quiet), warned)
+
+
+def parse_folds(text: str | None) -> tuple[int, ...] | None:
+    """``"0,2"`` as numbers, ``"all"`` as none of them, nothing as None.
+
+    Raises:
+        InputError: The text is neither.
+    """
+    if text is None:
+        return None
+    if text.strip().lower() == "all":
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--folds {text!r} is neither all nor numbers such as 0,1")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def warned(text: str) -> None:
+    """A warning on stderr."""
+    typer.echo(printable(f"tumorlens: warning: {text}"), err=True)
+
+
+def hushed(quiet: bool) -> Any:
+    """What takes the lines for the screen."""
+    return (lambda text: None) if quiet else lambda text: typer.echo(printable(text))
+
+
+class ProgressLine:
+    """One line on stderr that is written over as work goes on, if stderr is a terminal, and gone when it is done."""
+
+    def __init__(self, hidden: bool = False) -> None:
+        self.shown = not hidden and sys.stderr.isatty()
+        self._width = 0
+
+    def __enter__(self) -> Any:
+        return self.update if self.shown else None
+
+    def update(self, done: int, total: int) -> None:
+        """Show the number done and of all."""
+        text = f"{done} of {total}"
+        sys.stderr.write("\r" + text.ljust(self._width))
+        sys.stderr.flush()
+        self._width = len(text)
+        if done >= total:
+            self.clear()
+
+    def clear(self) -> None:
+        """Wipe the line, so that other lines can follow."""
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+            self._width = 0
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()

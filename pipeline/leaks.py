@@ -1,0 +1,205 @@
+"""Whether weights may have seen the scans that they are measured on, as far as their card tells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.cards import read_card
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.protocols import DataRequest, Selection
+
+SAME, UNSURE, OTHER = "same", "unsure", "other"
+_INDEX = "index.csv"
+_TWINS = {"figshare": "brisc"}  # published sets with the same patients, in the same folds (shared by their indexes)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What of a source does not differ between machines: the data's folder and the index, by name. A folder without an
+    index counts as its own ``index.csv``; the folder is empty where a card does not tell it."""
+
+    folder: str
+    index: str
+
+    @property
+    def patients(self) -> _Key:
+        return replace(self, folder=_TWINS.get(self.folder, self.folder))
+
+
+def kinship(source: str, trained: Sequence[str]) -> str:
+    """Whether a source is one of the training's: `SAME` folder and index, `UNSURE` for another index of the same
+    folder or where the training's folder is not told, else `OTHER`.
+
+    Args:
+        source: As in `data.datasets.load_samples`.
+        trained: The sources on a card; the paths may be another machine's.
+    """
+    wanted, known = _key(source).patients, [_key(text).patients for text in trained]
+    if wanted in known:
+        return SAME
+    return UNSURE if not known or any(key.folder in ("", wanted.folder) for key in known) else OTHER
+
+
+def tested_fold(card: dict[str, Any], data: Sequence[str], seed: int, own_folds: bool) -> int | None:
+    """The test fold on a card, if it is one of these data: they are the training's, with folds of their own or made
+    from the same sources and seed.
+
+    Args:
+        card: Of the weights.
+        data: The sources.
+        seed: Of folds that are made.
+        own_folds: Whether the data name the folds themselves.
+    """
+    training = card.get("training")
+    if not isinstance(training, dict) or training.get("split") == "official":
+        return None
+    fold, trained = training.get("fold"), training.get("data") or []
+    known = all(kinship(s, trained) == SAME for s in data) if own_folds else not _changed(training, data, seed)
+    return fold if known and isinstance(fold, int) else None
+
+
+def leak_warnings(
+    stage: str, card: dict[str, Any], fold: int | None, selection: Selection, request: DataRequest
+) -> list[str]:
+    """Why these weights may have seen what they are measured on; empty where nothing speaks for it.
+
+    Args:
+        stage: Of the weights.
+        card: Of the weights.
+        fold: Which part of the selection they are measured on.
+        selection: The scans.
+        request: Where the scans come from.
+    """
+    training = card.get("training")
+    if not isinstance(training, dict) or "fold" not in training:
+        return [f"the {stage} card does not say on which fold the weights were tested; they may have seen these scans"]
+    trained = training.get("data") or []
+    kin = {source: kinship(source, trained) for source in request.data}
+    found = [] if set(kin.values()) == {OTHER} else _of_kin(stage, training, fold, selection, request, kin)
+    return found + ([] if fold is None else _start_warning(stage, training, fold, request.data))
+
+
+def _of_kin(
+    stage: str,
+    training: dict[str, Any],
+    fold: int | None,
+    selection: Selection,
+    request: DataRequest,
+    kin: dict[str, str],
+) -> list[str]:
+    """The warnings where some source is, or may be, one of the training's."""
+    same = [source for source in request.data if kin[source] == SAME]
+    unsure = [_unsure(stage, source, training) for source in request.data if kin[source] == UNSURE]
+    official = training.get("split") == "official"
+    if selection.protocol.split == "official":
+        if official:
+            return unsure
+        return [
+            f"the {stage} weights were not trained with --split official, so they may have been trained on these "
+            "very scans"
+        ]
+    if fold is None:
+        seen = [
+            f"the {stage} weights were trained on {', '.join(map(_shown, same))}, too: only the test part of that "
+            "training is unseen (give --folds or --protocol)"
+        ]
+        return (seen if same else []) + unsure
+    if official:
+        return [f"the {stage} weights were trained on an official split, whose training part reaches into every fold"]
+    if not selection.own_folds:
+        changed = _changed(training, request.data, request.seed)
+        if changed:
+            return [
+                f"the data have no folds of their own, and the {stage} weights were trained with another "
+                f"{' and '.join(changed)}: fold numbers do not mean the same patients, so these may have been "
+                "trained on"
+            ]
+        return _fold_warning(stage, training["fold"], fold, selection.n_folds or 1)
+    return (_fold_warning(stage, training["fold"], fold, selection.n_folds or 1) if same else []) + unsure
+
+
+def _fold_warning(stage: str, tested: int, fold: int, n_folds: int) -> list[str]:
+    if tested == fold:
+        return []
+    why = "chose the epoch and the operating point" if fold == (tested + 1) % n_folds else "trained the weights"
+    return [f"the {stage} weights have test fold {tested}: the patients of fold {fold} {why}"]
+
+
+def _unsure(stage: str, source: str, training: dict[str, Any]) -> str:
+    trained = ", ".join(map(_shown, training.get("data") or [])) or "data that their card does not name"
+    return (
+        f"it is not known whether the {stage} weights have seen these patients: they were trained on {trained}, and "
+        f"{_shown(source)} may hold the same patients in other folds"
+    )
+
+
+def _changed(training: dict[str, Any], data: Sequence[str], seed: int) -> list[str]:
+    """The options that make other folds than the training's: folds that are made depend on all that was read."""
+    same = {
+        "--data": [_key(s) for s in training.get("data") or []] == [_key(s) for s in data],
+        "--seed": training.get("seed") == seed,
+    }
+    return [name for name, equal in same.items() if not equal]
+
+
+def _start_warning(stage: str, training: dict[str, Any], fold: int, data: Sequence[str]) -> list[str]:
+    """Whether the first weights came from a classifier that was trained on these patients."""
+    init = Path(str(training.get("init", "")))
+    if init.suffix != ".safetensors" or not init.with_suffix(".json").is_file():
+        return []
+    try:
+        first = read_card(init).get("training")
+    except InputError:
+        return []
+    if not isinstance(first, dict) or first.get("fold", fold) == fold:
+        return []
+    if all(kinship(source, first.get("data") or []) == OTHER for source in data):
+        return []
+    return [f"the {stage} weights started from {init}, whose test fold is {first['fold']} and not {fold}"]
+
+
+def _key(source: str) -> _Key:
+    index, folder = _parts(source)
+    if index is None:
+        return _Key(_name(folder), _INDEX)
+    if index.parent == folder == Path() and not index.is_file():
+        return _Key("", index.name)  # "a.csv" on a card: in whatever folder the training was started
+    # `data split` writes an index.csv; beside the data it is theirs, elsewhere it is another division of them.
+    elsewhere = index.name == _INDEX and _whole(index.parent) != _whole(folder)
+    return _Key(_name(folder), f"another {_INDEX}" if elsewhere else index.name)
+
+
+def _parts(source: str) -> tuple[Path | None, Path]:
+    """The index file of a source, if it names one, and the data's folder."""
+    index, at, folder = source.rpartition("@")
+    if at and not Path(source).exists() and _is_index(Path(index)):
+        return Path(index), Path(folder)
+    path = Path(source)
+    return (path, path.parent) if _is_index(path) else (None, path)
+
+
+def _is_index(path: Path) -> bool:
+    return path.is_file() or path.suffix.lower() == ".csv"  # those on a card may be on another machine
+
+
+def _whole(folder: Path) -> Path:
+    """The folder from the root on; links are not followed, as their names are what other machines have too."""
+    return Path(os.path.normpath(folder.absolute()))
+
+
+def _name(folder: Path) -> str:
+    return _whole(folder).name.lower()
+
+
+def _shown(source: str) -> str:
+    """A source without the folders above it."""
+    index, folder = _parts(source)
+    if index is None:
+        return _whole(folder).name
+    return index.name if folder == Path() else f"{index.name}@{_whole(folder).name}"
