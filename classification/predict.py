@@ -60,10 +60,10 @@ class Classifier:
             raise InputError(f"{path}: a model for {card.get('classes')}, where one for {list(CLASSES)} is needed")
         model = build_classifier(find_architecture(card["architecture"]), card["input_size"])
         refusal = take_refusal(state, card, path)
+        load_into(model, state, path)
         if refusal is not None and refusal.layer not in dict(model.named_modules()):
             card_path = path.with_suffix(".json")
             raise InputError(f"{card_path}: refusal.layer {refusal.layer!r} is no layer of {card['architecture']}")
-        load_into(model, state, path)
         where = pick_device(device)
         return cls(model.to(where).eval(), card, where, refusal)
 

@@ -114,7 +114,7 @@ class Pipeline:
         probabilities, doubt = self._classify(prepared, used)
         if doubt and not force:
             clock.lap("classify")
-            return self._refused(scan, used, doubt, clock)
+            return self._refused(scan, prepared, used, doubt, clock)
         verdict = self._judge(scan, probabilities, used)
         clock.lap("classify")
         mask = self._segment(scan, prepared, verdict)
@@ -173,7 +173,9 @@ class Pipeline:
         on_source = grid.map_to_source(np.rint(heat * 255).astype(np.uint8), shown.placement)
         return replace(result, heat=(on_source / 255).astype(np.float32))
 
-    def _refused(self, scan: Scan, used: NDArray[np.bool_], doubt: str, clock: _Clock) -> Result:
+    def _refused(
+        self, scan: Scan, prepared: list[PreparedSlice | None], used: NDArray[np.bool_], doubt: str, clock: _Clock
+    ) -> Result:
         judged = np.flatnonzero(used)
         return Result(
             scan=scan,
@@ -183,7 +185,7 @@ class Pipeline:
             mask=scan.mask_from_slices(np.zeros((scan.n_slices, *scan.slice(0).shape[:2]), np.uint8)),
             lesions=[],
             slices=[],
-            review=[f"refused: {doubt}; --force judges it all the same", *scan.warnings],
+            review=[f"refused: {doubt}; --force judges it all the same", *_doubts(scan, prepared)],
             tumor_area_px=None,
             tumor_area_mm2=None,
             tumor_volume_mm3=None,
@@ -265,7 +267,7 @@ class Pipeline:
                 }
                 for k in np.flatnonzero(used)
             ],
-            review=_review(scan, prepared, verdict, mask, spatial[verdict.label], possible),
+            review=_review(scan, prepared, verdict, mask, possible),
             tumor_area_px=int(areas[shown]),
             tumor_area_mm2=None if area_mm2 is None else round(float(areas[shown] * area_mm2), 3),
             tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),
@@ -301,16 +303,23 @@ def _slice_to_show(probabilities: NDArray[np.float32], used: NDArray[np.bool_]) 
 
 
 def _review(
-    scan: Scan,
-    prepared: list[PreparedSlice | None],
-    verdict: Verdict,
-    mask: NDArray[np.uint8],
-    confidence: float,
-    possible: list[str],
+    scan: Scan, prepared: list[PreparedSlice | None], verdict: Verdict, mask: NDArray[np.uint8], possible: list[str]
 ) -> list[str]:
-    reasons = list(scan.warnings)
+    """Why a person should look at a scan that was judged."""
+    reasons = _doubts(scan, prepared)
     if len(possible) > 1:
         reasons.append(f"cannot be told apart at 95 %: {', '.join(name.replace('_', ' ') for name in possible)}")
+    confidence = float(verdict.probabilities[CLASSES.index(verdict.label)])
+    if confidence < LOW_CONFIDENCE:
+        reasons.append(f"low confidence ({confidence:.2f})")
+    if verdict.positive.any() and not mask.any():
+        reasons.append("classifier positive but mask empty")
+    return reasons
+
+
+def _doubts(scan: Scan, prepared: list[PreparedSlice | None]) -> list[str]:
+    """What is wrong with the scan itself, whatever is in it."""
+    reasons = list(scan.warnings)
     rows, columns = scan.slice(0).shape[:2]
     if min(rows, columns) < _SMALL_PX:
         reasons.append(f"slices of {rows} x {columns} pixels are too small to judge")
@@ -320,10 +329,6 @@ def _review(
         reasons.append("only two grey levels, perhaps a mask")
     if not any(p is not None and p.head_fraction > 0 for p in prepared):
         reasons.append("no head found")
-    if confidence < LOW_CONFIDENCE:
-        reasons.append(f"low confidence ({confidence:.2f})")
-    if verdict.positive.any() and not mask.any():
-        reasons.append("classifier positive but mask empty")
     return reasons
 
 

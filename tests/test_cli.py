@@ -81,7 +81,7 @@ def test_result_json(tumorlens, tmp_path):
     printed = json.loads(done.stdout)
     content = json.loads((tmp_path / "out" / "one" / "result.json").read_text())
     assert printed == content
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert content["scan"]["name"] == "one.png"
     assert sum(content["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     assert content["confidence"] == content["probabilities"][content["label"]]

@@ -171,6 +171,13 @@ def test_a_refused_scan_is_no_error(tumorlens, folder):
     assert (content["probabilities"], content["confidence"], content["lesions"]) == (None, None, [])
 
 
+def test_the_demonstration_says_why_it_refuses(tumorlens, folder):
+    done = tumorlens("demo", "--scan", folder / "scans" / "page.png", "--out", folder / "demo")
+    assert done.exit_code == 0, done.output
+    assert "label:   refused (" in done.output
+    assert "mask:" not in done.output
+
+
 def test_force_judges_it_and_says_so(tumorlens, folder):
     done = tumorlens("run", folder / "scans" / "page.png", "-o", folder / "out", "--force")
     assert done.exit_code == 0, done.output
