@@ -25,6 +25,8 @@ class InitReport:
     fresh: tuple[str, ...]
 
     def __str__(self) -> str:
+        if not self.loaded:
+            return f"all {self.total} tensors from chance{self.source.removeprefix('nothing')}"
         rest = f"; from chance: {', '.join(self.fresh)}" if self.fresh else ""
         return f"{self.loaded} of {self.total} tensors from {self.source}{rest}"
 

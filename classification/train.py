@@ -22,6 +22,7 @@ from classification.refusal import read_others
 from classification.trust import fit_trust
 from classification.zoo import DEFAULT, find_architecture
 from data.cards import save_weights
+from data.errors import InputError
 from data.labels import CLASSES
 from data.loaders import to_batch
 from data.partition import Partition, load_partition
@@ -134,6 +135,8 @@ def train_classifier(
         say(f"initial weights: {initialise(model, architecture, config.init)}")
     if config.frozen:
         freeze_backbone(model)
+        if config.init == "none" or (config.init == "imagenet" and architecture.pretrained is None):
+            raise InputError(f"--frozen keeps the first weights of {config.arch}; give it some with --init FILE")
     others = [picture for folder in config.not_brain for picture in read_others(folder, config.size)]
     parts = load_partition(config, keep=lambda sample: bool(sample.label), progress=prepared)
     say(str(parts))

@@ -105,7 +105,7 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
             f"{path}: trained with preprocessing version {card.get('preprocess_version')}, "
             f"this program has version {PREPROCESS_VERSION}; train again"
         )
-    _check_settings(card, path.with_suffix(".json"), stage)
+    check_settings(card, path.with_suffix(".json"), stage)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise InputError(f"{path}: the weights are damaged or changed, their SHA-256 is not the one on the card")
@@ -116,8 +116,22 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, card
 
 
-def _check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
+def _check_training(card: dict[str, Any], path: Path) -> None:
+    """Raise an `InputError` if what a card says of its training, where it says something, cannot be so."""
+    training = card.get("training", {})
+    if not isinstance(training, dict):
+        raise InputError(f"{path}: training is no JSON object")
+    for key in ("fold", "seed"):
+        if not isinstance(training.get(key, 0), int) or isinstance(training.get(key, 0), bool):
+            raise InputError(f"{path}: training.{key} {training[key]!r} is no whole number")
+    data = training.get("data", [])
+    if not isinstance(data, list) or not all(isinstance(source, str) for source in data):
+        raise InputError(f"{path}: training.data {data!r} is no list of names")
+
+
+def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
     """Raise an `InputError` if a card lacks something or says the impossible."""
+    _check_training(card, path)
     missing = [key for key in _NEEDED[stage] if key not in card]
     if missing:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")

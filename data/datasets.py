@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.errors import InputError
 from data.head import tissue_shares
 from data.labels import CLASSES, canonical_label
-from data.readers import SCAN_SUFFIXES, open_scan, sniff
+from data.readers import SCAN_SUFFIXES, open_scan
 from data.scan import Scan
 
 SPLIT_FOLDERS = {
@@ -27,6 +27,7 @@ SPLIT_FOLDERS = {
     "validation": "validation",
 }
 CHANNELS = 3  # of a colour picture
+_FLAT = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mat")  # names of what has one slice
 _PICTURES = ("png", "jpeg", "tiff", "bmp", "webp")
 
 
@@ -152,7 +153,8 @@ def _index_row(row: Mapping[str, str | None], base: Path, label_map: Mapping[str
     label = canonical_label(str(row["label"]), label_map)
     channel = _number(row, "channel", 0, CHANNELS - 1)
     sample = Sample(image, label, row.get("patient") or "", mask, fold, split, channel=channel)
-    return _slices_of(sample)[:: _number(row, "every", 1) or 1]
+    every = _number(row, "every", 1) or 1
+    return _slices_of(sample)[::every]
 
 
 def _number(row: Mapping[str, str | None], column: str, least: int, most: int | None = None) -> int | None:
@@ -320,9 +322,11 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
     Raises:
         InputError: A volume with a tumor's label and no mask does not tell which slices show it.
     """
-    if not _is_nifti(sample.image):
+    if sample.image.name.lower().endswith(_FLAT):  # thousands of pictures need not be opened twice
         return [sample]
     scan = open_scan(sample.image)
+    if scan.n_slices == 1:
+        return [sample]
     if sample.mask is None and sample.label not in ("", CLASSES[0]):
         raise InputError(f"{sample.image}: a volume labelled {sample.label} needs a mask that says in which slices")
     mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
@@ -342,18 +346,6 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
             )
         )
     return samples
-
-
-def _is_nifti(path: Path) -> bool:
-    name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz")):
-        return True
-    if name.endswith(SCAN_SUFFIXES):  # thousands of pictures need not be opened twice
-        return False
-    try:
-        return sniff(path) == "nifti"
-    except (InputError, OSError, EOFError):
-        return False
 
 
 def _is_matlab_set(source: Path, label_map: Mapping[str, str] | None) -> bool:

@@ -39,8 +39,15 @@ def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
     """
     folds = [s.fold for s in samples]
     assigned = [f for f in folds if f is not None]
+    if 0 < len(assigned) < len(folds):
+        raise InputError(
+            f"{len(folds) - len(assigned)} of {len(folds)} slices have no fold; give one to all or to none"
+        )
     numbers = np.array(assigned if len(assigned) == len(folds) else make_folds(samples, seed=seed))
     n_folds = int(numbers.max()) + 1
+    gaps = sorted(set(range(n_folds)) - set(numbers.tolist()))
+    if gaps:
+        raise InputError(f"the data have folds up to {n_folds - 1}, but none is {gaps[0]}: folds are counted from 0")
     if not 0 <= fold < n_folds:
         raise InputError(f"fold {fold} does not exist, the data have folds 0 to {n_folds - 1}")
     validation = (fold + 1) % n_folds

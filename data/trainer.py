@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import tempfile
 import warnings
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from data.atomic import whole_file, write_text
 from data.compute import has_bf16, pick_device
 from data.errors import InputError
 
+_PRECISIONS = ("auto", "bf16", "fp32")
 _FREE = ("device", "workers")  # what a resumed run may change: it changes no result
 
 
@@ -88,8 +90,6 @@ def make_trainer(
     """
     quiet_lightning()
     where = pick_device(device)
-    if precision not in ("auto", "bf16", "fp32"):
-        raise InputError(f"precision {precision!r} is none of auto, bf16, fp32")
     half = precision == "bf16" or (precision == "auto" and has_bf16(where))
     callbacks: list[L.Callback] = [
         ModelCheckpoint(out / "checkpoints", "best", monitor=monitor, mode="max", enable_version_counter=False),
@@ -124,6 +124,9 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
     """
     last = out / "checkpoints" / "last.ckpt"
     plain = plain_config(config)
+    pick_device(plain.get("device", "auto"))
+    if plain.get("precision", "auto") not in _PRECISIONS:
+        raise InputError(f"precision {plain['precision']!r} is none of {', '.join(_PRECISIONS)}")
     if resume:
         if not (last.is_file() and (out / "config.yaml").is_file()):
             raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
@@ -139,6 +142,11 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
         raise InputError(f"{out}: a run is here already; use --resume to continue it, or another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: this is a file; --out takes a folder")
+    try:
+        with tempfile.TemporaryFile(dir=next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())):
+            pass
+    except OSError as error:
+        raise InputError(f"{out}: --out cannot be written ({error.strerror})") from None
     return None
 
 

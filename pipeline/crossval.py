@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from classification.explain import target_layer
+from classification.model import build_classifier
 from classification.train import ClassifierConfig, train_classifier
-from data.cards import read_card
+from classification.zoo import find_architecture
+from data.cards import check_settings, read_card, sha256_of
 from data.datasets import load_samples
 from data.errors import InputError
 from data.recipe import TrainingConfig
@@ -79,7 +82,11 @@ class FoldRun:
         weights = self.folder / WEIGHTS[self.stage]
         if not (weights.is_file() and weights.with_suffix(".json").is_file()):
             return False
-        kept, wanted = read_card(weights).get("training", {}), plain_config(self.config)
+        card = read_card(weights)
+        check_settings(card, weights.with_suffix(".json"), self.stage)
+        if sha256_of(weights) != card.get("sha256"):
+            raise InputError(f"{weights}: damaged or changed, its SHA-256 is not the card's; delete {self.folder}")
+        kept, wanted = card.get("training", {}), plain_config(self.config)
         for key, value in wanted.items():
             if key in kept and kept[key] != value and key not in _FREE:
                 raise InputError(
@@ -139,6 +146,10 @@ def crossval(
     request = replace(request, protocol=request.protocol or _own_protocol(request))
     folds = _folds(request)
     _check_common_folds(request)
+    if request.explain and request.classifier is not None:  # not after hours of training
+        architecture = find_architecture(request.classifier.arch)
+        size = request.classifier.size
+        target_layer(build_classifier(architecture, size), (3, size, size))
     runs = list(_runs(request, folds, out))
     _check_starts(runs, out)
     for run in runs:

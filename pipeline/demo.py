@@ -31,7 +31,11 @@ def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable
     if report.failed:
         raise InputError("; ".join(row["error"] for row in report.rows if row["error"]))
     for job, row in zip(jobs, report.rows, strict=True):
-        sure = f" (confidence {row['confidence']})" if row["confidence"] else f" ({row['review']})"
+        sure = (
+            f" (confidence {row['confidence']})"
+            if row["confidence"]
+            else f" ({row['review'].removeprefix('refused: ')})"
+        )
         say(f"label:   {row['label']}{sure}, in {results / 'results.csv'}")
         say(f"overlay: {results / job.folder / 'overlay.png'}")
         masks = [file for file in report.contents[job.name]["files"] if file.startswith("mask.")]

@@ -8,12 +8,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from data.cards import read_card
+from data.cards import check_settings, read_card
 from data.datasets import Sample
 from data.errors import InputError
 from pipeline.leaks import leak_warnings
 from pipeline.protocols import LEAKS, DataRequest, Progress, Selection, find_protocol, select
-from pipeline.report import check_out, screen_table, write_report
+from pipeline.report import check_out, screen_table, unit_of, write_report
 from pipeline.versions import package_versions
 from segmentation.train import has_truth
 
@@ -98,7 +98,8 @@ def evaluate(
     about = _about(request, wanted, selection, weights, warnings)
     report = write_report(out, about, evaluation, list(selection.parts))
     say(screen_table(report, evaluation.headline))
-    say(f"{report['n']} of {report['n_patients']} patients, {selection.choice}; report: {out / 'report.md'}")
+    counted = f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"
+    say(f"{counted}, {selection.choice}; report: {out / 'report.md'}")
     return report
 
 
@@ -132,6 +133,7 @@ class Weights:
         card = read_card(path)
         if card.get("stage") != stage:
             raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
+        check_settings(card, path.with_suffix(".json"), stage)
         return card
 
     def first_card(self) -> dict[str, Any]:

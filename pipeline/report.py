@@ -129,7 +129,7 @@ def _markdown(report: dict[str, Any], evaluation: Evaluation, plots: list[str]) 
         ("protocol", report["protocol"]["title"]),
         ("data", ", ".join(report["data"])),
         ("measured", report["folds"]["choice"]),
-        ("n", f"{report['n']} {_unit(report)} of {report['n_patients']} patients"),
+        ("n", f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"),
         ("metric policy", report["metric_policy"]),
         *((_model_name(model), _model_text(model)) for model in report["models"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in report["versions"].items())),
@@ -146,7 +146,8 @@ def _markdown(report: dict[str, Any], evaluation: Evaluation, plots: list[str]) 
     return "\n".join(parts)
 
 
-def _unit(report: dict[str, Any]) -> str:
+def unit_of(report: dict[str, Any]) -> str:
+    """What a report counts."""
     return "scans" if report["stage"] == "pipeline" else "slices"
 
 

@@ -154,6 +154,22 @@ def test_a_refusal_that_reads_no_layer(copy):
         Classifier.load(copy, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("training", "reason"),
+    [
+        (None, "training is no JSON object"),
+        ({"fold": "0"}, r"training\.fold '0' is no whole number"),
+        ({"data": "brisc"}, r"training\.data 'brisc' is no list of names"),
+        ({"data": [1]}, r"training\.data \[1\] is no list of names"),
+    ],
+)
+def test_a_card_whose_training_cannot_be(copy, training, reason):
+    card = copy.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"training": training}))
+    with pytest.raises(InputError, match=reason):
+        Classifier.load(copy, "cpu")
+
+
 def test_a_card_that_lacks_something(copy):
     card = copy.with_suffix(".json")
     content = json.loads(card.read_text())

@@ -206,3 +206,23 @@ def test_real_sets(real):
         reading = read_sample(sample)
         assert (reading.mask is None) == (sample.label == "no_tumor")
         assert reading.mask is None or reading.mask.shape == reading.image.shape[:2]
+
+
+@pytest.mark.parametrize("suffix", [".mgz", ".mha", ".nrrd"])
+def test_any_volume_stands_for_its_slices(tmp_path, suffix):
+    """Not for its first one under the tumor's name."""
+    import SimpleITK
+
+    phantom = phantom_volume(7, "meningioma", shape=(96, 112, 12), spacing_mm=(2.0, 2.0, 8.0))
+    for name, voxels in (("v", phantom.image), ("m", phantom.mask.astype(np.int16))):
+        if suffix == ".mgz":
+            nib.save(nib.MGHImage(voxels, phantom.affine.astype(np.float32)), tmp_path / f"{name}{suffix}")
+        else:
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels.T), tmp_path / f"{name}{suffix}")
+    (tmp_path / "index.csv").write_text(f"image,mask,label,patient\nv{suffix},m{suffix},meningioma,a\n")
+    samples = load_samples(tmp_path)
+    assert len(samples) > 5
+    assert all(s.slice_index is not None for s in samples)
+    for sample in samples:
+        mask = read_sample(sample).mask
+        assert (sample.label == "meningioma") == (mask is not None and bool(mask.any()))

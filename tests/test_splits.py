@@ -194,3 +194,12 @@ def test_only_pairs_that_count_stop_or_shrink_a_split():
     clustered = group_by_likeness(samples_of(["", ""], channel=1), marks)
     with pytest.raises(InputError, match="near-duplicates across the split"):
         check_near_duplicates(clustered, split, marks)
+
+
+def test_folds_that_are_missing_are_told():
+    some = [Sample(Path(f"{i}.png"), "glioma", f"p{i}", fold=None if i == 3 else i % 5) for i in range(10)]
+    with pytest.raises(InputError, match="1 of 10 slices have no fold; give one to all or to none"):
+        split_by_fold(some, 0)
+    gap = [Sample(Path(f"{i}.png"), "glioma", f"p{i}", fold=(0, 2, 3)[i % 3]) for i in range(9)]
+    with pytest.raises(InputError, match="folds up to 3, but none is 1"):
+        split_by_fold(gap, 0)

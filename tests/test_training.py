@@ -124,7 +124,7 @@ def test_a_resumed_run_may_change_the_device_but_not_the_recipe(tmp_path):
     write_config(tmp_path, config)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
-    assert check_run(tmp_path, replace(config, device="cuda", workers=4), resume=True).name == "last.ckpt"
+    assert check_run(tmp_path, replace(config, device="cpu", workers=4), resume=True).name == "last.ckpt"
     with pytest.raises(InputError, match="the run began with epochs = 3, not 9"):
         check_run(tmp_path, replace(config, epochs=9), resume=True)
 
@@ -303,3 +303,20 @@ def test_devices_that_are_not_there(wish):
 
     with pytest.raises(InputError, match="device"):
         pick_device(wish)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--device", "cuda:99"], "device 'cuda:99' is not there"),
+        (["--precision", "fp8"], "precision 'fp8' is none of auto, bf16, fp32"),
+        (["--frozen", "--arch", "cnn"], "--frozen keeps the first weights of cnn; give it some with --init FILE"),
+        (["--out", "/proc/nowhere/run"], "/proc/nowhere/run: --out cannot be written"),
+    ],
+)
+def test_what_cannot_work_is_told_before_the_data_are_read(options, reason, tmp_path):
+    arguments = ["--data", "/nowhere", "--out", str(tmp_path / "run"), "--init", "none", *options]
+    done = CliRunner().invoke(app, ["train", "classification", *arguments])
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert not (tmp_path / "run").exists()
