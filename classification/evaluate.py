@@ -128,12 +128,19 @@ def gate_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float32], 
     }
 
 
-def write_predictions(path: Path, part: PreparedSet, probabilities: NDArray[np.float32]) -> None:
-    """One row per slice: image, slice, patient, label, and a probability per class."""
+def write_predictions(
+    path: Path,
+    part: PreparedSet,
+    probabilities: NDArray[np.float32],
+    strangeness: NDArray[np.float32] | None = None,
+) -> None:
+    """One row per slice: image, slice, patient, label, a probability per class, and how strange it looks, if known."""
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         # Nine digits keep a float32 whole: six would write an unlikely truth as 0, and its log-loss would be another.
-        writer.writerow(["image", "slice", "patient", "label", *(f"p_{name}" for name in CLASSES)])
-        for sample, row in zip(part.samples, probabilities, strict=True):
+        writer.writerow(["image", "slice", "patient", "label", *(f"p_{name}" for name in CLASSES), "strangeness"])
+        strange = [""] * len(part) if strangeness is None else [f"{s:.5g}" for s in strangeness]
+        for sample, row, odd in zip(part.samples, probabilities, strange, strict=True):
             number = "" if sample.slice_index is None else sample.slice_index
-            writer.writerow([sample.image.name, number, sample.patient, sample.label, *(f"{p:.9g}" for p in row)])
+            known = (sample.image.name, number, sample.patient, sample.label)
+            writer.writerow([*known, *(f"{p:.9g}" for p in row), odd])

@@ -36,20 +36,24 @@ class Classifier:
         card: What the weights are.
         device: Where it runs.
         refusal: What tells brains from other pictures, or none.
+        tta: Whether each slice is also seen mirrored left to right and the logits are averaged (test-time
+            augmentation): twice the time.
     """
 
     model: torch.nn.Module
     card: dict[str, Any]
     device: torch.device
     refusal: Refusal | None = None
+    tta: bool = False
 
     @classmethod
-    def load(cls, weights: str | Path | None = None, device: str = "auto") -> Classifier:
+    def load(cls, weights: str | Path | None = None, device: str = "auto", tta: bool = False) -> Classifier:
         """The shipped classifier, or one of your own.
 
         Args:
             weights: A ``.safetensors`` file with its card beside it, as a training run writes it.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+            tta: See `Classifier`.
 
         Raises:
             InputError: Files missing or damaged, another stage, architecture or class list.
@@ -65,7 +69,7 @@ class Classifier:
             card_path = path.with_suffix(".json")
             raise InputError(f"{card_path}: refusal.layer {refusal.layer!r} is no layer of {card['architecture']}")
         where = pick_device(device)
-        return cls(model.to(where).eval(), card, where, refusal)
+        return cls(model.to(where).eval(), card, where, refusal, tta)
 
     @property
     def input_size(self) -> int:
@@ -89,7 +93,16 @@ class Classifier:
 
     def logits(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Uncalibrated logits ``(n, 4)`` in the order of `data.labels.CLASSES` for prepared slices."""
-        return predict_logits(self.model, images_nhw, str(self.device), self.normalization)
+        logits = predict_logits(self.model, images_nhw, str(self.device), self.normalization)
+        return self._averaged(logits, images_nhw)
+
+    def _averaged(self, logits_nc: NDArray[np.float32], images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits, or their mean with those of the mirrored slices."""
+        if not self.tta:
+            return logits_nc
+        mirrored = np.ascontiguousarray(images_nhw[:, :, ::-1])
+        others = predict_logits(self.model, mirrored, str(self.device), self.normalization)
+        return np.asarray((logits_nc + others) / 2, np.float32)
 
     def look(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Uncalibrated logits ``(n, 4)`` and, in the same pass, how strange each slice is ``(n,)``; None for weights
@@ -97,7 +110,7 @@ class Classifier:
         if self.refusal is None:
             return self.logits(images_nhw), None
         seen = look(self.model, images_nhw, self.refusal.layer, str(self.device), self.normalization)
-        return seen.logits, self.refusal.strangeness(seen.features)
+        return self._averaged(seen.logits, images_nhw), self.refusal.strangeness(seen.features)
 
     def calibrate(self, logits_nc: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities ``(n, 4)`` of logits."""

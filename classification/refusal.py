@@ -9,7 +9,7 @@ and energy is in docs/benchmarks.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,15 @@ class Refusal:
         """How little like a brain slices are, ``(n,)``: log-odds, any number."""
         standard = ((features_nd - self.mean) / self.std).clip(-_CLIP, _CLIP)
         return (standard @ self.weight + self.bias).astype(np.float32)
+
+    def limited(self, strangeness_n: NDArray[np.float32]) -> Refusal:
+        """The head with a limit at which at least `ADMITTED` of some brain slices are let in, and whatever is likelier
+        a brain than not, for slices of other scanners lie nearer to the border than those of a training's kind.
+
+        Args:
+            strangeness_n: ``(n,)`` of brain slices that taught it nothing.
+        """
+        return replace(self, limit=max(0.0, float(np.quantile(strangeness_n, ADMITTED))))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What is kept in the weight file, beside the network's own tensors."""
@@ -180,17 +189,13 @@ def read_others(folder: str | Path, size: int) -> list[NDArray[np.uint8]]:
     return pictures
 
 
-def fit_refusal(
-    layer: str, features_nd: NDArray[np.float32], strange: NDArray[np.bool_], validation_nd: NDArray[np.float32]
-) -> Refusal:
-    """Learn the head, and choose its limit: at least `ADMITTED` of the validation slices are let in, and whatever is
-    likelier a brain than not, for slices of other scanners lie nearer to the border than those of validation.
+def fit_refusal(layer: str, features_nd: NDArray[np.float32], strange: NDArray[np.bool_]) -> Refusal:
+    """Learn the head; its limit is even odds, see `Refusal.limited`.
 
     Args:
         layer: Where the features come from.
         features_nd: ``(n, d)`` of the training pictures.
         strange: ``(n,)`` bool: which of them are no brains.
-        validation_nd: ``(m, d)`` features of validation slices.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -198,6 +203,4 @@ def fit_refusal(
     std = features_nd[~strange].std(axis=0).clip(1e-4)
     standard = ((features_nd - mean) / std).clip(-_CLIP, _CLIP)
     found = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=1000).fit(standard, strange)
-    head = Refusal(layer, mean, std, found.coef_[0].astype(np.float32), float(found.intercept_[0]), 0.0)
-    limit = max(0.0, float(np.quantile(head.strangeness(validation_nd), ADMITTED)))
-    return Refusal(layer, mean, std, head.weight, head.bias, limit)
+    return Refusal(layer, mean, std, found.coef_[0].astype(np.float32), float(found.intercept_[0]), 0.0)

@@ -17,19 +17,23 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from classification.calibration import calibrated
 from classification.evaluate import classification_metrics, gate_metrics, predict_logits, write_predictions
 from classification.model import build_classifier, check_size, freeze_backbone, initialise
+from classification.out_of_fold import Evidence, read_evidence
 from classification.plots import plot_confusion
 from classification.refusal import read_others
 from classification.trust import fit_trust
 from classification.zoo import DEFAULT, find_architecture
 from data.cards import save_weights
+from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES
 from data.loaders import to_batch
+from data.networks import freeze_stem, still_stem
 from data.partition import Partition, load_partition
-from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
+from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, sides, to_small_batch, total_steps
 from data.run_plots import plot_learning_curves
-from data.trainer import check_run, make_trainer, plain_config, write_config, write_metrics_table
+from data.trainer import check_run, chosen_state, make_trainer, plain_config, write_config, write_metrics_table
 from data.trainer import fit as run_loop
+from data.transplant import expected_counts
 
 Say = Callable[[str], None]
 
@@ -45,6 +49,8 @@ class ClassifierConfig(TrainingConfig):
         frozen: Let only the last layer learn.
         blank: Share of the training slices whose head is blanked, on which all classes are to be equally likely, so
             that the head's outline cannot tell the source of a scan.
+        out_of_fold: Folder of a cross-validation of this recipe, whose predictions decide calibration and thresholds of
+            a run on all patients (``split="all"``).
         not_brain: Folders of pictures that are no brains; the classifier learns to refuse them and their like, besides
             those that are drawn (`data.not_brain`).
     """
@@ -54,6 +60,7 @@ class ClassifierConfig(TrainingConfig):
     arch: str = DEFAULT
     frozen: bool = False
     blank: float = 0.1
+    out_of_fold: str = ""
     not_brain: tuple[str, ...] = ()
 
 
@@ -75,7 +82,8 @@ class ClassifierModule(L.LightningModule):
         return self.model(to_batch(images_nhw, self.normalization))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
-        logits, blank = self(batch["image"]).float(), batch["blank"]
+        images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
+        logits, blank = self.model(images).float(), batch["blank"]
         loss = logits.new_zeros(())
         if not blank.all():
             loss = loss + (~blank).float().mean() * self.loss(logits[~blank], batch["label"][~blank])
@@ -87,6 +95,8 @@ class ClassifierModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         if self.config.frozen:  # a frozen backbone keeps its batch statistics, too
             self.model.eval()
+        elif self.config.freeze_stem:
+            still_stem(self.model)
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits = self(batch["image"]).float()
@@ -127,18 +137,22 @@ def train_classifier(
         InputError: Unusable data, settings, or run folder.
     """
     checkpoint = check_run(out, config, resume)
+    evidence = find_evidence(config)
     L.seed_everything(config.seed, verbose=False)
     architecture = find_architecture(config.arch)
     model = build_classifier(architecture, config.size)
-    check_size(model, architecture, config.size)
+    for side in sides(config):
+        check_size(model, architecture, side)
     if checkpoint is None:  # before the data are read: a wrong name should not cost the user that time
         say(f"initial weights: {initialise(model, architecture, config.init)}")
     if config.frozen:
         freeze_backbone(model)
         if config.init == "none" or (config.init == "imagenet" and architecture.pretrained is None):
             raise InputError(f"--frozen keeps the first weights of {config.arch}; give it some with --init FILE")
+    if config.freeze_stem:
+        freeze_stem(model)
     others = [picture for folder in config.not_brain for picture in read_others(folder, config.size)]
-    parts = load_partition(config, keep=lambda sample: bool(sample.label), progress=prepared)
+    parts = load_partition(config, keep=has_label, progress=prepared)
     say(str(parts))
     absent = [name for number, name in enumerate(CLASSES) if number not in parts.train.labels]
     if absent:
@@ -146,13 +160,29 @@ def train_classifier(
     module = build_module(config, parts, model)
     write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
-    return finish(module, config, parts, out, say, command, others)
+    return finish(module, config, parts, out, say, command, others, evidence)
+
+
+def has_label(sample: Sample) -> bool:
+    """Whether a sample says what it shows."""
+    return bool(sample.label)
+
+
+def find_evidence(config: ClassifierConfig) -> tuple[Evidence, dict[str, Any]] | None:
+    """The out-of-fold predictions that a run on all patients needs, and the figures that come with them.
+
+    Raises:
+        InputError: They are missing, of another recipe, or given to a run with validation patients of its own.
+    """
+    if bool(config.out_of_fold) != (config.split == "all"):
+        raise InputError("a run on all patients (--split all) needs a cross-validation (--out-of-fold), and only it")
+    return read_evidence(config.out_of_fold, plain_config(config)) if config.out_of_fold else None
 
 
 def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:
     """A module around a model (a fresh one, if none is given); loss weights undo the classes' imbalance, the schedule
     spans the whole run."""
-    counts = np.bincount(parts.train.labels, minlength=len(CLASSES)).clip(min=1)
+    counts = expected_counts(parts.train.labels, config.transplant, len(CLASSES)).clip(min=1)
     weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
     class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
     model = model or build_classifier(find_architecture(config.arch), config.size)
@@ -164,10 +194,9 @@ def fit(
 ) -> None:
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
     training, validation = loaders(config, parts, config.blank)
-    trainer = make_trainer(
-        out, config.epochs, "val_macro_f1", config.patience, config.device, config.precision, progress=bar
-    )
-    run_loop(trainer, module, training, validation, checkpoint)
+    monitor = "val_macro_f1" if len(parts.validation) else None
+    trainer = make_trainer(out, config.epochs, monitor, config.patience, config.device, config.precision, progress=bar)
+    run_loop(trainer, module, training, validation if len(parts.validation) else None, checkpoint)
 
 
 def finish(
@@ -178,19 +207,23 @@ def finish(
     say: Say,
     command: str,
     others: Sequence[NDArray[np.uint8]] = (),
+    evidence: tuple[Evidence, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Load the best epoch, fit when to believe it, predict validation and test patients, write plots, tables, weights
-    and card."""
-    best = torch.load(out / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
-    trust = fit_trust(module.model, module.normalization, parts, config, others)
-    results: dict[str, Any] = {}
+    and card. A run on all patients has neither; the figures on its card are those of the cross-validation."""
+    state, epoch = chosen_state(out)
+    module.load_state_dict(state)
+    found = None if evidence is None else evidence[0]
+    trust = fit_trust(module.model, module.normalization, parts, config, others, found)
+    results: dict[str, Any] = {} if evidence is None else evidence[1]
     for name, part in (("validation", parts.validation), ("test", parts.test)):
-        logits = trust.validation_logits if name == "validation" else None
-        if logits is None:
-            logits = predict_logits(module.model, part.images, config.device, module.normalization)
+        if not len(part):
+            continue
+        logits, strangeness = trust.logits, trust.strangeness
+        if name == "test":
+            logits, strangeness = predict_logits(module.model, part.images, config.device, module.normalization), None
         probabilities = calibrated(logits, trust.temperature)
-        write_predictions(out / f"{name}.csv", part, probabilities)
+        write_predictions(out / f"{name}.csv", part, probabilities, strangeness)
         results[name] = classification_metrics(part, probabilities)
         results[name]["gate"] = gate_metrics(part.labels, probabilities, trust.tumor_threshold)
         plot_confusion(part.labels, probabilities.argmax(1), out / f"confusion_{name}.png", f"{name} patients")
@@ -207,8 +240,11 @@ def finish(
             "classes_in_training": [CLASSES[n] for n in sorted(set(parts.train.labels.tolist()))],
             **trust.facts(),
             "metrics": results,
-            **describe_run(config, parts, int(best["epoch"]), command),
+            **describe_run(config, parts, epoch, command),
         },
     )
-    say(f"test fold {config.fold}: accuracy {results['test']['slice']['accuracy']:.4f}, weights in {out}")
+    measured = "on all patients, test figures are the cross-validation's"
+    if "test" in results:
+        measured = f"test fold {config.fold}: accuracy {results['test']['slice']['accuracy']:.4f}"
+    say(f"{measured}, weights in {out}")
     return card

@@ -15,6 +15,7 @@ from classification.calibration import calibrated, fit_temperature
 from classification.conformal import LEVEL, fit_thresholds
 from classification.evaluate import SENSITIVITY, choose_threshold, look, predict_logits
 from classification.metrics import expected_calibration_error
+from classification.out_of_fold import Evidence
 from classification.refusal import Refusal, feature_layer, fit_refusal, training_pictures
 from data.labels import CLASSES
 from data.loaders import Normalization
@@ -33,15 +34,19 @@ class Trust:
         tumor_threshold: Calibrated tumor probability from which a slice is positive.
         set_thresholds: Per class, the least probability to be in the prediction set; None for a class never seen.
         refusal: What tells brains from other pictures; none for networks without feature maps.
-        validation_logits: ``(n, 4)`` what all that was fitted on.
-        ece: Expected calibration error on the validation slices, before and after.
+        fitted_on: Which slices decided, in words.
+        logits: ``(n, 4)`` of these slices.
+        strangeness: ``(n,)`` of these slices, or none.
+        ece: Expected calibration error on them, before and after.
     """
 
     temperature: float
     tumor_threshold: float
     set_thresholds: list[float | None]
     refusal: Refusal | None
-    validation_logits: NDArray[np.float32]
+    fitted_on: str
+    logits: NDArray[np.float32]
+    strangeness: NDArray[np.float32] | None
     ece: tuple[float, float]
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -54,10 +59,10 @@ class Trust:
         return {
             "operating_point": {
                 "tumor_threshold": self.tumor_threshold,
-                "rule": f"the highest with {SENSITIVITY:.0%} sensitivity on validation slices",
+                "rule": f"the highest with {SENSITIVITY:.0%} sensitivity on {self.fitted_on}",
             },
             "calibration": {
-                "method": "temperature scaling on validation slices",
+                "method": f"temperature scaling on {self.fitted_on}",
                 "temperature": self.temperature,
                 "validation_ece_before": round(self.ece[0], 4),
                 "validation_ece_after": round(self.ece[1], 4),
@@ -73,6 +78,7 @@ def fit_trust(
     parts: Partition,
     config: ClassifierConfig,
     others: Sequence[NDArray[np.uint8]] = (),
+    evidence: Evidence | None = None,
 ) -> Trust:
     """Fit all of it.
 
@@ -82,18 +88,24 @@ def fit_trust(
         parts: Training slices teach the refusal what a brain is; validation slices decide all else.
         config: The run's settings.
         others: Prepared pictures that are no brains, besides those that are drawn.
+        evidence: Out-of-fold predictions, which then take the place of the validation slices.
     """
     layer = feature_layer(model, config.size)
-    refusal = None
-    if layer is None:
+    refusal, strangeness = None, None
+    if layer is not None:
+        pictures, strange = training_pictures(parts.train, config.size, others, config.seed)
+        features = look(model, pictures, layer, config.device, normalization).features
+        refusal = fit_refusal(layer, features, strange)
+    if evidence is not None:
+        logits, strangeness = evidence.logits, evidence.strangeness
+    elif layer is None or refusal is None:
         logits = predict_logits(model, parts.validation.images, config.device, normalization)
     else:
         seen = look(model, parts.validation.images, layer, config.device, normalization)
-        logits = seen.logits
-        pictures, strange = training_pictures(parts.train, config.size, others, config.seed)
-        features = look(model, pictures, layer, config.device, normalization).features
-        refusal = fit_refusal(layer, features, strange, seen.features)
-    labels = parts.validation.labels
+        logits, strangeness = seen.logits, refusal.strangeness(seen.features)
+    labels = parts.validation.labels if evidence is None else evidence.labels
+    if refusal is not None and strangeness is not None:
+        refusal = refusal.limited(strangeness)
     temperature = fit_temperature(logits, labels)
     probabilities = calibrated(logits, temperature)
     return Trust(
@@ -101,7 +113,9 @@ def fit_trust(
         tumor_threshold=choose_threshold(labels, probabilities),
         set_thresholds=fit_thresholds(probabilities, labels),
         refusal=refusal,
-        validation_logits=logits,
+        fitted_on="validation slices" if evidence is None else "out-of-fold predictions of a cross-validation",
+        logits=logits,
+        strangeness=strangeness,
         ece=(
             expected_calibration_error(labels, calibrated(logits)),
             expected_calibration_error(labels, probabilities),

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ class Sample:
         split: ``"train"``, ``"validation"`` or ``"test"`` where the set has an official one, else empty.
         slice_index: Which slice of a volume, or none for a picture.
         channel: Which channel of a colour picture is the scan, from 0; none takes their brightness.
+        plane: How the volume is cut, see `data.scan.Scan.with_plane`.
     """
 
     image: Path
@@ -54,10 +56,14 @@ class Sample:
     split: str = ""
     slice_index: int | None = None
     channel: int | None = None
+    plane: str = "acquisition"
 
     @property
     def name(self) -> str:
-        return str(self.image) if self.slice_index is None else f"{self.image}[{self.slice_index}]"
+        if self.slice_index is None:
+            return str(self.image)
+        plane = "" if self.plane == "acquisition" else f"{self.plane} "
+        return f"{self.image}[{plane}{self.slice_index}]"
 
 
 def load_samples(
@@ -70,8 +76,8 @@ def load_samples(
     mask folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures beside their masks
     (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.lgg`), and a folder of MATLAB ``cjdata`` files,
     which carry their own labels.
-    A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``; the column ``every``
-    of an index takes each n-th slice only.
+    A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``; of an index, the
+    column ``every`` takes each n-th slice only, and ``cut`` the slices of a plane (axial, coronal, sagittal).
 
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
@@ -152,7 +158,8 @@ def _index_row(row: Mapping[str, str | None], base: Path, label_map: Mapping[str
     split = SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
     label = canonical_label(str(row["label"]), label_map)
     channel = _number(row, "channel", 0, CHANNELS - 1)
-    sample = Sample(image, label, row.get("patient") or "", mask, fold, split, channel=channel)
+    cut = row.get("cut") or "acquisition"
+    sample = Sample(image, label, row.get("patient") or "", mask, fold, split, channel=channel, plane=cut)
     every = _number(row, "every", 1) or 1
     return _slices_of(sample)[::every]
 
@@ -241,7 +248,7 @@ def read_sample(sample: Sample) -> Reading:
         InputError: The scan or the mask cannot be read, their shapes or places differ, or the file's own label is not
             the set's.
     """
-    scan = open_scan(sample.image)
+    scan = open_scan(sample.image) if sample.slice_index is None else _open_cut(sample)
     index = sample.slice_index or 0
     said = scan.annotation
     if said is not None:
@@ -251,6 +258,18 @@ def read_sample(sample: Sample) -> Reading:
     mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)
     image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
     return Reading(image, mask, scan.pixel_aspect, sample)
+
+
+def _open_cut(sample: Sample) -> Scan:
+    """A sample's volume in the sample's plane. The last one is kept, for its slices follow each other."""
+    state = sample.image.stat()
+    scan = _open_kept(sample.image, state.st_mtime_ns, state.st_size)
+    return scan if sample.plane == "acquisition" else scan.with_plane(sample.plane)
+
+
+@lru_cache(maxsize=1)
+def _open_kept(path: Path, _changed_ns: int, _size: int) -> Scan:
+    return open_scan(path)
 
 
 def channel_of(scan: Scan, channel: int) -> NDArray[np.generic]:
@@ -324,7 +343,7 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
     """
     if sample.image.name.lower().endswith(_FLAT):  # thousands of pictures need not be opened twice
         return [sample]
-    scan = open_scan(sample.image)
+    scan = _open_cut(sample)
     if scan.n_slices == 1:
         return [sample]
     if sample.mask is None and sample.label not in ("", CLASSES[0]):

@@ -18,6 +18,7 @@ from data.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from data.augment import Augment
+    from data.transplant import Donors
 
 
 @dataclass(frozen=True)
@@ -113,33 +114,49 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         augment: Applied to image and mask, or none.
         seed: Of all that is drawn.
         blank: Share of the items whose head is blanked (`data.augment.blank_head`); ``"blank"`` tells which.
+        transplant: Share of the other items whose lesion is moved (`data.transplant`); label and mask follow.
     """
 
     def __init__(
-        self, prepared: PreparedSet, augment: Augment | None = None, seed: int = 0, blank: float = 0.0
+        self,
+        prepared: PreparedSet,
+        augment: Augment | None = None,
+        seed: int = 0,
+        blank: float = 0.0,
+        transplant: float = 0.0,
     ) -> None:
-        self.prepared, self.augment, self.seed, self.blank = prepared, augment, seed, blank
+        self.prepared, self.augment, self.seed = prepared, augment, seed
+        self.blank, self.transplant = blank, transplant
+        self._donors = _donors(prepared) if transplant > 0 else None
 
     def __len__(self) -> int:
         return len(self.prepared)
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, torch.Tensor]:
         epoch, i = index
-        image, mask = self.prepared.images[i], self.prepared.masks[i]
-        draws = [int(n) for n in np.random.SeedSequence((self.seed, epoch, i)).generate_state(3)]
+        image, mask, label = self.prepared.images[i], self.prepared.masks[i], int(self.prepared.labels[i])
+        draws = [int(n) for n in np.random.SeedSequence((self.seed, epoch, i)).generate_state(4)]
         blank = draws[1] < self.blank * 2**32
         if blank:
             from data.augment import blank_head
 
             image, mask = blank_head(image, draws[2]), np.zeros_like(mask)
+        elif self._donors is not None and draws[3] < self.transplant * 2**32:
+            image, mask, label = self._donors.transplant(i, draws[2])
         if self.augment is not None:
             image, mask = self.augment(image, mask, draws[0])
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)),
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
-            "label": torch.tensor(int(self.prepared.labels[i])),
+            "label": torch.tensor(label),
             "blank": torch.tensor(blank),
         }
+
+
+def _donors(prepared: PreparedSet) -> Donors:
+    from data.transplant import Donors
+
+    return Donors(prepared.images, prepared.masks, prepared.labels, [s.patient for s in prepared.samples])
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -178,11 +195,12 @@ def make_loader(
     weights: NDArray[np.float64] | None = None,
     shuffle: bool = False,
     blank: float = 0.0,
+    transplant: float = 0.0,
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """A loader over a prepared set. Zero workers is the default: an error then reaches the user as it was raised."""
     sampler = EpochSampler(len(prepared), seed, shuffle=shuffle, weights=weights)
     return DataLoader(
-        SliceDataset(prepared, augment, seed, blank),
+        SliceDataset(prepared, augment, seed, blank, transplant),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,

@@ -7,6 +7,8 @@ from torch import nn
 
 from data.errors import InputError
 
+_STEM = ("conv1", "bn1", "layer1")  # of every ResNet of torchvision, timm and segmentation-models-pytorch
+
 
 def check_input(model: nn.Module, name: str, size: int, expected: tuple[int, ...]) -> None:
     """Send one black picture through a network on the CPU; its training mode stays as it is.
@@ -38,3 +40,22 @@ def reason_of(error: Exception) -> str:
     """The first line of an error's text, or its type's name where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def freeze_stem(network: nn.Module) -> None:
+    """Leave a ResNet's first convolution and first stage as they are: edges and textures need no more learning, and the
+    finest maps, which cost most, need no gradients.
+
+    Raises:
+        InputError: The network has no such parts.
+    """
+    if any(not isinstance(getattr(network, name, None), nn.Module) for name in _STEM):
+        raise InputError("--freeze-stem is for ResNets; this network has other parts")
+    for name in _STEM:
+        getattr(network, name).requires_grad_(False)
+
+
+def still_stem(network: nn.Module) -> None:
+    """Keep the batch statistics of a frozen stem while the rest of the network is in training."""
+    for name in _STEM:
+        getattr(network, name).eval()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data.datasets import Sample, load_samples
 from data.errors import InputError
@@ -27,7 +32,7 @@ class DataConfig:
     Attributes:
         data: Data folders or index files (see `data.datasets.load_samples`).
         fold: Test fold k; fold k+1 validates.
-        split: ``"folds"`` or ``"official"``.
+        split: ``"folds"``, ``"official"``, or ``"all"``: everything trains, nothing is left to validate or test.
         duplicates: ``"error"`` or ``"drop"``: what near-duplicates across the split lead to.
         label_map: The user's label names -> classes.
         size: Side of the network's input in pixels.
@@ -79,23 +84,14 @@ def load_partition(
     Raises:
         InputError: Unusable data, an unknown setting, an empty part, or an overlap between the parts.
     """
-    if config.split not in ("folds", "official"):
-        raise InputError(f"split {config.split!r} is none of folds, official")
+    if config.split not in ("folds", "official", "all"):
+        raise InputError(f"split {config.split!r} is none of folds, official, all")
     if config.duplicates not in ("error", "drop"):
         raise InputError(f"duplicates {config.duplicates!r} is none of error, drop")
-    samples: list[Sample] = []
-    for source in config.data:
-        samples += load_samples(source, dict(config.label_map), config.channel)
-    known = len(samples)
-    if keep is not None:
-        samples = [s for s in samples if keep(s)]
-    if not samples:
-        raise InputError(f"{', '.join(config.data)}: no sample of use for this stage")
-    report = (lambda done: progress(done, len(samples))) if progress else None
-    whole = prepare(samples, Preprocess(config.size), report)
-    marks = signatures(whole.images)
-    if any(not s.patient for s in whole.samples):
-        whole = replace(whole, samples=group_by_likeness(whole.samples, marks))
+    whole, marks, left_out = _read(config, keep, progress)
+    if config.split == "all":
+        nothing = whole.subset([])
+        return Partition(whole, nothing, nothing, (), left_out)
     split = _split(whole.samples, config)
     dropped: list[int] = []
     if config.duplicates == "drop":
@@ -109,8 +105,51 @@ def load_partition(
         whole.subset(split.validation),
         whole.subset(split.test),
         tuple(whole.samples[i] for i in dropped),
-        known - len(samples),
+        left_out,
     )
+
+
+_Read = tuple[PreparedSet, NDArray[np.float32], int]
+_STAGES = 2  # each keeps what it can use; thousands of slices are half a gigabyte
+_shelf: dict[Any, _Read] | None = None
+
+
+@contextmanager
+def kept_in_memory() -> Iterator[None]:
+    """Inside, data that were read once are not read again: the folds of a cross-validation differ in the split only."""
+    global _shelf
+    _shelf = {}
+    try:
+        yield
+    finally:
+        _shelf = None
+
+
+def _read(
+    config: DataConfig, keep: Callable[[Sample], bool] | None, progress: Callable[[int, int], None] | None
+) -> _Read:
+    """All samples of use, prepared; their signatures; and how many samples are of none."""
+    key = (config.data, config.label_map, config.channel, config.size, keep)
+    if _shelf is not None and key in _shelf:
+        return _shelf[key]
+    samples: list[Sample] = []
+    for source in config.data:
+        samples += load_samples(source, dict(config.label_map), config.channel)
+    known = len(samples)
+    if keep is not None:
+        samples = [s for s in samples if keep(s)]
+    if not samples:
+        raise InputError(f"{', '.join(config.data)}: no sample of use for this stage")
+    report = (lambda done: progress(done, len(samples))) if progress else None
+    whole = prepare(samples, Preprocess(config.size), report)
+    marks = signatures(whole.images)
+    if any(not s.patient for s in whole.samples):
+        whole = replace(whole, samples=group_by_likeness(whole.samples, marks))
+    if _shelf is not None:
+        if len(_shelf) >= _STAGES:
+            _shelf.clear()
+        _shelf[key] = whole, marks, known - len(samples)
+    return whole, marks, known - len(samples)
 
 
 def _split(samples: Sequence[Sample], config: DataConfig) -> Split:

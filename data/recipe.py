@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from data.augment import Augment
-from data.loaders import make_loader
+from data.loaders import Normalization, make_loader, to_batch
 from data.partition import DataConfig, Partition
 from data.trainer import plain_config
 
@@ -29,6 +30,12 @@ class TrainingConfig(DataConfig):
         warmup: Share of the run until the peak.
         patience: Epochs without a better validation figure before the run stops.
         augment: Strength; 0 is none.
+        turn: Share of the slices that are turned by a right angle or mirrored upside down.
+        transplant: Share of the slices whose lesion is healed, that get another's, or a piece of another head
+            (`data.transplant`); only slices whose lesions are known take part.
+        freeze_stem: Leave the first convolution and the first stage of a ResNet as they came.
+        small_epochs: Epochs at the start in which the network sees smaller pictures (progressive resizing).
+        small_size: Side of those in pixels.
         workers: Processes that augment ahead; 0 stays in one process.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         precision: ``auto``, ``bf16`` or ``fp32``.
@@ -42,6 +49,11 @@ class TrainingConfig(DataConfig):
     warmup: float = 0.2
     patience: int = 5
     augment: float = 1.0
+    turn: float = 0.1
+    transplant: float = 0.35
+    freeze_stem: bool = False
+    small_epochs: int = 0
+    small_size: int = 160
     workers: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -49,11 +61,36 @@ class TrainingConfig(DataConfig):
 
 def loaders(config: TrainingConfig, parts: Partition, blank: float = 0.0) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Augmented, shuffled training batches, a share of them with blanked heads, and plain validation batches."""
-    augment = Augment(config.augment) if config.augment > 0 else None
+    augment = Augment(config.augment, config.turn) if config.augment > 0 else None
     training = make_loader(
-        parts.train, config.batch_size, augment, config.seed, config.workers, shuffle=True, blank=blank
+        parts.train,
+        config.batch_size,
+        augment,
+        config.seed,
+        config.workers,
+        shuffle=True,
+        blank=blank,
+        transplant=config.transplant,
     )
     return training, make_loader(parts.validation, 2 * config.batch_size)
+
+
+def sides(config: TrainingConfig) -> list[int]:
+    """The input's sides that a run will use, in pixels."""
+    return [config.size, *([config.small_size] if config.small_epochs else [])]
+
+
+def to_small_batch(
+    images_nhw: torch.Tensor, normalization: Normalization, config: TrainingConfig, epoch: int
+) -> torch.Tensor:
+    """A training batch as `data.loaders.to_batch` gives it, made smaller in the first epochs of a run that asks for it
+    (progressive resizing: most of what there is to learn is seen at half the cost)."""
+    batch = to_batch(images_nhw, normalization)
+    if epoch >= config.small_epochs or config.small_size >= config.size:
+        return batch
+    side = (config.small_size, config.small_size)
+    small = F.interpolate(batch, side, mode="bilinear", antialias=True, align_corners=False)
+    return small.contiguous(memory_format=torch.channels_last)
 
 
 def total_steps(config: TrainingConfig, parts: Partition) -> int:
@@ -66,9 +103,8 @@ def adamw_one_cycle(model: nn.Module, config: TrainingConfig, steps: int) -> Any
     Lightning's form."""
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=steps, pct_start=config.warmup
-    )
+    warmup = max(config.warmup, 1.5 / steps)  # the schedule divides by zero where it is one step to the peak
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=warmup)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
@@ -22,6 +23,14 @@ from data.atomic import whole_file, write_text
 from data.compute import has_bf16, pick_device
 from data.errors import InputError
 
+BEST, LAST = "best", "last"  # checkpoints
+_HINTS = (
+    "does not have many workers",
+    "exists and is not empty",
+    "LeafSpec",
+    "logging interval",
+    "no .val_dataloader",
+)
 _PRECISIONS = ("auto", "bf16", "fp32")
 _FREE = ("device", "workers")  # what a resumed run may change: it changes no result
 
@@ -60,7 +69,7 @@ def write_metrics_table(out: Path) -> list[dict[str, str]]:
             rows = {epoch: row for epoch, row in rows.items() if epoch < min(fresh)} | fresh
     for row in rows.values():
         columns.update(dict.fromkeys(sorted(row)))
-    table = [rows[epoch] for epoch in sorted(rows) if any(k.startswith("val_") for k in rows[epoch])]
+    table = [rows[epoch] for epoch in sorted(rows) if any(k.startswith(("val_", "train_loss")) for k in rows[epoch])]
     with whole_file(out / "metrics.csv") as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
@@ -71,7 +80,7 @@ def write_metrics_table(out: Path) -> list[dict[str, str]]:
 def make_trainer(
     out: Path,
     epochs: int,
-    monitor: str,
+    monitor: str | None,
     patience: int,
     device: str = "auto",
     precision: str = "auto",
@@ -82,7 +91,7 @@ def make_trainer(
     Args:
         out: The run's folder.
         epochs: Upper limit.
-        monitor: The validation figure that must rise.
+        monitor: The validation figure that must rise; none for a run without validation, whose last epoch counts.
         patience: Epochs without a rise before it stops.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         precision: ``auto`` (bf16 where the hardware has it), ``bf16`` or ``fp32``.
@@ -92,13 +101,16 @@ def make_trainer(
     where = pick_device(device)
     half = precision == "bf16" or (precision == "auto" and has_bf16(where))
     callbacks: list[L.Callback] = [
-        ModelCheckpoint(out / "checkpoints", "best", monitor=monitor, mode="max", enable_version_counter=False),
         # A callback of its own: Lightning's save_last follows the best checkpoint and skips epochs without a new best.
-        ModelCheckpoint(out / "checkpoints", "last", enable_version_counter=False),
-        EarlyStopping(monitor, mode="max", patience=patience),
+        ModelCheckpoint(out / "checkpoints", LAST, enable_version_counter=False),
         LearningRateMonitor("epoch"),
         MetricsTable(out),
     ]
+    if monitor is not None:
+        callbacks += [
+            ModelCheckpoint(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
+            EarlyStopping(monitor, mode="max", patience=patience),
+        ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     return L.Trainer(
@@ -122,7 +134,7 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
     Raises:
         InputError: A fresh run would overwrite one, a resume finds nothing, or finds another configuration.
     """
-    last = out / "checkpoints" / "last.ckpt"
+    last = out / "checkpoints" / f"{LAST}.ckpt"
     plain = plain_config(config)
     pick_device(plain.get("device", "auto"))
     if plain.get("precision", "auto") not in _PRECISIONS:
@@ -155,6 +167,14 @@ def write_config(out: Path, config: Any) -> None:
     write_text(out / "config.yaml", yaml.safe_dump(plain_config(config), sort_keys=False))
 
 
+def chosen_state(out: Path) -> tuple[dict[str, Any], int]:
+    """State and epoch of a run's best checkpoint, or of its last one where nothing was validated."""
+    folder = out / "checkpoints"
+    path = next(p for p in (folder / f"{BEST}.ckpt", folder / f"{LAST}.ckpt") if p.is_file())
+    kept = torch.load(path, map_location="cpu", weights_only=True)
+    return kept["state_dict"], int(kept["epoch"])
+
+
 def fit(trainer: L.Trainer, module: L.LightningModule, training: Any, validation: Any, checkpoint: Path | None) -> None:
     """Run the loop. Where the user stops it, Lightning leaves by `SystemExit`; here it stays a `KeyboardInterrupt`."""
     try:
@@ -173,7 +193,13 @@ def quiet_lightning() -> None:
     """Keep Lightning's hints for developers off the user's screen; errors still show."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for hint in ("does not have many workers", "exists and is not empty", "LeafSpec", "logging interval"):
+    for hint in (
+        "does not have many workers",
+        "exists and is not empty",
+        "LeafSpec",
+        "logging interval",
+        "no .val_dataloader",
+    ):
         warnings.filterwarnings("ignore", f".*{hint}.*")
 
 

@@ -81,6 +81,9 @@ def run(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Judge what does not look like a brain MRI, too.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Write where the classifier looked (Grad-CAM).")] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over each slice and its mirror image: twice the time.")
+    ] = False,
     keep_identifiers: Annotated[
         bool,
         typer.Option("--keep-identifiers", help="Put patient's name, ID, birth date and texts into result.json."),
@@ -122,7 +125,7 @@ def run(
         from pipeline.pipeline import Pipeline
 
         check_output(out, overwrite, resume)
-        pipeline = Pipeline.load(classifier, segmenter, device, threshold)
+        pipeline = Pipeline.load(classifier, segmenter, device, threshold, tta)
         options = RunOptions(frame, plane.value, secondary_capture, force, explain, channel, keep_identifiers)
         with _progress(len(work), quiet or as_json) as advance:
 

@@ -16,7 +16,7 @@ from pipeline.cli_evaluate import ProgressLine, hushed, parse_folds, warned
 
 crossval_app = typer.Typer(no_args_is_help=True)
 
-_NOT_SHARED = ("fold", "split", "resume")
+_NOT_SHARED = ("fold", "split", "resume", "out_of_fold")
 _KINDS = "imagenet (downloaded), none, or a weight file; {fold} stands for the fold's number."
 _OUT = Annotated[
     Path, typer.Option("-o", "--out", help="Folder of the runs and of the report; repeat the call to go on.")

@@ -40,6 +40,7 @@ Seed = Annotated[
     int | None,
     typer.Option(min=0, help="Of folds, where the data have none, and of the intervals. [default: the card's]"),
 ]
+Tta = Annotated[bool, typer.Option("--tta", help="Average over each slice and its mirror image.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report in OUT.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but warnings and errors.")]
 
@@ -54,6 +55,7 @@ def classification(
     label_map: LabelMap = None,
     channel: Channel = None,
     device: Device = "auto",
+    tta: Tta = False,
     seed: Seed = None,
     explain: Annotated[bool, typer.Option("--explain", help="Score Grad-CAM against the masks.")] = False,
     probe: Annotated[bool, typer.Option(help="Test that the label does not come from the picture's source.")] = True,
@@ -74,6 +76,7 @@ def segmentation(
     label_map: LabelMap = None,
     channel: Channel = None,
     device: Device = "auto",
+    tta: Tta = False,
     seed: Seed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -93,6 +96,7 @@ def pipeline(
     label_map: LabelMap = None,
     channel: Channel = None,
     device: Device = "auto",
+    tta: Tta = False,
     seed: Seed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

@@ -43,6 +43,24 @@ Epochs = Annotated[int, typer.Option(min=1, help="Upper limit of epochs.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1)]
 Rate = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate of the one-cycle schedule.")]
 Patience = Annotated[int, typer.Option(min=1, help="Epochs without progress before it stops.")]
+OutOfFold = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Train on all patients; thresholds come from this cross-validation of the same recipe (its fold-0, ...).",
+    ),
+]
+Turn = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of slices turned by right angles, as careless exports leave them.")
+]
+Transplant = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of slices whose lesion is healed or replaced, against shortcuts.")
+]
+FreezeStem = Annotated[
+    bool, typer.Option("--freeze-stem", help="Leave a ResNet's first stage as it came: a third faster.")
+]
+SmallEpochs = Annotated[int, typer.Option(min=0, help="Epochs at the start with smaller pictures: faster.")]
+SmallSize = Annotated[int, typer.Option(min=32, help="Side of those in pixels.")]
 Strength = Annotated[float, typer.Option("--augment", min=0, help="Strength of augmentation; 0 is none.")]
 Size = Annotated[int, typer.Option(min=32, help="Side of the network's input in pixels.")]
 OwnSize = Annotated[
@@ -83,6 +101,12 @@ def classification(
     ] = None,
     patience: Patience = 5,
     augment: Strength = 1.0,
+    turn: Turn = 0.1,
+    transplant: Transplant = 0.35,
+    freeze_stem: FreezeStem = False,
+    small_epochs: SmallEpochs = 0,
+    small_size: SmallSize = 160,
+    out_of_fold: OutOfFold = None,
     size: OwnSize = None,
     seed: Seed = 0,
     workers: Workers = 0,
@@ -119,6 +143,12 @@ def segmentation(
     learning_rate: Rate = 4e-4,
     patience: Patience = 5,
     augment: Strength = 1.0,
+    turn: Turn = 0.1,
+    transplant: Transplant = 0.35,
+    freeze_stem: FreezeStem = False,
+    small_epochs: SmallEpochs = 0,
+    small_size: SmallSize = 160,
+    out_of_fold: OutOfFold = None,
     size: Size = 224,
     seed: Seed = 0,
     workers: Workers = 0,
@@ -165,6 +195,9 @@ def config_of(stage: str, settings: dict[str, Any]) -> Any:
     known = dict(settings)
     known["data"] = tuple(known["data"])
     known["label_map"] = parse_map(known.get("label_map"))
+    known["out_of_fold"] = known.get("out_of_fold") or ""
+    if known["out_of_fold"]:
+        known["split"] = "all"
     if stage == "classification":
         from classification.train import ClassifierConfig
         from classification.zoo import find_architecture

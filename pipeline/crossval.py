@@ -15,6 +15,7 @@ from classification.zoo import find_architecture
 from data.cards import check_settings, read_card, sha256_of
 from data.datasets import load_samples
 from data.errors import InputError
+from data.partition import kept_in_memory
 from data.recipe import TrainingConfig
 from data.trainer import check_run, plain_config
 from pipeline.evaluate import PLACEHOLDER, EvaluationRequest, Say, evaluate
@@ -154,8 +155,9 @@ def crossval(
     _check_starts(runs, out)
     for run in runs:
         run.check()
-    for run in runs:
-        run.train(show, say, prepared, request.command)
+    with kept_in_memory():
+        for run in runs:
+            run.train(show, say, prepared, request.command)
     return evaluate(_measurement(request, folds, out), out, True, prepared, say, warn)
 
 

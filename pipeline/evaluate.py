@@ -35,6 +35,7 @@ class EvaluationRequest:
         label_map: The user's label names -> classes.
         channel: Which channel of colour pictures.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+        tta: Average over each slice and its mirror image.
         seed: Of the bootstrap, and of folds that the data do not have; by default the one on the weights' card.
         explain: Score Grad-CAM against the masks.
         probe: Run the no-shortcut probe.
@@ -51,6 +52,7 @@ class EvaluationRequest:
     label_map: tuple[tuple[str, str], ...] = ()
     channel: int | None = None
     device: str = "auto"
+    tta: bool = False
     seed: int | None = None
     explain: bool = False
     probe: bool = True
@@ -110,7 +112,7 @@ class Weights:
         from classification.predict import SHIPPED as CLASSIFIER
         from segmentation.predict import SHIPPED as SEGMENTER
 
-        self.stage, self.device = request.stage, request.device
+        self.stage, self.device, self.tta = request.stage, request.device, request.tta
         named = {
             "classification": request.classifier or str(CLASSIFIER),
             "segmentation": request.segmenter or str(SEGMENTER),
@@ -164,9 +166,9 @@ class Weights:
 
         if self.stage == "pipeline":
             paths = (self.path("classification", fold), self.path("segmentation", fold))
-            return {"pipeline": Pipeline.load(*paths, self.device)}
+            return {"pipeline": Pipeline.load(*paths, self.device, tta=self.tta)}
         loader = Classifier if self.stage == "classification" else Segmenter
-        return {self.stage: loader.load(self.path(self.stage, fold), self.device)}
+        return {self.stage: loader.load(self.path(self.stage, fold), self.device, self.tta)}
 
     def describe(self, folds: list[int | None]) -> list[dict[str, Any]]:
         """Fold, stage, file, architecture and hash of each, and what its card says of its training."""
@@ -260,6 +262,7 @@ def _about(
         },
         "warnings": warnings,
         "notes": list(selection.notes),
+        "tta": request.tta,
         "models": weights.describe(folds),
         "seed": wanted.seed,
         "versions": package_versions(),

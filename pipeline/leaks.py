@@ -57,7 +57,7 @@ def tested_fold(card: dict[str, Any], data: Sequence[str], seed: int, own_folds:
         own_folds: Whether the data name the folds themselves.
     """
     training = card.get("training")
-    if not isinstance(training, dict) or training.get("split") == "official":
+    if not isinstance(training, dict) or training.get("split") in ("official", "all"):
         return None
     fold, trained = training.get("fold"), training.get("data") or []
     known = all(kinship(s, trained) == SAME for s in data) if own_folds else not _changed(training, data, seed)
@@ -96,6 +96,9 @@ def _of_kin(
     """The warnings where some source is, or may be, one of the training's."""
     same = [source for source in request.data if kin[source] == SAME]
     unsure = [_unsure(stage, source, training) for source in request.data if kin[source] == UNSURE]
+    if training.get("split") == "all":
+        names = ", ".join(map(_shown, same))
+        return ([f"the {stage} weights were trained on all patients of {names}"] if same else []) + unsure
     official = training.get("split") == "official"
     if selection.protocol.split == "official":
         if official:

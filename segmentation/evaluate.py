@@ -16,7 +16,6 @@ from data.atomic import whole_file
 from data.compute import pick_device
 from data.loaders import IMAGENET, Normalization, PreparedSet, to_batch
 from segmentation.model import probabilities
-from segmentation.postprocess import clean_mask
 
 
 def predict_maps(
@@ -63,18 +62,6 @@ def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> dic
         "missed": _mean(~marked[sick]),
         "false_masks": _mean(marked[~sick]),
     }
-
-
-def choose_operating_point(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> dict[str, float]:
-    """The probability threshold and the smallest lesion (pixels of the network's grid) with the best mean Dice."""
-    best: tuple[float, float, int] = (-1.0, 0.5, 0)
-    for threshold in (0.3, 0.4, 0.5, 0.6, 0.7):
-        for min_area in (0, 15, 30, 60):
-            masks = np.stack([clean_mask(m, threshold, min_area) for m in maps_nhw])
-            score = float(dice_scores(masks, truth_nhw).mean())
-            if score > best[0] + 1e-4:
-                best = (score, threshold, min_area)
-    return {"mask_threshold": best[1], "min_lesion_px": best[2]}
 
 
 def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> None:

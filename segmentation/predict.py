@@ -28,21 +28,24 @@ class Segmenter:
         model: The network, on its device.
         card: What the weights are.
         device: Where it runs.
+        tta: Whether each slice is also drawn mirrored left to right and the maps are averaged (test-time augmentation):
+            twice the time.
     """
 
     model: torch.nn.Module
     card: dict[str, Any]
     device: torch.device
+    tta: bool = False
 
     @classmethod
-    def load(cls, weights: str | Path | None = None, device: str = "auto") -> Segmenter:
+    def load(cls, weights: str | Path | None = None, device: str = "auto", tta: bool = False) -> Segmenter:
         """The shipped segmenter, or one of your own; arguments and errors as in `classification.predict.Classifier`."""
         path = Path(weights) if weights is not None else SHIPPED
         state, card = load_weights(path, "segmentation")
         model = build_segmenter(card["architecture"], card["encoder"], tuple(card["decoder_channels"]))
         load_into(model, state, path)
         where = pick_device(device)
-        return cls(model.to(where).eval(), card, where)
+        return cls(model.to(where).eval(), card, where, tta)
 
     @property
     def input_size(self) -> int:
@@ -63,4 +66,8 @@ class Segmenter:
         """Lesion maps ``(n, size, size)`` uint8 for prepared slices; 255 is certain, specks are gone."""
         smallest = int(self.card["operating_point"]["min_lesion_px"])
         maps = predict_maps(self.model, images_nhw, str(self.device), self.normalization)
+        if self.tta:
+            mirrored = np.ascontiguousarray(images_nhw[:, :, ::-1])
+            back = predict_maps(self.model, mirrored, str(self.device), self.normalization)[:, :, ::-1]
+            maps = ((maps.astype(np.uint16) + back + 1) // 2).astype(np.uint8)
         return np.stack([clean_map(m, self.mask_threshold, smallest) for m in maps]) if len(maps) else maps

@@ -12,19 +12,21 @@ import numpy as np
 import torch
 from monai.metrics import DiceMetric
 from torch import nn
+from torch.nn import functional as F
 
 from data.cards import save_weights
 from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
 from data.loaders import to_batch
+from data.networks import freeze_stem, still_stem
 from data.partition import Partition, load_partition
 from data.readers import open_scan
-from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, total_steps
+from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, sides, to_small_batch, total_steps
 from data.run_plots import plot_learning_curves
-from data.trainer import check_run, make_trainer, plain_config, write_config, write_metrics_table
+from data.trainer import check_run, chosen_state, make_trainer, plain_config, write_config, write_metrics_table
 from data.trainer import fit as run_loop
-from segmentation.evaluate import choose_operating_point, predict_maps, segmentation_metrics, write_scores
+from segmentation.evaluate import predict_maps, segmentation_metrics, write_scores
 from segmentation.loss import CrossEntropyDice
 from segmentation.model import (
     DECODER_CHANNELS,
@@ -34,6 +36,14 @@ from segmentation.model import (
     check_size,
     encoder_normalization,
     initialise_encoder,
+)
+from segmentation.operating_point import (
+    POINTS,
+    PointScore,
+    choose_operating_point,
+    read_evidence,
+    score_points,
+    write_points,
 )
 from segmentation.plots import plot_dice
 from segmentation.postprocess import clean_mask
@@ -49,12 +59,15 @@ class SegmenterConfig(TrainingConfig):
         arch: One of `segmentation.model.ARCHITECTURES`.
         encoder: An encoder of segmentation-models-pytorch.
         decoder_channels: Width of the decoder's five stages.
+        out_of_fold: Folder of a cross-validation of this recipe, whose validation decides the operating point of a run
+            on all patients (``split="all"``).
     """
 
     batch_size: int = 16
     arch: str = DEFAULT
     encoder: str = ENCODER
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
+    out_of_fold: str = ""
 
 
 class SegmenterModule(L.LightningModule):
@@ -71,8 +84,16 @@ class SegmenterModule(L.LightningModule):
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
         return self.model(to_batch(images_nhw, self.normalization))
 
+    def on_train_epoch_start(self) -> None:
+        if self.config.freeze_stem:
+            still_stem(self.model.get_submodule("encoder"))
+
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
-        loss = self.loss(self(batch["image"]).float(), batch["mask"][:, None].float())
+        images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
+        logits, truth = self.model(images).float(), batch["mask"][:, None].float()
+        if logits.shape != truth.shape:
+            logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
+        loss = self.loss(logits, truth)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
         return loss
 
@@ -104,20 +125,35 @@ def train_segmenter(
     Args, return value and errors are those of `classification.train.train_classifier`.
     """
     checkpoint = check_run(out, config, resume)
+    evidence = find_evidence(config)
     L.seed_everything(config.seed, verbose=False)
     model = build_segmenter(config.arch, config.encoder, config.decoder_channels)
-    check_size(model, config.arch, config.encoder, config.size)
+    for side in sides(config):
+        check_size(model, config.arch, config.encoder, side)
     if checkpoint is None:  # before the data are read: a wrong name should not cost the user that time
         say(f"initial weights: {initialise_encoder(model, config.encoder, config.init)}")
+    if config.freeze_stem:
+        freeze_stem(getattr(model, "encoder", model))
     parts = load_partition(config, keep=has_truth, progress=prepared)
     say(str(parts))
     for name, part in (("training", parts.train), ("validation", parts.validation)):
-        if not part.masks.any():
+        if not part.masks.any() and (len(part) or name == "training"):
             raise InputError(f"{', '.join(config.data)}: no {name} slice has a tumor mask")
     module = build_module(config, parts, model)
     write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
-    return finish(module, config, parts, out, say, command)
+    return finish(module, config, parts, out, say, command, evidence)
+
+
+def find_evidence(config: SegmenterConfig) -> tuple[list[PointScore], dict[str, Any]] | None:
+    """The out-of-fold scores that a run on all patients needs, and the figures that come with them.
+
+    Raises:
+        InputError: They are missing, of another recipe, or given to a run with validation patients of its own.
+    """
+    if bool(config.out_of_fold) != (config.split == "all"):
+        raise InputError("a run on all patients (--split all) needs a cross-validation (--out-of-fold), and only it")
+    return read_evidence(config.out_of_fold, plain_config(config)) if config.out_of_fold else None
 
 
 def has_truth(sample: Sample) -> bool:
@@ -141,20 +177,33 @@ def fit(
 ) -> None:
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
     training, validation = loaders(config, parts)
-    trainer = make_trainer(out, config.epochs, "val_dice", config.patience, config.device, config.precision, bar)
-    run_loop(trainer, module, training, validation, checkpoint)
+    monitor = "val_dice" if len(parts.validation) else None
+    trainer = make_trainer(out, config.epochs, monitor, config.patience, config.device, config.precision, bar)
+    run_loop(trainer, module, training, validation if len(parts.validation) else None, checkpoint)
 
 
 def finish(
-    module: SegmenterModule, config: SegmenterConfig, parts: Partition, out: Path, say: Say, command: str
+    module: SegmenterModule,
+    config: SegmenterConfig,
+    parts: Partition,
+    out: Path,
+    say: Say,
+    command: str,
+    evidence: tuple[list[PointScore], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Load the best epoch, choose the operating point on validation, measure test, write plots, weights and card."""
-    best = torch.load(out / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
+    """Load the best epoch, choose the operating point on validation, measure test, write plots, weights and card. A run
+    on all patients has neither; the figures on its card are those of the cross-validation."""
+    state, epoch = chosen_state(out)
+    module.load_state_dict(state)
+    scores, results = evidence or ([], {})
     maps = predict_maps(module.model, parts.validation.images, config.device, module.normalization)
-    point = choose_operating_point(maps, parts.validation.masks)
-    results: dict[str, Any] = {}
+    if evidence is None:
+        scores = score_points(maps, parts.validation.masks)
+        write_points(out / POINTS, scores)
+    point = choose_operating_point(scores)
     for name, part in (("validation", parts.validation), ("test", parts.test)):
+        if not len(part):
+            continue
         if name == "test":
             maps = predict_maps(module.model, part.images, config.device, module.normalization)
         masks = np.stack([clean_mask(m, point["mask_threshold"], int(point["min_lesion_px"])) for m in maps])
@@ -174,9 +223,12 @@ def finish(
             "normalization": plain_config(module.normalization),
             "operating_point": point,
             "metrics": results,
-            **describe_run(config, parts, int(best["epoch"]), command),
+            **describe_run(config, parts, epoch, command),
         },
     )
-    dice = results["test"]["dice_tumor"]
-    say(f"test fold {config.fold}: tumor-slice Dice {dice if dice is None else round(dice, 4)}, weights in {out}")
+    measured = "on all patients, test figures are the cross-validation's"
+    if "test" in results:
+        dice = results["test"]["dice_tumor"]
+        measured = f"test fold {config.fold}: tumor-slice Dice {dice if dice is None else round(dice, 4)}"
+    say(f"{measured}, weights in {out}")
     return card

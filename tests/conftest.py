@@ -68,10 +68,16 @@ def tumorlens(pipeline, monkeypatch):
     """Calls the command with the shipped models, which are loaded once for all tests."""
     from pipeline.pipeline import Pipeline
 
-    def load(classifier=None, segmenter=None, device="auto", threshold=None):
+    def load(classifier=None, segmenter=None, device="auto", threshold=None, tta=False):
         from dataclasses import replace
 
-        return pipeline if threshold is None else replace(pipeline, threshold=threshold)
+        stages = replace(pipeline.classifier, tta=tta), replace(pipeline.segmenter, tta=tta)
+        return replace(
+            pipeline,
+            classifier=stages[0],
+            segmenter=stages[1],
+            threshold=pipeline.threshold if threshold is None else threshold,
+        )
 
     monkeypatch.setattr(Pipeline, "load", load)
     return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])

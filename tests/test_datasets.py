@@ -115,6 +115,38 @@ def test_volumes_of_an_index_become_slices(tmp_path):
     assert load_samples(tmp_path) == samples[::3]
 
 
+def test_a_volume_is_cut_in_the_plane_of_its_row(tmp_path):
+    phantom = phantom_volume(2, "glioma", shape=(96, 112, 40), spacing_mm=(2, 2, 4))
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "t1.nii.gz")
+    nib.save(nib.Nifti1Image(phantom.mask, phantom.affine), tmp_path / "mask.nii.gz")
+    rows = [f"t1.nii.gz,mask.nii.gz,glioma,p,{cut}" for cut in ("coronal", "", "sagittal")]
+    (tmp_path / "index.csv").write_text("\n".join(["image,mask,label,patient,cut", *rows]))
+    samples = load_samples(tmp_path)
+    shown = {"coronal": (40, 96), "acquisition": (112, 96), "sagittal": (40, 112)}
+    assert {s.plane for s in samples} == set(shown)
+    for sample in samples:
+        reading = read_sample(sample)
+        assert reading.image.shape == shown[sample.plane]
+        if sample.label == "glioma":
+            cut = phantom.scan.with_plane(sample.plane)
+            np.testing.assert_array_equal(reading.mask, cut.view(phantom.mask, sample.slice_index))
+        assert sample.name.endswith(
+            f"[{'' if sample.plane == 'acquisition' else sample.plane + ' '}{sample.slice_index}]"
+        )
+    (tmp_path / "index.csv").write_text("image,mask,label,patient,cut\nt1.nii.gz,mask.nii.gz,glioma,p,oblique\n")
+    with pytest.raises(InputError, match=r"line 2: plane 'oblique' is none of"):
+        load_samples(tmp_path)
+
+
+def test_a_volume_that_changed_is_read_again(tmp_path):
+    (tmp_path / "index.csv").write_text("image,label\nt1.nii.gz,no_tumor\n")
+    for seed in (2, 3):
+        phantom = phantom_volume(seed, "no_tumor", shape=(96, 112, 16), spacing_mm=(2, 2, 7.5))
+        nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "t1.nii.gz")
+        sample = load_samples(tmp_path)[2]
+        np.testing.assert_array_equal(read_sample(sample).image, phantom.scan.slice(sample.slice_index))
+
+
 def test_a_sick_volume_without_a_mask_is_refused(tmp_path):
     phantom = phantom_volume(2, "glioma", shape=(96, 112, 16), spacing_mm=(2, 2, 7.5))
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "t1.nii.gz")

@@ -41,10 +41,11 @@ def test_the_head_parts_what_can_be_parted_and_admits_the_promised_share():
     brains, strange = rng.normal(0, 1, (400, 30)), rng.normal(0, 1, (300, 30)) + 2
     features = np.concatenate([brains, strange]).astype(np.float32)
     validation = rng.normal(0, 1, (2000, 30)).astype(np.float32)
-    head = fit_refusal("layer3", features, np.arange(700) >= 400, validation)
+    taught = fit_refusal("layer3", features, np.arange(700) >= 400)
+    head = taught.limited(taught.strangeness(validation))
     assert (head.strangeness(validation) <= head.limit).mean() >= ADMITTED
-    near = validation + 1.2
-    assert (fit_refusal("layer3", features, np.arange(700) >= 400, near.astype(np.float32)).limit) > head.limit >= 0
+    near = (validation + 1.2).astype(np.float32)
+    assert taught.limited(taught.strangeness(near)).limit > head.limit >= 0
     others = (rng.normal(0, 1, (2000, 30)) + 2).astype(np.float32)
     assert (head.strangeness(others) > head.limit).mean() > 0.99
 

@@ -22,8 +22,9 @@ from data.loaders import EpochSampler, PreparedSet, to_batch
 from data.trainer import check_run, write_config
 from pipeline.cli import app
 from segmentation import train as segmentation
-from segmentation.evaluate import choose_operating_point, dice_scores, segmentation_metrics
+from segmentation.evaluate import dice_scores, segmentation_metrics
 from segmentation.loss import CrossEntropyDice
+from segmentation.operating_point import choose_operating_point, score_points
 from segmentation.postprocess import clean_mask
 from segmentation.predict import Segmenter
 
@@ -270,7 +271,7 @@ def test_specks_are_dropped_and_the_operating_point_finds_them():
     maps[:, 25:28, 25:28] = 200
     assert clean_mask(maps[0], 0.5, 15).sum() == 100
     assert clean_mask(maps[0], 0.5, 0).sum() == 109
-    assert choose_operating_point(maps, truth)["min_lesion_px"] > 9
+    assert choose_operating_point(score_points(maps, truth))["min_lesion_px"] > 9
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
@@ -311,6 +312,10 @@ def test_devices_that_are_not_there(wish):
         (["--device", "cuda:99"], "device 'cuda:99' is not there"),
         (["--precision", "fp8"], "precision 'fp8' is none of auto, bf16, fp32"),
         (["--frozen", "--arch", "cnn"], "--frozen keeps the first weights of cnn; give it some with --init FILE"),
+        (["--arch", "cnn", "--small-epochs", "1", "--small-size", "96"], "cnn does not take inputs of 96 pixels"),
+        (["--arch", "mlp", "--freeze-stem"], "--freeze-stem is for ResNets"),
+        (["--out-of-fold", "/nowhere/cv"], "/nowhere/cv: no folds of a cross-validation there"),
+        (["--split", "all"], "needs a cross-validation (--out-of-fold)"),
         (["--out", "/proc/nowhere/run"], "/proc/nowhere/run: --out cannot be written"),
     ],
 )

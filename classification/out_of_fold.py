@@ -1,0 +1,79 @@
+"""A cross-validation's predictions on patients that its networks have not seen, for weights that see all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.labels import CLASSES
+from data.out_of_fold import FoldRun, fold_runs
+
+WEIGHTS = "classifier.safetensors"
+_LEAST = 1e-38  # a probability that float32 wrote as 0 has a logarithm all the same
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What thresholds are fitted on.
+
+    Attributes:
+        logits: ``(n, 4)``, uncalibrated, up to a constant of each slice.
+        labels: ``(n,)`` index into `data.labels.CLASSES`.
+        strangeness: ``(n,)`` by the refusal of the network that saw the slice, or none.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    strangeness: NDArray[np.float32] | None
+
+
+def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> tuple[Evidence, dict[str, Any]]:
+    """The validation slices of every fold, each predicted by the network that did not learn from it, and the mean and
+    deviation of the folds' test figures.
+
+    Args:
+        folder: Of the cross-validation, with ``fold-0`` ... in it.
+        recipe: Settings of the run on all patients.
+
+    Raises:
+        InputError: See `data.out_of_fold.fold_runs`.
+    """
+    runs = fold_runs(folder, WEIGHTS, "classification", recipe)
+    parts = [_evidence_of(run) for run in runs]
+    strange = [part.strangeness for part in parts if part.strangeness is not None]
+    whole = Evidence(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate(strange) if len(strange) == len(parts) else None,
+    )
+    return whole, {"crossval_test": _figures(runs)}
+
+
+def _evidence_of(run: FoldRun) -> Evidence:
+    rows = run.rows("validation.csv")
+    try:
+        probabilities = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
+        labels = np.array([CLASSES.index(row["label"]) for row in rows], np.int64)
+        told = [row.get("strangeness") for row in rows]
+        strange = np.array([float(text) for text in told if text], np.float32) if all(told) else None
+        temperature = float(run.card.get("calibration", {}).get("temperature", 1.0))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{run.folder / 'validation.csv'}: no table of predictions") from None
+    logits = np.log(np.maximum(probabilities, _LEAST)) * temperature
+    return Evidence(logits.astype(np.float32), labels, strange)
+
+
+def _figures(runs: list[FoldRun]) -> dict[str, Any]:
+    """Mean and deviation over the folds of what each weighed on its test patients."""
+    found: dict[str, Any] = {}
+    for unit in ("slice", "patient"):
+        for name in ("accuracy", "macro_f1"):
+            values = [run.card["metrics"]["test"][unit][name] for run in runs]
+            found[f"{unit}_{name}"] = {"mean": round(float(np.mean(values)), 4), "sd": round(float(np.std(values)), 4)}
+    return found

@@ -1,0 +1,102 @@
+"""From which probability on a pixel is lesion, and how small a lesion may be: chosen on patients not learnt from."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.atomic import whole_file
+from data.errors import InputError
+from data.out_of_fold import fold_runs
+from segmentation.evaluate import dice_scores
+from segmentation.postprocess import clean_mask
+
+POINTS = "operating_points.csv"
+WEIGHTS = "segmenter.safetensors"
+_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_AREAS_PX = (0, 15, 30, 60)
+
+
+@dataclass(frozen=True)
+class PointScore:
+    """What an operating point is worth.
+
+    Attributes:
+        threshold: Probability from which a pixel is lesion.
+        min_lesion_px: Smallest lesion, in pixels of the network's grid.
+        dice: Mean over the slices, 1 where mask and truth are empty.
+        n: Slices.
+    """
+
+    threshold: float
+    min_lesion_px: int
+    dice: float
+    n: int
+
+
+def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> list[PointScore]:
+    """Mean Dice of every threshold with every smallest lesion."""
+    found = []
+    for threshold in _THRESHOLDS:
+        for area in _AREAS_PX:
+            masks = np.stack([clean_mask(m, threshold, area) for m in maps_nhw])
+            found.append(PointScore(threshold, area, float(dice_scores(masks, truth_nhw).mean()), len(maps_nhw)))
+    return found
+
+
+def choose_operating_point(scores: Sequence[PointScore]) -> dict[str, float]:
+    """The point with the best mean Dice over all slices; scores of several folds are weighed by their slices."""
+    total: dict[tuple[float, int], float] = {}
+    slices: dict[tuple[float, int], int] = {}
+    for score in scores:
+        point = score.threshold, score.min_lesion_px
+        total[point] = total.get(point, 0.0) + score.dice * score.n
+        slices[point] = slices.get(point, 0) + score.n
+    best: tuple[float, float, int] = (-1.0, 0.5, 0)
+    for point in sorted(total):
+        mean = total[point] / slices[point]
+        if mean > best[0] + 1e-4:
+            best = (mean, *point)
+    return {"mask_threshold": best[1], "min_lesion_px": best[2]}
+
+
+def write_points(path: Path, scores: Sequence[PointScore]) -> None:
+    """One row per point."""
+    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["threshold", "min_lesion_px", "dice", "n"])
+        writer.writerows([s.threshold, s.min_lesion_px, f"{s.dice:.6f}", s.n] for s in scores)
+
+
+def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> tuple[list[PointScore], dict[str, Any]]:
+    """The scores of every fold on its validation patients, and the mean and deviation of the folds' test figures.
+
+    Args:
+        folder: Of the cross-validation, with ``fold-0`` ... in it.
+        recipe: Settings of the run on all patients.
+
+    Raises:
+        InputError: See `data.out_of_fold.fold_runs`.
+    """
+    runs = fold_runs(folder, WEIGHTS, "segmentation", recipe)
+    scores: list[PointScore] = []
+    for run in runs:
+        try:
+            scores += [
+                PointScore(float(r["threshold"]), int(r["min_lesion_px"]), float(r["dice"]), int(r["n"]))
+                for r in run.rows(POINTS)
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{run.folder / POINTS}: no table of operating points") from None
+    figures: dict[str, Any] = {}
+    for name in ("dice_tumor", "dice_tumor_median", "false_masks"):
+        values = [v for run in runs if (v := run.card["metrics"]["test"].get(name)) is not None]
+        if values:
+            figures[name] = {"mean": round(float(np.mean(values)), 4), "sd": round(float(np.std(values)), 4)}
+    return scores, {"crossval_test": figures}

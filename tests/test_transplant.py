@@ -1,0 +1,128 @@
+"""Lesions moved between heads: label and mask follow, seams say nothing, nobody is donor to themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data.augment import Augment
+from data.labels import CLASSES, NO_TUMOR
+from data.loaders import PreparedSet, SliceDataset
+from data.phantom import phantom_slice
+from data.preprocess import Preprocess
+from data.transplant import Donors
+
+N = 24
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """Phantoms of all classes, one patient each."""
+    preprocess = Preprocess(96)
+    images, masks, labels = [], [], []
+    for k in range(N):
+        phantom = phantom_slice(500 + k, CLASSES[k % 4])
+        prepared = preprocess(phantom.image)
+        images.append(prepared.image)
+        masks.append(preprocess.mask_to_input(phantom.mask, prepared.placement))
+        labels.append(k % 4)
+    return np.stack(images), np.stack(masks), np.array(labels), [f"p{k}" for k in range(N)]
+
+
+@pytest.fixture(scope="module")
+def donors(heads):
+    return Donors(*heads)
+
+
+def outcomes(donors, index, seeds=60):
+    return [donors.transplant(index, seed) for seed in range(seeds)]
+
+
+def test_a_sick_slice_is_healed_or_grafted(heads, donors):
+    images, masks, labels, _ = heads
+    healed = 0
+    for image, mask, label in outcomes(donors, 1):
+        if label == NO_TUMOR:
+            healed += 1
+            assert not mask.any()
+            lesion = masks[1] > 0
+            assert (image[lesion] != images[1][lesion]).mean() > 0.5
+        else:
+            assert label == labels[1]
+            np.testing.assert_array_equal(mask, masks[1])
+            np.testing.assert_array_equal(image[masks[1] > 0], images[1][masks[1] > 0])
+    assert 20 < healed < 60
+
+
+def test_a_healthy_slice_gets_a_lesion_of_its_donors_type(heads, donors):
+    images, masks, labels, _ = heads
+    planted = 0
+    for image, mask, label in outcomes(donors, 0):
+        if label == NO_TUMOR:
+            assert not mask.any()
+            continue
+        planted += 1
+        whose = [k for k in range(N) if labels[k] == label and (masks[k] == mask).all()]
+        assert whose
+        assert (image[mask > 0] != images[0][mask > 0]).mean() > 0.5
+        far = np.abs(image.astype(int) - images[0])[mask == 0]
+        assert (far > 0).mean() < 0.6  # the rest of the head stays
+    assert planted > 10
+
+
+def test_the_same_seed_gives_the_same_picture(donors):
+    for a, b in zip(outcomes(donors, 2, 10), outcomes(donors, 2, 10), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        assert a[2] == b[2]
+
+
+def test_nobody_is_donor_to_themselves(heads):
+    images, masks, labels, _ = heads
+    alone = Donors(images, masks, labels, ["one"] * N)
+    for index in range(4):
+        image, mask, label = alone.transplant(index, 3)
+        np.testing.assert_array_equal(image, images[index])
+        np.testing.assert_array_equal(mask, masks[index])
+        assert label == labels[index]
+
+
+def test_a_tumor_without_a_mask_is_left_as_it_is(heads):
+    images, masks, labels, patients = heads
+    unknown = masks.copy()
+    unknown[1] = 0
+    donors = Donors(images, unknown, labels, patients)
+    for image, mask, label in outcomes(donors, 1, 20):
+        np.testing.assert_array_equal(image, images[1])
+        assert label == labels[1]
+        assert not mask.any()
+
+
+def test_training_items_follow_the_transplant(heads):
+    """Mask and label of an item are those of what was made, through augmentation and all."""
+    images, masks, labels, patients = heads
+
+    class Of:
+        def __init__(self, patient):
+            self.patient = patient
+
+    prepared = PreparedSet([Of(p) for p in patients], images, masks, labels)
+    plain = SliceDataset(prepared, None, seed=1)
+    moved = SliceDataset(prepared, None, seed=1, transplant=1.0)
+    changed = 0
+    for k in range(N):
+        before, after = plain[(0, k)], moved[(0, k)]
+        changed += bool((before["image"] != after["image"]).any())
+        assert bool(after["mask"].any()) == (int(after["label"]) != NO_TUMOR)
+    assert changed > N // 2
+
+
+def test_turned_slices_turn_their_masks(heads):
+    images, masks, _, _ = heads
+    straight, turned = Augment(0.0, turn=0.0), Augment(0.0, turn=1.0)
+    seen = set()
+    for seed in range(30):
+        a, b = straight(images[1], masks[1], seed), turned(images[1], masks[1], seed)
+        found = [k for k in range(4) if (np.rot90(a[0], k) == b[0]).all() and (np.rot90(a[1], k) == b[1]).all()]
+        assert found
+        seen.add(found[0])
+    assert seen == {1, 2, 3}
