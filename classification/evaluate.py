@@ -19,9 +19,6 @@ from data.compute import pick_device
 from data.labels import CLASSES, NO_TUMOR
 from data.loaders import IMAGENET, Normalization, PreparedSet, to_batch
 
-# Share of the validation tumor slices that the gate has to let through.
-SENSITIVITY = 0.98
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -60,12 +57,13 @@ def predict_logits(
     device: str = "auto",
     normalization: Normalization = IMAGENET,
     batch_size: int = 32,
+    half: bool = False,
 ) -> NDArray[np.float32]:
-    """Uncalibrated logits ``(n, 4)`` of prepared slices ``(n, size, size)``, in fp32."""
+    """Uncalibrated logits ``(n, 4)`` of prepared slices ``(n, size, size)``, in fp32, or in bfloat16."""
     where = pick_device(device)
     model = model.to(where).to(memory_format=torch.channels_last).eval()
     chunks = [np.zeros((0, len(CLASSES)), np.float32)]
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=half):
         for start in range(0, len(images_nhw), batch_size):
             batch = torch.from_numpy(images_nhw[start : start + batch_size]).to(where)
             chunks.append(model(to_batch(batch, normalization)).float().cpu().numpy())
@@ -98,22 +96,6 @@ def _metrics(truth: NDArray[np.int64], probabilities: NDArray[np.floating[Any]])
         "macro_f1": float(f1_score(truth, guess, labels=present, average="macro")),
         "recall": {CLASSES[c]: float(r) for c, r in zip(present, recall, strict=True)},
     }
-
-
-def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
-    """The tumor probability from which a slice is called positive: the highest at which `SENSITIVITY` of the tumor
-    slices are still called so. What a tool for screening may miss is fixed first; false alarms are then as few as that
-    allows. Kept within 0.5 .. 0.9, as a few hundred slices say little about the far ends.
-
-    Args:
-        labels: ``(n,)`` class index of validation slices.
-        probabilities: ``(n, 4)``.
-    """
-    tumor = np.sort(1 - probabilities[labels != NO_TUMOR, NO_TUMOR])
-    if not len(tumor):
-        return 0.5
-    highest = float(tumor[int(np.floor((1 - SENSITIVITY) * len(tumor) + 1e-9))])
-    return float(np.clip(np.floor(highest * 100) / 100, 0.5, 0.9))
 
 
 def gate_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def initialise(model: nn.Module, architecture: Architecture, init: str = "imagen
         model: From `build_classifier`.
         architecture: What it is.
         init: ``"imagenet"`` (downloaded; nothing for an architecture that has no such weights), ``"none"``, or a
-            ``.safetensors`` or ``.pth`` file with the network's names; what the file lacks stays as it is.
+            ``.safetensors`` or ``.pth`` file with the network's names, or of a segmenter whose encoder has them; what
+            the file lacks stays as it is.
 
     Raises:
         InputError: No download possible, no such file, or nothing in it fits.
@@ -81,7 +82,7 @@ def initialise(model: nn.Module, architecture: Architecture, init: str = "imagen
     own = model.state_dict()
     fitting = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in state.items()
+        for name, tensor in ((name.removeprefix("encoder."), tensor) for name, tensor in state.items())
         if name in own and own[name].shape == tensor.shape
     }
     if not fitting:

@@ -25,11 +25,13 @@ class Evidence:
     Attributes:
         logits: ``(n, 4)``, uncalibrated, up to a constant of each slice.
         labels: ``(n,)`` index into `data.labels.CLASSES`.
+        from_volumes: ``(n,)`` bool: slices of volumes, where the others are pictures.
         strangeness: ``(n,)`` by the refusal of the network that saw the slice, or none.
     """
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
+    from_volumes: NDArray[np.bool_]
     strangeness: NDArray[np.float32] | None
 
 
@@ -50,6 +52,7 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> tuple[Eviden
     whole = Evidence(
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.from_volumes for part in parts]),
         np.concatenate(strange) if len(strange) == len(parts) else None,
     )
     return whole, {"crossval_test": _figures(runs)}
@@ -60,13 +63,14 @@ def _evidence_of(run: FoldRun) -> Evidence:
     try:
         probabilities = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
         labels = np.array([CLASSES.index(row["label"]) for row in rows], np.int64)
+        cut = np.array([bool(row["slice"]) for row in rows], bool)
         told = [row.get("strangeness") for row in rows]
         strange = np.array([float(text) for text in told if text], np.float32) if all(told) else None
         temperature = float(run.card.get("calibration", {}).get("temperature", 1.0))
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{run.folder / 'validation.csv'}: no table of predictions") from None
     logits = np.log(np.maximum(probabilities, _LEAST)) * temperature
-    return Evidence(logits.astype(np.float32), labels, strange)
+    return Evidence(logits.astype(np.float32), labels, cut, strange)
 
 
 def _figures(runs: list[FoldRun]) -> dict[str, Any]:

@@ -83,8 +83,13 @@ class Classifier:
 
     @property
     def tumor_threshold(self) -> float:
-        """The tumor probability from which a slice is positive, chosen on validation patients."""
+        """The tumor probability from which a picture is positive, chosen on patients not learnt from."""
         return float(self.card["operating_point"]["tumor_threshold"])
+
+    @property
+    def volume_threshold(self) -> float:
+        """The same for a slice of a volume; that of pictures where the card tells no other."""
+        return float(self.card["operating_point"].get("volume_threshold", self.tumor_threshold))
 
     @property
     def temperature(self) -> float:
@@ -135,9 +140,18 @@ class Classifier:
         """Calibrated class probabilities ``(n, 4)`` in the order of `data.labels.CLASSES` for prepared slices."""
         return self.calibrate(self.logits(images_nhw))
 
-    def labels(self, probabilities_nc: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The label of each slice alone, ``(n,)`` index: the likeliest tumor from the threshold on, else no tumor."""
-        positive = 1 - probabilities_nc[:, NO_TUMOR] >= self.tumor_threshold
+    def labels(
+        self, probabilities_nc: NDArray[np.float32], from_volumes_n: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int64]:
+        """The label of each slice alone, ``(n,)`` index: the likeliest tumor from the threshold on, else no tumor.
+
+        Args:
+            probabilities_nc: ``(n, 4)``, calibrated.
+            from_volumes_n: ``(n,)`` which are slices of volumes and not pictures; none are, by default.
+        """
+        volumes = np.zeros(len(probabilities_nc), bool) if from_volumes_n is None else from_volumes_n
+        threshold = np.where(volumes, self.volume_threshold, self.tumor_threshold).astype(np.float32)
+        positive = 1 - probabilities_nc[:, NO_TUMOR] >= threshold
         return np.where(positive, 1 + probabilities_nc[:, 1:].argmax(axis=1), NO_TUMOR)
 
     def refuses(self, strangeness_n: NDArray[np.float32] | None, has_head_n: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -13,12 +13,13 @@ from torch import nn
 
 from classification.calibration import calibrated, fit_temperature
 from classification.conformal import LEVEL, fit_thresholds
-from classification.evaluate import SENSITIVITY, choose_threshold, look, predict_logits
+from classification.evaluate import look, predict_logits
 from classification.metrics import expected_calibration_error
+from classification.operating_point import SENSITIVITY, choose_threshold, choose_volume_threshold
 from classification.out_of_fold import Evidence
 from classification.refusal import Refusal, feature_layer, fit_refusal, training_pictures
 from data.labels import CLASSES
-from data.loaders import Normalization
+from data.loaders import Normalization, PreparedSet
 
 if TYPE_CHECKING:
     from classification.train import ClassifierConfig
@@ -31,7 +32,8 @@ class Trust:
 
     Attributes:
         temperature: Of the softmax.
-        tumor_threshold: Calibrated tumor probability from which a slice is positive.
+        tumor_threshold: Calibrated tumor probability from which a picture is positive.
+        volume_threshold: The same for a slice of a volume; None where too few of them decided.
         set_thresholds: Per class, the least probability to be in the prediction set; None for a class never seen.
         refusal: What tells brains from other pictures; none for networks without feature maps.
         fitted_on: Which slices decided, in words.
@@ -42,6 +44,7 @@ class Trust:
 
     temperature: float
     tumor_threshold: float
+    volume_threshold: float | None
     set_thresholds: list[float | None]
     refusal: Refusal | None
     fitted_on: str
@@ -59,7 +62,8 @@ class Trust:
         return {
             "operating_point": {
                 "tumor_threshold": self.tumor_threshold,
-                "rule": f"the highest with {SENSITIVITY:.0%} sensitivity on {self.fitted_on}",
+                "rule": f"Youden's index with {SENSITIVITY:.0%} sensitivity or more, on {self.fitted_on}",
+                **({} if self.volume_threshold is None else self._of_volumes()),
             },
             "calibration": {
                 "method": f"temperature scaling on {self.fitted_on}",
@@ -70,6 +74,10 @@ class Trust:
             "conformal": {"level": LEVEL, "thresholds": dict(zip(CLASSES, rounded, strict=True))},
             **({"refusal": self.refusal.facts()} if self.refusal is not None else {}),
         }
+
+    def _of_volumes(self) -> dict[str, Any]:
+        rule = f"Youden's index on the slices of volumes among the {self.fitted_on}"
+        return {"volume_threshold": self.volume_threshold, "volume_rule": rule}
 
 
 def fit_trust(
@@ -104,13 +112,16 @@ def fit_trust(
         seen = look(model, parts.validation.images, layer, config.device, normalization)
         logits, strangeness = seen.logits, refusal.strangeness(seen.features)
     labels = parts.validation.labels if evidence is None else evidence.labels
+    cut = _from_volumes(parts.validation) if evidence is None else evidence.from_volumes
+    pictures_only = ~cut if not cut.all() else cut
     if refusal is not None and strangeness is not None:
         refusal = refusal.limited(strangeness)
     temperature = fit_temperature(logits, labels)
     probabilities = calibrated(logits, temperature)
     return Trust(
         temperature=temperature,
-        tumor_threshold=choose_threshold(labels, probabilities),
+        tumor_threshold=choose_threshold(labels[pictures_only], probabilities[pictures_only]),
+        volume_threshold=choose_volume_threshold(labels[cut], probabilities[cut]),
         set_thresholds=fit_thresholds(probabilities, labels),
         refusal=refusal,
         fitted_on="validation slices" if evidence is None else "out-of-fold predictions of a cross-validation",
@@ -121,3 +132,7 @@ def fit_trust(
             expected_calibration_error(labels, probabilities),
         ),
     )
+
+
+def _from_volumes(part: PreparedSet) -> NDArray[np.bool_]:
+    return np.array([sample.slice_index is not None for sample in part.samples], bool)

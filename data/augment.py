@@ -136,6 +136,8 @@ class Augment:
                     prob=0.25, zoom_range=(0.5, 1.0), downsample_mode="area", upsample_mode="bilinear"
                 ),
                 mt.RandAdjustContrast(prob=0.6, gamma=(0.6, 1.7)),
+                # Tissues in other proportions of brightness than any gamma gives: other sequences, other vendors.
+                mt.RandHistogramShift(prob=0.2, num_control_points=(4, 8)),
                 mt.RandBiasField(prob=0.25, coeff_range=(0.0, 0.15)),
                 mt.RandGaussianSmooth(prob=0.2, sigma_x=(0.4, 1.2), sigma_y=(0.4, 1.2)),
                 mt.RandGaussianNoise(prob=0.25, std=0.04),

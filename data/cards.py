@@ -146,6 +146,9 @@ def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
         value = point.get(key)
         if not _is_number(value, 0, most):
             raise InputError(f"{path}: operating_point.{key} {value!r} is no number from 0 to {most:g}")
+    if not _is_number(point.get("volume_threshold", 0.5), 0, 1):
+        told = point["volume_threshold"]
+        raise InputError(f"{path}: operating_point.volume_threshold {told!r} is no number from 0 to 1")
     channels = card.get("decoder_channels", [1] * 5)
     if not isinstance(channels, list) or len(channels) != 5 or not all(isinstance(n, int) and n > 0 for n in channels):
         raise InputError(f"{path}: decoder_channels {channels!r} are not five whole numbers")

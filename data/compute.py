@@ -43,6 +43,16 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
+def wants_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a run computes in bfloat16: asked for, or left to a machine that has it in hardware.
+
+    Args:
+        precision: ``auto``, ``bf16`` or ``fp32``.
+        device: Where it runs.
+    """
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
 def cpu_capabilities() -> dict[str, object]:
     """What this processor's instruction sets are, as torch reports them; empty where it cannot tell."""
     import torch

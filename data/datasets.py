@@ -248,7 +248,7 @@ def read_sample(sample: Sample) -> Reading:
         InputError: The scan or the mask cannot be read, their shapes or places differ, or the file's own label is not
             the set's.
     """
-    scan = open_scan(sample.image) if sample.slice_index is None else _open_cut(sample)
+    scan = open_scan(sample.image) if sample.slice_index is None else open_cut(sample)
     index = sample.slice_index or 0
     said = scan.annotation
     if said is not None:
@@ -260,7 +260,7 @@ def read_sample(sample: Sample) -> Reading:
     return Reading(image, mask, scan.pixel_aspect, sample)
 
 
-def _open_cut(sample: Sample) -> Scan:
+def open_cut(sample: Sample) -> Scan:
     """A sample's volume in the sample's plane. The last one is kept, for its slices follow each other."""
     state = sample.image.stat()
     scan = _open_kept(sample.image, state.st_mtime_ns, state.st_size)
@@ -343,7 +343,7 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
     """
     if sample.image.name.lower().endswith(_FLAT):  # thousands of pictures need not be opened twice
         return [sample]
-    scan = _open_cut(sample)
+    scan = open_cut(sample)
     if scan.n_slices == 1:
         return [sample]
     if sample.mask is None and sample.label not in ("", CLASSES[0]):

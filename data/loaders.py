@@ -164,17 +164,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Args:
         weights: ``(n,)`` chance of each sample, drawn with replacement (class balance), or none for each sample once.
+        most: An epoch has no more samples than this, others every time; 0 is no limit.
     """
 
-    def __init__(self, n: int, seed: int, shuffle: bool = True, weights: NDArray[np.float64] | None = None) -> None:
+    def __init__(
+        self, n: int, seed: int, shuffle: bool = True, weights: NDArray[np.float64] | None = None, most: int = 0
+    ) -> None:
         self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
+        self.length = min(n, most) if most and shuffle else n
         self.weights = None if weights is None else weights / weights.sum()
 
     def set_epoch(self, epoch: int) -> None:  # Lightning calls it at the start of every epoch
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n
+        return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
@@ -183,7 +187,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             order = generator.choice(self.n, self.n, p=self.weights)
         elif self.shuffle:
             order = generator.permutation(self.n)
-        return ((self.epoch, int(i)) for i in order)
+        return ((self.epoch, int(i)) for i in order[: self.length])
 
 
 def make_loader(
@@ -196,14 +200,15 @@ def make_loader(
     shuffle: bool = False,
     blank: float = 0.0,
     transplant: float = 0.0,
+    most: int = 0,
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """A loader over a prepared set. Zero workers is the default: an error then reaches the user as it was raised."""
-    sampler = EpochSampler(len(prepared), seed, shuffle=shuffle, weights=weights)
+    sampler = EpochSampler(len(prepared), seed, shuffle=shuffle, weights=weights, most=most)
     return DataLoader(
         SliceDataset(prepared, augment, seed, blank, transplant),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
-        drop_last=shuffle and len(prepared) > batch_size,
+        drop_last=shuffle and len(sampler) > batch_size,
     )

@@ -25,10 +25,12 @@ class TrainingConfig(DataConfig):
         init: ``"imagenet"`` (downloaded), ``"none"``, or a weight file.
         epochs: Length of the run, and of the learning-rate schedule.
         batch_size: Slices a step.
+        epoch_slices: At most so many slices an epoch, others every time; 0 takes all.
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: Of AdamW.
         warmup: Share of the run until the peak.
-        patience: Epochs without a better validation figure before the run stops.
+        patience: Validations without a better figure before the run stops.
+        validate_every: Epochs from one validation to the next; the last epoch has to be one of them.
         augment: Strength; 0 is none.
         turn: Share of the slices that are turned by a right angle or mirrored upside down.
         transplant: Share of the slices whose lesion is healed, that get another's, or a piece of another head
@@ -44,10 +46,12 @@ class TrainingConfig(DataConfig):
     init: str = "imagenet"
     epochs: int = 8
     batch_size: int = 32
+    epoch_slices: int = 0
     learning_rate: float = 4e-4
     weight_decay: float = 0.02
     warmup: float = 0.2
     patience: int = 5
+    validate_every: int = 1
     augment: float = 1.0
     turn: float = 0.1
     transplant: float = 0.35
@@ -71,6 +75,7 @@ def loaders(config: TrainingConfig, parts: Partition, blank: float = 0.0) -> tup
         shuffle=True,
         blank=blank,
         transplant=config.transplant,
+        most=config.epoch_slices,
     )
     return training, make_loader(parts.validation, 2 * config.batch_size)
 
@@ -95,7 +100,8 @@ def to_small_batch(
 
 def total_steps(config: TrainingConfig, parts: Partition) -> int:
     """Optimizer steps of the whole run; a one-cycle schedule needs two."""
-    return max(2, max(1, len(parts.train) // config.batch_size) * config.epochs)
+    slices = min(len(parts.train), config.epoch_slices or len(parts.train))
+    return max(2, max(1, slices // config.batch_size) * config.epochs)
 
 
 def adamw_one_cycle(model: nn.Module, config: TrainingConfig, steps: int) -> Any:

@@ -9,10 +9,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets import Reading, Sample, channel_of, read_sample, read_volume_mask
+from data.datasets import Reading, Sample, channel_of, open_cut, read_sample, read_volume_mask
 from data.errors import InputError
 from data.preprocess import PreparedSlice, Preprocess
-from data.readers import open_scan
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ def sweep(
             yield Swept(i, reading, prepared, mask)
 
 
-def _file(member: tuple[int, Sample]) -> str | int:
-    """What the slices of one volume share; every picture is its own."""
+def _file(member: tuple[int, Sample]) -> tuple[str, str] | int:
+    """What the slices of one volume in one plane share; every picture is its own."""
     i, sample = member
-    return i if sample.slice_index is None else str(sample.image)
+    return i if sample.slice_index is None else (str(sample.image), sample.plane)
 
 
 def _readings(members: list[tuple[int, Sample]]) -> Iterator[tuple[int, Reading | InputError]]:
@@ -82,7 +81,7 @@ def _readings(members: list[tuple[int, Sample]]) -> Iterator[tuple[int, Reading 
         if first.slice_index is None:
             yield members[0][0], read_sample(first)
             return
-        scan = open_scan(first.image)
+        scan = open_cut(first)
         path = next((sample.mask for _, sample in members if sample.mask is not None), None)
         mask = None if path is None else read_volume_mask(path, scan)
     except InputError as error:

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from lightning.pytorch.loggers import CSVLogger
 
 from data.atomic import whole_file, write_text
-from data.compute import has_bf16, pick_device
+from data.compute import pick_device, wants_bf16
 from data.errors import InputError
 
 BEST, LAST = "best", "last"  # checkpoints
@@ -85,6 +85,7 @@ def make_trainer(
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
+    validate_every: int = 1,
 ) -> L.Trainer:
     """A trainer that keeps the best and the last checkpoint, stops early, and logs to CSV below `out`.
 
@@ -96,28 +97,30 @@ def make_trainer(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         precision: ``auto`` (bf16 where the hardware has it), ``bf16`` or ``fp32``.
         progress: Show a progress bar.
+        validate_every: Epochs from one validation to the next.
     """
     quiet_lightning()
     where = pick_device(device)
-    half = precision == "bf16" or (precision == "auto" and has_bf16(where))
-    callbacks: list[L.Callback] = [
+    callbacks: list[L.Callback] = []
+    if monitor is not None:  # before the last checkpoint, which keeps what the best one knows
+        callbacks += [
+            ModelCheckpoint(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
+            EarlyStopping(monitor, mode="max", patience=patience),
+        ]
+    callbacks += [
         # A callback of its own: Lightning's save_last follows the best checkpoint and skips epochs without a new best.
         ModelCheckpoint(out / "checkpoints", LAST, enable_version_counter=False),
         LearningRateMonitor("epoch"),
         MetricsTable(out),
     ]
-    if monitor is not None:
-        callbacks += [
-            ModelCheckpoint(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
-            EarlyStopping(monitor, mode="max", patience=patience),
-        ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     return L.Trainer(
         devices=[where.index] if where.type == "cuda" and where.index is not None else 1,
         accelerator={"cuda": "gpu"}.get(where.type, where.type),
         max_epochs=epochs,
-        precision="bf16-mixed" if half else "32-true",
+        check_val_every_n_epoch=validate_every,
+        precision="bf16-mixed" if wants_bf16(precision, where) else "32-true",
         gradient_clip_val=1.0,
         num_sanity_val_steps=0,
         log_every_n_steps=1_000_000,

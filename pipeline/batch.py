@@ -151,6 +151,7 @@ def _settings(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
         "segmentation": {key: pipeline.segmenter.card.get(key) for key in _OF_SEGMENTER},
         "preprocess_version": PREPROCESS_VERSION,
         "threshold": pipeline.threshold,
+        "tta": pipeline.classifier.tta,
         **asdict(options),
     }
 

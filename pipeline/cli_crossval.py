@@ -29,10 +29,18 @@ _PROTOCOL = Annotated[
     ),
 ]
 _PROBE = Annotated[bool, typer.Option(help="Test that the label does not come from the picture's source.")]
+_MEASURE = Annotated[
+    bool, typer.Option(help="Measure the folds on these data; else train only, and measure with `tumorlens evaluate`.")
+]
 _EXPLAIN = Annotated[bool, typer.Option("--explain", help="Score Grad-CAM against the masks.")]
 _CLASSIFIER_INIT = Annotated[str, typer.Option("--init", help=f"The classifier's start: {_KINDS}")]
 _ENCODER_INIT = Annotated[str, typer.Option("--init", help=f"The encoder's start: {_KINDS}")]
-_COMMON: dict[str, tuple[Any, Any]] = {"out": (_OUT, ...), "folds": (_FOLDS, "all"), "protocol": (_PROTOCOL, None)}
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "out": (_OUT, ...),
+    "folds": (_FOLDS, "all"),
+    "protocol": (_PROTOCOL, None),
+    "measure": (_MEASURE, True),
+}
 _OF_CLASSIFIER: dict[str, tuple[Any, Any]] = {
     "init": (_CLASSIFIER_INIT, "imagenet"),
     "probe": (_PROBE, True),
@@ -109,7 +117,7 @@ def _crossval(stage: str, settings: dict[str, Any]) -> None:
 
         out, quiet = settings.pop("out"), settings.pop("quiet")
         folds = parse_folds(settings.pop("folds"))
-        measuring = {key: settings.pop(key) for key in ("protocol", "probe", "explain") if key in settings}
+        measuring = {key: settings.pop(key) for key in ("protocol", "measure", "probe", "explain") if key in settings}
         command = "tumorlens " + shlex.join(sys.argv[1:])
         request = CrossvalRequest(
             stage, **_configs(stage, settings, out), folds=folds or (), command=command, **measuring

@@ -41,6 +41,7 @@ Channel = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Upper limit of epochs.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1)]
+EpochSlices = Annotated[int, typer.Option(min=0, help="At most so many slices an epoch, others every time; 0: all.")]
 Rate = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate of the one-cycle schedule.")]
 Patience = Annotated[int, typer.Option(min=1, help="Epochs without progress before it stops.")]
 OutOfFold = Annotated[
@@ -61,6 +62,7 @@ FreezeStem = Annotated[
 ]
 SmallEpochs = Annotated[int, typer.Option(min=0, help="Epochs at the start with smaller pictures: faster.")]
 SmallSize = Annotated[int, typer.Option(min=32, help="Side of those in pixels.")]
+ValidateEvery = Annotated[int, typer.Option(min=1, help="Epochs from one validation to the next.")]
 Strength = Annotated[float, typer.Option("--augment", min=0, help="Strength of augmentation; 0 is none.")]
 Size = Annotated[int, typer.Option(min=32, help="Side of the network's input in pixels.")]
 OwnSize = Annotated[
@@ -83,7 +85,9 @@ def classification(
     duplicates: Duplicates = "error",
     label_map: LabelMap = None,
     channel: Channel = None,
-    init: Annotated[str, typer.Option(help="imagenet (downloaded), none, or a weight file.")] = "imagenet",
+    init: Annotated[
+        str, typer.Option(help="imagenet (downloaded), none, or a weight file (a trained segmenter's encoder).")
+    ] = "imagenet",
     epochs: Epochs = 8,
     batch_size: Batch = 32,
     learning_rate: Rate = 4e-4,
@@ -100,6 +104,8 @@ def classification(
         list[str] | None, typer.Option(help="Folder of pictures that are no brains, to be refused; repeatable.")
     ] = None,
     patience: Patience = 5,
+    validate_every: ValidateEvery = 1,
+    epoch_slices: EpochSlices = 0,
     augment: Strength = 1.0,
     turn: Turn = 0.1,
     transplant: Transplant = 0.35,
@@ -142,6 +148,8 @@ def segmentation(
     batch_size: Batch = 16,
     learning_rate: Rate = 4e-4,
     patience: Patience = 5,
+    validate_every: ValidateEvery = 1,
+    epoch_slices: EpochSlices = 0,
     augment: Strength = 1.0,
     turn: Turn = 0.1,
     transplant: Transplant = 0.35,
@@ -195,6 +203,8 @@ def config_of(stage: str, settings: dict[str, Any]) -> Any:
     known = dict(settings)
     known["data"] = tuple(known["data"])
     known["label_map"] = parse_map(known.get("label_map"))
+    if known.get("epochs", 8) % known.get("validate_every", 1):
+        raise InputError(f"--epochs {known['epochs']} is no multiple of --validate-every {known['validate_every']}")
     known["out_of_fold"] = known.get("out_of_fold") or ""
     if known["out_of_fold"]:
         known["split"] = "all"

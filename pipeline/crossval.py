@@ -38,6 +38,7 @@ class CrossvalRequest:
         segmenter: The same for stage two.
         folds: Test folds; an empty tuple takes all.
         protocol: ``p1``, ``p2`` or ``p4``; none measures all classes, and an LGG folder by ``p4``.
+        measure: Measure the folds once they are trained.
         explain: Score Grad-CAM against the masks.
         probe: Run the no-shortcut probe.
         command: What the user typed.
@@ -48,6 +49,7 @@ class CrossvalRequest:
     segmenter: SegmenterConfig | None = None
     folds: tuple[int, ...] = ()
     protocol: str | None = None
+    measure: bool = True
     explain: bool = False
     probe: bool = True
     command: str = ""
@@ -136,7 +138,7 @@ def crossval(
         warn: Gets a line for each reason to mistrust the figures.
 
     Returns:
-        The report as ``report.json`` holds it.
+        The report as ``report.json`` holds it; empty where nothing is to be measured.
 
     Raises:
         InputError: Unusable data or settings, no such fold, or a folder with runs of other settings.
@@ -158,6 +160,8 @@ def crossval(
     with kept_in_memory():
         for run in runs:
             run.train(show, say, prepared, request.command)
+    if not request.measure:
+        return {}
     return evaluate(_measurement(request, folds, out), out, True, prepared, say, warn)
 
 

@@ -102,7 +102,7 @@ class ClassificationEvaluation:
         self.protocol, self.seed, self.explain, self.with_probe = protocol, seed, explain, with_probe
         self.cases: list[ClassificationCase] = []
         self.probes: dict[int | None, dict[str, Any]] = {}
-        self.thresholds: dict[int | None, float] = {}
+        self.thresholds: dict[int | None, set[float]] = {}
         self.mistakes: Worst[Mistake] = Worst()
 
     @property
@@ -137,7 +137,7 @@ class ClassificationEvaluation:
         classifier: Classifier = models["classification"]
         if self.explain:
             target_layer(classifier.model, (3, classifier.input_size, classifier.input_size))
-        self.thresholds[fold] = classifier.tumor_threshold
+        self.thresholds[fold] = set()
         known: list[Sample] = []
         for batch in _batches(samples, Preprocess(classifier.input_size), progress):
             self._predict(classifier, batch, fold)
@@ -149,7 +149,10 @@ class ClassificationEvaluation:
         images = np.stack([swept.prepared.image for swept in batch])
         logits, strangeness = classifier.look(images)
         before, after = calibrated(logits), classifier.calibrate(logits)
-        labels, sets = classifier.labels(after), classifier.prediction_sets(after)
+        volumes = np.array([swept.reading.sample.slice_index is not None for swept in batch], bool)
+        labels, sets = classifier.labels(after, volumes), classifier.prediction_sets(after)
+        used = {True: classifier.volume_threshold, False: classifier.tumor_threshold}
+        self.thresholds[fold] |= {used[bool(cut)] for cut in volumes}
         refused = classifier.refuses(strangeness, np.array([s.prepared.head_fraction > 0 for s in batch]))
         explained = self._explain(classifier, batch, images, labels) if self.explain else {}
         for i, swept in enumerate(batch):
@@ -218,7 +221,7 @@ class ClassificationEvaluation:
         kind = np.array([1 + int(c.after[1:].argmax()) if c.positive else NO_TUMOR for c in cases])
         who = [c.patient for c in cases]
         right = kind == np.array([c.label for c in cases])
-        thresholds = sorted({t for k, t in self.thresholds.items() if fold in ("all", k)})
+        thresholds = sorted({t for k, used in self.thresholds.items() if fold in ("all", k) for t in used})
         return {
             "thresholds": thresholds,
             "sensitivity": weighted_mean(positive, sick, who, self.seed),

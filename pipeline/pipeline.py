@@ -43,12 +43,13 @@ class Pipeline:
     Attributes:
         classifier: Stage one.
         segmenter: Stage two.
-        threshold: Tumor probability from which a slice goes on to stage two.
+        threshold: Tumor probability from which a slice goes on to stage two; none takes those on the classifier's card,
+            one for pictures and one for slices of volumes.
     """
 
     classifier: Classifier
     segmenter: Segmenter
-    threshold: float
+    threshold: float | None = None
 
     @classmethod
     def load(
@@ -76,7 +77,13 @@ class Pipeline:
             raise InputError(f"threshold {threshold} is not between 0 and 1")
         stage_one = Classifier.load(classifier, device, tta)
         stage_two = Segmenter.load(segmenter, device, tta)
-        return cls(stage_one, stage_two, stage_one.tumor_threshold if threshold is None else threshold)
+        return cls(stage_one, stage_two, threshold)
+
+    def threshold_of(self, scan: Scan) -> float:
+        """The tumor probability from which a slice of this scan is positive."""
+        if self.threshold is not None:
+            return self.threshold
+        return self.classifier.tumor_threshold if scan.n_slices == 1 else self.classifier.volume_threshold
 
     def run(
         self,
@@ -192,13 +199,13 @@ class Pipeline:
             tumor_area_mm2=None,
             tumor_volume_mm3=None,
             shown_slice=int(judged[len(judged) // 2]),
-            **self._origin(clock),
+            **self._origin(scan, clock),
         )
 
-    def _origin(self, clock: _Clock) -> dict[str, Any]:
+    def _origin(self, scan: Scan, clock: _Clock) -> dict[str, Any]:
         """What every result says of how it came about."""
         return {
-            "threshold": self.threshold,
+            "threshold": self.threshold_of(scan),
             "models": {
                 "classification": _identity(self.classifier.card) | {"tta": self.classifier.tta},
                 "segmentation": _identity(self.segmenter.card) | {"tta": self.segmenter.tta},
@@ -216,9 +223,9 @@ class Pipeline:
 
     def _judge(self, scan: Scan, probabilities: NDArray[np.float32], used: NDArray[np.bool_]) -> Verdict:
         if scan.n_slices == 1:
-            return judge_slice(probabilities[0], self.threshold)
+            return judge_slice(probabilities[0], self.threshold_of(scan))
         distance = None if scan.spacing_mm is None else scan.spacing_mm[scan.slice_axis]
-        return judge_volume(probabilities, used, self.threshold, distance)
+        return judge_volume(probabilities, used, self.threshold_of(scan), distance)
 
     def _segment(self, scan: Scan, prepared: list[PreparedSlice | None], verdict: Verdict) -> NDArray[np.uint8]:
         """The gate: only positive slices reach the segmenter. Returns the mask in the scan's array order."""
@@ -274,7 +281,7 @@ class Pipeline:
             tumor_area_mm2=None if area_mm2 is None else round(float(areas[shown] * area_mm2), 3),
             tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),
             shown_slice=shown,
-            **self._origin(clock),
+            **self._origin(scan, clock),
         )
 
 

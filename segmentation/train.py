@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data.cards import save_weights
+from data.compute import pick_device, wants_bf16
 from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
@@ -178,7 +179,16 @@ def fit(
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
     training, validation = loaders(config, parts)
     monitor = "val_dice" if len(parts.validation) else None
-    trainer = make_trainer(out, config.epochs, monitor, config.patience, config.device, config.precision, bar)
+    trainer = make_trainer(
+        out,
+        config.epochs,
+        monitor,
+        config.patience,
+        config.device,
+        config.precision,
+        progress=bar,
+        validate_every=config.validate_every,
+    )
     run_loop(trainer, module, training, validation if len(parts.validation) else None, checkpoint)
 
 
@@ -196,7 +206,8 @@ def finish(
     state, epoch = chosen_state(out)
     module.load_state_dict(state)
     scores, results = evidence or ([], {})
-    maps = predict_maps(module.model, parts.validation.images, config.device, module.normalization)
+    half = wants_bf16(config.precision, pick_device(config.device))
+    maps = predict_maps(module.model, parts.validation.images, config.device, module.normalization, half=half)
     if evidence is None:
         scores = score_points(maps, parts.validation.masks)
         write_points(out / POINTS, scores)
@@ -205,7 +216,7 @@ def finish(
         if not len(part):
             continue
         if name == "test":
-            maps = predict_maps(module.model, part.images, config.device, module.normalization)
+            maps = predict_maps(module.model, part.images, config.device, module.normalization, half=half)
         masks = np.stack([clean_mask(m, point["mask_threshold"], int(point["min_lesion_px"])) for m in maps])
         write_scores(out / f"{name}.csv", part, masks)
         results[name] = segmentation_metrics(part, masks)

@@ -72,12 +72,7 @@ def tumorlens(pipeline, monkeypatch):
         from dataclasses import replace
 
         stages = replace(pipeline.classifier, tta=tta), replace(pipeline.segmenter, tta=tta)
-        return replace(
-            pipeline,
-            classifier=stages[0],
-            segmenter=stages[1],
-            threshold=pipeline.threshold if threshold is None else threshold,
-        )
+        return replace(pipeline, classifier=stages[0], segmenter=stages[1], threshold=threshold)
 
     monkeypatch.setattr(Pipeline, "load", load)
     return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])

@@ -237,6 +237,17 @@ def test_initialisation_reports_what_was_loaded(tmp_path):
     assert "from chance: layer4" in text
 
 
+def test_a_segmenters_encoder_starts_a_classifier(tmp_path):
+    segmenter = build_segmenter("unet", "resnet18")
+    save_weights(segmenter.state_dict(), tmp_path / "s.safetensors", {"stage": "segmentation"})
+    architecture = find_architecture("resnet18")
+    model = build_classifier(architecture, 64)
+    report = initialise(model, architecture, str(tmp_path / "s.safetensors"))
+    assert report.fresh == ("fc",)
+    own = segmenter.encoder.state_dict()["layer3.0.conv1.weight"]
+    torch.testing.assert_close(model.state_dict()["layer3.0.conv1.weight"], own.half().float())
+
+
 def test_an_initialisation_that_does_not_fit(tmp_path):
     torch.save({"a": torch.zeros(3)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match="none of its 1 tensors fits"):

@@ -96,6 +96,14 @@ def test_a_stopped_call_goes_on(request_of, tmp_path, monkeypatch):
     assert again["figures"] == report["figures"]
 
 
+def test_folds_can_be_trained_without_measuring_them(request_of, tmp_path):
+    report, said = run(replace(request_of(), measure=False), tmp_path)
+    assert report == {}
+    assert not (tmp_path / REPORT).exists()
+    assert (tmp_path / "fold-1" / "classifier.json").is_file()
+    assert "classification, fold 1: training" in said
+
+
 def test_a_changed_setting_is_named(request_of, tmp_path, monkeypatch):
     run(request_of(folds=(0,)), tmp_path)
     monkeypatch.setattr(room, "_TRAIN", {})  # nothing may be trained

@@ -16,6 +16,7 @@ from data.phantom import phantom_slice, phantom_volume
 from data.preprocess import Preprocess
 from data.readers import open_scan
 from data.scan import Scan
+from data.sweep import sweep
 from tests.files import save
 
 
@@ -133,6 +134,10 @@ def test_a_volume_is_cut_in_the_plane_of_its_row(tmp_path):
         assert sample.name.endswith(
             f"[{'' if sample.plane == 'acquisition' else sample.plane + ' '}{sample.slice_index}]"
         )
+    for swept in sweep(samples, Preprocess(64)):
+        reading = read_sample(samples[swept.index])
+        np.testing.assert_array_equal(swept.reading.image, reading.image)
+        assert (swept.reading.mask is None) == (reading.mask is None)
     (tmp_path / "index.csv").write_text("image,mask,label,patient,cut\nt1.nii.gz,mask.nii.gz,glioma,p,oblique\n")
     with pytest.raises(InputError, match=r"line 2: plane 'oblique' is none of"):
         load_samples(tmp_path)

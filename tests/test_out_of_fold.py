@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from classification.calibration import calibrated, fit_temperature
-from classification.evaluate import choose_threshold
+from classification.operating_point import choose_threshold
 from classification.out_of_fold import read_evidence
 from classification.predict import Classifier
 from classification.train import ClassifierConfig, train_classifier

@@ -40,7 +40,7 @@ def test_the_label_survives_another_frame(pipeline, unseen):
         gray = image if image.ndim == 2 else image[..., 0]
         variants = [gray, *other_frames(gray).values()]
         probabilities = pipeline.classifier.predict(np.stack([preprocess(v).image for v in variants]))
-        positive = 1 - probabilities[:, 0] >= pipeline.threshold
+        positive = 1 - probabilities[:, 0] >= pipeline.classifier.tumor_threshold
         labels = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), 0)
         same.extend(labels[1:] == labels[0])
     assert len(same) > 300

@@ -15,7 +15,8 @@ import yaml
 from typer.testing import CliRunner
 
 from classification import train as classification
-from classification.evaluate import choose_threshold, classification_metrics, gate_metrics
+from classification.evaluate import classification_metrics, gate_metrics
+from classification.operating_point import choose_threshold, choose_volume_threshold
 from classification.predict import Classifier
 from data.errors import InputError
 from data.loaders import EpochSampler, PreparedSet, to_batch
@@ -198,6 +199,18 @@ def test_the_dice_half_of_the_loss_alone_teaches_on_empty_slices():
     assert (logits.grad > 0).all()
 
 
+def test_a_false_pixel_costs_about_the_same_on_a_healthy_slice_as_on_a_sick_one():
+    truth = torch.zeros(2, 1, 32, 32)
+    truth[0, 0, :12, :12] = 1
+    logits = torch.full((2, 1, 32, 32), -4.0)
+    logits[:, 0, :12, 16:28] = 4.0  # the same false area on both
+    logits[0, 0, :12, :12] = 4.0
+    logits.requires_grad_(True)
+    CrossEntropyDice()(logits, truth).backward()
+    sick, healthy = logits.grad[:, 0, :12, 16:28].mean((1, 2))
+    assert 0 < sick / 4 < healthy < sick
+
+
 def test_empty_cases_of_dice():
     none, some = np.zeros((1, 8, 8), np.uint8), np.ones((1, 8, 8), np.uint8)
     assert dice_scores(none, none).tolist() == [1]
@@ -235,21 +248,34 @@ def test_tumor_free_slices_do_not_make_a_patient_healthy():
     assert classification_metrics(part, p)["patient"]["accuracy"] == 1
 
 
-def test_threshold_lets_nearly_all_tumors_through_and_stays_in_its_range():
+def tumor_probability(*told):
+    """Probabilities ``(n, 4)`` of runs of slices with one tumor probability each, ``(number, probability)``."""
+    tumor = np.concatenate([np.full(n, p) for n, p in told])
+    return np.stack([1 - tumor, tumor, 0 * tumor, 0 * tumor], 1).astype(np.float32)
+
+
+def test_threshold_lets_nearly_all_tumors_through():
     labels = np.array([0] * 100 + [1] * 100)
-    p = np.zeros((200, 4), np.float32)
-    p[:100, 0] = 0.5
-    p[100:102, 0], p[102:, 0] = 0.45, 0.25
-    p[:, 1] = 1 - p[:, 0]
+    p = tumor_probability((100, 0.5), (2, 0.55), (98, 0.75))
     threshold = choose_threshold(labels, p)
-    assert threshold == 0.75
-    assert gate_metrics(labels, p, threshold) == {"sensitivity": 0.98, "specificity": 1, "accuracy": 0.99}
-    p[100:, 0] = 0.8
-    p[:, 1] = 1 - p[:, 0]
-    assert choose_threshold(labels, p) == 0.5
-    p[100:, 0] = 0.001
-    p[:, 1] = 1 - p[:, 0]
-    assert choose_threshold(labels, p) == 0.9
+    assert threshold == 0.55  # no healthy slice is lost by letting the last two through
+    assert gate_metrics(labels, p, threshold) == {"sensitivity": 1, "specificity": 1, "accuracy": 1}
+    p = tumor_probability((96, 0.4), (4, 0.6), (2, 0.5), (98, 0.75))
+    assert choose_threshold(labels, p) == 0.75  # those two would cost four
+    p = tumor_probability((60, 0.4), (40, 0.6), (3, 0.5), (97, 0.75))
+    assert choose_threshold(labels, p) == 0.5  # but a third tumor may not be missed, whatever it costs
+    assert choose_threshold(labels, tumor_probability((200, 0.01))) == 0.3
+    assert choose_threshold(labels, tumor_probability((100, 0.0), (100, 1.0))) == 0.95
+
+
+def test_volumes_have_a_threshold_of_their_own_where_enough_slices_tell():
+    labels = np.array([0] * 100 + [1] * 30)
+    p = tumor_probability((90, 0.3), (10, 0.8), (5, 0.5), (25, 0.85))
+    assert choose_volume_threshold(labels, p) == 0.5  # a sixth of the tumors for none of the others
+    p = tumor_probability((40, 0.3), (60, 0.8), (5, 0.5), (25, 0.85))
+    assert choose_volume_threshold(labels, p) == 0.85  # a sixth of the tumors missed, sixty alarms fewer
+    assert choose_volume_threshold(labels[:110], p[:110]) is None
+    assert choose_volume_threshold(labels[:0], p[:0]) is None
 
 
 def test_segmentation_metrics_count_false_masks_and_misses():
@@ -281,6 +307,17 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
     second.set_epoch(4)
     assert list(first) == list(second)
     assert {i for _, i in first} == set(range(20))
+
+
+def test_an_epoch_may_show_a_part_of_the_slices_others_every_time():
+    sampler = EpochSampler(100, seed=3, most=30)
+    assert len(sampler) == 30
+    first = [i for _, i in sampler]
+    sampler.set_epoch(1)
+    second = [i for _, i in sampler]
+    assert len(set(first)) == len(set(second)) == 30
+    assert set(first) != set(second)
+    assert len(EpochSampler(20, seed=3, most=30)) == 20
 
 
 def test_batches_are_normalised_and_channels_last():

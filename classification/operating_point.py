@@ -1,0 +1,63 @@
+"""From which tumor probability on a slice is positive: chosen on patients that the network has not learnt from."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.labels import NO_TUMOR
+
+# Share of the tumor slices that the gate has to let through: what a tool for screening may miss is fixed first.
+SENSITIVITY = 0.98
+# A few hundred slices say little about the far ends.
+_THRESHOLDS = np.arange(30, 96) / 100
+_LEAST = 20  # tumor slices, and tumor-free ones, of volumes
+
+
+def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
+    """The threshold of single pictures: of those at which `SENSITIVITY` of the tumor slices are positive, the one with
+    the best sum of sensitivity and specificity (W. Youden, Cancer 1950); the highest of equal ones.
+
+    Args:
+        labels: ``(n,)`` class index.
+        probabilities: ``(n, 4)``, calibrated.
+    """
+    sensitivity, specificity = _rates(labels, probabilities)
+    allowed = sensitivity >= SENSITIVITY - 1e-9
+    if not allowed.any():
+        return float(_THRESHOLDS[0])
+    return _best(np.where(allowed, sensitivity + specificity, -1.0))
+
+
+def choose_volume_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float | None:
+    """The threshold of volumes' slices: the best sum of sensitivity and specificity. No sensitivity is asked for, since
+    a volume has many slices without a tumor for each that shows one, and a lesion shows in more than one.
+
+    Args:
+        labels: ``(n,)`` class index of volumes' slices.
+        probabilities: ``(n, 4)``, calibrated.
+
+    Returns:
+        None where there are too few slices with a tumor, or without one.
+    """
+    sick = labels != NO_TUMOR
+    if min(sick.sum(), (~sick).sum()) < _LEAST:
+        return None
+    sensitivity, specificity = _rates(labels, probabilities)
+    return _best(sensitivity + specificity)
+
+
+def _rates(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sensitivity and specificity at each threshold; 1 where there is nothing to get wrong."""
+    tumor = 1 - probabilities[:, NO_TUMOR]
+    positive = tumor[None] >= _THRESHOLDS[:, None].astype(np.float32)
+    sick = labels != NO_TUMOR
+    sensitivity = positive[:, sick].mean(axis=1) if sick.any() else np.ones(len(_THRESHOLDS))
+    specificity = (~positive[:, ~sick]).mean(axis=1) if not sick.all() else np.ones(len(_THRESHOLDS))
+    return sensitivity, specificity
+
+
+def _best(score: NDArray[np.float64]) -> float:
+    return float(_THRESHOLDS[np.flatnonzero(score >= score.max() - 1e-9)[-1]])
