@@ -21,8 +21,8 @@ lint: $(VENV)/.installed-dev
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 
-# The data as MODEL_CARD.md lists them: DATASETS/brisc, DATASETS/figshare, DATASETS/volumes, DATASETS/templates and, if it
-# is there, DATASETS/not_brain. A call that was stopped goes on when it is repeated.
+# The data, as MODEL_CARD.md lists them: DATASETS/brisc, figshare, volumes, templates and, if it is there, not_brain. The
+# recipe was chosen in docs/experiments.md. A call that was stopped goes on when it is repeated.
 DATASETS ?= datasets
 INIT     ?= imagenet
 RUNS     ?= runs
@@ -31,24 +31,34 @@ lens     := "$(BIN)/tumorlens"
 volumes   = --data data/indexes/volumes.csv@$(DATASETS)/volumes --data data/indexes/healthy.csv@$(DATASETS)/templates
 strange   = $(if $(wildcard $(DATASETS)/not_brain),--not-brain $(DATASETS)/not_brain)
 go_on     = $(if $(wildcard $(@D)/checkpoints/last.ckpt),--resume)
-fast      = --duplicates drop --freeze-stem --workers $(WORKERS)
-stage1    = --data $(DATASETS)/brisc $(volumes) $(strange) $(fast)
-stage2    = --data $(DATASETS)/brisc --data $(DATASETS)/figshare $(volumes) $(fast)
+recipe    = --duplicates drop --freeze-stem --size 192 --small-size 160 --workers $(WORKERS)
+stage1    = --data $(DATASETS)/brisc $(volumes) $(strange) $(recipe) --epochs 5 --small-epochs 4 --validate-every 5 \
+            --transplant 0.15
+stage2    = --data $(DATASETS)/brisc --data $(DATASETS)/figshare $(volumes) $(recipe) --epochs 4 --small-epochs 3 \
+            --validate-every 4 --transplant 0.2 --init $(INIT)
+two       = $(RUNS)/segmentation/segmenter.safetensors
 
-weights: $(RUNS)/classification/classifier.safetensors $(RUNS)/segmentation/segmenter.safetensors
+weights: $(RUNS)/report/report.json $(RUNS)/classification/classifier.safetensors
 
-$(RUNS)/cv/classification/report.json: | $(VENV)/.installed
-	$(lens) crossval classification $(stage1) --init $(INIT) -o $(@D)
+$(RUNS)/cv/segmentation/done: | $(VENV)/.installed
+	$(lens) crossval segmentation $(stage2) --epoch-slices 3400 --no-measure -o $(@D)
+	touch $@
 
-$(RUNS)/classification/classifier.safetensors: $(RUNS)/cv/classification/report.json
-	$(lens) train classification $(stage1) --init $(INIT) --out-of-fold $(RUNS)/cv/classification $(go_on) -o $(@D)
+$(RUNS)/cv/classification/done: $(RUNS)/cv/segmentation/done
+	$(lens) crossval classification $(stage1) --init '$(RUNS)/cv/segmentation/fold-{fold}/segmenter.safetensors' \
+	  --no-measure -o $(@D)
+	touch $@
 
-$(RUNS)/cv/segmentation/report.json: $(RUNS)/cv/classification/report.json
-	$(lens) crossval segmentation $(stage2) --init '$(RUNS)/cv/classification/fold-{fold}/classifier.safetensors' -o $(@D)
+$(RUNS)/report/report.json: $(RUNS)/cv/classification/done
+	$(lens) evaluate pipeline --data $(DATASETS)/brisc --protocol p2 --folds all --overwrite -o $(@D) \
+	  --classifier '$(RUNS)/cv/classification/fold-{fold}/classifier.safetensors' \
+	  --segmenter '$(RUNS)/cv/segmentation/fold-{fold}/segmenter.safetensors'
 
-$(RUNS)/segmentation/segmenter.safetensors: $(RUNS)/cv/segmentation/report.json $(RUNS)/classification/classifier.safetensors
-	$(lens) train segmentation $(stage2) --init $(RUNS)/classification/classifier.safetensors \
-	  --out-of-fold $(RUNS)/cv/segmentation $(go_on) -o $(@D)
+$(two): $(RUNS)/cv/segmentation/done
+	$(lens) train segmentation $(stage2) --epoch-slices 5600 --out-of-fold $(RUNS)/cv/segmentation $(go_on) -o $(@D)
+
+$(RUNS)/classification/classifier.safetensors: $(RUNS)/cv/classification/done $(two)
+	$(lens) train classification $(stage1) --init $(two) --out-of-fold $(RUNS)/cv/classification $(go_on) -o $(@D)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

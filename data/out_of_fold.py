@@ -17,7 +17,8 @@ from data.cards import check_settings, read_card
 from data.errors import InputError
 
 # What a fold's run and the run on all patients may have in different ways: it is no part of the recipe.
-_FREE = ("data", "fold", "split", "duplicates", "init", "device", "workers", "patience", "out_of_fold", "not_brain")
+_FREE = {"data", "fold", "split", "duplicates", "init", "device", "workers", "patience", "out_of_fold", "not_brain"}
+_FREE |= {"epoch_slices", "validate_every"}  # more patients have more slices, and none of them validates
 
 
 @dataclass(frozen=True)

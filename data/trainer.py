@@ -109,7 +109,8 @@ def make_trainer(
         ]
     callbacks += [
         # A callback of its own: Lightning's save_last follows the best checkpoint and skips epochs without a new best.
-        ModelCheckpoint(out / "checkpoints", LAST, enable_version_counter=False),
+        # After every epoch, validated or not.
+        ModelCheckpoint(out / "checkpoints", LAST, enable_version_counter=False, save_on_train_epoch_end=True),
         LearningRateMonitor("epoch"),
         MetricsTable(out),
     ]

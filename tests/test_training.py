@@ -109,6 +109,23 @@ def test_resume_continues_exactly(stage, tmp_path, monkeypatch):
     assert [row["epoch"] for row in rows] == ["0", "1"]
 
 
+def test_a_run_that_validates_once_can_be_stopped_before_and_ends_with_its_last_epoch(
+    phantom_set, tmp_path, monkeypatch
+):
+    config = classification.ClassifierConfig(data=(str(phantom_set),), arch="resnet18", **QUICK, validate_every=2)
+    real = classification.make_trainer
+    monkeypatch.setattr(classification, "make_trainer", stopped_by(RuntimeError("power cut"), real))
+    with pytest.raises(RuntimeError, match="power cut"):
+        classification.train_classifier(config, tmp_path, progress=False, say=quiet)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    monkeypatch.setattr(classification, "make_trainer", real)
+    card = classification.train_classifier(config, tmp_path, resume=True, progress=False, say=quiet)
+    assert card["best_epoch"] == 1
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], bool(row["train_loss"]), bool(row["val_macro_f1"])) for row in rows][-1] == ("1", True, True)
+
+
 def test_a_stopped_run_says_how_to_go_on(phantom_set, tmp_path, monkeypatch):
     stopped = stopped_by(KeyboardInterrupt(), classification.make_trainer)
     monkeypatch.setattr(classification, "make_trainer", stopped)
@@ -352,6 +369,7 @@ def test_devices_that_are_not_there(wish):
         (["--arch", "cnn", "--small-epochs", "1", "--small-size", "96"], "cnn does not take inputs of 96 pixels"),
         (["--arch", "mlp", "--freeze-stem"], "--freeze-stem is for ResNets"),
         (["--out-of-fold", "/nowhere/cv"], "/nowhere/cv: no folds of a cross-validation there"),
+        (["--epochs", "5", "--validate-every", "2"], "--epochs 5 is no multiple of --validate-every 2"),
         (["--split", "all"], "needs a cross-validation (--out-of-fold)"),
         (["--out", "/proc/nowhere/run"], "/proc/nowhere/run: --out cannot be written"),
     ],
