@@ -32,6 +32,7 @@ _MOST_BRAINS, _MOST_DRAWN, _MOST_PHANTOMS = 600, 560, 60
 _CLIP = 8.0  # deviations: one wild feature must not outvote two thousand
 _STRENGTH = 0.03  # of the regression (scikit-learn's C), chosen on pictures that the shipped weights were not tested on
 _COARSEST = 18  # a feature map must have at least this part of the input's side: later ones know classes only
+_TURNED = 0.2  # of the augmented brains: a careless export is a brain all the same
 _PREFIX = "refusal."
 
 
@@ -150,7 +151,7 @@ def training_pictures(
     """
     rng = np.random.default_rng(seed)
     chosen = [brains.images[i] for i in np.sort(rng.permutation(len(brains))[:_MOST_BRAINS])]
-    augment, none = Augment(), np.zeros((size, size), np.uint8)
+    augment, none = Augment(turn=_TURNED), np.zeros((size, size), np.uint8)
     turned = [augment(image, none, int(rng.integers(2**31)))[0] for _ in range(2) for image in chosen]
     preprocess = Preprocess(size)
     labels = ("no_tumor", "glioma", "meningioma", "pituitary")

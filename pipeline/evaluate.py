@@ -176,7 +176,7 @@ class Weights:
         for stage, name in self.names.items():
             for fold in folds if PLACEHOLDER in name else [None]:
                 card = self.card(stage, fold)
-                training = card.get("training")
+                training = card.get("training") or {}
                 found.append(
                     {
                         "stage": stage,
@@ -185,7 +185,7 @@ class Weights:
                         "architecture": card.get("architecture"),
                         **({"encoder": card["encoder"]} if "encoder" in card else {}),
                         "sha256": card.get("sha256"),
-                        "test_fold": training.get("fold") if isinstance(training, dict) else None,
+                        "test_fold": None if training.get("split") == "all" else training.get("fold"),
                         "operating_point": card.get("operating_point"),
                     }
                 )
