@@ -123,6 +123,5 @@ def write_predictions(
         writer.writerow(["image", "slice", "patient", "label", *(f"p_{name}" for name in CLASSES), "strangeness"])
         strange = [""] * len(part) if strangeness is None else [f"{s:.5g}" for s in strangeness]
         for sample, row, odd in zip(part.samples, probabilities, strange, strict=True):
-            number = "" if sample.slice_index is None else sample.slice_index
-            known = (sample.image.name, number, sample.patient, sample.label)
+            known = (sample.image.name, sample.place, sample.patient, sample.label)
             writer.writerow([*known, *(f"{p:.9g}" for p in row), odd])

@@ -82,13 +82,18 @@ def initialise(model: nn.Module, architecture: Architecture, init: str = "imagen
     own = model.state_dict()
     fitting = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in ((name.removeprefix("encoder."), tensor) for name, tensor in state.items())
+        for name, tensor in _of_encoder(state, own).items()
         if name in own and own[name].shape == tensor.shape
     }
     if not fitting:
         raise InputError(f"{init}: none of its {len(state)} tensors fits {architecture.name}")
     model.load_state_dict(fitting, strict=False)
     return _report(model, set(fitting), source)
+
+
+def _of_encoder(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The state; of a segmenter, its encoder's tensors under the names that they have in a classifier."""
+    return {name if name in own else name.removeprefix("encoder."): tensor for name, tensor in state.items()}
 
 
 def freeze_backbone(model: nn.Module) -> None:

@@ -11,7 +11,8 @@ from data.labels import NO_TUMOR
 SENSITIVITY = 0.98
 # A few hundred slices say little about the far ends.
 _THRESHOLDS = np.arange(30, 96) / 100
-_LEAST = 20  # tumor slices, and tumor-free ones, of volumes
+_LEAST = 20  # tumor slices, and tumor-free ones, for a threshold of their own
+RULE = f"Youden's index where {SENSITIVITY:.0%} of the tumor slices are positive (or the lowest, {_THRESHOLDS[0]:g})"
 
 
 def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
@@ -40,11 +41,16 @@ def choose_volume_threshold(labels: NDArray[np.int64], probabilities: NDArray[np
     Returns:
         None where there are too few slices with a tumor, or without one.
     """
-    sick = labels != NO_TUMOR
-    if min(sick.sum(), (~sick).sum()) < _LEAST:
+    if not enough(labels):
         return None
     sensitivity, specificity = _rates(labels, probabilities)
     return _best(sensitivity + specificity)
+
+
+def enough(labels: NDArray[np.int64]) -> bool:
+    """Whether slices with these labels can decide a threshold of their own."""
+    sick = int((labels != NO_TUMOR).sum())
+    return min(sick, len(labels) - sick) >= _LEAST
 
 
 def _rates(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.labels import CLASSES
-from data.out_of_fold import FoldRun, fold_runs
+from data.out_of_fold import FoldRun, fold_runs, mean_and_deviation
 
 WEIGHTS = "classifier.safetensors"
 _LEAST = 1e-38  # a probability that float32 wrote as 0 has a logarithm all the same
@@ -25,19 +25,22 @@ class Evidence:
     Attributes:
         logits: ``(n, 4)``, uncalibrated, up to a constant of each slice.
         labels: ``(n,)`` index into `data.labels.CLASSES`.
+        patients: ``(n,)`` whose slices they are.
         from_volumes: ``(n,)`` bool: slices of volumes, where the others are pictures.
         strangeness: ``(n,)`` by the refusal of the network that saw the slice, or none.
+        figures: Mean and deviation of the folds' test figures, for a card.
     """
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
+    patients: NDArray[np.str_]
     from_volumes: NDArray[np.bool_]
     strangeness: NDArray[np.float32] | None
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
-def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> tuple[Evidence, dict[str, Any]]:
-    """The validation slices of every fold, each predicted by the network that did not learn from it, and the mean and
-    deviation of the folds' test figures.
+def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> Evidence:
+    """The validation slices of every fold, each predicted by the network that did not learn from it.
 
     Args:
         folder: Of the cross-validation, with ``fold-0`` ... in it.
@@ -49,13 +52,14 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> tuple[Eviden
     runs = fold_runs(folder, WEIGHTS, "classification", recipe)
     parts = [_evidence_of(run) for run in runs]
     strange = [part.strangeness for part in parts if part.strangeness is not None]
-    whole = Evidence(
+    return Evidence(
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.patients for part in parts]),
         np.concatenate([part.from_volumes for part in parts]),
         np.concatenate(strange) if len(strange) == len(parts) else None,
+        {"crossval_test": _figures(runs)},
     )
-    return whole, {"crossval_test": _figures(runs)}
 
 
 def _evidence_of(run: FoldRun) -> Evidence:
@@ -63,6 +67,7 @@ def _evidence_of(run: FoldRun) -> Evidence:
     try:
         probabilities = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
         labels = np.array([CLASSES.index(row["label"]) for row in rows], np.int64)
+        patients = np.array([row["patient"] for row in rows], np.str_)
         cut = np.array([bool(row["slice"]) for row in rows], bool)
         told = [row.get("strangeness") for row in rows]
         strange = np.array([float(text) for text in told if text], np.float32) if all(told) else None
@@ -70,7 +75,7 @@ def _evidence_of(run: FoldRun) -> Evidence:
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{run.folder / 'validation.csv'}: no table of predictions") from None
     logits = np.log(np.maximum(probabilities, _LEAST)) * temperature
-    return Evidence(logits.astype(np.float32), labels, cut, strange)
+    return Evidence(logits.astype(np.float32), labels, patients, cut, strange)
 
 
 def _figures(runs: list[FoldRun]) -> dict[str, Any]:
@@ -78,6 +83,6 @@ def _figures(runs: list[FoldRun]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for unit in ("slice", "patient"):
         for name in ("accuracy", "macro_f1"):
-            values = [run.card["metrics"]["test"][unit][name] for run in runs]
-            found[f"{unit}_{name}"] = {"mean": round(float(np.mean(values)), 4), "sd": round(float(np.std(values)), 4)}
+            values = [run.card["metrics"]["test"].get(unit, {}).get(name) for run in runs]
+            found[f"{unit}_{name}"] = mean_and_deviation(values)
     return found

@@ -166,12 +166,19 @@ class Classifier:
         refused = self.refuses(strangeness, np.array([p.head_fraction > 0 for p in prepared]))
         return np.where(refused, -1, self.labels(self.calibrate(logits)))
 
-    def prediction_sets(self, probabilities_nc: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+    def prediction_sets(
+        self, probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64] | None = None
+    ) -> NDArray[np.bool_] | None:
         """The classes that remain possible at the card's coverage, ``(n, 4)``, the label always among them; None for
-        weights without such figures."""
+        weights without such figures.
+
+        Args:
+            probabilities_nc: ``(n, 4)``, calibrated.
+            labels_n: ``(n,)`` what was decided; by default what `labels` says of pictures.
+        """
         conformal = self.card.get("conformal")
         if conformal is None:
             return None
         sets = prediction_sets(probabilities_nc, [conformal["thresholds"][name] for name in CLASSES])
-        sets[np.arange(len(sets)), self.labels(probabilities_nc)] = True
+        sets[np.arange(len(sets)), self.labels(probabilities_nc) if labels_n is None else labels_n] = True
         return sets

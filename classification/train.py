@@ -28,6 +28,7 @@ from data.errors import InputError
 from data.labels import CLASSES
 from data.loaders import to_batch
 from data.networks import freeze_stem, still_stem
+from data.out_of_fold import check_coverage
 from data.partition import Partition, load_partition
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, sides, to_small_batch, total_steps
 from data.run_plots import plot_learning_curves
@@ -40,7 +41,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ClassifierConfig(TrainingConfig):
-    """Settings of a classifier's training run; but for the epochs (7), the defaults are the shipped weights' recipe.
+    """Settings of a classifier's training run; the shipped weights' are in the Makefile (`make weights`).
 
     Attributes:
         label_smoothing: Share of a slice's label that is spread over all classes.
@@ -154,6 +155,8 @@ def train_classifier(
     others = [picture for folder in config.not_brain for picture in read_others(folder, config.size)]
     parts = load_partition(config, keep=has_label, progress=prepared)
     say(str(parts))
+    if evidence is not None:
+        check_coverage(config.out_of_fold, evidence.patients, [s.patient for s in parts.train.samples])
     absent = [name for number, name in enumerate(CLASSES) if number not in parts.train.labels]
     if absent:
         say(f"warning: no training slice shows {', '.join(absent)}, so this classifier cannot learn to tell it")
@@ -168,8 +171,8 @@ def has_label(sample: Sample) -> bool:
     return bool(sample.label)
 
 
-def find_evidence(config: ClassifierConfig) -> tuple[Evidence, dict[str, Any]] | None:
-    """The out-of-fold predictions that a run on all patients needs, and the figures that come with them.
+def find_evidence(config: ClassifierConfig) -> Evidence | None:
+    """The out-of-fold predictions that a run on all patients needs.
 
     Raises:
         InputError: They are missing, of another recipe, or given to a run with validation patients of its own.
@@ -182,7 +185,7 @@ def find_evidence(config: ClassifierConfig) -> tuple[Evidence, dict[str, Any]] |
 def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:
     """A module around a model (a fresh one, if none is given); loss weights undo the classes' imbalance, the schedule
     spans the whole run."""
-    counts = expected_counts(parts.train.labels, config.transplant, len(CLASSES)).clip(min=1)
+    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES)).clip(min=1)
     weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
     class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
     model = model or build_classifier(find_architecture(config.arch), config.size)
@@ -216,15 +219,14 @@ def finish(
     say: Say,
     command: str,
     others: Sequence[NDArray[np.uint8]] = (),
-    evidence: tuple[Evidence, dict[str, Any]] | None = None,
+    evidence: Evidence | None = None,
 ) -> dict[str, Any]:
     """Load the best epoch, fit when to believe it, predict validation and test patients, write plots, tables, weights
     and card. A run on all patients has neither; the figures on its card are those of the cross-validation."""
     state, epoch = chosen_state(out)
     module.load_state_dict(state)
-    found = None if evidence is None else evidence[0]
-    trust = fit_trust(module.model, module.normalization, parts, config, others, found)
-    results: dict[str, Any] = {} if evidence is None else evidence[1]
+    trust = fit_trust(module.model, module.normalization, parts, config, others, evidence)
+    results: dict[str, Any] = {} if evidence is None else evidence.figures
     for name, part in (("validation", parts.validation), ("test", parts.test)):
         if not len(part):
             continue

@@ -15,7 +15,7 @@ from classification.calibration import calibrated, fit_temperature
 from classification.conformal import LEVEL, fit_thresholds
 from classification.evaluate import look, predict_logits
 from classification.metrics import expected_calibration_error
-from classification.operating_point import SENSITIVITY, choose_threshold, choose_volume_threshold
+from classification.operating_point import RULE, choose_threshold, choose_volume_threshold, enough
 from classification.out_of_fold import Evidence
 from classification.refusal import Refusal, feature_layer, fit_refusal, training_pictures
 from data.labels import CLASSES
@@ -62,7 +62,7 @@ class Trust:
         return {
             "operating_point": {
                 "tumor_threshold": self.tumor_threshold,
-                "rule": f"Youden's index with {SENSITIVITY:.0%} sensitivity or more, on {self.fitted_on}",
+                "rule": f"{RULE}, on {self.fitted_on}",
                 **({} if self.volume_threshold is None else self._of_volumes()),
             },
             "calibration": {
@@ -113,14 +113,14 @@ def fit_trust(
         logits, strangeness = seen.logits, refusal.strangeness(seen.features)
     labels = parts.validation.labels if evidence is None else evidence.labels
     cut = _from_volumes(parts.validation) if evidence is None else evidence.from_volumes
-    pictures_only = ~cut if not cut.all() else cut
+    alone = ~cut if enough(labels[~cut]) else np.ones(len(labels), bool)
     if refusal is not None and strangeness is not None:
         refusal = refusal.limited(strangeness)
     temperature = fit_temperature(logits, labels)
     probabilities = calibrated(logits, temperature)
     return Trust(
         temperature=temperature,
-        tumor_threshold=choose_threshold(labels[pictures_only], probabilities[pictures_only]),
+        tumor_threshold=choose_threshold(labels[alone], probabilities[alone]),
         volume_threshold=choose_volume_threshold(labels[cut], probabilities[cut]),
         set_thresholds=fit_thresholds(probabilities, labels),
         refusal=refusal,

@@ -19,7 +19,7 @@ from data.head import tissue_shares
 from data.labels import CLASSES, NO_TUMOR, canonical_label
 from data.preprocess import Preprocess
 from data.readers import open_scan
-from data.scan import Scan
+from data.scan import ACQUISITION, Scan
 from data.splits import signatures
 
 MIN_SIDE_PX = 64  # below it a lesion of 10 mm in a head of 200 mm is three pixels wide
@@ -70,6 +70,7 @@ def _look_at(row: Row, listing: Listing) -> Iterator[tuple[Sample, NDArray[np.ui
     name = listing.name(sample.image)
     try:
         scan = open_scan(sample.image, constant=True)
+        scan = scan if sample.plane == ACQUISITION else scan.with_plane(sample.plane)
         shown = scan.voxels if sample.channel is None else channel_of(scan, sample.channel)
     except InputError as error:
         listing.say("unreadable", str(error))
@@ -216,7 +217,7 @@ def _fold_of(sample: Sample) -> str:
 
 def _told(sample: Sample, listing: Listing) -> str:
     name = listing.name(sample.image)
-    return name if sample.slice_index is None else f"{name}[{sample.slice_index}]"
+    return f"{name}[{sample.place}]" if sample.place else name
 
 
 def _shown(patient: str, listing: Listing) -> str:

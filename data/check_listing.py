@@ -13,6 +13,7 @@ from data.datasets import CHANNELS, SPLIT_FOLDERS, Sample, load_samples, whole_n
 from data.errors import InputError
 from data.labels import canonical_label
 from data.readers import SCAN_SUFFIXES
+from data.scan import ACQUISITION
 
 _MASK_NAME = re.compile(r"[-_]?(mask|seg|label)$")
 
@@ -109,16 +110,16 @@ def find_index(source: str | Path) -> tuple[Path | None, Path]:
 
 def whole_files(samples: list[Sample]) -> list[Sample]:
     """One sample per file: of a volume's slices, the label and the mask are those of its lesion."""
-    files: dict[Path, Sample] = {}
+    files: dict[tuple[Path, str], Sample] = {}
     for sample in samples:
-        known = files.get(sample.image)
+        known = files.get((sample.image, sample.plane))
         if known is None or (known.mask is None and sample.mask is not None):
-            files[sample.image] = replace(sample, slice_index=None)
+            files[sample.image, sample.plane] = replace(sample, slice_index=None)
     return list(files.values())
 
 
 def _rows_of_index(listing: Listing, index: Path, label_map: Mapping[str, str] | None, channel: int | None) -> Listing:
-    first: dict[Path, str] = {}
+    first: dict[tuple[Path, str], str] = {}
     for number, row in _table(index):
         if not any(row.values()):
             continue
@@ -127,9 +128,10 @@ def _rows_of_index(listing: Listing, index: Path, label_map: Mapping[str, str] |
             listing.say("bad_row", f"{where}: image is empty")
             continue
         image = listing.root / row["image"]
-        if image in first:
-            listing.say("repeated_row", f"{where}: {row['image']} stands in {first[image]} already")
-        first.setdefault(image, where)
+        cut = row.get("cut") or ACQUISITION
+        if (image, cut) in first:
+            listing.say("repeated_row", f"{where}: {row['image']} stands in {first[image, cut]} already")
+        first.setdefault((image, cut), where)
         label = _label(listing, row["label"], where, label_map)
         fold, every = (_number(listing, row, column, least, where) for column, least in (("fold", 0), ("every", 1)))
         own_channel = _number(listing, row, "channel", 0, where, CHANNELS - 1)
@@ -143,7 +145,7 @@ def _rows_of_index(listing: Listing, index: Path, label_map: Mapping[str, str] |
             listing.say("missing_file", f"{where}: no image {row['image']}")
             continue
         sample = Sample(
-            image, label, row.get("patient", ""), None if mask_missing else mask, fold, split, channel=taken
+            image, label, row.get("patient", ""), None if mask_missing else mask, fold, split, channel=taken, plane=cut
         )
         listing.rows.append(Row(sample, where, every or 1, mask_missing))
     return listing

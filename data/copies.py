@@ -56,7 +56,7 @@ def telling_pairs(samples: Sequence[Sample], signatures_nd: NDArray[np.float32])
 
 def of_one_volume(first: Sample, second: Sample) -> bool:
     """Whether two slices are neighbours in one file, which look alike by nature."""
-    return first.image == second.image and first.slice_index != second.slice_index
+    return first.image == second.image and first.place != second.place
 
 
 def contradict(first: Sample, second: Sample, pair: Pair) -> bool:

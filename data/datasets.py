@@ -16,7 +16,7 @@ from data.errors import InputError
 from data.head import tissue_shares
 from data.labels import CLASSES, canonical_label
 from data.readers import SCAN_SUFFIXES, open_scan
-from data.scan import Scan
+from data.scan import ACQUISITION, Scan
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -56,14 +56,18 @@ class Sample:
     split: str = ""
     slice_index: int | None = None
     channel: int | None = None
-    plane: str = "acquisition"
+    plane: str = ACQUISITION
 
     @property
     def name(self) -> str:
+        return f"{self.image}[{self.place}]" if self.place else str(self.image)
+
+    @property
+    def place(self) -> str:
+        """Which slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
         if self.slice_index is None:
-            return str(self.image)
-        plane = "" if self.plane == "acquisition" else f"{self.plane} "
-        return f"{self.image}[{plane}{self.slice_index}]"
+            return ""
+        return str(self.slice_index) if self.plane == ACQUISITION else f"{self.plane} {self.slice_index}"
 
 
 def load_samples(
@@ -158,7 +162,7 @@ def _index_row(row: Mapping[str, str | None], base: Path, label_map: Mapping[str
     split = SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
     label = canonical_label(str(row["label"]), label_map)
     channel = _number(row, "channel", 0, CHANNELS - 1)
-    cut = row.get("cut") or "acquisition"
+    cut = row.get("cut") or ACQUISITION
     sample = Sample(image, label, row.get("patient") or "", mask, fold, split, channel=channel, plane=cut)
     every = _number(row, "every", 1) or 1
     return _slices_of(sample)[::every]
@@ -264,7 +268,7 @@ def open_cut(sample: Sample) -> Scan:
     """A sample's volume in the sample's plane. The last one is kept, for its slices follow each other."""
     state = sample.image.stat()
     scan = _open_kept(sample.image, state.st_mtime_ns, state.st_size)
-    return scan if sample.plane == "acquisition" else scan.with_plane(sample.plane)
+    return scan if sample.plane == ACQUISITION else scan.with_plane(sample.plane)
 
 
 @lru_cache(maxsize=1)
@@ -341,7 +345,8 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
     Raises:
         InputError: A volume with a tumor's label and no mask does not tell which slices show it.
     """
-    if sample.image.name.lower().endswith(_FLAT):  # thousands of pictures need not be opened twice
+    # Thousands of pictures need not be opened twice.
+    if sample.image.name.lower().endswith(_FLAT) and sample.plane == ACQUISITION:
         return [sample]
     scan = open_cut(sample)
     if scan.n_slices == 1:

@@ -19,6 +19,7 @@ from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES
 from data.preprocess import Preprocess
+from data.scan import ACQUISITION
 from data.splits import CLUSTER, make_folds, signatures
 from data.sweep import Unread, sweep
 
@@ -141,33 +142,37 @@ def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int =
 
 
 def write_index(division: Division, path: Path, overwrite: bool = False) -> None:
-    """Write ``image, mask, label, patient, split`` (and ``fold``, ``every``, ``channel`` where there are any), a row a
-    file.
+    """Write ``image, mask, label, patient, split`` (and ``fold``, ``every``, ``channel``, ``cut`` where there are any).
+
+    A file has one row, a volume that is cut in several planes one for each.
 
     Raises:
         InputError: The file is there already, and is none that this function wrote or need not be replaced.
     """
     check_index(path, overwrite)
-    first = {sample.image: sample for sample in reversed(division.samples)}
-    rows = {row.sample.image: row for row in division.rows if row.sample.image in first}  # a file in two rows gets one
+    first = {(sample.image, sample.plane): sample for sample in reversed(division.samples)}
+    keyed = (((row.sample.image, row.sample.plane), row) for row in division.rows)
+    rows = {key: row for key, row in keyed if key in first}  # a file in two rows gets one
     columns = [*_COLUMNS, "split"]
     columns += ["fold"] if any(sample.fold is not None for sample in division.samples) else []
     columns += ["every"] if any(row.every > 1 for row in rows.values()) else []
     columns += ["channel"] if any(sample.channel is not None for sample in division.samples) else []
+    columns += ["cut"] if any(sample.plane != ACQUISITION for sample in division.samples) else []
     with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        for image, row in rows.items():
+        for key, row in rows.items():
             writer.writerow(
                 {
-                    "image": _below(image, division.root),
+                    "image": _below(row.sample.image, division.root),
                     "mask": "" if row.sample.mask is None else _below(row.sample.mask, division.root),
                     "label": row.sample.label,
-                    "patient": first[image].patient,
-                    "split": first[image].split,
-                    "fold": first[image].fold,
+                    "patient": first[key].patient,
+                    "split": first[key].split,
+                    "fold": first[key].fold,
                     "every": row.every,
-                    "channel": first[image].channel,
+                    "channel": first[key].channel,
+                    "cut": "" if row.sample.plane == ACQUISITION else row.sample.plane,
                 }
             )
 
@@ -180,7 +185,7 @@ def check_index(path: Path, overwrite: bool = False) -> None:
         return
     with path.open("rb") as file:
         header = file.readline(200).decode("utf-8", "replace").strip().split(",")
-    ours = header[:5] == [*_COLUMNS, "split"] and set(header[5:]) <= {"fold", "every", "channel"}
+    ours = header[:5] == [*_COLUMNS, "split"] and set(header[5:]) <= {"fold", "every", "channel", "cut"}
     if not ours:
         raise InputError(f"{path}: this file was not written by this command and is left alone; choose another name")
     if not overwrite:

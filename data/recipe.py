@@ -32,7 +32,7 @@ class TrainingConfig(DataConfig):
         patience: Validations without a better figure before the run stops.
         validate_every: Epochs from one validation to the next; the last epoch has to be one of them.
         augment: Strength; 0 is none.
-        turn: Share of the slices that are turned by a right angle or mirrored upside down.
+        turn: Share of the slices that are turned by one, two or three right angles; none without augmentation.
         transplant: Share of the slices whose lesion is healed, that get another's, or a piece of another head
             (`data.transplant`); only slices whose lesions are known take part.
         freeze_stem: Leave the first convolution and the first stage of a ResNet as they came.
@@ -54,7 +54,7 @@ class TrainingConfig(DataConfig):
     validate_every: int = 1
     augment: float = 1.0
     turn: float = 0.1
-    transplant: float = 0.35
+    transplant: float = 0.15
     freeze_stem: bool = False
     small_epochs: int = 0
     small_size: int = 160

@@ -19,6 +19,7 @@ _DISPLAY = {
     1: ((2, -1), (0, -1)),  # coronal: rows run to inferior, columns to the patient's left
     0: ((2, -1), (1, -1)),  # sagittal: rows run to inferior, columns to posterior
 }
+ACQUISITION = "acquisition"  # the plane in which a volume's slices lie in its file
 PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 
@@ -169,10 +170,10 @@ class Scan:
         Raises:
             InputError: An unknown name, a picture, a volume without affine, or a single slice of another plane.
         """
-        if name == "acquisition":
+        if name == ACQUISITION:
             return replace(self, plane_axis=None)
         if name not in PLANES.values():
-            raise InputError(f"plane {name!r} is none of {', '.join(PLANES.values())}, acquisition")
+            raise InputError(f"plane {name!r} is none of {', '.join(PLANES.values())}, {ACQUISITION}")
         if not self.volume:
             raise InputError("a picture has no planes")
         if self.affine is None:

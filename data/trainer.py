@@ -9,6 +9,7 @@ import csv
 import logging
 import tempfile
 import warnings
+from collections.abc import Collection
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,20 @@ _HINTS = (
     "no .val_dataloader",
 )
 _PRECISIONS = ("auto", "bf16", "fp32")
-_FREE = ("device", "workers")  # what a resumed run may change: it changes no result
+FREE = ("device", "workers")  # what a resumed run may change: it changes no result
+# What a run was that began before there was such a setting.
+_BEFORE: dict[str, Any] = {
+    "blank": 0.0,
+    "channel": None,
+    "epoch_slices": 0,
+    "freeze_stem": False,
+    "not_brain": [],
+    "out_of_fold": "",
+    "small_epochs": 0,
+    "transplant": 0.0,
+    "turn": 0.0,
+    "validate_every": 1,
+}
 
 
 class MetricsTable(L.Callback):
@@ -147,12 +161,9 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
         if not (last.is_file() and (out / "config.yaml").is_file()):
             raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
         kept = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
-        changed = [k for k in plain if k in kept and kept[k] != plain[k] and k not in _FREE]
+        changed = changed_setting(kept, plain)
         if changed:
-            k = changed[0]
-            raise InputError(
-                f"{out}: the run began with {k} = {kept[k]}, not {plain[k]}; resume with the same settings"
-            )
+            raise InputError(f"{out}: the run began with {changed}; resume with the same settings")
         return last
     if last.is_file():
         raise InputError(f"{out}: a run is here already; use --resume to continue it, or another --out")
@@ -164,6 +175,21 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
     except OSError as error:
         raise InputError(f"{out}: --out cannot be written ({error.strerror})") from None
     return None
+
+
+def changed_setting(kept: dict[str, Any], wanted: dict[str, Any], free: Collection[str] = FREE) -> str:
+    """The first setting in which a run differs from what is wanted, as ``"seed = 0, not 3"``; empty if none does.
+
+    Args:
+        kept: Settings of the run, on its card or in its ``config.yaml``.
+        wanted: From `plain_config`.
+        free: Names that may differ.
+    """
+    known = _BEFORE | kept
+    for name, value in wanted.items():
+        if name in known and known[name] != value and name not in free:
+            return f"{name} = {known[name]}, not {value}"
+    return ""
 
 
 def write_config(out: Path, config: Any) -> None:
@@ -181,6 +207,13 @@ def chosen_state(out: Path) -> tuple[dict[str, Any], int]:
 
 def fit(trainer: L.Trainer, module: L.LightningModule, training: Any, validation: Any, checkpoint: Path | None) -> None:
     """Run the loop. Where the user stops it, Lightning leaves by `SystemExit`; here it stays a `KeyboardInterrupt`."""
+    if checkpoint is not None:
+        kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        stops = [state for name, state in kept["callbacks"].items() if name.startswith("EarlyStopping")]
+        if any(state["stopped_epoch"] for state in stops):  # the run was over; only what comes after it was cut off
+            return
+        # Lightning opens the loader before it tells the sampler the epoch, and worker processes draw at once.
+        training.sampler.set_epoch(int(kept["epoch"]) + 1)
     try:
         trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:

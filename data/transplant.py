@@ -121,23 +121,26 @@ class Donors:
         return None
 
 
-def expected_counts(labels: NDArray[np.int64], share: float, n_classes: int) -> NDArray[np.float64]:
+def expected_counts(
+    labels: NDArray[np.int64], masks: NDArray[np.uint8], share: float, n_classes: int
+) -> NDArray[np.float64]:
     """How many slices of each class an epoch shows, on average, where this share of them is transplanted.
 
     Args:
         labels: ``(n,)`` class index of the training slices.
+        masks: ``(n, size, size)`` their lesions; a sick slice without one takes no part.
         share: Of the slices that are transplanted.
         n_classes: Length of the answer.
     """
     counts = np.bincount(labels, minlength=n_classes).astype(np.float64)
-    healthy, sick = counts[NO_TUMOR], counts.sum() - counts[NO_TUMOR]
-    if not healthy or not sick:
+    outlined = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.int64) >= _LEAST_PX
+    sick = np.bincount(labels[outlined & (labels != NO_TUMOR)], minlength=n_classes).astype(np.float64)
+    if not sick.any():
         return counts
     moved = share * (1 - _GRAFTED)
-    types = counts / sick
-    types[NO_TUMOR] = 0
-    shown = counts * (1 - moved) + healthy * moved * types
-    shown[NO_TUMOR] = healthy * (1 - moved) + sick * moved
+    planted = counts[NO_TUMOR] * moved
+    shown = counts - sick * moved + planted * sick / sick.sum()
+    shown[NO_TUMOR] += sick.sum() * moved - planted
     return shown
 
 

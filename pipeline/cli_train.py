@@ -43,7 +43,7 @@ Epochs = Annotated[int, typer.Option(min=1, help="Upper limit of epochs.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1)]
 EpochSlices = Annotated[int, typer.Option(min=0, help="At most so many slices an epoch, others every time; 0: all.")]
 Rate = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate of the one-cycle schedule.")]
-Patience = Annotated[int, typer.Option(min=1, help="Epochs without progress before it stops.")]
+Patience = Annotated[int, typer.Option(min=1, help="Validations without progress before it stops.")]
 OutOfFold = Annotated[
     str | None,
     typer.Option(
@@ -108,7 +108,7 @@ def classification(
     epoch_slices: EpochSlices = 0,
     augment: Strength = 1.0,
     turn: Turn = 0.1,
-    transplant: Transplant = 0.35,
+    transplant: Transplant = 0.15,
     freeze_stem: FreezeStem = False,
     small_epochs: SmallEpochs = 0,
     small_size: SmallSize = 160,
@@ -152,7 +152,7 @@ def segmentation(
     epoch_slices: EpochSlices = 0,
     augment: Strength = 1.0,
     turn: Turn = 0.1,
-    transplant: Transplant = 0.35,
+    transplant: Transplant = 0.2,
     freeze_stem: FreezeStem = False,
     small_epochs: SmallEpochs = 0,
     small_size: SmallSize = 160,
@@ -207,7 +207,11 @@ def config_of(stage: str, settings: dict[str, Any]) -> Any:
         raise InputError(f"--epochs {known['epochs']} is no multiple of --validate-every {known['validate_every']}")
     known["out_of_fold"] = known.get("out_of_fold") or ""
     if known["out_of_fold"]:
+        if known.get("split", "folds") not in ("folds", "all"):
+            raise InputError(f"--out-of-fold trains on all patients, so --split {known['split']} cannot be")
         known["split"] = "all"
+    if known.get("freeze_stem") and known.get("init") == "none":
+        raise InputError("--freeze-stem keeps the first weights of the stem; give it some with --init FILE")
     if stage == "classification":
         from classification.train import ClassifierConfig
         from classification.zoo import find_architecture

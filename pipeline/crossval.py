@@ -15,17 +15,18 @@ from classification.zoo import find_architecture
 from data.cards import check_settings, read_card, sha256_of
 from data.datasets import load_samples
 from data.errors import InputError
+from data.networks import freeze_stem
 from data.partition import kept_in_memory
 from data.recipe import TrainingConfig
-from data.trainer import check_run, plain_config
+from data.trainer import changed_setting, check_run, plain_config
 from pipeline.evaluate import PLACEHOLDER, EvaluationRequest, Say, evaluate
 from pipeline.protocols import DataRequest, Progress, count_folds, lgg_flaw
 from pipeline.report import REPORT, check_out
+from segmentation.model import build_segmenter
 from segmentation.train import SegmenterConfig, has_truth, train_segmenter
 
 WEIGHTS = {"classification": "classifier.safetensors", "segmentation": "segmenter.safetensors"}
 _TRAIN: dict[str, Callable[..., Any]] = {"classification": train_classifier, "segmentation": train_segmenter}
-_FREE = ("device", "workers")  # what a repeated run may change: it changes no result
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,11 @@ class FoldRun:
         check_settings(card, weights.with_suffix(".json"), self.stage)
         if sha256_of(weights) != card.get("sha256"):
             raise InputError(f"{weights}: damaged or changed, its SHA-256 is not the card's; delete {self.folder}")
-        kept, wanted = card.get("training", {}), plain_config(self.config)
-        for key, value in wanted.items():
-            if key in kept and kept[key] != value and key not in _FREE:
-                raise InputError(
-                    f"{self.folder}: the fold was trained with {key} = {kept[key]}, not {value}; give the same "
-                    "settings, or another -o"
-                )
+        changed = changed_setting(card.get("training", {}), plain_config(self.config))
+        if changed:
+            raise InputError(
+                f"{self.folder}: the fold was trained with {changed}; give the same settings, or another -o"
+            )
         return True
 
     @property
@@ -149,6 +148,7 @@ def crossval(
     request = replace(request, protocol=request.protocol or _own_protocol(request))
     folds = _folds(request)
     _check_common_folds(request)
+    _check_stems(request)
     if request.explain and request.classifier is not None:  # not after hours of training
         architecture = find_architecture(request.classifier.arch)
         size = request.classifier.size
@@ -163,6 +163,16 @@ def crossval(
     if not request.measure:
         return {}
     return evaluate(_measurement(request, folds, out), out, True, prepared, say, warn)
+
+
+def _check_stems(request: CrossvalRequest) -> None:
+    """What has no stem to freeze is told before the first stage is trained."""
+    if request.classifier is not None and request.classifier.freeze_stem:
+        freeze_stem(build_classifier(find_architecture(request.classifier.arch), request.classifier.size))
+    drawing = request.segmenter
+    if drawing is not None and drawing.freeze_stem:
+        model = build_segmenter(drawing.arch, drawing.encoder, drawing.decoder_channels)
+        freeze_stem(getattr(model, "encoder", model))
 
 
 def _check_report(request: CrossvalRequest, out: Path) -> None:

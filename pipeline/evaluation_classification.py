@@ -150,7 +150,8 @@ class ClassificationEvaluation:
         logits, strangeness = classifier.look(images)
         before, after = calibrated(logits), classifier.calibrate(logits)
         volumes = np.array([swept.reading.sample.slice_index is not None for swept in batch], bool)
-        labels, sets = classifier.labels(after, volumes), classifier.prediction_sets(after)
+        labels = classifier.labels(after, volumes)
+        sets = classifier.prediction_sets(after, labels)
         used = {True: classifier.volume_threshold, False: classifier.tumor_threshold}
         self.thresholds[fold] |= {used[bool(cut)] for cut in volumes}
         refused = classifier.refuses(strangeness, np.array([s.prepared.head_fraction > 0 for s in batch]))
@@ -257,7 +258,7 @@ class ClassificationEvaluation:
             guess, _ = self._guess(case)
             row: dict[str, Any] = {
                 "file": str(case.sample.image),
-                "slice": case.sample.slice_index,
+                "slice": case.sample.place,
                 "patient": case.patient,
                 "fold": case.fold,
                 "label": CLASSES[case.label],

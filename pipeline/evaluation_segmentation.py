@@ -145,7 +145,7 @@ class SegmentationEvaluation:
         return [
             {
                 "file": str(case.sample.image),
-                "slice": case.sample.slice_index,
+                "slice": case.sample.place,
                 "patient": case.patient,
                 "fold": case.fold,
                 "label": case.sample.label,

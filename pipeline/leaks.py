@@ -160,9 +160,11 @@ def _start_warning(stage: str, training: dict[str, Any], fold: int, data: Sequen
         first = read_card(init).get("training")
     except InputError:
         return []
-    if not isinstance(first, dict) or first.get("fold", fold) == fold:
+    if not isinstance(first, dict) or all(kinship(source, first.get("data") or []) == OTHER for source in data):
         return []
-    if all(kinship(source, first.get("data") or []) == OTHER for source in data):
+    if first.get("split") == "all":
+        return [f"the {stage} weights started from {init}, which was trained on all patients"]
+    if first.get("fold", fold) == fold:
         return []
     return [f"the {stage} weights started from {init}, whose test fold is {first['fold']} and not {fold}"]
 

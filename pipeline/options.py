@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-ACQUISITION = "acquisition"
+from data.scan import ACQUISITION
 
 
 @dataclass(frozen=True)

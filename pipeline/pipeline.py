@@ -17,11 +17,10 @@ from data.head import tissue_shares
 from data.labels import CLASSES
 from data.preprocess import PreparedSlice, Preprocess
 from data.readers import check_voxels, open_scan
-from data.scan import Scan
+from data.scan import ACQUISITION, Scan
 from pipeline.admission import REFUSED, reason_to_refuse
 from pipeline.gate import Verdict, judge_slice, judge_volume
 from pipeline.lesions import measure_lesions, number_lesions, pixel_area_mm2, slice_areas_px, voxel_volume_mm3
-from pipeline.options import ACQUISITION
 from pipeline.result import LOW_CONFIDENCE, Result
 from pipeline.versions import package_versions
 from segmentation.predict import Segmenter
@@ -68,7 +67,7 @@ class Pipeline:
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
             threshold: Tumor probability from which a slice is positive, 0..1; by default the one on the
                 classifier's card, chosen on validation patients.
-            tta: Average both stages over each slice and its mirror image: twice the time, a little more accuracy.
+            tta: Average both stages over each slice and its mirror image: twice the time.
 
         Raises:
             InputError: Weights missing, damaged or of another architecture; no such device; a threshold out of range.
@@ -215,11 +214,10 @@ class Pipeline:
         }
 
     def _prediction_set(self, verdict: Verdict) -> list[str]:
-        sets = self.classifier.prediction_sets(verdict.probabilities[None])
-        if sets is None:
-            return []
-        # The user's own threshold, or the rule for volumes, may call what the slice alone would not.
-        return [name for name, inside in zip(CLASSES, sets[0], strict=True) if inside or name == verdict.label]
+        # The user's own threshold, or the rule for volumes, may call what a picture alone would not be called.
+        decided = np.array([CLASSES.index(verdict.label)])
+        sets = self.classifier.prediction_sets(verdict.probabilities[None], decided)
+        return [] if sets is None else [name for name, inside in zip(CLASSES, sets[0], strict=True) if inside]
 
     def _judge(self, scan: Scan, probabilities: NDArray[np.float32], used: NDArray[np.bool_]) -> Verdict:
         if scan.n_slices == 1:

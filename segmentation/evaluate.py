@@ -73,9 +73,8 @@ def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) ->
         for sample, truth, mask, dice in zip(
             part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True
         ):
-            number = "" if sample.slice_index is None else sample.slice_index
             writer.writerow(
-                [sample.image.name, number, sample.patient, sample.label, truth.sum(), mask.sum(), f"{dice:.4f}"]
+                [sample.image.name, sample.place, sample.patient, sample.label, truth.sum(), mask.sum(), f"{dice:.4f}"]
             )
 
 

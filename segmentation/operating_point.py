@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.atomic import whole_file
 from data.errors import InputError
-from data.out_of_fold import fold_runs
+from data.out_of_fold import fold_runs, mean_and_deviation
 from segmentation.evaluate import dice_scores
 from segmentation.postprocess import clean_mask
 
@@ -74,8 +74,23 @@ def write_points(path: Path, scores: Sequence[PointScore]) -> None:
         writer.writerows([s.threshold, s.min_lesion_px, f"{s.dice:.6f}", s.n] for s in scores)
 
 
-def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> tuple[list[PointScore], dict[str, Any]]:
-    """The scores of every fold on its validation patients, and the mean and deviation of the folds' test figures.
+@dataclass(frozen=True)
+class Evidence:
+    """What a cross-validation says of operating points.
+
+    Attributes:
+        scores: Of every fold on its validation patients.
+        patients: Whom the folds validated.
+        figures: Mean and deviation of the folds' test figures, for a card.
+    """
+
+    scores: list[PointScore]
+    patients: set[str]
+    figures: dict[str, Any]
+
+
+def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> Evidence:
+    """What the folds of a cross-validation measured.
 
     Args:
         folder: Of the cross-validation, with ``fold-0`` ... in it.
@@ -86,7 +101,9 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> tuple[list[P
     """
     runs = fold_runs(folder, WEIGHTS, "segmentation", recipe)
     scores: list[PointScore] = []
+    patients: set[str] = set()
     for run in runs:
+        patients |= {row["patient"] for row in run.rows("validation.csv") if row.get("patient")}
         try:
             scores += [
                 PointScore(float(r["threshold"]), int(r["min_lesion_px"]), float(r["dice"]), int(r["n"]))
@@ -96,7 +113,5 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> tuple[list[P
             raise InputError(f"{run.folder / POINTS}: no table of operating points") from None
     figures: dict[str, Any] = {}
     for name in ("dice_tumor", "dice_tumor_median", "false_masks"):
-        values = [v for run in runs if (v := run.card["metrics"]["test"].get(name)) is not None]
-        if values:
-            figures[name] = {"mean": round(float(np.mean(values)), 4), "sd": round(float(np.std(values)), 4)}
-    return scores, {"crossval_test": figures}
+        figures[name] = mean_and_deviation([run.card["metrics"]["test"].get(name) for run in runs])
+    return Evidence(scores, patients, {"crossval_test": figures})

@@ -21,6 +21,7 @@ from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
 from data.loaders import to_batch
 from data.networks import freeze_stem, still_stem
+from data.out_of_fold import check_coverage
 from data.partition import Partition, load_partition
 from data.readers import open_scan
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, sides, to_small_batch, total_steps
@@ -40,7 +41,7 @@ from segmentation.model import (
 )
 from segmentation.operating_point import (
     POINTS,
-    PointScore,
+    Evidence,
     choose_operating_point,
     read_evidence,
     score_points,
@@ -54,7 +55,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SegmenterConfig(TrainingConfig):
-    """Settings of a segmenter's training run; but for the epochs (6), the defaults are the shipped weights' recipe.
+    """Settings of a segmenter's training run; the shipped weights' are in the Makefile (`make weights`).
 
     Attributes:
         arch: One of `segmentation.model.ARCHITECTURES`.
@@ -65,6 +66,7 @@ class SegmenterConfig(TrainingConfig):
     """
 
     batch_size: int = 16
+    transplant: float = 0.2
     arch: str = DEFAULT
     encoder: str = ENCODER
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
@@ -137,6 +139,8 @@ def train_segmenter(
         freeze_stem(getattr(model, "encoder", model))
     parts = load_partition(config, keep=has_truth, progress=prepared)
     say(str(parts))
+    if evidence is not None:
+        check_coverage(config.out_of_fold, evidence.patients, [s.patient for s in parts.train.samples])
     for name, part in (("training", parts.train), ("validation", parts.validation)):
         if not part.masks.any() and (len(part) or name == "training"):
             raise InputError(f"{', '.join(config.data)}: no {name} slice has a tumor mask")
@@ -146,8 +150,8 @@ def train_segmenter(
     return finish(module, config, parts, out, say, command, evidence)
 
 
-def find_evidence(config: SegmenterConfig) -> tuple[list[PointScore], dict[str, Any]] | None:
-    """The out-of-fold scores that a run on all patients needs, and the figures that come with them.
+def find_evidence(config: SegmenterConfig) -> Evidence | None:
+    """The out-of-fold scores that a run on all patients needs.
 
     Raises:
         InputError: They are missing, of another recipe, or given to a run with validation patients of its own.
@@ -199,18 +203,20 @@ def finish(
     out: Path,
     say: Say,
     command: str,
-    evidence: tuple[list[PointScore], dict[str, Any]] | None = None,
+    evidence: Evidence | None = None,
 ) -> dict[str, Any]:
     """Load the best epoch, choose the operating point on validation, measure test, write plots, weights and card. A run
     on all patients has neither; the figures on its card are those of the cross-validation."""
     state, epoch = chosen_state(out)
     module.load_state_dict(state)
-    scores, results = evidence or ([], {})
+    results: dict[str, Any] = {} if evidence is None else evidence.figures
     half = wants_bf16(config.precision, pick_device(config.device))
     maps = predict_maps(module.model, parts.validation.images, config.device, module.normalization, half=half)
     if evidence is None:
         scores = score_points(maps, parts.validation.masks)
         write_points(out / POINTS, scores)
+    else:
+        scores = evidence.scores
     point = choose_operating_point(scores)
     for name, part in (("validation", parts.validation), ("test", parts.test)):
         if not len(part):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from classification.calibration import TEMPERATURES
-from classification.model import build_classifier, initialise
+from classification.model import _of_encoder, build_classifier, initialise
 from classification.predict import SHIPPED as CLASSIFIER
 from classification.predict import Classifier
 from classification.zoo import find_architecture
@@ -246,6 +246,12 @@ def test_a_segmenters_encoder_starts_a_classifier(tmp_path):
     assert report.fresh == ("fc",)
     own = segmenter.encoder.state_dict()["layer3.0.conv1.weight"]
     torch.testing.assert_close(model.state_dict()["layer3.0.conv1.weight"], own.half().float())
+
+
+def test_a_network_with_an_encoder_of_its_own_keeps_its_names():
+    state = {"encoder.layer1.weight": 1, "encoder.conv1.weight": 2, "fc.weight": 3}
+    own = {"encoder.layer1.weight": 0, "conv1.weight": 0, "fc.weight": 0}
+    assert _of_encoder(state, own) == {"encoder.layer1.weight": 1, "conv1.weight": 2, "fc.weight": 3}
 
 
 def test_an_initialisation_that_does_not_fit(tmp_path):

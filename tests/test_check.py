@@ -192,6 +192,22 @@ def test_volumes_are_looked_at_slice_by_slice(tmp_path):
     assert found(check_set(index_of(tmp_path, [{**row, "mask": "short.nii.gz"}])))["mask_shape"] == 1
 
 
+def test_a_volume_may_stand_in_the_index_once_for_each_plane(tmp_path):
+    save_volume(tmp_path / "t1.nii.gz", phantom_volume(7, "no_tumor", shape=(72, 90, 72), spacing_mm=(2.6, 2.4, 2.5)))
+    rows = [{"image": "t1.nii.gz", "label": "no_tumor", "cut": cut} for cut in ("", "axial", "coronal")]
+    columns = "image,label,cut"
+    one = check_set(index_of(tmp_path, rows[:1], columns)).slices
+    report = check_set(index_of(tmp_path, [rows[0], rows[2]], columns))
+    assert found(report) == {}
+    assert report.slices > one
+    assert found(check_set(index_of(tmp_path, [rows[2], rows[2]], columns)))["repeated_row"] == 1
+    wrong = check_set(index_of(tmp_path, [rows[0], {**rows[0], "cut": "oblique"}], columns))
+    assert "plane 'oblique' is none of" in str(wrong.findings)
+    save(tmp_path / "a.png", phantom_slice(3, "no_tumor").image)
+    flat = check_set(index_of(tmp_path, [rows[0], {"image": "a.png", "label": "no_tumor", "cut": "axial"}], columns))
+    assert "a picture has no planes" in str(flat.findings)
+
+
 def test_matlab_files_against_their_folder(tmp_path):
     phantom = phantom_slice(7, "glioma")
     (tmp_path / "glioma").mkdir()

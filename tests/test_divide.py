@@ -155,6 +155,18 @@ def test_volumes_round_trip(tmp_path):
     assert all(len({s.split for s in after if s.image == image}) == 1 for image in {s.image for s in after})
 
 
+def test_the_planes_of_a_volume_round_trip(tmp_path):
+    source, index = volumes(tmp_path / "set"), tmp_path / "index.csv"
+    head, *rows = (source / "index.csv").read_text().splitlines()
+    cuts = [f"{row},{cut}" for row in rows for cut in ("", "coronal")]
+    (source / "index.csv").write_text("\n".join([f"{head},cut", *cuts]))
+    write_index(divide(source), index)
+    assert [row["cut"] for row in table(index)] == ["", "coronal"] * 4
+    before, after = load_samples(source), load_samples(f"{index}@{source}")
+    assert [(s.image, s.place, s.label) for s in before] == [(s.image, s.place, s.label) for s in after]
+    write_index(divide(source), index, overwrite=True)  # it is known as ours
+
+
 def test_matlab_files_bring_their_patients(tmp_path):
     from tests.test_datasets import save_mat
 

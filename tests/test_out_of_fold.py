@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from classification.predict import Classifier
 from classification.train import ClassifierConfig, train_classifier
 from data.errors import InputError
 from data.labels import CLASSES
+from data.out_of_fold import fold_runs
 from data.trainer import plain_config
 from pipeline.cli import app
 from pipeline.evaluate import EvaluationRequest, evaluate
@@ -51,7 +54,7 @@ def test_the_classifier_sees_everybody_and_is_calibrated_on_the_unseen(folds, tm
     out, config, _ = folds
     card = train_classifier(on_all(config, out / "one"), tmp_path / "run", progress=False, say=quiet)
     assert card["n_slices"] == {"train": 40, "validation": 0, "test": 0}
-    evidence, figures = read_evidence(out / "one", plain_config(config))
+    evidence = read_evidence(out / "one", plain_config(config))
     assert len(evidence.labels) == 40  # each patient is validated once
     temperature = fit_temperature(evidence.logits, evidence.labels)
     assert card["calibration"]["temperature"] == temperature
@@ -61,7 +64,7 @@ def test_the_classifier_sees_everybody_and_is_calibrated_on_the_unseen(folds, tm
     cards = [json.loads((out / "one" / f"fold-{k}" / "classifier.json").read_text()) for k in range(5)]
     tested = [c["metrics"]["test"]["slice"]["accuracy"] for c in cards]
     assert card["metrics"]["crossval_test"]["slice_accuracy"]["mean"] == pytest.approx(np.mean(tested), abs=1e-4)
-    assert figures == card["metrics"]
+    assert evidence.figures == card["metrics"]
     assert not (tmp_path / "run" / "test.csv").exists()
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
     model = Classifier.load(tmp_path / "run" / "classifier.safetensors", "cpu")
@@ -70,7 +73,7 @@ def test_the_classifier_sees_everybody_and_is_calibrated_on_the_unseen(folds, tm
 
 def test_logits_of_the_table_give_its_probabilities_again(folds):
     out, config, _ = folds
-    evidence, _ = read_evidence(out / "one", plain_config(config))
+    evidence = read_evidence(out / "one", plain_config(config))
     at = 0
     for fold in range(5):
         card = json.loads((out / "one" / f"fold-{fold}" / "classifier.json").read_text())
@@ -87,7 +90,7 @@ def test_logits_of_the_table_give_its_probabilities_again(folds):
 def test_the_segmenter_takes_the_point_that_all_folds_agree_on(folds, tmp_path):
     out, _, config = folds
     card = train_segmenter(on_all(config, out / "two"), tmp_path / "run", progress=False, say=quiet)
-    scores, _ = read_points(out / "two", plain_config(config))
+    scores = read_points(out / "two", plain_config(config)).scores
     assert card["operating_point"] == choose_operating_point(scores)
     assert card["n_slices"]["validation"] == 0
     assert "dice_tumor" in card["metrics"]["crossval_test"]
@@ -121,7 +124,9 @@ def test_what_these_weights_are_measured_on_was_seen(folds, phantom_set, tmp_pat
     assert any("were trained on all patients of" in line for line in said)
 
 
-@pytest.mark.parametrize("harm", ["missing fold", "other recipe", "no table", "nothing", "broken table"])
+@pytest.mark.parametrize(
+    "harm", ["missing fold", "other recipe", "no test figures", "no table", "nothing", "broken table"]
+)
 def test_a_cross_validation_that_is_none_is_told_before_the_data_are_read(folds, tmp_path, harm):
     out, config, _ = folds
     copy = tmp_path / "cv"
@@ -135,6 +140,9 @@ def test_a_cross_validation_that_is_none_is_told_before_the_data_are_read(folds,
             (target / name).write_bytes((source / name).read_bytes())
     if harm == "other recipe":
         wanted = replace(wanted, learning_rate=0.5)
+    if harm == "no test figures":
+        card = json.loads((copy / "fold-2" / "classifier.json").read_text())
+        (copy / "fold-2" / "classifier.json").write_text(json.dumps(card | {"metrics": {}}))
     if harm == "no table":
         (copy / "fold-1" / "validation.csv").unlink()
     if harm == "broken table":
@@ -142,6 +150,7 @@ def test_a_cross_validation_that_is_none_is_told_before_the_data_are_read(folds,
     reason = {
         "missing fold": r"all folds of a cross-validation are needed, there are \[0, 1, 2, 4\]",
         "other recipe": "the fold was trained with learning_rate = 0.0004, not 0.5",
+        "no test figures": "the card has no test figures",
         "no table": "validation.csv: no such table",
         "nothing": "no folds of a cross-validation there",
         "broken table": "no table of predictions",
@@ -149,6 +158,32 @@ def test_a_cross_validation_that_is_none_is_told_before_the_data_are_read(folds,
     with pytest.raises(InputError, match=reason):
         train_classifier(wanted, tmp_path / "run", progress=False, say=quiet)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cross_validation_of_other_patients_or_of_some_is_told(folds, phantom_set, tmp_path):
+    out, config, other = folds
+    text = re.sub(r",p(\d)", r",other\1", (phantom_set / "index.csv").read_text())
+    (tmp_path / "index.csv").write_text(text)
+    data = (f"{tmp_path / 'index.csv'}@{phantom_set}",)
+    for train, wish, stage in ((train_classifier, config, "one"), (train_segmenter, other, "two")):
+        with pytest.raises(InputError, match=r"validated 0 of the \d+ patients; it needs all folds of the same"):
+            train(replace(on_all(wish, out / stage), data=data), tmp_path / "run", progress=False, say=quiet)
+        some = tmp_path / stage
+        for fold in range(3):
+            shutil.copytree(out / stage / f"fold-{fold}", some / f"fold-{fold}")
+        with pytest.raises(InputError, match="validated 12 of the 20 patients"):
+            train(on_all(wish, some), tmp_path / "run", progress=False, say=quiet)
+
+
+def test_ten_folds_are_counted_not_spelled(folds, tmp_path):
+    out, config, _ = folds
+    for fold in range(11):
+        shutil.copytree(out / "one" / f"fold-{fold % 5}", tmp_path / f"fold-{fold}")
+        path = tmp_path / f"fold-{fold}" / "classifier.json"
+        card = json.loads(path.read_text())
+        path.write_text(json.dumps(card | {"training": card["training"] | {"fold": fold}}))
+    runs = fold_runs(tmp_path, "classifier.safetensors", "classification", plain_config(config))
+    assert [run.card["training"]["fold"] for run in runs] == list(range(11))
 
 
 def test_all_patients_need_a_cross_validation(folds, tmp_path):

@@ -299,3 +299,6 @@ def test_a_start_from_weights_that_saw_the_patients_is_told(phantom_set, tmp_pat
     assert "whose test fold is 2 and not 0" in warnings(select(asked), asked, 0, **start)[0]
     asked = request(phantom_set, protocol="p2", folds=(2,))
     assert warnings(select(asked), asked, 2, fold=2, **start) == []
+    everybody = {"schema_version": 1, "training": {"fold": 2, "split": "all"}}
+    (tmp_path / "first.json").write_text(json.dumps(everybody))
+    assert "was trained on all patients" in warnings(select(asked), asked, 2, fold=2, **start)[0]

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from classification import train as classification
 from classification.evaluate import classification_metrics, gate_metrics
-from classification.operating_point import choose_threshold, choose_volume_threshold
+from classification.operating_point import choose_threshold, choose_volume_threshold, enough
 from classification.predict import Classifier
 from data.errors import InputError
 from data.loaders import EpochSampler, PreparedSet, to_batch
-from data.trainer import check_run, write_config
+from data.trainer import changed_setting, check_run, fit, write_config
 from pipeline.cli import app
 from segmentation import train as segmentation
 from segmentation.evaluate import dice_scores, segmentation_metrics
@@ -89,8 +89,10 @@ def stopped_by(reason, make_trainer):
     return make
 
 
-def test_resume_continues_exactly(stage, tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resume_continues_exactly(stage, tmp_path, monkeypatch, workers):
     module_of, config, train = stage
+    config = replace(config, workers=workers, epoch_slices=16)
     whole = train(config, tmp_path / "whole", progress=False, say=quiet)
 
     real = module_of.make_trainer
@@ -187,6 +189,20 @@ def test_the_run_folder_is_complete_and_its_weights_load(stage, tmp_path):
     loader = Classifier if module_of is classification else Segmenter
     model = loader.load(tmp_path / "run" / f"{name}.safetensors", "cpu")
     assert len(model.predict(np.zeros((2, 64, 64), np.uint8))) == 2
+
+
+def test_what_a_run_was_before_there_was_a_setting():
+    kept = {"seed": 0, "epochs": 3, "workers": 2}
+    assert changed_setting(kept, kept | {"transplant": 0.0, "turn": 0.0, "workers": 5}) == ""
+    assert changed_setting(kept, kept | {"transplant": 0.15}) == "transplant = 0.0, not 0.15"
+    assert changed_setting(kept, kept | {"seed": 4}, free=("seed",)) == ""
+
+
+def test_a_run_that_stopped_early_is_over(tmp_path):
+    """Resumed, it must not train on, or it might choose another epoch than it did."""
+    state = {"epoch": 3, "callbacks": {"EarlyStopping{'monitor': 'val_dice'}": {"stopped_epoch": 3}}}
+    torch.save(state, tmp_path / "last.ckpt")
+    fit(None, None, None, None, tmp_path / "last.ckpt")
 
 
 def test_a_run_is_not_overwritten(stage, tmp_path):
@@ -293,6 +309,8 @@ def test_volumes_have_a_threshold_of_their_own_where_enough_slices_tell():
     assert choose_volume_threshold(labels, p) == 0.85  # a sixth of the tumors missed, sixty alarms fewer
     assert choose_volume_threshold(labels[:110], p[:110]) is None
     assert choose_volume_threshold(labels[:0], p[:0]) is None
+    assert enough(labels)
+    assert not enough(labels[:110])
 
 
 def test_segmentation_metrics_count_false_masks_and_misses():
@@ -367,9 +385,11 @@ def test_devices_that_are_not_there(wish):
         (["--precision", "fp8"], "precision 'fp8' is none of auto, bf16, fp32"),
         (["--frozen", "--arch", "cnn"], "--frozen keeps the first weights of cnn; give it some with --init FILE"),
         (["--arch", "cnn", "--small-epochs", "1", "--small-size", "96"], "cnn does not take inputs of 96 pixels"),
-        (["--arch", "mlp", "--freeze-stem"], "--freeze-stem is for ResNets"),
+        (["--arch", "mlp", "--freeze-stem", "--init", "imagenet"], "--freeze-stem is for ResNets"),
         (["--out-of-fold", "/nowhere/cv"], "/nowhere/cv: no folds of a cross-validation there"),
         (["--epochs", "5", "--validate-every", "2"], "--epochs 5 is no multiple of --validate-every 2"),
+        (["--freeze-stem"], "--freeze-stem keeps the first weights of the stem; give it some with --init FILE"),
+        (["--split", "official", "--out-of-fold", "cv"], "--split official cannot be"),
         (["--split", "all"], "needs a cross-validation (--out-of-fold)"),
         (["--out", "/proc/nowhere/run"], "/proc/nowhere/run: --out cannot be written"),
     ],

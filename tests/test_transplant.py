@@ -10,9 +10,16 @@ from data.labels import CLASSES, NO_TUMOR
 from data.loaders import PreparedSet, SliceDataset
 from data.phantom import phantom_slice
 from data.preprocess import Preprocess
-from data.transplant import Donors
+from data.transplant import Donors, expected_counts
 
 N = 24
+
+
+class Of:
+    """A sample of which only the patient matters."""
+
+    def __init__(self, patient):
+        self.patient = patient
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +108,6 @@ def test_training_items_follow_the_transplant(heads):
     """Mask and label of an item are those of what was made, through augmentation and all."""
     images, masks, labels, patients = heads
 
-    class Of:
-        def __init__(self, patient):
-            self.patient = patient
-
     prepared = PreparedSet([Of(p) for p in patients], images, masks, labels)
     plain = SliceDataset(prepared, None, seed=1)
     moved = SliceDataset(prepared, None, seed=1, transplant=1.0)
@@ -114,6 +117,24 @@ def test_training_items_follow_the_transplant(heads):
         changed += bool((before["image"] != after["image"]).any())
         assert bool(after["mask"].any()) == (int(after["label"]) != NO_TUMOR)
     assert changed > N // 2
+
+
+def test_class_weights_know_what_transplants_show(heads):
+    images, masks, labels, patients = heads
+    prepared = SliceDataset(PreparedSet([Of(p) for p in patients], images, masks, labels), None, 3, transplant=0.5)
+    shown = [int(prepared[(epoch, k)]["label"]) for epoch in range(60) for k in range(N)]
+    found = np.bincount(shown, minlength=4) / 60
+    expected = expected_counts(labels, masks, 0.5, 4)
+    assert expected[0] == pytest.approx(found[0], abs=1)  # some find no donor, and the likest donor is not of any type
+    np.testing.assert_allclose(expected, found, atol=2)
+    assert expected.sum() == pytest.approx(N)
+    none = np.zeros_like(masks)
+    np.testing.assert_array_equal(expected_counts(labels, none, 0.5, 4), np.bincount(labels))
+    few = masks * (np.arange(N) % 8 == 1)[:, None, None]  # half of the gliomas are outlined, nothing else is
+    counts = expected_counts(labels, few.astype(np.uint8), 0.3, 4)
+    assert counts.sum() == N
+    assert counts[2] == counts[3] == N / 4
+    assert counts[1] == N / 4 - 3 * 0.2 + 6 * 0.2
 
 
 def test_turned_slices_turn_their_masks(heads):
