@@ -1,7 +1,7 @@
 # make demo [SCAN=path]   install into .venv, run the pipeline on a phantom (or your scan)
 # make test               install the test extra, run the tests
 # make lint               ruff and mypy
-# make weights            train the shipped weights anew: five folds of both stages, then all patients (hours on a CPU)
+# make weights            train both stages anew: five folds of both stages, then all patients (hours on a CPU)
 # make clean              remove the environment and the demo's output
 PYTHON ?= python3
 VENV   ?= .venv

@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ClassifierConfig(TrainingConfig):
-    """Settings of a classifier's training run; the shipped weights' are in the Makefile (`make weights`).
+    """Settings of a classifier's training run; those of `make weights` are in the Makefile.
 
     Attributes:
         label_smoothing: Share of a slice's label that is spread over all classes.

@@ -55,7 +55,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SegmenterConfig(TrainingConfig):
-    """Settings of a segmenter's training run; the shipped weights' are in the Makefile (`make weights`).
+    """Settings of a segmenter's training run; those of `make weights` are in the Makefile.
 
     Attributes:
         arch: One of `segmentation.model.ARCHITECTURES`.
