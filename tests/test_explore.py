@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -225,12 +226,13 @@ def test_volumes_are_opened_once_and_no_neighbour_is_a_copy(tmp_path, monkeypatc
     samples = load_samples(source)
     whole = prepare(samples, Preprocess(64))
     opened = []
-    from data import sweep as module
+    from data import datasets as module
 
+    os.utime(source / "t1.nii.gz", (1, 1))  # another file than the one that is kept open
     real_open = module.open_scan
-    monkeypatch.setattr(module, "open_scan", lambda path: opened.append(path) or real_open(path))
+    monkeypatch.setattr(module, "open_scan", lambda path, **how: opened.append(path) or real_open(path, **how))
     swept = list(sweep(samples, Preprocess(64)))
-    assert len(opened) == 1
+    assert sorted(path.name for path in opened) == ["mask.nii.gz", "t1.nii.gz"]
     for slice_, image, mask in zip(swept, whole.images, whole.masks, strict=True):
         assert np.array_equal(slice_.prepared.image, image)
         assert np.array_equal(np.zeros_like(mask) if slice_.mask is None else slice_.mask, mask)
