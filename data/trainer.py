@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Collection
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -23,6 +23,9 @@ from lightning.pytorch.loggers import CSVLogger
 from data.atomic import whole_file, write_text
 from data.compute import pick_device, wants_bf16
 from data.errors import InputError
+
+if TYPE_CHECKING:
+    from data.recipe import TrainingConfig
 
 BEST, LAST = "best", "last"  # checkpoints
 _HINTS = (
@@ -91,35 +94,22 @@ def write_metrics_table(out: Path) -> list[dict[str, str]]:
     return table
 
 
-def make_trainer(
-    out: Path,
-    epochs: int,
-    monitor: str | None,
-    patience: int,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: bool = True,
-    validate_every: int = 1,
-) -> L.Trainer:
+def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progress: bool = True) -> L.Trainer:
     """A trainer that keeps the best and the last checkpoint, stops early, and logs to CSV below `out`.
 
     Args:
         out: The run's folder.
-        epochs: Upper limit.
+        config: Epochs, patience, device and precision.
         monitor: The validation figure that must rise; none for a run without validation, whose last epoch counts.
-        patience: Epochs without a rise before it stops.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
-        precision: ``auto`` (bf16 where the hardware has it), ``bf16`` or ``fp32``.
         progress: Show a progress bar.
-        validate_every: Epochs from one validation to the next.
     """
     quiet_lightning()
-    where = pick_device(device)
+    where = pick_device(config.device)
     callbacks: list[L.Callback] = []
     if monitor is not None:  # before the last checkpoint, which keeps what the best one knows
         callbacks += [
             ModelCheckpoint(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
-            EarlyStopping(monitor, mode="max", patience=patience),
+            EarlyStopping(monitor, mode="max", patience=config.patience),
         ]
     callbacks += [
         # A callback of its own: Lightning's save_last follows the best checkpoint and skips epochs without a new best.
@@ -133,9 +123,9 @@ def make_trainer(
     return L.Trainer(
         devices=[where.index] if where.type == "cuda" and where.index is not None else 1,
         accelerator={"cuda": "gpu"}.get(where.type, where.type),
-        max_epochs=epochs,
-        check_val_every_n_epoch=validate_every,
-        precision="bf16-mixed" if wants_bf16(precision, where) else "32-true",
+        max_epochs=config.epochs,
+        check_val_every_n_epoch=config.validate_every,
+        precision="bf16-mixed" if wants_bf16(config.precision, where) else "32-true",
         gradient_clip_val=1.0,
         num_sanity_val_steps=0,
         log_every_n_steps=1_000_000,

@@ -183,16 +183,7 @@ def fit(
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
     training, validation = loaders(config, parts)
     monitor = "val_dice" if len(parts.validation) else None
-    trainer = make_trainer(
-        out,
-        config.epochs,
-        monitor,
-        config.patience,
-        config.device,
-        config.precision,
-        progress=bar,
-        validate_every=config.validate_every,
-    )
+    trainer = make_trainer(out, config, monitor, bar)
     run_loop(trainer, module, training, validation if len(parts.validation) else None, checkpoint)
 
 
