@@ -98,8 +98,11 @@ def _metrics(truth: NDArray[np.int64], probabilities: NDArray[np.floating[Any]])
     }
 
 
-def gate_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float) -> dict[str, Any]:
-    """Sensitivity and specificity of tumor against no tumor, and four-class accuracy, at a threshold."""
+def gate_metrics(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float | NDArray[np.float32]
+) -> dict[str, Any]:
+    """Sensitivity and specificity of tumor against no tumor, and four-class accuracy, at a threshold or at one for each
+    slice ``(n,)``."""
     sick = labels != NO_TUMOR
     positive = 1 - probabilities[:, NO_TUMOR] >= threshold
     guess = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), NO_TUMOR)

@@ -47,6 +47,12 @@ def choose_volume_threshold(labels: NDArray[np.int64], probabilities: NDArray[np
     return _best(sensitivity + specificity)
 
 
+def threshold_of_each(from_volumes_n: NDArray[np.bool_], pictures: float, volumes: float | None) -> NDArray[np.float32]:
+    """The threshold that each slice is judged by, ``(n,)``: that of volumes' slices, where there is one, or that of
+    pictures."""
+    return np.where(from_volumes_n, pictures if volumes is None else volumes, pictures).astype(np.float32)
+
+
 def enough(labels: NDArray[np.int64]) -> bool:
     """Whether slices with these labels can decide a threshold of their own."""
     sick = int((labels != NO_TUMOR).sum())

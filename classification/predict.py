@@ -15,6 +15,7 @@ from classification.calibration import calibrated
 from classification.conformal import prediction_sets
 from classification.evaluate import look, predict_logits
 from classification.model import build_classifier
+from classification.operating_point import threshold_of_each
 from classification.refusal import Refusal, take_refusal
 from classification.zoo import find_architecture
 from data.cards import load_into, load_weights
@@ -150,8 +151,8 @@ class Classifier:
             from_volumes_n: ``(n,)`` which are slices of volumes and not pictures; none are, by default.
         """
         volumes = np.zeros(len(probabilities_nc), bool) if from_volumes_n is None else from_volumes_n
-        threshold = np.where(volumes, self.volume_threshold, self.tumor_threshold).astype(np.float32)
-        positive = 1 - probabilities_nc[:, NO_TUMOR] >= threshold
+        thresholds = threshold_of_each(volumes, self.tumor_threshold, self.volume_threshold)
+        positive = 1 - probabilities_nc[:, NO_TUMOR] >= thresholds
         return np.where(positive, 1 + probabilities_nc[:, 1:].argmax(axis=1), NO_TUMOR)
 
     def refuses(self, strangeness_n: NDArray[np.float32] | None, has_head_n: NDArray[np.bool_]) -> NDArray[np.bool_]:

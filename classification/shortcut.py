@@ -156,6 +156,7 @@ def _erased(classifier: Classifier, sick: list[Sample], seed: int, steps: _Steps
     preprocess = Preprocess(classifier.input_size)
     inputs: list[NDArray[np.uint8]] = []
     patients: list[str] = []
+    cut: list[bool] = []
     for sample in sick:
         reading = read_sample(sample)
         steps.next()
@@ -164,11 +165,14 @@ def _erased(classifier: Classifier, sick: list[Sample], seed: int, steps: _Steps
         whole = preprocess(reading.image, reading.aspect)
         inputs += [whole.image, preprocess(_without_lesion(reading), reading.aspect).image]
         patients.append(reading.sample.patient or sample.name)
+        cut.append(sample.from_volume)
     if not inputs:
         return None
-    tumor = (1 - classifier.predict(np.stack(inputs))[:, NO_TUMOR]).reshape(-1, 2).astype(float)
+    probabilities = classifier.predict(np.stack(inputs))
+    tumor = (1 - probabilities[:, NO_TUMOR]).reshape(-1, 2).astype(float)
     every, whose = np.ones(len(tumor)), np.array(patients)
-    positive = (tumor >= classifier.tumor_threshold).astype(float)
+    labels = classifier.labels(probabilities, np.repeat(cut, 2))
+    positive = (labels != NO_TUMOR).reshape(-1, 2).astype(float)
     return {
         "n": len(tumor),
         "tumor_probability_before": weighted_mean(tumor[:, 0], every, whose, seed),

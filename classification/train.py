@@ -227,7 +227,7 @@ def finish(
         probabilities = calibrated(logits, trust.temperature)
         write_predictions(out / f"{name}.csv", part, probabilities, strangeness)
         results[name] = classification_metrics(part, probabilities)
-        results[name]["gate"] = gate_metrics(part.labels, probabilities, trust.tumor_threshold)
+        results[name]["gate"] = gate_metrics(part.labels, probabilities, trust.thresholds(part))
         plot_confusion(part.labels, probabilities.argmax(1), out / f"confusion_{name}.png", f"{name} patients")
     plot_learning_curves(write_metrics_table(out), out / "curves.png")
     card = save_weights(

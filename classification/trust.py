@@ -15,7 +15,7 @@ from classification.calibration import calibrated, fit_temperature
 from classification.conformal import LEVEL, fit_thresholds
 from classification.evaluate import look, predict_logits
 from classification.metrics import expected_calibration_error
-from classification.operating_point import RULE, choose_threshold, choose_volume_threshold, enough
+from classification.operating_point import RULE, choose_threshold, choose_volume_threshold, enough, threshold_of_each
 from classification.out_of_fold import Evidence
 from classification.refusal import Refusal, feature_layer, fit_refusal, training_pictures
 from data.labels import CLASSES
@@ -51,6 +51,10 @@ class Trust:
     logits: NDArray[np.float32]
     strangeness: NDArray[np.float32] | None
     ece: tuple[float, float]
+
+    def thresholds(self, part: PreparedSet) -> NDArray[np.float32]:
+        """The threshold that each of these slices is judged by, ``(n,)``."""
+        return threshold_of_each(_from_volumes(part), self.tumor_threshold, self.volume_threshold)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """For the weight file."""
@@ -135,4 +139,4 @@ def fit_trust(
 
 
 def _from_volumes(part: PreparedSet) -> NDArray[np.bool_]:
-    return np.array([sample.slice_index is not None for sample in part.samples], bool)
+    return np.array([sample.from_volume for sample in part.samples], bool)

@@ -63,6 +63,11 @@ class Sample:
         return f"{self.image}[{self.place}]" if self.place else str(self.image)
 
     @property
+    def from_volume(self) -> bool:
+        """A slice of a volume, and no picture."""
+        return self.slice_index is not None
+
+    @property
     def place(self) -> str:
         """Which slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
         if self.slice_index is None:

@@ -25,7 +25,7 @@ def is_lgg_set(source: Path, label_map: Mapping[str, str] | None = None) -> bool
 def is_lgg_slice(sample: Sample) -> bool:
     """Whether a sample is one that `load_lgg_folder` could give: a picture of a known patient, its mask beside it."""
     image, mask = sample.image, sample.mask
-    if mask is None or not sample.patient or sample.slice_index is not None:
+    if mask is None or not sample.patient or sample.from_volume:
         return False
     return mask.parent == image.parent and mask != image and _MASK.sub("", mask.stem) == image.stem
 

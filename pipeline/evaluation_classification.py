@@ -149,7 +149,7 @@ class ClassificationEvaluation:
         images = np.stack([swept.prepared.image for swept in batch])
         logits, strangeness = classifier.look(images)
         before, after = calibrated(logits), classifier.calibrate(logits)
-        volumes = np.array([swept.reading.sample.slice_index is not None for swept in batch], bool)
+        volumes = np.array([swept.reading.sample.from_volume for swept in batch], bool)
         labels = classifier.labels(after, volumes)
         sets = classifier.prediction_sets(after, labels)
         used = {True: classifier.volume_threshold, False: classifier.tumor_threshold}

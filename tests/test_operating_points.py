@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from classification.evaluate import classification_metrics, gate_metrics
-from classification.operating_point import choose_threshold, choose_volume_threshold, enough
+from classification.operating_point import choose_threshold, choose_volume_threshold, enough, threshold_of_each
 from data.datasets import Sample
 from data.labels import CLASSES
 from data.loaders import PreparedSet
@@ -69,6 +69,15 @@ def test_volumes_have_a_threshold_of_their_own_where_enough_slices_tell():
     assert choose_volume_threshold(labels[:0], p[:0]) is None
     assert enough(labels)
     assert not enough(labels[:110])
+
+
+def test_slices_of_volumes_and_pictures_are_judged_by_their_own_thresholds():
+    labels = np.array([0, 1, 0, 1])
+    p = tumor_probability((4, 0.6))
+    cut = np.array([False, False, True, True])
+    thresholds = threshold_of_each(cut, 0.5, 0.7)
+    assert gate_metrics(labels, p, thresholds) == {"sensitivity": 0.5, "specificity": 0.5, "accuracy": 0.5}
+    assert gate_metrics(labels, p, threshold_of_each(cut, 0.5, None))["sensitivity"] == 1
 
 
 def test_segmentation_metrics_count_false_masks_and_misses():

@@ -31,9 +31,12 @@ class Judge:
     def logits(self, images):
         return np.log(self.predict(images).clip(1e-6))
 
+    def labels(self, probabilities, from_volumes):
+        return np.where(probabilities[:, 1] >= self.tumor_threshold, 1, 0)
+
     def judge(self, prepared):
-        tumor = self.predict([p.image for p in prepared])[:, 1]
-        return np.where([p.head_fraction > 0 for p in prepared], tumor >= self.tumor_threshold, -1)
+        labels = self.labels(self.predict([p.image for p in prepared]), None)
+        return np.where([p.head_fraction > 0 for p in prepared], labels, -1)
 
 
 def brightest(image):
