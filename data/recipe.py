@@ -54,7 +54,7 @@ class TrainingConfig(DataConfig):
     validate_every: int = 1
     augment: float = 1.0
     turn: float = 0.1
-    transplant: float = 0.15
+    transplant: float = 0.05
     freeze_stem: bool = False
     small_epochs: int = 0
     small_size: int = 160

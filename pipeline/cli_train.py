@@ -108,7 +108,7 @@ def classification(
     epoch_slices: EpochSlices = 0,
     augment: Strength = 1.0,
     turn: Turn = 0.1,
-    transplant: Transplant = 0.15,
+    transplant: Transplant = 0.05,
     freeze_stem: FreezeStem = False,
     small_epochs: SmallEpochs = 0,
     small_size: SmallSize = 160,
