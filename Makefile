@@ -31,11 +31,11 @@ lens     := "$(BIN)/tumorlens"
 volumes   = --data data/indexes/volumes.csv@$(DATASETS)/volumes --data data/indexes/healthy.csv@$(DATASETS)/templates
 strange   = $(if $(wildcard $(DATASETS)/not_brain),--not-brain $(DATASETS)/not_brain)
 go_on     = $(if $(wildcard $(@D)/checkpoints/last.ckpt),--resume)
-recipe    = --duplicates drop --freeze-stem --size 192 --small-size 160 --workers $(WORKERS)
-stage1    = --data $(DATASETS)/brisc $(volumes) $(strange) $(recipe) --epochs 6 --small-epochs 5 --validate-every 6 \
-            --transplant 0.05 --turn 0.05
-stage2    = --data $(DATASETS)/brisc --data $(DATASETS)/figshare $(volumes) $(recipe) --epochs 4 --small-epochs 3 \
-            --validate-every 4 --transplant 0.2 --init $(INIT)
+recipe    = --duplicates drop --freeze-stem --size 192 --small-size 160 --epochs 4 --small-epochs 3 --validate-every 4 \
+            --workers $(WORKERS)
+stage1    = --data $(DATASETS)/brisc $(volumes) $(strange) $(recipe) --transplant 0.05 --turn 0.05
+stage2    = --data $(DATASETS)/brisc --data $(DATASETS)/figshare $(volumes) $(recipe) \
+            --transplant 0.2 --init $(INIT)
 two       = $(RUNS)/segmentation/segmenter.safetensors
 
 weights: $(RUNS)/report/report.json $(RUNS)/classification/classifier.safetensors
