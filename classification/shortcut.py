@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from classification.predict import Classifier
 from data.augment import blank_head
 from data.bootstrap import interval, weighted_mean
-from data.datasets import Reading, Sample, read_sample
 from data.frames import other_frames
 from data.head import find_head
 from data.labels import CLASSES, NO_TUMOR
 from data.preprocess import Preprocess, to_gray
+from data.samples import Reading, Sample, read_sample
 
 MOST_AUC = 0.60  # what a classifier without a shortcut may reach on blanked heads
 LEAST_KEPT = 0.99  # of the labels in other frames

@@ -23,7 +23,6 @@ from classification.refusal import read_others
 from classification.trust import fit_trust
 from classification.zoo import DEFAULT, find_architecture
 from data.cards import save_weights
-from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES
 from data.loaders import to_batch
@@ -32,6 +31,7 @@ from data.out_of_fold import check_coverage
 from data.partition import Partition, load_partition
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, sides, to_small_batch, total_steps
 from data.run_plots import plot_learning_curves
+from data.samples import Sample
 from data.trainer import check_run, chosen_state, make_trainer, plain_config, write_config, write_metrics_table
 from data.trainer import fit as run_loop
 from data.transplant import expected_counts

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from data.check_findings import PROBLEMS, CheckReport
 from data.check_listing import Listing, Row, list_rows, unnamed_files
 from data.copies import Pair, contradict, equal_files, of_one_volume, telling_pairs
-from data.datasets import Sample, channel_of, read_mask, read_volume_mask
 from data.errors import InputError
 from data.head import tissue_shares
 from data.labels import CLASSES, NO_TUMOR, canonical_label
 from data.preprocess import Preprocess
 from data.readers import open_scan
+from data.samples import Sample, channel_of, read_mask, read_volume_mask
 from data.scan import ACQUISITION, Scan
 from data.splits import signatures
 

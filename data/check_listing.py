@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.check_findings import Finding
-from data.datasets import CHANNELS, SPLIT_FOLDERS, Sample, load_samples, whole_number
+from data.datasets import CHANNELS, SPLIT_FOLDERS, load_samples, whole_number
 from data.errors import InputError
 from data.labels import canonical_label
 from data.readers import SCAN_SUFFIXES
+from data.samples import Sample
 from data.scan import ACQUISITION
 
 _MASK_NAME = re.compile(r"[-_]?(mask|seg|label)$")

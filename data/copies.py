@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.cards import sha256_of
-from data.datasets import Sample
 from data.labels import CLASSES, NO_TUMOR
+from data.samples import Sample
 from data.splits import alike_by_nature, near_duplicates
 
 _THE_SAME = 0.9999  # correlation that only equal pixels reach

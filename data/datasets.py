@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.head import tissue_shares
 from data.labels import CLASSES, canonical_label
 from data.readers import SCAN_SUFFIXES, open_scan
-from data.scan import ACQUISITION, Scan
+from data.samples import Sample, open_cut, read_volume_mask
+from data.scan import ACQUISITION
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -29,50 +28,6 @@ SPLIT_FOLDERS = {
 }
 CHANNELS = 3  # of a colour picture
 _FLAT = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mat")  # names of what has one slice
-_PICTURES = ("png", "jpeg", "tiff", "bmp", "webp")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One slice of a data set.
-
-    Attributes:
-        image: The scan's file.
-        label: One of `data.labels.CLASSES`, or empty where the set has masks only.
-        patient: The patient's pseudonym; empty where the set does not tell.
-        mask: The mask's file, or none.
-        fold: The set's own fold, or none.
-        split: ``"train"``, ``"validation"`` or ``"test"`` where the set has an official one, else empty.
-        slice_index: Which slice of a volume, or none for a picture.
-        channel: Which channel of a colour picture is the scan, from 0; none takes their brightness.
-        plane: How the volume is cut, see `data.scan.Scan.with_plane`.
-    """
-
-    image: Path
-    label: str
-    patient: str = ""
-    mask: Path | None = None
-    fold: int | None = None
-    split: str = ""
-    slice_index: int | None = None
-    channel: int | None = None
-    plane: str = ACQUISITION
-
-    @property
-    def name(self) -> str:
-        return f"{self.image}[{self.place}]" if self.place else str(self.image)
-
-    @property
-    def from_volume(self) -> bool:
-        """A slice of a volume, and no picture."""
-        return self.slice_index is not None
-
-    @property
-    def place(self) -> str:
-        """Which slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
-        if self.slice_index is None:
-            return ""
-        return str(self.slice_index) if self.plane == ACQUISITION else f"{self.plane} {self.slice_index}"
 
 
 def load_samples(
@@ -231,116 +186,6 @@ def load_image_mask_folders(images: Path, masks: Path) -> list[Sample]:
     if not any(sample.mask for sample in named):
         raise InputError(f"{masks}: no mask has the name of an image in {images}")
     return [piece for sample in named for piece in _slices_of(sample)]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A sample's arrays.
-
-    Attributes:
-        image: The slice as `data.scan.Scan.slice` shows it.
-        mask: 0 and 1 in the same view, or none if the set gives none for it.
-        aspect: Height of a pixel over its width.
-        sample: The sample, with the patient that the file itself names where the set names none.
-    """
-
-    image: NDArray[np.generic]
-    mask: NDArray[np.uint8] | None
-    aspect: float
-    sample: Sample
-
-
-def read_sample(sample: Sample) -> Reading:
-    """Read a sample's slice and its mask.
-
-    Raises:
-        InputError: The scan or the mask cannot be read, their shapes or places differ, or the file's own label is not
-            the set's.
-    """
-    scan = open_scan(sample.image) if sample.slice_index is None else open_cut(sample)
-    index = sample.slice_index or 0
-    said = scan.annotation
-    if said is not None:
-        if said.label and sample.label and said.label != sample.label:
-            raise InputError(f"{sample.image}: the file says {said.label}, the data set {sample.label}")
-        sample = replace(sample, patient=sample.patient or said.patient or "")
-    mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)
-    image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
-    return Reading(image, mask, scan.pixel_aspect, sample)
-
-
-def open_cut(sample: Sample) -> Scan:
-    """A sample's volume in the sample's plane. The last one is kept, for its slices follow each other."""
-    state = sample.image.stat()
-    scan = _open_kept(sample.image, state.st_mtime_ns, state.st_size)
-    return scan if sample.plane == ACQUISITION else scan.with_plane(sample.plane)
-
-
-@lru_cache(maxsize=1)
-def _open_kept(path: Path, _changed_ns: int, _size: int) -> Scan:
-    return open_scan(path)
-
-
-def channel_of(scan: Scan, channel: int) -> NDArray[np.generic]:
-    """One channel of a colour picture, ``(rows, columns)``.
-
-    Raises:
-        InputError: A volume or a grey picture, which have no channels.
-    """
-    if not has_colour(scan):
-        what = "a volume" if scan.volume else "grey"
-        raise InputError(f"{scan.path}: channel {channel} was asked for, but the scan is {what}")
-    return scan.voxels if scan.voxels.ndim == 2 else np.ascontiguousarray(scan.voxels[..., channel])
-
-
-def has_colour(scan: Scan) -> bool:
-    """Whether a scan is a picture with three channels in its file, be they equal."""
-    if scan.volume or scan.voxels.ndim == 3:
-        return not scan.volume
-    if scan.path is None or scan.format not in _PICTURES:
-        return False
-    from PIL import Image
-
-    with Image.open(scan.path) as picture:  # the header only: the reader folds three equal channels into one
-        return len(picture.getbands()) >= 3
-
-
-def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:
-    """One slice of a mask file as 0 and 1, in the view of ``scan.slice(index)``. Grey pictures are cut at half their
-    maximum, since some sets keep masks as JPEG.
-
-    Raises:
-        InputError: The mask cannot be read, or has another shape or place in space than its scan.
-    """
-    if scan.volume:
-        return scan.view(read_volume_mask(path, scan), index)
-    drawn = _open_mask(path).slice(0)
-    drawn = drawn.max(axis=2) if drawn.ndim == 3 else drawn
-    if drawn.shape != scan.voxels.shape[:2]:
-        raise InputError(f"{path}: the mask has shape {drawn.shape}, its image {scan.voxels.shape[:2]}")
-    return (drawn > 0.5 * drawn.max()).astype(np.uint8) if drawn.max() > 0 else np.zeros(drawn.shape, np.uint8)
-
-
-def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
-    """A volume's mask as 0 and 1 in the array order of ``scan.voxels``.
-
-    Raises:
-        InputError: The mask cannot be read, has another shape, or lies elsewhere by more than half a voxel.
-    """
-    mask = _open_mask(path)
-    if mask.voxels.shape != scan.voxels.shape:
-        raise InputError(f"{path}: the mask has shape {mask.voxels.shape}, its scan {scan.voxels.shape}")
-    if mask.affine is not None and scan.affine is not None:
-        corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.voxels.shape), [1])).reshape(4, -1)
-        apart = np.linalg.solve(scan.affine, mask.affine @ corners) - corners
-        if np.abs(apart).max() > 0.5:
-            raise InputError(f"{path}: the mask lies up to {np.abs(apart).max():.1f} voxels away from its scan")
-    return (mask.voxels > 0).astype(np.uint8)
-
-
-def _open_mask(path: Path) -> Scan:
-    """A mask file as a scan; unlike one, it may be empty."""
-    return open_scan(path, constant=True)
 
 
 def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float = 0.25) -> list[Sample]:

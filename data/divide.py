@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from data.atomic import whole_file
 from data.check_listing import Row, find_index, list_rows, load_listed, whole_files
 from data.copies import group_patients, telling_pairs
-from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES
 from data.preprocess import Preprocess
+from data.samples import Sample
 from data.scan import ACQUISITION
 from data.splits import CLUSTER, make_folds, signatures
 from data.sweep import Unread, sweep

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.copies import Pair, contradict, of_one_volume
-from data.datasets import Sample, read_sample
 from data.explore_figures import blank, plain
 from data.explore_survey import Shown, Survey
 from data.preprocess import Preprocess
+from data.samples import Sample, read_sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

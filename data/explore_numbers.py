@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.copies import Pair, contradict, equal_files, of_one_volume
-from data.datasets import Sample
 from data.errors import InputError
 from data.explore_survey import UNLABELED, Survey
 from data.labels import CLASSES, NO_TUMOR
+from data.samples import Sample
 from data.splits import group_by_likeness, make_folds
 
 _PARTS = ("train", "validation", "test")

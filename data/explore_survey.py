@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets import Sample
 from data.labels import CLASSES
 from data.preprocess import Preprocess, to_gray
+from data.samples import Sample
 from data.splits import signatures
 from data.sweep import Swept, Unread, sweep
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from data.datasets import SPLIT_FOLDERS, Sample, channel_of, has_colour, read_mask
+from data.datasets import SPLIT_FOLDERS
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR, canonical_label
 from data.readers import open_scan
+from data.samples import Sample, channel_of, has_colour, read_mask
 
 FLAIR = 1
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp")

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.datasets import Sample, read_sample
 from data.errors import InputError
 from data.labels import CLASSES
 from data.preprocess import Preprocess
+from data.samples import Sample, read_sample
 
 if TYPE_CHECKING:
     from data.augment import Augment

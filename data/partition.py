@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets import Sample, load_samples
+from data.datasets import load_samples
 from data.errors import InputError
 from data.loaders import PreparedSet, prepare
 from data.preprocess import Preprocess
+from data.samples import Sample
 from data.splits import (
     Split,
     check_near_duplicates,

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets import Sample
 from data.errors import InputError
+from data.samples import Sample
 
 N_FOLDS = 5
 _GRID = 24  # a slice's signature is a picture of this many pixels squared

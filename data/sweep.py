@@ -9,9 +9,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets import Reading, Sample, channel_of, open_cut, read_sample, read_volume_mask
 from data.errors import InputError
 from data.preprocess import PreparedSlice, Preprocess
+from data.samples import Reading, Sample, channel_of, open_cut, read_sample, read_volume_mask
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data.cards import check_settings, read_card
-from data.datasets import Sample
 from data.errors import InputError
+from data.samples import Sample
 from pipeline.leaks import leak_warnings
 from pipeline.protocols import LEAKS, DataRequest, Progress, Selection, find_protocol, select
 from pipeline.report import check_out, screen_table, unit_of, write_report

@@ -18,11 +18,11 @@ from classification.plots import plot_confusion, plot_reliability, plot_roc
 from classification.predict import Classifier
 from classification.shortcut import probe
 from data.bootstrap import weighted_mean
-from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
 from data.loaders import to_batch
 from data.preprocess import Preprocess
+from data.samples import Sample
 from data.sweep import Swept, sweep
 from pipeline.gallery import Mistake, Worst, plot_mistakes
 from pipeline.protocols import Progress, Protocol

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from classification.plots import plot_confusion
 from data.bootstrap import interval, weighted_mean
-from data.datasets import Sample, channel_of, read_mask, read_volume_mask
 from data.labels import CLASSES, NO_TUMOR
 from data.readers import open_scan
+from data.samples import Sample, channel_of, read_mask, read_volume_mask
 from data.scan import Scan
 from pipeline.admission import REFUSED
 from pipeline.evaluation_segmentation import EMPTY_CASES, badness, mask_plots, mask_tables

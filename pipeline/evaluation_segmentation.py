@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data.datasets import Sample
 from data.errors import InputError
 from data.preprocess import Preprocess
+from data.samples import Sample
 from data.sweep import Swept, sweep
 from pipeline.gallery import Worst
 from pipeline.protocols import Progress, Protocol

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classification.predict import Classifier
-from data.datasets import channel_of
 from data.errors import InputError
 from data.head import tissue_shares
 from data.labels import CLASSES
 from data.preprocess import PreparedSlice, Preprocess
 from data.readers import check_voxels, open_scan
+from data.samples import channel_of
 from data.scan import ACQUISITION, Scan
 from pipeline.admission import REFUSED, reason_to_refuse
 from pipeline.gate import Verdict, judge_slice, judge_volume

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data.check_listing import find_index
-from data.datasets import Sample, has_colour, load_samples
+from data.datasets import load_samples
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
 from data.lgg import is_lgg_slice
 from data.loaders import prepare
 from data.preprocess import Preprocess
 from data.readers import open_scan
+from data.samples import Sample, has_colour
 from data.splits import N_FOLDS, group_by_likeness, make_folds, signatures, split_by_fold
 from pipeline.leaks import tested_fold
 from segmentation.train import has_truth

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from data.cards import save_weights
 from data.compute import pick_device, wants_bf16
-from data.datasets import Sample
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
 from data.loaders import to_batch
@@ -26,6 +25,7 @@ from data.partition import Partition, load_partition
 from data.readers import open_scan
 from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, sides, to_small_batch, total_steps
 from data.run_plots import plot_learning_curves
+from data.samples import Sample
 from data.trainer import check_run, chosen_state, make_trainer, plain_config, write_config, write_metrics_table
 from data.trainer import fit as run_loop
 from segmentation.evaluate import predict_maps, segmentation_metrics, write_scores

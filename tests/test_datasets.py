@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from data.datasets import load_samples, read_mask, read_sample, read_volume_mask
+from data.datasets import load_samples
 from data.errors import InputError
 from data.labels import canonical_label
 from data.loaders import prepare
 from data.phantom import phantom_slice, phantom_volume
 from data.preprocess import Preprocess
 from data.readers import open_scan
+from data.samples import read_mask, read_sample, read_volume_mask
 from data.scan import Scan
 from data.sweep import sweep
 from tests.files import save

@@ -11,13 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.datasets import Sample, load_samples
+from data.datasets import load_samples
 from data.divide import assign_parts, divide, write_index
 from data.errors import InputError
 from data.labels import CLASSES
 from data.partition import DataConfig, load_partition
 from data.phantom import phantom_slice, phantom_volume
 from data.phantom_lgg import write_lgg_phantoms
+from data.samples import Sample
 from tests.files import save, save_volume
 
 

@@ -14,11 +14,12 @@ from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
 from classification.train import ClassifierConfig, train_classifier
-from data.datasets import load_samples, read_sample
+from data.datasets import load_samples
 from data.errors import InputError
 from data.labels import CLASSES
 from data.phantom_lgg import write_lgg_phantoms
 from data.preprocess import Preprocess
+from data.samples import read_sample
 from pipeline.evaluate import EvaluationRequest, evaluate
 from pipeline.report import CASES, KIND, PICTURES, REPORT, TEXT, check_out
 from pipeline.tables import cell, fold_table, leaves, over_folds

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data.copies import alike_pairs
-from data.datasets import Sample, load_samples
+from data.datasets import load_samples
 from data.errors import InputError
 from data.explore import explore
 from data.explore_numbers import betrayal, copies, folds_of
@@ -24,6 +24,7 @@ from data.labels import CLASSES
 from data.loaders import prepare
 from data.phantom import phantom_slice, phantom_volume
 from data.preprocess import Preprocess
+from data.samples import Sample
 from data.splits import make_folds, signatures
 from data.sweep import Unread, sweep
 from tests.files import save, save_volume
@@ -226,7 +227,7 @@ def test_volumes_are_opened_once_and_no_neighbour_is_a_copy(tmp_path, monkeypatc
     samples = load_samples(source)
     whole = prepare(samples, Preprocess(64))
     opened = []
-    from data import datasets as module
+    from data import samples as module
 
     os.utime(source / "t1.nii.gz", (1, 1))  # another file than the one that is kept open
     real_open = module.open_scan

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.check import check_set
 from data.check_listing import list_rows
-from data.datasets import load_samples, read_sample
+from data.datasets import load_samples
 from data.divide import divide, write_index
 from data.errors import InputError
 from data.explore import explore
@@ -18,6 +18,7 @@ from data.partition import DataConfig, load_partition
 from data.phantom import phantom_slice, phantom_volume
 from data.phantom_lgg import write_lgg_phantoms
 from data.preprocess import Preprocess
+from data.samples import read_sample
 from data.splits import make_folds
 from data.sweep import Unread, sweep
 from segmentation.train import SegmenterConfig, train_segmenter

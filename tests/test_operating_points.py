@@ -9,9 +9,9 @@ import pytest
 
 from classification.evaluate import classification_metrics, gate_metrics
 from classification.operating_point import choose_threshold, choose_volume_threshold, enough, threshold_of_each
-from data.datasets import Sample
 from data.labels import CLASSES
 from data.loaders import PreparedSet
+from data.samples import Sample
 from segmentation.evaluate import segmentation_metrics
 from segmentation.operating_point import choose_operating_point, score_points
 from segmentation.postprocess import clean_mask

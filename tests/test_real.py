@@ -6,10 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.datasets import load_samples, read_sample
+from data.datasets import load_samples
 from data.frames import other_frames
 from data.labels import CLASSES
 from data.preprocess import Preprocess
+from data.samples import read_sample
 from data.splits import split_by_fold
 from pipeline.evaluation_pipeline import dice, evaluate_pipeline, summarise
 

@@ -303,8 +303,9 @@ def test_the_label_is_in_its_set_at_any_threshold(pipeline):
 @pytest.mark.real
 def test_real_brains_are_let_in(pipeline, real):
     """Of unseen patients at most one slice in a hundred is refused; volumes: `test_real` asks for their labels."""
-    from data.datasets import load_samples, read_sample
+    from data.datasets import load_samples
     from data.preprocess import Preprocess
+    from data.samples import read_sample
     from data.splits import split_by_fold
 
     samples = load_samples(real / "brisc")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from classification.shortcut import probe
-from data.datasets import load_samples, read_sample
+from data.datasets import load_samples
 from data.frames import other_frames
 from data.phantom import phantom_slice
 from data.preprocess import Preprocess
+from data.samples import read_sample
 
 SIZE = 96
 

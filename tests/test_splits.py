@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from data.datasets import Sample, load_samples
+from data.datasets import load_samples
 from data.errors import InputError
 from data.labels import CLASSES
 from data.loaders import prepare
 from data.partition import DataConfig, load_partition
 from data.phantom import phantom_slice
 from data.preprocess import Preprocess
+from data.samples import Sample
 from data.splits import (
     Split,
     alike_by_nature,
