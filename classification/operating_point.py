@@ -9,10 +9,13 @@ from data.labels import NO_TUMOR
 
 # Share of the tumor slices that the gate has to let through: what a tool for screening may miss is fixed first.
 SENSITIVITY = 0.98
+# Share of the tumor-free slices of volumes that it has to stop.
+VOLUME_SPECIFICITY = 0.95
 # A few hundred slices say little about the far ends.
 _THRESHOLDS = np.arange(30, 96) / 100
 _LEAST = 20  # tumor slices, and tumor-free ones, for a threshold of their own
 RULE = f"Youden's index where {SENSITIVITY:.0%} of the tumor slices are positive (or the lowest, {_THRESHOLDS[0]:g})"
+VOLUME_RULE = f"the lowest at which {VOLUME_SPECIFICITY:.0%} of the tumor-free slices of volumes are negative"
 
 
 def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
@@ -31,8 +34,10 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float3
 
 
 def choose_volume_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float | None:
-    """The threshold of volumes' slices: the best sum of sensitivity and specificity. No sensitivity is asked for, since
-    a volume has many slices without a tumor for each that shows one, and a lesion shows in more than one.
+    """The threshold of volumes' slices: the lowest at which `VOLUME_SPECIFICITY` of the tumor-free ones are negative.
+
+    Of a picture, what may be missed is fixed first; of a volume, what may be marked. It has a hundred slices without a
+    tumor for a few that show one, and a lesion shows in more than one.
 
     Args:
         labels: ``(n,)`` class index of volumes' slices.
@@ -43,8 +48,9 @@ def choose_volume_threshold(labels: NDArray[np.int64], probabilities: NDArray[np
     """
     if not enough(labels):
         return None
-    sensitivity, specificity = _rates(labels, probabilities)
-    return _best(sensitivity + specificity)
+    _, specificity = _rates(labels, probabilities)
+    free = np.flatnonzero(specificity >= VOLUME_SPECIFICITY - 1e-9)
+    return float(_THRESHOLDS[free[0] if len(free) else -1])
 
 
 def threshold_of_each(from_volumes_n: NDArray[np.bool_], pictures: float, volumes: float | None) -> NDArray[np.float32]:

@@ -15,7 +15,14 @@ from classification.calibration import calibrated, fit_temperature
 from classification.conformal import LEVEL, fit_thresholds
 from classification.evaluate import look, predict_logits
 from classification.metrics import expected_calibration_error
-from classification.operating_point import RULE, choose_threshold, choose_volume_threshold, enough, threshold_of_each
+from classification.operating_point import (
+    RULE,
+    VOLUME_RULE,
+    choose_threshold,
+    choose_volume_threshold,
+    enough,
+    threshold_of_each,
+)
 from classification.out_of_fold import Evidence
 from classification.refusal import Refusal, feature_layer, fit_refusal, training_pictures
 from data.labels import CLASSES
@@ -80,7 +87,7 @@ class Trust:
         }
 
     def _of_volumes(self) -> dict[str, Any]:
-        rule = f"Youden's index on the slices of volumes among the {self.fitted_on}"
+        rule = f"{VOLUME_RULE}, on the {self.fitted_on}"
         return {"volume_threshold": self.volume_threshold, "volume_rule": rule}
 
 

@@ -54,15 +54,15 @@ def test_neighbouring_slices_make_a_tumor():
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
 def test_thin_slices_are_averaged_over_millimetres(threshold):
-    """Two slices of 1 mm are too little of a lesion, four are one."""
+    """Four slices of 1 mm are too little of a lesion, eight are one."""
     used = np.ones(155, bool)
     tumor = np.full(155, 0.01)
-    tumor[60:62] = 0.95
-    assert judge_volume(rows(tumor), used, threshold, 1.0).label == "no_tumor"
     tumor[60:64] = 0.95
+    assert judge_volume(rows(tumor), used, threshold, 1.0).label == "no_tumor"
+    tumor[60:68] = 0.95
     verdict = judge_volume(rows(tumor), used, threshold, 1.0)
     assert verdict.label == "glioma"
-    assert np.flatnonzero(verdict.positive).tolist() == [60, 61, 62, 63]
+    assert np.flatnonzero(verdict.positive).tolist() == list(range(60, 68))
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])

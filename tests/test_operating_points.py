@@ -61,10 +61,11 @@ def test_threshold_lets_nearly_all_tumors_through():
 
 def test_volumes_have_a_threshold_of_their_own_where_enough_slices_tell():
     labels = np.array([0] * 100 + [1] * 30)
-    p = tumor_probability((90, 0.3), (10, 0.8), (5, 0.5), (25, 0.85))
-    assert choose_volume_threshold(labels, p) == 0.5  # a sixth of the tumors for none of the others
-    p = tumor_probability((40, 0.3), (60, 0.8), (5, 0.5), (25, 0.85))
-    assert choose_volume_threshold(labels, p) == 0.85  # a sixth of the tumors missed, sixty alarms fewer
+    p = tumor_probability((95, 0.395), (5, 0.8), (5, 0.5), (25, 0.85))
+    assert choose_volume_threshold(labels, p) == 0.4  # one in twenty is let through, and no tumor lost for it
+    p = tumor_probability((94, 0.295), (6, 0.795), (5, 0.5), (25, 0.85))
+    assert choose_volume_threshold(labels, p) == 0.8  # six are too many, whatever tumors that costs
+    assert choose_volume_threshold(labels, tumor_probability((130, 1.0))) == 0.95
     assert choose_volume_threshold(labels[:110], p[:110]) is None
     assert choose_volume_threshold(labels[:0], p[:0]) is None
     assert enough(labels)
