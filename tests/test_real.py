@@ -1,5 +1,5 @@
-"""The shipped models on real scans: that they do there what the model card says. They have seen all of these patients but
-one (BraTS), so that no figure here says how good they are; those of the card are of networks that have not."""
+"""The shipped models on real scans. They have seen all of these patients but one (BraTS), so no figure here says how
+good they are: those of the model card are of networks that have not."""
 
 from __future__ import annotations
 
