@@ -29,7 +29,16 @@ from data.loaders import to_batch
 from data.networks import freeze_stem, still_stem
 from data.out_of_fold import check_coverage
 from data.partition import Partition, load_partition
-from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, sides, to_small_batch, total_steps
+from data.recipe import (
+    Stage,
+    TrainingConfig,
+    adamw_one_cycle,
+    describe_run,
+    loaders,
+    sides,
+    to_small_batch,
+    total_steps,
+)
 from data.run_plots import plot_learning_curves
 from data.samples import Sample
 from data.trainer import check_run, chosen_state, make_trainer, plain_config, write_config, write_metrics_table
@@ -65,7 +74,7 @@ class ClassifierConfig(TrainingConfig):
     not_brain: tuple[str, ...] = ()
 
 
-class ClassifierModule(L.LightningModule):
+class ClassifierModule(Stage):
     """A classifier with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule."""
 
     def __init__(

@@ -107,14 +107,19 @@ class Augment:
     """The whole augmentation; the same numbers for the same seed, whatever was drawn before.
 
     Args:
-        strength: Scales rotation, zoom, shift and shear; 1 is the recipe of the shipped weights.
+        strength: Scales rotation, zoom, shift and shear, and how often the appearance changes. A short run learns more
+            from less of it; a long one carries to more scanners with all of it (docs/experiments.md).
         turn: Share of the slices that are turned by one, two or three right angles.
     """
 
     def __init__(self, strength: float = 1.0, turn: float = 0.0) -> None:
         both = ["image", "mask"]
+
+        def often(share: float) -> float:
+            return min(1.0, share * strength)
+
         self.turn = turn
-        self._rim = RandomRimRemoval()
+        self._rim = RandomRimRemoval(often(0.2))
         self._space = mt.Compose(
             [
                 mt.RandFlipd(both, prob=0.5, spatial_axis=1),
@@ -133,19 +138,19 @@ class Augment:
         self._level = mt.Compose(
             [
                 mt.RandSimulateLowResolution(
-                    prob=0.25, zoom_range=(0.5, 1.0), downsample_mode="area", upsample_mode="bilinear"
+                    prob=often(0.25), zoom_range=(0.5, 1.0), downsample_mode="area", upsample_mode="bilinear"
                 ),
-                mt.RandAdjustContrast(prob=0.6, gamma=(0.6, 1.7)),
+                mt.RandAdjustContrast(prob=often(0.6), gamma=(0.6, 1.7)),
                 # Tissues in other proportions of brightness than any gamma gives: other sequences, other vendors.
-                mt.RandHistogramShift(prob=0.2, num_control_points=(4, 8)),
-                mt.RandBiasField(prob=0.25, coeff_range=(0.0, 0.15)),
-                mt.RandGaussianSmooth(prob=0.2, sigma_x=(0.4, 1.2), sigma_y=(0.4, 1.2)),
-                mt.RandGaussianNoise(prob=0.25, std=0.04),
-                mt.RandScaleIntensity(factors=0.15, prob=0.3),
+                mt.RandHistogramShift(prob=often(0.2), num_control_points=(4, 8)),
+                mt.RandBiasField(prob=often(0.25), coeff_range=(0.0, 0.15)),
+                mt.RandGaussianSmooth(prob=often(0.2), sigma_x=(0.4, 1.2), sigma_y=(0.4, 1.2)),
+                mt.RandGaussianNoise(prob=often(0.25), std=0.04),
+                mt.RandScaleIntensity(factors=0.15, prob=often(0.3)),
             ]
         )
-        self._jpeg = RandomJpeg()
-        self._border = RandomBorder()
+        self._jpeg = RandomJpeg(often(0.3))
+        self._border = RandomBorder(often(0.15))
 
     def __call__(
         self, image_hw: NDArray[np.uint8], mask_hw: NDArray[np.uint8], seed: int

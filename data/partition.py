@@ -20,6 +20,7 @@ from data.splits import (
     check_near_duplicates,
     drop_near_duplicates,
     group_by_likeness,
+    share_of_patients,
     signatures,
     split_by_fold,
     split_official,
@@ -35,6 +36,8 @@ class DataConfig:
         fold: Test fold k; fold k+1 validates.
         split: ``"folds"``, ``"official"``, or ``"all"``: everything trains, nothing is left to validate or test.
         duplicates: ``"error"`` or ``"drop"``: what near-duplicates across the split lead to.
+        patients: Share of the training patients to learn from, of each class alike; fewer than all for a learning
+            curve.
         label_map: The user's label names -> classes.
         size: Side of the network's input in pixels.
         seed: Of folds, order, augmentation and initialisation.
@@ -45,6 +48,7 @@ class DataConfig:
     fold: int = 0
     split: str = "folds"
     duplicates: str = "error"
+    patients: float = 1.0
     label_map: tuple[tuple[str, str], ...] = ()
     size: int = 224
     seed: int = 0
@@ -98,6 +102,7 @@ def load_partition(
     if config.duplicates == "drop":
         split, dropped = drop_near_duplicates(whole.samples, split, marks)
     check_near_duplicates(whole.samples, split, marks)
+    split = replace(split, train=share_of_patients(whole.samples, split.train, config.patients, config.seed))
     for name, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
         if not members:
             raise InputError(f"the {name} part of fold {config.fold} is empty")

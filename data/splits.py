@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
+from data.labels import CLASSES, NO_TUMOR
 from data.samples import Sample
 
 N_FOLDS = 5
@@ -27,6 +28,32 @@ class Split:
     train: list[int]
     validation: list[int]
     test: list[int]
+
+
+def share_of_patients(samples: Sequence[Sample], members: Sequence[int], share: float, seed: int = 0) -> list[int]:
+    """Those of some slices that belong to a share of their patients; a larger share holds all of a smaller one.
+
+    Args:
+        samples: All slices; each needs a patient.
+        members: Indices of the slices to choose from.
+        share: Above 0, at most 1; of each class at least one patient stays.
+        seed: Of the choice.
+    """
+    if share >= 1:
+        return list(members)
+    labels: dict[str, str] = {}  # of a patient with and without a tumor, the tumor
+    for i in members:
+        labels[samples[i].patient] = max(labels.get(samples[i].patient, ""), samples[i].label, key=_is_tumor)
+    kept: set[str] = set()
+    for label in sorted(set(labels.values())):
+        patients = sorted(patient for patient, its in labels.items() if its == label)
+        order = np.random.default_rng((seed, len(patients))).permutation(len(patients))
+        kept |= {patients[i] for i in order[: max(1, round(share * len(patients)))]}
+    return [i for i in members if samples[i].patient in kept]
+
+
+def _is_tumor(label: str) -> bool:
+    return label not in ("", CLASSES[NO_TUMOR])
 
 
 def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:

@@ -63,6 +63,9 @@ FreezeStem = Annotated[
 SmallEpochs = Annotated[int, typer.Option(min=0, help="Epochs at the start with smaller pictures: faster.")]
 SmallSize = Annotated[int, typer.Option(min=32, help="Side of those in pixels.")]
 ValidateEvery = Annotated[int, typer.Option(min=1, help="Epochs from one validation to the next.")]
+Patients = Annotated[
+    float, typer.Option(min=0.01, max=1, help="Share of the training patients to learn from (learning curves).")
+]
 Strength = Annotated[float, typer.Option("--augment", min=0, help="Strength of augmentation; 0 is none.")]
 Size = Annotated[int, typer.Option(min=32, help="Side of the network's input in pixels.")]
 OwnSize = Annotated[
@@ -83,6 +86,7 @@ def classification(
     fold: Fold = 0,
     split: SplitBy = "folds",
     duplicates: Duplicates = "error",
+    patients: Patients = 1.0,
     label_map: LabelMap = None,
     channel: Channel = None,
     init: Annotated[
@@ -133,6 +137,7 @@ def segmentation(
     fold: Fold = 0,
     split: SplitBy = "folds",
     duplicates: Duplicates = "error",
+    patients: Patients = 1.0,
     label_map: LabelMap = None,
     channel: Channel = None,
     init: Annotated[
@@ -153,6 +158,9 @@ def segmentation(
     augment: Strength = 1.0,
     turn: Turn = 0.1,
     transplant: Transplant = 0.2,
+    label_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of a loss by which the encoder has to name the tumor; 0: none.")
+    ] = 0.0,
     freeze_stem: FreezeStem = False,
     small_epochs: SmallEpochs = 0,
     small_size: SmallSize = 160,

@@ -23,7 +23,16 @@ from data.networks import freeze_stem, still_stem
 from data.out_of_fold import check_coverage
 from data.partition import Partition, load_partition
 from data.readers import open_scan
-from data.recipe import TrainingConfig, adamw_one_cycle, describe_run, loaders, sides, to_small_batch, total_steps
+from data.recipe import (
+    Stage,
+    TrainingConfig,
+    adamw_one_cycle,
+    describe_run,
+    loaders,
+    sides,
+    to_small_batch,
+    total_steps,
+)
 from data.run_plots import plot_learning_curves
 from data.samples import Sample
 from data.trainer import check_run, chosen_state, make_trainer, plain_config, write_config, write_metrics_table
@@ -61,6 +70,9 @@ class SegmenterConfig(TrainingConfig):
         arch: One of `segmentation.model.ARCHITECTURES`.
         encoder: An encoder of segmentation-models-pytorch.
         decoder_channels: Width of the decoder's five stages.
+        label_weight: Weight of a second loss, by which a linear layer on the encoder's last features has to name what
+            the slice shows. The layer is not kept; a classifier that starts from this encoder needs less of its own
+            training. 0 is none.
         out_of_fold: Folder of a cross-validation of this recipe, whose validation decides the operating point of a run
             on all patients (``split="all"``).
     """
@@ -70,11 +82,12 @@ class SegmenterConfig(TrainingConfig):
     arch: str = DEFAULT
     encoder: str = ENCODER
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
+    label_weight: float = 0.0
     out_of_fold: str = ""
 
 
-class SegmenterModule(L.LightningModule):
-    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule."""
+class SegmenterModule(Stage):
+    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule; its encoder may have to name the tumor."""
 
     def __init__(self, config: SegmenterConfig, model: nn.Module, total_steps: int) -> None:
         super().__init__()
@@ -82,6 +95,7 @@ class SegmenterModule(L.LightningModule):
         self.normalization = encoder_normalization(config.arch, config.encoder)
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = CrossEntropyDice()
+        self.label_head = label_head(model) if config.label_weight > 0 else None
         self.dice = DiceMetric(include_background=True, ignore_empty=False)
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
@@ -93,12 +107,25 @@ class SegmenterModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
-        logits, truth = self.model(images).float(), batch["mask"][:, None].float()
+        logits, names = self._draw_and_name(images)
+        truth = batch["mask"][:, None].float()
         if logits.shape != truth.shape:
             logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
         loss = self.loss(logits, truth)
+        known = batch["label"] >= 0
+        if names is not None and known.any():
+            loss = loss + self.config.label_weight * F.cross_entropy(names[known], batch["label"][known])
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
         return loss
+
+    def _draw_and_name(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits of the pixels, and of the labels if there is a layer for them."""
+        if self.label_head is None:
+            return self.model(images).float(), None
+        network: Any = self.model
+        features = network.encoder(images)
+        logits = network.segmentation_head(network.decoder(features))
+        return logits.float(), self.label_head(features[-1]).float()
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits = self(batch["image"]).float()
@@ -137,6 +164,8 @@ def train_segmenter(
         say(f"initial weights: {initialise_encoder(model, config.encoder, config.init)}")
     if config.freeze_stem:
         freeze_stem(getattr(model, "encoder", model))
+    if config.label_weight > 0:
+        label_head(model)
     parts = load_partition(config, keep=has_truth, progress=prepared)
     say(str(parts))
     if evidence is not None:
@@ -159,6 +188,18 @@ def find_evidence(config: SegmenterConfig) -> Evidence | None:
     if bool(config.out_of_fold) != (config.split == "all"):
         raise InputError("a run on all patients (--split all) needs a cross-validation (--out-of-fold), and only it")
     return read_evidence(config.out_of_fold, plain_config(config)) if config.out_of_fold else None
+
+
+def label_head(model: nn.Module) -> nn.Module:
+    """A linear layer on the mean of the encoder's last features, ``(n, c, h, w)`` to ``(n, 4)``.
+
+    Raises:
+        InputError: The segmenter has no encoder of segmentation-models-pytorch.
+    """
+    channels = getattr(getattr(model, "encoder", None), "out_channels", None)
+    if not channels:
+        raise InputError("--label-weight needs a segmenter with an encoder; a plain U-Net has none")
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], len(CLASSES)))
 
 
 def has_truth(sample: Sample) -> bool:

@@ -26,6 +26,7 @@ from data.splits import (
     group_by_likeness,
     make_folds,
     near_duplicates,
+    share_of_patients,
     signatures,
     split_by_fold,
     split_official,
@@ -75,6 +76,25 @@ def test_split_uses_the_next_fold_for_validation():
     assert {samples[i].fold for i in split.train} == {1, 2, 3}
     with pytest.raises(InputError, match="fold 5 does not exist"):
         split_by_fold(samples, 5)
+
+
+def test_a_share_of_the_patients_is_one_of_each_class_and_grows():
+    samples = [
+        Sample(Path(f"{label}{patient}-{k}"), label, f"{label}{patient}")
+        for label, patients in (("no_tumor", 4), ("glioma", 20), ("meningioma", 3))
+        for patient in range(patients)
+        for k in range(2)
+    ]
+    samples.append(Sample(Path("a tumor-free slice"), "no_tumor", "glioma7"))
+    whole = list(range(len(samples)))
+    assert share_of_patients(samples, whole, 1.0) == whole
+    kept = {share: share_of_patients(samples, whole, share) for share in (0.05, 0.25, 0.5)}
+    assert set(kept[0.05]) < set(kept[0.25]) < set(kept[0.5]) < set(whole)
+    for share, members in kept.items():
+        patients = {samples[i].patient for i in members}
+        assert members == [i for i in whole if samples[i].patient in patients]  # all slices of each, in order
+        counts = [sum(p.startswith(label) for p in patients) for label in ("no_tumor", "glioma", "meningioma")]
+        assert counts == [max(1, round(share * n)) for n in (4, 20, 3)]
 
 
 def test_a_patient_on_both_sides_is_named():

@@ -65,6 +65,34 @@ def test_training_steps_lower_the_loss(stage, phantom_set):
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_an_encoder_learns_to_name_the_tumor_beside_drawing_it(phantom_set):
+    config = segmentation.SegmenterConfig(data=(str(phantom_set),), encoder="resnet18", label_weight=1.0, **QUICK)
+    L.seed_everything(0, verbose=False)
+    module = segmentation.build_module(config, segmentation.load_partition(config))
+    module.log = quiet
+    images = torch.randn(4, 3, 64, 64)
+    module.eval()
+    drawn, named = module._draw_and_name(images)
+    torch.testing.assert_close(drawn, module.model(images))  # the mask's way through the network is the usual one
+    assert named.shape == (4, 4)
+    batch = {"image": torch.zeros(4, 64, 64, dtype=torch.uint8), "mask": torch.zeros(4, 64, 64, dtype=torch.uint8)}
+    module.train()
+    for labels, teaches in (([0, 1, 2, -1], True), ([-1, -1, -1, -1], False)):
+        module.zero_grad()
+        module.training_step(batch | {"label": torch.tensor(labels)}, 0).backward()
+        assert (module.label_head[-1].weight.grad is not None) == teaches
+
+
+def test_large_gradients_are_clipped(stage):
+    module_of, config, _ = stage
+    module = module_of.build_module(config, module_of.load_partition(config))
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, 10.0)
+    module.configure_gradient_clipping(module.configure_optimizers()["optimizer"], 1.0, None)
+    norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in module.parameters()]))
+    assert float(norm) == pytest.approx(1.0, rel=1e-3)
+
+
 class Stop(L.Callback):
     """Ends a run in its second epoch, as a power cut or a user would."""
 
@@ -291,6 +319,13 @@ def test_devices_that_are_not_there(wish):
 
     with pytest.raises(InputError, match="device"):
         pick_device(wish)
+
+
+def test_a_plain_u_net_has_no_encoder_that_could_name_tumors(tmp_path):
+    arguments = ["--data", "/nowhere", "--out", str(tmp_path / "run"), "--init", "none", "--arch", "plain-unet"]
+    done = CliRunner().invoke(app, ["train", "segmentation", *arguments, "--label-weight", "0.3"])
+    assert done.exit_code == 2
+    assert "--label-weight needs a segmenter with an encoder" in done.stderr
 
 
 @pytest.mark.parametrize(
