@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from classification.metrics import per_patient
-from classification.refusal import pooled
+from classification.refusal_fit import pooled
 from data.atomic import whole_file
 from data.compute import pick_device
 from data.labels import CLASSES, NO_TUMOR
-from data.loaders import IMAGENET, Normalization, PreparedSet, to_batch
+from data.loaders import PreparedSet, to_batch
+from data.normalization import IMAGENET, Normalization
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ def look(
     layer: str,
     device: str = "auto",
     normalization: Normalization = IMAGENET,
+    half: bool = False,
 ) -> Seen:
     """Logits and the pooled features of a layer in one pass; see `predict_logits`."""
     kept: list[NDArray[np.float32]] = []
     module = model.get_submodule(layer)
     hook = module.register_forward_hook(lambda _m, _i, output: kept.append(pooled(output.float()).cpu().numpy()))
     try:
-        logits = predict_logits(model, images_nhw, device, normalization)
+        logits = predict_logits(model, images_nhw, device, normalization, half=half)
     finally:
         hook.remove()
     return Seen(logits, np.concatenate(kept) if kept else np.zeros((0, 0), np.float32))

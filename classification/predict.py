@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from classification.calibration import calibrated
 from classification.conformal import prediction_sets
-from classification.evaluate import look, predict_logits
-from classification.model import build_classifier
 from classification.operating_point import threshold_of_each
-from classification.refusal import Refusal, take_refusal
-from classification.zoo import find_architecture
-from data.cards import load_into, load_weights
-from data.compute import pick_device
+from classification.refusal import PREFIX, Refusal, take_refusal
+from data.cards import checked_card, read_arrays
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
-from data.loaders import Normalization, normalization_of, to_batch
+from data.normalization import Normalization
 from data.preprocess import PreparedSlice
 
+if TYPE_CHECKING:
+    import torch
+
 SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
+
+
+class Network(Protocol):
+    """Stage one's network on whatever computes it."""
+
+    def __call__(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Prepared slices ``(n, size, size)`` -> uncalibrated logits ``(n, 4)``, and the features ``(n, d)`` that the
+        refusal reads; none for weights without one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,44 +41,52 @@ class Classifier:
     """Stage one.
 
     Attributes:
-        model: The network, on its device.
+        network: What computes.
         card: What the weights are.
-        device: Where it runs.
+        source: Their file.
         refusal: What tells brains from other pictures, or none.
         tta: Whether each slice is also seen mirrored left to right and the logits are averaged (test-time
             augmentation): twice the time.
     """
 
-    model: torch.nn.Module
+    network: Network
     card: dict[str, Any]
-    device: torch.device
+    source: Path
     refusal: Refusal | None = None
     tta: bool = False
 
     @classmethod
-    def load(cls, weights: str | Path | None = None, device: str = "auto", tta: bool = False) -> Classifier:
+    def load(
+        cls,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        tta: bool = False,
+        network: Callable[[Path], Network] | None = None,
+    ) -> Classifier:
         """The shipped classifier, or one of your own.
 
         Args:
             weights: A ``.safetensors`` file with its card beside it, as a training run writes it.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
             tta: See `Classifier`.
+            network: Opens a weight file on an engine of its own, instead of PyTorch on that device.
 
         Raises:
             InputError: Files missing or damaged, another stage, architecture or class list.
         """
         path = Path(weights) if weights is not None else SHIPPED
-        state, card = load_weights(path, "classification")
+        card = checked_card(path, "classification")
         if card.get("classes") != list(CLASSES):
             raise InputError(f"{path}: a model for {card.get('classes')}, where one for {list(CLASSES)} is needed")
-        model = build_classifier(find_architecture(card["architecture"]), card["input_size"])
-        refusal = take_refusal(state, card, path)
-        load_into(model, state, path)
-        if refusal is not None and refusal.layer not in dict(model.named_modules()):
-            card_path = path.with_suffix(".json")
-            raise InputError(f"{card_path}: refusal.layer {refusal.layer!r} is no layer of {card['architecture']}")
-        where = pick_device(device)
-        return cls(model.to(where).eval(), card, where, refusal, tta)
+        opened = network(path) if network else _torch_network(path, device)
+        refusal = take_refusal(read_arrays(path, PREFIX), card, path)
+        return cls(opened, card, path, refusal, tta)
+
+    @cached_property
+    def model(self) -> torch.nn.Module:
+        """The network in PyTorch, for what needs its gradients or its layers."""
+        own: torch.nn.Module | None = getattr(self.network, "model", None)
+        return own if own is not None else _torch_network(self.source, "cpu").model
 
     @property
     def input_size(self) -> int:
@@ -80,6 +96,9 @@ class Classifier:
     @property
     def normalization(self) -> Normalization:
         """What the weights expect of the pixels."""
+        from classification.zoo import find_architecture
+        from data.normalization import normalization_of
+
         return normalization_of(self.card, find_architecture(self.card["architecture"]).normalization)
 
     @property
@@ -99,24 +118,18 @@ class Classifier:
 
     def logits(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Uncalibrated logits ``(n, 4)`` in the order of `data.labels.CLASSES` for prepared slices."""
-        logits = predict_logits(self.model, images_nhw, str(self.device), self.normalization)
-        return self._averaged(logits, images_nhw)
-
-    def _averaged(self, logits_nc: NDArray[np.float32], images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The logits, or their mean with those of the mirrored slices."""
-        if not self.tta:
-            return logits_nc
-        mirrored = np.ascontiguousarray(images_nhw[:, :, ::-1])
-        others = predict_logits(self.model, mirrored, str(self.device), self.normalization)
-        return np.asarray((logits_nc + others) / 2, np.float32)
+        return self.look(images_nhw)[0]
 
     def look(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Uncalibrated logits ``(n, 4)`` and, in the same pass, how strange each slice is ``(n,)``; None for weights
         that cannot tell."""
-        if self.refusal is None:
-            return self.logits(images_nhw), None
-        seen = look(self.model, images_nhw, self.refusal.layer, str(self.device), self.normalization)
-        return self._averaged(seen.logits, images_nhw), self.refusal.strangeness(seen.features)
+        logits, features = self.network(images_nhw)
+        if self.tta:
+            mirrored, _ = self.network(np.ascontiguousarray(images_nhw[:, :, ::-1]))
+            logits = np.asarray((logits + mirrored) / 2, np.float32)
+        if self.refusal is None or features is None:
+            return logits, None
+        return logits, self.refusal.strangeness(features)
 
     def calibrate(self, logits_nc: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities ``(n, 4)`` of logits."""
@@ -134,6 +147,7 @@ class Classifier:
             InputError: The architecture has no feature maps.
         """
         from classification.explain import grad_cam
+        from data.loaders import to_batch
 
         return grad_cam(self.model, to_batch(images_nhw, self.normalization), class_indices)
 
@@ -183,3 +197,9 @@ class Classifier:
         sets = prediction_sets(probabilities_nc, [conformal["thresholds"][name] for name in CLASSES])
         sets[np.arange(len(sets)), self.labels(probabilities_nc) if labels_n is None else labels_n] = True
         return sets
+
+
+def _torch_network(path: Path, device: str) -> Any:
+    from classification.torch_network import load_network
+
+    return load_network(path, device)

@@ -19,7 +19,7 @@ from classification.evaluate import classification_metrics, gate_metrics, predic
 from classification.model import build_classifier, check_size, freeze_backbone, initialise
 from classification.out_of_fold import Evidence, read_evidence
 from classification.plots import plot_confusion
-from classification.refusal import read_others
+from classification.refusal_fit import read_others
 from classification.trust import fit_trust
 from classification.zoo import DEFAULT, find_architecture
 from data.cards import save_weights

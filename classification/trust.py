@@ -24,9 +24,11 @@ from classification.operating_point import (
     threshold_of_each,
 )
 from classification.out_of_fold import Evidence
-from classification.refusal import Refusal, feature_layer, fit_refusal, training_pictures
+from classification.refusal import Refusal
+from classification.refusal_fit import feature_layer, fit_refusal, training_pictures
 from data.labels import CLASSES
-from data.loaders import Normalization, PreparedSet
+from data.loaders import PreparedSet
+from data.normalization import Normalization
 
 if TYPE_CHECKING:
     from classification.train import ClassifierConfig

@@ -15,8 +15,8 @@ from torch import nn
 
 from data.errors import InputError
 from data.labels import CLASSES
-from data.loaders import IMAGENET, Normalization
 from data.networks import reason_of
+from data.normalization import IMAGENET, Normalization
 
 DEFAULT = "resnet50"
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

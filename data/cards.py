@@ -17,6 +17,7 @@ from data.preprocess import PREPROCESS_VERSION
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 CARD_SCHEMA = 1
 
@@ -84,6 +85,55 @@ _TEMPERATURES = (0.05, 20.0)  # what classification.calibration searches
 _POINTS = {"classification": {"tumor_threshold": 1.0}, "segmentation": {"mask_threshold": 1.0, "min_lesion_px": 1e9}}
 
 
+def checked_card(path: Path, stage: str) -> dict[str, Any]:
+    """The card of weights of a stage; the weights themselves are not read.
+
+    Args:
+        path: The ``.safetensors`` file.
+        stage: ``"classification"`` or ``"segmentation"``: what the card must say.
+
+    Raises:
+        InputError: Files missing, a card that lacks something, another stage or preprocessing version.
+    """
+    card = read_card(path)
+    if card.get("stage") != stage:
+        raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
+    if card.get("preprocess_version") != PREPROCESS_VERSION:
+        raise InputError(
+            f"{path}: trained with preprocessing version {card.get('preprocess_version')}, "
+            f"this program has version {PREPROCESS_VERSION}; train again"
+        )
+    check_settings(card, path.with_suffix(".json"), stage)
+    return card
+
+
+def checked_content(path: Path, card: dict[str, Any]) -> bytes:
+    """A weight file's bytes.
+
+    Raises:
+        InputError: Its SHA-256 is not the card's.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        raise InputError(f"{path}: the weights are damaged or changed, their SHA-256 is not the one on the card")
+    return content
+
+
+def read_arrays(path: Path, prefix: str) -> dict[str, NDArray[Any]]:
+    """Those tensors of a weight file whose name begins with a prefix, as NumPy arrays; nothing else is read.
+
+    Raises:
+        InputError: No valid safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+
+
 def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights as float32 and their card.
 
@@ -97,18 +147,8 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    card = read_card(path)
-    if card.get("stage") != stage:
-        raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
-    if card.get("preprocess_version") != PREPROCESS_VERSION:
-        raise InputError(
-            f"{path}: trained with preprocessing version {card.get('preprocess_version')}, "
-            f"this program has version {PREPROCESS_VERSION}; train again"
-        )
-    check_settings(card, path.with_suffix(".json"), stage)
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
-        raise InputError(f"{path}: the weights are damaged or changed, their SHA-256 is not the one on the card")
+    card = checked_card(path, stage)
+    content = checked_content(path, card)
     try:
         state = load(content)
     except SafetensorError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,29 +13,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.errors import InputError
 from data.labels import CLASSES
+from data.normalization import IMAGENET, Normalization
 from data.preprocess import Preprocess
 from data.samples import Sample, read_sample
 
 if TYPE_CHECKING:
     from data.augment import Augment
     from data.transplant import Donors
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Mean and deviation of the three channels (of pixels 0..1) that a network's weights expect to be taken out."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # most encoders start from its weights
-
-
-def normalization_of(card: dict[str, Any], default: Normalization) -> Normalization:
-    """The normalisation that a card of `data.cards.load_weights` tells; `default` where it tells none."""
-    told = card.get("normalization")
-    return default if told is None else Normalization(tuple(told["mean"]), tuple(told["std"]))
 
 
 def to_batch(images_nhw: NDArray[np.uint8] | torch.Tensor, normalization: Normalization = IMAGENET) -> torch.Tensor:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from data.augment import Augment
-from data.loaders import Normalization, make_loader, to_batch
+from data.loaders import make_loader, to_batch
+from data.normalization import Normalization
 from data.partition import DataConfig, Partition
 from data.trainer import plain_config
 

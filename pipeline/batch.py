@@ -152,6 +152,7 @@ def _settings(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
         "preprocess_version": PREPROCESS_VERSION,
         "threshold": pipeline.threshold,
         "tta": pipeline.classifier.tta,
+        "engine": pipeline.engine.facts(),
         **asdict(options),
     }
 

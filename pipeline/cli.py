@@ -88,6 +88,13 @@ def run(
         bool,
         typer.Option("--keep-identifiers", help="Put patient's name, ID, birth date and texts into result.json."),
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="torch or openvino. [default: openvino where there is no accelerator]")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32 or bf16. [default: bf16 where the hardware computes it]")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute. [default: all cores]")] = None,
     classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,
     segmenter: Annotated[Path | None, typer.Option(help="Your own segmenter.safetensors.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in OUT.")] = False,
@@ -125,7 +132,7 @@ def run(
         from pipeline.pipeline import Pipeline
 
         check_output(out, overwrite, resume)
-        pipeline = Pipeline.load(classifier, segmenter, device, threshold, tta)
+        pipeline = Pipeline.load(classifier, segmenter, device, threshold, tta, engine, precision, threads)
         options = RunOptions(frame, plane.value, secondary_capture, force, explain, channel, keep_identifiers)
         with _progress(len(work), quiet or as_json) as advance:
 

@@ -16,6 +16,7 @@ _MOST = int(np.iinfo(np.uint16).max)
 _AXIAL = next(world for world, name in PLANES.items() if name == "axial")
 
 Box = tuple[slice, ...]
+_FEW = 32  # lesions of a picture, which are measured sooner than SciPy is imported
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,13 @@ def measure_lesions(numbers: NDArray[np.uint16], scan: Scan) -> list[Lesion]:
         numbers: Number of each voxel's lesion, 0 outside, in the array order of the scan.
         scan: Gives the geometry and, for the side, the head.
     """
-    from scipy import ndimage
-
     box = _bounding_box(numbers)
     if box is None:
         return []
     part = numbers[box]
     midline = find_midline(scan)
     lesions = []
-    for number, inner in enumerate(ndimage.find_objects(part), start=1):
+    for number, inner in enumerate(_boxes(part), start=1):
         if inner is not None:
             place = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(box, inner, strict=True))
             lesions.append(_measure(number, part[inner] == number, place, scan, midline))
@@ -226,6 +225,12 @@ def _place_in_body(index: NDArray[np.float64], scan: Scan) -> tuple[float, float
 
 def _components(part: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
     """Connected components in 16 bits where their number allows."""
+    if _is_flat(part):  # a picture must not wait for SciPy's import
+        import cv2
+
+        plane = part.astype(np.uint8).reshape([n for n in part.shape if n > 1] or [1])
+        count, labels = cv2.connectedComponents(np.atleast_2d(plane), connectivity=8, ltype=cv2.CV_32S)
+        return labels.reshape(part.shape), count - 1
     from scipy import ndimage
 
     structure = np.ones((3,) * part.ndim)
@@ -233,6 +238,21 @@ def _components(part: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
         return ndimage.label(part, structure, output=np.uint16)
     except RuntimeError:  # scipy's word for too many of them
         return ndimage.label(part, structure)
+
+
+def _boxes(numbered: NDArray[np.integer]) -> list[Box | None]:
+    """The bounding box of each number from 1 on; none where a number does not occur."""
+    if _is_flat(numbered) and numbered.max() <= _FEW:
+        return [_bounding_box(numbered == number) for number in range(1, int(numbered.max()) + 1)]
+    from scipy import ndimage
+
+    found: list[Box | None] = ndimage.find_objects(numbered)
+    return found
+
+
+def _is_flat(part: NDArray[np.generic]) -> bool:
+    """Whether an array is a picture, perhaps as a volume of one slice."""
+    return sum(n > 1 for n in part.shape) <= 2
 
 
 def _bounding_box(mask: NDArray[np.integer]) -> Box | None:

@@ -19,6 +19,8 @@ from data.readers import check_voxels, open_scan
 from data.samples import channel_of
 from data.scan import ACQUISITION, Scan
 from pipeline.admission import REFUSED, reason_to_refuse
+from pipeline.engines.choice import TORCH, Engine, UnsupportedNetworkError, choose_engine
+from pipeline.engines.opening import open_stages
 from pipeline.gate import Verdict, judge_slice, judge_volume
 from pipeline.lesions import measure_lesions, number_lesions, pixel_area_mm2, slice_areas_px, voxel_volume_mm3
 from pipeline.result import LOW_CONFIDENCE, Result
@@ -44,11 +46,13 @@ class Pipeline:
         segmenter: Stage two.
         threshold: Tumor probability from which a slice goes on to stage two; none takes those on the classifier's card,
             one for pictures and one for slices of volumes.
+        engine: What computes both.
     """
 
     classifier: Classifier
     segmenter: Segmenter
     threshold: float | None = None
+    engine: Engine = TORCH
 
     @classmethod
     def load(
@@ -58,6 +62,9 @@ class Pipeline:
         device: str = "auto",
         threshold: float | None = None,
         tta: bool = False,
+        engine: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
     ) -> Pipeline:
         """Load both stages.
 
@@ -68,15 +75,25 @@ class Pipeline:
             threshold: Tumor probability from which a slice is positive, 0..1; by default the one on the
                 classifier's card, chosen on validation patients.
             tta: Average both stages over each slice and its mirror image: twice the time.
+            engine: ``torch``, ``openvino``, or ``auto``: OpenVINO where there is no accelerator.
+            precision: ``fp32``, ``bf16``, or ``auto``: bfloat16 where the hardware computes it.
+            threads: Of a network's computation; by default all cores.
 
         Raises:
-            InputError: Weights missing, damaged or of another architecture; no such device; a threshold out of range.
+            InputError: Weights missing, damaged or of another architecture; no such device, engine or precision; a
+                threshold out of range.
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold {threshold} is not between 0 and 1")
-        stage_one = Classifier.load(classifier, device, tta)
-        stage_two = Segmenter.load(segmenter, device, tta)
-        return cls(stage_one, stage_two, threshold)
+        chosen = choose_engine(engine, device, precision, threads)
+        try:
+            stages = open_stages(classifier, segmenter, chosen, tta)
+        except UnsupportedNetworkError:
+            if engine != "auto":
+                raise
+            chosen = choose_engine("torch", "cpu", precision, threads)
+            stages = open_stages(classifier, segmenter, chosen, tta)
+        return cls(*stages, threshold, chosen)
 
     def threshold_of(self, scan: Scan) -> float:
         """The tumor probability from which a slice of this scan is positive."""
@@ -209,6 +226,7 @@ class Pipeline:
                 "classification": _identity(self.classifier.card) | {"tta": self.classifier.tta},
                 "segmentation": _identity(self.segmenter.card) | {"tta": self.segmenter.tta},
             },
+            "engine": self.engine.facts(),
             "versions": package_versions(),
             "timings_s": clock.laps,
         }

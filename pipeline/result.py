@@ -46,6 +46,7 @@ class Result:
         review: Why a person should look at this case; empty if nothing speaks for it.
         threshold: Tumor probability from which a slice was positive.
         models: Stage -> architecture, SHA-256 and date of the weights.
+        engine: What computed: its name, device and precision.
         versions: Package -> version.
         timings_s: Step -> seconds.
         heat: Grad-CAM of the label on the shown slice, ``(rows, columns)`` in 0..1, where it was asked for.
@@ -60,6 +61,7 @@ class Result:
     review: list[str]
     threshold: float
     models: dict[str, dict[str, Any]]
+    engine: dict[str, Any]
     versions: dict[str, str]
     timings_s: dict[str, float]
     tumor_area_px: int | None
@@ -117,6 +119,7 @@ class Result:
             "shown_slice": self.shown_slice,
             "review": self.review,
             "models": self.models,
+            "engine": self.engine,
             "versions": self.versions,
             "timings_s": {name: round(seconds, 4) for name, seconds in self.timings_s.items()},
         }

@@ -12,6 +12,7 @@ _PACKAGES = (
     "torchvision",
     "segmentation-models-pytorch",
     "monai",
+    "openvino",
     "opencv-python-headless",
     "nibabel",
     "numpy",

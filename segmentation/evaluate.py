@@ -14,7 +14,8 @@ from torch import nn
 
 from data.atomic import whole_file
 from data.compute import pick_device
-from data.loaders import IMAGENET, Normalization, PreparedSet, to_batch
+from data.loaders import PreparedSet, to_batch
+from data.normalization import IMAGENET, Normalization
 from segmentation.model import probabilities
 
 

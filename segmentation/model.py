@@ -13,8 +13,8 @@ from torch import nn
 
 from data.cards import read_state
 from data.errors import InputError
-from data.loaders import IMAGENET, Normalization
 from data.networks import check_input, reason_of
+from data.normalization import IMAGENET, Normalization
 
 DEFAULT = "unet"
 ENCODER = "resnet50"

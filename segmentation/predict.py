@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from data.cards import load_into, load_weights
-from data.compute import pick_device
-from data.loaders import Normalization, normalization_of
-from segmentation.evaluate import predict_maps
-from segmentation.model import build_segmenter, encoder_normalization
+from data.cards import checked_card
 from segmentation.postprocess import clean_map
 
 SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
+
+
+class Network(Protocol):
+    """Stage two's network on whatever computes it."""
+
+    def __call__(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Prepared slices ``(n, size, size)`` -> lesion probability of each pixel, the same shape; 255 is certain."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,37 +29,33 @@ class Segmenter:
     """Stage two.
 
     Attributes:
-        model: The network, on its device.
+        network: What computes.
         card: What the weights are.
-        device: Where it runs.
         tta: Whether each slice is also drawn mirrored left to right and the maps are averaged (test-time augmentation):
             twice the time.
     """
 
-    model: torch.nn.Module
+    network: Network
     card: dict[str, Any]
-    device: torch.device
     tta: bool = False
 
     @classmethod
-    def load(cls, weights: str | Path | None = None, device: str = "auto", tta: bool = False) -> Segmenter:
+    def load(
+        cls,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        tta: bool = False,
+        network: Callable[[Path], Network] | None = None,
+    ) -> Segmenter:
         """The shipped segmenter, or one of your own; arguments and errors as in `classification.predict.Classifier`."""
         path = Path(weights) if weights is not None else SHIPPED
-        state, card = load_weights(path, "segmentation")
-        model = build_segmenter(card["architecture"], card["encoder"], tuple(card["decoder_channels"]))
-        load_into(model, state, path)
-        where = pick_device(device)
-        return cls(model.to(where).eval(), card, where, tta)
+        card = checked_card(path, "segmentation")
+        return cls(network(path) if network else _torch_network(path, device), card, tta)
 
     @property
     def input_size(self) -> int:
         """Side of the prepared slices in pixels."""
         return int(self.card["input_size"])
-
-    @property
-    def normalization(self) -> Normalization:
-        """What the weights expect of the pixels: as the card says, else as the encoder's first weights do."""
-        return normalization_of(self.card, encoder_normalization(self.card["architecture"], self.card["encoder"]))
 
     @property
     def mask_threshold(self) -> float:
@@ -65,9 +65,14 @@ class Segmenter:
     def predict(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Lesion maps ``(n, size, size)`` uint8 for prepared slices; 255 is certain, specks are gone."""
         smallest = int(self.card["operating_point"]["min_lesion_px"])
-        maps = predict_maps(self.model, images_nhw, str(self.device), self.normalization)
+        maps = self.network(images_nhw)
         if self.tta:
-            mirrored = np.ascontiguousarray(images_nhw[:, :, ::-1])
-            back = predict_maps(self.model, mirrored, str(self.device), self.normalization)[:, :, ::-1]
+            back = self.network(np.ascontiguousarray(images_nhw[:, :, ::-1]))[:, :, ::-1]
             maps = ((maps.astype(np.uint16) + back + 1) // 2).astype(np.uint8)
         return np.stack([clean_map(m, self.mask_threshold, smallest) for m in maps]) if len(maps) else maps
+
+
+def _torch_network(path: Path, device: str) -> Network:
+    from segmentation.torch_network import load_network
+
+    return load_network(path, device)

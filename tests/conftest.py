@@ -36,10 +36,10 @@ def real() -> Path:
 
 @pytest.fixture(scope="session")
 def pipeline():
-    """The shipped pipeline on the CPU, so that recorded numbers hold on every machine."""
+    """The shipped pipeline in torch and fp32 on the CPU, so that recorded numbers hold on every machine."""
     from pipeline.pipeline import Pipeline
 
-    return Pipeline.load(device="cpu")
+    return Pipeline.load(device="cpu", engine="torch", precision="fp32")
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def tumorlens(pipeline, monkeypatch):
     """Calls the command with the shipped models, which are loaded once for all tests."""
     from pipeline.pipeline import Pipeline
 
-    def load(classifier=None, segmenter=None, device="auto", threshold=None, tta=False):
+    def load(classifier=None, segmenter=None, device="auto", threshold=None, tta=False, *engine):
         from dataclasses import replace
 
         stages = replace(pipeline.classifier, tta=tta), replace(pipeline.segmenter, tta=tta)

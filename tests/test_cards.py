@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from classification.zoo import find_architecture
 from data.cards import _TEMPERATURES, load_weights, read_state, save_weights
 from data.errors import InputError
 from data.labels import CLASSES
-from data.loaders import IMAGENET, Normalization, normalization_of
+from data.normalization import IMAGENET, Normalization, normalization_of
 from segmentation.model import build_segmenter, initialise_encoder
 from segmentation.predict import SHIPPED as SEGMENTER
 from segmentation.predict import Segmenter
@@ -131,16 +130,18 @@ def test_a_cards_normalisation():
     assert normalization_of({}, half) == half
 
 
-def test_a_segmenters_normalisation_is_its_cards():
+def test_a_segmenters_normalisation_is_its_cards(tmp_path):
     """The network gets what the card says, not what the encoder's first weights expected."""
-    model = Segmenter.load(None, "cpu")
+    shutil.copy(SEGMENTER, tmp_path / "segmenter.safetensors")
+    card = json.loads(SEGMENTER.with_suffix(".json").read_text())
+    card["normalization"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "segmenter.json").write_text(json.dumps(card))
+    model = Segmenter.load(tmp_path / "segmenter.safetensors", "cpu")
     image = np.random.default_rng(0).integers(0, 255, (1, model.input_size, model.input_size), dtype=np.uint8)
-    half = {"normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}}
-    other = replace(model, card=model.card | half)
-    assert other.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
+    assert model.network.normalization == Normalization((0.5,) * 3, (0.5,) * 3)
     seen = []
-    hook = model.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    other.predict(image)
+    hook = model.network.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.predict(image)
     hook.remove()
     np.testing.assert_allclose(seen[0][0, 0].numpy(), (image[0] / 255 - 0.5) / 0.5, atol=1e-5)
 

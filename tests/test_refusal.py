@@ -13,16 +13,8 @@ from torch import nn
 
 from classification.model import build_classifier
 from classification.predict import Classifier
-from classification.refusal import (
-    ADMITTED,
-    Refusal,
-    feature_layer,
-    fit_refusal,
-    pooled,
-    read_others,
-    take_refusal,
-    training_pictures,
-)
+from classification.refusal import ADMITTED, Refusal, take_refusal
+from classification.refusal_fit import feature_layer, fit_refusal, pooled, read_others, training_pictures
 from classification.train import ClassifierConfig, train_classifier
 from classification.zoo import find_architecture
 from data.datasets import load_samples

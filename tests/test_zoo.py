@@ -19,7 +19,8 @@ from classification.zoo import find_architecture
 from data.augment import blank_head
 from data.errors import InputError
 from data.labels import CLASSES
-from data.loaders import IMAGENET, SliceDataset
+from data.loaders import SliceDataset
+from data.normalization import IMAGENET
 from data.partition import load_partition
 from data.phantom import phantom_slice
 from data.preprocess import Preprocess

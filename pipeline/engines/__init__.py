@@ -1,0 +1,1 @@
+"""What computes the two networks: PyTorch, or OpenVINO where there is no accelerator."""

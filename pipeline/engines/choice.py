@@ -1,0 +1,97 @@
+"""Which engine, on which device, in which precision: asked for, or what this machine does best."""
+
+from __future__ import annotations
+
+import ctypes.util
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from data.errors import InputError
+
+ENGINES = ("auto", "torch", "openvino")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class UnsupportedNetworkError(InputError):
+    """An engine cannot take a network that another one can."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes.
+
+    Attributes:
+        name: ``torch`` or ``openvino``.
+        device: As torch names it; OpenVINO runs on the CPU.
+        precision: ``fp32`` or ``bf16`` (of multiplications; sums and results are float32).
+        threads: Of one network's computation; none leaves it to the engine.
+    """
+
+    name: str = "torch"
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """For ``result.json``: what a result may depend on in its last digits."""
+        return {key: value for key, value in asdict(self).items() if key != "threads"}
+
+
+TORCH = Engine()
+
+
+def choose_engine(
+    engine: str = "auto", device: str = "auto", precision: str = "auto", threads: int | None = None
+) -> Engine:
+    """The engine of a run.
+
+    Args:
+        engine: ``auto`` (OpenVINO where everything runs on the CPU, else torch), ``torch`` or ``openvino``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: ``auto`` (bfloat16 where the hardware computes it), ``fp32`` or ``bf16``.
+        threads: At least 1, or none.
+
+    Raises:
+        InputError: An unknown word, a device that is not there, OpenVINO off the CPU or not installed, or bfloat16 on a
+            processor that lacks it.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads {threads} is not 1 or more")
+    installed = find_spec("openvino") is not None
+    if engine == "openvino" and not installed:
+        raise InputError("engine openvino needs the package openvino: pip install openvino")
+    if engine == "openvino" and device not in ("auto", "cpu"):
+        raise InputError(f"engine openvino runs on the CPU, not on device {device!r}")
+    if engine == "openvino" or (engine == "auto" and installed and _stays_on_cpu(device)):
+        from pipeline.engines.openvino_engine import computes_bf16
+
+        return Engine("openvino", "cpu", _precision(precision, computes_bf16(), "cpu"), threads)
+    from data.compute import has_bf16, pick_device
+
+    where = pick_device(device)
+    return Engine("torch", str(where), _precision(precision, has_bf16(where), str(where)), threads)
+
+
+def _precision(wish: str, capable: bool, device: str) -> str:
+    if wish == "bf16" and not capable:
+        raise InputError(f"precision bf16: {device} does not compute it in hardware; use fp32")
+    return wish if wish != "auto" else "bf16" if capable else "fp32"
+
+
+def _stays_on_cpu(device: str) -> bool:
+    """Whether a run on this device is one on the CPU, told without the seconds that importing torch takes."""
+    if device != "auto":
+        return device == "cpu"
+    may_have_mps = sys.platform == "darwin" and platform.machine() == "arm64"
+    if not may_have_mps and ctypes.util.find_library("cuda") is None:
+        return True  # no driver, so no device
+    from data.compute import pick_device
+
+    return pick_device("auto").type == "cpu"

@@ -1,0 +1,87 @@
+"""Each stage as one graph from prepared slices to what its caller needs: for OpenVINO, and for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data.normalization import Normalization
+
+OUTPUTS = {"classification": ("logits", "features"), "segmentation": ("map",)}
+INPUT = "images"
+
+
+class _Graph(nn.Module):
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: nn.Module, normalization: Normalization) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(normalization.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(normalization.std).view(1, 3, 1, 1))
+
+    def _normalised(self, images_nhw: torch.Tensor) -> torch.Tensor:
+        return ((images_nhw.float() / 255)[:, None] - self.mean) / self.std
+
+
+class ClassifierGraph(_Graph):
+    """Prepared slices ``(n, size, size)`` uint8 -> logits ``(n, 4)``, and the pooled features ``(n, d)`` of a layer if
+    one is named."""
+
+    def __init__(self, model: nn.Module, normalization: Normalization, layer: str | None) -> None:
+        super().__init__(model, normalization)
+        self.layer = layer
+        self._kept: list[torch.Tensor] = []
+        if layer is not None:
+            model.get_submodule(layer).register_forward_hook(lambda _m, _i, output: self._kept.append(output))
+
+    def forward(self, images_nhw: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        self._kept.clear()
+        logits = self.model(self._normalised(images_nhw))
+        if self.layer is None:
+            return logits
+        return logits, _pooled(self._kept.pop())
+
+
+class SegmenterGraph(_Graph):
+    """Prepared slices ``(n, size, size)`` uint8 -> lesion probability of each pixel, uint8, 255 is certain."""
+
+    def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
+        probability = self.model(self._normalised(images_nhw)).sigmoid()[:, 0]
+        return (probability * 255).round().to(torch.uint8)
+
+
+def _pooled(output: torch.Tensor) -> torch.Tensor:
+    """`classification.refusal_fit.pooled` in operations that every engine has."""
+    mean = output.mean((2, 3))
+    deviation = ((output - mean[:, :, None, None]) ** 2).mean((2, 3)).sqrt()
+    return torch.cat([mean, deviation], dim=1)
+
+
+def load_graph(path: Path, stage: str) -> tuple[nn.Module, int]:
+    """The graph of a weight file, in evaluation mode on the CPU, and the side of its input in pixels.
+
+    Args:
+        path: A ``.safetensors`` file with its card beside it.
+        stage: ``classification`` or ``segmentation``.
+
+    Raises:
+        InputError: Files missing or damaged, another stage or architecture.
+    """
+    from data.cards import read_card
+
+    graph: nn.Module
+    if stage == "classification":
+        from classification.torch_network import load_network
+
+        one = load_network(path, "cpu")
+        graph = ClassifierGraph(one.model, one.normalization, one.layer)
+    else:
+        from segmentation.torch_network import load_network as load_segmenter
+
+        two = load_segmenter(path, "cpu")
+        graph = SegmenterGraph(two.model, two.normalization)
+    return graph.eval(), int(read_card(path)["input_size"])

@@ -1,0 +1,88 @@
+"""Both networks on OpenVINO, which computes them faster on a CPU than PyTorch does, and starts at once."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engines.cache import read_model
+from pipeline.engines.choice import Engine, UnsupportedNetworkError
+from pipeline.engines.openvino_quiet import openvino
+
+_BATCH = 16  # slices at once: more is no faster, and takes memory
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+
+
+@cache
+def core() -> openvino.Core:
+    """OpenVINO's own registry of devices; one a process."""
+    return openvino.Core()
+
+
+def computes_bf16() -> bool:
+    """Whether this processor computes bfloat16 in hardware (AMX, AVX512-BF16), as OpenVINO finds out."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class _Compiled:
+    """A network that takes any number of slices."""
+
+    def __init__(self, path: Path, stage: str, engine: Engine) -> None:
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[engine.precision],
+            "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch; two streams are no faster
+        }
+        if engine.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = engine.threads
+        model = read_model(core(), path, stage)
+        try:
+            self._request = core().compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise UnsupportedNetworkError(
+                f"{path}: OpenVINO cannot compute this network; use --engine torch ({_line(error)})"
+            ) from None
+        self._lock = Lock()  # a request computes one thing at a time
+
+    def infer(self, images_nhw: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Each output for all slices; none for no slices."""
+        parts: list[list[NDArray[Any]]] = []
+        with self._lock:
+            for start in range(0, len(images_nhw), _BATCH):
+                batch = np.ascontiguousarray(images_nhw[start : start + _BATCH])
+                outputs = self._request.infer([batch], share_inputs=True)
+                parts.append([np.array(outputs[number]) for number in range(len(outputs))])
+        return [np.concatenate(output) for output in zip(*parts, strict=True)]
+
+
+class OpenVinoClassifier:
+    """A `classification.predict.Network`."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self._compiled = _Compiled(path, "classification", engine)
+
+    def __call__(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Logits and features of prepared slices."""
+        outputs = self._compiled.infer(images_nhw)
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
+
+
+class OpenVinoSegmenter:
+    """A `segmentation.predict.Network`."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self._compiled = _Compiled(path, "segmentation", engine)
+
+    def __call__(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Lesion maps of prepared slices."""
+        if not len(images_nhw):
+            return np.zeros_like(images_nhw)
+        return self._compiled.infer(images_nhw)[0]
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
