@@ -1,4 +1,4 @@
-"""The command line: `tumorlens run | demo | train | evaluate | crossval | data | info`; heavy imports come late."""
+"""The command line `tumorlens`; heavy imports come late, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -159,6 +159,40 @@ def demo(
         from pipeline.demo import run_demo
 
         run_demo(scan, out, seed, device, typer.echo)
+
+
+class Stage(StrEnum):
+    """Names of the stages on the command line."""
+
+    CLASSIFICATION = "classification"
+    SEGMENTATION = "segmentation"
+
+
+class Format(StrEnum):
+    """Formats of exported models."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+    TORCHSCRIPT = "torchscript"
+
+
+@app.command()
+def export(
+    stage: Annotated[Stage, typer.Argument(help="Which network.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .onnx, .xml or .pt.")],
+    kind: Annotated[Format, typer.Option("--format", help="Of the file.")] = Format.ONNX,
+    weights: Annotated[Path | None, typer.Option(help="Your own weights. [default: the shipped ones]")] = None,
+) -> None:
+    """Write a stage for other programs (Triton, ONNX Runtime, OpenVINO, LibTorch), once its outputs are checked."""
+    with user_errors():
+        from classification.predict import SHIPPED as CLASSIFIER
+        from pipeline.engines.exporting import export_stage
+        from segmentation.predict import SHIPPED as SEGMENTER
+
+        shipped = {Stage.CLASSIFICATION: CLASSIFIER, Stage.SEGMENTATION: SEGMENTER}
+        done = export_stage(weights or shipped[stage], stage.value, kind.value, out)
+        differences = ", ".join(f"{name} {far:.2g}" for name, far in done.difference.items())
+        typer.echo(f"{done.path}: largest difference from PyTorch: {differences}")
 
 
 @app.command()
