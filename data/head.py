@@ -143,11 +143,19 @@ def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
         return empty
     areas = stats[1:, cv2.CC_STAT_AREA]
     # Eyes and cerebellum are separate islands in skull-stripped slices; letters and scan artefacts are smaller.
-    kept = np.flatnonzero(areas >= 0.06 * areas.max()) + 1
-    points = np.argwhere(np.isin(labels, kept))[:, ::-1].astype(np.int32)
-    hull = cv2.convexHull(points.reshape(-1, 1, 2))
-    cv2.fillConvexPoly(empty, hull, 1)
+    kept = np.concatenate([[False], areas >= 0.06 * areas.max()])
+    cv2.fillConvexPoly(empty, cv2.convexHull(_row_ends(kept[labels])), 1)
     return empty
+
+
+def _row_ends(mask_hw: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """First and last column of each row that is not empty, ``(n, 1, 2)`` x and y: all that a convex hull depends on,
+    and a hundredth of the mask's points."""
+    rows = np.flatnonzero(mask_hw.any(axis=1))
+    filled = mask_hw[rows]
+    first, last = filled.argmax(axis=1), mask_hw.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.stack([first, rows], axis=1), np.stack([last, rows], axis=1)])
+    return ends.astype(np.int32).reshape(-1, 1, 2)
 
 
 def _filled(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
