@@ -1,4 +1,4 @@
-"""`tumorlens evaluate classification | segmentation | pipeline`."""
+"""`tumorlens evaluate classification | segmentation | pipeline | engines`."""
 
 from __future__ import annotations
 
@@ -103,6 +103,38 @@ def pipeline(
 ) -> None:
     """Measure both stages end to end, as `tumorlens run` uses them: a missed tumor has Dice 0."""
     _evaluate("pipeline", dict(locals()))
+
+
+@evaluate_app.command()
+def engines(
+    data: Data,
+    fold: Annotated[int | None, typer.Option(min=0, help="Only the slices of this fold.")] = None,
+    classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,
+    segmenter: Annotated[Path | None, typer.Option(help="Your own segmenter.safetensors.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take each n-th slice only.")] = 1,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file for the table.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare what the engines and precisions of this machine say of the same slices, and how long they take."""
+    from pipeline.cli import user_errors
+
+    with user_errors():
+        import json
+
+        from data.atomic import write_text
+        from data.datasets import load_samples
+        from pipeline.engines.agreement import compare_engines, labelled, table
+
+        samples = labelled([sample for source in data for sample in load_samples(source)])
+        if fold is not None:
+            samples = [sample for sample in samples if sample.fold == fold]
+            if not samples:
+                raise InputError(f"{', '.join(data)}: no slice of fold {fold}")
+        with ProgressLine(quiet) as progress:
+            rows = compare_engines(samples[::every], classifier, segmenter, progress)
+        if out is not None:
+            write_text(out, json.dumps(rows, indent=2) + "\n")
+        typer.echo(table(rows))
 
 
 def _evaluate(stage: str, settings: dict[str, Any]) -> None:

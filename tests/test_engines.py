@@ -243,6 +243,45 @@ def test_bf16_is_taken_where_the_processor_has_it_only(monkeypatch):
         choose_engine("openvino", precision="bf16")
 
 
+def test_engines_are_compared_on_labelled_slices(phantom_set, tmp_path):
+    one, two = save_classifier(tmp_path / "one.safetensors"), save_segmenter(tmp_path / "two.safetensors")
+    arguments = ["evaluate", "engines", "--data", str(phantom_set), "--fold", "0", "--classifier", str(one)]
+    done = CliRunner().invoke(app, [*arguments, "--segmenter", str(two), "-o", str(tmp_path / "table.json")])
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert (rows[0]["engine"], rows[0]["precision"], rows[0]["labels_agree"]) == ("torch", "fp32", 1.0)
+    fast = next(row for row in rows if (row["engine"], row["precision"]) == ("openvino", "fp32"))
+    assert fast["n"] == 8
+    assert fast["labels_agree"] == 1.0
+    assert fast["masks_dice"] > 0.995
+    assert len(done.stdout.strip().splitlines()) == 2 + len(rows)
+    done = CliRunner().invoke(app, [*arguments[:4], "--fold", "9"])
+    assert (done.exit_code, "no slice of fold 9" in done.stderr) == (2, True)
+
+
+def test_an_engine_that_says_otherwise_does_not_hold():
+    from pipeline.engines.agreement import Answers, _row
+
+    labels, masks = np.array([0, 1, 1, 2]), np.zeros((4, 8, 8), np.uint8)
+    masks[1:, 2:6, 2:6] = 1
+
+    class Known:
+        def __init__(self):
+            self.labels, self.masks = labels, masks
+
+        def __len__(self):
+            return 4
+
+    first = Answers(labels, masks, 1.0)
+    assert _row(Engine(), first, first, Known())["holds"]
+    other = labels.copy()
+    other[1] = 3
+    assert not _row(Engine(), Answers(other, masks, 1.0), first, Known())["holds"]
+    shifted = np.roll(masks, 1, axis=2)
+    row = _row(Engine(), Answers(labels, shifted, 1.0), first, Known())
+    assert (row["labels_agree"], row["masks_dice"], row["holds"]) == (1.0, 0.75, False)
+
+
 def test_an_engine_by_command(tmp_path):
     save(tmp_path / "a.png", phantom_slice(7, "meningioma").image)
     arguments = ["run", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--threads", "1"]

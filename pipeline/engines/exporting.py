@@ -103,8 +103,8 @@ def _compare(
 
 def _card(weights: Path, kind: str, names: Sequence[str], size: int) -> str:
     card = read_card(weights)
-    kept = {key: card[key] for key in ("stage", "architecture", "encoder", "classes", "operating_point") if key in card}
-    kept |= {key: card[key] for key in ("calibration", "conformal", "sha256") if key in card}
+    told = ("stage", "architecture", "encoder", "classes", "operating_point", "calibration", "conformal", "sha256")
+    kept = {key: card[key] for key in told if key in card}
     facts = {"format": kind, "input": {INPUT: ["n", size, size]}, "input_type": "uint8", "outputs": list(names)}
     return json.dumps(facts | {"preprocess_version": PREPROCESS_VERSION} | kept, indent=2) + "\n"
 
