@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.quantiles import percentiles
 from data.scan import Scan
 
 _WORK_SIZE = 256  # the mask is found at this size: fast, and independent of the source's resolution
@@ -38,7 +39,7 @@ def tissue_shares(scan: Scan) -> NDArray[np.float64]:
     One level serves the whole volume: seen alone, a slice of nothing but noise looks as full as any.
     """
     few = scan.voxels.reshape(-1)[:: max(1, scan.voxels.size // 1_000_000)]
-    low, high = (float(v) for v in np.percentile(few, (1, 99)))
+    low, high = (float(v) for v in percentiles(few, (1, 99)))
     level = low + 0.1 * (high - low)
     return np.array([(scan.slice(k) > level).mean() for k in range(scan.n_slices)])
 
@@ -83,7 +84,7 @@ def _inside_frame(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
 
 def _trimmed(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
     """Rows and columns that are left when uniform borders are trimmed from all sides; all if nothing would be left."""
-    low, high = np.percentile(image_hw, (0.5, 99.5))
+    low, high = percentiles(image_hw, (0.5, 99.5))
     tolerance = _UNIFORM * max(float(high - low), 1e-6)
     top, left = 0, 0
     bottom, right = image_hw.shape
@@ -117,13 +118,13 @@ def _between(bright: NDArray[np.int_], start: int, stop: int, length: int) -> sl
 
 def _busy(window: NDArray[np.float32], along: int, tolerance: float) -> tuple[int, int] | None:
     """First and one past the last line that is not uniform along an axis, or none."""
-    low, high = np.percentile(window, (3, 97), axis=along)
+    low, high = percentiles(window, (3, 97), along)
     lines = np.flatnonzero(high - low > tolerance)
     return (int(lines[0]), int(lines[-1]) + 1) if lines.size else None
 
 
 def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
-    low, high = np.percentile(image_hw, (0.5, 99.0))
+    low, high = percentiles(image_hw, (0.5, 99.0))
     empty = np.zeros(image_hw.shape, np.uint8)
     if high - low <= 1e-6 or min(image_hw.shape) < 8:
         return empty

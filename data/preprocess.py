@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.head import find_head
+from data.quantiles import percentiles
 
 PREPROCESS_VERSION = 1  # raise it when any output pixel changes: weights trained on another version are refused
 
@@ -85,7 +86,7 @@ class Preprocess:
             head = np.ones(image_hw.shape, bool)
         box = self._box(head, pixel_aspect)
         inside = image_hw[head]
-        low, high = np.percentile(inside, self.percentiles)
+        low, high = percentiles(inside, self.percentiles)
         if high - low <= 0:  # a few bright pixels on a flat field: fall back to the full range
             low, high = float(inside.min()), float(inside.max())
         if high - low <= 0:

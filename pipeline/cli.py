@@ -196,6 +196,24 @@ def export(
 
 
 @app.command()
+def benchmark(
+    slices: Annotated[int, typer.Option(min=4, help="Pictures in the folder that is run.")] = 200,
+    depth: Annotated[int, typer.Option(min=0, help="Slices of the volume that is run; 0: none.")] = 155,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute. [default: all cores]")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file for the figures.")] = None,
+) -> None:
+    """Measure the speed on this machine beside what plain PyTorch does in the same minute (phantoms, CPU)."""
+    with user_errors():
+        from data.atomic import write_text
+        from pipeline.benchmark import benchmark as measure
+
+        figures = measure(slices, depth, threads, lambda text: typer.echo(f"tumorlens: {text}", err=True))
+        if out is not None:
+            write_text(out, json.dumps({"figures": figures.rows, "context": figures.context}, indent=2) + "\n")
+        typer.echo(figures.table())
+
+
+@app.command()
 def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Versions, devices, models and their hashes."""
     with user_errors():

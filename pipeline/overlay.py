@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.preprocess import to_gray
+from data.quantiles import percentiles
 from data.scan import Scan
 from pipeline.result import Result
 
@@ -86,7 +87,7 @@ def caption(result: Result) -> str:
 
 def display_limits(values: NDArray[Any]) -> tuple[float, float]:
     """The values to show as black and as white, with the darkest and brightest 0.5 % beyond them."""
-    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    low, high = (float(v) for v in percentiles(values, (0.5, 99.5)))
     if high <= low:
         low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1)
     return low, high

@@ -46,10 +46,10 @@ class Result:
         review: Why a person should look at this case; empty if nothing speaks for it.
         threshold: Tumor probability from which a slice was positive.
         models: Stage -> architecture, SHA-256 and date of the weights.
-        engine: What computed: its name, device and precision.
         versions: Package -> version.
         timings_s: Step -> seconds.
         heat: Grad-CAM of the label on the shown slice, ``(rows, columns)`` in 0..1, where it was asked for.
+        engine: What computed: its name, device and precision.
     """
 
     scan: Scan
@@ -61,7 +61,6 @@ class Result:
     review: list[str]
     threshold: float
     models: dict[str, dict[str, Any]]
-    engine: dict[str, Any]
     versions: dict[str, str]
     timings_s: dict[str, float]
     tumor_area_px: int | None
@@ -70,6 +69,7 @@ class Result:
     shown_slice: int
     prediction_set: list[str] = field(default_factory=list)
     heat: NDArray[np.float32] | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def refused(self) -> bool:
