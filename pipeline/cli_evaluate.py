@@ -41,6 +41,8 @@ Seed = Annotated[
     typer.Option(min=0, help="Of folds, where the data have none, and of the intervals. [default: the card's]"),
 ]
 Tta = Annotated[bool, typer.Option("--tta", help="Average over each slice and its mirror image.")]
+EngineName = Annotated[str, typer.Option("--engine", help="torch, openvino or auto.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or auto (what the hardware computes).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report in OUT.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but warnings and errors.")]
 
@@ -56,6 +58,8 @@ def classification(
     channel: Channel = None,
     device: Device = "auto",
     tta: Tta = False,
+    engine: EngineName = "torch",
+    precision: Precision = "fp32",
     seed: Seed = None,
     explain: Annotated[bool, typer.Option("--explain", help="Score Grad-CAM against the masks.")] = False,
     probe: Annotated[bool, typer.Option(help="Test that the label does not come from the picture's source.")] = True,
@@ -77,6 +81,8 @@ def segmentation(
     channel: Channel = None,
     device: Device = "auto",
     tta: Tta = False,
+    engine: EngineName = "torch",
+    precision: Precision = "fp32",
     seed: Seed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -97,6 +103,8 @@ def pipeline(
     channel: Channel = None,
     device: Device = "auto",
     tta: Tta = False,
+    engine: EngineName = "torch",
+    precision: Precision = "fp32",
     seed: Seed = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

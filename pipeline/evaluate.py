@@ -11,6 +11,7 @@ from typing import Any
 from data.cards import check_settings, read_card
 from data.errors import InputError
 from data.samples import Sample
+from pipeline.engines.choice import choose_engine
 from pipeline.leaks import leak_warnings
 from pipeline.protocols import LEAKS, DataRequest, Progress, Selection, find_protocol, select
 from pipeline.report import check_out, screen_table, unit_of, write_report
@@ -36,6 +37,8 @@ class EvaluationRequest:
         channel: Which channel of colour pictures.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         tta: Average over each slice and its mirror image.
+        engine: ``torch``, ``openvino`` or ``auto``, see `pipeline.engines.choice.choose_engine`.
+        precision: ``fp32``, ``bf16`` or ``auto``. With the defaults figures are the same on every machine.
         seed: Of the bootstrap, and of folds that the data do not have; by default the one on the weights' card.
         explain: Score Grad-CAM against the masks.
         probe: Run the no-shortcut probe.
@@ -53,6 +56,8 @@ class EvaluationRequest:
     channel: int | None = None
     device: str = "auto"
     tta: bool = False
+    engine: str = "torch"
+    precision: str = "fp32"
     seed: int | None = None
     explain: bool = False
     probe: bool = True
@@ -112,7 +117,8 @@ class Weights:
         from classification.predict import SHIPPED as CLASSIFIER
         from segmentation.predict import SHIPPED as SEGMENTER
 
-        self.stage, self.device, self.tta = request.stage, request.device, request.tta
+        self.stage, self.tta = request.stage, request.tta
+        self.engine = choose_engine(request.engine, request.device, request.precision)
         named = {
             "classification": request.classifier or str(CLASSIFIER),
             "segmentation": request.segmenter or str(SEGMENTER),
@@ -161,14 +167,18 @@ class Weights:
     def load(self, fold: int | None) -> dict[str, Any]:
         """The models of a fold, by stage."""
         from classification.predict import Classifier
+        from pipeline.engines.opening import open_classifier, open_segmenter, open_stages
         from pipeline.pipeline import Pipeline
         from segmentation.predict import Segmenter
 
+        engine = self.engine
         if self.stage == "pipeline":
             paths = (self.path("classification", fold), self.path("segmentation", fold))
-            return {"pipeline": Pipeline.load(*paths, self.device, tta=self.tta)}
-        loader = Classifier if self.stage == "classification" else Segmenter
-        return {self.stage: loader.load(self.path(self.stage, fold), self.device, self.tta)}
+            return {"pipeline": Pipeline(*open_stages(*paths, engine, self.tta), engine=engine)}
+        path = self.path(self.stage, fold)
+        if self.stage == "classification":
+            return {self.stage: Classifier.load(path, tta=self.tta, network=lambda p: open_classifier(p, engine))}
+        return {self.stage: Segmenter.load(path, tta=self.tta, network=lambda p: open_segmenter(p, engine))}
 
     def describe(self, folds: list[int | None]) -> list[dict[str, Any]]:
         """Fold, stage, file, architecture and hash of each, and what its card says of its training."""
