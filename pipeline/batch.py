@@ -8,7 +8,7 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -28,11 +28,13 @@ from pipeline.pipeline import Pipeline
 from pipeline.versions import package_versions
 
 _TABLE_EVERY_S = 5.0
+_WAITING = 2  # judged scans, masks and all, whose files are still to be written
 # What of a card a result depends on; all but the first two can change under the very same weights.
 _OF_CLASSIFIER = ("sha256", "input_size", "normalization", "operating_point", "calibration", "conformal", "refusal")
 _OF_SEGMENTER = ("sha256", "input_size", "normalization", "operating_point")
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
 _log = logging.getLogger(__name__)
+_Read = tuple[Scan, dict[str, Any], float]  # the scan, what its result is made of, seconds
 
 
 @dataclass
@@ -96,51 +98,103 @@ def run_batch(
     names = {job.name for job in jobs}
     earlier = [row for row in read_table(out / TABLE) if row["scan"] not in names] if resume else []
     report = BatchReport(rows=earlier)
-    written = time.monotonic()
-    try:
-        for job, scan in _read_ahead(jobs, out, resume, readers, options.frame, settings):
-            try:
-                if isinstance(scan, dict):
-                    content = scan
-                    report.kept += 1
-                else:
-                    source, made_of, seconds = scan.result()
-                    result = pipeline.run(
-                        source,
-                        plane=options.plane,
-                        force=options.force,
-                        explain=options.explain,
-                        channel=options.channel,
-                    )
-                    result.timings_s["read"] = seconds
-                    content = write_result(result, out / job.folder, job.name, made_of, options)
-                report.contents[job.name] = content
-                row = csv_row(content)
-            except InputError as error:
-                row = _failed(job, job.told(str(error)), out)
-            except OSError as error:  # reading raises InputError, so this is the output's
-                if error.errno in _HOPELESS:
-                    raise InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue") from None
-                row = _failed(job, f"{out / job.folder}: cannot be written ({error.strerror or error})", out)
-            except Exception as error:  # a fault of ours must not cost the user the rest of the batch
-                # Its type and place alone: its text may quote a header, and with it a patient.
-                where = "".join(traceback.format_tb(error.__traceback__))
-                _log.info("internal error in %s: %s\n%s", job.path, type(error).__name__, where)
-                row = _failed(job, job.told(f"internal error, please report it ({type(error).__name__})"), out)
-            _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
-            report.failed += bool(row["error"])
-            report.rows.append(row)
-            if done:
-                done(job, row)
-            if time.monotonic() - written > _TABLE_EVERY_S:
-                write_table(out / TABLE, report.rows)
-                written = time.monotonic()
-    finally:  # also when the user stops the run: what is done stays on record
+    record = _Record(report, out, done)
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # files are written while the next scan is judged
+        waiting: deque[tuple[Job, Future[dict[str, Any]]]] = deque()
         try:
-            write_table(out / TABLE, report.rows)
-        except OSError as error:
-            raise InputError(f"{out / TABLE}: cannot be written ({error.strerror})") from None
+            for job, scan in _read_ahead(jobs, out, resume, readers, options.frame, settings):
+                waiting.append((job, _judged(pipeline, job, scan, out, options, writer, report)))
+                while len(waiting) > _WAITING:
+                    record.take(*waiting.popleft())
+            while waiting:
+                record.take(*waiting.popleft())
+        finally:  # also when the user stops the run: what is done stays on record
+            writer.shutdown(wait=True, cancel_futures=True)
+            record.close(waiting)
     return report
+
+
+def _judged(
+    pipeline: Pipeline,
+    job: Job,
+    scan: Future[_Read] | dict[str, Any],
+    out: Path,
+    options: RunOptions,
+    writer: ThreadPoolExecutor,
+    report: BatchReport,
+) -> Future[dict[str, Any]]:
+    """The content of a scan's ``result.json``, as it will be once its files are written; or the error that it met."""
+    if isinstance(scan, dict):
+        report.kept += 1
+        return _ready(scan)
+    try:
+        source, made_of, seconds = scan.result()
+        result = pipeline.run(source, **options.of_pipeline())
+    except Exception as error:
+        return _ready(error)
+    result.timings_s["read"] = seconds
+    return writer.submit(write_result, result, out / job.folder, job.name, made_of, options)
+
+
+def _ready(outcome: dict[str, Any] | Exception) -> Future[dict[str, Any]]:
+    future: Future[dict[str, Any]] = Future()
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+    return future
+
+
+class _Record:
+    """The table of a batch, kept up to date on disk."""
+
+    def __init__(self, report: BatchReport, out: Path, done: Callable[[Job, dict[str, str]], None] | None) -> None:
+        self.report, self.out, self.done = report, out, done
+        self._written = time.monotonic()
+
+    def take(self, job: Job, outcome: Future[dict[str, Any]]) -> None:
+        """Wait for a scan's files and add its row.
+
+        Raises:
+            InputError: No later scan can be written either.
+        """
+        row = self._row(job, outcome)
+        _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
+        self.report.failed += bool(row["error"])
+        self.report.rows.append(row)
+        if self.done:
+            self.done(job, row)
+        if time.monotonic() - self._written > _TABLE_EVERY_S:
+            write_table(self.out / TABLE, self.report.rows)
+            self._written = time.monotonic()
+
+    def close(self, waiting: Iterable[tuple[Job, Future[dict[str, Any]]]]) -> None:
+        """Write the table, with what was finished although nobody waited for it any more."""
+        for job, outcome in waiting:
+            if outcome.done() and not outcome.cancelled() and outcome.exception() is None:
+                self.report.rows.append(self._row(job, outcome))
+        try:
+            write_table(self.out / TABLE, self.report.rows)
+        except OSError as error:
+            raise InputError(f"{self.out / TABLE}: cannot be written ({error.strerror})") from None
+
+    def _row(self, job: Job, outcome: Future[dict[str, Any]]) -> dict[str, str]:
+        out = self.out
+        try:
+            content = outcome.result()
+            self.report.contents[job.name] = content
+            return csv_row(content)
+        except InputError as error:
+            return _failed(job, job.told(str(error)), out)
+        except OSError as error:  # reading raises InputError, so this is the output's
+            if error.errno in _HOPELESS:
+                raise InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue") from None
+            return _failed(job, f"{out / job.folder}: cannot be written ({error.strerror or error})", out)
+        except Exception as error:  # a fault of ours must not cost the user the rest of the batch
+            # Its type and place alone: its text may quote a header, and with it a patient.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.info("internal error in %s: %s\n%s", job.path, type(error).__name__, where)
+            return _failed(job, job.told(f"internal error, please report it ({type(error).__name__})"), out)
 
 
 def _settings(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
@@ -165,9 +219,6 @@ def _clear(out: Path) -> None:
                 remove_result(folder)
                 with suppress(OSError):  # files of the user's may lie there too
                     folder.rmdir()
-
-
-_Read = tuple[Scan, dict[str, Any], float]  # the scan, what its result is made of, seconds
 
 
 def _read_ahead(

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def write_result(
         made_of: What the result depends on, kept as ``made_of`` (see `read_result`).
         options: Which files are wanted.
     """
+    begun = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     scan = result.scan
     files = ["overlay.png"]
@@ -77,6 +79,7 @@ def write_result(
             content["scan"]["identifiers"] = scan.dicom.identifiers
         content["made_of"] = made_of or {}
         content["files"] = files
+        content["timings_s"]["write"] = round(time.perf_counter() - begun, 4)
         (beside / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         remove_result(folder)  # a mask.png must not outlive the picture that a volume has replaced
         for file in (*files, "result.json"):
