@@ -34,6 +34,7 @@ _OF_CLASSIFIER = ("sha256", "input_size", "normalization", "operating_point", "c
 _OF_SEGMENTER = ("sha256", "input_size", "normalization", "operating_point")
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
 _log = logging.getLogger(__name__)
+Done = Callable[[Job, dict[str, str], dict[str, Any]], None]
 _Read = tuple[Scan, dict[str, Any], float]  # the scan, what its result is made of, seconds
 
 
@@ -43,13 +44,11 @@ class BatchReport:
 
     Attributes:
         rows: The rows of ``results.csv``.
-        contents: ``result.json`` of each scan that was done, by name.
         failed: Number of scans with an error.
         kept: Number of scans left as an earlier run had finished them.
     """
 
     rows: list[dict[str, str]] = field(default_factory=list)
-    contents: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: int = 0
     kept: int = 0
 
@@ -71,7 +70,7 @@ def run_batch(
     resume: bool = False,
     readers: int = 1,
     options: RunOptions = RunOptions(),
-    done: Callable[[Job, dict[str, str]], None] | None = None,
+    done: Done | None = None,
 ) -> BatchReport:
     """Run every job; a failure is a row with its error, and the others are done.
 
@@ -83,7 +82,7 @@ def run_batch(
             in the table that is there are replaced.
         readers: Threads that read scans ahead.
         options: Settings of the run.
-        done: Called after each job with its row.
+        done: Called after each job with its row and the content of its ``result.json``, empty where it failed.
 
     Raises:
         InputError: The output folder cannot be written to.
@@ -148,7 +147,7 @@ def _ready(outcome: dict[str, Any] | Exception) -> Future[dict[str, Any]]:
 class _Record:
     """The table of a batch, kept up to date on disk."""
 
-    def __init__(self, report: BatchReport, out: Path, done: Callable[[Job, dict[str, str]], None] | None) -> None:
+    def __init__(self, report: BatchReport, out: Path, done: Done | None) -> None:
         self.report, self.out, self.done = report, out, done
         self._written = time.monotonic()
 
@@ -158,12 +157,12 @@ class _Record:
         Raises:
             InputError: No later scan can be written either.
         """
-        row = self._row(job, outcome)
+        row, content = self._row(job, outcome)
         _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
         self.report.failed += bool(row["error"])
         self.report.rows.append(row)
         if self.done:
-            self.done(job, row)
+            self.done(job, row, content)
         if time.monotonic() - self._written > _TABLE_EVERY_S:
             write_table(self.out / TABLE, self.report.rows)
             self._written = time.monotonic()
@@ -172,29 +171,28 @@ class _Record:
         """Write the table, with what was finished although nobody waited for it any more."""
         for job, outcome in waiting:
             if outcome.done() and not outcome.cancelled() and outcome.exception() is None:
-                self.report.rows.append(self._row(job, outcome))
+                self.report.rows.append(self._row(job, outcome)[0])
         try:
             write_table(self.out / TABLE, self.report.rows)
         except OSError as error:
             raise InputError(f"{self.out / TABLE}: cannot be written ({error.strerror})") from None
 
-    def _row(self, job: Job, outcome: Future[dict[str, Any]]) -> dict[str, str]:
+    def _row(self, job: Job, outcome: Future[dict[str, Any]]) -> tuple[dict[str, str], dict[str, Any]]:
         out = self.out
         try:
             content = outcome.result()
-            self.report.contents[job.name] = content
-            return csv_row(content)
+            return csv_row(content), content
         except InputError as error:
-            return _failed(job, job.told(str(error)), out)
+            return _failed(job, job.told(str(error)), out), {}
         except OSError as error:  # reading raises InputError, so this is the output's
             if error.errno in _HOPELESS:
                 raise InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue") from None
-            return _failed(job, f"{out / job.folder}: cannot be written ({error.strerror or error})", out)
+            return _failed(job, f"{out / job.folder}: cannot be written ({error.strerror or error})", out), {}
         except Exception as error:  # a fault of ours must not cost the user the rest of the batch
             # Its type and place alone: its text may quote a header, and with it a patient.
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.info("internal error in %s: %s\n%s", job.path, type(error).__name__, where)
-            return _failed(job, job.told(f"internal error, please report it ({type(error).__name__})"), out)
+            return _failed(job, job.told(f"internal error, please report it ({type(error).__name__})"), out), {}
 
 
 def _settings(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:

@@ -53,13 +53,20 @@ class Figures:
         return "\n".join(lines)
 
 
-def benchmark(slices: int = 200, depth: int = 155, threads: int | None = None, say: Say = print) -> Figures:
+def benchmark(
+    slices: int = 200,
+    depth: int = 155,
+    threads: int | None = None,
+    growth: tuple[int, ...] = (),
+    say: Say = print,
+) -> Figures:
     """Measure the shipped models on phantoms, on the CPU.
 
     Args:
         slices: Pictures in the folder.
         depth: Slices of the volume, 240 x 240 pixels and 1 mm each.
         threads: Of both sides; by default all cores.
+        growth: Numbers of pictures, each of which is run in a process of its own: time and memory must not grow faster.
         say: Gets a line at each step.
     """
     import torch
@@ -87,6 +94,9 @@ def benchmark(slices: int = 200, depth: int = 155, threads: int | None = None, s
         if depth:
             say("a volume")
             _measure_volume(figures, ours, plain, depth)
+        for number in growth:
+            say(f"{number} pictures")
+            _measure_growth(figures, sources, number, folder)
     return figures
 
 
@@ -191,6 +201,17 @@ def _measure_volume(figures: Figures, ours: Pipeline, plain: Any, depth: int) ->
     begun = time.perf_counter()
     plain.run_volume(phantom.scan.voxels)
     figures.add(f"a volume of 240 x 240 x {depth}", took, time.perf_counter() - begun, "s")
+
+
+def _measure_growth(figures: Figures, sources: list[Path], number: int, folder: Path) -> None:
+    inside = folder / f"grown-{number}"
+    inside.mkdir()
+    for n in range(number):
+        (inside / f"{n:06d}.png").hardlink_to(sources[n % len(sources)])
+    code = "import sys; from pipeline.cli import main; sys.argv = ['tumorlens', *sys.argv[1:]]; main()"
+    seconds, peak = _process([sys.executable, "-c", code, "run", str(inside), "-o", str(folder / f"g{number}"), "-q"])
+    told = {"pictures": number, "ms_each": round(1000 * seconds / number, 1), "peak_mb": round(peak)}
+    figures.context.setdefault("growth", []).append(told)
 
 
 def _ms(begun: float, n: int) -> float:

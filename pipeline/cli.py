@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -136,13 +136,16 @@ def run(
         options = RunOptions(frame, plane.value, secondary_capture, force, explain, channel, keep_identifiers)
         with _progress(len(work), quiet or as_json) as advance:
 
-            def done(job: Job, row: dict[str, str]) -> None:
+            def done(job: Job, row: dict[str, str], content: dict[str, Any]) -> None:
                 advance()
                 if row["error"]:
                     typer.echo(f"tumorlens: error: {row['error']}", err=True)
+                if as_json:
+                    typer.echo(json.dumps(content or {"scan": {"name": job.name}, "error": row["error"]}))
 
             report = run_batch(pipeline, work, out, resume, jobs, options, done)
-        _tell(report, work, out, quiet, as_json)
+        if not (quiet or as_json):
+            _tell(report, work, out)
     if report.failed:
         raise typer.Exit(1)
 
@@ -200,6 +203,9 @@ def benchmark(
     slices: Annotated[int, typer.Option(min=4, help="Pictures in the folder that is run.")] = 200,
     depth: Annotated[int, typer.Option(min=0, help="Slices of the volume that is run; 0: none.")] = 155,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute. [default: all cores]")] = None,
+    growth: Annotated[
+        str, typer.Option(metavar="10,100,..", help="Run so many pictures, too, each number in a process of its own.")
+    ] = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file for the figures.")] = None,
 ) -> None:
     """Measure the speed on this machine beside what plain PyTorch does in the same minute (phantoms, CPU)."""
@@ -207,10 +213,13 @@ def benchmark(
         from data.atomic import write_text
         from pipeline.benchmark import benchmark as measure
 
-        figures = measure(slices, depth, threads, lambda text: typer.echo(f"tumorlens: {text}", err=True))
+        numbers = parse_numbers(growth, "--growth")
+        figures = measure(slices, depth, threads, numbers, lambda text: typer.echo(f"tumorlens: {text}", err=True))
         if out is not None:
             write_text(out, json.dumps({"figures": figures.rows, "context": figures.context}, indent=2) + "\n")
         typer.echo(figures.table())
+        for row in figures.context.get("growth", ()):
+            typer.echo(f"{row['pictures']} pictures: {row['ms_each']} ms each, peak {row['peak_mb']} MB")
 
 
 @app.command()
@@ -230,6 +239,18 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 
         typer.echo(f"tumorlens {installed('tumorlens')}")
         raise typer.Exit()
+
+
+def parse_numbers(text: str, option: str) -> tuple[int, ...]:
+    """``"10,100"`` as numbers; nothing as none.
+
+    Raises:
+        InputError: The text is no list of whole numbers above 0.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"{option} {text!r} is no list of whole numbers such as 10,100")
+    return tuple(int(part) for part in parts)
 
 
 def _wrong_use(message: str) -> typer.Exit:
@@ -280,15 +301,7 @@ def _progress(total: int, hidden: bool) -> Iterator[typer.models.Any]:
         yield lambda: bar.advance(task)
 
 
-def _tell(report: BatchReport, work: list[Job], out: Path, quiet: bool, as_json: bool) -> None:
-    if as_json:
-        errors = {row["scan"]: row["error"] for row in report.rows if row["error"]}
-        for job in work:
-            failure = {"scan": {"name": job.name}, "error": errors.get(job.name, "")}
-            typer.echo(json.dumps(report.contents.get(job.name, failure)))
-        return
-    if quiet:
-        return
+def _tell(report: BatchReport, work: list[Job], out: Path) -> None:
     if len(work) == 1 and not report.failed:
         job, row = work[0], report.rows[-1]
         note = f"  [review: {row['review']}]" if row["review"] else ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from data.errors import InputError
 from data.phantom import phantom_slice
 from data.writers import write_png
 from pipeline.batch import run_batch
-from pipeline.inputs import collect
+from pipeline.inputs import Job, collect
 from pipeline.pipeline import Pipeline
 
 
@@ -27,7 +28,12 @@ def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable
     results = out / "results"
     with TemporaryDirectory(prefix="tumorlens-") as scratch:
         jobs = collect([str(scan)], results, Path(scratch)).jobs
-        report = run_batch(Pipeline.load(device=device), jobs, results)
+        contents: dict[str, dict[str, Any]] = {}
+
+        def keep(job: Job, _row: dict[str, str], content: dict[str, Any]) -> None:
+            contents[job.name] = content
+
+        report = run_batch(Pipeline.load(device=device), jobs, results, done=keep)
     if report.failed:
         raise InputError("; ".join(row["error"] for row in report.rows if row["error"]))
     for job, row in zip(jobs, report.rows, strict=True):
@@ -38,6 +44,6 @@ def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable
         )
         say(f"label:   {row['label']}{sure}, in {results / 'results.csv'}")
         say(f"overlay: {results / job.folder / 'overlay.png'}")
-        masks = [file for file in report.contents[job.name]["files"] if file.startswith("mask.")]
+        masks = [file for file in contents[job.name]["files"] if file.startswith("mask.")]
         if masks:  # a refused scan has none
             say(f"mask:    {results / job.folder / masks[-1]}")

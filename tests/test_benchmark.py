@@ -1,0 +1,37 @@
+"""The benchmark measures both sides in one run, and says when a number is none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import benchmark
+from pipeline.cli import app
+
+
+def test_figures_stand_beside_their_baseline(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "_REPEATS", 1)
+    options = ["--slices", "4", "--depth", "8", "--growth", "3", "-o", str(tmp_path / "speed.json")]
+    done = CliRunner().invoke(app, ["benchmark", *options])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["unit"] for row in found["figures"]] == ["s", "MB", "ms", "ms", "ms a slice", "s"]
+    for row in found["figures"]:
+        assert row["ratio"] == pytest.approx(row["baseline"] / row["ours"], rel=0.05)
+    start = found["figures"][0]
+    assert start["ratio"] > 1.5  # no PyTorch to import
+    assert found["context"]["growth"][0]["pictures"] == 3
+    assert "| start to result, one picture, s |" in done.stdout
+
+
+def test_growth_that_is_no_number():
+    done = CliRunner().invoke(app, ["benchmark", "--growth", "10,many"])
+    assert done.exit_code == 2
+    assert "--growth '10,many' is no list of whole numbers such as 10,100" in done.stderr
+
+
+def test_a_start_that_fails_is_no_figure():
+    with pytest.raises(RuntimeError, match="a start ended with 3"):
+        benchmark._process([benchmark.sys.executable, "-c", "raise SystemExit(3)"])
