@@ -39,13 +39,14 @@ def look(
     layer: str,
     device: str = "auto",
     normalization: Normalization = IMAGENET,
+    half: bool = False,
 ) -> Seen:
     """Logits and the pooled features of a layer in one pass; see `predict_logits`."""
     kept: list[NDArray[np.float32]] = []
     module = model.get_submodule(layer)
     hook = module.register_forward_hook(lambda _m, _i, output: kept.append(pooled(output.float()).cpu().numpy()))
     try:
-        logits = predict_logits(model, images_nhw, device, normalization)
+        logits = predict_logits(model, images_nhw, device, normalization, half=half)
     finally:
         hook.remove()
     return Seen(logits, np.concatenate(kept) if kept else np.zeros((0, 0), np.float32))
