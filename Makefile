@@ -54,7 +54,7 @@ $(folds1): $(cv1)/fold-%/classifier.json: $(cv2)/fold-%/segmenter.json
 	  --folds $* --no-measure -o $(cv1)
 
 $(two): $(folds2)
-	$(lens) train segmentation $(stage2) --epoch-slices 5300 --out-of-fold $(cv2) $(go_on) -o $(@D)
+	$(lens) train segmentation $(stage2) --epoch-slices 4400 --out-of-fold $(cv2) $(go_on) -o $(@D)
 
 $(one): $(folds1) $(two)
 	$(lens) train classification $(stage1) --init $(two) --out-of-fold $(cv1) $(go_on) -o $(@D)

@@ -23,6 +23,7 @@ from classification.refusal_fit import read_others
 from classification.trust import fit_trust
 from classification.zoo import DEFAULT, find_architecture
 from data.cards import save_weights
+from data.compute import pick_device, wants_bf16
 from data.errors import InputError
 from data.labels import CLASSES
 from data.loaders import to_batch
@@ -232,7 +233,9 @@ def finish(
             continue
         logits, strangeness = trust.logits, trust.strangeness
         if name == "test":
-            logits, strangeness = predict_logits(module.model, part.images, config.device, module.normalization), None
+            half = wants_bf16(config.precision, pick_device(config.device))
+            logits = predict_logits(module.model, part.images, config.device, module.normalization, half=half)
+            strangeness = None
         probabilities = calibrated(logits, trust.temperature)
         write_predictions(out / f"{name}.csv", part, probabilities, strangeness)
         results[name] = classification_metrics(part, probabilities)

@@ -26,6 +26,7 @@ from classification.operating_point import (
 from classification.out_of_fold import Evidence
 from classification.refusal import Refusal
 from classification.refusal_fit import feature_layer, fit_refusal, training_pictures
+from data.compute import pick_device, wants_bf16
 from data.labels import CLASSES
 from data.loaders import PreparedSet
 from data.normalization import Normalization
@@ -111,18 +112,19 @@ def fit_trust(
         others: Prepared pictures that are no brains, besides those that are drawn.
         evidence: Out-of-fold predictions, which then take the place of the validation slices.
     """
+    half = wants_bf16(config.precision, pick_device(config.device))
     layer = feature_layer(model, config.size)
     refusal, strangeness = None, None
     if layer is not None:
         pictures, strange = training_pictures(parts.train, config.size, others, config.seed)
-        features = look(model, pictures, layer, config.device, normalization).features
+        features = look(model, pictures, layer, config.device, normalization, half).features
         refusal = fit_refusal(layer, features, strange)
     if evidence is not None:
         logits, strangeness = evidence.logits, evidence.strangeness
     elif layer is None or refusal is None:
-        logits = predict_logits(model, parts.validation.images, config.device, normalization)
+        logits = predict_logits(model, parts.validation.images, config.device, normalization, half=half)
     else:
-        seen = look(model, parts.validation.images, layer, config.device, normalization)
+        seen = look(model, parts.validation.images, layer, config.device, normalization, half)
         logits, strangeness = seen.logits, refusal.strangeness(seen.features)
     labels = parts.validation.labels if evidence is None else evidence.labels
     cut = _from_volumes(parts.validation) if evidence is None else evidence.from_volumes
