@@ -9,6 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _read_umask()  # once: it can only be read by setting it, which threads must not do beside each other
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder, with the same suffix, that becomes `path` when the block ends well."""
@@ -19,7 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        part.chmod(0o666 & ~_umask())  # mkstemp's files are private, a user's results are not
+        part.chmod(0o666 & ~UMASK)  # mkstemp's files are private, a user's results are not
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -29,9 +38,3 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -96,7 +96,9 @@ def load_partition(
     whole, marks, left_out = _read(config, keep, progress)
     if config.split == "all":
         nothing = whole.subset([])
-        return Partition(whole, nothing, nothing, (), left_out)
+        everyone = range(len(whole))
+        kept = share_of_patients(whole.samples, everyone, config.patients, config.seed)
+        return Partition(whole if len(kept) == len(whole) else whole.subset(kept), nothing, nothing, (), left_out)
     split = _split(whole.samples, config)
     dropped: list[int] = []
     if config.duplicates == "drop":

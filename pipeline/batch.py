@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -104,13 +104,20 @@ def run_batch(
             for job, scan in _read_ahead(jobs, out, resume, readers, options.frame, settings):
                 waiting.append((job, _judged(pipeline, job, scan, out, options, writer, report)))
                 while len(waiting) > _WAITING:
-                    record.take(*waiting.popleft())
+                    _take_first(waiting, record)
             while waiting:
-                record.take(*waiting.popleft())
+                _take_first(waiting, record)
         finally:  # also when the user stops the run: what is done stays on record
-            writer.shutdown(wait=True, cancel_futures=True)
-            record.close(waiting)
+            try:
+                writer.shutdown(wait=True, cancel_futures=True)
+            finally:
+                record.close(waiting)
     return report
+
+
+def _take_first(waiting: deque[tuple[Job, Future[dict[str, Any]]]], record: _Record) -> None:
+    wait([waiting[0][1]])  # before it leaves the queue: who stops the run here must not lose its row
+    record.take(*waiting.popleft())
 
 
 def _judged(

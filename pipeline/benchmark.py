@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from classification.predict import SHIPPED as CLASSIFIER
+from data.errors import InputError
 from data.labels import CLASSES
 from data.phantom import phantom_slice, phantom_volume
 from data.writers import write_png
@@ -86,7 +87,7 @@ def benchmark(
         say(f"making {slices} slices and a volume")
         sources = _write_slices(folder / "in", slices)
         say("starts")
-        _measure_starts(figures, sources[1], folder)
+        _measure_starts(figures, sources[1], folder, threads)
         say("single slices")
         _measure_slice(figures, ours, plain)
         say("a folder")
@@ -94,9 +95,9 @@ def benchmark(
         if depth:
             say("a volume")
             _measure_volume(figures, ours, plain, depth)
-        for number in growth:
+        for number in sorted(set(growth)):
             say(f"{number} pictures")
-            _measure_growth(figures, sources, number, folder)
+            _measure_growth(figures, sources, number, folder, threads)
     return figures
 
 
@@ -109,7 +110,7 @@ def _write_slices(folder: Path, slices: int) -> list[Path]:
     return files
 
 
-def _measure_starts(figures: Figures, source: Path, folder: Path) -> None:
+def _measure_starts(figures: Figures, source: Path, folder: Path, threads: int | None) -> None:
     """Whole processes, from the command to files on disk."""
     ours = "import sys; from pipeline.cli import main; sys.argv = ['tumorlens', *sys.argv[1:]]; main()"
     plain = (
@@ -150,7 +151,7 @@ def _measure_starts(figures: Figures, source: Path, folder: Path) -> None:
 _WATCH = (
     "import resource, subprocess, sys, time\n"
     "begun = time.perf_counter()\n"
-    "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode\n"
+    "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode\n"
     "print(code, time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 )
 
@@ -160,7 +161,8 @@ def _process(command: list[str]) -> tuple[float, float]:
     watched = subprocess.run([sys.executable, "-c", _WATCH, *command], capture_output=True, text=True, check=True)
     code, seconds, peak = watched.stdout.split()
     if code != "0":
-        raise RuntimeError(f"a start ended with {code}: {' '.join(command[:6])} ...")
+        last = (watched.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(f"a process that was to be measured ended with {code} ({last})")
     return float(seconds), float(peak) / (1024 if sys.platform != "darwin" else 1024**2)
 
 
@@ -185,7 +187,7 @@ def _measure_folder(figures: Figures, ours: Pipeline, plain: Any, sources: list[
         report = run_batch(ours, jobs, folder / "ours")
     took = time.perf_counter() - begun
     if report.failed:
-        raise RuntimeError(f"{report.failed} of {len(sources)} phantoms failed")
+        raise InputError(f"{report.failed} of {len(sources)} phantoms failed, so there is nothing to measure")
     few = sources[: max(20, len(sources) // 5)]  # the plain way is slow; its time a slice does not change
     begun = time.perf_counter()
     for source in few:
@@ -203,15 +205,21 @@ def _measure_volume(figures: Figures, ours: Pipeline, plain: Any, depth: int) ->
     figures.add(f"a volume of 240 x 240 x {depth}", took, time.perf_counter() - begun, "s")
 
 
-def _measure_growth(figures: Figures, sources: list[Path], number: int, folder: Path) -> None:
+def _measure_growth(figures: Figures, sources: list[Path], number: int, folder: Path, threads: int | None) -> None:
     inside = folder / f"grown-{number}"
     inside.mkdir()
     for n in range(number):
         (inside / f"{n:06d}.png").hardlink_to(sources[n % len(sources)])
     code = "import sys; from pipeline.cli import main; sys.argv = ['tumorlens', *sys.argv[1:]]; main()"
-    seconds, peak = _process([sys.executable, "-c", code, "run", str(inside), "-o", str(folder / f"g{number}"), "-q"])
+    seconds, peak = _process([sys.executable, "-c", code, *_run(inside, folder / f"g{number}", threads)])
     told = {"pictures": number, "ms_each": round(1000 * seconds / number, 1), "peak_mb": round(peak)}
     figures.context.setdefault("growth", []).append(told)
+
+
+def _run(source: Path, out: Path, threads: int | None) -> list[str]:
+    """Arguments of a quiet run on the CPU."""
+    limit = [] if threads is None else ["--threads", str(threads)]
+    return ["run", str(source), "-o", str(out), "--overwrite", "--device", "cpu", "-q", *limit]
 
 
 def _ms(begun: float, n: int) -> float:

@@ -141,7 +141,7 @@ def run(
                 if row["error"]:
                     typer.echo(f"tumorlens: error: {row['error']}", err=True)
                 if as_json:
-                    typer.echo(json.dumps(content or {"scan": {"name": job.name}, "error": row["error"]}))
+                    _print_line(json.dumps(content or {"scan": {"name": job.name}, "error": row["error"]}))
 
             report = run_batch(pipeline, work, out, resume, jobs, options, done)
         if not (quiet or as_json):
@@ -251,6 +251,14 @@ def parse_numbers(text: str, option: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"{option} {text!r} is no list of whole numbers such as 10,100")
     return tuple(int(part) for part in parts)
+
+
+def _print_line(text: str) -> None:
+    """A line on the output; where nobody reads it any more (`| head -1`), the batch goes on all the same."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong_use(message: str) -> typer.Exit:

@@ -273,6 +273,7 @@ def _about(
         "warnings": warnings,
         "notes": list(selection.notes),
         "tta": request.tta,
+        "engine": weights.engine.facts(),
         "models": weights.describe(folds),
         "seed": wanted.seed,
         "versions": package_versions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ _MIN_TISSUE_SHARE = 0.15
 # Smaller connected lesions of a volume are taken for noise: a ball of 5.8 mm. In a volume kept out of training (BraTS)
 # the 6 of 18 pieces below it were all false; a higher limit would drop more of those, and small tumors with them.
 MIN_LESION_MM3 = 100.0
+_log = logging.getLogger(__name__)
 _SMALL_PX = 48  # the models never saw so few pixels a side
 
 
@@ -88,9 +90,10 @@ class Pipeline:
         chosen = choose_engine(engine, device, precision, threads)
         try:
             stages = open_stages(classifier, segmenter, chosen, tta)
-        except UnsupportedNetworkError:
+        except UnsupportedNetworkError as error:
             if engine != "auto":
                 raise
+            _log.warning("%s", error)
             chosen = choose_engine("torch", "cpu", precision, threads)
             stages = open_stages(classifier, segmenter, chosen, tta)
         return cls(*stages, threshold, chosen)

@@ -138,7 +138,7 @@ class SegmenterModule(Stage):
         self.dice.reset()
 
     def configure_optimizers(self) -> Any:
-        return adamw_one_cycle(self.model, self.config, self.total_steps)
+        return adamw_one_cycle(self, self.config, self.total_steps)  # the label head learns, too
 
 
 def train_segmenter(

@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from data.errors import InputError
 from pipeline import benchmark
 from pipeline.cli import app
 
@@ -33,5 +34,5 @@ def test_growth_that_is_no_number():
 
 
 def test_a_start_that_fails_is_no_figure():
-    with pytest.raises(RuntimeError, match="a start ended with 3"):
-        benchmark._process([benchmark.sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(InputError, match=r"was to be measured ended with 1 \(no such thing\)"):
+        benchmark._process([benchmark.sys.executable, "-c", "raise SystemExit('no such thing')"])

@@ -34,7 +34,7 @@ def test_a_classifier_for_others(tmp_path, kind, suffix):
         compiled = openvino.Core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         logits = compiled({"images": images})["logits"]
     np.testing.assert_allclose(logits, Classifier.load(weights, "cpu").logits(images), atol=2e-3)
-    card = json.loads(out.with_suffix(".json").read_text())
+    card = json.loads(out.with_name(f"{out.name}.json").read_text())
     assert card["input"] == {"images": ["n", 64, 64]}
     assert card["outputs"] == ["logits"]
     assert card["classes"][0] == "no_tumor"

@@ -81,6 +81,8 @@ def test_an_encoder_learns_to_name_the_tumor_beside_drawing_it(phantom_set):
         module.zero_grad()
         module.training_step(batch | {"label": torch.tensor(labels)}, 0).backward()
         assert (module.label_head[-1].weight.grad is not None) == teaches
+    taught = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert taught == {id(p) for p in module.parameters()}  # the layer itself learns, and its gradients are cleared
 
 
 def test_large_gradients_are_clipped(stage):

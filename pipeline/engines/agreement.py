@@ -16,7 +16,7 @@ from data.labels import CLASSES, NO_TUMOR
 from data.loaders import PreparedSet, prepare
 from data.preprocess import Preprocess
 from data.samples import Sample
-from pipeline.engines.choice import Engine, choose_engine
+from pipeline.engines.choice import Engine, UnsupportedNetworkError, choose_engine
 from pipeline.engines.opening import open_stages
 from segmentation.evaluate import dice_scores
 from segmentation.postprocess import clean_mask
@@ -68,7 +68,10 @@ def compare_engines(
     first: Answers | None = None
     known: PreparedSet | None = None
     for number, engine in enumerate(engines):
-        stages = open_stages(classifier, segmenter, engine)
+        try:
+            stages = open_stages(classifier, segmenter, engine)
+        except UnsupportedNetworkError:
+            continue
         size = stages[0].input_size
         if size != stages[1].input_size:
             raise InputError(f"the stages see {size} and {stages[1].input_size} pixels; compare weights of one size")

@@ -2,7 +2,7 @@
 
 The safetensors file stays the one source. What is kept is named by all that it was made from, is checked before each
 use, and is made again where it is missing or damaged. Processes that make the same model at once do not disturb each
-other: each makes its own, and the last one to be ready stays.
+other: each makes its own, and the first one to be ready stays.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -20,6 +21,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from data.atomic import UMASK
 from data.cards import checked_card, checked_content, sha256_of
 from pipeline.engines.choice import UnsupportedNetworkError
 from pipeline.engines.openvino_quiet import openvino
@@ -27,6 +29,7 @@ from pipeline.engines.openvino_quiet import openvino
 _GRAPHS = 1  # goes up when `pipeline.engines.graphs` changes what a model gives
 _MODEL, _WEIGHTS, _STAMP = "model.xml", "model.bin", "stamp.json"
 _MOST_KEPT = 16  # models; older ones go when a new one comes
+_ABANDONED_S = 86_400.0  # after which a model in the making is one of a process that was killed
 _OF_CARD = ("sha256", "architecture", "encoder", "decoder_channels", "input_size", "normalization")
 _converting = Lock()  # torch and what stands on it cannot be imported by two threads at once
 _log = logging.getLogger(__name__)
@@ -62,7 +65,7 @@ def read_model(core: openvino.Core, path: Path, stage: str) -> openvino.Model:
     with _converting:
         model = _convert(path, stage)
     try:
-        _keep(model, folder, path)
+        _keep(model, folder, path, card)
         return core.read_model(folder / _MODEL)  # as every later run will, to the last bit
     except (OSError, RuntimeError) as error:  # no home, a full disk: slower starts, not a failure
         _log.warning("%s: the model cannot be kept there (%s)", folder, error)
@@ -121,7 +124,7 @@ def _convert(path: Path, stage: str) -> openvino.Model:
     return model
 
 
-def _keep(model: openvino.Model, folder: Path, weights: Path) -> None:
+def _keep(model: openvino.Model, folder: Path, weights: Path, card: dict[str, Any]) -> None:
     """Write a model beside, then rename."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
@@ -132,17 +135,22 @@ def _keep(model: openvino.Model, folder: Path, weights: Path) -> None:
             raise OSError(str(error)) from None
         sums = {name: sha256_of(making / name) for name in (_MODEL, _WEIGHTS)}
         (making / _STAMP).write_text(json.dumps({"sha256": sums, "weights": _look(weights)}), encoding="utf-8")
-        if folder.exists():  # damaged, or of a run that was quicker
-            shutil.rmtree(folder, ignore_errors=True)
-        with suppress(FileExistsError, OSError):
+        making.chmod(0o777 & ~UMASK)  # other users of a common cache may read it
+        if folder.exists() and not _is_whole(folder, weights, card):  # moved aside first: nobody meets half of it
+            folder.rename(making / "damaged")
+        with suppress(OSError):  # another process was quicker, and its model is as good
             making.rename(folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    _tidy(folder.parent)
+        shutil.rmtree(folder / "damaged", ignore_errors=True)
+    with suppress(OSError):  # another process tidies, too
+        _tidy(folder.parent)
 
 
 def _tidy(root: Path) -> None:
-    """Drop the models that were not used for the longest time."""
-    models = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    for old in sorted(models, key=lambda p: p.stat().st_mtime, reverse=True)[_MOST_KEPT:]:
+    """Drop the models that were not used for the longest time, and what killed processes have left."""
+    folders = [(p.stat().st_mtime, p) for p in root.iterdir() if p.is_dir()]
+    models = sorted((entry for entry in folders if not entry[1].name.startswith(".")), reverse=True)
+    left = [entry for entry in folders if entry[1].name.startswith(".") and time.time() - entry[0] > _ABANDONED_S]
+    for _, old in [*models[_MOST_KEPT:], *left]:
         shutil.rmtree(old, ignore_errors=True)

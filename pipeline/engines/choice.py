@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes.util
+import ctypes
 import platform
 import sys
 from dataclasses import asdict, dataclass
@@ -41,6 +41,7 @@ class Engine:
 
 
 TORCH = Engine()
+_DRIVERS = ("libcuda.so.1", "libamdhip64.so")  # of NVIDIA and AMD
 
 
 def choose_engine(
@@ -85,12 +86,20 @@ def _precision(wish: str, capable: bool, device: str) -> str:
     return wish if wish != "auto" else "bf16" if capable else "fp32"
 
 
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
 def _stays_on_cpu(device: str) -> bool:
     """Whether a run on this device is one on the CPU, told without the seconds that importing torch takes."""
     if device != "auto":
         return device == "cpu"
     may_have_mps = sys.platform == "darwin" and platform.machine() == "arm64"
-    if not may_have_mps and ctypes.util.find_library("cuda") is None:
+    if not may_have_mps and not any(_loads(name) for name in _DRIVERS):
         return True  # no driver, so no device
     from data.compute import pick_device
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.labels import CLASSES
 from pipeline.engines.cache import read_model
 from pipeline.engines.choice import Engine, UnsupportedNetworkError
 from pipeline.engines.openvino_quiet import openvino
@@ -67,6 +68,8 @@ class OpenVinoClassifier:
 
     def __call__(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Logits and features of prepared slices."""
+        if not len(images_nhw):
+            return np.zeros((0, len(CLASSES)), np.float32), None
         outputs = self._compiled.infer(images_nhw)
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
