@@ -92,7 +92,7 @@ def run(
         str, typer.Option(help="torch or openvino. [default: openvino where there is no accelerator]")
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32 or bf16. [default: bf16 where the hardware computes it]")
+        str, typer.Option(help="fp32 or bf16. [default: bf16 in OpenVINO where the hardware computes it]")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute. [default: all cores]")] = None,
     classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,

@@ -1,4 +1,5 @@
-"""The shipped models on real scans of patients they have not seen (fold 0)."""
+"""The shipped models on real scans. They have seen all of these patients but one (BraTS), so no figure here says how
+good they are: those of the model card are of networks that have not."""
 
 from __future__ import annotations
 
@@ -18,25 +19,25 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
-def unseen(real):
-    """BRISC slices of fold 0, which neither trained nor chose anything."""
+def slices(real):
+    """BRISC slices of fold 0."""
     samples = load_samples(real / "brisc")
     return [samples[i] for i in split_by_fold(samples, 0).test]
 
 
-def test_unseen_slices_end_to_end(pipeline, unseen):
-    figures = summarise(evaluate_pipeline(pipeline, unseen[::18]))["slices"]
+def test_slices_end_to_end(pipeline, slices):
+    figures = summarise(evaluate_pipeline(pipeline, slices[::18]))["slices"]
     assert figures["n"] > 50
-    assert figures["accuracy"]["value"] >= 0.9
-    assert figures["dice_tumor"]["value"] >= 0.72
-    assert figures["false_masks"]["value"] <= 0.1
+    assert figures["accuracy"]["value"] >= 0.95
+    assert figures["dice_tumor"]["value"] >= 0.82
+    assert figures["false_masks"]["value"] <= 0.05
 
 
-def test_the_label_survives_another_frame(pipeline, unseen):
+def test_the_label_survives_another_frame(pipeline, slices):
     """The same head in another picture: size, border, aspect, colour, JPEG, lettering."""
     preprocess = Preprocess(pipeline.classifier.input_size)
     same = []
-    for sample in unseen[5::36]:
+    for sample in slices[5::36]:
         image = read_sample(sample).image
         gray = image if image.ndim == 2 else image[..., 0]
         variants = [gray, *other_frames(gray).values()]
@@ -57,7 +58,7 @@ def test_a_healthy_volume_stays_healthy(pipeline, real):
 
 @pytest.mark.parametrize("visit", ["pre", "post"])
 def test_a_volume_with_a_glioma(pipeline, real, visit):
-    folder = real / "volumes" / "progression" / "01"  # a patient of fold 0
+    folder = real / "volumes" / "progression" / "01"
     result = pipeline.run(folder / f"{visit}_t1.nii.gz")
     truth = np.asarray(nib.load(folder / f"{visit}_mask.nii.gz").dataobj) > 0
     assert result.label == "glioma"

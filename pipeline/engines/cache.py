@@ -26,7 +26,7 @@ from data.cards import checked_card, checked_content, sha256_of
 from pipeline.engines.choice import UnsupportedNetworkError
 from pipeline.engines.openvino_quiet import openvino
 
-_GRAPHS = 1  # goes up when `pipeline.engines.graphs` changes what a model gives
+_GRAPHS = 2  # goes up when `pipeline.engines.graphs` changes what a model gives
 _MODEL, _WEIGHTS, _STAMP = "model.xml", "model.bin", "stamp.json"
 _MOST_KEPT = 16  # models; older ones go when a new one comes
 _ABANDONED_S = 86_400.0  # after which a model in the making is one of a process that was killed
