@@ -52,14 +52,10 @@ def test_left_and_right_are_swapped_up_and_down_are_not():
     assert all(heights)
 
 
-def test_less_strength_changes_fewer_slices_and_none_of_it_changes_no_level():
+def test_less_strength_changes_the_appearance_of_fewer_slices():
     image, mask = prepared()
-    change = {}
-    for strength in (0.0, 0.5, 1.0):
-        augment = Augment(strength)
-        pairs = [augment(image, mask, seed)[0] for seed in range(60)]
-        upright = (image, image[:, ::-1])
-        change[strength] = np.mean([all((p != u).mean() > 0.02 for u in upright) for p in pairs])
-    assert change[0.0] < 0.05
-    levels = [np.mean([Augment(s)(image, mask, k)[0].max() != image.max() for k in range(60)]) for s in (0.0, 0.5, 1.0)]
-    assert levels[0] <= levels[1] < levels[2]
+    changed = [
+        np.mean([Augment(s)(image, mask, k)[0].max() != image.max() for k in range(60)]) for s in (0.0, 0.5, 1.0)
+    ]
+    assert changed[0] < 0.05
+    assert changed[0] < changed[1] < changed[2]

@@ -99,35 +99,23 @@ def _look(weights: Path) -> list[Any]:
 
 
 def _convert(path: Path, stage: str) -> openvino.Model:
-    import warnings
-
-    import torch
-
-    from pipeline.engines.graphs import INPUT, OUTPUTS, load_graph
+    from pipeline.engines.graphs import load_graph, to_openvino
 
     graph, size = load_graph(path, stage)
-    example = torch.zeros(2, size, size, dtype=torch.uint8)
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")
-            model = openvino.convert_model(
-                graph, example_input=example, input=[openvino.PartialShape([-1, size, size])]
-            )
+        return to_openvino(graph, size, stage)
     except Exception as error:  # a thousand architectures can fail in as many ways
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedNetworkError(
             f"{path}: OpenVINO cannot take this network; use --engine torch ({lines[0]})"
         ) from None
-    model.inputs[0].set_names({INPUT})
-    for output, name in zip(model.outputs, OUTPUTS[stage], strict=False):
-        output.set_names({name})
-    return model
 
 
 def _keep(model: openvino.Model, folder: Path, weights: Path, card: dict[str, Any]) -> None:
     """Write a model beside, then rename."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    aside = making.with_name(f"{making.name}-damaged")
     try:
         try:
             openvino.save_model(model, making / _MODEL, compress_to_fp16=True)  # as the weights are
@@ -137,12 +125,12 @@ def _keep(model: openvino.Model, folder: Path, weights: Path, card: dict[str, An
         (making / _STAMP).write_text(json.dumps({"sha256": sums, "weights": _look(weights)}), encoding="utf-8")
         making.chmod(0o777 & ~UMASK)  # other users of a common cache may read it
         if folder.exists() and not _is_whole(folder, weights, card):  # moved aside first: nobody meets half of it
-            folder.rename(making / "damaged")
+            folder.rename(aside)
         with suppress(OSError):  # another process was quicker, and its model is as good
             making.rename(folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-        shutil.rmtree(folder / "damaged", ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     with suppress(OSError):  # another process tidies, too
         _tidy(folder.parent)
 

@@ -17,7 +17,7 @@ from data.cards import read_card
 from data.errors import InputError
 from data.phantom import phantom_slice
 from data.preprocess import PREPROCESS_VERSION, Preprocess
-from pipeline.engines.graphs import INPUT, OUTPUTS, load_graph
+from pipeline.engines.graphs import INPUT, OUTPUTS, load_graph, to_openvino
 from pipeline.engines.openvino_quiet import openvino
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt"}
@@ -138,12 +138,8 @@ def _write_onnx(graph: torch.nn.Module, size: int, names: Sequence[str], path: P
 
 
 def _write_openvino(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:
-    example = torch.zeros(2, size, size, dtype=torch.uint8)
-    model = openvino.convert_model(graph, example_input=example, input=[openvino.PartialShape([-1, size, size])])
-    model.inputs[0].set_names({INPUT})
-    for output, name in zip(model.outputs, names, strict=True):
-        output.set_names({name})
-    openvino.save_model(model, path, compress_to_fp16=True)
+    stage = next(stage for stage, outputs in OUTPUTS.items() if names[0] in outputs)
+    openvino.save_model(to_openvino(graph, size, stage), path, compress_to_fp16=True)
 
 
 def _write_torchscript(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:

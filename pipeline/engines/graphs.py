@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from data.normalization import Normalization
+from pipeline.engines.openvino_quiet import openvino
 
 OUTPUTS = {"classification": ("logits", "features"), "segmentation": ("map",)}
 INPUT = "images"
@@ -87,3 +89,15 @@ def load_graph(path: Path, stage: str) -> tuple[nn.Module, int]:
         two = load_segmenter(path, "cpu")
         graph = SegmenterGraph(two.model, two.normalization)
     return graph.eval(), int(read_card(path)["input_size"])
+
+
+def to_openvino(graph: nn.Module, size: int, stage: str) -> openvino.Model:
+    """A graph as OpenVINO's model, for any number of slices; raises whatever OpenVINO does where it cannot take it."""
+    example = torch.zeros(2, size, size, dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(graph, example_input=example, input=[openvino.PartialShape([-1, size, size])])
+    model.inputs[0].set_names({INPUT})
+    for output, name in zip(model.outputs, OUTPUTS[stage], strict=False):  # a classifier may have no features
+        output.set_names({name})
+    return model
