@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import time
 import traceback
@@ -11,20 +10,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.cards import sha256_of
 from data.errors import InputError, printable
 from data.preprocess import PREPROCESS_VERSION
-from data.readers import open_scan, open_series, source_files
-from data.scan import Scan
+from pipeline.case import Case
 from pipeline.export import csv_row, error_row, read_result, read_table, remove_result, write_result, write_table
 from pipeline.inputs import Job, bare_name
 from pipeline.names import TABLE
 from pipeline.options import RunOptions
-from pipeline.pipeline import Pipeline
+from pipeline.pipeline import Decision, Pipeline
+from pipeline.read_ahead import Opened, Reading, hash_of, read_ahead
+from pipeline.result import Result
 from pipeline.versions import package_versions
 
 _TABLE_EVERY_S = 5.0
@@ -35,7 +34,6 @@ _OF_SEGMENTER = ("sha256", "input_size", "normalization", "operating_point")
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
 _log = logging.getLogger(__name__)
 Done = Callable[[Job, dict[str, str], dict[str, Any]], None]
-_Read = tuple[Scan, dict[str, Any], float]  # the scan, what its result is made of, seconds
 
 
 @dataclass
@@ -98,12 +96,15 @@ def run_batch(
     earlier = [row for row in read_table(out / TABLE) if row["scan"] not in names] if resume else []
     report = BatchReport(rows=earlier)
     record = _Record(report, out, done)
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # files are written while the next scan is judged
+    kept = (lambda job: _earlier(job, out, settings)) if resume else (lambda job: None)
+    groups = read_ahead(jobs, pipeline.classifier.input_size, options, settings, readers, kept)
+    desk = _Desk(pipeline, out, options, report)
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # files are written while the next are judged
         waiting: deque[tuple[Job, Future[dict[str, Any]]]] = deque()
         try:
-            for job, scan in _read_ahead(jobs, out, resume, readers, options.frame, settings):
-                waiting.append((job, _judged(pipeline, job, scan, out, options, writer, report)))
-                while len(waiting) > _WAITING:
+            for group in groups:
+                waiting.extend(desk.judge(group, writer))
+                while len(waiting) > _WAITING + len(group):
                     _take_first(waiting, record)
             while waiting:
                 _take_first(waiting, record)
@@ -120,26 +121,61 @@ def _take_first(waiting: deque[tuple[Job, Future[dict[str, Any]]]], record: _Rec
     record.take(*waiting.popleft())
 
 
-def _judged(
-    pipeline: Pipeline,
-    job: Job,
-    scan: Future[_Read] | dict[str, Any],
-    out: Path,
-    options: RunOptions,
-    writer: ThreadPoolExecutor,
-    report: BatchReport,
-) -> Future[dict[str, Any]]:
-    """The content of a scan's ``result.json``, as it will be once its files are written; or the error that it met."""
-    if isinstance(scan, dict):
-        report.kept += 1
-        return _ready(scan)
-    try:
-        source, made_of, seconds = scan.result()
-        result = pipeline.run(source, **options.of_pipeline())
-    except Exception as error:
-        return _ready(error)
-    result.timings_s["read"] = seconds
-    return writer.submit(write_result, result, out / job.folder, job.name, made_of, options)
+class _Desk:
+    """Where scans that were read meet the networks."""
+
+    def __init__(self, pipeline: Pipeline, out: Path, options: RunOptions, report: BatchReport) -> None:
+        self.pipeline, self.out, self.options, self.report = pipeline, out, options, report
+
+    def judge(self, group: list[Reading], writer: ThreadPoolExecutor) -> Iterator[tuple[Job, Future[dict[str, Any]]]]:
+        """For each scan the content of its ``result.json``, as it will be once its files are written; or the error that
+        it met."""
+        opened: dict[int, Opened] = {}
+        futures: dict[int, Future[dict[str, Any]]] = {}
+        for n, (_, reading) in enumerate(group):
+            if isinstance(reading, dict):
+                self.report.kept += 1
+                futures[n] = _ready(reading)
+                continue
+            try:
+                opened[n] = reading.result()
+            except Exception as error:
+                futures[n] = _ready(error)
+        for n, decision in zip(opened, self._decide([one.case for one in opened.values()]), strict=True):
+            if isinstance(decision, Exception):
+                futures[n] = _ready(decision)
+            elif self.options.explain:  # asks the classifier once more, which only one thread at a time may do
+                futures[n] = self._explained(group[n][0], opened[n], decision, writer)
+            else:
+                futures[n] = writer.submit(self._conclude, group[n][0], opened[n], decision)
+        for n, (job, _) in enumerate(group):
+            yield job, futures[n]
+
+    def _decide(self, cases: list[Case]) -> list[Decision | Exception]:
+        """All at once; where that fails, one by one, so that a scan's fault costs no other scan."""
+        if not cases:
+            return []
+        try:
+            return list(self.pipeline.decide(cases, self.options.force))
+        except Exception as error:
+            if len(cases) == 1:
+                return [error]
+            return [decision for case in cases for decision in self._decide([case])]
+
+    def _explained(
+        self, job: Job, opened: Opened, decision: Decision, writer: ThreadPoolExecutor
+    ) -> Future[dict[str, Any]]:
+        try:
+            result = self.pipeline.conclude(opened.case, decision, explain=True)
+        except Exception as error:
+            return _ready(error)
+        return writer.submit(self._write, result, job, opened)
+
+    def _conclude(self, job: Job, opened: Opened, decision: Decision) -> dict[str, Any]:
+        return self._write(self.pipeline.conclude(opened.case, decision), job, opened)
+
+    def _write(self, result: Result, job: Job, opened: Opened) -> dict[str, Any]:
+        return write_result(result, self.out / job.folder, job.name, opened.made_of, self.options)
 
 
 def _ready(outcome: dict[str, Any] | Exception) -> Future[dict[str, Any]]:
@@ -226,42 +262,14 @@ def _clear(out: Path) -> None:
                     folder.rmdir()
 
 
-def _read_ahead(
-    jobs: list[Job], out: Path, resume: bool, readers: int, frame: int | None, settings: dict[str, Any]
-) -> Iterator[tuple[Job, Future[_Read] | dict[str, Any]]]:
-    """Jobs in order, each with the result of an earlier run or a scan that is being read."""
-    with ThreadPoolExecutor(max(1, readers), thread_name_prefix="read") as pool:
-        waiting: deque[tuple[Job, Future[_Read] | dict[str, Any]]] = deque()
-        try:
-            for job in jobs:
-                earlier = _earlier(job, out, settings) if resume else None
-                waiting.append((job, earlier or pool.submit(_open, job, frame, settings)))
-                while len(waiting) > 2 * max(1, readers):
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The result of the very same file, models and settings, or none."""
     if job.error or not (out / job.folder / "result.json").is_file():
         return None
     try:
-        return read_result(out / job.folder, job.name, {"source_sha256": _hash(job), **settings})
+        return read_result(out / job.folder, job.name, {"source_sha256": hash_of(job), **settings})
     except (InputError, OSError):
         return None
-
-
-def _open(job: Job, frame: int | None, settings: dict[str, Any]) -> _Read:
-    if job.error:
-        raise InputError(job.error)
-    begun = time.perf_counter()
-    scan = open_series(job.files, frame) if job.files else open_scan(job.path, frame)
-    scan = replace(scan, notes=(*job.notes, *scan.notes))
-    made_of = {"source_sha256": _hash(job), **settings, "frame": scan.frame}
-    return scan, made_of, time.perf_counter() - begun
 
 
 def _failed(job: Job, error: str, out: Path) -> dict[str, str]:
@@ -270,17 +278,3 @@ def _failed(job: Job, error: str, out: Path) -> dict[str, str]:
         with suppress(OSError):  # the folder may be what failed
             remove_result(out / job.folder)
     return error_row(job.name, printable(error))
-
-
-def _hash(job: Job) -> str:
-    """SHA-256 of a file, or of the hashes of all files that a scan has, whatever their names and order.
-
-    Raises:
-        InputError: One of them is gone.
-    """
-    files = job.files or tuple(source_files(job.path))
-    try:
-        hashes = sorted(sha256_of(file) for file in files)
-    except OSError as error:
-        raise InputError(f"{job.path}: cannot be read ({error.strerror or error})") from None
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -17,6 +17,7 @@ from classification.predict import SHIPPED as CLASSIFIER
 from data.errors import InputError
 from data.labels import CLASSES
 from data.phantom import phantom_slice, phantom_volume
+from data.preprocess import Preprocess
 from data.writers import write_png
 from pipeline.batch import run_batch
 from pipeline.inputs import collect
@@ -53,12 +54,27 @@ class Figures:
             lines.append(f"| {row['what']}, {row['unit']} | {row['ours']:g} | {row['baseline']:g} | {row['ratio']:g} |")
         return "\n".join(lines)
 
+    def remarks(self) -> list[str]:
+        """Lines on what has no baseline."""
+        floor = self.context["floor"]
+        lines = [
+            f"both networks, in batches: {floor['both_networks_ms_per_slice']:g} ms a slice; their "
+            f"{floor['gflop_per_slice']:g} GFLOP alone take {floor['least_ms_per_slice']:g} ms at the "
+            f"{floor['matrix_product_tflops']:g} TFLOPS of a matrix product here ({floor['share_of_rate']:.0%} of it)"
+        ]
+        for row in self.context.get("loader", ()):
+            lines.append(f"{row['stage']}: {row['share_of_one_repeated_batch']:.1%} of the speed without a loader")
+        for row in self.context.get("growth", ()):
+            lines.append(f"{row['pictures']} pictures: {row['ms_each']} ms each, peak {row['peak_mb']} MB")
+        return lines
+
 
 def benchmark(
     slices: int = 200,
     depth: int = 155,
     threads: int | None = None,
     growth: tuple[int, ...] = (),
+    training: int = 0,
     say: Say = print,
 ) -> Figures:
     """Measure the shipped models on phantoms, on the CPU.
@@ -67,6 +83,7 @@ def benchmark(
         slices: Pictures in the folder.
         depth: Slices of the volume, 240 x 240 pixels and 1 mm each.
         threads: Of both sides; by default all cores.
+        training: Steps of each stage's training that are timed; 0 leaves training out.
         growth: Numbers of pictures, each of which is run in a process of its own: time and memory must not grow faster.
         say: Gets a line at each step.
     """
@@ -95,6 +112,11 @@ def benchmark(
         if depth:
             say("a volume")
             _measure_volume(figures, ours, plain, depth)
+        say("the processor")
+        _measure_floor(figures, ours)
+        for stage in ("classification", "segmentation") if training else ():
+            say(f"training, {stage}")
+            _measure_training(figures, stage, training, plain.size)
         for number in sorted(set(growth)):
             say(f"{number} pictures")
             _measure_growth(figures, sources, number, folder, threads)
@@ -203,6 +225,38 @@ def _measure_volume(figures: Figures, ours: Pipeline, plain: Any, depth: int) ->
     begun = time.perf_counter()
     plain.run_volume(phantom.scan.voxels)
     figures.add(f"a volume of 240 x 240 x {depth}", took, time.perf_counter() - begun, "s")
+
+
+def _measure_floor(figures: Figures, ours: Pipeline) -> None:
+    """Both networks in batches, beside the least time that their multiplications take."""
+    from pipeline.benchmark_floor import measure_floor
+
+    images = np.stack(
+        [Preprocess(ours.classifier.input_size)(phantom_slice(n, "glioma").image).image for n in range(16)]
+    )
+    best = float("inf")
+    for _ in range(4):
+        begun = time.perf_counter()
+        ours.classifier.look(images)
+        ours.segmenter.predict(images)
+        best = min(best, _ms(begun, len(images)))
+    floor = measure_floor(CLASSIFIER, SEGMENTER, ours.engine.precision)
+    figures.context["floor"] = {
+        "gflop_per_slice": round(floor.operations / 1e9, 2),
+        "matrix_product_tflops": round(floor.rate / 1e12, 3),
+        "least_ms_per_slice": round(floor.ms, 2),
+        "both_networks_ms_per_slice": round(best, 2),
+        "share_of_rate": round(floor.ms / best, 3),
+    }
+
+
+def _measure_training(figures: Figures, stage: str, steps: int, size: int) -> None:
+    from pipeline.benchmark_training import measure_training
+
+    speed = measure_training(stage, steps, size)
+    figures.add(f"training, {stage}", speed.ours, speed.plain, "ms a slice")
+    share = {"stage": stage, "share_of_one_repeated_batch": round(speed.repeated / speed.ours, 3)}
+    figures.context.setdefault("loader", []).append(share)
 
 
 def _measure_growth(figures: Figures, sources: list[Path], number: int, folder: Path, threads: int | None) -> None:

@@ -206,6 +206,9 @@ def benchmark(
     growth: Annotated[
         str, typer.Option(metavar="10,100,..", help="Run so many pictures, too, each number in a process of its own.")
     ] = "",
+    training: Annotated[
+        int, typer.Option(min=0, help="Steps of each stage's training that are timed, too; 0: none.")
+    ] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file for the figures.")] = None,
 ) -> None:
     """Measure the speed on this machine beside what plain PyTorch does in the same minute (phantoms, CPU)."""
@@ -214,12 +217,14 @@ def benchmark(
         from pipeline.benchmark import benchmark as measure
 
         numbers = parse_numbers(growth, "--growth")
-        figures = measure(slices, depth, threads, numbers, lambda text: typer.echo(f"tumorlens: {text}", err=True))
+        figures = measure(
+            slices, depth, threads, numbers, training, lambda text: typer.echo(f"tumorlens: {text}", err=True)
+        )
         if out is not None:
             write_text(out, json.dumps({"figures": figures.rows, "context": figures.context}, indent=2) + "\n")
         typer.echo(figures.table())
-        for row in figures.context.get("growth", ()):
-            typer.echo(f"{row['pictures']} pictures: {row['ms_each']} ms each, peak {row['peak_mb']} MB")
+        for line in figures.remarks():
+            typer.echo(line)
 
 
 @app.command()

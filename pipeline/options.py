@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from data.scan import ACQUISITION
 
@@ -29,7 +28,3 @@ class RunOptions:
     explain: bool = False
     channel: int | None = None
     keep_identifiers: bool = False
-
-    def of_pipeline(self) -> dict[str, Any]:
-        """What `pipeline.pipeline.Pipeline.run` takes of them; the frame is chosen when the scan is read."""
-        return {name: getattr(self, name) for name in ("plane", "force", "explain", "channel")}

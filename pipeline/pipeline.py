@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,41 @@ from numpy.typing import NDArray
 
 from classification.predict import Classifier
 from data.errors import InputError
-from data.head import tissue_shares
 from data.labels import CLASSES
-from data.preprocess import PreparedSlice, Preprocess
-from data.readers import check_voxels, open_scan
-from data.samples import channel_of
+from data.preprocess import Placement, PreparedSlice, Preprocess
 from data.scan import ACQUISITION, Scan
 from pipeline.admission import REFUSED, reason_to_refuse
+from pipeline.case import Case, open_case
 from pipeline.engines.choice import TORCH, Engine, UnsupportedNetworkError, choose_engine
 from pipeline.engines.opening import open_stages
 from pipeline.gate import Verdict, judge_slice, judge_volume
 from pipeline.lesions import measure_lesions, number_lesions, pixel_area_mm2, slice_areas_px, voxel_volume_mm3
-from pipeline.result import LOW_CONFIDENCE, Result
+from pipeline.result import Result
+from pipeline.review import review_scan, review_verdict
 from pipeline.versions import package_versions
 from segmentation.predict import Segmenter
 
-# Slices of a volume whose head is smaller than this share of the largest one (vertex, neck) show too little to judge.
-MIN_HEAD_SHARE = 0.3
-# The same of the pixels brighter than air: beyond the head a volume shows noise, which is no slice at all.
-_MIN_TISSUE_SHARE = 0.15
 # Smaller connected lesions of a volume are taken for noise: a ball of 5.8 mm. In a volume kept out of training (BraTS)
 # the 6 of 18 pieces below it were all false; a higher limit would drop more of those, and small tumors with them.
 MIN_LESION_MM3 = 100.0
 _log = logging.getLogger(__name__)
-_SMALL_PX = 48  # the models never saw so few pixels a side
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the networks say of a scan.
+
+    Attributes:
+        probabilities: ``(n_slices, 4)``.
+        verdict: What the gate makes of them; none for a scan that is refused.
+        doubt: Why the scan may be no MRI of the brain, or none.
+        maps: Positive slice -> the segmenter's map ``(size, size)`` uint8, 255 is certain, and its way back.
+    """
+
+    probabilities: NDArray[np.float32]
+    verdict: Verdict | None
+    doubt: str | None
+    maps: dict[int, tuple[NDArray[np.uint8], Placement]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,68 +140,87 @@ class Pipeline:
         Raises:
             InputError: The scan cannot be used; the message says what and where.
         """
-        clock = _Clock()
-        scan = self._open(source, frame, series)
-        if channel is not None:
-            scan = replace(scan, voxels=channel_of(scan, channel))
-            check_voxels(scan)
-        if scan.volume:
-            scan = scan.with_plane(plane)
-        clock.lap("read")
-        prepared = self._prepare(scan, Preprocess(self.classifier.input_size))
-        used = _used_slices(prepared)
-        clock.lap("preprocess")
-        probabilities, doubt = self._classify(prepared, used)
-        if doubt and not force:
-            clock.lap("classify")
-            return self._refused(scan, prepared, used, doubt, clock)
-        verdict = self._judge(scan, probabilities, used)
-        clock.lap("classify")
-        mask = self._segment(scan, prepared, verdict)
-        clock.lap("segment")
-        result = self._result(scan, prepared, probabilities, used, verdict, mask, clock)
-        if doubt:
-            result.review.insert(0, f"{doubt}; judged all the same, as --force asked")
-        return self._explained(prepared, result) if explain else result
+        case = open_case(source, self.classifier.input_size, frame, plane, series, channel)
+        return self.conclude(case, self.decide([case], force)[0], explain)
 
-    def _open(self, source: str | Path | NDArray[Any] | Scan, frame: int | None, series: str | None) -> Scan:
-        if isinstance(source, (str, Path)):
-            return open_scan(source, frame, series=series)
-        scan = source if isinstance(source, Scan) else Scan.from_array(source)
-        check_voxels(scan)
-        return scan
+    def decide(self, cases: Sequence[Case], force: bool = False) -> list[Decision]:
+        """Let both networks see prepared scans; slices of several scans share batches, which is what makes many
+        pictures fast. What they say of a scan does not depend on the others.
 
-    def _prepare(self, scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:
-        """Every slice prepared; none for a slice of a volume that shows nothing but air."""
-        aspect = scan.pixel_aspect
-        if not scan.volume:
-            return [preprocess(scan.slice(0), aspect)]
-        tissue = tissue_shares(scan)
-        shown = tissue >= _MIN_TISSUE_SHARE * max(float(tissue.max()), 1e-9)
-        prepared: list[PreparedSlice | None] = []
-        for k in range(scan.n_slices):
-            view = scan.slice(k)
-            prepared.append(preprocess(view, aspect) if shown[k] and view.min() < view.max() else None)
-        if not any(prepared):
-            raise InputError("no slice of the volume shows anything")
-        return prepared
+        Args:
+            cases: From `pipeline.case.open_case`, prepared at the classifier's size.
+            force: See `run`.
+        """
+        begun = time.perf_counter()
+        slices = [case.chosen for case in cases]
+        logits, strangeness = self.classifier.look(np.stack([p.image for chosen in slices for p in chosen]))
+        ends = np.cumsum([len(chosen) for chosen in slices])
+        each = zip(cases, slices, np.split(logits, ends[:-1]), _split(strangeness, ends[:-1]), strict=True)
+        decisions = [self._decision(*one, force) for one in each]
+        _share_out("classify", time.perf_counter() - begun, cases, [len(chosen) for chosen in slices])
+        begun = time.perf_counter()
+        self._draw(cases, decisions)
+        drawn = [len(decision.maps) for decision in decisions]
+        _share_out("segment", time.perf_counter() - begun if any(drawn) else 0.0, cases, drawn)
+        return decisions
 
-    def _classify(
-        self, prepared: list[PreparedSlice | None], used: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], str | None]:
-        """Probabilities ``(n_slices, 4)``, in which slices that are not used count as free of tumor, and why the scan
-        may be no MRI of the brain."""
-        probabilities = np.tile(np.eye(len(CLASSES), dtype=np.float32)[0], (len(prepared), 1))
-        chosen = [p for p, use in zip(prepared, used, strict=True) if use and p is not None]
-        logits, strangeness = self.classifier.look(np.stack([p.image for p in chosen]))
-        probabilities[used] = self.classifier.calibrate(logits)
+    def conclude(self, case: Case, decision: Decision, explain: bool = False) -> Result:
+        """From what the networks said of a scan to masks and measurements on its own grid."""
+        begun = time.perf_counter()
+        if decision.verdict is None:
+            case.timings_s["postprocess"] = time.perf_counter() - begun
+            return self._refused(case, str(decision.doubt))
+        mask = self._mask(case, decision)
+        result = self._result(case, decision.probabilities, decision.verdict, mask, begun)
+        if decision.doubt:
+            result.review.insert(0, f"{decision.doubt}; judged all the same, as --force asked")
+        return self._explained(case, result) if explain else result
+
+    def _decision(
+        self,
+        case: Case,
+        chosen: list[PreparedSlice],
+        logits: NDArray[np.float32],
+        strangeness: NDArray[np.float32] | None,
+        force: bool,
+    ) -> Decision:
+        """Slices that are not used count as free of tumor."""
+        probabilities = np.tile(np.eye(len(CLASSES), dtype=np.float32)[0], (len(case.prepared), 1))
+        probabilities[case.used] = self.classifier.calibrate(logits)
         has_head = any(p.head_fraction > 0 for p in chosen)
-        return probabilities, reason_to_refuse(has_head, strangeness, self.classifier.strangeness_limit)
+        doubt = reason_to_refuse(has_head, strangeness, self.classifier.strangeness_limit)
+        verdict = None if doubt and not force else self._judge(case.scan, probabilities, case.used)
+        return Decision(probabilities, verdict, doubt)
 
-    def _explained(self, prepared: list[PreparedSlice | None], result: Result) -> Result:
+    def _draw(self, cases: Sequence[Case], decisions: Sequence[Decision]) -> None:
+        """The gate: only positive slices reach the segmenter."""
+        grid = Preprocess(self.segmenter.input_size)
+        asked: list[tuple[Decision, int, PreparedSlice]] = []
+        for case, decision in zip(cases, decisions, strict=True):
+            for k in [] if decision.verdict is None else np.flatnonzero(decision.verdict.positive):
+                p = case.prepared[k]
+                if p is None:
+                    continue
+                if grid.size != self.classifier.input_size:  # a stage of the user's own may work at another resolution
+                    p = grid(case.scan.slice(int(k)), case.scan.pixel_aspect)
+                asked.append((decision, int(k), p))
+        if asked:
+            maps = self.segmenter.predict(np.stack([p.image for _, _, p in asked]))
+            for (decision, number, p), map_hw in zip(asked, maps, strict=True):
+                decision.maps[number] = map_hw, p.placement
+
+    def _mask(self, case: Case, decision: Decision) -> NDArray[np.uint8]:
+        """In the scan's array order."""
+        scan, grid = case.scan, Preprocess(self.segmenter.input_size)
+        masks = np.zeros((scan.n_slices, *scan.slice(0).shape[:2]), np.uint8)
+        for k, (map_hw, placement) in decision.maps.items():
+            masks[k] = grid.mask_to_source(map_hw, placement, self.segmenter.mask_threshold)
+        return scan.mask_from_slices(masks)
+
+    def _explained(self, case: Case, result: Result) -> Result:
         """The result with Grad-CAM of its label on the shown slice, on the source's grid; where the network has nothing
         to draw it from, the result stands without, and says so."""
-        shown = prepared[result.shown_slice]
+        shown = case.prepared[result.shown_slice]
         if shown is None:
             return result
         try:
@@ -201,10 +232,8 @@ class Pipeline:
         on_source = grid.map_to_source(np.rint(heat * 255).astype(np.uint8), shown.placement)
         return replace(result, heat=(on_source / 255).astype(np.float32))
 
-    def _refused(
-        self, scan: Scan, prepared: list[PreparedSlice | None], used: NDArray[np.bool_], doubt: str, clock: _Clock
-    ) -> Result:
-        judged = np.flatnonzero(used)
+    def _refused(self, case: Case, doubt: str) -> Result:
+        scan, judged = case.scan, np.flatnonzero(case.used)
         return Result(
             scan=scan,
             label=REFUSED,
@@ -213,25 +242,25 @@ class Pipeline:
             mask=scan.mask_from_slices(np.zeros((scan.n_slices, *scan.slice(0).shape[:2]), np.uint8)),
             lesions=[],
             slices=[],
-            review=[f"refused: {doubt}; --force judges it all the same", *_doubts(scan, prepared)],
+            review=[f"refused: {doubt}; --force judges it all the same", *review_scan(case)],
             tumor_area_px=None,
             tumor_area_mm2=None,
             tumor_volume_mm3=None,
             shown_slice=int(judged[len(judged) // 2]),
-            **self._origin(scan, clock),
+            **self._origin(case),
         )
 
-    def _origin(self, scan: Scan, clock: _Clock) -> dict[str, Any]:
+    def _origin(self, case: Case) -> dict[str, Any]:
         """What every result says of how it came about."""
         return {
-            "threshold": self.threshold_of(scan),
+            "threshold": self.threshold_of(case.scan),
             "models": {
                 "classification": _identity(self.classifier.card) | {"tta": self.classifier.tta},
                 "segmentation": _identity(self.segmenter.card) | {"tta": self.segmenter.tta},
             },
             "engine": self.engine.facts(),
             "versions": package_versions(),
-            "timings_s": clock.laps,
+            "timings_s": case.timings_s,
         }
 
     def _prediction_set(self, verdict: Verdict) -> list[str]:
@@ -246,39 +275,24 @@ class Pipeline:
         distance = None if scan.spacing_mm is None else scan.spacing_mm[scan.slice_axis]
         return judge_volume(probabilities, used, self.threshold_of(scan), distance)
 
-    def _segment(self, scan: Scan, prepared: list[PreparedSlice | None], verdict: Verdict) -> NDArray[np.uint8]:
-        """The gate: only positive slices reach the segmenter. Returns the mask in the scan's array order."""
-        masks = np.zeros((scan.n_slices, *scan.slice(0).shape[:2]), np.uint8)
-        chosen = [int(k) for k in np.flatnonzero(verdict.positive) if prepared[k] is not None]
-        if chosen:
-            grid = Preprocess(self.segmenter.input_size)
-            inputs = [p for p in (prepared[k] for k in chosen) if p is not None]
-            if grid.size != self.classifier.input_size:  # a stage of the user's own may work at another resolution
-                inputs = [grid(scan.slice(k), scan.pixel_aspect) for k in chosen]
-            maps = self.segmenter.predict(np.stack([p.image for p in inputs]))
-            for k, p, map_hw in zip(chosen, inputs, maps, strict=True):
-                masks[k] = grid.mask_to_source(map_hw, p.placement, self.segmenter.mask_threshold)
-        return scan.mask_from_slices(masks)
-
     def _result(
         self,
-        scan: Scan,
-        prepared: list[PreparedSlice | None],
+        case: Case,
         probabilities: NDArray[np.float32],
-        used: NDArray[np.bool_],
         verdict: Verdict,
         mask: NDArray[np.uint8],
-        clock: _Clock,
+        begun: float,
     ) -> Result:
+        scan = case.scan
         numbers = number_lesions(mask, scan, MIN_LESION_MM3)
         lesions = measure_lesions(numbers, scan)
         mask = (numbers != 0).astype(np.uint8)
         areas = slice_areas_px(mask, scan)
-        shown = lesions[0].slice_index if lesions else _slice_to_show(probabilities, used)
+        shown = lesions[0].slice_index if lesions else _slice_to_show(case.used)
         area_mm2, voxel_mm3 = pixel_area_mm2(scan), voxel_volume_mm3(scan)
         possible = self._prediction_set(verdict)
         spatial = {name: float(p) for name, p in zip(CLASSES, verdict.probabilities, strict=True)}
-        clock.lap("measure")
+        case.timings_s["postprocess"] = time.perf_counter() - begun
         return Result(
             scan=scan,
             label=verdict.label,
@@ -293,75 +307,32 @@ class Pipeline:
                     "segmented": bool(verdict.positive[k]),
                     "area_px": int(areas[k]),
                 }
-                for k in np.flatnonzero(used)
+                for k in np.flatnonzero(case.used)
             ],
-            review=_review(scan, prepared, verdict, mask, possible),
+            review=review_verdict(case, verdict, mask, possible),
             tumor_area_px=int(areas[shown]),
             tumor_area_mm2=None if area_mm2 is None else round(float(areas[shown] * area_mm2), 3),
             tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),
             shown_slice=shown,
-            **self._origin(scan, clock),
+            **self._origin(case),
         )
 
 
-class _Clock:
-    """Seconds between the steps of a run."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, step: str) -> None:
-        now = time.perf_counter()
-        self.laps[step] = now - self._last
-        self._last = now
+def _share_out(step: str, seconds: float, cases: Sequence[Case], slices: Sequence[int]) -> None:
+    """A common batch's time, on each case by its slices."""
+    total = max(1, sum(slices))
+    for case, n in zip(cases, slices, strict=True):
+        case.timings_s[step] = seconds * n / total
 
 
-def _used_slices(prepared: list[PreparedSlice | None]) -> NDArray[np.bool_]:
-    share = np.array([0.0 if p is None else p.head_fraction for p in prepared])
-    if share.max() == 0:  # no head anywhere: judge all that shows something
-        return np.array([p is not None for p in prepared])
-    return share >= MIN_HEAD_SHARE * share.max()
+def _split(values: NDArray[Any] | None, ends: NDArray[np.int_]) -> list[Any]:
+    return [None] * (len(ends) + 1) if values is None else list(np.split(values, ends))
 
 
-def _slice_to_show(probabilities: NDArray[np.float32], used: NDArray[np.bool_]) -> int:
+def _slice_to_show(used: NDArray[np.bool_]) -> int:
     """Without a mask, the middle of the judged slices."""
     judged = np.flatnonzero(used)
     return int(judged[len(judged) // 2])
-
-
-def _review(
-    scan: Scan, prepared: list[PreparedSlice | None], verdict: Verdict, mask: NDArray[np.uint8], possible: list[str]
-) -> list[str]:
-    """Why a person should look at a scan that was judged."""
-    reasons = _doubts(scan, prepared)
-    if len(possible) > 1:
-        reasons.append(f"cannot be told apart at 95 %: {', '.join(name.replace('_', ' ') for name in possible)}")
-    confidence = float(verdict.probabilities[CLASSES.index(verdict.label)])
-    if confidence < LOW_CONFIDENCE:
-        reasons.append(f"low confidence ({confidence:.2f})")
-    if verdict.positive.any() and not mask.any():
-        reasons.append("classifier positive but mask empty")
-    return reasons
-
-
-def _doubts(scan: Scan, prepared: list[PreparedSlice | None]) -> list[str]:
-    """What is wrong with the scan itself, whatever is in it."""
-    reasons = list(scan.warnings)
-    rows, columns = scan.slice(0).shape[:2]
-    if min(rows, columns) < _SMALL_PX:
-        reasons.append(f"slices of {rows} x {columns} pixels are too small to judge")
-    if scan.volume and scan.spacing_mm is None:
-        reasons.append("the file says nothing of size and orientation, so slices may be turned or stretched")
-    if _has_two_levels(scan.voxels):
-        reasons.append("only two grey levels, perhaps a mask")
-    if not any(p is not None and p.head_fraction > 0 for p in prepared):
-        reasons.append("no head found")
-    return reasons
-
-
-def _has_two_levels(voxels: NDArray[Any]) -> bool:
-    return bool(((voxels == voxels.min()) | (voxels == voxels.max())).all())
 
 
 def _identity(card: dict[str, Any]) -> dict[str, Any]:

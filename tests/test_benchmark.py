@@ -14,15 +14,24 @@ from pipeline.cli import app
 
 def test_figures_stand_beside_their_baseline(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "_REPEATS", 1)
-    options = ["--slices", "4", "--depth", "8", "--growth", "3", "-o", str(tmp_path / "speed.json")]
+    options = ["--slices", "4", "--depth", "8", "--growth", "3", "--training", "1", "-o", str(tmp_path / "speed.json")]
     done = CliRunner().invoke(app, ["benchmark", *options])
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "speed.json").read_text())
-    assert [row["unit"] for row in found["figures"]] == ["s", "MB", "ms", "ms", "ms a slice", "s"]
+    assert [row["unit"] for row in found["figures"]] == [
+        *("s", "MB", "ms", "ms", "ms a slice", "s"),
+        *("ms a slice", "ms a slice"),
+    ]
     for row in found["figures"]:
         assert row["ratio"] == pytest.approx(row["baseline"] / row["ours"], rel=0.05)
     start = found["figures"][0]
     assert start["ratio"] > 1.5  # no PyTorch to import
+    floor = found["context"]["floor"]
+    assert 5 < floor["gflop_per_slice"] < 30  # a ResNet-50 (8.2 GFLOP at 224 px) and a U-Net around another
+    assert floor["least_ms_per_slice"] == pytest.approx(
+        floor["gflop_per_slice"] / floor["matrix_product_tflops"], rel=0.02
+    )
+    assert [row["stage"] for row in found["context"]["loader"]] == ["classification", "segmentation"]
     assert found["context"]["growth"][0]["pictures"] == 3
     assert "| start to result, one picture, s |" in done.stdout
 

@@ -91,7 +91,7 @@ def test_result_json(tumorlens, tmp_path):
     assert lesion["longest_diameter_px"] > 10
     assert lesion["longest_diameter_mm"] is None
     assert re.fullmatch(r"[0-9a-f]{64}", content["models"]["classification"]["sha256"])
-    assert {"read", "preprocess", "classify", "segment", "measure"} <= set(content["timings_s"])
+    assert {"read", "preprocess", "classify", "segment", "postprocess"} <= set(content["timings_s"])
     assert str(tmp_path) not in json.dumps(content)
 
 
