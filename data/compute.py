@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
@@ -59,3 +61,20 @@ def cpu_capabilities() -> dict[str, object]:
 
     ask = getattr(torch.cpu, "get_capabilities", None)  # not there in the oldest torch that is supported
     return dict(ask()) if ask else {}
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt(3)
+_PAD_BYTES = 256 * 1024**2
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what a training step frees, for the next one needs as much. By itself it gives each large tensor
+    back to the system and asks for it anew, page by page; where pages are dear (virtual machines, sandboxes) that was
+    half of a step's time. Returns whether the allocator was told; others than glibc's keep memory by themselves.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    tell = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tell is None:  # musl
+        return False
+    return all([tell(_M_MMAP_MAX, 0), tell(_M_TRIM_THRESHOLD, 2**31 - 1), tell(_M_TOP_PAD, _PAD_BYTES)])

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from lightning.pytorch.loggers import CSVLogger
 
 from data.atomic import whole_file, write_text
-from data.compute import pick_device, wants_bf16
+from data.compute import keep_freed_memory, pick_device, wants_bf16
 from data.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
     """
     quiet_lightning()
     where = pick_device(config.device)
+    if where.type == "cpu":
+        keep_freed_memory()
     callbacks: list[L.Callback] = []
     if monitor is not None:  # before the last checkpoint, which keeps what the best one knows
         callbacks += [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -84,16 +86,25 @@ def open_case(
     return Case(scan, prepared, used, {"read": read - begun, "preprocess": time.perf_counter() - read})
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def _prepare(scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:
     aspect = scan.pixel_aspect
     if not scan.volume:
         return [preprocess(scan.slice(0), aspect)]
     tissue = tissue_shares(scan)
     shown = tissue >= _MIN_TISSUE_SHARE * max(float(tissue.max()), 1e-9)
-    prepared: list[PreparedSlice | None] = []
-    for k in range(scan.n_slices):
+
+    def one(k: int) -> PreparedSlice | None:
         view = scan.slice(k)
-        prepared.append(preprocess(view, aspect) if shown[k] and view.min() < view.max() else None)
+        return preprocess(view, aspect) if shown[k] and view.min() < view.max() else None
+
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="prepare") as pool:  # most of it leaves Python's lock
+        prepared = list(pool.map(one, range(scan.n_slices)))
     if not any(prepared):
         raise InputError("no slice of the volume shows anything")
     return prepared

@@ -113,7 +113,7 @@ def run(
         raise _wrong_use("give -q or -v, not both")
     if out is None and not show:
         raise _wrong_use("-o OUT is missing: the folder for the results")
-    with user_errors(verbose, "go on with --continue"), TemporaryDirectory(prefix="tumorlens-") as scratch:
+    with user_errors(verbose, "go on with --continue", quiet), TemporaryDirectory(prefix="tumorlens-") as scratch:
         from pipeline.inputs import collect
         from pipeline.listing import check_headers, describe, list_work
 
@@ -272,20 +272,25 @@ def _wrong_use(message: str) -> typer.Exit:
 
 
 @contextmanager
-def user_errors(verbose: bool = False, stopped: str = "") -> Iterator[None]:
+def user_errors(verbose: bool = False, stopped: str = "", quiet: bool = False) -> Iterator[None]:
     """Turn an `InputError`, or a failure of disk or network, into one line and exit code 2, and keep other packages'
     warnings off the screen.
 
     Args:
         verbose: Let warnings and logs through.
         stopped: What to tell a user who has stopped the command.
+        quiet: Keep our own remarks off the screen, too.
     """
+    remarks = logging.getLogger("pipeline")
+    before = remarks.level
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     else:
         import warnings
 
         warnings.simplefilter("ignore")
+    if quiet:
+        remarks.setLevel(logging.ERROR)
     try:
         yield
     except InputError as error:
@@ -298,6 +303,8 @@ def user_errors(verbose: bool = False, stopped: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("tumorlens: stopped" + (f"; {stopped}" if stopped else ""), err=True)
         raise typer.Exit(130) from None
+    finally:
+        remarks.setLevel(before)
 
 
 @contextmanager

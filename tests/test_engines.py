@@ -115,9 +115,11 @@ def test_explanations_need_layers_and_get_them(pipeline):
     np.testing.assert_allclose(fast.heat, pipeline.run(image, explain=True).heat, atol=0.02)
 
 
-def test_a_kept_model_is_used_again(folder, tmp_path, monkeypatch):
+def test_a_kept_model_is_used_again(folder, tmp_path, monkeypatch, caplog):
     path = save_classifier(tmp_path / "one.safetensors")
     expected, _ = open_classifier(path, FP32)(slices())
+    assert "one.safetensors: OpenVINO's model is made, once" in caplog.text  # who waits is told for what
+    caplog.clear()
     (kept,) = folder.iterdir()
     monkeypatch.setattr(cache, "_convert", lambda *_: pytest.fail("made again"))
     np.testing.assert_array_equal(open_classifier(path, FP32)(slices())[0], expected)
@@ -125,6 +127,28 @@ def test_a_kept_model_is_used_again(folder, tmp_path, monkeypatch):
     shutil.copy(path.with_suffix(".json"), tmp_path / "elsewhere.json")
     np.testing.assert_array_equal(open_classifier(tmp_path / "elsewhere.safetensors", FP32)(slices())[0], expected)
     assert [p.name for p in folder.iterdir()] == [kept.name]
+    assert not caplog.text
+
+
+def test_a_quiet_first_run_says_nothing(folder, tmp_path):
+    one, two = save_classifier(tmp_path / "one.safetensors"), save_segmenter(tmp_path / "two.safetensors")
+    save(tmp_path / "a.png", phantom_slice(7, "meningioma").image)
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "run",
+        tmp_path / "a.png",
+        "-o",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
+    command += ["--classifier", one, "--segmenter", two, "-q"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(list(folder.iterdir())) == 2  # both were made
 
 
 @pytest.mark.parametrize("harm", ["model.bin", "model.xml", "stamp.json", "gone"])

@@ -62,6 +62,7 @@ def read_model(core: openvino.Core, path: Path, stage: str) -> openvino.Model:
             return model
         except RuntimeError as error:
             _log.info("%s: cannot be read, is made again (%s)", folder, error)
+    _log.warning("%s: OpenVINO's model is made, once; this takes some seconds", path.name)
     with _converting:
         model = _convert(path, stage)
     try:
