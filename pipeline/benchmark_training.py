@@ -14,6 +14,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from classification import train as stage1
 from data.labels import CLASSES
@@ -68,8 +69,9 @@ def measure_training(stage: str, steps: int = 8, size: int = 192) -> TrainingSpe
 
     training, _ = loaders(config, parts)
     batch = next(iter(make_loader(parts.train, config.batch_size)))
+    repeated: DataLoader[Any] = DataLoader([batch] * steps, batch_size=None)  # type: ignore[arg-type]
     return TrainingSpeed(
-        _timed(fresh(), config, training), _timed(fresh(), config, [batch] * steps), _timed_plain(fresh(), batch, steps)
+        _timed(fresh(), config, training), _timed(fresh(), config, repeated), _timed_plain(fresh(), batch, steps)
     )
 
 
