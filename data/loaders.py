@@ -134,6 +134,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
             "label": torch.tensor(label),
             "blank": torch.tensor(blank),
+            "source": torch.tensor(self.prepared.samples[i].source),
         }
 
 

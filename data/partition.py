@@ -141,8 +141,9 @@ def _read(
     if _shelf is not None and key in _shelf:
         return _shelf[key]
     samples: list[Sample] = []
-    for source in config.data:
-        samples += load_samples(source, dict(config.label_map), config.channel)
+    for number, source in enumerate(config.data):
+        found = load_samples(source, dict(config.label_map), config.channel)
+        samples += [replace(sample, source=number) for sample in found]
     known = len(samples)
     if keep is not None:
         samples = [s for s in samples if keep(s)]

@@ -30,6 +30,7 @@ class Sample:
         slice_index: Which slice of a volume, or none for a picture.
         channel: Which channel of a colour picture is the scan, from 0; none takes their brightness.
         plane: How the volume is cut, see `data.scan.Scan.with_plane`.
+        source: Which of a run's data sets it comes from, from 0.
     """
 
     image: Path
@@ -41,6 +42,7 @@ class Sample:
     slice_index: int | None = None
     channel: int | None = None
     plane: str = ACQUISITION
+    source: int = 0
 
     @property
     def name(self) -> str:

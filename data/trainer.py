@@ -45,6 +45,7 @@ _BEFORE: dict[str, Any] = {
     "freeze_stem": False,
     "label_weight": 0.0,
     "not_brain": [],
+    "own_outlines": False,
     "out_of_fold": "",
     "patients": 1.0,
     "small_epochs": 0,

@@ -158,6 +158,13 @@ def segmentation(
     augment: Strength = 1.0,
     turn: Turn = 0.1,
     transplant: Transplant = 0.2,
+    own_outlines: Annotated[
+        bool,
+        typer.Option(
+            "--own-outlines",
+            help="A last layer for each data set, for sets outline the same lesion in other ways; their mean is kept.",
+        ),
+    ] = False,
     label_weight: Annotated[
         float, typer.Option(min=0, help="Weight of a loss by which the encoder has to name the tumor; 0: none.")
     ] = 0.0,

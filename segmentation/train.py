@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from segmentation.operating_point import (
     score_points,
     write_points,
 )
+from segmentation.outlines import OwnOutlines
 from segmentation.plots import plot_dice
 from segmentation.postprocess import clean_mask
 
@@ -73,6 +74,7 @@ class SegmenterConfig(TrainingConfig):
         label_weight: Weight of a second loss, by which a linear layer on the encoder's last features has to name what
             the slice shows. The layer is not kept; a classifier that starts from this encoder needs less of its own
             training. 0 is none.
+        own_outlines: Give each data set a last layer of its own (`segmentation.outlines`).
         out_of_fold: Folder of a cross-validation of this recipe, whose validation decides the operating point of a run
             on all patients (``split="all"``).
     """
@@ -83,19 +85,23 @@ class SegmenterConfig(TrainingConfig):
     encoder: str = ENCODER
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
     label_weight: float = 0.0
+    own_outlines: bool = False
     out_of_fold: str = ""
 
 
 class SegmenterModule(Stage):
     """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule; its encoder may have to name the tumor."""
 
-    def __init__(self, config: SegmenterConfig, model: nn.Module, total_steps: int) -> None:
+    def __init__(
+        self, config: SegmenterConfig, model: nn.Module, total_steps: int, outlined: Sequence[int] = (1,)
+    ) -> None:
         super().__init__()
         self.config, self.total_steps = config, total_steps
         self.normalization = encoder_normalization(config.arch, config.encoder)
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = CrossEntropyDice()
         self.label_head = label_head(model) if config.label_weight > 0 else None
+        self.own = OwnOutlines(model, outlined) if config.own_outlines else None
         self.dice = DiceMetric(include_background=True, ignore_empty=False)
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
@@ -107,7 +113,7 @@ class SegmenterModule(Stage):
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
-        logits, names = self._draw_and_name(images)
+        logits, names = self._draw_and_name(images, batch["source"])
         truth = batch["mask"][:, None].float()
         if logits.shape != truth.shape:
             logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
@@ -118,14 +124,22 @@ class SegmenterModule(Stage):
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
         return loss
 
-    def _draw_and_name(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits of the pixels, and of the labels if there is a layer for them."""
-        if self.label_head is None:
+    def _draw_and_name(self, images: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits of the pixels, as a slice's own data set outlines, and of the labels if there is a layer for them."""
+        if self.label_head is None and self.own is None:
             return self.model(images).float(), None
         network: Any = self.model
         features = network.encoder(images)
-        logits = network.segmentation_head(network.decoder(features))
-        return logits.float(), self.label_head(features[-1]).float()
+        decoded = network.decoder(features)
+        logits = network.segmentation_head(decoded) if self.own is None else self.own(decoded, source)
+        return logits.float(), None if self.label_head is None else self.label_head(features[-1]).float()
+
+    def on_validation_start(self) -> None:
+        self.on_train_epoch_end()
+
+    def on_train_epoch_end(self) -> None:  # before checkpoints are written
+        if self.own is not None:
+            self.own.give_mean(self.model)
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits = self(batch["image"]).float()
@@ -215,7 +229,10 @@ def has_truth(sample: Sample) -> bool:
 def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | None = None) -> SegmenterModule:
     """A module around a model (a fresh one, if none is given) whose schedule spans the whole run."""
     model = model or build_segmenter(config.arch, config.encoder, config.decoder_channels)
-    return SegmenterModule(config, model, total_steps(config, parts))
+    sick = parts.train.masks.any(axis=(1, 2))
+    sources = np.array([sample.source for sample in parts.train.samples])
+    outlined = np.bincount(sources[sick], minlength=len(config.data))
+    return SegmenterModule(config, model, total_steps(config, parts), outlined.tolist())
 
 
 def fit(

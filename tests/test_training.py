@@ -51,6 +51,7 @@ def test_training_steps_lower_the_loss(stage, phantom_set):
         "mask": torch.from_numpy(parts.train.masks[:8]),
         "label": torch.from_numpy(parts.train.labels[:8]),
         "blank": torch.zeros(8, dtype=torch.bool),
+        "source": torch.zeros(8, dtype=torch.int64),
     }
     module.log = quiet
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
@@ -72,10 +73,11 @@ def test_an_encoder_learns_to_name_the_tumor_beside_drawing_it(phantom_set):
     module.log = quiet
     images = torch.randn(4, 3, 64, 64)
     module.eval()
-    drawn, named = module._draw_and_name(images)
+    drawn, named = module._draw_and_name(images, torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(drawn, module.model(images))  # the mask's way through the network is the usual one
     assert named.shape == (4, 4)
     batch = {"image": torch.zeros(4, 64, 64, dtype=torch.uint8), "mask": torch.zeros(4, 64, 64, dtype=torch.uint8)}
+    batch["source"] = torch.zeros(4, dtype=torch.int64)
     module.train()
     for labels, teaches in (([0, 1, 2, -1], True), ([-1, -1, -1, -1], False)):
         module.zero_grad()
@@ -83,6 +85,44 @@ def test_an_encoder_learns_to_name_the_tumor_beside_drawing_it(phantom_set):
         assert (module.label_head[-1].weight.grad is not None) == teaches
     taught = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
     assert taught == {id(p) for p in module.parameters()}  # the layer itself learns, and its gradients are cleared
+
+
+def test_each_set_teaches_its_own_outlines(phantom_set, tmp_path):
+    """Slices of the second set leave the first one's layer alone; what is kept is the mean of both."""
+    twice = (str(phantom_set), str(phantom_set))
+    config = segmentation.SegmenterConfig(data=twice, encoder="resnet18", own_outlines=True, duplicates="drop", **QUICK)
+    L.seed_everything(0, verbose=False)
+    parts = segmentation.load_partition(config)
+    assert {sample.source for sample in parts.train.samples} == {0, 1}
+    module = segmentation.build_module(config, parts)
+    module.log = quiet
+    batch = {
+        "image": torch.randint(0, 255, (4, 64, 64), dtype=torch.uint8),
+        "mask": torch.ones(4, 64, 64, dtype=torch.uint8),
+        "label": torch.ones(4, dtype=torch.int64),
+        "source": torch.ones(4, dtype=torch.int64),
+    }
+    module.training_step(batch, 0).backward()
+    moved = module.own.layer.weight.grad.abs().sum((1, 2, 3))
+    assert moved[0] == 0 and moved[1] > 0
+    with torch.no_grad():
+        module.own.layer.weight.add_(torch.randn_like(module.own.layer.weight))
+        module.own.layer.bias.add_(torch.tensor([1.0, 3.0]))
+    module.on_train_epoch_end()
+    module.eval()
+    images = torch.randn(2, 3, 64, 64)
+    own = [module._draw_and_name(images, torch.full((2,), number))[0] for number in (0, 1)]
+    torch.testing.assert_close(module.model(images), (own[0] + own[1]) / 2)  # both sets have as many lesions
+    taught = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
+    assert {id(p) for p in module.own.parameters()} <= taught
+
+
+def test_a_plain_u_net_has_no_last_layer_to_multiply(tmp_path, phantom_set):
+    arguments = ["--data", str(phantom_set), "--out", str(tmp_path / "run"), "--init", "none", "--arch", "plain-unet"]
+    done = CliRunner().invoke(app, ["train", "segmentation", *arguments, "--own-outlines", "--size", "64"])
+    assert done.exit_code == 2
+    assert "--own-outlines needs a segmenter of segmentation-models-pytorch" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_large_gradients_are_clipped(stage):

@@ -63,7 +63,8 @@ def choose_engine(
         raise InputError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
     if precision == "int8":
         raise InputError(
-            "precision int8 is not offered: its masks agree with those of fp32 by a Dice of 0.97, and 0.995 is asked for"
+            "precision int8 is not offered: its masks agree with those of fp32 by a Dice of 0.97, not by the "
+            "0.995 that are asked for"
         )
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
