@@ -32,7 +32,7 @@ lens     := "$(BIN)/tumorlens"
 volumes   = --data data/indexes/volumes.csv@$(DATASETS)/volumes --data data/indexes/healthy.csv@$(DATASETS)/templates
 strange   = $(if $(wildcard $(DATASETS)/not_brain),--not-brain $(DATASETS)/not_brain)
 go_on     = $(if $(wildcard $(@D)/checkpoints/last.ckpt),--resume)
-recipe    = --duplicates drop --freeze-stem --size 192 --workers $(WORKERS)
+recipe    = --duplicates drop --freeze-stem --size 192 --workers $(WORKERS) --prepared $(RUNS)/prepared
 stage2    = --data $(DATASETS)/brisc --data $(DATASETS)/figshare $(volumes) $(recipe) --init $(INIT) \
             --epochs 4 --validate-every 4 --small-epochs 2 --small-size 128 --augment 0.5 --transplant 0.05 --turn 0.05 --label-weight 0.3
 stage1    = --data $(DATASETS)/brisc $(volumes) $(strange) $(recipe) \

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from data.datasets import load_samples
 from data.errors import InputError
 from data.loaders import PreparedSet, prepare
+from data.prepared import prepare_once
 from data.preprocess import Preprocess
 from data.samples import Sample
 from data.splits import (
@@ -42,6 +43,7 @@ class DataConfig:
         size: Side of the network's input in pixels.
         seed: Of folds, order, augmentation and initialisation.
         channel: Which channel of colour pictures to take, see `data.datasets.load_samples`.
+        prepared: Folder where prepared slices are kept for the next run (`data.prepared`); empty for none.
     """
 
     data: tuple[str, ...]
@@ -53,6 +55,7 @@ class DataConfig:
     size: int = 224
     seed: int = 0
     channel: int | None = None
+    prepared: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,10 @@ def _read(
     if not samples:
         raise InputError(f"{', '.join(config.data)}: no sample of use for this stage")
     report = (lambda done: progress(done, len(samples))) if progress else None
-    whole = prepare(samples, Preprocess(config.size), report)
+    if config.prepared:
+        whole = prepare_once(samples, Preprocess(config.size), config.prepared, report)
+    else:
+        whole = prepare(samples, Preprocess(config.size), report)
     marks = signatures(whole.images)
     if any(not s.patient for s in whole.samples):
         whole = replace(whole, samples=group_by_likeness(whole.samples, marks))

@@ -36,7 +36,7 @@ _HINTS = (
     "no .val_dataloader",
 )
 _PRECISIONS = ("auto", "bf16", "fp32")
-FREE = ("device", "workers")  # what a resumed run may change: it changes no result
+FREE = ("device", "workers", "prepared")  # what a resumed run may change: it changes no result
 # What a run was that began before there was such a setting.
 _BEFORE: dict[str, Any] = {
     "blank": 0.0,
@@ -48,6 +48,7 @@ _BEFORE: dict[str, Any] = {
     "own_outlines": False,
     "out_of_fold": "",
     "patients": 1.0,
+    "prepared": "",
     "small_epochs": 0,
     "transplant": 0.0,
     "turn": 0.0,

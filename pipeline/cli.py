@@ -62,7 +62,7 @@ def run(
             min=0, max=1, help="Tumor probability from which a slice is positive. [default: chosen on validation]"
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Threads that read scans ahead.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Threads that read and prepare scans ahead.")] = 1,
     frame: Annotated[int | None, typer.Option(min=0, help="Volume of a 4-D file or series, from 0.")] = None,
     channel: Annotated[
         int | None,

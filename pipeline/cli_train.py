@@ -39,6 +39,10 @@ Channel = Annotated[
         "brightness]",
     ),
 ]
+Prepared = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Keep prepared slices there, for the next run over the same data."),
+]
 Epochs = Annotated[int, typer.Option(min=1, help="Upper limit of epochs.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1)]
 EpochSlices = Annotated[int, typer.Option(min=0, help="At most so many slices an epoch, others every time; 0: all.")]
@@ -120,6 +124,7 @@ def classification(
     size: OwnSize = None,
     seed: Seed = 0,
     workers: Workers = 0,
+    prepared: Prepared = None,
     device: Device = "auto",
     precision: Precision = "auto",
     resume: Resume = False,
@@ -175,6 +180,7 @@ def segmentation(
     size: Size = 224,
     seed: Seed = 0,
     workers: Workers = 0,
+    prepared: Prepared = None,
     device: Device = "auto",
     precision: Precision = "auto",
     resume: Resume = False,
@@ -221,6 +227,7 @@ def config_of(stage: str, settings: dict[str, Any]) -> Any:
     if known.get("epochs", 8) % known.get("validate_every", 1):
         raise InputError(f"--epochs {known['epochs']} is no multiple of --validate-every {known['validate_every']}")
     known["out_of_fold"] = known.get("out_of_fold") or ""
+    known["prepared"] = known.get("prepared") or ""
     if known["out_of_fold"]:
         if known.get("split", "folds") not in ("folds", "all"):
             raise InputError(f"--out-of-fold trains on all patients, so --split {known['split']} cannot be")
