@@ -15,7 +15,7 @@ from pipeline.engines.cache import read_model
 from pipeline.engines.choice import Engine, UnsupportedNetworkError
 from pipeline.engines.openvino_quiet import openvino
 
-_BATCH = 16  # slices at once: more is no faster, and takes memory
+_BATCH = 8  # slices at once: more is no faster, and takes memory
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
