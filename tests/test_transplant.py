@@ -18,6 +18,8 @@ N = 24
 class Of:
     """A sample of which only the patient matters."""
 
+    source = 0
+
     def __init__(self, patient):
         self.patient = patient
 
