@@ -6,11 +6,14 @@ down is seen where an export went wrong, and gets a small share of its own (`Aug
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
 import monai.transforms as mt
 import numpy as np
+from monai.data.meta_obj import get_track_meta, set_track_meta
 from numpy.typing import NDArray
 
 
@@ -103,6 +106,18 @@ def blank_head(image_hw: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
     return np.rint(np.clip(level + deviation * grain, 0, 255)).astype(np.uint8) * head
 
 
+@contextmanager
+def _no_metadata() -> Iterator[None]:
+    """MONAI's transforms on plain tensors: its record of affines and transforms is a third of the time, and nobody here
+    reads it."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
+
+
 class Augment:
     """The whole augmentation; the same numbers for the same seed, whatever was drawn before.
 
@@ -161,9 +176,11 @@ class Augment:
         image = image_hw.astype(np.float32) / np.float32(255)
         mask: NDArray[Any] = mask_hw.astype(np.float32)
         stripped = self._rim(image, mask)
-        moved: dict[str, Any] = self._space({"image": stripped[None], "mask": mask[None]})
+        with _no_metadata():
+            moved: dict[str, Any] = self._space({"image": stripped[None], "mask": mask[None]})
+            appearance = self._level(moved["image"])
         mask = np.asarray(moved["mask"])[0]
-        level = np.clip(np.asarray(self._level(moved["image"]))[0], 0, 1).astype(np.float32)
+        level = np.clip(np.asarray(appearance)[0], 0, 1).astype(np.float32)
         level = self._border(self._jpeg(level))
         quarters = self._quarters(seed)
         grey = np.rint(np.clip(level, 0, 1) * 255).astype(np.uint8)

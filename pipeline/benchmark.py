@@ -231,9 +231,8 @@ def _measure_floor(figures: Figures, ours: Pipeline) -> None:
     """Both networks in batches, beside the least time that their multiplications take."""
     from pipeline.benchmark_floor import measure_floor
 
-    images = np.stack(
-        [Preprocess(ours.classifier.input_size)(phantom_slice(n, "glioma").image).image for n in range(16)]
-    )
+    preprocess = Preprocess(ours.classifier.input_size)
+    images = np.stack([preprocess(phantom_slice(n, "glioma").image).image for n in range(16)])
     best = float("inf")
     for _ in range(4):
         begun = time.perf_counter()
