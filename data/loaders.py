@@ -90,6 +90,11 @@ def prepare(
     return PreparedSet(known, images, masks, labels)
 
 
+def lesion_free(prepared: PreparedSet) -> NDArray[np.bool_]:
+    """Which slices' masks are empty, ``(n,)``."""
+    return ~prepared.masks.any(axis=(1, 2))
+
+
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     """Batches' items from a prepared set; an index is ``(epoch, i)``, so that augmentation depends on nothing else.
 
@@ -150,13 +155,25 @@ class EpochSampler(Sampler[tuple[int, int]]):
     Args:
         weights: ``(n,)`` chance of each sample, drawn with replacement (class balance), or none for each sample once.
         most: An epoch has no more samples than this, others every time; 0 is no limit.
+        negative: ``(n,)`` bool: samples that an epoch is to have fewer of, or none for as many as there are.
+        negative_share: Their share of an epoch's samples, at most.
     """
 
     def __init__(
-        self, n: int, seed: int, shuffle: bool = True, weights: NDArray[np.float64] | None = None, most: int = 0
+        self,
+        n: int,
+        seed: int,
+        shuffle: bool = True,
+        weights: NDArray[np.float64] | None = None,
+        most: int = 0,
+        negative: NDArray[np.bool_] | None = None,
+        negative_share: float = 0.0,
     ) -> None:
         self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
+        self.negative = negative if shuffle else None
         self.length = min(n, most) if most and shuffle else n
+        if self.negative is not None:
+            self.length, self.negatives = epoch_length(self.negative, most, negative_share)
         self.weights = None if weights is None else weights / weights.sum()
 
     def set_epoch(self, epoch: int) -> None:  # Lightning calls it at the start of every epoch
@@ -170,9 +187,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.arange(self.n)
         if self.weights is not None:
             order = generator.choice(self.n, self.n, p=self.weights)
+        elif self.negative is not None:
+            few = generator.permutation(np.flatnonzero(self.negative))[: self.negatives]
+            many = generator.permutation(np.flatnonzero(~self.negative))[: self.length - self.negatives]
+            order = generator.permutation(np.concatenate([many, few]))
         elif self.shuffle:
             order = generator.permutation(self.n)
         return ((self.epoch, int(i)) for i in order[: self.length])
+
+
+def epoch_length(negative: NDArray[np.bool_], most: int, share: float) -> tuple[int, int]:
+    """Samples of an epoch in which at most a share are negative, and how many of them are.
+
+    Args:
+        negative: ``(n,)`` bool.
+        most: Limit of the epoch; 0 is none.
+        share: Below 1.
+    """
+    few, many = int(negative.sum()), int((~negative).sum())
+    length = min(few, int(many * share / (1 - share))) + many
+    length = min(length, most) if most else length
+    negatives = min(few, int(length * share))
+    return min(length, many + negatives), negatives
 
 
 def make_loader(
@@ -186,9 +222,11 @@ def make_loader(
     blank: float = 0.0,
     transplant: float = 0.0,
     most: int = 0,
+    negative_share: float = 0.0,
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """A loader over a prepared set. Zero workers is the default: an error then reaches the user as it was raised."""
-    sampler = EpochSampler(len(prepared), seed, shuffle=shuffle, weights=weights, most=most)
+    negative = lesion_free(prepared) if negative_share else None
+    sampler = EpochSampler(len(prepared), seed, shuffle, weights, most, negative, negative_share)
     return DataLoader(
         SliceDataset(prepared, augment, seed, blank, transplant),
         batch_size=batch_size,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from data.augment import Augment
-from data.loaders import make_loader, to_batch
+from data.loaders import epoch_length, lesion_free, make_loader, to_batch
 from data.normalization import Normalization
 from data.partition import DataConfig, Partition
 from data.trainer import plain_config
@@ -65,8 +65,17 @@ class TrainingConfig(DataConfig):
     precision: str = "auto"
 
 
-def loaders(config: TrainingConfig, parts: Partition, blank: float = 0.0) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Augmented, shuffled training batches, a share of them with blanked heads, and plain validation batches."""
+def loaders(
+    config: TrainingConfig, parts: Partition, blank: float = 0.0, negative_share: float = 0.0
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Augmented, shuffled training batches and plain validation batches.
+
+    Args:
+        config: Of the run.
+        parts: Its slices.
+        blank: Share of the training slices with blanked heads.
+        negative_share: See `data.loaders.epoch_length`; 0 takes slices as they come.
+    """
     augment = Augment(config.augment, config.turn) if config.augment > 0 else None
     training = make_loader(
         parts.train,
@@ -78,6 +87,7 @@ def loaders(config: TrainingConfig, parts: Partition, blank: float = 0.0) -> tup
         blank=blank,
         transplant=config.transplant,
         most=config.epoch_slices,
+        negative_share=negative_share,
     )
     return training, make_loader(parts.validation, 2 * config.batch_size)
 
@@ -100,9 +110,11 @@ def to_small_batch(
     return small.contiguous(memory_format=torch.channels_last)
 
 
-def total_steps(config: TrainingConfig, parts: Partition) -> int:
+def total_steps(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:
     """Optimizer steps of the whole run; a one-cycle schedule needs two."""
     slices = min(len(parts.train), config.epoch_slices or len(parts.train))
+    if negative_share:
+        slices, _ = epoch_length(lesion_free(parts.train), config.epoch_slices, negative_share)
     return max(2, max(1, slices // config.batch_size) * config.epochs)
 
 

@@ -44,6 +44,7 @@ _BEFORE: dict[str, Any] = {
     "epoch_slices": 0,
     "freeze_stem": False,
     "label_weight": 0.0,
+    "negative_share": 0.0,
     "not_brain": [],
     "own_outlines": False,
     "out_of_fold": "",

@@ -170,6 +170,10 @@ def segmentation(
             help="A last layer for each data set, for sets outline the same lesion in other ways; their mean is kept.",
         ),
     ] = False,
+    negative_share: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="At most this share of an epoch's slices shows no lesion; 0: as they come."),
+    ] = 0.0,
     label_weight: Annotated[
         float, typer.Option(min=0, help="Weight of a loss by which the encoder has to name the tumor; 0: none.")
     ] = 0.0,

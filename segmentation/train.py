@@ -74,6 +74,8 @@ class SegmenterConfig(TrainingConfig):
         label_weight: Weight of a second loss, by which a linear layer on the encoder's last features has to name what
             the slice shows. The layer is not kept; a classifier that starts from this encoder needs less of its own
             training. 0 is none.
+        negative_share: At most this share of an epoch's slices shows no lesion, others every time; 0 takes slices as
+            they come. Slices without a lesion teach little that the gate does not know, and cost as much.
         own_outlines: Give each data set a last layer of its own (`segmentation.outlines`).
         out_of_fold: Folder of a cross-validation of this recipe, whose validation decides the operating point of a run
             on all patients (``split="all"``).
@@ -85,6 +87,7 @@ class SegmenterConfig(TrainingConfig):
     encoder: str = ENCODER
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
     label_weight: float = 0.0
+    negative_share: float = 0.0
     own_outlines: bool = False
     out_of_fold: str = ""
 
@@ -232,14 +235,14 @@ def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | N
     sick = parts.train.masks.any(axis=(1, 2))
     sources = np.array([sample.source for sample in parts.train.samples])
     outlined = np.bincount(sources[sick], minlength=len(config.data))
-    return SegmenterModule(config, model, total_steps(config, parts), outlined.tolist())
+    return SegmenterModule(config, model, total_steps(config, parts, config.negative_share), outlined.tolist())
 
 
 def fit(
     module: SegmenterModule, config: SegmenterConfig, parts: Partition, out: Path, checkpoint: Path | None, bar: bool
 ) -> None:
     """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
-    training, validation = loaders(config, parts)
+    training, validation = loaders(config, parts, negative_share=config.negative_share)
     monitor = "val_dice" if len(parts.validation) else None
     trainer = make_trainer(out, config, monitor, bar)
     run_loop(trainer, module, training, validation if len(parts.validation) else None, checkpoint)
