@@ -37,7 +37,7 @@ stage2    = --data $(DATASETS)/brisc --data $(DATASETS)/figshare $(volumes) $(re
             --epochs 5 --validate-every 5 --small-epochs 4 --small-size 128 --augment 0.3 --transplant 0 --turn 0 \
             --own-outlines --negative-share 0.1 --label-weight 0.1
 stage1    = --data $(DATASETS)/brisc $(volumes) $(strange) $(recipe) \
-            --epochs 2 --validate-every 2 --small-epochs 1 --small-size 160 --augment 0.5 --transplant 0.05 --turn 0.05
+            --epochs 2 --validate-every 2 --small-epochs 1 --small-size 160 --augment 0.7 --transplant 0.05 --turn 0.05
 cv1      := $(RUNS)/cv/classification
 cv2      := $(RUNS)/cv/segmentation
 one      := $(RUNS)/classification/classifier.safetensors

@@ -23,8 +23,9 @@ def pick_device(wish: str = "auto") -> torch.device:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wish == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    kind, _, number = wish.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and (kind != "cuda" or not number.isdigit())):
+    kind, colon, number = wish.partition(":")
+    numbered = kind == "cuda" and number.isascii() and number.isdigit()
+    if kind not in ("cpu", "cuda", "mps") or (colon and not numbered):
         raise InputError(f"device {wish!r} is none of auto, cpu, cuda, cuda:N, mps")
     if kind == "cuda" and (not cuda or int(number or 0) >= torch.cuda.device_count()):
         raise InputError(f"device {wish!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")

@@ -16,6 +16,7 @@ from data.atomic import whole_file
 from data.errors import InputError
 from data.loaders import PreparedSet, prepare
 from data.preprocess import Preprocess
+from data.readers import source_files
 from data.samples import Sample
 
 
@@ -59,8 +60,8 @@ def _key(samples: Sequence[Sample], preprocess: Preprocess) -> str:
     for sample in samples:
         facts: list[Any] = [sample.slice_index, sample.channel, sample.plane, sample.label, sample.patient]
         for file in (sample.image, sample.mask):
-            if file is not None and file not in stamps:
-                stamps[file] = _stamp(file)
+            if file is not None and file not in stamps:  # a header may keep its voxels in another file
+                stamps[file] = [fact for part in source_files(file) for fact in _stamp(part)]
             facts.append(None if file is None else stamps[file])
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:32]

@@ -103,6 +103,8 @@ class Scan:
             raise InputError(f"a scan is a numeric array with 2 or 3 axes; this one is {voxels.dtype} {voxels.shape}")
         colour = voxels.ndim == 3 and voxels.shape[2] in (3, 4) and voxels.dtype.kind == "u" and affine is None
         volume = voxels.ndim == 3 and not colour
+        if voxels.dtype.kind == "b":  # which cannot be subtracted
+            voxels = voxels.astype(np.uint8)
         if affine is not None:
             affine = checked_affine(affine)
             spacing_mm = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)[: voxels.ndim])

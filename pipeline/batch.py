@@ -10,15 +10,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError, printable
 from data.preprocess import PREPROCESS_VERSION
 from pipeline.case import Case
-from pipeline.export import csv_row, error_row, read_result, read_table, remove_result, write_result, write_table
-from pipeline.inputs import Job, bare_name
+from pipeline.export import (
+    csv_row,
+    error_row,
+    read_result,
+    read_table,
+    remove_result,
+    scan_of,
+    write_result,
+    write_table,
+)
+from pipeline.inputs import Job, possible_folders
 from pipeline.names import TABLE
 from pipeline.options import RunOptions
 from pipeline.pipeline import Decision, Pipeline
@@ -91,6 +100,8 @@ def run_batch(
         raise InputError(f"{out}: cannot be made ({error.strerror})") from None
     if not resume:
         _clear(out)
+    else:
+        jobs = [_beside_others(job, out) for job in jobs]
     settings = _settings(pipeline, options)
     names = {job.name for job in jobs}
     earlier = [row for row in read_table(out / TABLE) if row["scan"] not in names] if resume else []
@@ -141,15 +152,18 @@ class _Desk:
                 opened[n] = reading.result()
             except Exception as error:
                 futures[n] = _ready(error)
-        for n, decision in zip(opened, self._decide([one.case for one in opened.values()]), strict=True):
-            if isinstance(decision, Exception):
-                futures[n] = _ready(decision)
-            elif self.options.explain:  # asks the classifier once more, which only one thread at a time may do
-                futures[n] = self._explained(group[n][0], opened[n], decision, writer)
-            else:
-                futures[n] = writer.submit(self._conclude, group[n][0], opened[n], decision)
-        for n, (job, _) in enumerate(group):
-            yield job, futures[n]
+        decisions = dict(zip(opened, self._decide([one.case for one in opened.values()]), strict=True))
+        for n, (job, _) in enumerate(group):  # one by one, so that whoever stops the run loses no row that is written
+            yield job, futures[n] if n in futures else self._submit(job, opened[n], decisions[n], writer)
+
+    def _submit(
+        self, job: Job, opened: Opened, decision: Decision | Exception, writer: ThreadPoolExecutor
+    ) -> Future[dict[str, Any]]:
+        if isinstance(decision, Exception):
+            return _ready(decision)
+        if self.options.explain:  # asks the classifier once more, which only one thread at a time may do
+            return self._explained(job, opened, decision, writer)
+        return writer.submit(self._conclude, job, opened, decision)
 
     def _decide(self, cases: list[Case]) -> list[Decision | Exception]:
         """All at once; where that fails, one by one, so that a scan's fault costs no other scan."""
@@ -255,11 +269,23 @@ def _settings(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
 def _clear(out: Path) -> None:
     """Remove the results in the table of an earlier run, so that none of them is taken for one of this run."""
     for row in read_table(out / TABLE):
-        for folder in {out / row["scan"], out / bare_name(row["scan"]), out / f"_{row['scan']}"}:
-            if read_result(folder, row["scan"]):
-                remove_result(folder)
+        for folder in possible_folders(row["scan"]):
+            if scan_of(out / folder) == row["scan"]:
+                remove_result(out / folder)
                 with suppress(OSError):  # files of the user's may lie there too
-                    folder.rmdir()
+                    (out / folder).rmdir()
+    (out / TABLE).unlink(missing_ok=True)  # a run that is killed at once must not leave rows without results
+
+
+def _beside_others(job: Job, out: Path) -> Job:
+    """The job with an output folder that holds no other scan's result: an earlier call may have run a scan that has the
+    same name but for its extension."""
+    if job.error or scan_of(out / job.folder) in (None, job.name):
+        return job
+    for folder in possible_folders(job.name):
+        if scan_of(out / folder) in (None, job.name):
+            return replace(job, folder=folder)
+    return replace(job, error=f"{out / job.folder}: this is the result of another scan; choose another -o")
 
 
 def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -275,6 +301,6 @@ def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | 
 def _failed(job: Job, error: str, out: Path) -> dict[str, str]:
     """The row of a failure; what an earlier run left for this scan goes, it must not be taken for today's result."""
     if job.folder:
-        with suppress(OSError):  # the folder may be what failed
+        with suppress(OSError, InputError):  # the folder may be what failed
             remove_result(out / job.folder)
     return error_row(job.name, printable(error))

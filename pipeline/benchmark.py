@@ -134,25 +134,16 @@ def _write_slices(folder: Path, slices: int) -> list[Path]:
 
 def _measure_starts(figures: Figures, source: Path, folder: Path, threads: int | None) -> None:
     """Whole processes, from the command to files on disk."""
+    own = "" if threads is None else f"torch.set_num_threads({threads})\n"
     ours = "import sys; from pipeline.cli import main; sys.argv = ['tumorlens', *sys.argv[1:]]; main()"
     plain = (
-        "import sys; from pathlib import Path\n"
+        f"import sys, torch; from pathlib import Path\n{own}"
         "from classification.predict import SHIPPED as one; from segmentation.predict import SHIPPED as two\n"
         "from pipeline.engines.plain import PlainTorch\n"
         "PlainTorch(one, two).run_file(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     runs = {
-        "ours": [
-            sys.executable,
-            "-c",
-            ours,
-            "run",
-            str(source),
-            "-o",
-            str(folder / "o"),
-            "--overwrite",
-            "--device=cpu",
-        ],
+        "ours": [sys.executable, "-c", ours, *_run(source, folder / "o", threads)],
         "plain": [sys.executable, "-c", plain, str(source), str(folder / "p")],
         "help": [sys.executable, "-c", ours, "--help"],
         "python": [sys.executable, "-c", "pass"],

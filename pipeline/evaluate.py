@@ -11,7 +11,7 @@ from typing import Any
 from data.cards import check_settings, read_card
 from data.errors import InputError
 from data.samples import Sample
-from pipeline.engines.choice import choose_engine
+from pipeline.engines.choice import Engine, choose_engine
 from pipeline.leaks import leak_warnings
 from pipeline.protocols import LEAKS, DataRequest, Progress, Selection, find_protocol, select
 from pipeline.report import check_out, screen_table, unit_of, write_report
@@ -117,7 +117,7 @@ class Weights:
         from classification.predict import SHIPPED as CLASSIFIER
         from segmentation.predict import SHIPPED as SEGMENTER
 
-        self.stage, self.tta = request.stage, request.tta
+        self.request, self.stage, self.tta = request, request.stage, request.tta
         self.engine = choose_engine(request.engine, request.device, request.precision)
         named = {
             "classification": request.classifier or str(CLASSIFIER),
@@ -166,12 +166,20 @@ class Weights:
 
     def load(self, fold: int | None) -> dict[str, Any]:
         """The models of a fold, by stage."""
+        from pipeline.engines.opening import open_or_torch
+
+        asked = self.request.engine
+        models, self.engine = open_or_torch(
+            lambda engine: self._open(fold, engine), self.engine, asked, self.request.precision
+        )
+        return models
+
+    def _open(self, fold: int | None, engine: Engine) -> dict[str, Any]:
         from classification.predict import Classifier
         from pipeline.engines.opening import open_classifier, open_segmenter, open_stages
         from pipeline.pipeline import Pipeline
         from segmentation.predict import Segmenter
 
-        engine = self.engine
         if self.stage == "pipeline":
             paths = (self.path("classification", fold), self.path("segmentation", fold))
             return {"pipeline": Pipeline(*open_stages(*paths, engine, self.tta), engine=engine)}

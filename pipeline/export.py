@@ -41,6 +41,9 @@ COLUMNS = (
 )
 
 
+_PART = ".part-"  # the folder in which a result is made
+
+
 def write_result(
     result: Result,
     folder: Path,
@@ -59,13 +62,19 @@ def write_result(
         name: The scan's name in ``results.csv``.
         made_of: What the result depends on, kept as ``made_of`` (see `read_result`).
         options: Which files are wanted.
+
+    Raises:
+        InputError: The folder holds files of these names that are of no result.
     """
     begun = time.perf_counter()
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_PART}*"):
+        shutil.rmtree(left, ignore_errors=True)
     scan = result.scan
     files = ["overlay.png"]
     problems: list[str] = []
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix=_PART, dir=folder) as temporary:
         beside = Path(temporary)
         overlay = draw_overlay(result)
         write_png(beside / "overlay.png", overlay)
@@ -82,9 +91,25 @@ def write_result(
         content["timings_s"]["write"] = round(time.perf_counter() - begun, 4)
         (beside / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         remove_result(folder)  # a mask.png must not outlive the picture that a volume has replaced
-        for file in (*files, "result.json"):
-            shutil.move(beside / file, folder / file)
+        try:
+            for file in (*files, "result.json"):
+                shutil.move(beside / file, folder / file)
+        except BaseException:  # half a result would pass for files of the user's
+            for file in files:
+                (folder / file).unlink(missing_ok=True)
+            raise
     return content
+
+
+def check_folder(folder: Path) -> None:
+    """Raise an `InputError` if a folder holds files that a result would replace and that are of no result: a mask that
+    the user drew beside the scan has the same name. What a run that was killed left behind has its folder ``.part-``
+    beside it, and is ours."""
+    if (folder / "result.json").is_file() or next(folder.glob(f"{_PART}*"), None) is not None:
+        return
+    foreign = [file for file in RESULT_FILES if (folder / file).exists()]
+    if foreign:
+        raise InputError(f"{folder / foreign[0]}: this is of no result, and would be replaced; choose another -o")
 
 
 def _write_findings(
@@ -163,9 +188,23 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def remove_result(folder: Path) -> None:
-    """Delete the files of an earlier result; other files in the folder stay."""
+    """Delete the files of an earlier result; other files in the folder stay.
+
+    Raises:
+        InputError: See `check_folder`.
+    """
+    check_folder(folder)
     for file in RESULT_FILES:
         (folder / file).unlink(missing_ok=True)
+
+
+def scan_of(folder: Path) -> str | None:
+    """The name of the scan whose result, whole or not, a folder holds, or none."""
+    try:
+        name = json.loads((folder / "result.json").read_text(encoding="utf-8"))["scan"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(name)
 
 
 def read_result(folder: Path, name: str, made_of: dict[str, Any] | None = None) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from data.archives import is_zip, unpack
 from data.dicomdir import is_dicomdir, read_dicomdir
 from data.errors import InputError, printable
 from data.readers import SCAN_SUFFIXES, is_dicom, sniff
-from pipeline.names import RESULT_FILES
+from pipeline.names import RESULT_FILES, TABLE
 from pipeline.studies import Candidate, DicomInput, survey
 
 _STRIPPED = (*SCAN_SUFFIXES, ".zip", ".img", ".img.gz")
@@ -140,7 +140,7 @@ class _Search:
             self.failures.append((text, f"{text}: no such file or folder"))
         for path in paths:
             if path.is_dir():
-                if not self.folder(path, PurePosixPath(path.resolve().name)):
+                if not self.folder(path, PurePosixPath(path.resolve().name)) and path.resolve() != self.results:
                     self.failures.append((str(path), f"{path}: the folder holds no scan"))
             elif path.is_file() and is_zip(path):
                 self.archive(path, PurePosixPath(path.name))
@@ -347,10 +347,28 @@ def _one_folder_more(path: Path, name: PurePosixPath) -> PurePosixPath:
 
 def _output_folders(names: list[PurePosixPath]) -> list[str]:
     """Names without their extension, which stays where two would collide."""
+    # Many a disk takes "P1" and "p1" for the same folder.
     bare = [bare_name(str(name)) for name in names]
-    count = Counter(bare)
+    count = Counter(b.casefold() for b in bare)
     # A bare name may also be the full name of another scan ("a" beside "a.png"), or a folder that others lie in.
-    taken = Counter(str(n) for n in names) + Counter(str(p) for n in names for p in n.parents)
-    free = [b if count[b] == 1 and not taken[b] else str(n) for b, n in zip(bare, names, strict=True)]
-    # The table of all results has its place, too.
-    return [f"_{f}" if PurePosixPath(f).parts[0].lower() == "results.csv" else f for f in free]
+    taken = Counter(str(place).casefold() for name in names for place in (name, *name.parents))
+    free = [
+        b if count[b.casefold()] == 1 and not taken[b.casefold()] else str(n) for b, n in zip(bare, names, strict=True)
+    ]
+    again: Counter[str] = Counter()
+    folders = []
+    for folder in free:
+        again[folder.casefold()] += 1
+        number = again[folder.casefold()]
+        folders.append(_beside_table(folder if number == 1 else f"{folder}.{number}"))
+    return folders
+
+
+def _beside_table(folder: str) -> str:
+    """The table of all results has its place, too."""
+    return f"_{folder}" if PurePosixPath(folder).parts[0].lower() == TABLE else folder
+
+
+def possible_folders(name: str) -> list[str]:
+    """All that may be a scan's output folder, the likeliest first."""
+    return [_beside_table(folder) for folder in (bare_name(name), name, *(f"{name}.{n}" for n in range(2, 10)))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,8 @@ from data.preprocess import Placement, PreparedSlice, Preprocess
 from data.scan import ACQUISITION, Scan
 from pipeline.admission import REFUSED, reason_to_refuse
 from pipeline.case import Case, open_case
-from pipeline.engines.choice import TORCH, Engine, UnsupportedNetworkError, choose_engine
-from pipeline.engines.opening import open_stages
+from pipeline.engines.choice import TORCH, Engine, choose_engine
+from pipeline.engines.opening import open_or_torch, open_stages
 from pipeline.gate import Verdict, judge_slice, judge_volume
 from pipeline.lesions import measure_lesions, number_lesions, pixel_area_mm2, slice_areas_px, voxel_volume_mm3
 from pipeline.result import Result
@@ -31,7 +30,6 @@ from segmentation.predict import Segmenter
 # Smaller connected lesions of a volume are taken for noise: a ball of 5.8 mm. In a volume kept out of training (BraTS)
 # the 6 of 18 pieces below it were all false; a higher limit would drop more of those, and small tumors with them.
 MIN_LESION_MM3 = 100.0
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,15 +98,10 @@ class Pipeline:
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold {threshold} is not between 0 and 1")
         chosen = choose_engine(engine, device, precision, threads)
-        try:
-            stages = open_stages(classifier, segmenter, chosen, tta)
-        except UnsupportedNetworkError as error:
-            if engine != "auto":
-                raise
-            _log.warning("%s", error)
-            chosen = choose_engine("torch", "cpu", precision, threads)
-            stages = open_stages(classifier, segmenter, chosen, tta)
-        return cls(*stages, threshold, chosen)
+        stages, taken = open_or_torch(
+            lambda engine: open_stages(classifier, segmenter, engine, tta), chosen, engine, precision
+        )
+        return cls(*stages, threshold, taken)
 
     def threshold_of(self, scan: Scan) -> float:
         """The tumor probability from which a slice of this scan is positive."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from data.labels import CLASSES
 from data.phantom import phantom_slice, phantom_volume
+from pipeline import batch
+from pipeline.batch import run_batch
+from pipeline.inputs import Job, _output_folders
+from pipeline.options import RunOptions
 from tests.files import save, save_volume, table
 
 
@@ -134,3 +140,86 @@ def test_a_table_that_a_spreadsheet_has_saved(tumorlens, tmp_path, option):
         assert done.exit_code == 2
         assert "not the table as tumorlens writes it" in done.stderr
         assert (tmp_path / "out" / "results.csv").read_bytes() == content
+
+
+def test_files_of_the_users_own_are_never_replaced(tumorlens, tmp_path):
+    """A mask that was drawn by hand has the name that ours would have, where results go beside their sources."""
+    scan = save(tmp_path / "7.png", phantom_slice(7, "meningioma").image)
+    drawn = save(tmp_path / "7" / "mask.png", phantom_slice(7, "meningioma").mask)
+    before = drawn.read_bytes()
+    assert tumorlens("run", scan, "-o", tmp_path).exit_code == 1
+    assert "mask.png: this is of no result, and would be replaced" in table(tmp_path)[0]["error"]
+    scan.write_text("broken now")
+    assert tumorlens("run", scan, "-o", tmp_path, "--overwrite").exit_code == 1
+    assert drawn.read_bytes() == before
+    assert [p.name for p in drawn.parent.iterdir()] == ["mask.png"]
+
+
+def test_what_a_killed_run_left_is_ours(tumorlens, tmp_path):
+    scan = save(tmp_path / "7.png", phantom_slice(7, "meningioma").image)
+    left = tmp_path / "out" / "7"
+    save(left / "mask.png", phantom_slice(7, "meningioma").mask)
+    (left / ".part-abc").mkdir()
+    assert tumorlens("run", scan, "-o", tmp_path / "out").exit_code == 0
+    assert not (left / ".part-abc").exists() and (left / "result.json").is_file()
+
+
+def test_a_scan_of_the_same_name_has_a_folder_of_its_own(tumorlens, tmp_path):
+    out = tmp_path / "out"
+    sick = save(tmp_path / "x.png", phantom_slice(7, "meningioma").image)
+    healthy = save(tmp_path / "x.jpg", phantom_slice(1, "no_tumor").image)
+    assert tumorlens("run", sick, "-o", out).exit_code == 0
+    for _ in range(2):
+        assert tumorlens("run", healthy, "-o", out, "--continue").exit_code == 0
+        assert {row["scan"]: row["label"] for row in table(out)} == {"x.png": "meningioma", "x.jpg": "no_tumor"}
+        assert (out / "x" / "mask.png").is_file() and (out / "x.jpg" / "mask.png").is_file()
+    assert tumorlens("run", sick, "-o", out, "--overwrite").exit_code == 0
+    assert {p.name for p in out.iterdir()} == {"results.csv", "x"}
+
+
+def test_overwrite_clears_halves_of_results_too(tumorlens, study, tmp_path):
+    out = tmp_path / "out"
+    assert tumorlens("run", study / "b", "-o", out).exit_code == 0
+    (out / "healthy" / "mask.png").unlink()
+    assert tumorlens("run", study / "a", "-o", out, "--overwrite").exit_code == 0
+    assert {p.name for p in out.iterdir()} == {"results.csv", "sick"}
+
+
+def test_a_run_that_is_killed_leaves_no_rows_without_results(tumorlens, study, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert tumorlens("run", study / "b", "-o", out).exit_code == 0
+    seen, real = [], batch.read_ahead
+    monkeypatch.setattr(batch, "read_ahead", lambda *a: seen.append((out / "results.csv").exists()) or real(*a))
+    assert tumorlens("run", study / "a", "-o", out, "--overwrite").exit_code == 0
+    assert seen == [False]
+
+
+def test_the_output_folder_is_no_scan_that_failed(tumorlens, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "1.png", phantom_slice(1, "no_tumor").image)
+    assert tumorlens("run", "1.png", "-o", "out").exit_code == 0
+    assert tumorlens("run", "1.png", "out", "-o", "out", "--continue").exit_code == 0  # what a shell makes of *
+    assert [row["scan"] for row in table(tmp_path / "out")] == ["1.png"]
+
+
+def test_who_stops_an_explained_run_keeps_what_is_written(pipeline, study, tmp_path, monkeypatch):
+    jobs = [Job(study / "a" / "sick.png", name, name) for name in ("one", "two", "three")]
+    real, calls = type(pipeline).conclude, []
+
+    def conclude(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(type(pipeline), "conclude", conclude)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(pipeline, jobs, tmp_path / "out", options=RunOptions(explain=True))
+    written = {p.parent.name for p in (tmp_path / "out").glob("*/result.json")}
+    assert {row["scan"] for row in table(tmp_path / "out")} == written != set()
+
+
+def test_names_that_a_disk_may_take_for_one_have_folders_of_their_own():
+    assert _output_folders([PurePosixPath("P1.png"), PurePosixPath("p1.png")]) == ["P1.png", "p1.png.2"]
+    assert _output_folders([PurePosixPath("P1.png"), PurePosixPath("p1.jpg")]) == ["P1.png", "p1.jpg"]
+    assert _output_folders([PurePosixPath("a/1.png"), PurePosixPath("a/2.png")]) == ["a/1", "a/2"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from data.datasets import load_samples
 from data.errors import InputError
 from data.partition import DataConfig, load_partition
 from data.preprocess import Preprocess
+from data.samples import Sample
 
 
 @pytest.fixture
@@ -74,3 +76,14 @@ def test_a_folder_that_cannot_be(copy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/kept: prepared slices cannot be kept there"):
         prepared.prepare_once(load_samples(copy), Preprocess(64), tmp_path / "file" / "kept")
+
+
+def test_voxels_behind_a_header_count(tmp_path):
+    volume = np.zeros((8, 8, 4), np.int16)
+    nib.save(nib.Nifti1Pair(volume, np.eye(4)), tmp_path / "a.img")
+    sample = Sample(tmp_path / "a.hdr", "glioma", patient="1", slice_index=1)
+    before = prepared._key([sample], Preprocess(64))
+    assert prepared._key([sample], Preprocess(64)) == before
+    voxels = (tmp_path / "a.img").read_bytes()
+    (tmp_path / "a.img").write_bytes(voxels + b"0")
+    assert prepared._key([sample], Preprocess(64)) != before

@@ -168,3 +168,11 @@ def test_a_single_slice_has_one_plane():
 def test_a_view_of_a_volume_in_fortran_order_copies_nothing():
     scan = Scan.from_array(np.zeros((30, 30, 8), order="F"), np.diag([1, 1, 5, 1.0]))
     assert np.shares_memory(scan.slice(3), scan.voxels)
+
+
+def test_an_array_of_truth_values_is_a_scan_like_any_other():
+    volume = np.zeros((20, 30, 25), bool)
+    volume[5:15, 5:15, 5:15] = True
+    scan = Scan.from_array(volume)
+    assert scan.volume and scan.voxels.dtype == np.uint8
+    assert Scan.from_array(volume[..., :3]).volume  # three slices, no colour

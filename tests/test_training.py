@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from classification import train as classification
 from classification.predict import Classifier
 from data.errors import InputError
-from data.loaders import EpochSampler, to_batch
+from data.loaders import EpochSampler, epoch_length, to_batch
+from data.recipe import loaders
 from data.trainer import changed_setting, check_run, fit, write_config
 from pipeline.cli import app
 from segmentation import train as segmentation
@@ -340,6 +341,35 @@ def test_an_epoch_may_show_a_part_of_the_slices_others_every_time():
     assert len(EpochSampler(20, seed=3, most=30)) == 20
 
 
+@pytest.mark.parametrize(("most", "length", "negatives"), [(0, 66, 6), (40, 40, 4), (500, 66, 6)])
+def test_an_epoch_has_as_few_negative_samples_as_it_is_asked_for(most, length, negatives):
+    negative = np.arange(100) % 5 < 2
+    sampler = EpochSampler(100, 3, most=most, negative=negative, negative_share=0.1)
+    seen = []
+    for epoch in range(12):
+        sampler.set_epoch(epoch)
+        drawn = [number for _, number in sampler]
+        assert len(drawn) == len(set(drawn)) == len(sampler) == length
+        assert negative[drawn].sum() == negatives
+        assert np.abs(np.diff(np.flatnonzero(negative[drawn]))).max() > 1  # among the others, not in a row
+        seen += drawn
+    assert negative[seen].sum() > len(set(np.array(seen)[negative[seen]])) > 2 * negatives  # others every time
+
+
+def test_a_set_without_negatives_is_taken_whole():
+    assert epoch_length(np.zeros(20, bool), 0, 0.1) == (20, 0)
+    assert epoch_length(np.ones(20, bool), 0, 0.1) == (0, 0)
+
+
+def test_the_schedule_knows_of_shorter_epochs(phantom_set):
+    """One-cycle raises where a run takes more steps than it was told of."""
+    config = segmentation.SegmenterConfig(data=(str(phantom_set),), encoder="resnet18", negative_share=0.1, **QUICK)
+    parts = segmentation.load_partition(config)
+    module = segmentation.build_module(config, parts)
+    training, _ = loaders(config, parts, negative_share=0.1)
+    assert module.total_steps == max(2, len(training) * config.epochs)
+
+
 def test_batches_are_normalised_and_channels_last():
     batch = to_batch(np.full((2, 4, 4), 255, np.uint8))
     assert batch.shape == (2, 3, 4, 4)
@@ -355,7 +385,7 @@ def test_bf16_only_where_the_processor_has_it(monkeypatch):
         assert compute.has_bf16(torch.device("cpu")) == bool(answer)
 
 
-@pytest.mark.parametrize("wish", ["gpu", "cuda:99", "mps:1", "cpu:0x"])
+@pytest.mark.parametrize("wish", ["gpu", "cuda:99", "mps:1", "cpu:0x", "cpu:", "cuda:"])
 def test_devices_that_are_not_there(wish):
     from data.compute import pick_device
 

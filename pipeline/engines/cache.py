@@ -107,9 +107,7 @@ def _convert(path: Path, stage: str) -> openvino.Model:
         return to_openvino(graph, size, stage)
     except Exception as error:  # a thousand architectures can fail in as many ways
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnsupportedNetworkError(
-            f"{path}: OpenVINO cannot take this network; use --engine torch ({lines[0]})"
-        ) from None
+        raise UnsupportedNetworkError(f"{path}: OpenVINO cannot take this network ({lines[0]})") from None
 
 
 def _keep(model: openvino.Model, folder: Path, weights: Path, card: dict[str, Any]) -> None:

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from classification.predict import Classifier
 from classification.predict import Network as ClassifierNetwork
-from pipeline.engines.choice import Engine
+from data.errors import InputError
+from pipeline.engines.choice import Engine, UnsupportedNetworkError, choose_engine
 from segmentation.predict import Network as SegmenterNetwork
 from segmentation.predict import Segmenter
 
 _log = logging.getLogger(__name__)
+_Opened = TypeVar("_Opened")
+
+
+def open_or_torch(
+    open_on: Callable[[Engine], _Opened], engine: Engine, asked: str, precision: str
+) -> tuple[_Opened, Engine]:
+    """What is opened, and the engine that took it: PyTorch where the first one cannot and was not asked for by name.
+
+    Args:
+        open_on: Opens a network, or several, on an engine.
+        engine: The first to try.
+        asked: The user's word for it: ``auto``, ``torch`` or ``openvino``.
+        precision: The user's word for that.
+
+    Raises:
+        InputError: What `open_on` raises; the engine that was asked for cannot take the network.
+    """
+    try:
+        return open_on(engine), engine
+    except UnsupportedNetworkError as error:
+        if asked != "auto":
+            raise InputError(f"{error}; use --engine torch") from None
+        _log.warning("%s; PyTorch computes it instead, and --engine torch saves the attempt", error)
+        instead = choose_engine("torch", "cpu", precision, engine.threads)
+        return open_on(instead), instead
 
 
 def open_stages(

@@ -44,9 +44,7 @@ class _Compiled:
         try:
             self._request = core().compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise UnsupportedNetworkError(
-                f"{path}: OpenVINO cannot compute this network; use --engine torch ({_line(error)})"
-            ) from None
+            raise UnsupportedNetworkError(f"{path}: OpenVINO cannot compute this network ({_line(error)})") from None
         self._lock = Lock()  # a request computes one thing at a time
 
     def infer(self, images_nhw: NDArray[np.uint8]) -> list[NDArray[Any]]:
