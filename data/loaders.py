@@ -92,7 +92,7 @@ def prepare(
 
 def lesion_free(prepared: PreparedSet) -> NDArray[np.bool_]:
     """Which slices' masks are empty, ``(n,)``."""
-    return ~prepared.masks.any(axis=(1, 2))
+    return np.asarray(~prepared.masks.any(axis=(1, 2)))
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
