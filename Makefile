@@ -40,12 +40,13 @@ stage1    = --data $(DATASETS)/brisc $(volumes) $(strange) $(recipe) \
             --epochs 2 --validate-every 2 --small-epochs 1 --small-size 160 --augment 0.7 --transplant 0.05 --turn 0.05
 cv1      := $(RUNS)/cv/classification
 cv2      := $(RUNS)/cv/segmentation
-one      := $(RUNS)/classification/classifier.safetensors
-two      := $(RUNS)/segmentation/segmenter.safetensors
+# Targets are what is written last: a run that was cut off has none.
+one      := $(RUNS)/classification/classifier
+two      := $(RUNS)/segmentation/segmenter
 folds1   := $(foreach k,0 1 2 3 4,$(cv1)/fold-$(k)/classifier.json)
 folds2   := $(foreach k,0 1 2 3 4,$(cv2)/fold-$(k)/segmenter.json)
 
-weights: $(two) $(RUNS)/report/report.json $(one)
+weights: $(two).json $(RUNS)/report/report.md $(one).json
 
 $(folds2): $(cv2)/fold-%/segmenter.json: | $(VENV)/.installed
 	$(lens) crossval segmentation $(stage2) --epoch-slices 3200 --folds $* --no-measure -o $(cv2)
@@ -54,13 +55,13 @@ $(folds1): $(cv1)/fold-%/classifier.json: $(cv2)/fold-%/segmenter.json
 	$(lens) crossval classification $(stage1) --init '$(cv2)/fold-{fold}/segmenter.safetensors' \
 	  --folds $* --no-measure -o $(cv1)
 
-$(two): $(folds2)
+$(two).json: $(folds2)
 	$(lens) train segmentation $(stage2) --epoch-slices 4000 --out-of-fold $(cv2) $(go_on) -o $(@D)
 
-$(one): $(folds1) $(two)
-	$(lens) train classification $(stage1) --init $(two) --out-of-fold $(cv1) $(go_on) -o $(@D)
+$(one).json: $(folds1) $(two).json
+	$(lens) train classification $(stage1) --init $(two).safetensors --out-of-fold $(cv1) $(go_on) -o $(@D)
 
-$(RUNS)/report/report.json: $(folds1)
+$(RUNS)/report/report.md: $(folds1)
 	$(lens) evaluate pipeline --data $(DATASETS)/brisc --protocol p2 --folds all --overwrite -o $(@D) \
 	  --classifier '$(cv1)/fold-{fold}/classifier.safetensors' --segmenter '$(cv2)/fold-{fold}/segmenter.safetensors'
 

@@ -16,6 +16,7 @@ from classification.metrics import per_patient
 from classification.refusal_fit import pooled
 from data.atomic import whole_file
 from data.compute import pick_device
+from data.errors import printable
 from data.labels import CLASSES, NO_TUMOR
 from data.loaders import PreparedSet, to_batch
 from data.normalization import IMAGENET, Normalization
@@ -122,11 +123,11 @@ def write_predictions(
     strangeness: NDArray[np.float32] | None = None,
 ) -> None:
     """One row per slice: image, slice, patient, label, a probability per class, and how strange it looks, if known."""
-    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         # Nine digits keep a float32 whole: six would write an unlikely truth as 0, and its log-loss would be another.
         writer.writerow(["image", "slice", "patient", "label", *(f"p_{name}" for name in CLASSES), "strangeness"])
         strange = [""] * len(part) if strangeness is None else [f"{s:.5g}" for s in strangeness]
         for sample, row, odd in zip(part.samples, probabilities, strange, strict=True):
-            known = (sample.image.name, sample.place, sample.patient, sample.label)
+            known = (printable(sample.image.name), sample.place, printable(sample.patient), sample.label)
             writer.writerow([*known, *(f"{p:.9g}" for p in row), odd])

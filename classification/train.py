@@ -195,7 +195,8 @@ def find_evidence(config: ClassifierConfig) -> Evidence | None:
 def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:
     """A module around a model (a fresh one, if none is given); loss weights undo the classes' imbalance, the schedule
     spans the whole run."""
-    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES)).clip(min=1)
+    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES))
+    counts[counts < 1] = max(1.0, counts.max())  # label smoothing would pull to an absent class that weighs much
     weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
     class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
     model = model or build_classifier(find_architecture(config.arch), config.size)

@@ -217,6 +217,8 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
                 patient=sample.patient or str(sample.image),  # neighbouring slices must not part
                 mask=sample.mask if lesion[k] else None,
                 slice_index=int(k),
+                volume_label=sample.label,
+                volume_mask=sample.mask,
             )
         )
     return samples

@@ -125,13 +125,14 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         epoch, i = index
         image, mask, label = self.prepared.images[i], self.prepared.masks[i], int(self.prepared.labels[i])
         draws = [int(n) for n in np.random.SeedSequence((self.seed, epoch, i)).generate_state(4)]
+        outlined = i
         blank = draws[1] < self.blank * 2**32
         if blank:
             from data.augment import blank_head
 
             image, mask = blank_head(image, draws[2]), np.zeros_like(mask)
         elif self._donors is not None and draws[3] < self.transplant * 2**32:
-            image, mask, label = self._donors.transplant(i, draws[2])
+            image, mask, label, outlined = self._donors.transplant(i, draws[2])
         if self.augment is not None:
             image, mask = self.augment(image, mask, draws[0])
         return {
@@ -139,7 +140,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
             "label": torch.tensor(label),
             "blank": torch.tensor(blank),
-            "source": torch.tensor(self.prepared.samples[i].source),
+            "source": torch.tensor(self.prepared.samples[outlined].source),
         }
 
 

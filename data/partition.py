@@ -102,10 +102,10 @@ def load_partition(
         everyone = range(len(whole))
         kept = share_of_patients(whole.samples, everyone, config.patients, config.seed)
         return Partition(whole if len(kept) == len(whole) else whole.subset(kept), nothing, nothing, (), left_out)
-    split = _split(whole.samples, config)
-    dropped: list[int] = []
+    split, dropped = _split(whole.samples, config)
     if config.duplicates == "drop":
-        split, dropped = drop_near_duplicates(whole.samples, split, marks)
+        split, alike = drop_near_duplicates(whole.samples, split, marks)
+        dropped += alike
     check_near_duplicates(whole.samples, split, marks)
     split = replace(split, train=share_of_patients(whole.samples, split.train, config.patients, config.seed))
     for name, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
@@ -167,7 +167,7 @@ def _read(
     return whole, marks, known - len(samples)
 
 
-def _split(samples: Sequence[Sample], config: DataConfig) -> Split:
+def _split(samples: Sequence[Sample], config: DataConfig) -> tuple[Split, list[int]]:
     if config.split == "official":
-        return split_official(samples, config.seed)
-    return split_by_fold(samples, config.fold, config.seed)
+        return split_official(samples, config.seed, config.duplicates == "drop")
+    return split_by_fold(samples, config.fold, config.seed), []

@@ -16,7 +16,7 @@ from data.augment import Augment
 from data.loaders import epoch_length, lesion_free, make_loader, to_batch
 from data.normalization import Normalization
 from data.partition import DataConfig, Partition
-from data.trainer import plain_config
+from data.trainer import with_start
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,12 @@ def adamw_one_cycle(model: nn.Module, config: TrainingConfig, steps: int) -> Any
 class Stage(L.LightningModule):
     """What the modules of both stages do in the same way."""
 
+    config: Any  # the stage's own `TrainingConfig`
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout draws by seed and step alone, so that a resumed run draws what it would have drawn."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.trainer.global_step)
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -147,7 +153,7 @@ class Stage(L.LightningModule):
 def describe_run(config: TrainingConfig, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:
     """The part of a card that says how the weights came about."""
     return {
-        "training": plain_config(config),
+        "training": with_start(config),
         "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         "dropped_near_duplicates": len(parts.dropped),
         "best_epoch": best_epoch,

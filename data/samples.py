@@ -31,6 +31,8 @@ class Sample:
         channel: Which channel of a colour picture is the scan, from 0; none takes their brightness.
         plane: How the volume is cut, see `data.scan.Scan.with_plane`.
         source: Which of a run's data sets it comes from, from 0.
+        volume_label: What the set says of the whole volume that the slice is of; empty for a picture.
+        volume_mask: The mask of that volume, or none.
     """
 
     image: Path
@@ -43,6 +45,8 @@ class Sample:
     channel: int | None = None
     plane: str = ACQUISITION
     source: int = 0
+    volume_label: str = ""
+    volume_mask: Path | None = None
 
     @property
     def name(self) -> str:

@@ -87,8 +87,16 @@ def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
     return split
 
 
-def split_official(samples: Sequence[Sample], seed: int = 0) -> Split:
+def split_official(samples: Sequence[Sample], seed: int = 0, drop: bool = False) -> tuple[Split, list[int]]:
     """The data set's own train and test parts; without a validation part, a fifth of the training patients.
+
+    Args:
+        samples: All slices.
+        seed: Of the validation part that is made.
+        drop: Take patients who lie in two parts out of the earlier one, as `drop_near_duplicates` does.
+
+    Returns:
+        The split, and the indices that were taken out.
 
     Raises:
         InputError: The set has no official split, or a patient lies in two of the parts.
@@ -102,9 +110,16 @@ def split_official(samples: Sequence[Sample], seed: int = 0) -> Split:
         folds = make_folds([samples[i] for i in train], seed=seed)
         validation = [i for i, f in zip(train, folds, strict=True) if f == 0]
         train = [i for i, f in zip(train, folds, strict=True) if f != 0]
-    split = Split(train, validation, test)
+    split, gone = Split(train, validation, test), []
+    if drop:
+        tested = {samples[i].patient for i in test if samples[i].patient}
+        validated = {samples[i].patient for i in validation if samples[i].patient}
+        gone = [i for i in validation if samples[i].patient in tested]
+        gone += [i for i in train if samples[i].patient in tested | validated]
+        left = set(gone)
+        split = Split([i for i in train if i not in left], [i for i in validation if i not in left], test)
     check_patients(samples, split)
-    return split
+    return split, sorted(gone)
 
 
 def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0) -> list[int]:
@@ -176,10 +191,12 @@ def near_duplicates(
 def alike_by_nature(first: Sample, second: Sample) -> bool:
     """Whether the look-alikes say nothing: both are slices of volumes whose patients the set itself tells.
 
-    Whole volumes kept slice by slice (`data.lgg`; known by the channel that is taken) have slices near the vertex that
-    look alike in any two heads; there the set says better whose they are.
+    Whole volumes kept slice by slice (`data.lgg`; known by each picture's mask beside it) have slices near the vertex
+    that look alike in any two heads; there the set says better whose they are.
     """
-    return all(s.channel is not None and s.patient and not s.patient.startswith(CLUSTER) for s in (first, second))
+    from data.lgg import is_lgg_slice  # which reads data sets, as does who calls this
+
+    return all(is_lgg_slice(s) and not s.patient.startswith(CLUSTER) for s in (first, second))
 
 
 def _across(

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from lightning.pytorch.loggers import CSVLogger
 
 from data.atomic import whole_file, write_text
+from data.cards import sha256_of
 from data.compute import keep_freed_memory, pick_device, wants_bf16
 from data.errors import InputError
 
@@ -35,6 +36,7 @@ _HINTS = (
     "logging interval",
     "no .val_dataloader",
 )
+_START = "init_sha256"
 _PRECISIONS = ("auto", "bf16", "fp32")
 FREE = ("device", "workers", "prepared")  # what a resumed run may change: it changes no result
 # What a run was that began before there was such a setting.
@@ -99,6 +101,21 @@ def write_metrics_table(out: Path) -> list[dict[str, str]]:
     return table
 
 
+class _Best(ModelCheckpoint):
+    """The best checkpoint, which stays the best to beat where the run's folder was moved: Lightning takes up what it
+    knows of it only at the very same path."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else path
+
+        moved = dict(state_dict) | {"dirpath": self.dirpath}
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            moved[name] = here(moved.get(name, ""))
+        moved["best_k_models"] = {here(path): score for path, score in moved.get("best_k_models", {}).items()}
+        super().load_state_dict(moved)
+
+
 def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progress: bool = True) -> L.Trainer:
     """A trainer that keeps the best and the last checkpoint, stops early, and logs to CSV below `out`.
 
@@ -115,7 +132,7 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
     callbacks: list[L.Callback] = []
     if monitor is not None:  # before the last checkpoint, which keeps what the best one knows
         callbacks += [
-            ModelCheckpoint(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
+            _Best(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
             EarlyStopping(monitor, mode="max", patience=config.patience),
         ]
     callbacks += [
@@ -150,7 +167,7 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
         InputError: A fresh run would overwrite one, a resume finds nothing, or finds another configuration.
     """
     last = out / "checkpoints" / f"{LAST}.ckpt"
-    plain = plain_config(config)
+    plain = with_start(config)
     pick_device(plain.get("device", "auto"))
     if plain.get("precision", "auto") not in _PRECISIONS:
         raise InputError(f"precision {plain['precision']!r} is none of {', '.join(_PRECISIONS)}")
@@ -185,13 +202,15 @@ def changed_setting(kept: dict[str, Any], wanted: dict[str, Any], free: Collecti
     known = _BEFORE | kept
     for name, value in wanted.items():
         if name in known and known[name] != value and name not in free:
+            if name == _START:
+                return f"other weights than {wanted['init']} now holds"
             return f"{name} = {known[name]}, not {value}"
     return ""
 
 
 def write_config(out: Path, config: Any) -> None:
     """``config.yaml`` of a run."""
-    write_text(out / "config.yaml", yaml.safe_dump(plain_config(config), sort_keys=False))
+    write_text(out / "config.yaml", yaml.safe_dump(with_start(config), sort_keys=False))
 
 
 def chosen_state(out: Path) -> tuple[dict[str, Any], int]:
@@ -221,6 +240,14 @@ def plain_config(config: Any) -> dict[str, Any]:
     """A configuration dataclass as plain values that YAML and JSON can hold."""
     values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
     return {k: _plain(v) for k, v in values.items()}
+
+
+def with_start(config: Any) -> dict[str, Any]:
+    """`plain_config`, with the SHA-256 of the weight file that a run starts from: a path alone does not tell whether it
+    still holds the same."""
+    plain = plain_config(config)
+    start = Path(str(plain.get("init", "")))
+    return plain | ({_START: sha256_of(start)} if start.is_file() else {})
 
 
 def quiet_lightning() -> None:

@@ -30,6 +30,9 @@ _GRAFTED = 1 / 3  # of the transplants leave the label
 _INSIDE = 0.9  # of a planted region has to lie in the head
 
 
+Transplanted = tuple[NDArray[np.uint8], NDArray[np.uint8], int, int]  # image, mask, label, whose outline
+
+
 class Donors:
     """The training slices whose lesions are known, and what can be made of each with a piece of another patient's.
 
@@ -59,30 +62,31 @@ class Donors:
         thumbs -= thumbs.mean(axis=1, keepdims=True)
         self._thumbs = thumbs / np.maximum(np.linalg.norm(thumbs, axis=1, keepdims=True), 1e-6)
 
-    def transplant(self, index: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
-        """Heal, plant or graft slice `index`; returns image, mask and label, unchanged where no donor fits.
+    def transplant(self, index: int, seed: int) -> Transplanted:
+        """Heal, plant or graft slice `index`; returns image, mask, label, and which slice's outline the mask is,
+        unchanged where no donor fits.
 
         Args:
             index: Which slice.
             seed: The same seed gives the same picture.
         """
         rng = np.random.default_rng(seed)
-        kept = self.images[index], self.masks[index], int(self.labels[index])
+        kept = self.images[index], self.masks[index], int(self.labels[index]), index
         if not (self.sick[index] or self.free[index]) or len(self._sick) == 0:
             return kept
         if rng.uniform() < _GRAFTED:
             return self._graft(index, rng) or kept
         return (self._heal(index, rng) if self.sick[index] else self._plant(index, rng)) or kept
 
-    def _heal(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int] | None:
+    def _heal(self, index: int, rng: np.random.Generator) -> Transplanted | None:
         region = _grown(self.masks[index], int(rng.integers(4, 12)))
         donor = self._donor(index, self._known, rng, without=region)
         if donor is None:
             return None
         image = _moved(self.images[index], self.images[donor], region, rng)
-        return image, np.zeros_like(self.masks[index]), NO_TUMOR
+        return image, np.zeros_like(self.masks[index]), NO_TUMOR, index
 
-    def _plant(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int] | None:
+    def _plant(self, index: int, rng: np.random.Generator) -> Transplanted | None:
         donor = self._donor(index, self._sick, rng)
         if donor is None:
             return None
@@ -90,9 +94,9 @@ class Donors:
         if (self.images[index][region > 0] > 0).mean() < _INSIDE:
             return None
         image = _moved(self.images[index], self.images[donor], region, rng)
-        return image, self.masks[donor], int(self.labels[donor])
+        return image, self.masks[donor], int(self.labels[donor]), donor
 
-    def _graft(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int] | None:
+    def _graft(self, index: int, rng: np.random.Generator) -> Transplanted | None:
         shape = self._donor(index, self._sick, rng)
         if shape is None:
             return None
@@ -103,7 +107,7 @@ class Donors:
         if donor is None:
             return None
         image = _moved(self.images[index], self.images[donor], region, rng)
-        return image, self.masks[index], int(self.labels[index])
+        return image, self.masks[index], int(self.labels[index]), index
 
     def _donor(
         self, index: int, among: NDArray[np.int64], rng: np.random.Generator, without: NDArray[np.uint8] | None = None

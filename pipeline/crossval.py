@@ -18,12 +18,12 @@ from data.errors import InputError
 from data.networks import freeze_stem
 from data.partition import kept_in_memory
 from data.recipe import TrainingConfig
-from data.trainer import changed_setting, check_run, plain_config
+from data.trainer import changed_setting, check_run, plain_config, with_start
 from pipeline.evaluate import PLACEHOLDER, EvaluationRequest, Say, evaluate
-from pipeline.protocols import DataRequest, Progress, count_folds, lgg_flaw
+from pipeline.protocols import DataRequest, Progress, count_folds, folds_are_common, lgg_flaw
 from pipeline.report import REPORT, check_out
 from segmentation.model import build_segmenter
-from segmentation.train import SegmenterConfig, has_truth, train_segmenter
+from segmentation.train import SegmenterConfig, train_segmenter
 
 WEIGHTS = {"classification": "classifier.safetensors", "segmentation": "segmenter.safetensors"}
 _TRAIN: dict[str, Callable[..., Any]] = {"classification": train_classifier, "segmentation": train_segmenter}
@@ -90,7 +90,7 @@ class FoldRun:
         check_settings(card, weights.with_suffix(".json"), self.stage)
         if sha256_of(weights) != card.get("sha256"):
             raise InputError(f"{weights}: damaged or changed, its SHA-256 is not the card's; delete {self.folder}")
-        changed = changed_setting(card.get("training", {}), plain_config(self.config))
+        changed = changed_setting(card.get("training", {}), with_start(self.config))
         if changed:
             raise InputError(
                 f"{self.folder}: the fold was trained with {changed}; give the same settings, or another -o"
@@ -215,8 +215,7 @@ def _check_common_folds(request: CrossvalRequest) -> None:
         return
     config = next(iter(request.configs.values()))
     samples = [s for source in config.data for s in load_samples(source, dict(config.label_map), config.channel)]
-    used = [s for s in samples if s.label or has_truth(s)]
-    if all(s.fold is not None for s in used) or all(s.label and s.patient and has_truth(s) for s in used):
+    if folds_are_common(samples):
         return
     raise InputError(
         f"{', '.join(config.data)}: not every scan has a fold, and the two stages would make different ones, so that "

@@ -10,13 +10,11 @@ from typing import Any
 
 from data.cards import check_settings, read_card
 from data.errors import InputError
-from data.samples import Sample
 from pipeline.engines.choice import Engine, choose_engine
 from pipeline.leaks import leak_warnings
 from pipeline.protocols import LEAKS, DataRequest, Progress, Selection, find_protocol, select
 from pipeline.report import check_out, screen_table, unit_of, write_report
 from pipeline.versions import package_versions
-from segmentation.train import has_truth
 
 PLACEHOLDER = "{fold}"
 Say = Callable[[str], None]
@@ -236,16 +234,12 @@ def _warnings(selection: Selection, wanted: DataRequest, weights: Weights) -> li
             alone = replace(wanted, stage=stage)
             found += leak_warnings(stage, weights.card(stage, fold), fold, selection, alone)
     made = selection.n_folds is not None and not selection.own_folds
-    if made and wanted.stage == "pipeline" and not all(map(_outlined, selection.samples)):
+    if made and wanted.stage == "pipeline" and not selection.common_folds:
         found.append(
-            "the data have no folds of their own and tumors without a mask, so training makes other folds for the "
-            "segmenter than for the classifier; write folds with `tumorlens data split --folds 5`"
+            "the data have no folds of their own, and scans without a label, a mask or a patient, so training makes "
+            "other folds for the segmenter than for the classifier; write folds with `tumorlens data split --folds 5`"
         )
     return list(dict.fromkeys(found))
-
-
-def _outlined(sample: Sample) -> bool:
-    return has_truth(sample)
 
 
 def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> Any:

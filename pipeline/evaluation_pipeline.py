@@ -113,7 +113,8 @@ def _judge(pipeline: Pipeline, members: list[Sample], fold: int | None, worst: W
     if first.channel is not None:
         scan = replace(scan, voxels=channel_of(scan, first.channel))
     result = pipeline.run(scan)
-    sick = [s.label for s in members if s.label != CLASSES[NO_TUMOR]]
+    labels = [first.volume_label, *(s.label for s in members)]  # few slices may be left of a volume, without its lesion
+    sick = [label for label in labels if label not in ("", CLASSES[NO_TUMOR])]
     patient = first.patient or (scan.annotation.patient if scan.annotation else "") or str(first.image)
     scores: list[SliceScores] = []
     if truth is not None:
@@ -148,12 +149,12 @@ def _shares(result: Result) -> dict[str, float]:
 
 def _true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
     """In the array order of ``scan.voxels``; none for a tumor that the set does not outline."""
-    drawn = next((s.mask for s in members if s.mask is not None), None)
+    drawn = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
     if drawn is not None:
         return read_volume_mask(drawn, scan) if scan.volume else read_mask(drawn, scan)
     if scan.annotation is not None and scan.annotation.mask is not None:
         return scan.annotation.mask
-    if any(s.label != CLASSES[NO_TUMOR] for s in members):
+    if any(label != CLASSES[NO_TUMOR] for s in members for label in (s.volume_label or s.label, s.label)):
         return None
     return np.zeros(scan.voxels.shape if scan.volume else scan.voxels.shape[:2], np.uint8)
 

@@ -82,7 +82,7 @@ def leak_warnings(
     trained = training.get("data") or []
     kin = {source: kinship(source, trained) for source in request.data}
     found = [] if set(kin.values()) == {OTHER} else _of_kin(stage, training, fold, selection, request, kin)
-    return found + ([] if fold is None else _start_warning(stage, training, fold, request.data))
+    return found + ([] if fold is None else _start_warning(stage, training, fold, selection, request))
 
 
 def _of_kin(
@@ -151,19 +151,31 @@ def _changed(training: dict[str, Any], data: Sequence[str], seed: int) -> list[s
     return [name for name, equal in same.items() if not equal]
 
 
-def _start_warning(stage: str, training: dict[str, Any], fold: int, data: Sequence[str]) -> list[str]:
-    """Whether the first weights came from a classifier that was trained on these patients."""
+def _start_warning(
+    stage: str, training: dict[str, Any], fold: int, selection: Selection, request: DataRequest
+) -> list[str]:
+    """Whether the first weights came from a network that was trained on these patients."""
     init = Path(str(training.get("init", "")))
     if init.suffix != ".safetensors" or not init.with_suffix(".json").is_file():
         return []
     try:
-        first = read_card(init).get("training")
+        card = read_card(init)
     except InputError:
         return []
-    if not isinstance(first, dict) or all(kinship(source, first.get("data") or []) == OTHER for source in data):
+    first = card.get("training")
+    if not isinstance(first, dict) or all(kinship(s, first.get("data") or []) == OTHER for s in request.data):
         return []
     if first.get("split") == "all":
         return [f"the {stage} weights started from {init}, which was trained on all patients"]
+    if not selection.own_folds:
+        changed = _changed(first, request.data, request.seed)
+        if card.get("stage") != stage and not selection.common_folds:
+            changed.append("choice of scans")
+        if changed:
+            return [
+                f"the data have no folds of their own, and the {stage} weights started from {init}, which was trained "
+                f"with another {' and '.join(changed)}: it may have seen these patients"
+            ]
     if first.get("fold", fold) == fold:
         return []
     return [f"the {stage} weights started from {init}, whose test fold is {first['fold']} and not {fold}"]

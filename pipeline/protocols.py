@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from data.check_listing import find_index
@@ -90,6 +91,7 @@ class Selection:
         own_folds: Whether the data name the folds themselves.
         choice: A sentence on how folds were chosen.
         notes: What a reader should know of the data.
+        known: All samples of the data, also those of no use to the stage.
     """
 
     protocol: Protocol
@@ -98,6 +100,12 @@ class Selection:
     own_folds: bool
     choice: str
     notes: tuple[str, ...]
+    known: tuple[Sample, ...] = ()
+
+    @cached_property
+    def common_folds(self) -> bool:
+        """See `folds_are_common`."""
+        return folds_are_common(self.known)
 
     @property
     def samples(self) -> list[Sample]:
@@ -167,7 +175,14 @@ def select(request: DataRequest, card: dict[str, Any] | None = None, progress: P
         parts[fold] = _of_classes([samples[i] for i in split_by_fold(samples, fold).test], protocol)
         if not parts[fold]:
             raise InputError(f"{_names(request)}: no {_wanted(protocol)} in fold {fold}")
-    return Selection(protocol, parts, n_folds, own, choice, notes)
+    return Selection(protocol, parts, n_folds, own, choice, notes, tuple(known))
+
+
+def folds_are_common(samples: Sequence[Sample]) -> bool:
+    """Whether both stages make the same folds of these samples. Folds that are made depend on the samples that a stage
+    can use, and on look-alikes where a patient is unknown."""
+    used = [s for s in samples if s.label or has_truth(s)]
+    return all(s.fold is not None for s in used) or all(s.label and s.patient and has_truth(s) for s in used)
 
 
 def _one_set(samples: list[Sample], request: DataRequest, protocol: Protocol, notes: tuple[str, ...]) -> Selection:
@@ -256,6 +271,11 @@ def _notes(samples: list[Sample], known: list[Sample], request: DataRequest, pro
         notes.append(
             "the data do not name every patient: a slice of unknown origin counts as a patient of its own unless "
             "it was found to be a copy, so intervals are too narrow where its patient has other slices"
+        )
+    if request.stage != "pipeline" and any(s.from_volume for s in samples):
+        notes.append(
+            "of volumes only slices are measured that training takes: with at least 20 pixels of a lesion or none, and "
+            "a quarter of the largest slice's tissue"
         )
     absent = [CLASSES[c] for c in protocol.classes if not any(s.label == CLASSES[c] for s in samples)]
     if absent and protocol.id in ("p1", "p2", "p3"):

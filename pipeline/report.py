@@ -108,7 +108,7 @@ def _files_of(out: Path) -> set[str]:
 
 
 def _write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)

@@ -14,6 +14,7 @@ from torch import nn
 
 from data.atomic import whole_file
 from data.compute import pick_device
+from data.errors import printable
 from data.loaders import PreparedSet, to_batch
 from data.normalization import IMAGENET, Normalization
 from segmentation.model import probabilities
@@ -68,15 +69,14 @@ def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> dic
 
 def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> None:
     """One row per slice: image, slice, patient, label, area of truth and prediction on the network's grid, Dice."""
-    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "slice", "patient", "label", "truth_px", "mask_px", "dice"])
         for sample, truth, mask, dice in zip(
             part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True
         ):
-            writer.writerow(
-                [sample.image.name, sample.place, sample.patient, sample.label, truth.sum(), mask.sum(), f"{dice:.4f}"]
-            )
+            known = (printable(sample.image.name), sample.place, printable(sample.patient), sample.label)
+            writer.writerow([*known, truth.sum(), mask.sum(), f"{dice:.4f}"])
 
 
 def _mean(values: NDArray[Any]) -> float | None:

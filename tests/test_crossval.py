@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from classification import train as classification
 from data.errors import InputError
 from data.phantom_lgg import write_lgg_phantoms
+from data.trainer import changed_setting, plain_config, with_start
 from pipeline import crossval as room
 from pipeline.cli_crossval import crossval_app
 from pipeline.cli_train import config_of
@@ -110,6 +111,18 @@ def test_a_changed_setting_is_named(request_of, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"fold-0: the fold was trained with learning_rate = 0\.0004, not 0\.001"):
         run(request_of(learning_rate=0.001), tmp_path)
     run(request_of(folds=(0,), device="auto", workers=1), tmp_path)  # changes no result
+
+
+def test_other_first_weights_of_the_same_name_are_told(request_of, tmp_path, monkeypatch):
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(b"one")
+    settings = plain_config(request_of().classifier) | {"init": str(start)}
+    assert changed_setting(with_start(settings), with_start(settings)) == ""
+    kept = with_start(settings)
+    start.write_bytes(b"two")
+    assert changed_setting(kept, with_start(settings)) == f"other weights than {start} now holds"
+    start.unlink()  # a run that goes on needs them no more
+    assert changed_setting(kept, with_start(settings)) == ""
 
 
 def test_a_changed_setting_of_an_interrupted_fold_is_named(request_of, tmp_path):

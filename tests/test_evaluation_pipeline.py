@@ -129,6 +129,21 @@ def test_a_set_is_measured_from_its_files(pipeline, tmp_path):
     assert cases[1].free_slices == 1
 
 
+def test_a_volume_keeps_a_lesion_that_none_of_its_training_slices_shows(pipeline, tmp_path):
+    """Training takes no slices with fewer than 20 pixels of a lesion; the truth of the volume has them all the same."""
+    phantom = phantom_volume(7, "meningioma", (64, 64, 12), (3.6, 3.6, 12.0))
+    save_volume(tmp_path / "v.nii.gz", phantom)
+    mask = np.zeros_like(phantom.mask)
+    mask[30:33, 30:33, 5] = 1
+    nib.save(nib.Nifti1Image(mask, phantom.scan.affine), tmp_path / "m.nii.gz")
+    (tmp_path / "index.csv").write_text("image,mask,label,patient\nv.nii.gz,m.nii.gz,meningioma,a\n")
+    samples = load_samples(tmp_path)
+    assert {s.label for s in samples} == {"no_tumor"} and not any(s.mask for s in samples)
+    (case,) = evaluate_pipeline(pipeline, samples)
+    assert case.label == "meningioma"
+    assert sum(s.truth_px for s in case.scores) == 9
+
+
 def test_a_volume_is_one_scan_and_its_slices_are_listed(weights, tmp_path):
     phantom = phantom_volume(7, "meningioma", (64, 64, 12), (3.6, 3.6, 12.0))
     save_volume(tmp_path / "v.nii.gz", phantom)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -111,11 +112,23 @@ def test_an_overlap_in_a_given_fold_column_raises():
 
 def test_official_split():
     samples = [Sample(Path(f"{i}"), "glioma", f"p{i}", split="test" if i > 14 else "train") for i in range(20)]
-    split = split_official(samples)
+    split, gone = split_official(samples)
+    assert gone == []
     assert split.test == [15, 16, 17, 18, 19]
     assert len(split.validation) == 3
     with pytest.raises(InputError, match="no official"):
         split_official(samples[:10])
+
+
+def test_patients_in_two_official_parts_give_way_where_duplicates_are_dropped():
+    parts = ["train"] * 6 + ["validation"] * 3 + ["test"] * 3
+    patients = ["a", "b", "c", "d", "e", "a", "f", "b", "g", "h", "c", "g"]
+    samples = [Sample(Path(f"{i}"), "glioma", p, split=s) for i, (p, s) in enumerate(zip(patients, parts, strict=True))]
+    with pytest.raises(InputError, match="patient"):
+        split_official(samples)
+    split, gone = split_official(samples, drop=True)
+    assert split == Split([0, 3, 4, 5], [6, 7], [9, 10, 11])  # c is tested, b validated, g tested
+    assert gone == [1, 2, 8]
 
 
 def changed(image, how):
@@ -191,11 +204,21 @@ def test_known_copies_between_the_real_sets_are_found(real):
     assert not strangers
 
 
-def test_look_alikes_count_unless_the_set_tells_both_patients_and_the_channel():
-    told, other = samples_of(["a", "b"], channel=1)
+def slices_of(patients):
+    """As an LGG folder has them: each picture with its mask beside it."""
+    return [replace(s, mask=Path(f"{s.image.stem}_mask.png")) for s in samples_of(patients)]
+
+
+def test_look_alikes_count_unless_they_are_slices_of_volumes_whose_patients_the_set_tells():
+    told, other = slices_of(["a", "b"])
     assert alike_by_nature(told, other)
-    (grey,), (unknown,), (cluster,) = samples_of(["c"]), samples_of([""], channel=1), samples_of(["alike-3"], channel=1)
-    for stranger in (grey, unknown, cluster):
+    (picture,) = samples_of(["c"], channel=1)  # --frame-channel says nothing of volumes
+    (unknown,), (cluster,), (apart,) = (
+        slices_of([""]),
+        slices_of(["alike-3"]),
+        samples_of(["d"], mask=Path("masks/0.png")),
+    )
+    for stranger in (picture, unknown, cluster, apart):
         assert not alike_by_nature(told, stranger)
         assert not alike_by_nature(stranger, told)
 
@@ -204,7 +227,7 @@ def test_only_pairs_that_count_stop_or_shrink_a_split():
     image = phantom_slice(3, "glioma").image
     marks = prepared([image, image[:, ::-1].copy()])
     split = Split([0], [], [1])
-    told = samples_of(["a", "b"], channel=1)
+    told = slices_of(["a", "b"])
     check_near_duplicates(told, split, marks)
     assert drop_near_duplicates(told, split, marks) == (split, [])
     grey = samples_of(["a", "b"])
@@ -212,7 +235,7 @@ def test_only_pairs_that_count_stop_or_shrink_a_split():
         check_near_duplicates(grey, split, marks)
     assert drop_near_duplicates(grey, split, marks)[1] == [0]
     # One cluster of unknown patients, made before the split: its name is no word of the set.
-    clustered = group_by_likeness(samples_of(["", ""], channel=1), marks)
+    clustered = group_by_likeness(slices_of(["", ""]), marks)
     with pytest.raises(InputError, match="near-duplicates across the split"):
         check_near_duplicates(clustered, split, marks)
 

@@ -6,23 +6,26 @@ import csv
 import json
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from classification import train as classification
+from classification.evaluate import write_predictions
 from classification.predict import Classifier
 from data.errors import InputError
 from data.loaders import EpochSampler, epoch_length, to_batch
 from data.recipe import loaders
-from data.trainer import changed_setting, check_run, fit, write_config
+from data.trainer import changed_setting, check_run, fit, make_trainer, write_config
 from pipeline.cli import app
 from segmentation import train as segmentation
-from segmentation.evaluate import dice_scores
+from segmentation.evaluate import dice_scores, write_scores
 from segmentation.loss import CrossEntropyDice
 from segmentation.predict import Segmenter
 
@@ -176,6 +179,52 @@ def test_resume_continues_exactly(stage, tmp_path, monkeypatch, workers):
     with (tmp_path / "cut" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1"]
+
+
+def test_a_resumed_run_draws_the_dropout_it_would_have_drawn(phantom_set, tmp_path, monkeypatch):
+    config = classification.ClassifierConfig(data=(str(phantom_set),), arch="alexnet", epoch_slices=16, **QUICK)
+    classification.train_classifier(config, tmp_path / "whole", progress=False, say=quiet)
+    real = classification.make_trainer
+    monkeypatch.setattr(classification, "make_trainer", stopped_by(RuntimeError("power cut"), real))
+    with pytest.raises(RuntimeError, match="power cut"):
+        classification.train_classifier(config, tmp_path / "cut", progress=False, say=quiet)
+    monkeypatch.setattr(classification, "make_trainer", real)
+    classification.train_classifier(config, tmp_path / "cut", resume=True, progress=False, say=quiet)
+    whole, cut = (load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "cut"))
+    assert all((whole[name] == cut[name]).all() for name in whole)
+
+
+def test_a_run_that_was_moved_keeps_its_best_epoch(phantom_set, tmp_path):
+    config = classification.ClassifierConfig(data=(str(phantom_set),), arch="resnet18", **QUICK)
+    classification.train_classifier(config, tmp_path / "here", progress=False, say=quiet)
+    (tmp_path / "here").rename(tmp_path / "there")
+    kept = torch.load(tmp_path / "there" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    (known,) = [state for name, state in kept.items() if name.startswith("_Best")]
+    best = make_trainer(tmp_path / "there", config, "val_macro_f1", progress=False).checkpoint_callback
+    best.load_state_dict(known)
+    assert best.best_model_score == known["best_model_score"]
+    assert best.best_model_path == str((tmp_path / "there" / "checkpoints" / "best.ckpt").resolve())
+    assert list(best.best_k_models) == [best.best_model_path]
+
+
+def test_a_class_that_training_lacks_weighs_no_more_than_another(phantom_set):
+    config = classification.ClassifierConfig(data=(str(phantom_set),), arch="resnet18", **QUICK)
+    parts = classification.load_partition(config)
+    few = replace(parts, train=parts.train.subset(np.flatnonzero(parts.train.labels < 2)))
+    weights = classification.build_module(config, few).loss.weight
+    assert weights[2] == weights[3] <= weights[:2].min()
+
+
+def test_a_file_name_that_is_no_utf8_costs_no_run(phantom_set, tmp_path):
+    config = segmentation.SegmenterConfig(data=(str(phantom_set),), encoder="resnet18", **QUICK)
+    part = segmentation.load_partition(config).test
+    odd = replace(part.samples[0], image=Path("M\udcfcller.png"), patient="M\udcfcller")
+    part = replace(part, samples=[odd, *part.samples[1:]])
+    write_scores(tmp_path / "test.csv", part, part.masks)
+    write_predictions(tmp_path / "predictions.csv", part, np.full((len(part), 4), 0.25, np.float32))
+    for name in ("test.csv", "predictions.csv"):
+        with (tmp_path / name).open(encoding="utf-8") as file:
+            assert next(csv.DictReader(file))["image"] == "M\\udcfcller.png"
 
 
 def test_a_run_that_validates_once_can_be_stopped_before_and_ends_with_its_last_epoch(

@@ -50,7 +50,8 @@ def outcomes(donors, index, seeds=60):
 def test_a_sick_slice_is_healed_or_grafted(heads, donors):
     images, masks, labels, _ = heads
     healed = 0
-    for image, mask, label in outcomes(donors, 1):
+    for image, mask, label, whose in outcomes(donors, 1):
+        assert whose == 1
         if label == NO_TUMOR:
             healed += 1
             assert not mask.any()
@@ -66,13 +67,12 @@ def test_a_sick_slice_is_healed_or_grafted(heads, donors):
 def test_a_healthy_slice_gets_a_lesion_of_its_donors_type(heads, donors):
     images, masks, labels, _ = heads
     planted = 0
-    for image, mask, label in outcomes(donors, 0):
+    for image, mask, label, whose in outcomes(donors, 0):
         if label == NO_TUMOR:
             assert not mask.any()
             continue
         planted += 1
-        whose = [k for k in range(N) if labels[k] == label and (masks[k] == mask).all()]
-        assert whose
+        assert labels[whose] == label and (masks[whose] == mask).all()
         assert (image[mask > 0] != images[0][mask > 0]).mean() > 0.5
         far = np.abs(image.astype(int) - images[0])[mask == 0]
         assert (far > 0).mean() < 0.6  # the rest of the head stays
@@ -89,7 +89,7 @@ def test_nobody_is_donor_to_themselves(heads):
     images, masks, labels, _ = heads
     alone = Donors(images, masks, labels, ["one"] * N)
     for index in range(4):
-        image, mask, label = alone.transplant(index, 3)
+        image, mask, label, _ = alone.transplant(index, 3)
         np.testing.assert_array_equal(image, images[index])
         np.testing.assert_array_equal(mask, masks[index])
         assert label == labels[index]
@@ -100,7 +100,7 @@ def test_a_tumor_without_a_mask_is_left_as_it_is(heads):
     unknown = masks.copy()
     unknown[1] = 0
     donors = Donors(images, unknown, labels, patients)
-    for image, mask, label in outcomes(donors, 1, 20):
+    for image, mask, label, _ in outcomes(donors, 1, 20):
         np.testing.assert_array_equal(image, images[1])
         assert label == labels[1]
         assert not mask.any()
