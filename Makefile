@@ -34,8 +34,7 @@ strange   = $(if $(wildcard $(DATASETS)/not_brain),--not-brain $(DATASETS)/not_b
 go_on     = $(if $(wildcard $(@D)/checkpoints/last.ckpt),--resume)
 recipe    = --duplicates drop --freeze-stem --size 192 --workers $(WORKERS) --prepared $(RUNS)/prepared
 stage2    = --data $(DATASETS)/brisc --data $(DATASETS)/figshare $(volumes) $(recipe) --init $(INIT) \
-            --epochs 5 --validate-every 5 --small-epochs 4 --small-size 128 --augment 0.3 --transplant 0 --turn 0 \
-            --own-outlines --negative-share 0.1 --label-weight 0.1
+            --epochs 4 --validate-every 4 --small-epochs 2 --small-size 128 --augment 0.5 --transplant 0.05 --turn 0.05 --label-weight 0.3
 stage1    = --data $(DATASETS)/brisc $(volumes) $(strange) $(recipe) \
             --epochs 2 --validate-every 2 --small-epochs 1 --small-size 160 --augment 0.7 --transplant 0.05 --turn 0.05
 cv1      := $(RUNS)/cv/classification
@@ -56,7 +55,7 @@ $(folds1): $(cv1)/fold-%/classifier.json: $(cv2)/fold-%/segmenter.json
 	  --folds $* --no-measure -o $(cv1)
 
 $(two).json: $(folds2)
-	$(lens) train segmentation $(stage2) --epoch-slices 4000 --out-of-fold $(cv2) $(go_on) -o $(@D)
+	$(lens) train segmentation $(stage2) --epoch-slices 4400 --out-of-fold $(cv2) $(go_on) -o $(@D)
 
 $(one).json: $(folds1) $(two).json
 	$(lens) train classification $(stage1) --init $(two).safetensors --out-of-fold $(cv1) $(go_on) -o $(@D)
