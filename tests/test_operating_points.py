@@ -101,3 +101,14 @@ def test_specks_are_dropped_and_the_operating_point_finds_them():
     assert clean_mask(maps[0], 0.5, 15).sum() == 100
     assert clean_mask(maps[0], 0.5, 0).sum() == 109
     assert choose_operating_point(score_points(maps, truth))["min_lesion_px"] > 9
+
+
+def test_slices_without_a_lesion_do_not_cost_small_tumors():
+    """The gate keeps them back; only where no slice shows a lesion have they a say."""
+    truth = np.zeros((5, 32, 32), np.uint8)
+    truth[0, 5:9, 5:10] = 1
+    maps = truth * np.uint8(200)
+    maps[1:, 5:9, 5:10] = 200
+    assert choose_operating_point(score_points(maps, truth))["min_lesion_px"] <= 15
+    assert {score.n for score in score_points(maps, truth)} == {1}
+    assert choose_operating_point(score_points(maps[1:], truth[1:]))["min_lesion_px"] > 20
