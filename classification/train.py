@@ -34,6 +34,7 @@ from data.recipe import (
     Stage,
     TrainingConfig,
     adamw_one_cycle,
+    chooses_epoch,
     describe_run,
     loaders,
     sides,
@@ -206,11 +207,11 @@ def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | 
 def fit(
     module: ClassifierModule, config: ClassifierConfig, parts: Partition, out: Path, checkpoint: Path | None, bar: bool
 ) -> None:
-    """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
+    """Run the training loop; leaves ``checkpoints/last.ckpt``, and ``best.ckpt`` where validation chooses."""
     training, validation = loaders(config, parts, config.blank)
-    monitor = "val_macro_f1" if len(parts.validation) else None
-    trainer = make_trainer(out, config, monitor, bar)
-    run_loop(trainer, module, training, validation if len(parts.validation) else None, checkpoint)
+    chooses = chooses_epoch(config, parts)
+    trainer = make_trainer(out, config, "val_macro_f1" if chooses else None, bar)
+    run_loop(trainer, module, training, validation if chooses else None, checkpoint)
 
 
 def finish(

@@ -92,6 +92,12 @@ def loaders(
     return training, make_loader(parts.validation, 2 * config.batch_size)
 
 
+def chooses_epoch(config: TrainingConfig, parts: Partition) -> bool:
+    """Whether validation chooses between epochs. A run that would validate once, at its end, has nothing to choose: its
+    validation patients are measured when the network is trained, and not twice."""
+    return len(parts.validation) > 0 and config.validate_every < config.epochs
+
+
 def sides(config: TrainingConfig) -> list[int]:
     """The input's sides that a run will use, in pixels."""
     return [config.size, *([config.small_size] if config.small_epochs else [])]

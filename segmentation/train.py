@@ -27,6 +27,7 @@ from data.recipe import (
     Stage,
     TrainingConfig,
     adamw_one_cycle,
+    chooses_epoch,
     describe_run,
     loaders,
     sides,
@@ -241,11 +242,11 @@ def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | N
 def fit(
     module: SegmenterModule, config: SegmenterConfig, parts: Partition, out: Path, checkpoint: Path | None, bar: bool
 ) -> None:
-    """Run the training loop; leaves ``checkpoints/best.ckpt`` and ``last.ckpt``."""
+    """Run the training loop; leaves ``checkpoints/last.ckpt``, and ``best.ckpt`` where validation chooses."""
     training, validation = loaders(config, parts, negative_share=config.negative_share)
-    monitor = "val_dice" if len(parts.validation) else None
-    trainer = make_trainer(out, config, monitor, bar)
-    run_loop(trainer, module, training, validation if len(parts.validation) else None, checkpoint)
+    chooses = chooses_epoch(config, parts)
+    trainer = make_trainer(out, config, "val_dice" if chooses else None, bar)
+    run_loop(trainer, module, training, validation if chooses else None, checkpoint)
 
 
 def finish(
