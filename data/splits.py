@@ -191,12 +191,12 @@ def near_duplicates(
 def alike_by_nature(first: Sample, second: Sample) -> bool:
     """Whether the look-alikes say nothing: both are slices of volumes whose patients the set itself tells.
 
-    Whole volumes kept slice by slice (`data.lgg`; known by each picture's mask beside it) have slices near the vertex
-    that look alike in any two heads; there the set says better whose they are.
+    Whole volumes kept slice by slice (`data.lgg`; known by each picture's mask beside it, and by the channel that is
+    taken) have slices near the vertex that look alike in any two heads; there the set says better whose they are.
     """
     from data.lgg import is_lgg_slice  # which reads data sets, as does who calls this
 
-    return all(is_lgg_slice(s) and not s.patient.startswith(CLUSTER) for s in (first, second))
+    return all(is_lgg_slice(s) and s.channel is not None and not s.patient.startswith(CLUSTER) for s in (first, second))
 
 
 def _across(

@@ -206,19 +206,17 @@ def test_known_copies_between_the_real_sets_are_found(real):
 
 def slices_of(patients):
     """As an LGG folder has them: each picture with its mask beside it."""
-    return [replace(s, mask=Path(f"{s.image.stem}_mask.png")) for s in samples_of(patients)]
+    return [replace(s, mask=Path(f"{s.image.stem}_mask.png"), channel=1) for s in samples_of(patients)]
 
 
 def test_look_alikes_count_unless_they_are_slices_of_volumes_whose_patients_the_set_tells():
     told, other = slices_of(["a", "b"])
     assert alike_by_nature(told, other)
     (picture,) = samples_of(["c"], channel=1)  # --frame-channel says nothing of volumes
-    (unknown,), (cluster,), (apart,) = (
-        slices_of([""]),
-        slices_of(["alike-3"]),
-        samples_of(["d"], mask=Path("masks/0.png")),
-    )
-    for stranger in (picture, unknown, cluster, apart):
+    (unknown,), (cluster,) = slices_of([""]), slices_of(["alike-3"])
+    (apart,) = samples_of(["d"], mask=Path("masks/0.png"), channel=1)
+    bright = replace(told, channel=None)
+    for stranger in (picture, unknown, cluster, apart, bright):
         assert not alike_by_nature(told, stranger)
         assert not alike_by_nature(stranger, told)
 
