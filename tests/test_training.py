@@ -20,13 +20,10 @@ from classification import train as classification
 from classification.evaluate import write_predictions
 from classification.predict import Classifier
 from data.errors import InputError
-from data.loaders import EpochSampler, epoch_length, to_batch
-from data.recipe import loaders
 from data.trainer import changed_setting, check_run, fit, make_trainer, write_config
 from pipeline.cli import app
 from segmentation import train as segmentation
-from segmentation.evaluate import dice_scores, write_scores
-from segmentation.loss import CrossEntropyDice
+from segmentation.evaluate import write_scores
 from segmentation.predict import Segmenter
 
 QUICK = {"size": 64, "epochs": 2, "batch_size": 8, "init": "none", "device": "cpu", "precision": "fp32"}
@@ -336,98 +333,6 @@ def test_a_run_is_not_overwritten(stage, tmp_path):
         train(config, tmp_path, resume=True, progress=False, say=quiet)
     with pytest.raises(InputError, match="nothing to resume"):
         train(config, tmp_path / "new", resume=True, progress=False, say=quiet)
-
-
-@pytest.mark.parametrize("level", [-4.0, 0.0, 4.0])
-def test_tumor_free_slices_teach(level):
-    """On an empty truth the loss must push every false pixel down; a plain soft Dice does not."""
-    logits = torch.full((1, 1, 16, 16), level, requires_grad=True)
-    CrossEntropyDice()(logits, torch.zeros(1, 1, 16, 16)).backward()
-    assert (logits.grad > 0).all()
-
-
-def test_the_dice_half_of_the_loss_alone_teaches_on_empty_slices():
-    logits = torch.full((1, 1, 8, 8), -1.0, requires_grad=True)
-    CrossEntropyDice(dice_weight=1.0)(logits, torch.zeros(1, 1, 8, 8)).backward()
-    assert (logits.grad > 0).all()
-
-
-def test_a_false_pixel_costs_about_the_same_on_a_healthy_slice_as_on_a_sick_one():
-    truth = torch.zeros(2, 1, 32, 32)
-    truth[0, 0, :12, :12] = 1
-    logits = torch.full((2, 1, 32, 32), -4.0)
-    logits[:, 0, :12, 16:28] = 4.0  # the same false area on both
-    logits[0, 0, :12, :12] = 4.0
-    logits.requires_grad_(True)
-    CrossEntropyDice()(logits, truth).backward()
-    sick, healthy = logits.grad[:, 0, :12, 16:28].mean((1, 2))
-    assert 0 < sick / 4 < healthy < sick
-
-
-def test_empty_cases_of_dice():
-    none, some = np.zeros((1, 8, 8), np.uint8), np.ones((1, 8, 8), np.uint8)
-    assert dice_scores(none, none).tolist() == [1]
-    assert dice_scores(some, none).tolist() == [0]
-    assert dice_scores(none, some).tolist() == [0]
-    half = some.copy()
-    half[:, 4:] = 0
-    assert dice_scores(half, some)[0] == pytest.approx(2 / 3)
-
-
-def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
-    first, second = EpochSampler(20, 3), EpochSampler(20, 3)
-    list(first)
-    first.set_epoch(4)
-    second.set_epoch(4)
-    assert list(first) == list(second)
-    assert {i for _, i in first} == set(range(20))
-
-
-def test_an_epoch_may_show_a_part_of_the_slices_others_every_time():
-    sampler = EpochSampler(100, seed=3, most=30)
-    assert len(sampler) == 30
-    first = [i for _, i in sampler]
-    sampler.set_epoch(1)
-    second = [i for _, i in sampler]
-    assert len(set(first)) == len(set(second)) == 30
-    assert set(first) != set(second)
-    assert len(EpochSampler(20, seed=3, most=30)) == 20
-
-
-@pytest.mark.parametrize(("most", "length", "negatives"), [(0, 66, 6), (40, 40, 4), (500, 66, 6)])
-def test_an_epoch_has_as_few_negative_samples_as_it_is_asked_for(most, length, negatives):
-    negative = np.arange(100) % 5 < 2
-    sampler = EpochSampler(100, 3, most=most, negative=negative, negative_share=0.1)
-    seen = []
-    for epoch in range(12):
-        sampler.set_epoch(epoch)
-        drawn = [number for _, number in sampler]
-        assert len(drawn) == len(set(drawn)) == len(sampler) == length
-        assert negative[drawn].sum() == negatives
-        assert np.abs(np.diff(np.flatnonzero(negative[drawn]))).max() > 1  # among the others, not in a row
-        seen += drawn
-    assert negative[seen].sum() > len(set(np.array(seen)[negative[seen]])) > 2 * negatives  # others every time
-
-
-def test_a_set_without_negatives_is_taken_whole():
-    assert epoch_length(np.zeros(20, bool), 0, 0.1) == (20, 0)
-    assert epoch_length(np.ones(20, bool), 0, 0.1) == (0, 0)
-
-
-def test_the_schedule_knows_of_shorter_epochs(phantom_set):
-    """One-cycle raises where a run takes more steps than it was told of."""
-    config = segmentation.SegmenterConfig(data=(str(phantom_set),), encoder="resnet18", negative_share=0.1, **QUICK)
-    parts = segmentation.load_partition(config)
-    module = segmentation.build_module(config, parts)
-    training, _ = loaders(config, parts, negative_share=0.1)
-    assert module.total_steps == max(2, len(training) * config.epochs)
-
-
-def test_batches_are_normalised_and_channels_last():
-    batch = to_batch(np.full((2, 4, 4), 255, np.uint8))
-    assert batch.shape == (2, 3, 4, 4)
-    assert batch.is_contiguous(memory_format=torch.channels_last)
-    assert batch[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229)
 
 
 def test_bf16_only_where_the_processor_has_it(monkeypatch):
