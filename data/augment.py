@@ -108,8 +108,8 @@ def blank_head(image_hw: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
 
 @contextmanager
 def _no_metadata() -> Iterator[None]:
-    """MONAI's transforms on plain tensors: its record of affines and transforms is a third of the time, and nobody here
-    reads it."""
+    """MONAI's transforms on plain tensors: its record of affines and transforms is a quarter of the time, and nobody
+    here reads it."""
     before = get_track_meta()
     set_track_meta(False)
     try:

@@ -285,7 +285,7 @@ def _beside_others(job: Job, out: Path) -> Job:
     for folder in possible_folders(job.name):
         if scan_of(out / folder) in (None, job.name):
             return replace(job, folder=folder)
-    return replace(job, error=f"{out / job.folder}: this is the result of another scan; choose another -o")
+    return replace(job, folder="", error=f"{out / job.folder}: this is the result of another scan; choose another -o")
 
 
 def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -105,7 +105,7 @@ def check_folder(folder: Path) -> None:
     """Raise an `InputError` if a folder holds files that a result would replace and that are of no result: a mask that
     the user drew beside the scan has the same name. What a run that was killed left behind has its folder ``.part-``
     beside it, and is ours."""
-    if (folder / "result.json").is_file() or next(folder.glob(f"{_PART}*"), None) is not None:
+    if (folder / "result.json").is_file() or any(left.is_dir() for left in folder.glob(f"{_PART}*")):
         return
     foreign = [file for file in RESULT_FILES if (folder / file).exists()]
     if foreign:

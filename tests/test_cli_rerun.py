@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePosixPath
 
 import nibabel as nib
@@ -175,6 +176,17 @@ def test_a_scan_of_the_same_name_has_a_folder_of_its_own(tumorlens, tmp_path):
         assert (out / "x" / "mask.png").is_file() and (out / "x.jpg" / "mask.png").is_file()
     assert tumorlens("run", sick, "-o", out, "--overwrite").exit_code == 0
     assert {p.name for p in out.iterdir()} == {"results.csv", "x"}
+
+
+def test_where_every_folder_is_taken_nothing_is_lost(pipeline, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "possible_folders", lambda name: ["x", name])
+    theirs = {"x": "x.png", "x.jpg": "x.jpg.tiff"}
+    for folder, scan in theirs.items():
+        save(tmp_path / folder / "mask.png", phantom_slice(7, "meningioma").mask)
+        (tmp_path / folder / "result.json").write_text(json.dumps({"scan": {"name": scan}}))
+    report = run_batch(pipeline, [Job(study / "a" / "sick.png", "x.jpg", "x")], tmp_path, resume=True)
+    assert report.failed == 1 and "this is the result of another scan" in report.rows[0]["error"]
+    assert all((tmp_path / folder / "mask.png").is_file() for folder in theirs)
 
 
 def test_overwrite_clears_halves_of_results_too(tumorlens, study, tmp_path):
