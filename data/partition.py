@@ -21,6 +21,7 @@ from data.splits import (
     check_near_duplicates,
     drop_near_duplicates,
     group_by_likeness,
+    leaking,
     share_of_patients,
     signatures,
     split_by_fold,
@@ -36,7 +37,8 @@ class DataConfig:
         data: Data folders or index files (see `data.datasets.load_samples`).
         fold: Test fold k; fold k+1 validates.
         split: ``"folds"``, ``"official"``, or ``"all"``: everything trains, nothing is left to validate or test.
-        duplicates: ``"error"`` or ``"drop"``: what near-duplicates across the split lead to.
+        duplicates: What near-duplicates across the split lead to, ``"error"`` or ``"drop"``; ``"keep"`` leaves them and
+            patients in two parts, in an official split, as papers do that use one.
         patients: Share of the training patients to learn from, of each class alike; fewer than all for a learning
             curve.
         label_map: The user's label names -> classes.
@@ -60,13 +62,24 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Partition:
-    """The three parts, the samples that were dropped as near-duplicates, and how many were of no use to the stage."""
+    """The three parts of a run's data.
+
+    Attributes:
+        train: What the network learns from.
+        validation: What the epoch and the operating point are chosen on.
+        test: What it is measured on.
+        dropped: Samples that were left out as near-duplicates.
+        left_out: How many samples were of no use to the stage.
+        leaks: How many test slices are also, as copies or by their patient, in training or validation. None where that
+            would have been an error.
+    """
 
     train: PreparedSet
     validation: PreparedSet
     test: PreparedSet
     dropped: tuple[Sample, ...]
     left_out: int = 0
+    leaks: int | None = None
 
     def __str__(self) -> str:
         sizes = ", ".join(
@@ -74,6 +87,11 @@ class Partition:
             for name, part in (("training", self.train), ("validation", self.validation), ("test", self.test))
         )
         sizes += f"; dropped {len(self.dropped)} near-duplicates" if self.dropped else ""
+        if self.leaks is not None:
+            sizes += (
+                f"; leaks: {self.leaks} of the test slices are copies of others in training or validation, or of "
+                "patients there, so the test figures do not hold for new patients"
+            )
         return sizes + (f"; left out {self.left_out} slices without a label or mask" if self.left_out else "")
 
 
@@ -94,8 +112,10 @@ def load_partition(
     """
     if config.split not in ("folds", "official", "all"):
         raise InputError(f"split {config.split!r} is none of folds, official, all")
-    if config.duplicates not in ("error", "drop"):
-        raise InputError(f"duplicates {config.duplicates!r} is none of error, drop")
+    if config.duplicates not in ("error", "drop", "keep"):
+        raise InputError(f"duplicates {config.duplicates!r} is none of error, drop, keep")
+    if config.duplicates == "keep" and config.split != "official":
+        raise InputError("duplicates are kept in an official split only (--split official): folds are for new patients")
     whole, marks, left_out = _read(config, keep, progress)
     if config.split == "all":
         nothing = whole.subset([])
@@ -106,7 +126,9 @@ def load_partition(
     if config.duplicates == "drop":
         split, alike = drop_near_duplicates(whole.samples, split, marks)
         dropped += alike
-    check_near_duplicates(whole.samples, split, marks)
+    leaks = len(leaking(whole.samples, split, marks)) if config.duplicates == "keep" else None
+    if leaks is None:
+        check_near_duplicates(whole.samples, split, marks)
     split = replace(split, train=share_of_patients(whole.samples, split.train, config.patients, config.seed))
     for name, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
         if not members:
@@ -117,6 +139,7 @@ def load_partition(
         whole.subset(split.test),
         tuple(whole.samples[i] for i in dropped),
         left_out,
+        leaks,
     )
 
 
@@ -169,5 +192,5 @@ def _read(
 
 def _split(samples: Sequence[Sample], config: DataConfig) -> tuple[Split, list[int]]:
     if config.split == "official":
-        return split_official(samples, config.seed, config.duplicates == "drop")
+        return split_official(samples, config.seed, config.duplicates == "drop", config.duplicates != "keep")
     return split_by_fold(samples, config.fold, config.seed), []

@@ -162,6 +162,7 @@ def describe_run(config: TrainingConfig, parts: Partition, best_epoch: int, comm
         "training": with_start(config),
         "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         "dropped_near_duplicates": len(parts.dropped),
+        **({} if parts.leaks is None else {"leaking_test_slices": parts.leaks}),
         "best_epoch": best_epoch,
         "date": date.today().isoformat(),
         "command": command,

@@ -87,13 +87,16 @@ def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
     return split
 
 
-def split_official(samples: Sequence[Sample], seed: int = 0, drop: bool = False) -> tuple[Split, list[int]]:
+def split_official(
+    samples: Sequence[Sample], seed: int = 0, drop: bool = False, check: bool = True
+) -> tuple[Split, list[int]]:
     """The data set's own train and test parts; without a validation part, a fifth of the training patients.
 
     Args:
         samples: All slices.
         seed: Of the validation part that is made.
         drop: Take patients who lie in two parts out of the earlier one, as `drop_near_duplicates` does.
+        check: Whether patients who still lie in two parts are an error.
 
     Returns:
         The split, and the indices that were taken out.
@@ -118,8 +121,18 @@ def split_official(samples: Sequence[Sample], seed: int = 0, drop: bool = False)
         gone += [i for i in train if samples[i].patient in tested | validated]
         left = set(gone)
         split = Split([i for i in train if i not in left], [i for i in validation if i not in left], test)
-    check_patients(samples, split)
+    if check:
+        check_patients(samples, split)
     return split, sorted(gone)
+
+
+def leaking(samples: Sequence[Sample], split: Split, signatures_nd: NDArray[np.float32]) -> list[int]:
+    """The test slices that a network may have learnt by heart: of a patient who also trains or validates, or a
+    near-duplicate of such a slice."""
+    learnt = split.train + split.validation
+    patients = {samples[i].patient for i in learnt if samples[i].patient}
+    copies = {j for _, j, _ in _across(samples, learnt, split.test, signatures_nd)}
+    return [i for i in split.test if i in copies or samples[i].patient in patients]
 
 
 def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0) -> list[int]:

@@ -27,7 +27,12 @@ Data = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
 Fold = Annotated[int, typer.Option(min=0, help="Test fold; the next one validates.")]
 SplitBy = Annotated[str, typer.Option("--split", help="folds (by patient) or official (Training/Testing).")]
-Duplicates = Annotated[str, typer.Option(help="Near-duplicates across the split: error or drop.")]
+Duplicates = Annotated[
+    str,
+    typer.Option(
+        help="Near-duplicates across the split: error, drop, or, with --split official, keep (its test figures leak)."
+    ),
+]
 LabelMap = Annotated[list[str] | None, typer.Option("--map", help="Your label name for one of ours: NAME=CLASS.")]
 Channel = Annotated[
     int | None,

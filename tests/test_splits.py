@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from data.loaders import prepare
 from data.partition import DataConfig, load_partition
 from data.phantom import phantom_slice
 from data.preprocess import Preprocess
+from data.recipe import describe_run
 from data.samples import Sample
 from data.splits import (
     Split,
@@ -25,6 +27,7 @@ from data.splits import (
     check_patients,
     drop_near_duplicates,
     group_by_likeness,
+    leaking,
     make_folds,
     near_duplicates,
     share_of_patients,
@@ -32,6 +35,7 @@ from data.splits import (
     split_by_fold,
     split_official,
 )
+from segmentation.train import SegmenterConfig
 
 
 def samples_of(patients, **fields):
@@ -184,11 +188,46 @@ def test_partition_refuses_or_drops(phantom_set, tmp_path):
     assert [s.patient for s in parts.dropped] == ["someone-else"]
 
 
+def test_a_test_slice_leaks_by_its_patient_or_as_a_copy():
+    images = [phantom_slice(s, "glioma").image for s in range(6)]
+    images[4] = images[1][:, ::-1].copy()
+    samples = samples_of(["a", "b", "c", "a", "e", "f"])
+    assert leaking(samples, Split([0, 1], [2], [3, 4, 5]), prepared(images)) == [3, 4]
+
+
+def test_an_official_split_may_keep_its_leaks_and_says_how_many(phantom_set, tmp_path):
+    """As papers use it: patient 1 lies in both parts, and one test slice is the mirror image of a training slice."""
+    shutil.copytree(phantom_set, tmp_path / "set")
+    rows = list(csv.DictReader((tmp_path / "set" / "index.csv").open()))
+    for row in rows:
+        row["official_split"] = "test" if row["patient"] == "p0" or row["image"] == "images/1_0.png" else "train"
+    image = cv2.imread(str(tmp_path / "set" / rows[-1]["image"]), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "set" / "images" / "twin.png"), image[:, ::-1])
+    rows.append({**rows[-1], "image": "images/twin.png", "mask": "", "patient": "other", "official_split": "test"})
+    index = tmp_path / "set" / "index.csv"
+    with index.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    config = DataConfig(data=(str(index),), split="official", duplicates="keep", size=128)
+    parts = load_partition(config)
+    assert len(parts.train) + len(parts.validation) + len(parts.test) == len(rows)
+    assert parts.leaks == 2
+    assert "leaks: 2 of the test slices" in str(parts)
+    card = describe_run(SegmenterConfig(data=config.data, init="none"), parts, 0, "")
+    assert card["leaking_test_slices"] == 2
+    with pytest.raises(InputError, match="patient"):
+        load_partition(replace(config, duplicates="error"))
+    clean = load_partition(replace(config, duplicates="drop"))
+    assert clean.leaks is None
+    assert "leaks" not in str(clean)
+    with pytest.raises(InputError, match="official split only"):
+        load_partition(replace(config, split="folds"))
+
+
 @pytest.mark.real
 def test_known_copies_between_the_real_sets_are_found(real):
     """BRISC says which figshare slice it shows, often mirrored: nearly all must be recognised, and no others."""
-    import csv
-
     with (real / "brisc" / "index.csv").open() as file:
         rows = [r for r in csv.DictReader(file) if r["figshare_image"]][::60]
     brisc = {s.image.name: s for s in load_samples(real / "brisc")}
