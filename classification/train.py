@@ -261,6 +261,6 @@ def finish(
     )
     measured = "on all patients, test figures are the cross-validation's"
     if "test" in results:
-        measured = f"test fold {config.fold}: accuracy {results['test']['slice']['accuracy']:.4f}"
+        measured = f"{config.tested}: accuracy {results['test']['slice']['accuracy']:.4f}"
     say(f"{measured}, weights in {out}")
     return card

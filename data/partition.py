@@ -59,6 +59,11 @@ class DataConfig:
     channel: int | None = None
     prepared: str = ""
 
+    @property
+    def tested(self) -> str:
+        """What the run is tested on, in words."""
+        return "official test part" if self.split == "official" else f"test fold {self.fold}"
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -126,10 +131,10 @@ def load_partition(
     if config.duplicates == "drop":
         split, alike = drop_near_duplicates(whole.samples, split, marks)
         dropped += alike
-    leaks = len(leaking(whole.samples, split, marks)) if config.duplicates == "keep" else None
-    if leaks is None:
+    if config.duplicates != "keep":
         check_near_duplicates(whole.samples, split, marks)
     split = replace(split, train=share_of_patients(whole.samples, split.train, config.patients, config.seed))
+    leaks = len(leaking(whole.samples, split, marks)) if config.duplicates == "keep" else None
     for name, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
         if not members:
             raise InputError(f"the {name} part of fold {config.fold} is empty")

@@ -201,7 +201,7 @@ class Weights:
                         "architecture": card.get("architecture"),
                         **({"encoder": card["encoder"]} if "encoder" in card else {}),
                         "sha256": card.get("sha256"),
-                        "test_fold": None if training.get("split") == "all" else training.get("fold"),
+                        "test_fold": None if training.get("split") in ("all", "official") else training.get("fold"),
                         "operating_point": card.get("operating_point"),
                     }
                 )

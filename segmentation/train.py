@@ -299,6 +299,6 @@ def finish(
     measured = "on all patients, test figures are the cross-validation's"
     if "test" in results:
         dice = results["test"]["dice_tumor"]
-        measured = f"test fold {config.fold}: tumor-slice Dice {dice if dice is None else round(dice, 4)}"
+        measured = f"{config.tested}: tumor-slice Dice {dice if dice is None else round(dice, 4)}"
     say(f"{measured}, weights in {out}")
     return card

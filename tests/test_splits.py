@@ -216,6 +216,9 @@ def test_an_official_split_may_keep_its_leaks_and_says_how_many(phantom_set, tmp
     assert "leaks: 2 of the test slices" in str(parts)
     card = describe_run(SegmenterConfig(data=config.data, init="none"), parts, 0, "")
     assert card["leaking_test_slices"] == 2
+    few = load_partition(replace(config, patients=0.1))  # patients who are not learnt from leak nothing
+    assert few.leaks is not None and few.leaks < 2
+    assert config.tested == "official test part" and replace(config, split="folds", fold=2).tested == "test fold 2"
     with pytest.raises(InputError, match="patient"):
         load_partition(replace(config, duplicates="error"))
     clean = load_partition(replace(config, duplicates="drop"))
