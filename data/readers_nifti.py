@@ -32,7 +32,8 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
 
     Returns:
         Voxels ``(i, j, k)`` in the stored type where the header scales nothing; else float32 where the stored type has
-        at most 16 bits, and float64 where it has more. The header is that of a single file.
+        at most 16 bits, and float64 where it has more. The header is that of a single file. Where it has neither qform
+        nor sform there is no affine, and spacing only where it names a unit.
 
     Raises:
         InputError: Damaged, half a pair, Analyze 7.5, more than four axes, a frame that is missing or must be chosen, a
@@ -52,13 +53,15 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
         raise InputError(f"the NIfTI holds {data.dtype} values; a scan has one number a voxel")
     voxels = data.reshape(spatial[:3] if len(spatial) > 2 else (*spatial, 1))
     factor = _MM.get(_unit(image.header), 1.0)
-    spacing = None
-    if _says_where(image.header):
-        spacing = tuple(float(s) * factor for s in np.linalg.norm(affine[:3, :3], axis=0))
     affine = np.diag([factor, factor, factor, 1.0]) @ affine
+    known = bool(image.header["qform_code"] or image.header["sform_code"])
+    spacing = None
+    if known or _unit(image.header) != "unknown":  # with none of the three, the header's 1 x 1 x 1 is filler
+        spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Scan(
         voxels,
-        affine=affine,
+        affine=affine if known else None,
+        assumed=None if known else affine,  # nibabel's own
         spacing_mm=spacing,
         path=path,
         format="nifti",
@@ -67,11 +70,6 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
         header=_single(image.header),
         frame=frame if len(spatial) == 4 else None,
     )
-
-
-def _says_where(header: Any) -> bool:
-    """Whether the header speaks of space at all: by a qform, an sform or a unit. Without, its 1 x 1 x 1 is filler."""
-    return bool(header["qform_code"] or header["sform_code"] or _unit(header) != "unknown")
 
 
 def _unit(header: Any) -> str:

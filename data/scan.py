@@ -61,6 +61,8 @@ class Scan:
             none for a slice without; empty where the source gives none.
         dicom: The source instances of a DICOM series, or none.
         x_first: Whether, where no affine says how the array lies, its first axis runs along the rows of a slice.
+        assumed: ``(4, 4)``, how the arrays of this format mostly lie, where there is no affine: slices are cut and
+            turned by it, and nothing is measured or called left or right by it.
     """
 
     voxels: NDArray[Any]
@@ -79,6 +81,7 @@ class Scan:
     windows: tuple[tuple[float, float] | None, ...] = ()
     dicom: Any = field(default=None, repr=False, compare=False)
     x_first: bool = False
+    assumed: NDArray[np.float64] | None = None
 
     @classmethod
     def from_array(
@@ -135,12 +138,13 @@ class Scan:
             if spacing[coarsest] > 1.5 * np.delete(spacing, coarsest).max():
                 return coarsest
         shortest = int(np.argmin(shape))
-        if 2 * shape[shortest] < np.delete(shape, shortest).min() or self.affine is None:
+        if 2 * shape[shortest] < np.delete(shape, shortest).min() or self._view_affine is None:
             return shortest
         return self.axis_nearest(2)
 
     def axis_nearest(self, world: int) -> int:
-        """The array axis nearest to a world axis (0 right, 1 anterior, 2 superior) of a volume with an affine."""
+        """The array axis nearest to a world axis (0 right, 1 anterior, 2 superior) of a volume with an affine, or an
+        assumed one."""
         return int(np.flatnonzero(self._world_axes() == world)[0])
 
     @property
@@ -259,17 +263,21 @@ class Scan:
         """For each array axis the RAS world axis that it is nearest to."""
         from nibabel.orientations import io_orientation
 
-        return io_orientation(self.affine)[:3, 0].astype(int)
+        return io_orientation(self._view_affine)[:3, 0].astype(int)
+
+    @property
+    def _view_affine(self) -> NDArray[np.float64] | None:
+        return self.assumed if self.affine is None else self.affine
 
     def _layout(self) -> tuple[int, int, int, tuple[int, int]]:
         """Slice axis, row axis and column axis of the array, and the steps (1 or -1) that turn them to the view."""
         axis = self.slice_axis
-        if self.affine is None:
+        if self._view_affine is None:
             row_axis, column_axis = (a for a in (range(2, -1, -1) if self.x_first else range(3)) if a != axis)
             return axis, row_axis, column_axis, (1, 1)
         from nibabel.orientations import io_orientation
 
-        orientation = io_orientation(self.affine)[:3]
+        orientation = io_orientation(self._view_affine)[:3]
         world = orientation[:, 0].astype(int)
         (row_world, row_sense), (column_world, column_sense) = _DISPLAY[int(world[axis])]
         row_axis = int(np.flatnonzero(world == row_world)[0])

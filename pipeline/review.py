@@ -44,6 +44,8 @@ def review_scan(case: Case) -> list[str]:
         reasons.append(f"slices of {rows} x {columns} pixels are too small to judge")
     if scan.volume and scan.spacing_mm is None:
         reasons.append("the file says nothing of size and orientation, so slices may be turned or stretched")
+    elif scan.volume and scan.affine is None:
+        reasons.append("the file says nothing of orientation, so slices may be turned, and no side is known")
     if _has_two_levels(scan.voxels):
         reasons.append("only two grey levels, perhaps a mask")
     if not any(p is not None and p.head_fraction > 0 for p in case.prepared):

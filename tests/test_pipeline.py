@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from data.head import tissue_shares
 from data.phantom import phantom_slice, phantom_volume
 from data.preprocess import Preprocess
 from data.scan import Scan
+from pipeline.export import write_result
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,20 @@ def test_specks_of_a_volume_are_left_out(pipeline, monkeypatch):
 def test_a_volume_of_unknown_orientation_is_sent_to_review(pipeline):
     result = pipeline.run(phantom_volume(7, "meningioma").image)
     assert any("nothing of size and orientation" in reason for reason in result.review)
+
+
+def test_a_volume_of_known_size_and_unknown_orientation_has_no_side(pipeline, tmp_path):
+    phantom = phantom_volume(7, "meningioma")
+    image = nib.Nifti1Image(phantom.image, None)
+    image.header.set_zooms(np.linalg.norm(phantom.affine[:3, :3], axis=0))
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii.gz")
+    result = pipeline.run(tmp_path / "a.nii.gz")
+    assert any("nothing of orientation" in reason and "no side is known" in reason for reason in result.review)
+    assert result.tumor_volume_mm3 > 0 and result.lesions
+    assert {(lesion.side, lesion.centroid_ras_mm) for lesion in result.lesions} == {(None, None)}
+    content = write_result(result, tmp_path / "out", "a.nii.gz")
+    assert content["scan"]["plane"] is None and {"overlay.png", "montage.png"} < set(content["files"])
+    mask = nib.load(tmp_path / "out" / "mask.nii.gz").header
+    assert (int(mask["qform_code"]), int(mask["sform_code"]), mask.get_xyzt_units()[0]) == (0, 0, "mm")
+    assert mask.get_zooms() == image.header.get_zooms()

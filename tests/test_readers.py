@@ -194,6 +194,20 @@ def test_spacing_that_no_header_field_speaks_of_is_unknown(tmp_path):
     assert open_scan(tmp_path / "b.nii").spacing_mm == (1, 1, 1)
 
 
+def test_a_unit_is_no_orientation(tmp_path):
+    """nibabel makes up an affine; slices are shown by it, upright as a rule, but nothing is left or right by it."""
+    image = nib.Nifti1Image(np.arange(60.0).reshape(3, 4, 5), None)
+    image.header.set_zooms((1, 2, 3))
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii")
+    scan = open_scan(tmp_path / "a.nii")
+    assert (scan.affine, scan.plane, scan.spacing_mm) == (None, None, (1, 2, 3))
+    np.testing.assert_array_equal(scan.slice(1), np.asarray(image.dataobj)[:, ::-1, 1].T)
+    with pytest.raises(InputError, match="orientation is not known"):
+        scan.with_plane("axial")
+    assert open_scan(tmp_path / "a.nii").in_plane(0).slice(1).shape == (5, 4)
+
+
 def test_one_frame_of_four_dimensions(tmp_path):
     data = np.random.default_rng(1).normal(size=(4, 5, 6, 3)).astype(np.float32)
     nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
