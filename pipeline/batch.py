@@ -10,20 +10,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError, printable
 from data.preprocess import PREPROCESS_VERSION
+from pipeline.beside import beside_earlier, place_of
 from pipeline.case import Case
 from pipeline.export import (
     csv_row,
     error_row,
+    origin_of,
     read_result,
     read_table,
     remove_result,
-    scan_of,
     write_result,
     write_table,
 )
@@ -89,7 +90,8 @@ def run_batch(
             in the table that is there are replaced.
         readers: Threads that read scans ahead.
         options: Settings of the run.
-        done: Called after each job with its row and the content of its ``result.json``, empty where it failed.
+        done: Called after each job, with the name and folder that it got, its row and the content of its
+            ``result.json``, empty where it failed.
 
     Raises:
         InputError: The output folder cannot be written to.
@@ -101,7 +103,7 @@ def run_batch(
     if not resume:
         _clear(out)
     else:
-        jobs = [_beside_others(job, out) for job in jobs]
+        jobs = beside_earlier(jobs, out)
     settings = _settings(pipeline, options)
     names = {job.name for job in jobs}
     earlier = [row for row in read_table(out / TABLE) if row["scan"] not in names] if resume else []
@@ -189,7 +191,8 @@ class _Desk:
         return self._write(self.pipeline.conclude(opened.case, decision), job, opened)
 
     def _write(self, result: Result, job: Job, opened: Opened) -> dict[str, Any]:
-        return write_result(result, self.out / job.folder, job.name, opened.made_of, self.options)
+        folder = self.out / job.folder
+        return write_result(result, folder, job.name, opened.made_of, self.options, place_of(job))
 
 
 def _ready(outcome: dict[str, Any] | Exception) -> Future[dict[str, Any]]:
@@ -270,22 +273,12 @@ def _clear(out: Path) -> None:
     """Remove the results in the table of an earlier run, so that none of them is taken for one of this run."""
     for row in read_table(out / TABLE):
         for folder in possible_folders(row["scan"]):
-            if scan_of(out / folder) == row["scan"]:
+            origin = origin_of(out / folder)
+            if origin and origin.name == row["scan"]:
                 remove_result(out / folder)
                 with suppress(OSError):  # files of the user's may lie there too
                     (out / folder).rmdir()
     (out / TABLE).unlink(missing_ok=True)  # a run that is killed at once must not leave rows without results
-
-
-def _beside_others(job: Job, out: Path) -> Job:
-    """The job with an output folder that holds no other scan's result: an earlier call may have run a scan that has the
-    same name but for its extension."""
-    if job.error or scan_of(out / job.folder) in (None, job.name):
-        return job
-    for folder in possible_folders(job.name):
-        if scan_of(out / folder) in (None, job.name):
-            return replace(job, folder=folder)
-    return replace(job, folder="", error=f"{out / job.folder}: this is the result of another scan; choose another -o")
 
 
 def _earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -134,9 +134,11 @@ def run(
         check_output(out, overwrite, resume)
         pipeline = Pipeline.load(classifier, segmenter, device, threshold, tta, engine, precision, threads)
         options = RunOptions(frame, plane.value, secondary_capture, force, explain, channel, keep_identifiers)
+        ran: list[Job] = []
         with _progress(len(work), quiet or as_json) as advance:
 
             def done(job: Job, row: dict[str, str], content: dict[str, Any]) -> None:
+                ran.append(job)
                 advance()
                 if row["error"]:
                     typer.echo(f"tumorlens: error: {row['error']}", err=True)
@@ -145,7 +147,7 @@ def run(
 
             report = run_batch(pipeline, work, out, resume, jobs, options, done)
         if not (quiet or as_json):
-            _tell(report, work, out)
+            _tell(report, ran, out)
     if report.failed:
         raise typer.Exit(1)
 
@@ -321,9 +323,9 @@ def _progress(total: int, hidden: bool) -> Iterator[typer.models.Any]:
         yield lambda: bar.advance(task)
 
 
-def _tell(report: BatchReport, work: list[Job], out: Path) -> None:
-    if len(work) == 1 and not report.failed:
-        job, row = work[0], report.rows[-1]
+def _tell(report: BatchReport, ran: list[Job], out: Path) -> None:
+    if len(ran) == 1 and not report.failed:
+        job, row = ran[0], report.rows[-1]
         note = f"  [review: {row['review']}]" if row["review"] else ""
         sure = f" ({row['confidence']})" if row["confidence"] else ""
         typer.echo(f"{job.name}: {row['label']}{sure}{note}")

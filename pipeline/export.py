@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def write_result(
     name: str,
     made_of: dict[str, Any] | None = None,
     options: RunOptions = RunOptions(),
+    place_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Write all files of one scan; returns the content of ``result.json``, which is written last.
 
@@ -62,6 +64,7 @@ def write_result(
         name: The scan's name in ``results.csv``.
         made_of: What the result depends on, kept as ``made_of`` (see `read_result`).
         options: Which files are wanted.
+        place_sha256: Where the source lies (see `pipeline.beside.place_of`).
 
     Raises:
         InputError: The folder holds files of these names that are of no result.
@@ -86,6 +89,7 @@ def write_result(
         content["review"] = [*content["review"], *problems]
         if options.keep_identifiers and scan.dicom is not None:
             content["scan"]["identifiers"] = scan.dicom.identifiers
+        content["place_sha256"] = place_sha256
         content["made_of"] = made_of or {}
         content["files"] = files
         content["timings_s"]["write"] = round(time.perf_counter() - begun, 4)
@@ -198,13 +202,23 @@ def remove_result(folder: Path) -> None:
         (folder / file).unlink(missing_ok=True)
 
 
-def scan_of(folder: Path) -> str | None:
-    """The name of the scan whose result, whole or not, a folder holds, or none."""
+@dataclass(frozen=True)
+class Origin:
+    """Of what a result came, as far as it says so: the scan's name, where that lay, and its content."""
+
+    name: str
+    place_sha256: str | None
+    source_sha256: str | None
+
+
+def origin_of(folder: Path) -> Origin | None:
+    """Of what the result in a folder came, whole or not; none where there is no result."""
     try:
-        name = json.loads((folder / "result.json").read_text(encoding="utf-8"))["scan"]["name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        made_of = content.get("made_of") or {}
+        return Origin(str(content["scan"]["name"]), content.get("place_sha256"), made_of.get("source_sha256"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return str(name)
 
 
 def read_result(folder: Path, name: str, made_of: dict[str, Any] | None = None) -> dict[str, Any] | None:

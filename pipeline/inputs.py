@@ -43,11 +43,15 @@ class Job:
     notes: tuple[str, ...] = ()
     unpacked: tuple[str, str] | None = None
 
+    def known(self, path: Path) -> Path:
+        """A path of this scan as the user knows it: within the zip, and not where that was unpacked."""
+        return Path(str(path).replace(*self.unpacked)) if self.unpacked else path
+
     def told(self, message: str) -> str:
         """A message about this scan, with the path that the user knows."""
         if self.unpacked:
             message = message.replace(*self.unpacked)
-        path = printable(str(self.path) if not self.unpacked else str(self.path).replace(*self.unpacked))
+        path = printable(str(self.known(self.path)))
         if path in message:
             return message
         return f"{path}: {message.removeprefix(f'{self.path.name}: ')}"

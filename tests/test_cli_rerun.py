@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import PurePosixPath
 
 import nibabel as nib
@@ -11,11 +12,12 @@ import pytest
 
 from data.labels import CLASSES
 from data.phantom import phantom_slice, phantom_volume
-from pipeline import batch
+from pipeline import batch, beside
 from pipeline.batch import run_batch
 from pipeline.inputs import Job, _output_folders
 from pipeline.options import RunOptions
 from tests.files import save, save_volume, table
+from tests.studies import HEALTHY, SICK, series
 
 
 def test_continue_keeps_what_is_done(tumorlens, study, tmp_path):
@@ -37,18 +39,71 @@ def test_continue_keeps_what_is_done(tumorlens, study, tmp_path):
 
 
 def test_continue_runs_again_what_came_of_something_else(tumorlens, tmp_path):
-    """Another patient's scan of the same name, another threshold: an earlier result is not theirs."""
-    sick = save(tmp_path / "a" / "1.png", phantom_slice(7, "meningioma").image)
-    healthy = save(tmp_path / "b" / "1.png", phantom_slice(1, "no_tumor").image)
+    """Another picture in the same place, another threshold: an earlier result is not theirs."""
+    path, out = tmp_path / "1.png", tmp_path / "out"
+    sick, healthy = phantom_slice(7, "meningioma").image, phantom_slice(1, "no_tumor").image
+    labels = []
+    for image, options in ((sick, []), (healthy, []), (sick, ["--threshold", "1"]), (sick, [])):
+        save(path, image)
+        assert tumorlens("run", path, "-o", out, *options, *(["--continue"] if labels else [])).exit_code == 0
+        (row,) = table(out)
+        labels.append(row["label"])
+    assert labels == ["meningioma", "no_tumor", "no_tumor", "meningioma"]
+
+
+def test_continue_keeps_another_patients_result_of_the_same_name(tumorlens, tmp_path):
     out = tmp_path / "out"
+    sick = save(tmp_path / "p1" / "1.png", phantom_slice(7, "meningioma").image)
+    healthy = save(tmp_path / "p2" / "1.png", phantom_slice(1, "no_tumor").image)
+    other = save(tmp_path / "x" / "p2" / "1.png", phantom_slice(2, "no_tumor").image)
     assert tumorlens("run", sick, "-o", out).exit_code == 0
-    assert table(out)[0]["label"] == "meningioma"
-    assert tumorlens("run", healthy, "-o", out, "--continue").exit_code == 0
-    assert table(out)[0]["label"] == "no_tumor"
-    assert tumorlens("run", sick, "-o", out, "--continue", "--threshold", "1").exit_code == 0
-    assert table(out)[0]["label"] == "no_tumor"
-    assert tumorlens("run", sick, "-o", out, "--continue").exit_code == 0
-    assert table(out)[0]["label"] == "meningioma"
+    done = tumorlens("run", healthy, "-o", out, "--continue")
+    assert f"overlay: {out / 'p2' / '1' / 'overlay.png'}" in done.stdout
+    assert tumorlens("run", other, "-o", out, "--continue").exit_code == 0
+    rows = {"1.png": "meningioma", "p2/1.png": "no_tumor", "x/p2/1.png": "no_tumor"}
+    before = {name: (out / name[:-4] / "result.json").stat().st_mtime_ns for name in rows}
+    for path in (healthy, other, sick):
+        assert tumorlens("run", path, "-o", out, "--continue").exit_code == 0
+        assert {row["scan"]: row["label"] for row in table(out)} == rows
+    assert {name: (out / name[:-4] / "result.json").stat().st_mtime_ns for name in rows} == before
+    assert str(tmp_path) not in (out / "1" / "result.json").read_text()
+
+    healthy.write_text("broken now")
+    assert tumorlens("run", healthy, "-o", out, "--continue").exit_code == 1
+    assert {row["scan"]: row["label"] for row in table(out)} == {**rows, "p2/1.png": ""}
+    assert not (out / "p2" / "1" / "result.json").exists() and (out / "1" / "result.json").exists()
+    sick.rename(tmp_path / "moved.png").rename(save(tmp_path / "p3" / "1.png", phantom_slice(1).image))
+    assert tumorlens("run", tmp_path / "p3" / "1.png", "-o", out, "--continue").exit_code == 0
+    assert len(table(out)) == 3  # moved, it is the same scan
+    assert tumorlens("run", other, "-o", out, "--overwrite").exit_code == 0
+    assert [path.parent.name for path in out.rglob("result.json")] == ["1"]
+
+
+def test_a_missing_scan_does_not_cost_a_row_of_the_same_name(tumorlens, tmp_path, monkeypatch):
+    save(tmp_path / "p1" / "1.png", phantom_slice(7, "meningioma").image)
+    save(tmp_path / "p2" / "2.png", phantom_slice(1, "no_tumor").image)
+    for patient, scans, exit_code in (("p1", ["1.png"], 0), ("p2", ["1.png", "2.png"], 1)):
+        monkeypatch.chdir(tmp_path / patient)
+        assert tumorlens("run", *scans, "-o", tmp_path / "out", "--continue").exit_code == exit_code
+    rows = {row["scan"]: row["label"] for row in table(tmp_path / "out")}
+    assert rows == {"1.png": "meningioma", "2.png": "no_tumor", "p2/1.png": ""}
+
+
+def test_continue_keeps_another_patients_series_in_a_folder_of_the_same_name(tumorlens, tmp_path):
+    out = tmp_path / "out"
+    for patient, phantom in (("p1", SICK), ("p2", HEALTHY)):
+        series(tmp_path / patient / "DICOM", phantom, StudyInstanceUID=f"1.{patient[1]}")
+    with zipfile.ZipFile(tmp_path / "DICOM", "w") as archive:  # a zip is known by its content
+        for path in series(tmp_path / "tmp", HEALTHY, StudyInstanceUID="1.3", SeriesNumber=9):
+            archive.write(path, path.name)
+    for _ in range(2):
+        for place in (tmp_path / "p1" / "DICOM", tmp_path / "p2" / "DICOM", tmp_path / "DICOM"):
+            assert tumorlens("run", place, "-o", out, "--continue").exit_code == 0
+        assert [(row["scan"], row["label"]) for row in table(out)] == [
+            ("DICOM", "meningioma"),
+            ("p2/DICOM", "no_tumor"),
+            (f"{tmp_path.name}/DICOM", "no_tumor"),
+        ]
 
 
 def test_overwrite_leaves_nothing_of_the_run_before(tumorlens, study, tmp_path):
@@ -179,7 +234,7 @@ def test_a_scan_of_the_same_name_has_a_folder_of_its_own(tumorlens, tmp_path):
 
 
 def test_where_every_folder_is_taken_nothing_is_lost(pipeline, study, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "possible_folders", lambda name: ["x", name])
+    monkeypatch.setattr(beside, "possible_folders", lambda name: ["x", name])
     theirs = {"x": "x.png", "x.jpg": "x.jpg.tiff"}
     for folder, scan in theirs.items():
         save(tmp_path / folder / "mask.png", phantom_slice(7, "meningioma").mask)
