@@ -16,7 +16,7 @@ from data.dicom_kind import body_part_warning, contrast_of, refusal_of, weightin
 from data.dicom_pixels import decode
 from data.dicom_series import common_folder
 from data.dicom_source import DicomSource, volume_from_frames
-from data.errors import InputError
+from data.errors import InputError, printable
 from data.scan import Scan
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _fit(files: Sequence[Path], flaws: list[str], read: Callable[[Path], Dataset
         ds = read(path)
         uid, place, refusal = text(ds, "SOPInstanceUID"), text(ds, "ImagePositionPatient"), refusal_of(ds)
         if refusal:
-            refused.append(f"{path.name}: {refusal}")
+            refused.append(f"{printable(path.name)}: {refusal}")
             continue
         if uid and (uid, place) in seen:
             copies += 1

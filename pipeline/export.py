@@ -165,8 +165,8 @@ def error_row(name: str, error: str) -> dict[str, str]:
 
 
 def write_table(path: Path, rows: list[dict[str, str]]) -> None:
-    """``results.csv``, whole."""
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    """``results.csv``, whole; what is no Unicode (of a file name) as escapes."""
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

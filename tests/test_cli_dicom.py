@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +15,7 @@ import SimpleITK as sitk  # noqa: N813 (its own habit)
 
 from data.phantom import phantom_volume
 from data.readers import open_scan
-from tests.dicom_files import PATIENT
+from tests.dicom_files import PATIENT, edit
 from tests.files import table
 from tests.studies import SICK, series
 
@@ -53,6 +55,19 @@ def test_masks_lie_on_the_lesion(tumorlens, tmp_path):
 def test_all_series_that_are_scans_are_run(tumorlens, hospital, tmp_path):
     assert tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "all").exit_code == 0
     assert [row["scan"] for row in table(tmp_path / "out")] == ["study/IMAGES#3", "study/IMAGES#5"]
+
+
+def test_a_file_that_is_left_out_may_have_a_name_that_is_no_unicode(tumorlens, tmp_path):
+    paths = series(tmp_path / "in")
+    edit(paths[-1:], PhotometricInterpretation="PALETTE COLOR")
+    try:
+        paths[-1].rename(Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/M\xfcller")))
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    done = tumorlens("run", tmp_path / "in", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    (row,) = table(tmp_path / "out")
+    assert "1 of 16 files were left out (M\\udcfcller: it holds colour" in row["review"]
 
 
 def test_a_series_is_looked_for_in_all_inputs(tumorlens, hospital, tmp_path):

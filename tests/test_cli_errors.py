@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from data.phantom import phantom_slice, phantom_volume
 from pipeline.cli import app
+from pipeline.export import error_row, read_table, write_table
 from tests.files import save, table
 
 
@@ -65,6 +66,11 @@ def test_names_that_are_no_unicode(tumorlens, tmp_path):
     first, second = table(tmp_path / "out")
     assert (first["scan"], first["label"]) == ("M\\udcfcller.png", "no_tumor")
     assert "no PNG" in second["error"]
+
+
+def test_a_table_takes_any_text(tmp_path):
+    write_table(tmp_path / "results.csv", [error_row("a", "M\udcfcller")])
+    assert read_table(tmp_path / "results.csv")[0]["error"] == "M\\udcfcller"
 
 
 def test_a_result_folder_that_cannot_be_made_costs_one_scan(tumorlens, study, tmp_path):
