@@ -61,13 +61,16 @@ class BatchReport:
     kept: int = 0
 
 
-def check_output(out: Path, overwrite: bool, resume: bool) -> None:
+def check_output(out: Path, jobs: list[Job], overwrite: bool, resume: bool) -> None:
     """Raise an `InputError` if `out` cannot take results, holds some and neither flag says what to do, or holds a table
-    that is none of ours."""
+    that is none of ours. Results count as well where the table has been moved away."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: this is a file; -o takes a folder")
     if (out / TABLE).exists() and not (overwrite or resume):
         raise InputError(f"{out}: results are here already; use --continue to add to them or --overwrite")
+    there = next((out / job.folder for job in jobs if job.folder and (out / job.folder / "result.json").exists()), None)
+    if there and not (overwrite or resume):
+        raise InputError(f"{there}: a result is here already; use --continue to add to it or --overwrite")
     read_table(out / TABLE)  # raises if it is none of ours
 
 

@@ -131,7 +131,7 @@ def run(
         from pipeline.options import RunOptions
         from pipeline.pipeline import Pipeline
 
-        check_output(out, overwrite, resume)
+        check_output(out, work, overwrite, resume)
         pipeline = Pipeline.load(classifier, segmenter, device, threshold, tta, engine, precision, threads)
         options = RunOptions(frame, plane.value, secondary_capture, force, explain, channel, keep_identifiers)
         ran: list[Job] = []

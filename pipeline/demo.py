@@ -16,16 +16,16 @@ from pipeline.pipeline import Pipeline
 
 
 def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable[[str], None]) -> None:
-    """Run one scan and say where its label and overlay are; a result of an earlier demonstration is replaced.
+    """Run one scan in a new folder of `out` and say where its label and overlay are.
 
     Raises:
         InputError: The scan cannot be used.
     """
+    results = _new_folder(out)
     if scan is None:
-        scan = out / "phantom.png"
+        scan = results / "phantom.png"
         write_png(scan, phantom_slice(seed, "meningioma").image)
         say(f"phantom scan: {scan} (synthetic, made with seed {seed})")
-    results = out / "results"
     with TemporaryDirectory(prefix="tumorlens-") as scratch:
         jobs = collect([str(scan)], results, Path(scratch)).jobs
         contents: dict[str, dict[str, Any]] = {}
@@ -47,3 +47,9 @@ def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable
         masks = [file for file in contents[job.name]["files"] if file.startswith("mask.")]
         if masks:  # a refused scan has none
             say(f"mask:    {results / job.folder / masks[-1]}")
+
+
+def _new_folder(out: Path) -> Path:
+    """``results``, or with a number where that is there: nobody can tell whether it is of a demonstration or a run."""
+    names = ("results", *(f"results-{n}" for n in range(2, 10_000)))
+    return next(out / name for name in names if not (out / name).exists())

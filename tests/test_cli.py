@@ -170,6 +170,17 @@ def test_demo(tumorlens, tmp_path):
     assert "label:   no_tumor" in again.stdout
 
 
+def test_a_demo_replaces_nothing_of_the_users(tumorlens, tmp_path):
+    mine = save(tmp_path / "phantom.png", phantom_slice(1, "no_tumor").image)
+    assert tumorlens("run", mine, "-o", tmp_path / "results").exit_code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for folder in ("results-2", "results-3"):
+        done = tumorlens("demo", "--out", tmp_path)
+        assert done.exit_code == 0 and f"overlay: {tmp_path / folder / 'phantom' / 'overlay.png'}" in done.stdout
+    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / "results-2" / "phantom.png").is_file()
+
+
 def test_train_from_the_command_line(phantom_set, tmp_path):
     run = tmp_path / "run"
     done = CliRunner().invoke(

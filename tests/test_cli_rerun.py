@@ -115,6 +115,18 @@ def test_overwrite_leaves_nothing_of_the_run_before(tumorlens, study, tmp_path):
     assert [p.name for p in (out / "healthy").iterdir()] == ["remark.txt"]
 
 
+def test_results_are_not_replaced_where_their_table_was_moved_away(tumorlens, tmp_path):
+    path, out = save(tmp_path / "x.png", phantom_slice(7, "meningioma").image), tmp_path / "out"
+    assert tumorlens("run", path, "-o", out).exit_code == 0
+    (out / "results.csv").rename(tmp_path / "mine.csv")
+    before = (out / "x" / "result.json").stat().st_mtime_ns
+    done = tumorlens("run", path, "-o", out)
+    assert done.exit_code == 2 and f"{out / 'x'}: a result is here already; use --continue" in done.stderr
+    assert (out / "x" / "result.json").stat().st_mtime_ns == before
+    assert tumorlens("run", path, "-o", out, "--continue").exit_code == 0
+    assert (out / "x" / "result.json").stat().st_mtime_ns == before and table(out)[0]["label"] == "meningioma"
+
+
 def test_results_of_other_runs_are_not_scans(tumorlens, tmp_path):
     save(tmp_path / "in" / "1.png", phantom_slice(1, "no_tumor").image)
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "in" / "first").exit_code == 0
