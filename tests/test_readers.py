@@ -84,6 +84,14 @@ def test_exif_orientation_is_applied(tmp_path):
     np.testing.assert_allclose(open_scan(tmp_path / "a.jpg").voxels, np.rot90(RAMP, -1), atol=3)
 
 
+def test_a_photograph_with_a_second_view_is_a_photograph(tmp_path):
+    picture, view = Image.fromarray(RAMP), Image.fromarray(RAMP[::-1, ::-1])
+    picture.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[view], quality=100)
+    scan = open_scan(tmp_path / "a.jpg")
+    assert scan.format == "jpeg"
+    np.testing.assert_allclose(scan.voxels, RAMP, atol=3)
+
+
 @pytest.mark.parametrize("version", [5, 7.3])
 def test_matlab(tmp_path, version):
     image = (RAMP.astype(np.int16) * 7)[:, :36]
