@@ -17,6 +17,7 @@ from data.readers import SCAN_SUFFIXES, is_dicom, sniff
 from pipeline.names import RESULT_FILES, TABLE
 from pipeline.studies import Candidate, DicomInput, survey
 
+_LOST = "the link leads nowhere"
 _STRIPPED = (*SCAN_SUFFIXES, ".zip", ".img", ".img.gz")
 
 
@@ -93,7 +94,7 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
         inputs: What the user named.
         out: The output folder.
         scratch: An empty folder that lives as long as the jobs; zips are unpacked there.
-        wanted: The DICOM series to run, by UID, number or ``all``; other scans are left out then.
+        wanted: The DICOM series to run, by UID or number, and nothing else; or ``all``, and all other scans, too.
 
     Raises:
         InputError: Nothing in all inputs that looks like a scan, or a wanted series that is not there.
@@ -106,7 +107,7 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
     search.look_at_named_dicom()
     found = search.found
     if wanted:
-        found = [f for f in found if f.files]
+        found = [f for f in found if f.files or "all" in (w.lower() for w in wanted)]
         missing = [w for w in wanted if not any(c.series.is_called(w) for c in search.candidates)]
         if missing:
             there = ", ".join(c.series.tag for c in search.candidates[:20]) or "no DICOM series"
@@ -141,7 +142,7 @@ class _Search:
     def look_at(self, text: str) -> None:
         paths = _expand(text)
         if not paths:
-            self.failures.append((text, f"{text}: no such file or folder"))
+            self.failures.append((text, f"{text}: {_LOST if Path(text).is_symlink() else 'no such file or folder'}"))
         for path in paths:
             if path.is_dir():
                 if not self.folder(path, PurePosixPath(path.resolve().name)) and path.resolve() != self.results:
@@ -291,7 +292,9 @@ def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], l
             names = [n for n in names if n not in RESULT_FILES]
         folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
         for file in (here / n for n in sorted(names) if n[0] != "."):
-            if file.is_file() and not os.access(file, os.R_OK):
+            if file.is_symlink() and not file.exists():
+                closed.append((file, _LOST))
+            elif file.is_file() and not os.access(file, os.R_OK):
                 closed.append((file, "Permission denied"))
             elif is_dicom(file):
                 if file.name.upper() != "DICOMDIR":  # it lists the files that are found anyway

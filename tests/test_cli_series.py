@@ -13,9 +13,9 @@ import pydicom
 import pytest
 from pydicom.fileset import FileSet
 
-from data.phantom import phantom_volume
+from data.phantom import phantom_slice, phantom_volume
 from tests.dicom_files import IDENTIFIERS, PATIENT
-from tests.files import table
+from tests.files import save, table
 from tests.studies import HEALTHY, SICK, STUDY, series
 
 
@@ -42,6 +42,13 @@ def test_a_series_is_chosen(tumorlens, hospital, tmp_path, wanted):
     (row,) = table(tmp_path / "out")
     assert row["scan"] == "study/IMAGES#3"
     assert "names no contrast agent" in row["review"]
+
+
+def test_all_series_and_what_is_no_series(tumorlens, hospital):
+    save(hospital / "study" / "x.png", phantom_slice(1, "no_tumor").image)
+    for wanted, scans in (("all", ["study/IMAGES#3", "study/IMAGES#5", "study/x.png"]), ("5", ["study/IMAGES#5"])):
+        listed = json.loads(tumorlens("run", hospital, "--list", "--json", "--series", wanted).stdout)
+        assert sorted(scan["name"] for scan in listed["scans"]) == scans
 
 
 def test_the_list_has_the_names_of_the_table(tumorlens, tmp_path):
@@ -151,6 +158,18 @@ def test_linked_folders_are_searched_but_not_in_circles(tumorlens, tmp_path):
     (tmp_path / "real" / "round").symlink_to(tmp_path / "real")
     listed = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json").stdout)
     assert [(s["name"], s["n_images"]) for s in listed["series"]] == [("link", 16)]
+
+
+def test_links_that_lead_nowhere_are_told(tumorlens, tmp_path):
+    series(tmp_path / "in")
+    for name in ("lost.nii.gz", "round"):
+        (tmp_path / "in" / name).symlink_to("round")
+    (tmp_path / "lost.png").symlink_to("nowhere.png")
+    listed = tumorlens("run", tmp_path / "in", tmp_path / "lost.png", "--list", "--json")
+    assert listed.exit_code == 1 and len(json.loads(listed.stdout)["scans"]) == 1
+    errors = {error["name"]: error["error"] for error in json.loads(listed.stdout)["errors"]}
+    assert set(errors) == {"lost.nii.gz", "round", str(tmp_path / "lost.png")}
+    assert all("the link leads nowhere" in error for error in errors.values())
 
 
 def test_a_broken_gzip_in_a_folder_is_no_scan(tumorlens, tmp_path):
