@@ -20,6 +20,7 @@ from pipeline.cli_crossval import crossval_app
 from pipeline.cli_data import data_app
 from pipeline.cli_evaluate import evaluate_app
 from pipeline.cli_train import train_app
+from pipeline.stopping import stopped_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from pipeline.batch import BatchReport
@@ -342,7 +343,8 @@ def _tell(report: BatchReport, ran: list[Job], out: Path) -> None:
 def main() -> None:
     """Entry point of the console command."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    app()
+    with stopped_as_by_ctrl_c():
+        app()
 
 
 if __name__ == "__main__":
