@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,12 @@ def read_nrrd(path: Path, frame: int | None = None) -> Scan:
 
 
 def nrrd_files(path: Path) -> list[Path]:
-    """The file, and those that its header keeps its voxels in; a pattern's files are not looked for.
+    """The file, and those that its header keeps its voxels in.
 
     Raises:
         InputError: One of them is missing.
     """
-    return [path, *(other for other in _header(path, header_bytes(path, "NRRD"))[1] if other.is_file())]
+    return [path, *_header(path, header_bytes(path, "NRRD"))[1]]
 
 
 def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tuple[int, ...], Geometry]:
@@ -80,10 +81,8 @@ def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tup
         shape = (*shape, int(reader.GetNumberOfComponents()))
     check_shape(shape, "NRRD")
     check_frame(spatial_shape(shape, "NRRD"), frame, "NRRD")
-    sources = [path, *detached]
-    if "%" not in fields.get("datafile", ""):
-        raw = fields.get("encoding", "").lower() == "raw"
-        check_size(int(np.prod(shape)), sources, 1 if raw else DEFLATE, "NRRD")
+    raw = fields.get("encoding", "").lower() == "raw"
+    check_size(int(np.prod(shape)), [path, *detached], 1 if raw else DEFLATE, "NRRD")
     geometry = _geometry(fields, keys, reader)
     try:
         image = reader.Execute()
@@ -110,10 +109,24 @@ def _header(path: Path, head: bytes) -> tuple[dict[str, str], list[Path]]:
             continue
         name, value = found[1].lower().replace(" ", ""), found[2].strip()
         fields[name] = value
-        if name == "datafile":  # a list of names, a pattern for several (which ITK looks for), or one name
-            names = [other.strip() for other in lines if other.strip()] if value.startswith("LIST") else [value]
-            files += [beside(path, other, "NRRD", exists="%" not in value) for other in names]
+        if name == "datafile":
+            listed = value.startswith("LIST")
+            names = (other.strip() for other in lines if other.strip()) if listed else _named(value)
+            files += [beside(path, other, "NRRD") for other in names]
     return fields, files
+
+
+def _named(value: str) -> Iterator[str]:
+    """The names of the data files: one, or those of a pattern such as ``s%03d.raw 1 24 1``."""
+    if not re.search(r"%\d*d", value):
+        yield value
+        return
+    found = re.fullmatch(r"([^%]*%\d{0,3}d[^%]*?)((?:\s+-?\d+){3})(\s+\d+)?", value)
+    first, last, step = (int(number) for number in found[2].split()) if found else (0, 0, 0)
+    if not found or not step:
+        raise InputError(f"the NRRD header's data files {value} are no pattern with a first, a last number and a step")
+    for number in range(first, last + (1 if step > 0 else -1), step):
+        yield found[1] % number
 
 
 def _geometry(fields: dict[str, str], keys: dict[str, str], reader: Any) -> Geometry:

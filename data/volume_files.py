@@ -101,7 +101,7 @@ def filled_spacing(spacing: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(s) for s in (*spacing, 1.0)[:3])
 
 
-def beside(path: Path, name: str, kind: str, exists: bool = True) -> Path:
+def beside(path: Path, name: str, kind: str) -> Path:
     """The detached data file that a header names.
 
     Only in the header's own folder: elsewhere, a header that came from a stranger could show any file of this machine.
@@ -110,7 +110,7 @@ def beside(path: Path, name: str, kind: str, exists: bool = True) -> Path:
     target = Path(os.path.normpath(folder / name))
     if not target.is_relative_to(folder):
         raise InputError(f"the {kind} header keeps its data outside its own folder, in {name}; put both in one folder")
-    if exists and not target.is_file():
+    if not target.is_file():
         raise InputError(f"the {kind} header's data file {name} is missing")
     return target
 

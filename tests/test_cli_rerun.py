@@ -18,6 +18,7 @@ from pipeline.inputs import Job, _output_folders
 from pipeline.options import RunOptions
 from tests.files import save, save_volume, table
 from tests.studies import HEALTHY, SICK, series
+from tests.volume_files import save_nrrd
 
 
 def test_continue_keeps_what_is_done(tumorlens, study, tmp_path):
@@ -149,6 +150,22 @@ def test_a_failure_leaves_no_result_of_an_earlier_run(tumorlens, tmp_path):
     path.write_text("broken now")
     assert tumorlens("run", path, "-o", tmp_path / "out", "--overwrite").exit_code == 1
     assert not (tmp_path / "out" / "x" / "mask.png").exists()
+
+
+def test_continue_sees_a_change_in_each_file_of_a_volume(tumorlens, tmp_path):
+    phantom = phantom_volume(7, "meningioma", shape=(96, 112, 12), spacing_mm=(2, 2, 10))
+    for k in range(12):
+        (tmp_path / f"s{k:02d}.raw").write_bytes(phantom.image[..., k].astype("<i2").tobytes("F"))
+    fields = ("type: short", "dimension: 3", "sizes: 96 112 12", "endian: little", "encoding: raw", "spacings: 2 2 10")
+    path = save_nrrd(tmp_path / "a.nhdr", *fields, "data file: s%02d.raw 0 11 1")
+    result = tmp_path / "out" / "a" / "result.json"
+    times = []
+    for change in (False, False, True):
+        if change:
+            (tmp_path / "s05.raw").write_bytes((tmp_path / "s06.raw").read_bytes())
+        assert tumorlens("run", path, "-o", tmp_path / "out", "--continue").exit_code == 0
+        times.append(result.stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2]
 
 
 def test_a_frame_concerns_four_dimensions_only(tumorlens, tmp_path):

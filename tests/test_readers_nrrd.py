@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.readers_nrrd import read_nrrd
+from data.errors import InputError
+from data.readers_nrrd import nrrd_files, read_nrrd
 from tests.volume_files import NRRD, SMALL, place_of, read_volume, save_nrrd
 
 DIRECTIONS = "space directions: (0,2,0) (3,0,0) (0,0,4)"  # array axis 0 along world axis 1, 1 along 0
@@ -83,3 +84,36 @@ def test_a_list_of_one_frame_is_a_volume(tmp_path):
     scan = read_volume(save_nrrd(tmp_path / "a.nrrd", *fields, data=SMALL.tobytes()))
     np.testing.assert_array_equal(scan.voxels.ravel("F"), SMALL)
     assert (scan.voxels.shape, scan.frame) == ((5, 4, 3), None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("s%03d.raw 1 3 1", ["s001.raw", "s002.raw", "s003.raw"]),
+        ("s%d.raw 3 -1 -2 2", ["s3.raw", "s1.raw", "s-1.raw"]),
+        ("10%.raw", ["10%.raw"]),
+    ],
+)
+def test_data_in_several_files(tmp_path, pattern, names):
+    fields = (*NRRD, "spacings: 1 1 1", f"data file: {pattern}")
+    for part, name in zip(np.split(SMALL, len(names)), names, strict=True):
+        (tmp_path / name).write_bytes(part.tobytes())
+    path = save_nrrd(tmp_path / "a.nhdr", *fields)
+    assert nrrd_files(path) == [path, *(tmp_path / name for name in names)]
+    np.testing.assert_array_equal(read_volume(path).voxels.ravel("F"), SMALL)
+    (tmp_path / names[-1]).unlink()
+    with pytest.raises(InputError, match=f"the NRRD header's data file {names[-1]} is missing"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("pattern", ["s%03d.raw", "s%d.raw 1 3 0", "s%d%d.raw 1 3 1", "s%9999d.raw 1 3 1"])
+def test_patterns_that_name_no_files(tmp_path, pattern):
+    path = save_nrrd(tmp_path / "a.nhdr", *NRRD, f"data file: {pattern}")
+    with pytest.raises(InputError, match="are no pattern"):
+        read_volume(path)
+
+
+def test_patterns_stay_in_the_headers_own_folder(tmp_path):
+    path = save_nrrd(tmp_path / "a.nhdr", *NRRD, "data file: ../s%d.raw 1 3 1")
+    with pytest.raises(InputError, match="outside its own folder"):
+        read_volume(path)
