@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.check_findings import Finding
-from data.datasets import CHANNELS, SPLIT_FOLDERS, load_samples, whole_number
+from data.datasets import CHANNELS, load_samples, whole_number
 from data.errors import InputError
+from data.folders import SPLIT_FOLDERS, Place, bare, is_mask_name, place_of, stem
 from data.labels import canonical_label
 from data.readers import SCAN_SUFFIXES
 from data.samples import Sample
 from data.scan import ACQUISITION
-
-_MASK_NAME = re.compile(r"[-_]?(mask|seg|label)$")
 
 
 @dataclass(frozen=True)
@@ -204,52 +202,41 @@ def _rows_of_folder(listing: Listing, label_map: Mapping[str, str] | None) -> Li
     """Rows of a folder that `load_samples` refuses."""
     root = listing.root
     files = list(_scans_below(root))
-    masks = [file for file in files if _in_mask_folder(file, root) or _MASK_NAME.search(_stem(file))]
+    masks = [file for file in files if _in_mask_folder(file, root) or is_mask_name(file)]
     known = set(masks)
     images = [file for file in files if file not in known]
-    classes = {folder: _class_of(folder, root, label_map) for folder in sorted({file.parent for file in images})}
-    named = any(classes.values())
+    places, reasons = {}, {}
+    for folder in sorted({file.parent for file in images}):
+        try:
+            places[folder] = place_of(folder, root, label_map)
+        except InputError as error:
+            places[folder], reasons[folder] = Place(), str(error)
+    named = bool(reasons) or any(place.label for place in places.values())
     if not images or not (named or masks or all(file.suffix.lower() == ".mat" for file in images)):
         raise InputError(listing.refused)  # neither labels nor masks: this is no data set
-    for folder, label in classes.items():
-        if not label and named:
-            listing.say("unknown_label", f"folder {listing.name(folder)}: its name is no class")
-    beside = {(file.parent, _bare(file)): file for file in masks}
-    apart = {_bare(file): file for file in masks if _in_mask_folder(file, root)}
+    for folder, place in places.items():
+        if not place.label and named:
+            why = reasons.get(folder, "its name is no class").removeprefix(f"{folder}: ")
+            listing.say("unknown_label", f"folder {listing.name(folder)}: {why}")
+    beside = {(file.parent, bare(file)): file for file in masks}
+    apart = {bare(file): file for file in masks if _in_mask_folder(file, root)}
     patient_folders = not named and any(not _in_mask_folder(file, root) for file in masks)
     for file in images:
-        parts = (SPLIT_FOLDERS.get(p.lower(), "") for p in file.relative_to(root).parts[:-1])
-        mask = beside.get((file.parent, _bare(file))) or apart.get(_bare(file))
-        patient = file.parent.name if patient_folders else ""
-        split = next((part for part in parts if part), "")
-        listing.rows.append(Row(Sample(file, classes[file.parent], patient, mask, split=split)))
+        place = places[file.parent]
+        mask = beside.get((file.parent, stem(file))) or apart.get(stem(file))
+        patient = file.parent.name if patient_folders else place.patient
+        listing.rows.append(Row(Sample(file, place.label, patient, mask, split=place.split)))
     if patient_folders:
-        used = {row.sample.mask for row in listing.rows}
         for file in [row.sample.image for row in listing.rows if row.sample.mask is None]:
             listing.say("missing_file", f"{listing.name(file)}: no mask beside it")
-        for file in [file for file in masks if file not in used]:
-            listing.say("missing_file", f"{listing.name(file)}: no picture beside it")
+    used = {row.sample.mask for row in listing.rows}
+    for file in [file for file in masks if file not in used]:
+        listing.say("missing_file", f"{listing.name(file)}: no picture of this mask's name")
     return listing
-
-
-def _class_of(folder: Path, root: Path, label_map: Mapping[str, str] | None) -> str:
-    """The class that a folder is named for, or nothing."""
-    try:
-        return "" if folder == root else canonical_label(folder.name, label_map)
-    except InputError:
-        return ""
 
 
 def _in_mask_folder(file: Path, root: Path) -> bool:
     return any(part.lower() in ("masks", "mask", "labels") for part in file.relative_to(root).parts[:-1])
-
-
-def _bare(file: Path) -> str:
-    return _MASK_NAME.sub("", _stem(file))
-
-
-def _stem(file: Path) -> str:
-    return file.name.lower().removesuffix(".gz").rpartition(".")[0]
 
 
 def unnamed_files(listing: Listing) -> Iterator[Path]:

@@ -11,21 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import InputError
+from data.folders import SPLIT_FOLDERS, folders_with_scans, masks_beside, place_of, scans_in, stem
 from data.head import tissue_shares
 from data.labels import CLASSES, canonical_label
-from data.readers import SCAN_SUFFIXES, open_scan
+from data.readers import open_scan
 from data.samples import Sample, open_cut, read_volume_mask
 from data.scan import ACQUISITION
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
 CHANNELS = 3  # of a colour picture
 _FLAT = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mat")  # names of what has one slice
 
@@ -148,17 +140,18 @@ def whole_number(text: str, column: str, least: int, most: int | None = None) ->
 
 
 def load_class_folders(source: Path, label_map: Mapping[str, str] | None = None) -> list[Sample]:
-    """Samples of a folder per class, with or without a folder per split above."""
+    """Samples of a folder per class, with or without a folder per split above and folders per patient below (see
+    `data.folders.place_of`), and with or without a mask beside each picture (``7.png``, ``7_mask.png``)."""
     samples: list[Sample] = []
-    for folder in _class_folders(source):
-        parts = folder.relative_to(source).parts
-        split = next((SPLIT_FOLDERS[p.lower()] for p in parts if p.lower() in SPLIT_FOLDERS), "")
-        try:
-            label = canonical_label(folder.name, label_map)
-        except InputError as error:
-            raise InputError(f"{folder}: {error}") from None
-        for file in _scans_in(folder):
-            samples.extend(_slices_of(Sample(file, label, split=split)))
+    for folder in folders_with_scans(source):
+        place = place_of(folder, source, label_map)
+        if not place.label:
+            try:
+                canonical_label(folder.name, label_map)
+            except InputError as error:
+                raise InputError(f"{folder}: {error}") from None
+        for file, mask in masks_beside(scans_in(folder)):
+            samples.extend(_slices_of(Sample(file, place.label, place.patient, mask, split=place.split)))
     if not samples:
         raise InputError(
             f"{source}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ beside masks/, nor "
@@ -180,9 +173,9 @@ def load_matlab_folder(source: Path) -> list[Sample]:
 
 def load_image_mask_folders(images: Path, masks: Path) -> list[Sample]:
     """Samples of an image folder and a mask folder: same stem, with or without ``_mask``; a missing mask is empty."""
-    by_stem = {re.sub(r"[-_]?(mask|seg|label)$", "", _stem(file).lower()): file for file in _scans_in(masks)}
-    files = _scans_in(images)
-    named = [Sample(file, "", mask=by_stem.get(_stem(file).lower())) for file in files]
+    by_stem = {re.sub(r"[-_]?(mask|seg|label)$", "", stem(file)): file for file in scans_in(masks)}
+    files = scans_in(images)
+    named = [Sample(file, "", mask=by_stem.get(stem(file))) for file in files]
     if not any(sample.mask for sample in named):
         raise InputError(f"{masks}: no mask has the name of an image in {images}")
     return [piece for sample in named for piece in _slices_of(sample)]
@@ -226,26 +219,8 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
 
 def _is_matlab_set(source: Path, label_map: Mapping[str, str] | None) -> bool:
     """Whether a folder, or folders in it that are named for no class, hold MATLAB files and no other scans."""
-    folders = _class_folders(source)
-    files = [file for folder in (source, *folders) for file in _scans_in(folder)]
+    folders = folders_with_scans(source)
+    files = [file for folder in (source, *folders) for file in scans_in(folder)]
     if not files or any(file.suffix.lower() != ".mat" for file in files):
         return False
-    try:
-        return not [canonical_label(folder.name, label_map) for folder in folders]
-    except InputError:
-        return True
-
-
-def _class_folders(source: Path) -> list[Path]:
-    """Folders named other than the source that hold scans."""
-    return [p for p in sorted(source.rglob("*")) if p.is_dir() and _scans_in(p)]
-
-
-def _scans_in(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(SCAN_SUFFIXES) and p.name[0] != "."
-    )
-
-
-def _stem(path: Path) -> str:
-    return path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem
+    return not folders or not all(place_of(folder, source, label_map).label for folder in folders)

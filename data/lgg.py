@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from data.datasets import SPLIT_FOLDERS
 from data.errors import InputError
-from data.labels import CLASSES, NO_TUMOR, canonical_label
+from data.folders import SPLIT_FOLDERS, class_named
+from data.labels import CLASSES, NO_TUMOR
 from data.readers import open_scan
 from data.samples import Sample, channel_of, has_colour, read_mask
 
@@ -18,9 +18,15 @@ _MASK = re.compile(r"_mask$", re.IGNORECASE)
 
 
 def is_lgg_set(source: Path, label_map: Mapping[str, str] | None = None) -> bool:
-    """Whether a folder holds folders, none named for a class or a split, with pairs of ``X.tif`` and ``X_mask.tif``."""
+    """Whether a folder holds folders with pairs of ``X.tif`` and ``X_mask.tif``, none of them named for a class or a
+    split, nor within a folder of another class than glioma."""
     folders = _patient_folders(source)
-    return any(map(_has_pair, folders.values())) and not any(_names_a_part(f.name, label_map) for f in folders)
+    if not any(map(_has_pair, folders.values())):
+        return False
+    above = {part for folder in folders for part in folder.relative_to(source).parts[:-1]}
+    if any(class_named(part, label_map) not in ("", "glioma") for part in above):
+        return False
+    return not any(f.name.lower() in SPLIT_FOLDERS or class_named(f.name, label_map) for f in folders)
 
 
 def is_lgg_slice(sample: Sample) -> bool:
@@ -74,17 +80,6 @@ def _patient_folders(source: Path) -> dict[Path, list[Path]]:
 def _has_pair(pictures: list[Path]) -> bool:
     stems = {p.stem for p in pictures}
     return any(_MASK.sub("", stem) in stems for stem in stems if _MASK.search(stem))
-
-
-def _names_a_part(name: str, label_map: Mapping[str, str] | None) -> bool:
-    """Whether a folder's name is a class or a split, and so no patient."""
-    if name.lower() in SPLIT_FOLDERS:
-        return True
-    try:
-        canonical_label(name, label_map)
-    except InputError:
-        return False
-    return True
 
 
 def _pairs(pictures: list[Path]) -> list[tuple[Path, Path]]:

@@ -184,6 +184,17 @@ def test_other_layouts_are_not_shadowed(tmp_path):
     assert [s.label for s in load_samples(tmp_path / "beside")] == [""]
 
 
+def test_patients_may_have_the_initials_of_a_class(tmp_path):
+    for patient in ("PI00", "GL_1", "NO12"):
+        pair(tmp_path / "set" / patient, "x_1")
+    assert {(s.patient, s.label) for s in load_samples(tmp_path / "set")} == {
+        ("PI00", "glioma"), ("GL_1", "glioma"), ("NO12", "glioma")
+    }  # fmt: skip
+    pair(tmp_path / "classes" / "meningioma" / "PI00", "x_1")
+    (sample,) = load_samples(tmp_path / "classes")
+    assert (sample.label, sample.patient, sample.mask.name) == ("meningioma", "PI00", "x_1_mask.tif")
+
+
 def test_folds_keep_a_patient_together(lgg):
     samples = load_samples(lgg)
     folds = make_folds(samples)
