@@ -17,6 +17,7 @@ from data.errors import InputError
 from data.head import tissue_shares
 from data.labels import CLASSES, NO_TUMOR, canonical_label
 from data.preprocess import Preprocess
+from data.pseudonyms import patient_in_file
 from data.readers import open_scan
 from data.samples import Sample, channel_of, read_mask, read_volume_mask
 from data.scan import ACQUISITION, Scan
@@ -84,30 +85,29 @@ def _look_at(row: Row, listing: Listing) -> Iterator[tuple[Sample, NDArray[np.ui
     sample = _with_annotation(sample, scan, name, listing)
     masks = _masks(sample, scan, listing)
     _look_at_mask(sample, masks, scan, row, listing)
-    tissue = tissue_shares(scan) if scan.volume else np.ones(1)
+    several = scan.n_slices > 1  # a single slice of DICOM or NIfTI is a picture to training, too
+    tissue = tissue_shares(scan) if several else np.ones(1)
     for k in np.flatnonzero((tissue >= _MIN_TISSUE * tissue.max()) & (tissue > 0)):
         label = sample.label
-        if scan.volume and label and (masks is None or not masks[k].any()):
+        if several and label and (masks is None or not masks[k].any()):
             label = CLASSES[NO_TUMOR]
         try:
             prepared = Preprocess()(scan.slice(int(k)) if sample.channel is None else shown, scan.pixel_aspect)
         except InputError as error:
             listing.say("unreadable", f"{name}: {error}")
             continue
-        index = int(k) if scan.volume else None
+        index = int(k) if several else None
         # An unknown patient of a volume is the volume: its slices must not part.
-        patient = sample.patient or (str(sample.image) if scan.volume else "")
+        patient = sample.patient or (str(sample.image) if several else "")
         yield replace(sample, label=label, patient=patient, slice_index=index), prepared.image
 
 
 def _with_annotation(sample: Sample, scan: Scan, name: str, listing: Listing) -> Sample:
     """The sample with what the file itself says of label and patient."""
-    said = scan.annotation
-    if said is None:
-        return sample
-    if said.label and sample.label and said.label != sample.label:
-        listing.say("file_label", f"{name}: the file says {said.label}, the set {sample.label}")
-    return replace(sample, label=sample.label or said.label or "", patient=sample.patient or said.patient or "")
+    said = (scan.annotation.label if scan.annotation is not None else None) or ""
+    if said and sample.label and said != sample.label:
+        listing.say("file_label", f"{name}: the file says {said}, the set {sample.label}")
+    return replace(sample, label=sample.label or said, patient=sample.patient or patient_in_file(scan))
 
 
 def _masks(sample: Sample, scan: Scan, listing: Listing) -> list[NDArray[np.uint8]] | None:
@@ -145,7 +145,7 @@ def _look_at_mask(
         pixels = sum(int(np.count_nonzero(mask)) for mask in masks or ())
         listing.say("healthy_mask", f"{name}: {pixels} pixels{named}")
     elif sick and sample.mask is None and masks is None and not row.mask_missing:
-        listing.say("volume_without_mask" if scan.volume else "no_mask", f"{name}: {sample.label}")
+        listing.say("volume_without_mask" if scan.n_slices > 1 else "no_mask", f"{name}: {sample.label}")
 
 
 def _look_at_parts(slices: Sequence[Sample], listing: Listing) -> None:

@@ -14,6 +14,7 @@ from data.errors import InputError
 from data.folders import SPLIT_FOLDERS, folders_with_scans, masks_beside, place_of, scans_in, stem
 from data.head import tissue_shares
 from data.labels import CLASSES, canonical_label
+from data.pseudonyms import patient_in_file
 from data.readers import open_scan
 from data.samples import Sample, open_cut, read_volume_mask
 from data.scan import ACQUISITION
@@ -192,6 +193,7 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
     if sample.image.name.lower().endswith(_FLAT) and sample.plane == ACQUISITION:
         return [sample]
     scan = open_cut(sample)
+    sample = replace(sample, patient=sample.patient or patient_in_file(scan))  # folds may be made before it is read
     if scan.n_slices == 1:
         return [sample]
     if sample.mask is None and sample.label not in ("", CLASSES[0]):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
+from data.pseudonyms import patient_in_file
 from data.readers import open_scan
 from data.scan import ACQUISITION, Scan
 
@@ -92,10 +93,9 @@ def read_sample(sample: Sample) -> Reading:
     scan = open_scan(sample.image) if sample.slice_index is None else open_cut(sample)
     index = sample.slice_index or 0
     said = scan.annotation
-    if said is not None:
-        if said.label and sample.label and said.label != sample.label:
-            raise InputError(f"{sample.image}: the file says {said.label}, the data set {sample.label}")
-        sample = replace(sample, patient=sample.patient or said.patient or "")
+    if said is not None and said.label and sample.label and said.label != sample.label:
+        raise InputError(f"{sample.image}: the file says {said.label}, the data set {sample.label}")
+    sample = replace(sample, patient=sample.patient or patient_in_file(scan))
     mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)
     image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
     return Reading(image, mask, scan.pixel_aspect, sample)
