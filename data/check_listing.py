@@ -81,6 +81,7 @@ def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, ch
         listing.refused = str(error)
         return _rows_of_folder(listing, label_map)
     listing.rows = [Row(sample) for sample in whole_files(samples)]
+    _tell_unmasked(listing)
     return listing
 
 
@@ -229,10 +230,19 @@ def _rows_of_folder(listing: Listing, label_map: Mapping[str, str] | None) -> Li
     if patient_folders:
         for file in [row.sample.image for row in listing.rows if row.sample.mask is None]:
             listing.say("missing_file", f"{listing.name(file)}: no mask beside it")
+    elif not named:
+        _tell_unmasked(listing)
     used = {row.sample.mask for row in listing.rows}
     for file in [file for file in masks if file not in used]:
         listing.say("missing_file", f"{listing.name(file)}: no picture of this mask's name")
     return listing
+
+
+def _tell_unmasked(listing: Listing) -> None:
+    """Note the images without a mask of a set that gives masks and no labels."""
+    for row in listing.rows:
+        if row.sample.mask is None and not row.sample.label:
+            listing.say("unmasked", listing.name(row.sample.image))
 
 
 def _in_mask_folder(file: Path, root: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import InputError
-from data.folders import SPLIT_FOLDERS, folders_with_scans, masks_beside, place_of, scans_in, stem
+from data.folders import SPLIT_FOLDERS, folders_with_scans, masks_beside, place_of, scans_in, with_masks
 from data.head import tissue_shares
 from data.labels import CLASSES, canonical_label
 from data.pseudonyms import patient_in_file
@@ -173,10 +172,12 @@ def load_matlab_folder(source: Path) -> list[Sample]:
 
 
 def load_image_mask_folders(images: Path, masks: Path) -> list[Sample]:
-    """Samples of an image folder and a mask folder: same stem, with or without ``_mask``; a missing mask is empty."""
-    by_stem = {re.sub(r"[-_]?(mask|seg|label)$", "", stem(file)): file for file in scans_in(masks)}
-    files = scans_in(images)
-    named = [Sample(file, "", mask=by_stem.get(stem(file))) for file in files]
+    """Samples of an image folder and a mask folder: same stem, with or without ``_mask``; a missing mask is empty.
+
+    Raises:
+        InputError: No masks there, a mask that belongs to no image or to two, or an image with two masks.
+    """
+    named = [Sample(file, "", mask=mask) for file, mask in with_masks(scans_in(images), scans_in(masks))]
     if not any(sample.mask for sample in named):
         raise InputError(f"{masks}: no mask has the name of an image in {images}")
     return [piece for sample in named for piece in _slices_of(sample)]
@@ -201,6 +202,7 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
     mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
     lesion = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
     tissue = tissue_shares(scan)
+    untold = not sample.label and sample.mask is None  # neither that there is a lesion, nor that there is none
     samples = []
     for k in np.flatnonzero((tissue >= min_tissue_share * tissue.max()) & (tissue > 0)):
         if 0 < lesion[k] < min_lesion_px:
@@ -208,7 +210,7 @@ def _slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float 
         samples.append(
             replace(
                 sample,
-                label=sample.label if lesion[k] else CLASSES[0],
+                label=sample.label if lesion[k] or untold else CLASSES[0],
                 patient=sample.patient or str(sample.image),  # neighbouring slices must not part
                 mask=sample.mask if lesion[k] else None,
                 slice_index=int(k),

@@ -229,6 +229,19 @@ def test_images_beside_masks(tmp_path):
     assert report.problems == 0
 
 
+def test_images_without_masks_and_masks_without_images(tmp_path):
+    for i in range(3):
+        save(tmp_path / "images" / f"{i}.png", phantom_slice(i).image)
+    save(tmp_path / "masks" / "0.png", phantom_slice(0).mask)
+    report = check_set(tmp_path)
+    assert report.of("unmasked") == ["images/1.png", "images/2.png"]
+    assert report.problems == 0
+    save(tmp_path / "masks" / "case1.png", phantom_slice(1).mask)
+    report = check_set(tmp_path)
+    assert report.of("missing_file") == ["masks/case1.png: no picture of this mask's name"]
+    assert report.of("unmasked") == ["images/1.png", "images/2.png"]
+
+
 def test_a_folder_per_patient(tmp_path):
     write_lgg_phantoms(tmp_path, patients=2, slices=5)
     report = check_set(tmp_path)

@@ -97,6 +97,32 @@ def test_image_and_mask_folders(tmp_path):
     assert reading.aspect == 1
 
 
+def test_a_mask_that_belongs_to_no_image_is_named(tmp_path):
+    """Else its image, whose name differs, would teach that there is no lesion."""
+    for name in ("a", "b", "c"):
+        save(tmp_path / "images" / f"{name}.png", phantom_slice(0).image)
+    for name in ("a", "B-seg", "case_c", "case_d"):
+        save(tmp_path / "masks" / f"{name}.png", phantom_slice(0).mask)
+    with pytest.raises(InputError, match=r"case_c\.png: the mask has no image of its name, and 1 more have none"):
+        load_samples(tmp_path)
+    for name in ("case_c", "case_d"):
+        (tmp_path / "masks" / f"{name}.png").unlink()
+    assert [s.mask is not None for s in load_samples(tmp_path)] == [True, True, False]
+    save(tmp_path / "masks" / "a_mask.png", phantom_slice(0).mask)
+    with pytest.raises(InputError, match=r"a\.png: there are two masks of it"):
+        load_samples(tmp_path)
+
+
+def test_a_volume_of_an_image_folder_without_a_mask_is_of_no_class(tmp_path):
+    phantom = phantom_volume(2, "glioma", shape=(96, 112, 16), spacing_mm=(2, 2, 7.5))
+    for name, array in (("images/a", phantom.image), ("images/b", phantom.image), ("masks/a", phantom.mask)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(array, phantom.affine), tmp_path / f"{name}.nii.gz")
+    samples = load_samples(tmp_path)
+    assert {s.label for s in samples if s.image.name == "a.nii.gz"} == {"", "no_tumor"}
+    assert {(s.label, s.mask) for s in samples if s.image.name == "b.nii.gz"} == {("", None)}
+
+
 def test_volumes_of_an_index_become_slices(tmp_path):
     phantom = phantom_volume(2, "glioma", shape=(96, 112, 16), spacing_mm=(2, 2, 7.5))
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "t1.nii.gz")
