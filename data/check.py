@@ -16,10 +16,11 @@ from data.copies import Pair, contradict, equal_files, of_one_volume, telling_pa
 from data.errors import InputError
 from data.head import tissue_shares
 from data.labels import CLASSES, NO_TUMOR, canonical_label
+from data.mask_values import values_told
 from data.preprocess import Preprocess
 from data.pseudonyms import patient_in_file
 from data.readers import open_scan
-from data.samples import Sample, channel_of, read_mask, read_volume_mask
+from data.samples import Sample, channel_of, open_mask, read_mask, read_volume_mask
 from data.scan import ACQUISITION, Scan
 from data.splits import signatures
 
@@ -119,8 +120,13 @@ def _masks(sample: Sample, scan: Scan, listing: Listing) -> list[NDArray[np.uint
     try:
         if scan.volume:
             whole = read_volume_mask(sample.mask, scan)
-            return [scan.view(whole, k) for k in range(scan.n_slices)]
-        return [read_mask(sample.mask, scan)]
+            masks = [scan.view(whole, k) for k in range(scan.n_slices)]
+        else:
+            masks = [read_mask(sample.mask, scan)]
+        told = values_told(open_mask(sample.mask))
+        if told:
+            listing.say("mask_values", f"{listing.name(sample.mask)}: {told}")
+        return masks
     except InputError as error:
         try:
             open_scan(sample.mask, constant=True)

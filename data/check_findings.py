@@ -36,6 +36,7 @@ PROBLEMS: dict[str, str] = {
 NOTES: dict[str, str] = {
     "no_mask": "tumor pictures without a mask: of use to the classifier only",
     "no_label": "files without a label: of use to the segmenter only",
+    "mask_values": "masks of more than one value besides 0, and what of them counts as lesion",
     "unmasked": "images that have no mask in the mask folder: they teach the segmenter that there is no lesion",
     "no_patient": "files without a patient: only look-alikes can be kept together",
     "equal_files": "files with the same bytes within one part",

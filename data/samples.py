@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
+from data.mask_values import lesion_of
 from data.pseudonyms import patient_in_file
 from data.readers import open_scan
 from data.scan import ACQUISITION, Scan
@@ -138,19 +139,18 @@ def has_colour(scan: Scan) -> bool:
 
 
 def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:
-    """One slice of a mask file as 0 and 1, in the view of ``scan.slice(index)``. Grey pictures are cut at half their
-    maximum, since some sets keep masks as JPEG.
+    """One slice of a mask file as 0 and 1 (see `data.mask_values.lesion_of`), in the view of ``scan.slice(index)``.
 
     Raises:
         InputError: The mask cannot be read, or has another shape or place in space than its scan.
     """
     if scan.volume:
         return scan.view(read_volume_mask(path, scan), index)
-    drawn = _open_mask(path).slice(0)
-    drawn = drawn.max(axis=2) if drawn.ndim == 3 else drawn
-    if drawn.shape != scan.voxels.shape[:2]:
-        raise InputError(f"{path}: the mask has shape {drawn.shape}, its image {scan.voxels.shape[:2]}")
-    return (drawn > 0.5 * drawn.max()).astype(np.uint8) if drawn.max() > 0 else np.zeros(drawn.shape, np.uint8)
+    mask = open_mask(path)
+    lesion = mask.view(lesion_of(mask), 0)
+    if lesion.shape != scan.voxels.shape[:2]:
+        raise InputError(f"{path}: the mask has shape {lesion.shape}, its image {scan.voxels.shape[:2]}")
+    return lesion
 
 
 def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
@@ -159,7 +159,7 @@ def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
     Raises:
         InputError: The mask cannot be read, has another shape, or lies elsewhere by more than half a voxel.
     """
-    mask = _open_mask(path)
+    mask = open_mask(path)
     if mask.voxels.shape != scan.voxels.shape:
         raise InputError(f"{path}: the mask has shape {mask.voxels.shape}, its scan {scan.voxels.shape}")
     if mask.affine is not None and scan.affine is not None:
@@ -167,9 +167,9 @@ def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
         apart = np.linalg.solve(scan.affine, mask.affine @ corners) - corners
         if np.abs(apart).max() > 0.5:
             raise InputError(f"{path}: the mask lies up to {np.abs(apart).max():.1f} voxels away from its scan")
-    return (mask.voxels > 0).astype(np.uint8)
+    return lesion_of(mask)
 
 
-def _open_mask(path: Path) -> Scan:
+def open_mask(path: Path) -> Scan:
     """A mask file as a scan; unlike one, it may be empty."""
     return open_scan(path, constant=True)

@@ -9,6 +9,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.check import check_set
 from data.check_findings import NOTES, PROBLEMS, CheckReport, Finding
@@ -240,6 +241,24 @@ def test_images_without_masks_and_masks_without_images(tmp_path):
     report = check_set(tmp_path)
     assert report.of("missing_file") == ["masks/case1.png: no picture of this mask's name"]
     assert report.of("unmasked") == ["images/1.png", "images/2.png"]
+
+
+def test_how_masks_of_several_values_are_read(tmp_path):
+    for i in range(4):
+        save(tmp_path / "images" / f"{i}.png", phantom_slice(i, "glioma").image)
+    drawn = phantom_slice(0, "glioma").mask
+    save(tmp_path / "masks" / "0.png", drawn)
+    classes = drawn.copy()
+    classes[: int(np.median(np.nonzero(drawn)[0]))] *= 4
+    save(tmp_path / "masks" / "1.png", classes)
+    save(tmp_path / "masks" / "2.png", classes * np.uint8(60))
+    Image.fromarray(classes.astype(np.float32) / 4).save(tmp_path / "masks" / "3.tif")
+    assert set(np.unique(classes)) == {0, 1, 4}
+    assert check_set(tmp_path).of("mask_values") == [
+        "masks/1.png: values 1, 4, all of them lesion",
+        "masks/2.png: 2 grey levels, lesion above 120",
+        "masks/3.tif: fractions up to 1, lesion from 0.5 on",
+    ]
 
 
 def test_a_folder_per_patient(tmp_path):

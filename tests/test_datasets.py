@@ -250,6 +250,31 @@ def test_masks_kept_as_jpeg_and_empty_masks(tmp_path):
     assert not read_mask(tmp_path / "e.png", scan).any()
 
 
+def test_every_class_of_a_mask_is_lesion(tmp_path):
+    drawn = np.zeros((64, 64), np.uint8)
+    drawn[10:20], drawn[30:40], drawn[50:60] = 1, 2, 4
+    scan = Scan.from_array(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    for name in ("m.png", "m.tif", "m.bmp"):
+        save(tmp_path / name, drawn)
+        np.testing.assert_array_equal(read_mask(tmp_path / name, scan), drawn > 0)
+    smooth = np.where(drawn == 1, 60, np.where(drawn > 1, 255, 0)).astype(np.uint8)  # a border drawn smooth
+    save(tmp_path / "grey.png", smooth)
+    np.testing.assert_array_equal(read_mask(tmp_path / "grey.png", scan), drawn > 1)
+    Image.fromarray(drawn.astype(np.float32) / 4).save(tmp_path / "f.tif")
+    np.testing.assert_array_equal(read_mask(tmp_path / "f.tif", scan), drawn > 1)
+
+
+def test_interpolated_volume_masks_keep_their_borders(tmp_path):
+    image = np.arange(12**3, dtype=np.int16).reshape(12, 12, 12)
+    mask = np.zeros(image.shape, np.float32)
+    mask[4:8], mask[3], mask[8], mask[9] = 1, 0.4, 0.6, 0.1
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "t1.nii.gz")
+    scan = open_scan(tmp_path / "t1.nii.gz")
+    for values, lesion in ((mask, mask >= 0.5), (mask * 0.4, mask >= 0.5), (np.rint(mask * 3), mask > 0.2)):
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "mask.nii.gz")
+        np.testing.assert_array_equal(read_volume_mask(tmp_path / "mask.nii.gz", scan), lesion)
+
+
 def test_a_mask_of_another_size_names_both_files(tmp_path):
     save(tmp_path / "images" / "a.png", phantom_slice(0).image)
     save(tmp_path / "masks" / "a.png", np.eye(9, dtype=np.uint8))

@@ -1,0 +1,58 @@
+"""Which values of a mask file are lesion: masks come as classes, as grey pictures, as JPEG, as fractions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.scan import Scan
+
+_MOST_CLASSES = 31  # larger values of a picture are grey levels: 127 beside 255 is a border drawn smooth
+_LOSSY = ("jpeg", "webp")
+
+
+def lesion_of(mask: Scan) -> NDArray[np.uint8]:
+    """A mask's lesion as 0 and 1, ``(rows, columns)`` or the volume's shape; any channel of a colour counts.
+
+    Whole numbers are classes, each but 0 lesion: in volumes always, in pictures where they are small and the format
+    keeps them. Grey levels are cut at half of their maximum, for JPEG and smooth drawing blur a border. Fractions are
+    cut at 0.5, where interpolation leaves the border in its place.
+    """
+    drawn = _flat(mask)
+    cut = _cut(drawn, mask)
+    return (drawn >= cut).astype(np.uint8) if _fractions(drawn) else (drawn > cut).astype(np.uint8)
+
+
+def values_told(mask: Scan) -> str:
+    """How a mask with more than one value besides 0 is read; empty for plain ones."""
+    drawn = _flat(mask)
+    values = np.unique(drawn)
+    values = values[values > 0]
+    if len(values) < 2:
+        return ""
+    cut = _cut(drawn, mask)
+    if _fractions(drawn):
+        return f"fractions up to {values[-1]:g}, lesion from {cut:g} on"
+    if cut == 0:
+        shown = ", ".join(f"{value:g}" for value in values[:8])
+        return f"values {shown}{' ...' if len(values) > 8 else ''}, all of them lesion"
+    return f"{len(values)} grey levels, lesion above {cut:g}"
+
+
+def _flat(mask: Scan) -> NDArray[Any]:
+    return mask.voxels.max(axis=2) if mask.voxels.ndim == 3 and not mask.volume else mask.voxels
+
+
+def _fractions(drawn: NDArray[Any]) -> bool:
+    return drawn.dtype.kind == "f" and not bool((drawn == np.rint(drawn)).all())
+
+
+def _cut(drawn: NDArray[Any], mask: Scan) -> float:
+    """The value at which lesion begins; 0 where every positive value is lesion."""
+    top = float(drawn.max())
+    if _fractions(drawn):
+        return 0.5 if top >= 0.5 else max(top / 2, 1e-30)
+    classes = mask.volume or (top <= _MOST_CLASSES and mask.format not in _LOSSY)
+    return 0.0 if classes or top <= 0 else top / 2
