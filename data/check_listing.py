@@ -119,7 +119,7 @@ def whole_files(samples: list[Sample]) -> list[Sample]:
 
 
 def _rows_of_index(listing: Listing, index: Path, label_map: Mapping[str, str] | None, channel: int | None) -> Listing:
-    first: dict[tuple[Path, str], str] = {}
+    first: dict[tuple[Path, str, int | None], str] = {}
     for number, row in _table(index):
         if not any(row.values()):
             continue
@@ -129,13 +129,13 @@ def _rows_of_index(listing: Listing, index: Path, label_map: Mapping[str, str] |
             continue
         image = listing.root / row["image"]
         cut = row.get("cut") or ACQUISITION
-        if (image, cut) in first:
-            listing.say("repeated_row", f"{where}: {row['image']} stands in {first[image, cut]} already")
-        first.setdefault((image, cut), where)
         label = _label(listing, row["label"], where, label_map)
         fold, every = (_number(listing, row, column, least, where) for column, least in (("fold", 0), ("every", 1)))
         own_channel = _number(listing, row, "channel", 0, where, CHANNELS - 1)
         taken = own_channel if channel is None else channel
+        if (image, cut, taken) in first:
+            listing.say("repeated_row", f"{where}: {row['image']} stands in {first[image, cut, taken]} already")
+        first.setdefault((image, cut, taken), where)
         split = _split(listing, row, where)
         mask = listing.root / row["mask"] if row.get("mask") else None
         mask_missing = mask is not None and not mask.is_file()

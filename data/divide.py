@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic import whole_file
 from data.check_listing import Row, find_index, list_rows, load_listed, whole_files
-from data.copies import group_patients, telling_pairs
+from data.copies import Pair, group_patients, telling_pairs
 from data.errors import InputError
 from data.labels import CLASSES
 from data.preprocess import Preprocess
@@ -81,7 +82,8 @@ def divide(
         progress: Called with the number of slices read and of all.
 
     Raises:
-        InputError: Shares or folds that make no sense, an unusable set, or too few patients.
+        InputError: Shares or folds that make no sense, an unusable set, two rows that contradict each other, or too few
+            patients.
     """
     shares = _checked_shares(shares)
     if folds is not None and folds < MIN_FOLDS:
@@ -91,8 +93,9 @@ def divide(
         raise InputError(f"{source}: the set gives no labels, and an index needs one in every row")
     index, root = find_index(source)
     rows = list_rows(source, label_map, channel).rows if index else [Row(sample) for sample in whole_files(samples)]
+    _check_rows(rows, root)
     samples, marks_nd = _read(samples, progress)
-    groups = group_patients(samples, telling_pairs(samples, marks_nd))
+    groups = group_patients(samples, [*telling_pairs(samples, marks_nd), *_of_one_file(samples)])
     named = [_with_patient(sample, group, root) for sample, group in zip(samples, groups, strict=True)]
     grouped = [replace(sample, patient=str(group)) for sample, group in zip(samples, groups, strict=True)]
     if folds is None:
@@ -144,34 +147,39 @@ def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int =
 def write_index(division: Division, path: Path, overwrite: bool = False) -> None:
     """Write ``image, mask, label, patient, split`` (and ``fold``, ``every``, ``channel``, ``cut`` where there are any).
 
-    A file has one row, a volume that is cut in several planes one for each.
+    A file has one row, and more where the set has: a volume for each plane that it is cut in, a picture for each of its
+    channels or masks. Rows that are the same but for patient and part are written once.
 
     Raises:
         InputError: The file is there already, and is none that this function wrote or need not be replaced.
     """
     check_index(path, overwrite)
     first = {(sample.image, sample.plane): sample for sample in reversed(division.samples)}
-    keyed = (((row.sample.image, row.sample.plane), row) for row in division.rows)
-    rows = {key: row for key, row in keyed if key in first}  # a file in two rows gets one
+    contents: dict[tuple[Any, ...], Row] = {}
+    for row in division.rows:
+        if _place(row) in first:
+            contents.setdefault(_content(row), row)
+    rows = list(contents.values())
     columns = [*_COLUMNS, "split"]
     columns += ["fold"] if any(sample.fold is not None for sample in division.samples) else []
-    columns += ["every"] if any(row.every > 1 for row in rows.values()) else []
+    columns += ["every"] if any(row.every > 1 for row in rows) else []
     columns += ["channel"] if any(sample.channel is not None for sample in division.samples) else []
     columns += ["cut"] if any(sample.plane != ACQUISITION for sample in division.samples) else []
     with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        for key, row in rows.items():
+        for row in rows:
+            divided = first[_place(row)]
             writer.writerow(
                 {
                     "image": _below(row.sample.image, division.root),
                     "mask": "" if row.sample.mask is None else _below(row.sample.mask, division.root),
                     "label": row.sample.label,
-                    "patient": first[key].patient,
-                    "split": first[key].split,
-                    "fold": first[key].fold,
+                    "patient": row.sample.patient or divided.patient,
+                    "split": divided.split,
+                    "fold": divided.fold,
                     "every": row.every,
-                    "channel": first[key].channel,
+                    "channel": row.sample.channel,
                     "cut": "" if row.sample.plane == ACQUISITION else row.sample.plane,
                 }
             )
@@ -214,6 +222,36 @@ def _read(
         known.append(slice_.reading.sample)
         marks.append(signatures(slice_.prepared.image[None])[0])
     return known, np.stack(marks)
+
+
+def _check_rows(rows: Sequence[Row], root: Path) -> None:
+    """Raise an `InputError` if two rows of an image give it two labels or two patients."""
+    first: dict[tuple[Path, str], Row] = {}
+    for row in rows:
+        for what, said in (("label", row.sample.label), ("patient", row.sample.patient)):
+            other = first.setdefault((row.sample.image, what), row) if said else row
+            known = getattr(other.sample, what)
+            if known != said:
+                raise InputError(
+                    f"{_below(row.sample.image, root)} has the {what} {known} in {other.where} of the index and {said} "
+                    f"in {row.where}"
+                )
+
+
+def _of_one_file(samples: Sequence[Sample]) -> list[Pair]:
+    """Each sample with the first of its file: two channels of a picture are one head, even if they do not look so."""
+    first: dict[Path, int] = {}
+    pairs = [(first.setdefault(sample.image, i), i) for i, sample in enumerate(samples)]
+    return [Pair(i, j, 1.0, False) for i, j in pairs if i < j]
+
+
+def _place(row: Row) -> tuple[Path, str]:
+    return row.sample.image, row.sample.plane
+
+
+def _content(row: Row) -> tuple[Any, ...]:
+    """What a row says besides patient and part."""
+    return row.sample.image, row.sample.plane, row.sample.channel, row.sample.mask, row.every
 
 
 def _with_patient(sample: Sample, group: int, root: Path) -> Sample:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data.check import check_set
 from data.datasets import load_samples
 from data.divide import assign_parts, divide, write_index
 from data.errors import InputError
@@ -166,6 +167,43 @@ def test_the_planes_of_a_volume_round_trip(tmp_path):
     before, after = load_samples(source), load_samples(f"{index}@{source}")
     assert [(s.image, s.place, s.label) for s in before] == [(s.image, s.place, s.label) for s in after]
     write_index(divide(source), index, overwrite=True)  # it is known as ours
+
+
+def rows_of_one_image(folder, rows):
+    """Four patients with a picture each, and an index whose first picture stands in several rows."""
+    for i in range(4):
+        save(folder / f"{i}.png", np.stack([phantom_slice(10 * i + c, "glioma").image for c in range(3)], axis=-1))
+        save(folder / f"{i}_a.png", phantom_slice(i, "glioma").mask)
+        save(folder / f"{i}_b.png", phantom_slice(i + 50, "glioma").mask)
+    more = [f"{i}.png,{i}_a.png,glioma,p{i},1" for i in range(1, 4)]
+    (folder / "index.csv").write_text("\n".join(["image,mask,label,patient,channel", *rows, *more]) + "\n")
+    return folder
+
+
+def test_all_rows_of_an_image_are_kept(tmp_path):
+    """Two masks and two channels of a picture are not the same twice; a row that is, is written once."""
+    first = [f"0.png,0_{m}.png,glioma,{p},{c}" for m, p, c in (("a", "", 1), ("b", "", 1), ("a", "", 2), ("a", "", 1))]
+    source, index = rows_of_one_image(tmp_path / "set", first), tmp_path / "index.csv"
+    division = divide(source)
+    write_index(division, index)
+    rows = [row for row in table(index) if row["image"] == "0.png"]
+    assert [(row["mask"], row["channel"]) for row in rows] == [("0_a.png", "1"), ("0_b.png", "1"), ("0_a.png", "2")]
+    assert len({(row["patient"], row["split"]) for row in rows}) == 1
+    before, after = load_samples(source), load_samples(f"{index}@{source}")
+    assert {(s.image, s.mask, s.channel) for s in before} == {(s.image, s.mask, s.channel) for s in after}
+    assert len(check_set(source).of("repeated_row")) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("0.png,,meningioma,p0,1", "0.png has the label glioma in line 2 of the index and meningioma in line 3"),
+        ("0.png,,glioma,p9,1", "0.png has the patient p0 in line 2 of the index and p9 in line 3"),
+    ],
+)
+def test_rows_of_an_image_that_contradict_each_other_are_named(tmp_path, row, reason):
+    with pytest.raises(InputError, match=reason):
+        divide(rows_of_one_image(tmp_path, ["0.png,0_a.png,glioma,p0,1", row]))
 
 
 def test_matlab_files_bring_their_patients(tmp_path):
