@@ -15,6 +15,7 @@ from data.labels import canonical_label
 from data.readers import SCAN_SUFFIXES
 from data.samples import Sample
 from data.scan import ACQUISITION
+from data.sources import find_index
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,6 @@ def load_listed(
         if find_index(source)[0] is None:
             raise
         raise InputError(f"{error}; `tumorlens data check` lists all that is wrong") from None
-
-
-def find_index(source: str | Path) -> tuple[Path | None, Path]:
-    """The index file of a data set, or none, and the folder that its paths start at."""
-    index, at, root = str(source).rpartition("@")
-    source = Path(source)
-    if at and not source.exists() and Path(index).is_file():
-        return Path(index), Path(root)
-    if source.is_file():
-        return source, source.parent
-    return (source / "index.csv" if (source / "index.csv").is_file() else None), source
 
 
 def whole_files(samples: list[Sample]) -> list[Sample]:

@@ -17,6 +17,7 @@ from data.pseudonyms import patient_in_file
 from data.readers import open_scan
 from data.samples import Sample, open_cut, read_volume_mask
 from data.scan import ACQUISITION
+from data.sources import find_index
 
 CHANNELS = 3  # of a colour picture
 _FLAT = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mat")  # names of what has one slice
@@ -53,16 +54,12 @@ def load_samples(
 def _load(source: str | Path, label_map: Mapping[str, str] | None, channel: int | None) -> list[Sample]:
     from data.lgg import is_lgg_set, load_lgg_folder
 
-    index, at, root = str(source).rpartition("@")
+    index, root = find_index(source)
+    if index is not None:
+        return load_index(index, label_map, root)
     source = Path(source)
-    if at and not source.exists() and Path(index).is_file():
-        return load_index(Path(index), label_map, root)
-    if source.is_file():
-        return load_index(source, label_map)
     if not source.is_dir():
         raise InputError(f"{source}: no such data folder")
-    if (source / "index.csv").is_file():
-        return load_index(source / "index.csv", label_map, root)
     folders = {p.name.lower(): p for p in source.iterdir() if p.is_dir()}
     images = folders.get("images") or folders.get("image") or folders.get("imgs")
     masks = folders.get("masks") or folders.get("mask") or folders.get("labels")

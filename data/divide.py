@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic import whole_file
-from data.check_listing import Row, find_index, list_rows, load_listed, whole_files
+from data.check_listing import Row, list_rows, load_listed, whole_files
 from data.copies import Pair, group_patients, telling_pairs
 from data.errors import InputError
 from data.labels import CLASSES
 from data.preprocess import Preprocess
 from data.samples import Sample
 from data.scan import ACQUISITION
+from data.sources import find_index
 from data.splits import CLUSTER, make_folds, signatures
 from data.sweep import Unread, sweep
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.atomic import whole_file, write_text
-from data.check_listing import find_index, load_listed
+from data.check_listing import load_listed
 from data.copies import telling_pairs
 from data.errors import InputError
 from data.explore_page import GENERATOR, Picture, page
 from data.preprocess import Preprocess
+from data.sources import find_index
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.cards import read_card
 from data.errors import InputError
+from data.sources import index_at
 
 if TYPE_CHECKING:
     from pipeline.protocols import DataRequest, Selection
@@ -194,9 +195,9 @@ def _key(source: str) -> _Key:
 
 def _parts(source: str) -> tuple[Path | None, Path]:
     """The index file of a source, if it names one, and the data's folder."""
-    index, at, folder = source.rpartition("@")
-    if at and not Path(source).exists() and _is_index(Path(index)):
-        return Path(index), Path(folder)
+    pair = index_at(source, _is_index)
+    if pair is not None:
+        return pair
     path = Path(source)
     return (path, path.parent) if _is_index(path) else (None, path)
 
