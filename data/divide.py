@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic import whole_file
+from data.cards import sha256_of
 from data.check_listing import Row, list_rows, load_listed, whole_files
 from data.copies import Pair, group_patients, telling_pairs
 from data.errors import InputError
 from data.labels import CLASSES
 from data.preprocess import Preprocess
+from data.readers import source_files
 from data.samples import Sample
 from data.scan import ACQUISITION
 from data.sources import find_index
@@ -97,7 +100,7 @@ def divide(
     _check_rows(rows, root)
     samples, marks_nd = _read(samples, progress)
     groups = group_patients(samples, [*telling_pairs(samples, marks_nd), *_of_one_file(samples)])
-    named = [_with_patient(sample, group, root) for sample, group in zip(samples, groups, strict=True)]
+    named = _with_patients(samples, groups, root)
     grouped = [replace(sample, patient=str(group)) for sample, group in zip(samples, groups, strict=True)]
     if folds is None:
         parts = assign_parts(grouped, shares, seed)
@@ -255,11 +258,30 @@ def _content(row: Row) -> tuple[Any, ...]:
     return row.sample.image, row.sample.plane, row.sample.channel, row.sample.mask, row.every
 
 
-def _with_patient(sample: Sample, group: int, root: Path) -> Sample:
-    """The sample with a patient: its own, or the group's; a volume without one is named by its path in the set."""
-    if sample.patient == str(sample.image):
-        return replace(sample, patient=_below(sample.image, root))
-    return sample if sample.patient else replace(sample, patient=f"{CLUSTER}{group}")
+def _with_patients(samples: Sequence[Sample], groups: Sequence[int], root: Path) -> list[Sample]:
+    """The samples, each with a patient: its own, or the group's; a volume without one is named by its path in the set.
+
+    Both names end with a hash of a file, lest a patient of another set, divided by itself, have the same name.
+    """
+    hashes: dict[Path, str] = {}
+    first: dict[int, Path] = {}
+    named = []
+    for sample, group in zip(samples, groups, strict=True):
+        volume = sample.patient == str(sample.image)
+        if sample.patient and not volume:
+            named.append(sample)
+            continue
+        file = sample.image if volume else first.setdefault(group, sample.image)
+        if file not in hashes:
+            hashes[file] = _hash(file)
+        begin = f"{_below(file, root)}-" if volume else CLUSTER
+        named.append(replace(sample, patient=begin + hashes[file]))
+    return named
+
+
+def _hash(path: Path) -> str:
+    """Of a scan's content, whichever files hold it."""
+    return hashlib.sha256("".join(sha256_of(file) for file in source_files(path)).encode()).hexdigest()[:12]
 
 
 def _class_counts(samples: Sequence[Sample], patients: Sequence[str]) -> NDArray[np.float64]:

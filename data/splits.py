@@ -264,4 +264,12 @@ def group_by_likeness(samples: Sequence[Sample], signatures_nd: NDArray[np.float
     rows, columns = [p[0] for p in pairs], [p[1] for p in pairs]
     graph = coo_matrix((np.ones(len(pairs)), (rows, columns)), shape=(len(samples), len(samples)))
     _, cluster = connected_components(graph, directed=False)
-    return [s if s.patient else replace(s, patient=f"{CLUSTER}{c}") for s, c in zip(samples, cluster, strict=True)]
+    taken = {s.patient for s in samples}  # a set that was divided before may hold such groups
+    return [s if s.patient else replace(s, patient=_unused(c, taken)) for s, c in zip(samples, cluster, strict=True)]
+
+
+def _unused(cluster: int, taken: set[str]) -> str:
+    name = f"{CLUSTER}{cluster}"
+    while name in taken:
+        name += "+"
+    return name

@@ -146,7 +146,7 @@ def test_volumes_round_trip(tmp_path):
     rows = table(index)
     assert [r["every"] for r in rows] == ["1", "1", "2", "1"]
     assert {r["label"] for r in rows} == {"glioma"}
-    assert rows[1]["patient"] == "1.nii.gz"
+    assert rows[1]["patient"].startswith("1.nii.gz-")
     before, after = load_samples(source), load_samples(f"{index}@{source}")
 
     def plain(samples):
@@ -204,6 +204,35 @@ def test_all_rows_of_an_image_are_kept(tmp_path):
 def test_rows_of_an_image_that_contradict_each_other_are_named(tmp_path, row, reason):
     with pytest.raises(InputError, match=reason):
         divide(rows_of_one_image(tmp_path, ["0.png,0_a.png,glioma,p0,1", row]))
+
+
+def test_groups_of_two_sets_are_not_one_patient(tmp_path):
+    """Each set is divided by itself; then both train one network."""
+    sources = []
+    for number in range(2):
+        folder = tmp_path / f"set{number}"
+        for i in range(6):
+            image = phantom_slice(100 * number + i, CLASSES[i % 2], size=128, pixel_mm=1.8).image
+            save(folder / CLASSES[i % 2] / f"{i}.png", image)
+            save(folder / CLASSES[i % 2] / f"{i}b.png", image[:, ::-1].copy())
+        save_volume(folder / "no_tumor" / "v.nii.gz", phantom_volume(number, "no_tumor", (48, 60, 8), (3.9, 3.6, 22)))
+        write_index(divide(folder, seed=number), tmp_path / f"{number}.csv")
+        sources.append(f"{tmp_path / f'{number}.csv'}@{folder}")
+    patients = [{row["patient"] for row in table(tmp_path / f"{number}.csv")} for number in range(2)]
+    assert [len(names) for names in patients] == [7, 7]
+    assert not patients[0] & patients[1]
+    run = load_partition(DataConfig(tuple(sources), split="official", duplicates="drop", size=64))
+    assert len(run.train) > 0
+
+
+def test_a_group_of_look_alikes_is_no_patient_of_a_divided_set(tmp_path):
+    for name in ("divided", "plain"):
+        for i in range(4):
+            save(tmp_path / name / "glioma" / f"{i}.png", phantom_slice(i + 50 * (name == "plain"), "glioma").image)
+    rows = [f"glioma/{i}.png,glioma,alike-{i + 4}" for i in range(4)]
+    (tmp_path / "divided" / "index.csv").write_text("\n".join(["image,label,patient", *rows]))
+    run = load_partition(DataConfig((str(tmp_path / "divided"), str(tmp_path / "plain")), split="all", size=64))
+    assert len({s.patient for s in run.train.samples}) == 8
 
 
 def test_matlab_files_bring_their_patients(tmp_path):
