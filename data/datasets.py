@@ -160,7 +160,7 @@ def load_class_folders(source: Path, label_map: Mapping[str, str] | None = None)
 def load_matlab_folder(source: Path) -> list[Sample]:
     """Samples of the figshare set as its author gives it: ``cjdata`` files with label and patient inside."""
     samples = []
-    for file in sorted(source.rglob("*.mat")):
+    for file in _matlab_files(source):
         said = open_scan(file).annotation
         if said is None or not said.label:
             raise InputError(f"{file}: cjdata.label is missing or none of 1, 2, 3")
@@ -222,6 +222,15 @@ def _is_matlab_set(source: Path, label_map: Mapping[str, str] | None) -> bool:
     """Whether a folder, or folders in it that are named for no class, hold MATLAB files and no other scans."""
     folders = folders_with_scans(source)
     files = [file for folder in (source, *folders) for file in scans_in(folder)]
-    if not files or any(file.suffix.lower() != ".mat" for file in files):
+    if not files or len(files) != len(_matlab_files(source)):
         return False
-    return not folders or not all(place_of(folder, source, label_map).label for folder in folders)
+    try:
+        return not folders or not all(place_of(folder, source, label_map).label for folder in folders)
+    except InputError:
+        return True
+
+
+def _matlab_files(source: Path) -> list[Path]:
+    """MATLAB files in a folder and below it, in the order of their paths, without hidden ones."""
+    files = [file for folder in (source, *folders_with_scans(source)) for file in scans_in(folder)]
+    return sorted(file for file in files if file.suffix.lower() == ".mat")

@@ -50,9 +50,18 @@ def _read_hdf5(path: Path) -> dict[str, NDArray[Any]]:
             if not isinstance(group, h5py.Group):
                 raise InputError("the MATLAB file has no cjdata structure")
             # MATLAB stores columns first, HDF5 rows first: every matrix arrives transposed.
-            return {name: np.asarray(item).T for name, item in group.items() if isinstance(item, h5py.Dataset)}
+            return {name: _values(item).T for name, item in group.items() if isinstance(item, h5py.Dataset)}
     except (OSError, RuntimeError, KeyError) as error:
         raise InputError(f"the MATLAB 7.3 file is damaged or cut off ({error})") from None
+
+
+def _values(item: Any) -> NDArray[Any]:
+    values = np.asarray(item)
+    if item.attrs.get("MATLAB_empty"):  # what is kept is a size
+        return values[:0]
+    if item.attrs.get("MATLAB_class") in (b"char", "char"):
+        return np.array([_spelled(values)])
+    return values
 
 
 def _read_v5(path: Path) -> dict[str, NDArray[Any]]:
@@ -80,11 +89,18 @@ def _label(value: NDArray[Any] | None) -> str | None:
         return None
 
 
+def _spelled(codes: NDArray[Any]) -> str:
+    return "".join(chr(int(code)) for code in codes.ravel())
+
+
 def _text(value: NDArray[Any] | None) -> str | None:
     if value is None or value.size == 0:
         return None
     if value.dtype.kind in "US":
         return str(value.flat[0])
-    if value.dtype == np.uint16:  # how MATLAB 7.3 keeps characters
-        return "".join(chr(int(code)) for code in value.ravel(order="F"))
-    return f"{value.flat[0]:g}" if value.dtype.kind in "biuf" else None
+    if value.dtype == np.uint16 and value.size > 1:  # how MATLAB 7.3 keeps characters, and copies of its files
+        return _spelled(value.T)
+    if value.dtype.kind not in "biuf" or not np.isfinite(value).all():
+        return None
+    # All digits, for they tell patients apart.
+    return " ".join(str(int(v)) if v == int(v) else repr(v) for v in value.ravel().tolist())

@@ -224,6 +224,16 @@ def test_matlab_files_say_label_and_patient_themselves(tmp_path):
     assert {s.patient for s in samples} == {"100360"}
 
 
+def test_matlab_files_in_upper_case_and_what_a_mac_leaves_beside_them(tmp_path):
+    save_mat(tmp_path / "a" / "1.mat", phantom_slice(1, "glioma"), 2, "p1")
+    (tmp_path / "a" / "1.mat").rename(tmp_path / "a" / "1.MAT")
+    (tmp_path / "a" / "._1.MAT").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert [(s.label, s.patient) for s in load_samples(tmp_path)] == [("glioma", "p1")]
+    save_mat(tmp_path / "a" / "2.mat", phantom_slice(2, "glioma"), 1, "p2")
+    (tmp_path / "a" / "._2.mat").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert [s.patient for s in load_samples(tmp_path)] == ["p1", "p2"]
+
+
 def test_matlab_files_in_class_folders_keep_their_patient(tmp_path):
     save_mat(tmp_path / "glioma" / "1.mat", phantom_slice(1, "glioma"), 2, 77)
     (sample,) = load_samples(tmp_path)

@@ -121,6 +121,11 @@ def test_matlab(tmp_path, version):
         ("zebra", "A7", (None, "A7")),
         (9, "", (None, None)),
         (np.nan, "", (None, None)),
+        (2, 1234567.0, ("glioma", "1234567")),
+        (2, np.uint16(321), ("glioma", "321")),
+        (2, 1.5, ("glioma", "1.5")),
+        (2, np.nan, ("glioma", None)),
+        (2, np.array([[ord(c)] for c in "A7"], np.uint16), ("glioma", "A7")),
     ],
 )
 def test_matlab_copies_write_labels_and_patients_as_they_like(tmp_path, label, patient, expected):
@@ -128,6 +133,27 @@ def test_matlab_copies_write_labels_and_patients_as_they_like(tmp_path, label, p
     annotation = open_scan(tmp_path / "1.mat").annotation
     assert (annotation.label, annotation.patient) == expected
     assert annotation.mask is None
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "patient"),
+    [
+        ("char", [[55]], "7"),
+        ("uint16", [[1234]], "1234"),
+        ("double", [[1234567.0]], "1234567"),
+        ("empty", [0, 0], None),
+    ],
+)
+def test_matlab_7_3_says_what_is_text(tmp_path, said, value, patient):
+    with h5py.File(tmp_path / "1.mat", "w") as file:
+        group = file.create_group("cjdata")
+        group["image"] = RAMP
+        kind = {"double": np.float64, "empty": np.uint64}.get(said, np.uint16)
+        group["PID"] = np.array(value, kind)
+        group["PID"].attrs["MATLAB_class"] = np.bytes_("char" if said == "empty" else said)
+        if said == "empty":
+            group["PID"].attrs["MATLAB_empty"] = np.uint8(1)
+    assert open_scan(tmp_path / "1.mat").annotation.patient == patient
 
 
 @pytest.mark.parametrize("image", [RAMP * 1j, np.array([["a", "b"]], object), RAMP[None]])
