@@ -19,7 +19,7 @@ from pipeline.read_ahead import hash_of
 def place_of(job: Job) -> str:
     """SHA-256 of where a scan lies. It tells scans of one name apart; the path itself may name the patient."""
     path = job.known(common_folder(job.files) if job.files else job.path)
-    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
 
 
 def beside_earlier(jobs: list[Job], out: Path) -> list[Job]:
@@ -79,7 +79,7 @@ def _possible_names(job: Job) -> Iterator[str]:
 def _folders_above(job: Job) -> tuple[str, ...]:
     """The folders that lie above those in a scan's name; none where the name is not the end of its path."""
     own = PurePosixPath(job.name).parts
-    path = job.known(job.path).resolve()
+    path = Path(os.path.realpath(job.known(job.path)))
     for place in (path, path.parent):  # a series of one file may go by its folder
         parts = [printable(part) for part in place.parts if part != place.anchor]
         end = parts[-len(own) :]

@@ -113,7 +113,7 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
             there = ", ".join(c.series.tag for c in search.candidates[:20]) or "no DICOM series"
             raise InputError(f"no series is called {missing[0]!r}; there is {there}")
     if not found and not search.broken:
-        raise InputError("; ".join(reason for _, reason in search.failures) or "no input given")
+        raise InputError("; ".join(reason for _, reason, _ in search.failures) or "no input given")
     return _work(found, search)
 
 
@@ -133,7 +133,7 @@ class _Search:
     scratch: Path
     wanted: Sequence[str]
     found: list[_Found] = field(default_factory=list)
-    failures: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str, Path]] = field(default_factory=list)  # name, reason, place
     broken: bool = False  # whether one of the failures is of a scan that is there
     candidates: list[Candidate] = field(default_factory=list)
     named_dicom: list[Path] = field(default_factory=list)
@@ -142,11 +142,13 @@ class _Search:
     def look_at(self, text: str) -> None:
         paths = _expand(text)
         if not paths:
-            self.failures.append((text, f"{text}: {_LOST if Path(text).is_symlink() else 'no such file or folder'}"))
+            self.failures.append((text, f"{text}: no such file or folder", Path(text)))
         for path in paths:
-            if path.is_dir():
+            if _is_lost(path):
+                self.failures.append((str(path), f"{path}: {_LOST}", path))
+            elif path.is_dir():
                 if not self.folder(path, PurePosixPath(path.resolve().name)) and path.resolve() != self.results:
-                    self.failures.append((str(path), f"{path}: the folder holds no scan"))
+                    self.failures.append((str(path), f"{path}: the folder holds no scan", path))
             elif path.is_file() and is_zip(path):
                 self.archive(path, PurePosixPath(path.name))
             elif not is_dicom(path):
@@ -161,7 +163,7 @@ class _Search:
         before = self._seen()
         pictures, dicom, zips, closed = _scans_below(folder, self.results)
         for file, reason in closed:
-            self.failures.append((file.relative_to(folder).as_posix(), f"{file}: cannot be read ({reason})"))
+            self.failures.append((file.relative_to(folder).as_posix(), f"{file}: cannot be read ({reason})", file))
             self.broken = True
         alias = None if unpacked is None else (str(folder), str(unpacked[0]))
         for file in pictures:
@@ -186,22 +188,22 @@ class _Search:
         try:
             unpack(path, place)
         except InputError as error:
-            self.failures.append((str(name), str(error)))
+            self.failures.append((str(name), str(error), path))
             self.broken = True
             return
         if not self.folder(place, name, (path, name)) and not inside:
-            self.failures.append((str(path), f"{path}: the archive holds no scan"))
+            self.failures.append((str(path), f"{path}: the archive holds no scan", path))
 
     def directory(self, path: Path) -> None:
         try:
             files, missing = read_dicomdir(path)
         except InputError as error:
-            self.failures.append((str(path), str(error)))
+            self.failures.append((str(path), str(error), path))
             self.broken = True
             return
         if missing:
             lost = f"{path}: {missing} of the {missing + len(files)} files that it lists are missing"
-            self.failures.append((path.name, lost))
+            self.failures.append((path.name, lost, path))
         self.dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True), None)
 
     def look_at_named_dicom(self) -> None:
@@ -226,7 +228,10 @@ class _Search:
                     file.unlink()
         for failure in seen.failures:
             told = failure.reason if str(failure.path) in failure.reason else f"{failure.path}: {failure.reason}"
-            self.failures.append((failure.name, told if alias is None else told.replace(*alias)))
+            place = failure.path
+            if alias is not None:
+                told, place = told.replace(*alias), Path(str(place).replace(*alias))
+            self.failures.append((failure.name, told, place))
             self.broken = True
 
 
@@ -239,11 +244,11 @@ def _work(found: list[_Found], search: _Search) -> Work:
         for f, name, folder in zip(once, names, folders, strict=True)
     ]
     taken = {job.name for job in jobs}
-    for text, error in search.failures:
+    for text, error, place in search.failures:
         name = printable(text)
         while name in taken:
             name += " (not run)"
-        jobs.append(Job(Path(text), name, "", error))
+        jobs.append(Job(place, name, "", error))
         taken.add(name)
     called = {job.files: job.name for job in jobs if job.files}
     listed = [(called.get(c.series.files, printable(f"{c.name}{c.tail}")), c) for c in search.candidates]
@@ -262,7 +267,7 @@ def _key(found: _Found) -> tuple[Path, ...]:
 
 def _expand(text: str) -> list[Path]:
     path = Path(text)
-    if path.exists():
+    if path.exists() or path.is_symlink():
         return [path]
     if any(mark in text for mark in "*?["):
         matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
@@ -292,7 +297,7 @@ def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], l
             names = [n for n in names if n not in RESULT_FILES]
         folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
         for file in (here / n for n in sorted(names) if n[0] != "."):
-            if file.is_symlink() and not file.exists():
+            if _is_lost(file):
                 closed.append((file, _LOST))
             elif file.is_file() and not os.access(file, os.R_OK):
                 closed.append((file, "Permission denied"))
@@ -304,6 +309,10 @@ def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], l
             elif file.suffix.lower() == ".zip" and file.is_file() and is_zip(file):
                 zips.append(file)
     return files, dicom, zips, closed
+
+
+def _is_lost(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _is_result(folder: Path) -> bool:

@@ -90,6 +90,24 @@ def test_a_missing_scan_does_not_cost_a_row_of_the_same_name(tumorlens, tmp_path
     assert rows == {"1.png": "meningioma", "2.png": "no_tumor", "p2/1.png": ""}
 
 
+def test_an_archive_that_was_damaged_since_has_one_row(tumorlens, tmp_path):
+    """And one of that name that lies elsewhere has its own."""
+    image = save(tmp_path / "x.png", phantom_slice(1, "no_tumor").image)
+    good = save(tmp_path / "good.png", phantom_slice(1, "no_tumor").image)
+    for patient in ("p1", "p2"):
+        (tmp_path / patient).mkdir()
+        with zipfile.ZipFile(tmp_path / patient / "s.zip", "w") as archive:
+            for path in series(tmp_path / "tmp" / patient, HEALTHY, StudyInstanceUID=f"1.{patient[1]}"):
+                archive.write(path, path.name)
+    scans = (tmp_path / "p1" / "s.zip", image)
+    assert tumorlens("run", *scans, "-o", tmp_path / "out").exit_code == 0
+    for patient, rows in (("p2", {"s.zip": "no_tumor", "p2/s.zip": ""}), ("p1", {"s.zip": "", "p2/s.zip": ""})):
+        (tmp_path / patient / "s.zip").write_bytes(b"PK\x03\x04 broken")
+        assert tumorlens("run", tmp_path / patient / "s.zip", good, "-o", tmp_path / "out", "--continue").exit_code == 1
+        found = {row["scan"]: row["label"] for row in table(tmp_path / "out") if "s.zip" in row["scan"]}
+        assert found == rows
+
+
 def test_continue_keeps_another_patients_series_in_a_folder_of_the_same_name(tumorlens, tmp_path):
     out = tmp_path / "out"
     for patient, phantom in (("p1", SICK), ("p2", HEALTHY)):

@@ -165,11 +165,15 @@ def test_links_that_lead_nowhere_are_told(tumorlens, tmp_path):
     for name in ("lost.nii.gz", "round"):
         (tmp_path / "in" / name).symlink_to("round")
     (tmp_path / "lost.png").symlink_to("nowhere.png")
-    listed = tumorlens("run", tmp_path / "in", tmp_path / "lost.png", "--list", "--json")
-    assert listed.exit_code == 1 and len(json.loads(listed.stdout)["scans"]) == 1
-    errors = {error["name"]: error["error"] for error in json.loads(listed.stdout)["errors"]}
-    assert set(errors) == {"lost.nii.gz", "round", str(tmp_path / "lost.png")}
-    assert all("the link leads nowhere" in error for error in errors.values())
+    named = [str(tmp_path / "in" / "round"), str(tmp_path / "lost.png")]
+    for pattern in (f"{tmp_path}/l*.png", named[1]):
+        listed = tumorlens("run", tmp_path / "in", named[0], pattern, "--list", "--json")
+        assert listed.exit_code == 1 and len(json.loads(listed.stdout)["scans"]) == 1
+        errors = {error["name"]: error["error"] for error in json.loads(listed.stdout)["errors"]}
+        assert set(errors) == {"lost.nii.gz", "round", *named}
+        assert all("the link leads nowhere" in error for error in errors.values())
+    assert tumorlens("run", tmp_path / "in", *named, "-o", tmp_path / "out", "--continue").exit_code == 1
+    assert {row["scan"] for row in table(tmp_path / "out") if row["error"]} == set(errors)
 
 
 def test_a_broken_gzip_in_a_folder_is_no_scan(tumorlens, tmp_path):
