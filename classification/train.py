@@ -256,7 +256,7 @@ def finish(
             "classes_in_training": [CLASSES[n] for n in sorted(set(parts.train.labels.tolist()))],
             **trust.facts(),
             "metrics": results,
-            **describe_run(config, parts, epoch, command),
+            **describe_run(out, parts, epoch, command),
         },
     )
     measured = "on all patients, test figures are the cross-validation's"

@@ -156,9 +156,8 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, card
 
 
-def _check_training(card: dict[str, Any], path: Path) -> None:
-    """Raise an `InputError` if what a card says of its training, where it says something, cannot be so."""
-    training = card.get("training", {})
+def check_training(training: Any, path: Path) -> None:
+    """Raise an `InputError` if what a card says of a training, and of what that started from, cannot be so."""
     if not isinstance(training, dict):
         raise InputError(f"{path}: training is no JSON object")
     for key in ("fold", "seed"):
@@ -167,11 +166,13 @@ def _check_training(card: dict[str, Any], path: Path) -> None:
     data = training.get("data", [])
     if not isinstance(data, list) or not all(isinstance(source, str) for source in data):
         raise InputError(f"{path}: training.data {data!r} is no list of names")
+    if training.get("start") is not None:
+        check_training(training["start"], path)
 
 
 def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
     """Raise an `InputError` if a card lacks something or says the impossible."""
-    _check_training(card, path)
+    check_training(card.get("training", {}), path)
     missing = [key for key in _NEEDED[stage] if key not in card]
     if missing:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,7 +17,7 @@ from data.augment import Augment
 from data.loaders import epoch_length, lesion_free, make_loader, to_batch
 from data.normalization import Normalization
 from data.partition import DataConfig, Partition
-from data.trainer import with_start
+from data.trainer import read_config
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,11 @@ class Stage(L.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
 
-def describe_run(config: TrainingConfig, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:
-    """The part of a card that says how the weights came about."""
+def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:
+    """The part of a card that says how the weights came about; the settings are those that the run's folder keeps, for
+    the file of the first weights may hold others by now."""
     return {
-        "training": with_start(config),
+        "training": read_config(out),
         "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         "dropped_near_duplicates": len(parts.dropped),
         **({} if parts.leaks is None else {"leaking_test_slices": parts.leaks}),

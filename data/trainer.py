@@ -24,11 +24,13 @@ from data.atomic import whole_file, write_text
 from data.cards import sha256_of
 from data.compute import keep_freed_memory, pick_device, wants_bf16
 from data.errors import InputError
+from data.starts import START_HASH, known_start
 
 if TYPE_CHECKING:
     from data.recipe import TrainingConfig
 
 BEST, LAST = "best", "last"  # checkpoints
+CONFIG = "config.yaml"
 _HINTS = (
     "does not have many workers",
     "exists and is not empty",
@@ -36,9 +38,8 @@ _HINTS = (
     "logging interval",
     "no .val_dataloader",
 )
-_START = "init_sha256"
 _PRECISIONS = ("auto", "bf16", "fp32")
-FREE = ("device", "workers", "prepared")  # what a resumed run may change: it changes no result
+FREE = ("device", "workers", "prepared", "start")  # what a resumed run may change: it changes no result
 # What a run was that began before there was such a setting.
 _BEFORE: dict[str, Any] = {
     "blank": 0.0,
@@ -172,10 +173,9 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
     if plain.get("precision", "auto") not in _PRECISIONS:
         raise InputError(f"precision {plain['precision']!r} is none of {', '.join(_PRECISIONS)}")
     if resume:
-        if not (last.is_file() and (out / "config.yaml").is_file()):
+        if not (last.is_file() and (out / CONFIG).is_file()):
             raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
-        kept = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
-        changed = changed_setting(kept, plain)
+        changed = changed_setting(read_config(out), plain)
         if changed:
             raise InputError(f"{out}: the run began with {changed}; resume with the same settings")
         return last
@@ -202,15 +202,23 @@ def changed_setting(kept: dict[str, Any], wanted: dict[str, Any], free: Collecti
     known = _BEFORE | kept
     for name, value in wanted.items():
         if name in known and known[name] != value and name not in free:
-            if name == _START:
+            if name == START_HASH:
                 return f"other weights than {wanted['init']} now holds"
             return f"{name} = {known[name]}, not {value}"
     return ""
 
 
 def write_config(out: Path, config: Any) -> None:
-    """``config.yaml`` of a run."""
-    write_text(out / "config.yaml", yaml.safe_dump(with_start(config), sort_keys=False))
+    """``config.yaml`` of a run. One that goes on without the file of its first weights keeps what it knew of them."""
+    settings = with_start(config)
+    if START_HASH not in settings and settings.get("init") not in ("imagenet", "none") and (out / CONFIG).is_file():
+        settings |= {key: value for key, value in read_config(out).items() if key in (START_HASH, "start")}
+    write_text(out / CONFIG, yaml.safe_dump(settings, sort_keys=False))
+
+
+def read_config(out: Path) -> dict[str, Any]:
+    """The settings of a run, with what is known of its first weights."""
+    return dict(yaml.safe_load((out / CONFIG).read_text(encoding="utf-8")))
 
 
 def chosen_state(out: Path) -> tuple[dict[str, Any], int]:
@@ -243,11 +251,11 @@ def plain_config(config: Any) -> dict[str, Any]:
 
 
 def with_start(config: Any) -> dict[str, Any]:
-    """`plain_config`, with the SHA-256 of the weight file that a run starts from: a path alone does not tell whether it
-    still holds the same."""
+    """`plain_config`, with the SHA-256 of the weight file that a run starts from, and what that had learnt from: a path
+    alone does not tell whether it still holds the same."""
     plain = plain_config(config)
     start = Path(str(plain.get("init", "")))
-    return plain | ({_START: sha256_of(start)} if start.is_file() else {})
+    return plain | ({START_HASH: sha256_of(start), **known_start(plain)} if start.is_file() else {})
 
 
 def quiet_lightning() -> None:

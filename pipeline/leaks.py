@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.cards import read_card
-from data.errors import InputError
 from data.sources import index_at
+from data.starts import known_start
 
 if TYPE_CHECKING:
     from pipeline.protocols import DataRequest, Selection
 
 SAME, UNSURE, OTHER = "same", "unsure", "other"
+_WHO = "{weights}"
 _INDEX = "index.csv"
 _TWINS = {"figshare": "brisc"}  # published sets with the same patients, in the same folds (shared by their indexes)
 
@@ -68,7 +68,8 @@ def tested_fold(card: dict[str, Any], data: Sequence[str], seed: int, own_folds:
 def leak_warnings(
     stage: str, card: dict[str, Any], fold: int | None, selection: Selection, request: DataRequest
 ) -> list[str]:
-    """Why these weights may have seen what they are measured on; empty where nothing speaks for it.
+    """Why these weights, or those that they started from, may have seen what they are measured on; empty where nothing
+    speaks for it.
 
     Args:
         stage: Of the weights.
@@ -77,68 +78,99 @@ def leak_warnings(
         selection: The scans.
         request: Where the scans come from.
     """
-    training = card.get("training")
-    if not isinstance(training, dict) or "fold" not in training:
-        return [f"the {stage} card does not say on which fold the weights were tested; they may have seen these scans"]
+    said: dict[str, str] = {}  # what is said -> of whom; what holds for weights is not said again of their start
+    for who, training in _lineage(stage, card):
+        for text in _seen(training, fold, selection, request):
+            said.setdefault(text, who)
+    return [text.replace(_WHO, who) for text, who in said.items()]
+
+
+def _lineage(stage: str, card: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """The weights, those that they started from, and so on: what they are called, and what they learnt from, None where
+    nothing is known of it. Weights that learnt from no scans of ours are left out."""
+    name = who = f"the {stage} weights"
+    told = card.get("training")
+    facts: dict[str, Any] = {key: card[key] for key in ("stage", "leaking_test_slices") if key in card}
+    training = {"stage": stage, **facts, **told} if isinstance(told, dict) else {"stage": stage}
+    while True:
+        yield who, training
+        known = known_start(training)
+        name, child = f"the weights {training.get('init')}", name
+        who = f"{name}, from which {child} started,"
+        if not known:
+            yield who, None
+        if not known.get("start"):
+            return
+        training = known["start"]
+
+
+def _seen(training: dict[str, Any] | None, fold: int | None, selection: Selection, request: DataRequest) -> list[str]:
+    """Why weights of this training may have seen the scans; `_WHO` stands for the weights."""
+    if training is None:
+        return [f"it is not known whether {_WHO} have seen these scans: neither they nor a copy of their card is there"]
+    if "fold" not in training:
+        return [f"the card of {_WHO} does not say on which fold they were tested; they may have seen these scans"]
     trained = training.get("data") or []
     kin = {source: kinship(source, trained) for source in request.data}
-    found = [] if set(kin.values()) == {OTHER} else _of_kin(stage, training, fold, selection, request, kin)
-    return found + ([] if fold is None else _start_warning(stage, training, fold, selection, request))
+    return [] if set(kin.values()) == {OTHER} else _of_kin(training, fold, selection, request, kin)
 
 
 def _of_kin(
-    stage: str,
-    training: dict[str, Any],
-    fold: int | None,
-    selection: Selection,
-    request: DataRequest,
-    kin: dict[str, str],
+    training: dict[str, Any], fold: int | None, selection: Selection, request: DataRequest, kin: dict[str, str]
 ) -> list[str]:
     """The warnings where some source is, or may be, one of the training's."""
     same = [source for source in request.data if kin[source] == SAME]
-    unsure = [_unsure(stage, source, training) for source in request.data if kin[source] == UNSURE]
+    names = ", ".join(map(_shown, same))
+    unsure = [_unsure(source, training) for source in request.data if kin[source] == UNSURE]
     if training.get("split") == "all":
-        names = ", ".join(map(_shown, same))
-        return ([f"the {stage} weights were trained on all patients of {names}"] if same else []) + unsure
+        return ([f"{_WHO} were trained on all patients of {names}"] if same else []) + unsure
     official = training.get("split") == "official"
     if selection.protocol.split == "official":
         if official:
-            return unsure
-        return [
-            f"the {stage} weights were not trained with --split official, so they may have been trained on these "
-            "very scans"
-        ]
+            return (_leaking(training) if same else []) + unsure
+        return [f"{_WHO} were not trained with --split official, so they may have been trained on these very scans"]
     if fold is None:
-        seen = [
-            f"the {stage} weights were trained on {', '.join(map(_shown, same))}, too: only the test part of that "
-            "training is unseen (give --folds or --protocol)"
-        ]
-        return (seen if same else []) + unsure
+        seen = (
+            f"{_WHO} were trained on {names}, too: only the test part of that training is unseen "
+            "(give --folds or --protocol)"
+        )
+        return ([seen] if same else []) + unsure
     if official:
-        return [f"the {stage} weights were trained on an official split, whose training part reaches into every fold"]
+        return [f"{_WHO} were trained on an official split, whose training part reaches into every fold"]
     if not selection.own_folds:
         changed = _changed(training, request.data, request.seed)
+        if training.get("stage") != request.stage and not selection.common_folds:
+            changed.append("choice of scans")
         if changed:
             return [
-                f"the data have no folds of their own, and the {stage} weights were trained with another "
-                f"{' and '.join(changed)}: fold numbers do not mean the same patients, so these may have been "
-                "trained on"
+                f"the data have no folds of their own, and {_WHO} were trained with another {' and '.join(changed)}: "
+                "fold numbers do not mean the same patients, so these may have been trained on"
             ]
-        return _fold_warning(stage, training["fold"], fold, selection.n_folds or 1)
-    return (_fold_warning(stage, training["fold"], fold, selection.n_folds or 1) if same else []) + unsure
+        return _fold_warning(training["fold"], fold, selection.n_folds or 1)
+    return (_fold_warning(training["fold"], fold, selection.n_folds or 1) if same else []) + unsure
 
 
-def _fold_warning(stage: str, tested: int, fold: int, n_folds: int) -> list[str]:
+def _leaking(training: dict[str, Any]) -> list[str]:
+    """What training on an official split with its leaks counted."""
+    count = training.get("leaking_test_slices")
+    if not count:
+        return []
+    return [
+        f"leaks: {count} of the test slices of {_WHO} are copies of slices that they learnt from, or of such patients"
+    ]
+
+
+def _fold_warning(tested: int, fold: int, n_folds: int) -> list[str]:
     if tested == fold:
         return []
     why = "chose the epoch and the operating point" if fold == (tested + 1) % n_folds else "trained the weights"
-    return [f"the {stage} weights have test fold {tested}: the patients of fold {fold} {why}"]
+    return [f"{_WHO} have test fold {tested}: the patients of fold {fold} {why}"]
 
 
-def _unsure(stage: str, source: str, training: dict[str, Any]) -> str:
+def _unsure(source: str, training: dict[str, Any]) -> str:
     trained = ", ".join(map(_shown, training.get("data") or [])) or "data that their card does not name"
     return (
-        f"it is not known whether the {stage} weights have seen these patients: they were trained on {trained}, and "
+        f"it is not known whether {_WHO} have seen these patients: they were trained on {trained}, and "
         f"{_shown(source)} may hold the same patients in other folds"
     )
 
@@ -150,36 +182,6 @@ def _changed(training: dict[str, Any], data: Sequence[str], seed: int) -> list[s
         "--seed": training.get("seed") == seed,
     }
     return [name for name, equal in same.items() if not equal]
-
-
-def _start_warning(
-    stage: str, training: dict[str, Any], fold: int, selection: Selection, request: DataRequest
-) -> list[str]:
-    """Whether the first weights came from a network that was trained on these patients."""
-    init = Path(str(training.get("init", "")))
-    if init.suffix != ".safetensors" or not init.with_suffix(".json").is_file():
-        return []
-    try:
-        card = read_card(init)
-    except InputError:
-        return []
-    first = card.get("training")
-    if not isinstance(first, dict) or all(kinship(s, first.get("data") or []) == OTHER for s in request.data):
-        return []
-    if first.get("split") == "all":
-        return [f"the {stage} weights started from {init}, which was trained on all patients"]
-    if not selection.own_folds:
-        changed = _changed(first, request.data, request.seed)
-        if card.get("stage") != stage and not selection.common_folds:
-            changed.append("choice of scans")
-        if changed:
-            return [
-                f"the data have no folds of their own, and the {stage} weights started from {init}, which was trained "
-                f"with another {' and '.join(changed)}: it may have seen these patients"
-            ]
-    if first.get("fold", fold) == fold:
-        return []
-    return [f"the {stage} weights started from {init}, whose test fold is {first['fold']} and not {fold}"]
 
 
 def _key(source: str) -> _Key:

@@ -293,7 +293,7 @@ def finish(
             "normalization": plain_config(module.normalization),
             "operating_point": point,
             "metrics": results,
-            **describe_run(config, parts, epoch, command),
+            **describe_run(out, parts, epoch, command),
         },
     )
     measured = "on all patients, test figures are the cross-validation's"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -289,32 +288,3 @@ def test_sources_are_compared_by_folder_and_index(source, trained, kin):
     assert kinship(source, [trained]) == kin
     assert kinship(source, ["yet/another", trained]) == kin
     assert kinship(source, []) == UNSURE
-
-
-def test_a_start_from_weights_that_saw_the_patients_is_told(phantom_set, tmp_path):
-    (tmp_path / "first.safetensors").write_bytes(b"")
-    (tmp_path / "first.json").write_text(json.dumps({"schema_version": 1, "training": {"fold": 2}}))
-    asked = request(phantom_set, protocol="p2", folds=(0,))
-    start = {"init": str(tmp_path / "first.safetensors")}
-    assert "whose test fold is 2 and not 0" in warnings(select(asked), asked, 0, **start)[0]
-    asked = request(phantom_set, protocol="p2", folds=(2,))
-    assert warnings(select(asked), asked, 2, fold=2, **start) == []
-    made = replace(select(asked), own_folds=False)
-    same = {"fold": 2, "data": [str(phantom_set)], **start}
-    for seed, stage, known, reason in (
-        (1, "classification", made.known, "another --seed: it may"),
-        (
-            0,
-            "segmentation",
-            (*made.known, replace(made.known[0], label="", fold=None)),
-            "another choice of scans: it may",
-        ),
-        (0, "segmentation", made.known, None),
-    ):
-        first = {"fold": 2, "seed": seed, "data": [str(phantom_set)]}
-        (tmp_path / "first.json").write_text(json.dumps({"schema_version": 1, "stage": stage, "training": first}))
-        said = warnings(replace(made, known=known), asked, 2, **same)
-        assert said == [] if reason is None else reason in said[0]
-    everybody = {"schema_version": 1, "training": {"fold": 2, "split": "all"}}
-    (tmp_path / "first.json").write_text(json.dumps(everybody))
-    assert "was trained on all patients" in warnings(select(asked), asked, 2, fold=2, **start)[0]

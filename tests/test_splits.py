@@ -35,6 +35,7 @@ from data.splits import (
     split_by_fold,
     split_official,
 )
+from data.trainer import write_config
 from segmentation.train import SegmenterConfig
 
 
@@ -214,7 +215,8 @@ def test_an_official_split_may_keep_its_leaks_and_says_how_many(phantom_set, tmp
     assert len(parts.train) + len(parts.validation) + len(parts.test) == len(rows)
     assert parts.leaks == 2
     assert "leaks: 2 of the test slices" in str(parts)
-    card = describe_run(SegmenterConfig(data=config.data, init="none"), parts, 0, "")
+    write_config(tmp_path / "run", SegmenterConfig(data=config.data, init="none"))
+    card = describe_run(tmp_path / "run", parts, 0, "")
     assert card["leaking_test_slices"] == 2
     few = load_partition(replace(config, patients=0.1))  # patients who are not learnt from leak nothing
     assert few.leaks is not None and few.leaks < 2
