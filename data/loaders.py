@@ -157,7 +157,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         weights: ``(n,)`` chance of each sample, drawn with replacement (class balance), or none for each sample once.
         most: An epoch has no more samples than this, others every time; 0 is no limit.
         negative: ``(n,)`` bool: samples that an epoch is to have fewer of, or none for as many as there are.
-        negative_share: Their share of an epoch's samples, at most.
+        negative_share: Their share of an epoch's samples, at most; of these as they are, before `SliceDataset` changes
+            them.
     """
 
     def __init__(

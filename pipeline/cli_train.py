@@ -177,7 +177,12 @@ def segmentation(
     ] = False,
     negative_share: Annotated[
         float,
-        typer.Option(min=0, max=0.9, help="At most this share of an epoch's slices shows no lesion; 0: as they come."),
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="At most this share of an epoch's slices shows no lesion, before --transplant heals others; 0: as "
+            "they come.",
+        ),
     ] = 0.0,
     label_weight: Annotated[
         float, typer.Option(min=0, help="Weight of a loss by which the encoder has to name the tumor; 0: none.")

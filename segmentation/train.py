@@ -75,8 +75,9 @@ class SegmenterConfig(TrainingConfig):
         label_weight: Weight of a second loss, by which a linear layer on the encoder's last features has to name what
             the slice shows. The layer is not kept; a classifier that starts from this encoder needs less of its own
             training. 0 is none.
-        negative_share: At most this share of an epoch's slices shows no lesion, others every time; 0 takes slices as
-            they come. Slices without a lesion teach little that the gate does not know, and cost as much.
+        negative_share: At most this share of an epoch's slices shows no lesion, others every time, before transplants,
+            which heal others; 0 takes slices as they come. Slices without a lesion teach little that the gate does not
+            know, and cost as much.
         own_outlines: Give each data set a last layer of its own (`segmentation.outlines`).
         out_of_fold: Folder of a cross-validation of this recipe, whose validation decides the operating point of a run
             on all patients (``split="all"``).

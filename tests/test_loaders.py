@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from data.loaders import EpochSampler, epoch_length, to_batch
 from data.recipe import loaders
+from pipeline.cli_train import train_app
 from segmentation import train as segmentation
 from tests.test_training import QUICK
 
@@ -45,6 +47,19 @@ def test_an_epoch_has_as_few_negative_samples_as_it_is_asked_for(most, length, n
         assert np.abs(np.diff(np.flatnonzero(negative[drawn]))).max() > 1  # among the others, not in a row
         seen += drawn
     assert negative[seen].sum() > len(set(np.array(seen)[negative[seen]])) > 2 * negatives  # others every time
+
+
+def test_the_share_of_negative_samples_is_counted_before_transplants_and_says_so(phantom_set):
+    config = segmentation.SegmenterConfig(
+        data=(str(phantom_set),), encoder="resnet18", negative_share=0.1, **QUICK | {"transplant": 1.0, "epochs": 1}
+    )
+    training, _ = loaders(config, segmentation.load_partition(config), negative_share=0.1)
+    drawn = list(training.sampler)
+    before = np.mean([not training.dataset.prepared.masks[i].any() for _, i in drawn])
+    shown = np.mean([not training.dataset[index]["mask"].any() for index in drawn])
+    assert before <= 0.1 < shown
+    text = CliRunner().invoke(train_app, ["segmentation", "--help"], env={"COLUMNS": "300"}).output
+    assert "shows no lesion, before --transplant heals others" in text
 
 
 def test_a_set_without_negatives_is_taken_whole():
