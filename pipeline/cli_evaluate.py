@@ -20,7 +20,7 @@ ProtocolName = Annotated[
     typer.Option(
         "--protocol",
         metavar="p1|p2|p3|p4",
-        help="p1: tumor types, by folds; p2: four classes, by folds; p3: official split (leaks); p4: LGG folder, "
+        help="p1: tumor types, by folds; p2: four classes, by folds; p3: official split (may leak); p4: LGG folder, "
         "segmentation only. [default: all scans as one set]",
     ),
 ]

@@ -12,7 +12,7 @@ from data.cards import check_settings, read_card
 from data.errors import InputError
 from pipeline.engines.choice import Engine, choose_engine
 from pipeline.leaks import leak_warnings
-from pipeline.protocols import LEAKS, DataRequest, Progress, Selection, find_protocol, select
+from pipeline.protocols import DataRequest, Progress, Selection, find_protocol, known_leaks, select
 from pipeline.report import check_out, screen_table, unit_of, write_report
 from pipeline.versions import package_versions
 
@@ -227,8 +227,9 @@ def _data_request(request: EvaluationRequest, weights: Weights, card: dict[str, 
 
 
 def _warnings(selection: Selection, wanted: DataRequest, weights: Weights) -> list[str]:
-    """The protocol's own flaw, then why each model may have seen what it is measured on."""
-    found = [LEAKS] if selection.protocol.id == "p3" else []
+    """The official split's own flaw, then why each model may have seen what it is measured on."""
+    flaw = known_leaks(selection.samples) if selection.protocol.split == "official" else ""
+    found = [flaw] if flaw else []
     for fold in selection.parts:
         for stage in weights.names:
             alone = replace(wanted, stage=stage)

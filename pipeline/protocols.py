@@ -21,7 +21,8 @@ from pipeline.leaks import tested_fold
 from segmentation.train import has_truth
 
 STAGES = ("classification", "segmentation", "pipeline")
-LEAKS = "leaks: 57 % of test images are copies of training images"
+LEAKS = "leaks: 57 % of test images are copies of training images"  # of BRISC's own parts
+_BRISC_TEST = "brisc2025_test_"  # begins the names of its test pictures
 
 Progress = Callable[[int, int], None]
 
@@ -48,7 +49,7 @@ class Protocol:
 PROTOCOLS = {
     "p1": Protocol("p1", "P1: type of tumor (three classes) and mask, folds by patient", (1, 2, 3)),
     "p2": Protocol("p2", "P2: presence and type (four classes) and mask, folds by patient"),
-    "p3": Protocol("p3", f"P3: official split, to compare with papers only; {LEAKS}", split="official"),
+    "p3": Protocol("p3", "P3: official split, to compare with papers only", split="official"),
     "p4": Protocol("p4", "P4: LGG folder, Dice of each patient's volume, folds by patient", stages=("segmentation",)),
 }
 NONE = Protocol("none", "no protocol: all scans as one set", split="all")
@@ -154,7 +155,9 @@ def select(request: DataRequest, card: dict[str, Any] | None = None, progress: P
         test = [s for s in samples if s.split == "test"]
         if not test:
             raise InputError(f"{_names(request)}: protocol p3 needs an official split, and the data have no test part")
-        return Selection(protocol, {None: test}, None, False, "test part of the official split", notes)
+        flaw = known_leaks(test)
+        told = replace(protocol, title=f"{protocol.title}; {flaw}") if flaw else protocol
+        return Selection(told, {None: test}, None, False, "test part of the official split", notes)
     own = all(s.fold is not None for s in samples)
     if request.folds is None:
         fold = tested_fold(card or {}, request.data, request.seed, own)
@@ -176,6 +179,12 @@ def select(request: DataRequest, card: dict[str, Any] | None = None, progress: P
         if not parts[fold]:
             raise InputError(f"{_names(request)}: no {_wanted(protocol)} in fold {fold}")
     return Selection(protocol, parts, n_folds, own, choice, notes, tuple(known))
+
+
+def known_leaks(test: Sequence[Sample]) -> str:
+    """What is known of an official test part's leaks: BRISC's figure if all of it is BRISC's own, else nothing. What a
+    training counted is on its card, see `pipeline.leaks`."""
+    return LEAKS if test and all(sample.image.name.startswith(_BRISC_TEST) for sample in test) else ""
 
 
 def folds_are_common(samples: Sequence[Sample]) -> bool:

@@ -244,6 +244,9 @@ def test_warnings_without_folds(phantom_set):
     assert "not trained with --split official" in warnings(official, asked, None, **same)[0]
     assert warnings(official, asked, None, split="official", **same) == []
     assert warnings(official, asked, None) == []
+    counted = {"training": CARD["training"] | same | {"split": "official"}, "leaking_test_slices": 7}
+    (text,) = leak_warnings("classification", counted, None, official, asked)
+    assert text.startswith("leaks: 7 of the test slices of the classification weights are copies of slices that they")
 
 
 def test_another_index_of_the_same_pictures_is_told(phantom_set, tmp_path):
