@@ -14,6 +14,7 @@ from data.atomic import whole_file, write_text
 from data.errors import InputError
 from data.labels import CLASSES
 from data.preprocess import PREPROCESS_VERSION
+from data.seeds import MAX_SEED
 
 if TYPE_CHECKING:
     import torch
@@ -163,6 +164,8 @@ def check_training(training: Any, path: Path) -> None:
     for key in ("fold", "seed"):
         if not isinstance(training.get(key, 0), int) or isinstance(training.get(key, 0), bool):
             raise InputError(f"{path}: training.{key} {training[key]!r} is no whole number")
+    if not 0 <= training.get("seed", 0) <= MAX_SEED:
+        raise InputError(f"{path}: training.seed {training['seed']!r} is no number from 0 to {MAX_SEED}")
     data = training.get("data", [])
     if not isinstance(data, list) or not all(isinstance(source, str) for source in data):
         raise InputError(f"{path}: training.data {data!r} is no list of names")

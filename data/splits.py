@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
 from data.samples import Sample
+from data.seeds import MAX_SEED
 
 N_FOLDS = 5
 _GRID = 24  # a slice's signature is a picture of this many pixels squared
@@ -141,21 +143,21 @@ def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0)
     Samples without a patient form groups of their own; merge near-duplicates first with `group_by_likeness`.
 
     Raises:
-        InputError: Fewer patients than folds, or fewer slices of every class.
+        InputError: Fewer patients than folds, fewer slices of every class, or a seed that is none.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed {seed} is no number from 0 to {MAX_SEED}")
     groups = [s.patient or f"sample-{i}" for i, s in enumerate(samples)]
     if len(set(groups)) < n_folds:
         raise InputError(f"{len(set(groups))} patients are too few for {n_folds} folds")
     strata = [s.label or str(s.mask is not None) for s in samples]
+    if max(Counter(strata).values()) < n_folds:
+        raise InputError(f"{len(samples)} slices are too few: {n_folds} folds need {n_folds} of a class")
     folds = [0] * len(samples)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    try:
-        parts = list(splitter.split(np.zeros(len(samples)), strata, groups))
-    except ValueError:  # scikit-learn's when every class has fewer members than there are folds
-        raise InputError(f"{len(samples)} slices are too few: {n_folds} folds need {n_folds} of a class") from None
-    for number, (_, members) in enumerate(parts):
+    for number, (_, members) in enumerate(splitter.split(np.zeros(len(samples)), strata, groups)):
         for i in members:
             folds[i] = number
     return folds

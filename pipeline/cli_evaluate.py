@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from data.errors import InputError, printable
+from data.seeds import MAX_SEED
 from pipeline.cli_train import Channel, Data, Device, LabelMap, parse_map
 
 evaluate_app = typer.Typer(no_args_is_help=True)
@@ -38,7 +39,9 @@ SegmenterFile = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(min=0, help="Of folds, where the data have none, and of the intervals. [default: the card's]"),
+    typer.Option(
+        min=0, max=MAX_SEED, help="Of folds, where the data have none, and of the intervals. [default: the card's]"
+    ),
 ]
 Tta = Annotated[bool, typer.Option("--tta", help="Average over each slice and its mirror image.")]
 EngineName = Annotated[str, typer.Option("--engine", help="torch, openvino or auto.")]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from data.errors import InputError
+from data.seeds import MAX_SEED
 
 train_app = typer.Typer(no_args_is_help=True)
 
@@ -80,7 +81,7 @@ Size = Annotated[int, typer.Option(min=32, help="Side of the network's input in 
 OwnSize = Annotated[
     int | None, typer.Option(min=32, help="Side of the network's input in pixels. [default: the architecture's own]")
 ]
-Seed = Annotated[int, typer.Option(min=0)]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
 Workers = Annotated[int, typer.Option(min=0, help="Loader processes; with 0, errors show as they are.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto (bf16 where the hardware has it), bf16 or fp32.")]

@@ -160,6 +160,8 @@ def test_a_refusal_that_reads_no_layer(copy):
     [
         (None, "training is no JSON object"),
         ({"fold": "0"}, r"training\.fold '0' is no whole number"),
+        ({"seed": 2**32}, r"training\.seed 4294967296 is no number from 0 to 4294967295"),
+        ({"seed": -1}, r"training\.seed -1 is no number from 0"),
         ({"data": "brisc"}, r"training\.data 'brisc' is no list of names"),
         ({"data": [1]}, r"training\.data \[1\] is no list of names"),
     ],

@@ -136,6 +136,15 @@ def test_wrong_use(tumorlens, tmp_path, arguments):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["train segmentation", "crossval pipeline", "evaluate classification"])
+def test_a_seed_that_no_generator_takes(command, tmp_path):
+    arguments = [*command.split(), "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seed", "4294967296"]
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert "Invalid value for '--seed'" in done.stderr
+    assert "4294967295" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

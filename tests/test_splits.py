@@ -74,6 +74,11 @@ def test_too_few_slices_of_every_class():
         make_folds(samples)
 
 
+def test_a_seed_that_is_none_is_told_as_such():
+    with pytest.raises(InputError, match=r"^seed 4294967296 is no number from 0 to 4294967295$"):
+        make_folds(samples_of([f"p{i}" for i in range(20)]), seed=2**32)
+
+
 def test_split_uses_the_next_fold_for_validation():
     samples = [Sample(Path(f"{i}"), "glioma", f"p{i}", fold=i % 5) for i in range(20)]
     split = split_by_fold(samples, 4)
