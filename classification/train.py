@@ -34,8 +34,10 @@ from data.recipe import (
     Stage,
     TrainingConfig,
     adamw_one_cycle,
+    check_steps,
     chooses_epoch,
     describe_run,
+    epoch_slices,
     loaders,
     sides,
     to_small_batch,
@@ -172,6 +174,7 @@ def train_classifier(
     if absent:
         say(f"warning: no training slice shows {', '.join(absent)}, so this classifier cannot learn to tell it")
     module = build_module(config, parts, model)
+    check_steps(module, config, epoch_slices(config, parts))
     write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
     return finish(module, config, parts, out, say, command, others, evidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from data.augment import Augment
+from data.errors import InputError
 from data.loaders import epoch_length, lesion_free, make_loader, to_batch
 from data.normalization import Normalization
 from data.partition import DataConfig, Partition
@@ -117,12 +119,17 @@ def to_small_batch(
     return small.contiguous(memory_format=torch.channels_last)
 
 
+def epoch_slices(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:
+    """How many slices an epoch shows."""
+    if negative_share:
+        return epoch_length(lesion_free(parts.train), config.epoch_slices, negative_share)[0]
+    return min(len(parts.train), config.epoch_slices or len(parts.train))
+
+
 def total_steps(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:
     """Optimizer steps of the whole run; a one-cycle schedule needs two."""
-    slices = min(len(parts.train), config.epoch_slices or len(parts.train))
-    if negative_share:
-        slices, _ = epoch_length(lesion_free(parts.train), config.epoch_slices, negative_share)
-    return max(2, max(1, slices // config.batch_size) * config.epochs)
+    steps = epoch_slices(config, parts, negative_share) // config.batch_size
+    return max(2, max(1, steps) * config.epochs)
 
 
 def adamw_one_cycle(model: nn.Module, config: TrainingConfig, steps: int) -> Any:
@@ -140,6 +147,7 @@ class Stage(L.LightningModule):
     """What the modules of both stages do in the same way."""
 
     config: Any  # the stage's own `TrainingConfig`
+    model: Any
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout draws by seed and step alone, so that a resumed run draws what it would have drawn."""
@@ -155,6 +163,30 @@ class Stage(L.LightningModule):
         itself; bfloat16 and float32 scale none."""
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+
+def check_steps(module: Stage, config: TrainingConfig, slices: int) -> None:
+    """Raise an `InputError` if a run's steps show one slice, and the network cannot learn from one: batch normalization
+    needs more than one value per channel, and of a small input the deepest layer has one.
+
+    Args:
+        module: Of the run; it stays as it is.
+        config: Of the run.
+        slices: How many an epoch shows.
+    """
+    if min(config.batch_size, slices) > 1:
+        return
+    for side in sides(config):
+        trial = deepcopy(module).train()
+        trial.on_train_epoch_start()  # what is frozen does not count
+        try:
+            with torch.no_grad():
+                trial.model(torch.zeros(1, 3, side, side))
+        except ValueError:
+            raise InputError(
+                f"steps of one slice are too few for this network at {side} pixels; raise --batch-size"
+                + (" and --epoch-slices" if slices == 1 else "")
+            ) from None
 
 
 def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:

@@ -77,6 +77,38 @@ class MetricsTable(L.Callback):
         self.on_validation_end(trainer, pl_module)
 
 
+class Finite(L.Callback):
+    """Ends a run whose loss, weights or answers are no numbers any more, before a checkpoint keeps them."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images = batch["image"]
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        most = torch.finfo(torch.float16).max  # what the weight file can hold
+        learnt = all(bool(p.detach().abs().max() <= most) for p in pl_module.parameters())
+        if not (learnt and all(bool(b.isfinite().all()) for b in pl_module.buffers())):
+            raise _diverged(trainer, "weights")
+        # Batch normalisation in training hides what the same weights answer later.
+        modes = [(part, part.training) for part in pl_module.modules()]
+        with torch.inference_mode():
+            answers = pl_module.eval()(self.images)
+        for part, mode in modes:
+            part.training = mode
+        if not bool(answers.isfinite().all()):
+            raise _diverged(trainer, "answers")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_validation_start(trainer, pl_module)
+        if not bool(trainer.callback_metrics["train_loss"].isfinite()):
+            raise _diverged(trainer, "losses")
+
+
+def _diverged(trainer: L.Trainer, what: str) -> InputError:
+    return InputError(f"training diverged: after epoch {trainer.current_epoch} its {what} are not finite; lower --lr")
+
+
 def write_metrics_table(out: Path) -> list[dict[str, str]]:
     """Rewrite ``out/metrics.csv`` from all logs below ``out/logs``; returns its rows, one per epoch."""
     logs = sorted((out / "logs").glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
@@ -137,6 +169,7 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
             EarlyStopping(monitor, mode="max", patience=config.patience),
         ]
     callbacks += [
+        Finite(),
         # A callback of its own: Lightning's save_last follows the best checkpoint and skips epochs without a new best.
         # After every epoch, validated or not.
         ModelCheckpoint(out / "checkpoints", LAST, enable_version_counter=False, save_on_train_epoch_end=True),

@@ -27,8 +27,10 @@ from data.recipe import (
     Stage,
     TrainingConfig,
     adamw_one_cycle,
+    check_steps,
     chooses_epoch,
     describe_run,
+    epoch_slices,
     loaders,
     sides,
     to_small_batch,
@@ -193,6 +195,7 @@ def train_segmenter(
         if not part.masks.any() and (len(part) or name == "training"):
             raise InputError(f"{', '.join(config.data)}: no {name} slice has a tumor mask")
     module = build_module(config, parts, model)
+    check_steps(module, config, epoch_slices(config, parts, config.negative_share))
     write_config(out, config)
     fit(module, config, parts, out, checkpoint, progress)
     return finish(module, config, parts, out, say, command, evidence)
