@@ -47,7 +47,7 @@ def probe(
     Args:
         classifier: The model.
         samples: Slices; a random choice is taken of large sets.
-        seed: Of that choice and of the grain.
+        seed: Of that choice, of the grain and of the intervals.
         progress: Called with the number of slices done and of all.
 
     Returns:
@@ -64,7 +64,7 @@ def probe(
     steps = _Steps(progress, 2 * len(sick) + len(healthy) + len(framed))
     return {
         "blanked": _blanked(classifier, healthy, sick, seed, steps) if healthy and sick else None,
-        "frames": _frames(classifier, framed, steps) if framed else None,
+        "frames": _frames(classifier, framed, seed, steps) if framed else None,
         "erased": _erased(classifier, sick, seed, steps),
     }
 
@@ -125,21 +125,30 @@ def _flattened(image_hw: NDArray[np.float32]) -> NDArray[np.float32]:
     return flat
 
 
-def _frames(classifier: Classifier, samples: list[Sample], steps: _Steps) -> dict[str, Any]:
-    """Share of labels that stay, over all frames and for each; to be refused in another frame is to lose the label."""
+def _frames(classifier: Classifier, samples: list[Sample], seed: int, steps: _Steps) -> dict[str, Any]:
+    """Share of labels that stay, over all frames and for each. What is refused in one of two frames has lost its label;
+    what is refused in both has none to keep, and does not count."""
     preprocess = Preprocess(classifier.input_size)
-    kept: dict[str, list[bool]] = {}
+    names: list[str] = []
+    rows: list[NDArray[np.int64]] = []
     for sample in samples:
         image = _bytes(read_sample(sample).image)
         frames = other_frames(image)
-        inputs = [preprocess(picture) for picture in (image, *frames.values())]
-        labels = classifier.judge(inputs)
-        for name, label in zip(frames, labels[1:], strict=True):
-            kept.setdefault(name, []).append(bool(label == labels[0]))
+        names = list(frames)
+        rows.append(classifier.judge([preprocess(picture) for picture in (image, *frames.values())]))
         steps.next()
-    share = float(np.mean([v for values in kept.values() for v in values]))
-    by_frame = {name: float(np.mean(values)) for name, values in kept.items()}
-    return {"n": len(samples), "kept": share, "by_frame": by_frame, "passed": share >= LEAST_KEPT}
+    labels_nf = np.stack(rows)
+    own, framed = labels_nf[:, :1], labels_nf[:, 1:]
+    kept, counts = framed == own, (framed >= 0) | (own >= 0)
+    whose = np.array([s.patient or s.name for s in samples])
+    share = weighted_mean(kept.ravel(), counts.ravel(), np.repeat(whose, len(names)), seed)
+    return {
+        "n": len(samples),
+        "refused_in_both": int((~counts).sum()),
+        "kept": share,
+        "by_frame": {name: weighted_mean(kept[:, k], counts[:, k], whose, seed) for k, name in enumerate(names)},
+        "passed": None if share is None else share["value"] >= LEAST_KEPT,
+    }
 
 
 def _bytes(image: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -79,7 +79,7 @@ def test_a_classifier_that_reads_the_brain_passes(set_of):
     report = probe(Judge(brightest), set_of(narrow=False))
     assert report["blanked"]["auc"]["flat"]["value"] == pytest.approx(0.5, abs=0.1)
     assert report["blanked"]["n_healthy"] == report["blanked"]["n_sick"] == 12
-    assert report["frames"]["kept"] > 0.9
+    assert report["frames"]["kept"]["value"] > 0.9
     before, after = (report["erased"][f"tumor_probability_{when}"]["value"] for when in ("before", "after"))
     assert before > 0.8 > 0.3 > after
 
@@ -128,9 +128,43 @@ def test_a_classifier_that_reads_the_frame_is_caught(set_of):
     preprocess = Preprocess(SIZE)
     usual = np.median([sharpness(preprocess(read_sample(s).image).image) for s in samples])
     report = probe(Judge(lambda image: sharpness(image) > usual), samples)
-    assert report["frames"]["kept"] < 0.99
+    kept = report["frames"]["kept"]
+    assert kept["low"] < kept["value"] < kept["high"]
+    assert kept["value"] < 0.99
     assert not report["frames"]["passed"]
     assert set(report["frames"]["by_frame"]) == set(other_frames(np.zeros((64, 64), np.uint8)))
+
+
+def test_a_slice_that_is_refused_with_and_without_a_frame_keeps_no_label(set_of):
+    """Half of the slices are refused as they are; of those, one frame in twelve is judged, which is another answer."""
+
+    class Refusing(Judge):
+        def judge(self, prepared):
+            labels = np.zeros(len(prepared), np.int64)
+            if self.rule(prepared[0].image):
+                labels[:] = -1
+                labels[1] = 0
+            return labels
+
+    samples = [s for s in set_of(narrow=False) if s.label != "no_tumor"][:8]
+    preprocess = Preprocess(SIZE)
+    means = np.array([preprocess(read_sample(s).image).image.mean() for s in samples])
+    frames = probe(Refusing(lambda image: image.mean() > np.median(means)), samples)["frames"]
+    refused = 4 * 11  # slices, frames
+    assert frames["refused_in_both"] == refused
+    assert frames["kept"]["value"] == pytest.approx(4 * 12 / (8 * 12 - refused))
+    assert frames["kept"]["low"] < frames["kept"]["value"] < frames["kept"]["high"]
+    assert [f["value"] for f in frames["by_frame"].values()] == [0.5] + 11 * [1.0]
+    assert frames["passed"] is False
+    nothing = probe(Refusing(lambda image: True), samples[:1])["frames"]
+    assert (nothing["kept"]["value"], nothing["refused_in_both"]) == (0.0, 11)
+
+    class Blind(Judge):
+        def judge(self, prepared):
+            return np.full(len(prepared), -1)
+
+    blind = probe(Blind(brightest), samples)["frames"]
+    assert (blind["kept"], blind["passed"], blind["refused_in_both"]) == (None, None, 8 * 12)
 
 
 def test_parts_that_a_set_does_not_allow(set_of):
