@@ -249,7 +249,8 @@ def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> 
     from pipeline.evaluation_segmentation import SegmentationEvaluation
 
     if request.stage == "classification":
-        if request.explain and not any(s.mask is not None or s.image.suffix == ".mat" for s in selection.samples):
+        has_masks = any(s.mask is not None or s.image.suffix.lower() == ".mat" for s in selection.samples)
+        if request.explain and not has_masks:
             raise InputError(f"{', '.join(request.data)}: --explain needs masks, and no scan has one")
         return ClassificationEvaluation(selection.protocol, seed, request.explain, request.probe)
     kind = SegmentationEvaluation if request.stage == "segmentation" else PipelineEvaluation

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from data.check_listing import find_index
 from data.datasets import load_samples
 from data.errors import InputError
 from data.labels import CLASSES, NO_TUMOR
@@ -16,6 +15,7 @@ from data.loaders import prepare
 from data.preprocess import Preprocess
 from data.readers import open_scan
 from data.samples import Sample, has_colour
+from data.sources import find_index
 from data.splits import N_FOLDS, group_by_likeness, make_folds, signatures, split_by_fold
 from pipeline.leaks import tested_fold
 from segmentation.train import has_truth
