@@ -174,12 +174,13 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
         writer.writeheader()
         for row in rows:
             divided = first[_place(row)]
+            own = row.sample.patient  # of a volume in a folder it is the file, which says where the user keeps it
             writer.writerow(
                 {
                     "image": _below(row.sample.image, division.root),
                     "mask": "" if row.sample.mask is None else _below(row.sample.mask, division.root),
                     "label": row.sample.label,
-                    "patient": row.sample.patient or divided.patient,
+                    "patient": divided.patient if own in ("", str(row.sample.image)) else own,
                     "split": divided.split,
                     "fold": divided.fold,
                     "every": row.every,

@@ -21,7 +21,10 @@ SPLIT_FOLDERS = {
     "valid": "validation",
     "validation": "validation",
 }
-_SERIES = re.compile(r"t[12][a-z+*]*|flair|dwi|axial|coronal|sagittal|ax|cor|sag|images?|imgs")  # not a person's name
+_SERIES = re.compile(
+    r"t[12][a-z+*]*|flair|dwi|axial|coronal|sagittal|ax|cor|sag|images?|imgs|\d+x\d+"
+)  # not a person's name
+_COUNT = re.compile(r"\d{1,4}")  # longer ones are a clinic's or a set's own
 _MASKS = re.compile(r"(masks?|labels?|segs?|segmentations?|annotations?)\d*")
 _MASK_BESIDE = re.compile(r"[-_](mask|seg|label)$")
 _MASK_APART = re.compile(r"[-_]?(mask|seg|label)$")
@@ -46,7 +49,8 @@ def place_of(folder: Path, root: Path, label_map: Mapping[str, str] | None = Non
     """Class, split and patient by the names of the folders from a set's root down to one of its folders.
 
     The class folder nearest the root decides. Below it the first folder with a number in its name is a patient
-    (``pituitary/PI_00``, ``glioma/ME07``), unless the name is a sequence's or a plane's (``glioma/T1``).
+    (``pituitary/PI_00``, ``glioma/ME07``), unless the name is a sequence's, a plane's or a
+    size's (``glioma/T1``). Sets count anew in each folder, so a short number gets those above in front.
 
     Raises:
         InputError: A folder below a class folder is named for another class, for masks, or for nothing that is known.
@@ -59,14 +63,16 @@ def place_of(folder: Path, root: Path, label_map: Mapping[str, str] | None = Non
         return Place(split=split)
     top = labels.index(label)
     patient = ""
-    for name, other in zip(parts[top + 1 :], labels[top + 1 :], strict=True):
+    for at, (name, other) in enumerate(zip(parts, labels, strict=True)):
+        if at <= top:
+            continue
         plain = re.sub(r"[-_ ]", "", name.lower())
         if _MASKS.fullmatch(plain):
             raise InputError(f"{folder}: masks of class folders lie beside their pictures (7_mask.png), not in {name}")
         if plain in SPLIT_FOLDERS or _SERIES.fullmatch(plain):
             continue
         if re.search(r"\d", name):
-            patient = patient or name
+            patient = patient or ("/".join(parts[: at + 1]) if _COUNT.fullmatch(plain) else name)
         elif other not in ("", label):
             raise InputError(f"{folder}: the folder {name} in {parts[top]} says {other}, the outer one {label}")
         elif not other and not patient:

@@ -45,8 +45,13 @@ def _flat(mask: Scan) -> NDArray[Any]:
     return mask.voxels.max(axis=2) if mask.voxels.ndim == 3 and not mask.volume else mask.voxels
 
 
+def _whole(drawn: NDArray[Any]) -> bool:
+    return drawn.dtype.kind != "f" or bool((drawn == np.rint(drawn)).all())
+
+
 def _fractions(drawn: NDArray[Any]) -> bool:
-    return drawn.dtype.kind == "f" and not bool((drawn == np.rint(drawn)).all())
+    """Whether values are shares of lesion; larger broken ones are grey levels that were resized."""
+    return not _whole(drawn) and float(drawn.max()) <= _MOST_CLASSES
 
 
 def _cut(drawn: NDArray[Any], mask: Scan) -> float:
@@ -55,4 +60,4 @@ def _cut(drawn: NDArray[Any], mask: Scan) -> float:
     if _fractions(drawn):
         return 0.5 if top >= 0.5 else max(top / 2, 1e-30)
     classes = mask.volume or (top <= _MOST_CLASSES and mask.format not in _LOSSY)
-    return 0.0 if classes or top <= 0 else top / 2
+    return 0.0 if (classes and _whole(drawn)) or top <= 0 else top / 2

@@ -8,15 +8,12 @@ import re
 from data.dicom_headers import text
 from data.scan import Scan
 
-# What programs that take names away write in their place, for all patients alike.
-_NOBODY = frozenset({"", "anon", "anonym", "anonymous", "anonymized", "anonymised", "deidentified", "unknown", "none"})
-
 
 def patient_in_file(scan: Scan) -> str:
     """The patient as a file tells it, or empty.
 
     A ``cjdata`` file has its set's pseudonym. Of DICOM it is a hash of the Patient ID, or of the Study Instance UID
-    where the ID is empty or says nothing: the identifier itself would end in indexes and tables of predictions.
+    where the ID has no number: the identifier itself would end in indexes and tables of predictions.
     """
     if scan.annotation is not None and scan.annotation.patient:
         return scan.annotation.patient
@@ -28,5 +25,6 @@ def patient_in_file(scan: Scan) -> str:
 
 
 def _tells(patient_id: str) -> bool:
-    """Whether a Patient ID can tell patients apart."""
-    return bool(re.search(r"[1-9]", patient_id)) or re.sub(r"[\W\d_]", "", patient_id.lower()) not in _NOBODY
+    """Whether a Patient ID can tell patients apart: zeros and words alone (ANONYMOUS, REMOVED, N/A) are what programs
+    that take names away write in the place of all."""
+    return bool(re.search(r"[1-9]", patient_id))

@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.scan import Scan
 
 _ORIENTATION = 0x0112
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 259, 262, 339  # tags of TIFF
 _SAMPLES = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
 _JPEG = ("JPEG", "MPO")  # in an MPO, phones put a second view or a depth map behind the photograph
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # what undoes each EXIF orientation
@@ -86,7 +86,7 @@ def _pixels(picture: Any, tags: Any) -> NDArray[Any]:
 
 def _strange_tiff(path: Path) -> str:
     """What numbers an undamaged TIFF holds that Pillow knows nothing of; nothing for other files."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+    from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
@@ -96,6 +96,11 @@ def _strange_tiff(path: Path) -> str:
             file.seek(tags.next)
             tags.load(file)
         bits, samples = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))[0]
+        packed = tags.get(_COMPRESSION, 1)
+        if packed not in COMPRESSION_INFO:
+            return f"this kind of TIFF cannot be read (compression {packed}); save it as PNG with 8 or 16 bits"
+        if samples == 1 and bits[0] in (0, 8, 16):
+            return ""  # numbers that are read, so that something else is wrong
         what = f"{bits[0]}-bit {_SAMPLES.get(samples, 'numbers')}, {len(bits)} a pixel"
     except Exception:  # damaged in one of many ways, or no TIFF
         return ""

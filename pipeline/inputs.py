@@ -107,8 +107,11 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
     search.look_at_named_dicom()
     found = search.found
     if wanted:
-        found = [f for f in found if f.files or "all" in (w.lower() for w in wanted)]
+        every = "all" in (w.lower() for w in wanted)
+        found = [f for f in found if f.files or every]
         missing = [w for w in wanted if not any(c.series.is_called(w) for c in search.candidates)]
+        if found and every:  # pictures have no series
+            missing = [w for w in missing if w.lower() != "all"]
         if missing:
             there = ", ".join(c.series.tag for c in search.candidates[:20]) or "no DICOM series"
             raise InputError(f"no series is called {missing[0]!r}; there is {there}")

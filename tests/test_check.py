@@ -244,7 +244,7 @@ def test_images_without_masks_and_masks_without_images(tmp_path):
 
 
 def test_how_masks_of_several_values_are_read(tmp_path):
-    for i in range(4):
+    for i in range(5):
         save(tmp_path / "images" / f"{i}.png", phantom_slice(i, "glioma").image)
     drawn = phantom_slice(0, "glioma").mask
     save(tmp_path / "masks" / "0.png", drawn)
@@ -253,11 +253,13 @@ def test_how_masks_of_several_values_are_read(tmp_path):
     save(tmp_path / "masks" / "1.png", classes)
     save(tmp_path / "masks" / "2.png", classes * np.uint8(60))
     Image.fromarray(classes.astype(np.float32) / 4).save(tmp_path / "masks" / "3.tif")
+    Image.fromarray(classes.astype(np.float32) * 63.5).save(tmp_path / "masks" / "4.tif")
     assert set(np.unique(classes)) == {0, 1, 4}
     assert check_set(tmp_path).of("mask_values") == [
         "masks/1.png: values 1, 4, all of them lesion",
         "masks/2.png: 2 grey levels, lesion above 120",
         "masks/3.tif: fractions up to 1, lesion from 0.5 on",
+        "masks/4.tif: 2 grey levels, lesion above 127",
     ]
 
 

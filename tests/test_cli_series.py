@@ -49,6 +49,8 @@ def test_all_series_and_what_is_no_series(tumorlens, hospital):
     for wanted, scans in (("all", ["study/IMAGES#3", "study/IMAGES#5", "study/x.png"]), ("5", ["study/IMAGES#5"])):
         listed = json.loads(tumorlens("run", hospital, "--list", "--json", "--series", wanted).stdout)
         assert sorted(scan["name"] for scan in listed["scans"]) == scans
+    alone = tumorlens("run", hospital / "study" / "x.png", "--list", "--json", "--series", "all")
+    assert [scan["name"] for scan in json.loads(alone.stdout)["scans"]] == ["x.png"]
 
 
 def test_the_list_has_the_names_of_the_table(tumorlens, tmp_path):

@@ -221,6 +221,7 @@ def test_groups_of_two_sets_are_not_one_patient(tmp_path):
     patients = [{row["patient"] for row in table(tmp_path / f"{number}.csv")} for number in range(2)]
     assert [len(names) for names in patients] == [7, 7]
     assert not patients[0] & patients[1]
+    assert not [name for names in patients for name in names if str(tmp_path) in name]
     run = load_partition(DataConfig(tuple(sources), split="official", duplicates="drop", size=64))
     assert len(run.train) > 0
 

@@ -32,6 +32,8 @@ def test_initials_with_a_number_are_no_class(name):
         ("Training/no_tumor/ME07/T1", ("no_tumor", "train", "ME07")),
         ("glioma/test/100360", ("glioma", "test", "100360")),
         ("meningioma/T1/axial/healthy03", ("meningioma", "", "healthy03")),
+        ("Training/glioma/7", ("glioma", "train", "Training/glioma/7")),  # others than Testing's
+        ("glioma/512x512", ("glioma", "", "")),
         ("GL/gl_3", ("glioma", "", "gl_3")),
         ("pituitary/pituitary_tumor", ("pituitary", "", "")),
         ("glioma/p1/series_a", ("glioma", "", "p1")),

@@ -62,7 +62,7 @@ def test_the_identifier_is_written_nowhere(hospital, tmp_path):
     assert "MRN" not in str(check_set(hospital).as_dict())
 
 
-@pytest.mark.parametrize("patient", ["", None, "ANONYMOUS", "0000"])
+@pytest.mark.parametrize("patient", ["", None, "ANONYMOUS", "0000", "REMOVED", "N/A", "anonymous^patient"])
 def test_without_a_patient_id_a_study_is_a_patient(tmp_path, patient):
     for seed, study in ((1, "1.2.3"), (2, "1.2.3"), (3, "1.2.4")):
         slices_of(tmp_path / "glioma", patient, seed, study)

@@ -79,3 +79,20 @@ def test_numbers_that_cannot_be_read_are_no_damage(tmp_path, pixels, what):
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(InputError, match="damaged"):
         open_scan(path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "reason"),
+    [
+        (257, 0, "a.tif: the tiff file is damaged"),  # no rows
+        (262, 77, "a.tif: the tiff file is damaged"),  # no such colours
+        (259, 34712, r"a.tif: this kind of TIFF cannot be read \(compression 34712\)"),
+    ],
+)
+def test_what_is_wrong_with_numbers_that_are_read(tmp_path, tag, value, reason):
+    path = save_tiff(tmp_path / "a.tif", RAMP)
+    whole = bytearray(path.read_bytes())
+    struct.pack_into("<H", whole, whole.index(struct.pack("<HH", tag, 3)) + 8, value)
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=reason):
+        open_scan(path)
