@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such s
 @pytest.fixture(autouse=True)
 def plain_handlers():
     """The handlers of a command that was started as usual, whatever the tests were started with."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    plain = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in plain.items()}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
