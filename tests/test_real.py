@@ -9,7 +9,7 @@ import pytest
 
 from data.datasets import load_samples
 from data.frames import other_frames
-from data.labels import CLASSES
+from data.labels import CLASSES, NO_TUMOR
 from data.preprocess import Preprocess
 from data.samples import read_sample
 from data.splits import split_by_fold
@@ -30,7 +30,13 @@ def test_slices_end_to_end(pipeline, slices):
     assert figures["n"] > 50
     assert figures["accuracy"]["value"] >= 0.95
     assert figures["dice_tumor"]["value"] >= 0.82
-    assert figures["false_masks"]["value"] <= 0.1  # two of these 22; eleven of all 1030
+
+
+def test_healthy_slices_get_no_mask(pipeline, slices):
+    healthy = [sample for sample in slices if sample.label == CLASSES[NO_TUMOR]][::3]
+    figures = summarise(evaluate_pipeline(pipeline, healthy))["slices"]
+    assert figures["n"] > 60
+    assert figures["false_masks"]["value"] <= 0.05
 
 
 def test_the_label_survives_another_frame(pipeline, slices):
