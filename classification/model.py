@@ -8,11 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from classification.zoo import Architecture
-from data.cards import read_state
-from data.errors import InputError
-from data.labels import CLASSES
-from data.networks import check_input, reason_of
+from tumorlens.classification.architectures import Architecture
+from tumorlens.data.cards.weights import read_state
+from tumorlens.data.errors import InputError, reason_of
 
 
 @dataclass(frozen=True)
@@ -35,20 +33,15 @@ def build_classifier(architecture: Architecture, size: int | None = None) -> nn.
     """The network with one logit per class of `data.labels.CLASSES`, from chance.
 
     Args:
-        architecture: From `classification.zoo.find_architecture`.
+        architecture: From `classification.architectures.find_architecture`.
         size: Side of the input in pixels, by default the architecture's own.
 
-    Input ``(n, 3, size, size)`` as `data.loaders.to_batch` gives it; output logits ``(n, 4)``.
+    Input ``(n, 3, size, size)`` as `data.preprocessing.normalization.to_batch` gives it; output logits ``(n, 4)``.
 
     Raises:
         InputError: The architecture cannot be built for that size.
     """
     return architecture.build(size or architecture.input_size)
-
-
-def check_size(model: nn.Module, architecture: Architecture, size: int) -> None:
-    """Raise an `InputError` if a network does not take inputs of this side in pixels."""
-    check_input(model, architecture.name, size, (1, len(CLASSES)))
 
 
 def initialise(model: nn.Module, architecture: Architecture, init: str = "imagenet") -> InitReport:
@@ -94,33 +87,6 @@ def initialise(model: nn.Module, architecture: Architecture, init: str = "imagen
 def _of_encoder(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The state; of a segmenter, its encoder's tensors under the names that they have in a classifier."""
     return {name if name in own else name.removeprefix("encoder."): tensor for name, tensor in state.items()}
-
-
-def freeze_backbone(model: nn.Module) -> None:
-    """Let only the head learn, as in transfer learning with a frozen backbone.
-
-    The head is what timm calls a network's classifier, or its last linear layer.
-
-    Raises:
-        InputError: The network has no such layer at its end.
-    """
-    learning = [parameter for layer in _head(model) for parameter in layer.parameters()]
-    if not learning:
-        raise InputError("this architecture ends in no linear layer, so its backbone cannot be frozen")
-    model.requires_grad_(False)
-    for parameter in learning:
-        parameter.requires_grad_(True)
-
-
-def _head(model: nn.Module) -> list[nn.Module]:
-    """All layers that turn features into logits: a network that was distilled has two of them."""
-    classifier: Any = getattr(model, "get_classifier", None)
-    if classifier is not None:
-        told = classifier()
-        layers = told if isinstance(told, (tuple, list)) else [told]
-        return [layer for layer in layers if isinstance(layer, nn.Module)]
-    linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1:]
 
 
 def _report(model: nn.Module, loaded: set[str], source: str) -> InitReport:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from classification.calibration import calibrated
-from classification.conformal import prediction_sets
-from classification.operating_point import threshold_of_each
-from classification.refusal import PREFIX, Refusal, take_refusal
-from data.cards import checked_card, read_arrays
-from data.errors import InputError
-from data.labels import CLASSES, NO_TUMOR
-from data.normalization import Normalization
-from data.preprocess import PreparedSlice
+from tumorlens.classification.refusal import PREFIX, Refusal, take_refusal
+from tumorlens.classification.trust.calibration import calibrated
+from tumorlens.classification.trust.conformal import prediction_sets
+from tumorlens.classification.trust.operating_point import threshold_of_each
+from tumorlens.data.cards.card import checked_card
+from tumorlens.data.cards.weights import read_arrays
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.preprocessing.normalization import Normalization
+from tumorlens.data.preprocessing.preprocess import PreparedSlice
 
 if TYPE_CHECKING:
     import torch
@@ -96,8 +97,8 @@ class Classifier:
     @property
     def normalization(self) -> Normalization:
         """What the weights expect of the pixels."""
-        from classification.zoo import find_architecture
-        from data.normalization import normalization_of
+        from tumorlens.classification.architectures import find_architecture
+        from tumorlens.data.preprocessing.normalization import normalization_of
 
         return normalization_of(self.card, find_architecture(self.card["architecture"]).normalization)
 
@@ -141,13 +142,13 @@ class Classifier:
         return None if self.refusal is None else self.refusal.limit
 
     def explain(self, images_nhw: NDArray[np.uint8], class_indices: Sequence[int]) -> NDArray[np.float32]:
-        """Grad-CAM ``(n, size, size)`` in 0..1 of prepared slices for one class each, see `classification.explain`.
+        """Grad-CAM ``(n, size, size)`` in 0..1 of prepared slices for one class each, see `classification.evaluation.explanation`.
 
         Raises:
             InputError: The architecture has no feature maps.
         """
-        from classification.explain import grad_cam
-        from data.loaders import to_batch
+        from tumorlens.classification.gradcam import grad_cam
+        from tumorlens.data.preprocessing.normalization import to_batch
 
         return grad_cam(self.model, to_batch(images_nhw, self.normalization), class_indices)
 
@@ -200,6 +201,6 @@ class Classifier:
 
 
 def _torch_network(path: Path, device: str) -> Any:
-    from classification.torch_network import load_network
+    from tumorlens.classification.network import load_network
 
     return load_network(path, device)

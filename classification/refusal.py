@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import InputError
+from tumorlens.data.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
 # Share of the validation slices that are let in. At most one brain in a hundred may be refused on others.
 ADMITTED = 0.993
+
+
 CLIP = 8.0  # deviations: one wild feature must not outvote two thousand
+
+
 PREFIX = "refusal."  # of its tensors in the weight file
 
 

@@ -20,21 +20,32 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from classification.predict import Classifier
-from data.augment import blank_head
-from data.bootstrap import interval, weighted_mean
-from data.frames import other_frames
-from data.head import find_head
-from data.labels import CLASSES, NO_TUMOR
-from data.preprocess import Preprocess, to_gray
-from data.samples import Reading, Sample, read_sample
+from tumorlens.classification.predict import Classifier
+from tumorlens.data.augmentation.blank import blank_head
+from tumorlens.data.augmentation.frames import other_frames
+from tumorlens.data.bootstrap import interval, weighted_mean
+from tumorlens.data.datasets.sample import Reading, Sample, read_sample
+from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.preprocessing.head import find_head
+from tumorlens.data.preprocessing.preprocess import Preprocess, to_gray
 
 MOST_AUC = 0.60  # what a classifier without a shortcut may reach on blanked heads
+
+
 LEAST_KEPT = 0.99  # of the labels in other frames
+
+
 _EACH = 200  # slices of a kind for `blanked` and `erased`
+
+
 _FRAMED = 100  # slices for `frames`, each in a dozen frames
+
+
 _LEAST = 30  # healthy, and sick ones: fewer say nothing of an AUC of 0.6
+
+
 _DRAWS = 200
+
 
 Progress = Callable[[int, int], None]
 

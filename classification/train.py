@@ -3,125 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from classification.calibration import calibrated
-from classification.evaluate import classification_metrics, gate_metrics, predict_logits, write_predictions
-from classification.model import build_classifier, check_size, freeze_backbone, initialise
-from classification.out_of_fold import Evidence, read_evidence
-from classification.plots import plot_confusion
-from classification.refusal_fit import read_others
-from classification.trust import fit_trust
-from classification.zoo import DEFAULT, find_architecture
-from data.cards import save_weights
-from data.compute import pick_device, wants_bf16
-from data.errors import InputError
-from data.labels import CLASSES
-from data.loaders import to_batch
-from data.networks import freeze_stem, still_stem
-from data.out_of_fold import check_coverage
-from data.partition import Partition, load_partition
-from data.recipe import (
-    Stage,
-    TrainingConfig,
-    adamw_one_cycle,
-    check_steps,
-    chooses_epoch,
+from tumorlens.classification.architectures import find_architecture
+from tumorlens.classification.config import ClassifierConfig
+from tumorlens.classification.evaluation.metrics import classification_metrics, gate_metrics
+from tumorlens.classification.evaluation.plots import plot_confusion
+from tumorlens.classification.model import build_classifier, initialise
+from tumorlens.classification.module import ClassifierModule, build_module, check_size, freeze_backbone
+from tumorlens.classification.network import predict_logits
+from tumorlens.classification.trust.calibration import calibrated
+from tumorlens.classification.trust.evidence import Evidence, read_evidence, write_predictions
+from tumorlens.classification.trust.fit import fit_trust
+from tumorlens.classification.trust.refusal_fit import read_others
+from tumorlens.data.cards.weights import save_weights
+from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.devices import pick_device, wants_bf16
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
+from tumorlens.data.training.curves import plot_learning_curves
+from tumorlens.data.training.loaders import epoch_slices, loaders
+from tumorlens.data.training.module import check_steps, chooses_epoch, sides
+from tumorlens.data.training.networks import freeze_stem
+from tumorlens.data.training.out_of_fold import check_coverage
+from tumorlens.data.training.partition import Partition, load_partition
+from tumorlens.data.training.run_folder import (
+    check_run,
+    chosen_state,
     describe_run,
-    epoch_slices,
-    loaders,
-    sides,
-    to_small_batch,
-    total_steps,
+    plain_config,
+    write_config,
+    write_metrics_table,
 )
-from data.run_plots import plot_learning_curves
-from data.samples import Sample
-from data.trainer import check_run, chosen_state, make_trainer, plain_config, write_config, write_metrics_table
-from data.trainer import fit as run_loop
-from data.transplant import expected_counts
+from tumorlens.data.training.trainer import fit as run_loop
+from tumorlens.data.training.trainer import make_trainer
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ClassifierConfig(TrainingConfig):
-    """Settings of a classifier's training run; those of `make weights` are in the Makefile.
-
-    Attributes:
-        label_smoothing: Share of a slice's label that is spread over all classes.
-        balance: Weight the loss by the inverse frequency of the classes.
-        arch: Name of the network, see `classification.zoo.find_architecture`.
-        frozen: Let only the last layer learn.
-        blank: Share of the training slices whose head is blanked, on which all classes are to be equally likely, so
-            that the head's outline cannot tell the source of a scan.
-        out_of_fold: Folder of a cross-validation of this recipe, whose predictions decide calibration and thresholds of
-            a run on all patients (``split="all"``).
-        not_brain: Folders of pictures that are no brains; the classifier learns to refuse them and their like, besides
-            those that are drawn (`data.not_brain`).
-    """
-
-    label_smoothing: float = 0.05
-    balance: bool = True
-    arch: str = DEFAULT
-    frozen: bool = False
-    blank: float = 0.1
-    out_of_fold: str = ""
-    not_brain: tuple[str, ...] = ()
-
-
-class ClassifierModule(Stage):
-    """A classifier with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule."""
-
-    def __init__(
-        self, config: ClassifierConfig, model: nn.Module, class_weights: torch.Tensor, total_steps: int
-    ) -> None:
-        super().__init__()
-        self.config, self.total_steps = config, total_steps
-        self.normalization = find_architecture(config.arch).normalization
-        self.model = model.to(memory_format=torch.channels_last)
-        self.loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing)
-        self.accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
-        self.macro_f1 = MulticlassF1Score(len(CLASSES), average="macro")
-
-    def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
-        return self.model(to_batch(images_nhw, self.normalization))
-
-    def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
-        images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
-        logits, blank = self.model(images).float(), batch["blank"]
-        loss = logits.new_zeros(())
-        if not blank.all():
-            loss = loss + (~blank).float().mean() * self.loss(logits[~blank], batch["label"][~blank])
-        if blank.any():  # cross-entropy to the uniform distribution: no opinion
-            loss = loss - blank.float().mean() * logits[blank].log_softmax(1).mean()
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
-        return loss
-
-    def on_train_epoch_start(self) -> None:
-        if self.config.frozen:  # a frozen backbone keeps its batch statistics, too
-            self.model.eval()
-        elif self.config.freeze_stem:
-            still_stem(self.model)
-
-    def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
-        logits = self(batch["image"]).float()
-        self.accuracy(logits, batch["label"])
-        self.macro_f1(logits, batch["label"])
-        self.log("val_loss", self.loss(logits, batch["label"]), batch_size=len(logits))
-        self.log("val_accuracy", self.accuracy, prog_bar=True)
-        self.log("val_macro_f1", self.macro_f1)
-
-    def configure_optimizers(self) -> Any:
-        return adamw_one_cycle(self.model, self.config, self.total_steps)
 
 
 def train_classifier(
@@ -194,17 +116,6 @@ def find_evidence(config: ClassifierConfig) -> Evidence | None:
     if bool(config.out_of_fold) != (config.split == "all"):
         raise InputError("a run on all patients (--split all) needs a cross-validation (--out-of-fold), and only it")
     return read_evidence(config.out_of_fold, plain_config(config)) if config.out_of_fold else None
-
-
-def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:
-    """A module around a model (a fresh one, if none is given); loss weights undo the classes' imbalance, the schedule
-    spans the whole run."""
-    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES))
-    counts[counts < 1] = max(1.0, counts.max())  # label smoothing would pull to an absent class that weighs much
-    weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
-    class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
-    model = model or build_classifier(find_architecture(config.arch), config.size)
-    return ClassifierModule(config, model, class_weights, total_steps(config, parts))
 
 
 def fit(

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from data.errors import InputError
+from tumorlens.data.errors import InputError
 
 CLASSES: tuple[str, ...] = ("no_tumor", "glioma", "meningioma", "pituitary")
+
+
 NO_TUMOR = 0
+
 
 # Folder and column names seen in public sets: Kaggle's "glioma_tumor", BRISC's "gl", figshare's 1/2/3 are not here
 # because a bare number means different things in different sets.
 _INITIALS = 2  # letters of the shortest names; with a number behind them they are a patient's: PI_00, ME07
+
+
 _ALIASES = {
     "no": "no_tumor",
     "notumor": "no_tumor",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import InputError
+from tumorlens.data.errors import InputError
 
 # World axes are RAS (nibabel's convention): 0 right, 1 anterior, 2 superior. A slice is shown as radiologists see it:
 # for each through-plane world axis, the world axis and sense that run down the rows and along the columns.
@@ -19,7 +19,11 @@ _DISPLAY = {
     1: ((2, -1), (0, -1)),  # coronal: rows run to inferior, columns to the patient's left
     0: ((2, -1), (1, -1)),  # sagittal: rows run to inferior, columns to posterior
 }
+
+
 ACQUISITION = "acquisition"  # the plane in which a volume's slices lie in its file
+
+
 PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 

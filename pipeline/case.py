@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,15 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import InputError
-from data.head import tissue_shares
-from data.preprocess import PreparedSlice, Preprocess
-from data.readers import check_voxels, open_scan
-from data.samples import channel_of
-from data.scan import ACQUISITION, Scan
+from tumorlens.data.datasets.sample import channel_of
+from tumorlens.data.devices import usable_cores
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.open import check_voxels, open_scan
+from tumorlens.data.preprocessing.head import tissue_shares
+from tumorlens.data.preprocessing.preprocess import PreparedSlice, Preprocess
+from tumorlens.data.scan import ACQUISITION, Scan
 
 # Slices of a volume whose head is smaller than this share of the largest one (vertex, neck) show too little to judge.
 MIN_HEAD_SHARE = 0.3
+
+
 # The same of the pixels brighter than air: beyond the head a volume shows noise, which is no slice at all.
 _MIN_TISSUE_SHARE = 0.15
 
@@ -84,12 +86,6 @@ def open_case(
     prepared = _prepare(scan, Preprocess(size))
     used = _used_slices(prepared)
     return Case(scan, prepared, used, {"read": read - begun, "preprocess": time.perf_counter() - read})
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _prepare(scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.scan import ACQUISITION
+from tumorlens.data.scan import ACQUISITION
 
 
 @dataclass(frozen=True)

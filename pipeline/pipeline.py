@@ -11,21 +11,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classification.predict import Classifier
-from data.errors import InputError
-from data.labels import CLASSES
-from data.preprocess import Placement, PreparedSlice, Preprocess
-from data.scan import ACQUISITION, Scan
-from pipeline.admission import REFUSED, reason_to_refuse
-from pipeline.case import Case, open_case
-from pipeline.engines.choice import TORCH, Engine, choose_engine
-from pipeline.engines.opening import open_or_torch, open_stages
-from pipeline.gate import Verdict, judge_slice, judge_volume
-from pipeline.lesions import measure_lesions, number_lesions, pixel_area_mm2, slice_areas_px, voxel_volume_mm3
-from pipeline.result import Result
-from pipeline.review import review_scan, review_verdict
-from pipeline.versions import package_versions
-from segmentation.predict import Segmenter
+from tumorlens.classification.predict import Classifier
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
+from tumorlens.data.preprocessing.preprocess import Placement, PreparedSlice, Preprocess
+from tumorlens.data.scan import ACQUISITION, Scan
+from tumorlens.pipeline.case import Case, open_case
+from tumorlens.pipeline.engines.choice import choose_engine
+from tumorlens.pipeline.engines.engine import TORCH, Engine
+from tumorlens.pipeline.engines.opening import open_or_torch, open_stages
+from tumorlens.pipeline.gate import REFUSED, Verdict, judge_slice, judge_volume, reason_to_refuse
+from tumorlens.pipeline.measurements.lesions import (
+    measure_lesions,
+    number_lesions,
+    pixel_area_mm2,
+    slice_areas_px,
+    voxel_volume_mm3,
+)
+from tumorlens.pipeline.result import Result
+from tumorlens.pipeline.review import review_scan, review_verdict
+from tumorlens.pipeline.versions import package_versions
+from tumorlens.segmentation.predict import Segmenter
 
 # Smaller connected lesions of a volume are taken for noise: a ball of 5.8 mm. In a volume kept out of training (BraTS)
 # the 6 of 18 pieces below it were all false; a higher limit would drop more of those, and small tumors with them.

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.labels import CLASSES, NO_TUMOR
-from data.scan import Scan
-from pipeline.admission import REFUSED
-from pipeline.lesions import Lesion
+from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.scan import Scan
+from tumorlens.pipeline.gate import REFUSED
+from tumorlens.pipeline.measurements.lesions import Lesion
 
 SCHEMA_VERSION = 2
+
+
 LOW_CONFIDENCE = 0.7  # below it a case is sent to human eyes
+
 
 _MALIGNANCY = {
     REFUSED: "",
@@ -23,6 +26,8 @@ _MALIGNANCY = {
     "meningioma": "usually benign",
     "pituitary": "usually benign",
 }
+
+
 MALIGNANCY_NOTE = (
     "This is the typical behaviour of the predicted tumor type and no histological grade; only a pathologist's "
     "examination of tissue gives a grade."

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.labels import CLASSES
-from pipeline.case import Case
-from pipeline.gate import Verdict
-from pipeline.result import LOW_CONFIDENCE
+from tumorlens.data.labels import CLASSES
+from tumorlens.pipeline.case import Case
+from tumorlens.pipeline.gate import Verdict
+from tumorlens.pipeline.result import LOW_CONFIDENCE
 
 _SMALL_PX = 48  # the models never saw so few pixels a side
 

@@ -11,15 +11,10 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from data.cards import read_state
-from data.errors import InputError
-from data.networks import check_input, reason_of
-from data.normalization import IMAGENET, Normalization
-
-DEFAULT = "unet"
-ENCODER = "resnet50"
-# Half of SMP's default width: on the coarse levels a third of the operations, with no loss that training showed.
-DECODER_CHANNELS = (128, 96, 64, 32, 16)
+from tumorlens.data.cards.weights import read_state
+from tumorlens.data.errors import InputError, reason_of
+from tumorlens.data.preprocessing.normalization import IMAGENET, Normalization
+from tumorlens.segmentation.config import DECODER_CHANNELS, DEFAULT, ENCODER
 
 
 def _plain_unet(**_: Any) -> nn.Module:
@@ -36,8 +31,13 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "plain-unet": _plain_unet,
 }
 
+
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
 _DPN = Normalization((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
+
+
 _NORMALIZATIONS = {"inception": _HALF, "xception": _HALF, "efficientnet_lite": _HALF, "dpn": _DPN}
 
 
@@ -51,7 +51,7 @@ def build_segmenter(
         encoder: Any encoder of segmentation-models-pytorch (``tu-NAME`` takes those of timm); not for ``plain-unet``.
         decoder_channels: Width of the decoder's five stages; not for ``plain-unet``.
 
-    Input ``(n, 3, h, w)`` as `data.loaders.to_batch` gives it, sides divisible by 32; output ``(n, 1, h, w)``.
+    Input ``(n, 3, h, w)`` as `data.preprocessing.normalization.to_batch` gives it, sides divisible by 32; output ``(n, 1, h, w)``.
 
     Raises:
         InputError: No such architecture or encoder, or they do not go together.
@@ -66,12 +66,6 @@ def build_segmenter(
         raise InputError(f"encoder {encoder!r} is none of segmentation-models-pytorch's") from None
     except (ValueError, RuntimeError, TypeError, AssertionError) as error:
         raise InputError(f"encoder {encoder!r} does not go with {arch} ({reason_of(error)})") from None
-
-
-def check_size(model: nn.Module, arch: str, encoder: str, size: int) -> None:
-    """Raise an `InputError` if a segmenter does not take inputs of this side in pixels."""
-    name = arch if arch == "plain-unet" else f"{arch} with encoder {encoder}"
-    check_input(model, name, size, (1, 1, size, size))
 
 
 def encoder_normalization(arch: str, encoder: str) -> Normalization:

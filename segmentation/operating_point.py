@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.atomic import whole_file
-from data.errors import InputError
-from data.out_of_fold import fold_runs, mean_and_deviation
-from segmentation.evaluate import dice_scores
-from segmentation.postprocess import clean_mask
+from tumorlens.data.errors import InputError
+from tumorlens.data.files import whole_file
+from tumorlens.data.training.out_of_fold import fold_runs, mean_and_deviation
+from tumorlens.segmentation.evaluation.metrics import dice_scores
+from tumorlens.segmentation.postprocess import clean_mask
 
 POINTS = "operating_points.csv"
+
+
 WEIGHTS = "segmenter.safetensors"
+
+
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+
 _AREAS_PX = (0, 15, 30, 60)
 
 
@@ -108,7 +114,7 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> Evidence:
         recipe: Settings of the run on all patients.
 
     Raises:
-        InputError: See `data.out_of_fold.fold_runs`.
+        InputError: See `data.training.out_of_fold.fold_runs`.
     """
     runs = fold_runs(folder, WEIGHTS, "segmentation", recipe)
     scores: list[PointScore] = []

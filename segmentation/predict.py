@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cards import checked_card
-from segmentation.postprocess import clean_map
+from tumorlens.data.cards.card import checked_card
+from tumorlens.segmentation.postprocess import clean_map
 
 SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
 
@@ -73,6 +73,6 @@ class Segmenter:
 
 
 def _torch_network(path: Path, device: str) -> Network:
-    from segmentation.torch_network import load_network
+    from tumorlens.segmentation.network import load_network
 
     return load_network(path, device)

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from data.labels import CLASSES
-from data.phantom import phantom_slice, phantom_volume
-from pipeline.cli import app
-from tests.files import save, save_volume
-from tests.studies import HEALTHY, SICK, series
+from tests.scans.pictures import save, save_volume
+from tests.scans.studies import HEALTHY, SICK, series
+from tumorlens.data.labels import CLASSES
+from tumorlens.data.phantom import phantom_slice, phantom_volume
+from tumorlens.pipeline.cli.app import app
 
 REPOSITORY = Path(__file__).parents[1]
 REAL = Path(os.environ.get("TUMORLENS_DATA", REPOSITORY.parent / "shared" / "datasets"))
@@ -37,7 +37,7 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def pipeline():
     """The shipped pipeline in torch and fp32 on the CPU, so that recorded numbers hold on every machine."""
-    from pipeline.pipeline import Pipeline
+    from tumorlens.pipeline.pipeline import Pipeline
 
     return Pipeline.load(device="cpu", engine="torch", precision="fp32")
 
@@ -66,7 +66,7 @@ def phantom_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tumorlens(pipeline, monkeypatch):
     """Calls the command with the shipped models, which are loaded once for all tests."""
-    from pipeline.pipeline import Pipeline
+    from tumorlens.pipeline.pipeline import Pipeline
 
     def load(classifier=None, segmenter=None, device="auto", threshold=None, tta=False, *engine):
         from dataclasses import replace

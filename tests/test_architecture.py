@@ -37,7 +37,7 @@ def test_imports_go_one_way(package):
 
 def test_help_imports_no_heavy_package():
     code = (
-        "import sys; from typer.testing import CliRunner; from pipeline.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from tumorlens.pipeline.cli.app import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "heavy = {'torch', 'torchvision', 'monai', 'lightning', 'cv2', 'numpy', 'nibabel', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"
@@ -47,7 +47,7 @@ def test_help_imports_no_heavy_package():
 
 
 def test_help_is_quick():
-    code = "import sys; sys.argv = ['tumorlens', '--help']; from pipeline.cli import main; main()"
+    code = "import sys; sys.argv = ['tumorlens', '--help']; from tumorlens.pipeline.cli.app import main; main()"
 
     def once() -> float:
         start = time.perf_counter()

@@ -11,19 +11,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import InputError
-from data.labels import CLASSES, NO_TUMOR
-from data.loaders import PreparedSet, prepare
-from data.preprocess import Preprocess
-from data.samples import Sample
-from pipeline.engines.choice import Engine, UnsupportedNetworkError, choose_engine
-from pipeline.engines.opening import open_stages
-from segmentation.evaluate import dice_scores
-from segmentation.postprocess import clean_mask
+from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.data.training.prepared import PreparedSet, prepare
+from tumorlens.pipeline.engines.choice import choose_engine
+from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
+from tumorlens.pipeline.engines.opening import open_stages
+from tumorlens.segmentation.evaluation.metrics import dice_scores
+from tumorlens.segmentation.postprocess import clean_mask
 
 REFERENCE = Engine("torch", "cpu", "fp32")
+
+
 LABELS, MASKS, LOSS = 0.998, 0.995, 0.001  # least agreement of labels, least mean Dice of masks, most that may be lost
+
+
 _CHUNK = 64
+
+
 Progress = Callable[[int, int], None]
 
 

@@ -19,19 +19,32 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import openvino
 from platformdirs import user_cache_path
 
-from data.atomic import UMASK
-from data.cards import checked_card, checked_content, sha256_of
-from pipeline.engines.choice import UnsupportedNetworkError
-from pipeline.engines.openvino_quiet import openvino
+from tumorlens.data.cards.card import checked_card
+from tumorlens.data.cards.weights import checked_content
+from tumorlens.data.files import UMASK, sha256_of
+from tumorlens.pipeline.engines.engine import UnsupportedNetworkError
 
 _GRAPHS = 2  # goes up when `pipeline.engines.graphs` changes what a model gives
+
+
 _MODEL, _WEIGHTS, _STAMP = "model.xml", "model.bin", "stamp.json"
+
+
 _MOST_KEPT = 16  # models; older ones go when a new one comes
+
+
 _ABANDONED_S = 86_400.0  # after which a model in the making is one of a process that was killed
+
+
 _OF_CARD = ("sha256", "architecture", "encoder", "decoder_channels", "input_size", "normalization")
+
+
 _converting = Lock()  # torch and what stands on it cannot be imported by two threads at once
+
+
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +113,7 @@ def _look(weights: Path) -> list[Any]:
 
 
 def _convert(path: Path, stage: str) -> openvino.Model:
-    from pipeline.engines.graphs import load_graph, to_openvino
+    from tumorlens.pipeline.engines.graphs import load_graph, to_openvino
 
     graph, size = load_graph(path, stage)
     try:

@@ -5,42 +5,17 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import Any
 
-from data.errors import InputError
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.engines.engine import Engine
 
 ENGINES = ("auto", "torch", "openvino")
+
+
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
-class UnsupportedNetworkError(InputError):
-    """An engine cannot take a network that another one can."""
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What computes.
-
-    Attributes:
-        name: ``torch`` or ``openvino``.
-        device: As torch names it; OpenVINO runs on the CPU.
-        precision: ``fp32`` or ``bf16`` (of multiplications; sums and results are float32).
-        threads: Of one network's computation; none leaves it to the engine.
-    """
-
-    name: str = "torch"
-    device: str = "cpu"
-    precision: str = "fp32"
-    threads: int | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """For ``result.json``: what a result may depend on in its last digits."""
-        return {key: value for key, value in asdict(self).items() if key != "threads"}
-
-
-TORCH = Engine()
 _DRIVERS = ("libcuda.so.1", "libamdhip64.so")  # of NVIDIA and AMD
 
 
@@ -76,10 +51,10 @@ def choose_engine(
     if engine == "openvino" and device not in ("auto", "cpu"):
         raise InputError(f"engine openvino runs on the CPU, not on device {device!r}")
     if engine == "openvino" or (engine == "auto" and installed and _stays_on_cpu(device)):
-        from pipeline.engines.openvino_engine import computes_bf16
+        from tumorlens.pipeline.engines.openvino_engine import computes_bf16
 
         return Engine("openvino", "cpu", _precision(precision, computes_bf16(), "cpu"), threads)
-    from data.compute import has_bf16, pick_device
+    from tumorlens.data.devices import has_bf16, pick_device
 
     where = pick_device(device)
     # By itself fp32: in PyTorch's bfloat16 masks agree by 0.988 only with those of fp32 (docs/performance.md).
@@ -108,6 +83,6 @@ def _stays_on_cpu(device: str) -> bool:
     may_have_mps = sys.platform == "darwin" and platform.machine() == "arm64"
     if not may_have_mps and not any(_loads(name) for name in _DRIVERS):
         return True  # no driver, so no device
-    from data.compute import pick_device
+    from tumorlens.data.devices import pick_device
 
     return pick_device("auto").type == "cpu"

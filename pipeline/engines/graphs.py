@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import openvino
 import torch
 from torch import nn
 
-from data.normalization import Normalization
-from pipeline.engines.openvino_quiet import openvino
+from tumorlens.data.preprocessing.normalization import Normalization
 
 OUTPUTS = {"classification": ("logits", "features"), "segmentation": ("map",)}
+
+
 INPUT = "images"
 
 
@@ -59,7 +61,7 @@ class SegmenterGraph(_Graph):
 
 
 def _pooled(output: torch.Tensor) -> torch.Tensor:
-    """`classification.refusal_fit.pooled` in operations that every engine has."""
+    """`classification.network.pooled` in operations that every engine has."""
     mean = output.mean((2, 3))
     deviation = ((output - mean[:, :, None, None]) ** 2).mean((2, 3)).sqrt()
     return torch.cat([mean, deviation], dim=1)
@@ -75,16 +77,16 @@ def load_graph(path: Path, stage: str) -> tuple[nn.Module, int]:
     Raises:
         InputError: Files missing or damaged, another stage or architecture.
     """
-    from data.cards import read_card
+    from tumorlens.data.cards.card import read_card
 
     graph: nn.Module
     if stage == "classification":
-        from classification.torch_network import load_network
+        from tumorlens.classification.network import load_network
 
         one = load_network(path, "cpu")
         graph = ClassifierGraph(one.model, one.normalization, one.layer)
     else:
-        from segmentation.torch_network import load_network as load_segmenter
+        from tumorlens.segmentation.network import load_network as load_segmenter
 
         two = load_segmenter(path, "cpu")
         graph = SegmenterGraph(two.model, two.normalization)

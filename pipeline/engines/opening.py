@@ -8,14 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from classification.predict import Classifier
-from classification.predict import Network as ClassifierNetwork
-from data.errors import InputError
-from pipeline.engines.choice import Engine, UnsupportedNetworkError, choose_engine
-from segmentation.predict import Network as SegmenterNetwork
-from segmentation.predict import Segmenter
+from tumorlens.classification.predict import Classifier
+from tumorlens.classification.predict import Network as ClassifierNetwork
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.engines.choice import choose_engine
+from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
+from tumorlens.segmentation.predict import Network as SegmenterNetwork
+from tumorlens.segmentation.predict import Segmenter
 
 _log = logging.getLogger(__name__)
+
+
 _Opened = TypeVar("_Opened")
 
 
@@ -75,10 +78,10 @@ def open_stages(
 def open_classifier(path: Path, engine: Engine) -> ClassifierNetwork:
     """Stage one's network on an engine."""
     if engine.name == "openvino":
-        from pipeline.engines.openvino_engine import OpenVinoClassifier
+        from tumorlens.pipeline.engines.openvino_engine import OpenVinoClassifier
 
         return OpenVinoClassifier(path, engine)
-    from classification.torch_network import load_network
+    from tumorlens.classification.network import load_network
 
     return load_network(path, engine.device, half=engine.precision == "bf16")
 
@@ -86,10 +89,10 @@ def open_classifier(path: Path, engine: Engine) -> ClassifierNetwork:
 def open_segmenter(path: Path, engine: Engine) -> SegmenterNetwork:
     """Stage two's network on an engine."""
     if engine.name == "openvino":
-        from pipeline.engines.openvino_engine import OpenVinoSegmenter
+        from tumorlens.pipeline.engines.openvino_engine import OpenVinoSegmenter
 
         return OpenVinoSegmenter(path, engine)
-    from segmentation.torch_network import load_network
+    from tumorlens.segmentation.network import load_network
 
     return load_network(path, engine.device, half=engine.precision == "bf16")
 

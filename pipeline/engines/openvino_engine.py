@@ -8,14 +8,16 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import openvino
 from numpy.typing import NDArray
 
-from data.labels import CLASSES
-from pipeline.engines.cache import read_model
-from pipeline.engines.choice import Engine, UnsupportedNetworkError
-from pipeline.engines.openvino_quiet import openvino
+from tumorlens.data.labels import CLASSES
+from tumorlens.pipeline.engines.cache import read_model
+from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
 
 _BATCH = 8  # slices at once: more is no faster, and takes memory
+
+
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.augment import Augment
-from data.phantom import phantom_slice
-from data.preprocess import Preprocess
-from pipeline.overlay import draw_overlay
-from pipeline.pipeline import Pipeline
+from tumorlens.data.augmentation.augment import Augment
+from tumorlens.data.phantom import phantom_slice
+from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.outputs.overlay import draw_overlay
+from tumorlens.pipeline.pipeline import Pipeline
 
 IMAGE = phantom_slice(7, "meningioma", size=512, pixel_mm=0.45).image
 

@@ -1,0 +1,316 @@
+"""The figures of a classifier on unseen patients, per slice and per patient, each with its interval over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tumorlens.data.bootstrap import Draws, Patients, ratio, weighted_mean, with_bounds
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.training.prepared import PreparedSet
+
+
+def classification_metrics(part: PreparedSet, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """Accuracy, balanced accuracy, macro-F1 and recall per class, per slice and per patient.
+
+    A patient's probability is the mean over the patient's slices, its label the commonest tumor among them.
+
+    Returns:
+        ``{"slice": {...}, "patient": {...}}``, each with ``n``.
+    """
+    patients = np.array([s.patient for s in part.samples])
+    _, truth, by_patient = per_patient(part.labels, probabilities, patients)
+    return {"slice": _metrics(part.labels, probabilities), "patient": _metrics(truth, by_patient)}
+
+
+def _metrics(truth: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
+
+    guess = probabilities.argmax(axis=1)
+    present = sorted(set(truth.tolist()))
+    recall = recall_score(truth, guess, labels=present, average=None, zero_division=0)
+    return {
+        "n": len(truth),
+        "accuracy": float(accuracy_score(truth, guess)),
+        "balanced_accuracy": float(balanced_accuracy_score(truth, guess)),
+        "macro_f1": float(f1_score(truth, guess, labels=present, average="macro")),
+        "recall": {CLASSES[c]: float(r) for c, r in zip(present, recall, strict=True)},
+    }
+
+
+def gate_metrics(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float | NDArray[np.float32]
+) -> dict[str, Any]:
+    """Sensitivity and specificity of tumor against no tumor, and four-class accuracy, at a threshold or at one for each
+    slice ``(n,)``."""
+    sick = labels != NO_TUMOR
+    positive = 1 - probabilities[:, NO_TUMOR] >= threshold
+    guess = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), NO_TUMOR)
+    return {
+        "sensitivity": float(positive[sick].mean()) if sick.any() else None,
+        "specificity": float((~positive[~sick]).mean()) if (~sick).any() else None,
+        "accuracy": float((guess == labels).mean()),
+    }
+
+
+ECE_BINS = 15
+
+
+_DRAWS_AT_ONCE = 100  # of the AUC's: 100 draws of 5000 slices take 4 MB an array
+
+
+_ROUNDING = 0.01  # what the probabilities of a slice may sum to beside 1
+
+
+Labels = NDArray[np.int64]
+
+
+Probabilities = NDArray[Any]
+
+
+def classification_report(
+    labels_n: Labels,
+    probabilities_nc: Probabilities,
+    patients: Patients,
+    seed: int = 0,
+    classes: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Every figure per slice and per patient. Intervals are those of `data.bootstrap`: 1000 draws of patients.
+
+    A patient's probability is the mean over the patient's slices, its label the commonest tumor among them. A class
+    that the truth lacks has neither recall nor AUC and is left out of the figures that average over classes (balanced
+    accuracy, macro-F1, mean AUC), in the whole set as in each draw. ECE is over the largest probability, in 15 bins of
+    equal width (C. Guo et al., ICML 2017); Brier is the squared error summed over the classes, 0 to 2.
+
+    Args:
+        labels_n: ``(n,)`` true index into `data.labels.CLASSES`.
+        probabilities_nc: ``(n, 4)``.
+        patients: ``(n,)``.
+        seed: Of the draws.
+        classes: The classes of the task, if not all four. Probabilities are renormalised to them, and a label outside
+            is an error.
+
+    Returns:
+        ``{"classes": names, "slice": {...}, "patient": {...}}``. Either part has ``n``; ``accuracy``,
+        ``balanced_accuracy``, ``macro_f1``, ``roc_auc_mean``, ``log_loss``, ``ece`` and ``brier`` as
+        ``{"value", "low", "high"}`` or None; ``recall`` and ``roc_auc`` (one against rest) as such per class name; and
+        ``confusion``, counts with a row per true class, in the order of ``classes``.
+
+    Raises:
+        InputError: Shapes that do not fit, a label outside the classes, or rows that are no probabilities.
+    """
+    chosen = tuple(classes) if classes is not None else tuple(range(len(CLASSES)))
+    names = [CLASSES[c] for c in chosen]
+    labels_n, probabilities_nc = np.asarray(labels_n), np.asarray(probabilities_nc, float)
+    _check(labels_n, probabilities_nc, len(patients), chosen)
+    # Dividing all four by a sum of 1 and a rounding error would part equal scores, and move the AUC.
+    kept = probabilities_nc if classes is None else restrict(probabilities_nc, chosen)
+    people, truth, guess = per_patient(labels_n, kept, patients)
+    place = {c: k for k, c in enumerate(chosen)}
+
+    def part(labels: Labels, probabilities: Probabilities, whose: Patients) -> dict[str, Any]:
+        return _figures(np.array([place[int(c)] for c in labels], np.int64), probabilities, whose, seed, names)
+
+    return {"classes": names, "slice": part(labels_n, kept, patients), "patient": part(truth, guess, people)}
+
+
+def _check(labels: Labels, probabilities: Probabilities, n_patients: int, chosen: Sequence[int]) -> None:
+    if probabilities.shape != (len(labels), len(CLASSES)) or n_patients != len(labels):
+        raise InputError(
+            f"{len(labels)} labels and {n_patients} patients do not fit probabilities of shape {probabilities.shape}, "
+            f"where ({len(labels)}, {len(CLASSES)}) is needed"
+        )
+    strange = sorted(set(labels.tolist()) - set(chosen))
+    if strange:
+        raise InputError(f"label {strange[0]} is none of the classes {list(chosen)}")
+    good = np.isfinite(probabilities).all(axis=1) & (probabilities >= 0).all(axis=1)
+    good &= abs(probabilities.sum(axis=1) - 1) <= _ROUNDING
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise InputError(f"row {row}: {probabilities[row].tolist()} are no probabilities that sum to 1")
+
+
+def restrict(probabilities_nc: Probabilities, classes: Sequence[int]) -> NDArray[np.float64]:
+    """Probabilities of some classes, made to sum to 1; equal ones where all of them are 0."""
+    kept = np.asarray(probabilities_nc, float)[:, list(classes)]
+    total = kept.sum(axis=1, keepdims=True)
+    return np.divide(kept, total, out=np.full_like(kept, 1 / len(classes)), where=total > 0)
+
+
+def per_patient(
+    labels_n: Labels, probabilities_nc: Probabilities, patients: Patients
+) -> tuple[NDArray[Any], Labels, NDArray[np.float64]]:
+    """Names ``(p,)``, labels ``(p,)`` and mean probabilities ``(p, c)`` of the patients, sorted by name."""
+    names, number = np.unique(np.asarray(patients), return_inverse=True)
+    sums = np.zeros((len(names), probabilities_nc.shape[1]))
+    np.add.at(sums, number, probabilities_nc)
+    truth = [patient_label(labels_n[number == p]) for p in range(len(names))]
+    return names, np.array(truth, np.int64), sums / np.bincount(number, minlength=len(names))[:, None]
+
+
+def patient_label(labels: Labels) -> int:
+    """The commonest tumor of a patient's slices: tumor-free slices do not make a patient healthy."""
+    count = np.bincount(labels, minlength=len(CLASSES))
+    count[NO_TUMOR] = 0
+    return int(count.argmax()) if count.any() else NO_TUMOR
+
+
+def _figures(
+    labels: Labels, probabilities: Probabilities, patients: Patients, seed: int, names: list[str]
+) -> dict[str, Any]:
+    """One part of the report; here labels are columns of the probabilities."""
+    from sklearn.metrics import confusion_matrix
+
+    n = len(labels)
+    if not n:
+        return _no_figures(names)
+    draws = Draws.of(patients, seed)
+    guess = probabilities.argmax(axis=1)
+    recall, f1 = _recall_and_f1(labels, guess, names, draws)
+    auc = _auc(labels, probabilities, names, draws)
+    eps = np.finfo(float).eps  # scikit-learn's bound: a certain error costs 36, not infinity
+    surprise = -np.log(np.clip(probabilities[np.arange(n), labels], eps, 1 - eps))
+    error = ((probabilities - np.eye(len(names))[labels]) ** 2).sum(axis=1)
+    signed = _signed_gaps(labels, probabilities)
+    return {
+        "n": n,
+        "accuracy": weighted_mean(guess == labels, np.ones(n), patients, seed),
+        "balanced_accuracy": _mean_of_defined(recall),
+        "macro_f1": _mean_of_defined(f1),
+        "recall": {name: with_bounds(*recall[name]) for name in names},
+        "roc_auc": {name: with_bounds(*auc[name]) for name in names},
+        "roc_auc_mean": _mean_of_defined(auc),
+        "log_loss": weighted_mean(surprise, np.ones(n), patients, seed),
+        "ece": with_bounds(
+            expected_calibration_error(labels, probabilities),
+            ratio(abs(draws.totals(signed)).sum(axis=1), draws.totals(np.ones(n))),
+        ),
+        "brier": weighted_mean(error, np.ones(n), patients, seed),
+        "confusion": confusion_matrix(labels, guess, labels=range(len(names))).tolist(),
+    }
+
+
+def _no_figures(names: list[str]) -> dict[str, Any]:
+    single = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc_mean", "log_loss", "ece", "brier")
+    by_class: dict[str, Any] = {key: dict.fromkeys(names) for key in ("recall", "roc_auc")}
+    return {"n": 0, **dict.fromkeys(single), **by_class, "confusion": [[0] * len(names) for _ in names]}
+
+
+# A figure of one class: its value (None where undefined), and its value in each draw (NaN where undefined).
+_Figure = tuple[float | None, NDArray[np.float64]]
+
+
+def _recall_and_f1(
+    labels: Labels, guess: Labels, names: list[str], draws: Draws
+) -> tuple[dict[str, _Figure], dict[str, _Figure]]:
+    """Values by scikit-learn, draws from confusion matrices summed over the drawn patients."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    k = len(names)
+    _, recall, f1, support = precision_recall_fscore_support(labels, guess, labels=range(k), zero_division=0)
+    counts_rkk = draws.totals(np.eye(k * k)[labels * k + guess]).reshape(-1, k, k)
+    hits, true, called = counts_rkk.diagonal(axis1=1, axis2=2), counts_rkk.sum(axis=2), counts_rkk.sum(axis=1)
+    recall_rk = ratio(hits, true)
+    f1_rk = np.where(true > 0, ratio(2 * hits, true + called), np.nan)
+
+    def figures(values: NDArray[np.float64], draws_rk: NDArray[np.float64]) -> dict[str, _Figure]:
+        return {name: (float(values[c]) if support[c] else None, draws_rk[:, c]) for c, name in enumerate(names)}
+
+    return figures(recall, recall_rk), figures(f1, f1_rk)
+
+
+def _auc(labels: Labels, probabilities: Probabilities, names: list[str], draws: Draws) -> dict[str, _Figure]:
+    """Area under the ROC curve of each class against the rest; undefined where one side is empty."""
+    from sklearn.metrics import roc_auc_score
+
+    found: dict[str, _Figure] = {}
+    for c, name in enumerate(names):
+        positive = labels == c
+        if positive.all() or not positive.any():
+            found[name] = (None, np.full(len(draws.times_rp), np.nan))
+        else:
+            value = float(roc_auc_score(positive, probabilities[:, c]))
+            found[name] = (value, _auc_of_draws(positive, probabilities[:, c], draws))
+    return found
+
+
+def _auc_of_draws(positive_n: NDArray[np.bool_], score_n: NDArray[np.float64], draws: Draws) -> NDArray[np.float64]:
+    """The AUC of each draw exactly, in linear time after one sort: the share of pairs in which the positive slice has
+    the higher score, equal scores counting half (J. Hanley and B. McNeil, Radiology 1982)."""
+    order = np.argsort(score_n, kind="stable")
+    score, positive, patient = score_n[order], positive_n[order].astype(float), draws.patient_n[order]
+    starts = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])  # of each run of equal scores
+    found = []
+    for first in range(0, len(draws.times_rp), _DRAWS_AT_ONCE):
+        times = draws.times_rp[first : first + _DRAWS_AT_ONCE][:, patient]
+        above = np.add.reduceat(times * positive, starts, axis=1)
+        rest = np.add.reduceat(times * (1 - positive), starts, axis=1)
+        pairs = (above * (rest.cumsum(axis=1) - rest / 2)).sum(axis=1)
+        found.append(ratio(pairs, above.sum(axis=1) * rest.sum(axis=1)))
+    return np.concatenate(found)
+
+
+def _mean_of_defined(figures: dict[str, _Figure]) -> dict[str, Any] | None:
+    """Mean over the classes that have a value; in each draw over those that have one there."""
+    values = [value for value, _ in figures.values() if value is not None]
+    draws_rk = np.stack([draws for _, draws in figures.values()], axis=1)
+    defined = np.isfinite(draws_rk)
+    means = ratio(np.where(defined, draws_rk, 0).sum(axis=1), defined.sum(axis=1))
+    return with_bounds(float(np.mean(values)) if values else None, means)
+
+
+def expected_calibration_error(labels: Labels, probabilities: Probabilities, bins: int = ECE_BINS) -> float:
+    """Mean distance of confidence and accuracy over bins of equal width, by torchmetrics (l1); labels are columns."""
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    shares, truth = torch.from_numpy(np.asarray(probabilities, float)), torch.from_numpy(np.asarray(labels))
+    return float(multiclass_calibration_error(shares, truth, shares.shape[1], n_bins=bins, norm="l1"))
+
+
+def _signed_gaps(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
+    """``(n, bins + 1)`` each slice's confidence less its correctness, in the column of its bin: ECE is the sum of the
+    columns' magnitudes over n. As in torchmetrics, a confidence of exactly 1 has a bin of its own."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    return np.eye(ECE_BINS + 1)[_bins(confidence, ECE_BINS)] * (confidence - correct)[:, None]
+
+
+def _bins(confidence: NDArray[Any], bins: int) -> NDArray[np.int64]:
+    """In float32, as torchmetrics does it: bin k holds ``k / bins <= confidence < (k + 1) / bins``."""
+    edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
+    return np.searchsorted(edges, confidence.astype(np.float32), side="right") - 1
+
+
+def reliability(labels: Labels, probabilities: Probabilities, bins: int = ECE_BINS) -> list[dict[str, Any]]:
+    """How often the classifier is right at each confidence (A. Niculescu-Mizil and R. Caruana, ICML 2005).
+
+    Args:
+        labels: ``(n,)`` columns of the probabilities.
+        probabilities: ``(n, c)``.
+        bins: Of equal width over 0 .. 1; the last one includes 1.
+
+    Returns:
+        A row a bin, ``{"low", "high", "confidence", "accuracy", "count"}``; means are None where the count is 0.
+    """
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    number = _bins(confidence, bins).clip(max=bins - 1)
+    rows = []
+    for k in range(bins):
+        inside = number == k
+        some = bool(inside.any())
+        rows.append(
+            {
+                "low": k / bins,
+                "high": (k + 1) / bins,
+                "confidence": float(confidence[inside].mean()) if some else None,
+                "accuracy": float(correct[inside].mean()) if some else None,
+                "count": int(inside.sum()),
+            }
+        )
+    return rows

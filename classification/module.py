@@ -1,0 +1,111 @@
+"""The classifier as Lightning trains it: loss, optimizer, validation accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from tumorlens.classification.architectures import Architecture, find_architecture
+from tumorlens.classification.config import ClassifierConfig
+from tumorlens.classification.model import build_classifier
+from tumorlens.data.augmentation.transplant import expected_counts
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
+from tumorlens.data.preprocessing.normalization import to_batch
+from tumorlens.data.training.loaders import total_steps
+from tumorlens.data.training.module import Stage, adamw_one_cycle, to_small_batch
+from tumorlens.data.training.networks import check_input, still_stem
+from tumorlens.data.training.partition import Partition
+
+
+def check_size(model: nn.Module, architecture: Architecture, size: int) -> None:
+    """Raise an `InputError` if a network does not take inputs of this side in pixels."""
+    check_input(model, architecture.name, size, (1, len(CLASSES)))
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Let only the head learn, as in transfer learning with a frozen backbone.
+
+    The head is what timm calls a network's classifier, or its last linear layer.
+
+    Raises:
+        InputError: The network has no such layer at its end.
+    """
+    learning = [parameter for layer in _head(model) for parameter in layer.parameters()]
+    if not learning:
+        raise InputError("this architecture ends in no linear layer, so its backbone cannot be frozen")
+    model.requires_grad_(False)
+    for parameter in learning:
+        parameter.requires_grad_(True)
+
+
+def _head(model: nn.Module) -> list[nn.Module]:
+    """All layers that turn features into logits: a network that was distilled has two of them."""
+    classifier: Any = getattr(model, "get_classifier", None)
+    if classifier is not None:
+        told = classifier()
+        layers = told if isinstance(told, (tuple, list)) else [told]
+        return [layer for layer in layers if isinstance(layer, nn.Module)]
+    linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1:]
+
+
+class ClassifierModule(Stage):
+    """A classifier with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule."""
+
+    def __init__(
+        self, config: ClassifierConfig, model: nn.Module, class_weights: torch.Tensor, total_steps: int
+    ) -> None:
+        super().__init__()
+        self.config, self.total_steps = config, total_steps
+        self.normalization = find_architecture(config.arch).normalization
+        self.model = model.to(memory_format=torch.channels_last)
+        self.loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing)
+        self.accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
+        self.macro_f1 = MulticlassF1Score(len(CLASSES), average="macro")
+
+    def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
+        return self.model(to_batch(images_nhw, self.normalization))
+
+    def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
+        images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
+        logits, blank = self.model(images).float(), batch["blank"]
+        loss = logits.new_zeros(())
+        if not blank.all():
+            loss = loss + (~blank).float().mean() * self.loss(logits[~blank], batch["label"][~blank])
+        if blank.any():  # cross-entropy to the uniform distribution: no opinion
+            loss = loss - blank.float().mean() * logits[blank].log_softmax(1).mean()
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        if self.config.frozen:  # a frozen backbone keeps its batch statistics, too
+            self.model.eval()
+        elif self.config.freeze_stem:
+            still_stem(self.model)
+
+    def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
+        logits = self(batch["image"]).float()
+        self.accuracy(logits, batch["label"])
+        self.macro_f1(logits, batch["label"])
+        self.log("val_loss", self.loss(logits, batch["label"]), batch_size=len(logits))
+        self.log("val_accuracy", self.accuracy, prog_bar=True)
+        self.log("val_macro_f1", self.macro_f1)
+
+    def configure_optimizers(self) -> Any:
+        return adamw_one_cycle(self.model, self.config, self.total_steps)
+
+
+def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:
+    """A module around a model (a fresh one, if none is given); loss weights undo the classes' imbalance, the schedule
+    spans the whole run."""
+    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES))
+    counts[counts < 1] = max(1.0, counts.max())  # label smoothing would pull to an absent class that weighs much
+    weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
+    class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
+    model = model or build_classifier(find_architecture(config.arch), config.size)
+    return ClassifierModule(config, model, class_weights, total_steps(config, parts))

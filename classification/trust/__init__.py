@@ -1,0 +1,1 @@
+"""What is fitted after training: calibration, prediction sets, thresholds, refusal."""

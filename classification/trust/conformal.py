@@ -1,0 +1,69 @@
+"""Sets of classes instead of one: how many answers a slice leaves open at a promised error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.bootstrap import weighted_mean
+from tumorlens.data.labels import CLASSES
+
+LEVEL = 0.95
+
+
+def fit_thresholds(
+    probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64], level: float = LEVEL
+) -> list[float | None]:
+    """For each class the least probability with which it belongs to the set, from validation slices.
+
+    Split conformal prediction within each class (M. Sadinle, J. Lei and L. Wasserman, JASA 2019; V. Vovk, 2012): of the
+    slices of a class, at least the share `level` keeps its own class in the set, whatever the network is worth. The
+    promise holds for slices drawn like those of the validation patients; slices of one patient are alike, so with few
+    patients the coverage on others scatters more than the number of slices suggests.
+
+    Args:
+        probabilities_nc: ``(n, 4)``, calibrated.
+        labels_n: ``(n,)``.
+        level: Wanted coverage.
+
+    Returns:
+        A number per class; None for a class that the slices lack, which then is in a set only as the likeliest.
+    """
+    thresholds: list[float | None] = []
+    for c in range(len(CLASSES)):
+        own = np.sort(probabilities_nc[labels_n == c, c])
+        rank = int(np.floor((1 - level) * (len(own) + 1) + 1e-9))  # so many of them may be left out, less one
+        thresholds.append(None if not len(own) else float(own[rank - 1]) if rank else 0.0)
+    return thresholds
+
+
+def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[float | None]) -> NDArray[np.bool_]:
+    """Which classes remain, ``(n, 4)`` bool; the likeliest is always among them."""
+    least = np.array([np.inf if t is None else t for t in thresholds])
+    sets = probabilities_nc >= least
+    sets[np.arange(len(sets)), probabilities_nc.argmax(axis=1)] = True
+    return sets
+
+
+def coverage_report(
+    sets_nc: NDArray[np.bool_], labels_n: NDArray[np.int64], patients: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """How often the truth is in the set, over all and per class, with intervals over patients; mean size; share of sets
+    with one class only."""
+    inside = sets_nc[np.arange(len(labels_n)), labels_n].astype(float)
+    size = sets_nc.sum(axis=1)
+    whose = np.asarray(patients)
+    every = np.ones(len(labels_n))
+    return {
+        "level": LEVEL,
+        "n": len(labels_n),
+        "coverage": weighted_mean(inside, every, whose, seed),
+        "coverage_by_class": {
+            CLASSES[c]: weighted_mean(inside, (labels_n == c).astype(float), whose, seed) for c in sorted(set(labels_n))
+        },
+        "mean_size": weighted_mean(size.astype(float), every, whose, seed),
+        "single": weighted_mean((size == 1).astype(float), every, whose, seed),
+    }

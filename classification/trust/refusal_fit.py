@@ -1,0 +1,133 @@
+"""Learning what is no MRI of the brain (`classification.refusal`), at the end of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tumorlens.classification.refusal import CLIP, Refusal
+from tumorlens.data.augmentation.augment import Augment
+from tumorlens.data.augmentation.not_brain import not_brains
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.open import SCAN_SUFFIXES, open_scan
+from tumorlens.data.phantom import phantom_slice
+from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.data.training.prepared import PreparedSet
+
+_MOST_BRAINS, _MOST_DRAWN, _MOST_PHANTOMS = 600, 560, 60
+
+
+_STRENGTH = 0.03  # of the regression (scikit-learn's C), chosen on pictures that the shipped weights were not tested on
+
+
+_COARSEST = 18  # a feature map must have at least this part of the input's side: later ones know classes only
+
+
+_TURNED = 0.2  # of the augmented brains: a careless export is a brain all the same
+
+
+def feature_layer(model: nn.Module, size: int) -> str | None:
+    """The last module whose feature map keeps about a sixteenth of the input's side (`layer3` of a ResNet); None for
+    networks without feature maps."""
+    sides: dict[str, int] = {}  # in the order in which the modules finish
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[2] == output.shape[3]:
+                sides[name] = int(output.shape[2])
+
+        return note
+
+    modules = {name: module for name, module in model.named_modules() if name}
+    hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
+    training, device = model.training, next(model.parameters()).device
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, size, size, device=device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    fine = [name for name, side in sides.items() if side >= size // _COARSEST]
+
+    def within_coarser(name: str) -> bool:
+        """Inside a block that goes on to coarser maps: a part of it is no level of its own."""
+        parts = name.split(".")
+        above = (".".join(parts[:n]) for n in range(1, len(parts)))
+        return any(not isinstance(modules[p], nn.Sequential) and p in sides and p not in fine for p in above)
+
+    levels = [name for name in fine if not within_coarser(name)]
+    return levels[-1] if levels else None
+
+
+def training_pictures(
+    brains: PreparedSet, size: int, others: Sequence[NDArray[np.uint8]] = (), seed: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Prepared pictures ``(n, size, size)`` and which of them are no brains ``(n,)``.
+
+    Brains are training slices, as they are and twice augmented (other scanners blur, strip and shade otherwise), and a
+    few phantoms, which the demonstration shows. The others are drawn (`data.augmentation.not_brain`), besides those that are given,
+    prepared, from `read_others`.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = [brains.images[i] for i in np.sort(rng.permutation(len(brains))[:_MOST_BRAINS])]
+    augment, none = Augment(turn=_TURNED), np.zeros((size, size), np.uint8)
+    turned = [augment(image, none, int(rng.integers(2**31)))[0] for _ in range(2) for image in chosen]
+    preprocess = Preprocess(size)
+    labels = ("no_tumor", "glioma", "meningioma", "pituitary")
+    drawn = [
+        phantom_slice(10_000 + k, labels[k % 4], *((256, 0.9), (96, 2.4))[k % 3 == 0])
+        for k in range(min(_MOST_PHANTOMS, len(brains)))
+    ]
+    inside = [*chosen, *turned, *(preprocess(phantom.image).image for phantom in drawn)]
+    outside = [*_prepared(not_brains(chosen, min(_MOST_DRAWN, 6 * len(brains)), seed), preprocess), *others]
+    return np.stack([*inside, *outside]), np.array([False] * len(inside) + [True] * len(outside))
+
+
+def _prepared(pictures: Iterable[NDArray[np.generic]], preprocess: Preprocess) -> Iterable[NDArray[np.uint8]]:
+    for picture in pictures:
+        try:
+            yield preprocess(picture).image
+        except InputError:  # one grey value everywhere: nothing that could be learnt
+            continue
+
+
+def read_others(folder: str | Path, size: int) -> list[NDArray[np.uint8]]:
+    """Pictures of a folder, and of the folders in it, that are no brains, prepared to ``(size, size)``; of a volume the
+    middle slice. A picture of one grey value shows nothing and is left out.
+
+    Raises:
+        InputError: No such folder, no pictures, or one that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of pictures that are no brains")
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name.lower().endswith(SCAN_SUFFIXES)]
+    scans = (open_scan(file, constant=True) for file in files)
+    pictures = list(_prepared((scan.slice(scan.n_slices // 2) for scan in scans), Preprocess(size)))
+    if not pictures:
+        raise InputError(f"{folder}: no pictures there")
+    return pictures
+
+
+def fit_refusal(layer: str, features_nd: NDArray[np.float32], strange: NDArray[np.bool_]) -> Refusal:
+    """Learn the head; its limit is even odds, see `Refusal.limited`.
+
+    Args:
+        layer: Where the features come from.
+        features_nd: ``(n, d)`` of the training pictures.
+        strange: ``(n,)`` bool: which of them are no brains.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean = features_nd[~strange].mean(axis=0)
+    std = features_nd[~strange].std(axis=0).clip(1e-4)
+    standard = ((features_nd - mean) / std).clip(-CLIP, CLIP)
+    found = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=1000).fit(standard, strange)
+    return Refusal(layer, mean, std, found.coef_[0].astype(np.float32), float(found.intercept_[0]), 0.0)

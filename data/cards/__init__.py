@@ -1,0 +1,1 @@
+"""Weight files and the cards beside them."""

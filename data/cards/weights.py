@@ -1,0 +1,137 @@
+"""Weight files: written as fp16 safetensors with a card, read without unpickling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tumorlens.data.cards.card import CARD_SCHEMA, checked_card
+from tumorlens.data.errors import InputError
+from tumorlens.data.files import sha256_of, whole_file, write_text
+from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+
+def save_weights(state: dict[str, torch.Tensor], path: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Write fp16 weights and their card; returns the card with schema, preprocessing version and hash filled in.
+
+    Args:
+        state: A model's ``state_dict``.
+        path: Ends in ``.safetensors``; the card gets the same name with ``.json``.
+        card: Architecture, classes, data, split, metrics, command ...
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    half = {
+        name: (tensor.detach().to("cpu", torch.float16) if tensor.is_floating_point() else tensor.detach().cpu())
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    with whole_file(path) as part:
+        save_file({name: tensor.contiguous().clone() for name, tensor in half.items()}, part)
+    full = {
+        "schema_version": CARD_SCHEMA,
+        **card,
+        "preprocess_version": PREPROCESS_VERSION,
+        "precision": "fp16",
+        "sha256": sha256_of(path),
+    }
+    write_text(path.with_suffix(".json"), json.dumps(full, indent=2) + "\n")
+    return full
+
+
+def checked_content(path: Path, card: dict[str, Any]) -> bytes:
+    """A weight file's bytes.
+
+    Raises:
+        InputError: Its SHA-256 is not the card's.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        raise InputError(f"{path}: the weights are damaged or changed, their SHA-256 is not the one on the card")
+    return content
+
+
+def read_arrays(path: Path, prefix: str) -> dict[str, NDArray[Any]]:
+    """Those tensors of a weight file whose name begins with a prefix, as NumPy arrays; nothing else is read.
+
+    Raises:
+        InputError: No valid safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+
+
+def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights as float32 and their card.
+
+    Args:
+        path: The ``.safetensors`` file.
+        stage: ``"classification"`` or ``"segmentation"``: what the card must say.
+
+    Raises:
+        InputError: Files missing, hash wrong, a card that lacks something, another stage or preprocessing version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    card = checked_card(path, stage)
+    content = checked_content(path, card)
+    try:
+        state = load(content)
+    except SafetensorError as error:
+        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, card
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a ``.safetensors`` or ``.pth`` file; nothing but tensors is unpickled.
+
+    Raises:
+        InputError: No such file, or it holds no tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such weight file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+    except Exception as error:  # torch.load raises a different type for every way a file can be wrong
+        raise InputError(f"{path}: cannot be loaded as weights ({type(error).__name__})") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(f"{path}: holds no dictionary of tensors")
+    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+
+def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load a whole state into a model.
+
+    Raises:
+        InputError: The state is of another architecture.
+    """
+    own = model.state_dict()
+    wanted = {name for name in own if not name.endswith("num_batches_tracked")}
+    wrong = [n for n in wanted if n not in state or state[n].shape != own[n].shape] + [n for n in state if n not in own]
+    if wrong:
+        raise InputError(
+            f"{path}: the checkpoint is of another architecture ({len(wrong)} tensors do not fit, such as {wrong[0]})"
+        )
+    model.load_state_dict(state, strict=False)  # strict but for the batch counters, which carry no knowledge

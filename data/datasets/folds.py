@@ -1,0 +1,162 @@
+"""Patient-grouped, stratified folds, and the check that nothing is on both sides of a split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tumorlens.data.config import MAX_SEED
+from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, NO_TUMOR
+
+N_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into a list of samples."""
+
+    train: list[int]
+    validation: list[int]
+    test: list[int]
+
+
+def share_of_patients(samples: Sequence[Sample], members: Sequence[int], share: float, seed: int = 0) -> list[int]:
+    """Those of some slices that belong to a share of their patients; a larger share holds all of a smaller one.
+
+    Args:
+        samples: All slices; each needs a patient.
+        members: Indices of the slices to choose from.
+        share: Above 0, at most 1; of each class at least one patient stays.
+        seed: Of the choice.
+    """
+    if share >= 1:
+        return list(members)
+    labels: dict[str, str] = {}  # of a patient with and without a tumor, the tumor
+    for i in members:
+        labels[samples[i].patient] = max(labels.get(samples[i].patient, ""), samples[i].label, key=_is_tumor)
+    kept: set[str] = set()
+    for label in sorted(set(labels.values())):
+        patients = sorted(patient for patient, its in labels.items() if its == label)
+        order = np.random.default_rng((seed, len(patients))).permutation(len(patients))
+        kept |= {patients[i] for i in order[: max(1, round(share * len(patients)))]}
+    return [i for i in members if samples[i].patient in kept]
+
+
+def _is_tumor(label: str) -> bool:
+    return label not in ("", CLASSES[NO_TUMOR])
+
+
+def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
+    """Test on fold k, validate on fold k+1, train on the others (docs: protocols P1 and P2).
+
+    Folds are the data set's own where every sample has one, else made by `make_folds`.
+
+    Raises:
+        InputError: There is no such fold, or a patient lies in two of the parts.
+    """
+    folds = [s.fold for s in samples]
+    assigned = [f for f in folds if f is not None]
+    if 0 < len(assigned) < len(folds):
+        raise InputError(
+            f"{len(folds) - len(assigned)} of {len(folds)} slices have no fold; give one to all or to none"
+        )
+    numbers = np.array(assigned if len(assigned) == len(folds) else make_folds(samples, seed=seed))
+    n_folds = int(numbers.max()) + 1
+    gaps = sorted(set(range(n_folds)) - set(numbers.tolist()))
+    if gaps:
+        raise InputError(f"the data have folds up to {n_folds - 1}, but none is {gaps[0]}: folds are counted from 0")
+    if not 0 <= fold < n_folds:
+        raise InputError(f"fold {fold} does not exist, the data have folds 0 to {n_folds - 1}")
+    validation = (fold + 1) % n_folds
+    split = Split(
+        train=[int(i) for i in np.flatnonzero((numbers != fold) & (numbers != validation))],
+        validation=[int(i) for i in np.flatnonzero(numbers == validation)],
+        test=[int(i) for i in np.flatnonzero(numbers == fold)],
+    )
+    check_patients(samples, split)
+    return split
+
+
+def split_official(
+    samples: Sequence[Sample], seed: int = 0, drop: bool = False, check: bool = True
+) -> tuple[Split, list[int]]:
+    """The data set's own train and test parts; without a validation part, a fifth of the training patients.
+
+    Args:
+        samples: All slices.
+        seed: Of the validation part that is made.
+        drop: Take patients who lie in two parts out of the earlier one, as `drop_near_duplicates` does.
+        check: Whether patients who still lie in two parts are an error.
+
+    Returns:
+        The split, and the indices that were taken out.
+
+    Raises:
+        InputError: The set has no official split, or a patient lies in two of the parts.
+    """
+    test = [i for i, s in enumerate(samples) if s.split == "test"]
+    train = [i for i, s in enumerate(samples) if s.split in ("train", "")]
+    validation = [i for i, s in enumerate(samples) if s.split == "validation"]
+    if not test or not train:
+        raise InputError("the data have no official train and test parts; use --split folds")
+    if not validation:
+        folds = make_folds([samples[i] for i in train], seed=seed)
+        validation = [i for i, f in zip(train, folds, strict=True) if f == 0]
+        train = [i for i, f in zip(train, folds, strict=True) if f != 0]
+    split, gone = Split(train, validation, test), []
+    if drop:
+        tested = {samples[i].patient for i in test if samples[i].patient}
+        validated = {samples[i].patient for i in validation if samples[i].patient}
+        gone = [i for i in validation if samples[i].patient in tested]
+        gone += [i for i in train if samples[i].patient in tested | validated]
+        left = set(gone)
+        split = Split([i for i in train if i not in left], [i for i in validation if i not in left], test)
+    if check:
+        check_patients(samples, split)
+    return split, sorted(gone)
+
+
+def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0) -> list[int]:
+    """A fold per sample: grouped by patient, stratified by label (scikit-learn's StratifiedGroupKFold).
+
+    Samples without a patient form groups of their own; merge near-duplicates first with `group_by_likeness`.
+
+    Raises:
+        InputError: Fewer patients than folds, fewer slices of every class, or a seed that is none.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed {seed} is no number from 0 to {MAX_SEED}")
+    groups = [s.patient or f"sample-{i}" for i, s in enumerate(samples)]
+    if len(set(groups)) < n_folds:
+        raise InputError(f"{len(set(groups))} patients are too few for {n_folds} folds")
+    strata = [s.label or str(s.mask is not None) for s in samples]
+    if max(Counter(strata).values()) < n_folds:
+        raise InputError(f"{len(samples)} slices are too few: {n_folds} folds need {n_folds} of a class")
+    folds = [0] * len(samples)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    for number, (_, members) in enumerate(splitter.split(np.zeros(len(samples)), strata, groups)):
+        for i in members:
+            folds[i] = number
+    return folds
+
+
+def check_patients(samples: Sequence[Sample], split: Split) -> None:
+    """Raise an `InputError` that names both samples if a patient lies in two parts of a split."""
+    first: dict[str, tuple[str, Sample]] = {}
+    for part, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
+        for i in members:
+            sample = samples[i]
+            if not sample.patient:
+                continue
+            other_part, other = first.setdefault(sample.patient, (part, sample))
+            if other_part != part:
+                raise InputError(
+                    f"patient {sample.patient} is in {other_part} ({other.name}) and in {part} ({sample.name})"
+                )

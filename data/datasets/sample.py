@@ -1,0 +1,191 @@
+"""A sample of a data set, and how it is read: picture or slice of a volume, its mask, its channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.datasets.patients import patient_in_file
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.open import open_scan
+from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.masks.read import read_mask, read_volume_mask
+from tumorlens.data.preprocessing.head import tissue_shares
+from tumorlens.data.scan import ACQUISITION, Scan
+
+_FLAT = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mat")  # names of what has one slice
+
+
+def slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float = 0.25) -> list[Sample]:
+    """The sample itself if it is a picture; of a volume the slices that teach: those with a clear lesion, and those
+    with enough of the head and no lesion.
+
+    Raises:
+        InputError: A volume with a tumor's label and no mask does not tell which slices show it.
+    """
+    # Thousands of pictures need not be opened twice.
+    if sample.image.name.lower().endswith(_FLAT) and sample.plane == ACQUISITION:
+        return [sample]
+    scan = open_cut(sample)
+    sample = replace(sample, patient=sample.patient or patient_in_file(scan))  # folds may be made before it is read
+    if scan.n_slices == 1:
+        return [sample]
+    if sample.mask is None and sample.label not in ("", CLASSES[0]):
+        raise InputError(f"{sample.image}: a volume labelled {sample.label} needs a mask that says in which slices")
+    mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
+    lesion = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
+    tissue = tissue_shares(scan)
+    untold = not sample.label and sample.mask is None  # neither that there is a lesion, nor that there is none
+    samples = []
+    for k in np.flatnonzero((tissue >= min_tissue_share * tissue.max()) & (tissue > 0)):
+        if 0 < lesion[k] < min_lesion_px:
+            continue
+        samples.append(
+            replace(
+                sample,
+                label=sample.label if lesion[k] or untold else CLASSES[0],
+                patient=sample.patient or str(sample.image),  # neighbouring slices must not part
+                mask=sample.mask if lesion[k] else None,
+                slice_index=int(k),
+                volume_label=sample.label,
+                volume_mask=sample.mask,
+            )
+        )
+    return samples
+
+
+_PICTURES = ("png", "jpeg", "tiff", "bmp", "webp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One slice of a data set.
+
+    Attributes:
+        image: The scan's file.
+        label: One of `data.labels.CLASSES`, or empty where the set has masks only.
+        patient: The patient's pseudonym; empty where the set does not tell.
+        mask: The mask's file, or none.
+        fold: The set's own fold, or none.
+        split: ``"train"``, ``"validation"`` or ``"test"`` where the set has an official one, else empty.
+        slice_index: Which slice of a volume, or none for a picture.
+        channel: Which channel of a colour picture is the scan, from 0; none takes their brightness.
+        plane: How the volume is cut, see `data.scan.Scan.with_plane`.
+        source: Which of a run's data sets it comes from, from 0.
+        volume_label: What the set says of the whole volume that the slice is of; empty for a picture.
+        volume_mask: The mask of that volume, or none.
+    """
+
+    image: Path
+    label: str
+    patient: str = ""
+    mask: Path | None = None
+    fold: int | None = None
+    split: str = ""
+    slice_index: int | None = None
+    channel: int | None = None
+    plane: str = ACQUISITION
+    source: int = 0
+    volume_label: str = ""
+    volume_mask: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.image}[{self.place}]" if self.place else str(self.image)
+
+    @property
+    def from_volume(self) -> bool:
+        """A slice of a volume, and no picture."""
+        return self.slice_index is not None
+
+    @property
+    def place(self) -> str:
+        """Which slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
+        if self.slice_index is None:
+            return ""
+        return str(self.slice_index) if self.plane == ACQUISITION else f"{self.plane} {self.slice_index}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sample's arrays.
+
+    Attributes:
+        image: The slice as `data.scan.Scan.slice` shows it.
+        mask: 0 and 1 in the same view, or none if the set gives none for it.
+        aspect: Height of a pixel over its width.
+        sample: The sample, with the patient that the file itself names where the set names none.
+    """
+
+    image: NDArray[np.generic]
+    mask: NDArray[np.uint8] | None
+    aspect: float
+    sample: Sample
+
+
+def read_sample(sample: Sample) -> Reading:
+    """Read a sample's slice and its mask.
+
+    Raises:
+        InputError: The scan or the mask cannot be read, their shapes or places differ, or the file's own label is not
+            the set's.
+    """
+    scan = open_scan(sample.image) if sample.slice_index is None else open_cut(sample)
+    index = sample.slice_index or 0
+    said = scan.annotation
+    if said is not None and said.label and sample.label and said.label != sample.label:
+        raise InputError(f"{sample.image}: the file says {said.label}, the data set {sample.label}")
+    sample = replace(sample, patient=sample.patient or patient_in_file(scan))
+    mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)
+    image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
+    return Reading(image, mask, scan.pixel_aspect, sample)
+
+
+def open_cut(sample: Sample) -> Scan:
+    """A sample's volume in the sample's plane. The last one is kept, for its slices follow each other."""
+    state = sample.image.stat()
+    scan = _open_kept(sample.image, state.st_mtime_ns, state.st_size)
+    return scan if sample.plane == ACQUISITION else scan.with_plane(sample.plane)
+
+
+@lru_cache(maxsize=1)
+def _open_kept(path: Path, _changed_ns: int, _size: int) -> Scan:
+    return open_scan(path)
+
+
+def channel_of(scan: Scan, channel: int) -> NDArray[np.generic]:
+    """One channel of a colour picture, ``(rows, columns)``.
+
+    Raises:
+        InputError: A volume or a grey picture, which have no channels.
+    """
+    if not has_colour(scan):
+        what = "a volume" if scan.volume else "grey"
+        raise InputError(f"{scan.path}: channel {channel} was asked for, but the scan is {what}")
+    return scan.voxels if scan.voxels.ndim == 2 else np.ascontiguousarray(scan.voxels[..., channel])
+
+
+def has_colour(scan: Scan) -> bool:
+    """Whether a scan is a picture with three channels in its file, be they equal."""
+    if scan.volume or scan.voxels.ndim == 3:
+        return not scan.volume
+    if scan.path is None or scan.format not in _PICTURES:
+        return False
+    from PIL import Image
+
+    with Image.open(scan.path) as picture:  # the header only: the reader folds three equal channels into one
+        return len(picture.getbands()) >= 3
+
+
+def has_truth(sample: Sample) -> bool:
+    """Whether a sample says where the tumor is: by a mask, inside a MATLAB file, or by having none."""
+    if sample.mask is not None or sample.label in ("", CLASSES[NO_TUMOR]):
+        return True
+    if sample.image.suffix.lower() != ".mat":
+        return False
+    said = open_scan(sample.image).annotation
+    return said is not None and said.mask is not None

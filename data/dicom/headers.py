@@ -1,0 +1,152 @@
+"""DICOM files -> headers, with pydicom's warnings (which quote values, such as a patient's name) kept off the log."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tumorlens.data.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_BARE_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0016)
+
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+
+
+_MAX_INFLATED = 2**29
+
+
+_VRS = (b"UI", b"CS", b"UL", b"OB", b"DA", b"TM", b"SH", b"LO")
+
+
+def is_dicom_head(head: bytes) -> bool:
+    """Whether a file's first bytes show DICOM, with the preamble of PS3.10 or as a bare data set of an old archive."""
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 16 or head[:2] not in (b"\x02\x00", b"\x08\x00"):
+        return False
+    element, length = int.from_bytes(head[2:4], "little"), int.from_bytes(head[4:8], "little")
+    return element in _BARE_ELEMENTS and (head[4:6] in _VRS or length <= 64)
+
+
+def read_header(path: Path, tags: tuple[str, ...] | None = None) -> Dataset:
+    """The header of a DICOM file, without its pixels; only `tags` if they are given.
+
+    Raises:
+        InputError: No DICOM, or damaged before the pixels begin.
+    """
+    return _read(path, stop_before_pixels=True, specific_tags=list(tags) if tags else None)
+
+
+def read_dataset(path: Path) -> Dataset:
+    """A DICOM file with its pixels, not yet decoded.
+
+    Raises:
+        InputError: No DICOM, or damaged.
+    """
+    return _read(path)
+
+
+def value(dataset: Dataset, name: str) -> Any:
+    """The element's value, or none where it is missing, empty, or written in a way that breaks the standard."""
+    try:
+        found = dataset.get(name)
+    except Exception:  # pydicom converts on access, and any kind of broken text may be in there
+        return None
+    return None if found is None or found == "" or (hasattr(found, "__len__") and len(found) == 0) else found
+
+
+def text(dataset: Dataset, name: str) -> str:
+    """The element as text, empty where there is none; several values are joined by a backslash as in the file."""
+    found = value(dataset, name)
+    if found is None:
+        return ""
+    several = isinstance(found, (list, tuple)) or type(found).__name__ == "MultiValue"  # a PersonName iterates, too
+    return "\\".join(str(v) for v in found).strip(" \0") if several else str(found).strip(" \0")
+
+
+def number(dataset: Dataset, name: str) -> float | None:
+    """The element as a finite number (the first of several), or none."""
+    found = numbers(dataset, name)
+    return found[0] if found else None
+
+
+def numbers(dataset: Dataset, name: str) -> tuple[float, ...] | None:
+    """The element's values as finite numbers, or none where one of them is not."""
+    found = value(dataset, name)
+    if found is None:
+        return None
+    try:
+        values = tuple(
+            float(v) for v in (found if hasattr(found, "__iter__") and not isinstance(found, str) else [found])
+        )
+    except (TypeError, ValueError):
+        return None
+    return values if all(abs(v) < 1e12 for v in values) else None  # false for NaN, too
+
+
+def frame_items(dataset: Dataset, frame: int = 0) -> list[Dataset]:
+    """All that describes a frame: the functional groups of its own, the shared ones, then the file (PS3.3 C.7.6.16).
+
+    Raises:
+        InputError: The groups are damaged.
+    """
+    per_frame = value(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = value(dataset, "SharedFunctionalGroupsSequence")
+    groups = [*list(per_frame or [])[frame : frame + 1], *list(shared or [])[:1]]
+    try:
+        macros = [element for group in groups for element in group if element.VR == "SQ" and not element.tag.is_private]
+        return [*(element.value[0] for element in macros if element.value), dataset]
+    except Exception as error:  # iterating converts every element, whatever a damaged file has in there
+        raise InputError(f"the description of frame {frame} is damaged") from error
+
+
+def _read(path: Path, **options: Any) -> Dataset:
+    pydicom = _quiet_pydicom()
+    try:
+        _check_deflated(path)
+        return pydicom.dcmread(path, force=True, **options)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # pydicom passes on whatever a damaged file makes its parser run into
+        raise InputError(f"{path}: the DICOM file is damaged or cut off") from error
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a deflated file that would inflate to more than a study has, before pydicom inflates it whole."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+        if _DEFLATED not in head or head[128:132] != b"DICM":
+            return
+        file.seek(144 + int.from_bytes(head[140:144], "little"))  # the meta group gives its length first
+        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := file.read(2**16):
+            while chunk:
+                size += len(inflate.decompress(chunk, 2**24))
+                if size > _MAX_INFLATED:
+                    raise InputError(
+                        f"{path}: the deflated file would inflate to over {_MAX_INFLATED >> 20} MiB; not read"
+                    )
+                chunk = inflate.unconsumed_tail
+
+
+@cache
+def _quiet_pydicom() -> Any:
+    import pydicom
+    import pydicom.config
+
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    for name in ("pydicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Once for all: readers run in threads, and warnings.catch_warnings changes the filters of all of them.
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\.|$)")
+    return pydicom

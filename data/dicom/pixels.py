@@ -1,0 +1,151 @@
+"""Pixels of a DICOM series: decoded, rescaled, with dark air whatever the photometric interpretation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.dicom.geometry import Plane
+from tumorlens.data.dicom.headers import frame_items, number, text
+from tumorlens.data.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+Window = tuple[float, float] | None
+
+
+def decode(datasets: list[Dataset], planes: Sequence[Plane | None]) -> tuple[NDArray[Any], tuple[Window, ...]]:
+    """Frames ``(slices, rows, columns)`` with rescaling and MONOCHROME1 undone; places without an image hold the lowest
+    value. Removes the pixels from the data sets."""
+    shape = next(plane.shape for plane in planes if plane is not None)
+    windows: list[Window] = [None] * len(planes)
+    frames: NDArray[Any] | None = None
+    padding = np.zeros((len(planes), *shape), bool) if any(_pads(ds) for ds in datasets) else None
+    empty = [k for k, plane in enumerate(planes) if plane is None]
+    by_file: dict[int, list[tuple[int, int]]] = {}
+    for k, plane in enumerate(planes):
+        if plane is not None:
+            by_file.setdefault(plane.place[0], []).append((plane.place[1], k))
+    inverted: list[int] = []
+    for index, wanted in by_file.items():
+        ds = datasets[index]
+        if text(ds, "PhotometricInterpretation") == "MONOCHROME1":
+            inverted += [k for _, k in wanted]
+        for (frame, k), stored in zip(wanted, stored_frames(ds, [frame for frame, _ in wanted]), strict=True):
+            if stored.shape != shape:
+                raise InputError(f"the pixel data are {stored.shape}, the header says {shape}")
+            if padding is not None:
+                padding[k] = _padded(ds, stored)
+            slope, intercept, windows[k] = _values(ds, frame)
+            if (slope, intercept) != (1.0, 0.0):
+                stored = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+            if frames is None:
+                frames = np.zeros((len(planes), *shape), stored.dtype)
+            elif frames.dtype != stored.dtype:
+                frames = frames.astype(np.result_type(frames, stored))
+            frames[k] = stored
+        if "PixelData" in ds:
+            del ds.PixelData
+    assert frames is not None
+    for k in inverted:  # a window does not fit values that are turned over
+        windows[k] = None
+    return _finished(frames, padding, empty, inverted), tuple(windows)
+
+
+# 12-bit JPEG: gdcm gives wrong values, and pydicom asks it no more.
+_HINTS = {"1.2.840.10008.1.2.4.51": " (pip install pylibjpeg-libjpeg adds a decoder, under the GPL)"}
+
+
+def stored_frames(ds: Dataset, wanted: list[int]) -> list[NDArray[Any]]:
+    """Stored pixel values of the wanted frames."""
+    from pydicom.pixels import iter_pixels, pixel_array
+    from pydicom.uid import UID
+
+    if "PixelData" not in ds:
+        raise InputError(f"{_name(ds)}: the file has no pixel data")
+    syntax = getattr(getattr(ds, "file_meta", None), "TransferSyntaxUID", None)
+    try:
+        if not syntax:  # a bare data set of an old archive
+            ds.file_meta.TransferSyntaxUID = _bare_syntax(ds)
+        if int(number(ds, "NumberOfFrames") or 1) == 1:
+            return [pixel_array(ds)]
+        return list(iter_pixels(ds, indices=wanted))
+    except Exception as error:  # every codec raises its own kinds
+        known = UID(str(syntax or ""))
+        if known.is_private or not known.is_transfer_syntax or isinstance(error, (NotImplementedError, RuntimeError)):
+            name = known.name if known.is_transfer_syntax and not known.is_private else str(known)
+            hint = _HINTS.get(str(known), "")
+            raise InputError(f"{_name(ds)}: pixels in the transfer syntax {name} cannot be decoded{hint}") from None
+        raise InputError(f"{_name(ds)}: the pixel data are damaged or cut off") from None
+
+
+def _bare_syntax(ds: Dataset) -> Any:
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    implicit, little = ds.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _name(ds: Dataset) -> str:
+    return Path(str(getattr(ds, "filename", "") or "a file")).name
+
+
+def _values(ds: Dataset, frame: int) -> tuple[float, float, Window]:
+    """Slope, intercept and display window of a frame."""
+    slope = intercept = center = width = None
+    for item in frame_items(ds, frame):
+        slope = number(item, "RescaleSlope") if slope is None else slope
+        intercept = number(item, "RescaleIntercept") if intercept is None else intercept
+        center = number(item, "WindowCenter") if center is None else center
+        width = number(item, "WindowWidth") if width is None else width
+    window = None
+    if center is not None and width is not None and width > 1:
+        window = (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)  # PS3.3 C.11.2.1.2.1
+    return slope or 1.0, (intercept or 0.0), window
+
+
+def _pads(ds: Dataset) -> bool:
+    return number(ds, "PixelPaddingValue") is not None
+
+
+def _padded(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | bool:
+    """Which stored values stand for "outside the image" (PS3.3 C.7.5.1.1.2)."""
+    low = number(ds, "PixelPaddingValue")
+    if low is None:
+        return False
+    limit = number(ds, "PixelPaddingRangeLimit")
+    high = low if limit is None else limit
+    return (stored >= min(low, high)) & (stored <= max(low, high))
+
+
+def _finished(
+    frames: NDArray[Any], padding: NDArray[np.bool_] | None, empty: list[int], inverted: list[int]
+) -> NDArray[Any]:
+    """Dark air everywhere: MONOCHROME1 turned over, padding and missing slices set to the lowest value."""
+    if padding is None and not empty and not inverted:
+        return frames
+    outside = np.zeros(frames.shape, bool) if padding is None else padding
+    outside[empty] = True
+    if outside.all():
+        return frames
+    low, high = frames.min(where=~outside, initial=_top(frames)), frames.max(where=~outside, initial=_bottom(frames))
+    if inverted:  # in place: what lies between low and high stays there, so that integers cannot overflow for good
+        with np.errstate(over="ignore"):
+            for k in inverted:
+                np.subtract(frames.dtype.type(high), frames[k], out=frames[k])
+                frames[k] += frames.dtype.type(low)
+    frames[outside] = low
+    return frames
+
+
+def _top(frames: NDArray[Any]) -> Any:
+    return np.iinfo(frames.dtype).max if frames.dtype.kind in "iu" else np.inf
+
+
+def _bottom(frames: NDArray[Any]) -> Any:
+    return np.iinfo(frames.dtype).min if frames.dtype.kind in "iu" else -np.inf

@@ -1,0 +1,253 @@
+"""A DICOM series -> `Scan`: classic single-frame files and enhanced multi-frame ones, any common transfer syntax."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.dicom.geometry import Plane, Stack, has_geometry, lacks, stack_planes
+from tumorlens.data.dicom.headers import frame_items, number, numbers, read_dataset, read_header, text, value
+from tumorlens.data.dicom.pixels import decode
+from tumorlens.data.dicom.sequence import body_part_warning, contrast_of, refusal_of, weighting_of
+from tumorlens.data.dicom.series import common_folder
+from tumorlens.data.dicom.source import DicomSource, volume_from_frames
+from tumorlens.data.errors import InputError, printable
+from tumorlens.data.scan import Scan
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_MAX_VOXELS = 2_000_000_000
+
+
+_MAX_FRAMES = 20_000
+
+
+_NO_PLACE = "the image says nothing of its place in space, so there is no mask in patient coordinates"
+
+
+_IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate", "SeriesDescription", "PatientComments", "ImageComments")
+
+
+def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
+    """The volume that the files of one series make; a single file without geometry gives a picture.
+
+    Args:
+        files: Image files of one series, in any order.
+        frame: Which volume of a series that holds several at one place, from 0.
+
+    Raises:
+        InputError: A file is damaged, the pixels cannot be decoded, it is no MR, or the images form no volume.
+    """
+    flaws: list[str] = []
+    datasets = _fit(files, flaws)
+    planes = [plane for index, ds in enumerate(datasets) for plane in _planes(ds, index)]
+    if not planes:
+        raise InputError("the series holds no image")
+    announced = number(datasets[0], "ImagesInAcquisition") or 0
+    if announced > len(planes):
+        flaws.append(
+            f"the header announces {announced:.0f} images and {len(planes)} are here: the series may be cut off"
+        )
+    part = body_part_warning(datasets[0])
+    flaws += [part] if part else []
+    if text(datasets[0], "BurnedInAnnotation").upper() == "YES":
+        flaws.append("the header says that text is burned into the pixels, perhaps the patient's name")
+    if not any(has_geometry(plane) for plane in planes):
+        return _picture(files[0], datasets, planes, flaws)
+    stack = stack_planes(planes, frame)
+    flaws = [*flaws, *stack.warnings]
+    frames, windows = decode(datasets, stack.planes)
+    return Scan(
+        volume_from_frames(frames),
+        affine=stack.affine,
+        spacing_mm=_spacing(stack),
+        path=_common_path(files),
+        format="dicom",
+        volume=True,
+        source_shape=frames.shape[::-1] if stack.thick else frames.shape[:0:-1],
+        frame=stack.frame,
+        notes=stack.notes,
+        warnings=(*flaws, *_sequence_warnings(datasets[0])),
+        windows=windows,
+        dicom=_source(datasets, stack.planes),
+    )
+
+
+def check_series(files: Sequence[Path], frame: int | None = None) -> None:
+    """Look at the headers of a series, without its pixels.
+
+    Raises:
+        InputError: It cannot be run, as `read_series` would say.
+    """
+    datasets = _fit(files, [], read_header)
+    planes = [plane for index, ds in enumerate(datasets) for plane in _planes(ds, index)]
+    if any(has_geometry(plane) for plane in planes):
+        stack_planes(planes, frame)
+    elif len(planes) > 1:
+        raise InputError(_no_volume(planes))
+
+
+def _fit(files: Sequence[Path], flaws: list[str], read: Callable[[Path], Dataset] = read_dataset) -> list[Dataset]:
+    """The data sets of a series without copies and without what is no scan.
+
+    Raises:
+        InputError: A file is damaged, or not one is a scan.
+    """
+    seen: set[tuple[str, str]] = set()  # SOP Instance UID and place
+    fit: list[Dataset] = []
+    refused: list[str] = []
+    copies = 0
+    for path in files:
+        ds = read(path)
+        uid, place, refusal = text(ds, "SOPInstanceUID"), text(ds, "ImagePositionPatient"), refusal_of(ds)
+        if refusal:
+            refused.append(f"{printable(path.name)}: {refusal}")
+            continue
+        if uid and (uid, place) in seen:
+            copies += 1
+            continue
+        seen.add((uid, place))
+        fit.append(ds)
+    if not fit:
+        raise InputError(refused[0])
+    if copies:
+        flaws.append(f"{copies} file{'s are copies' if copies > 1 else ' is a copy'} of others and left out")
+    uids = Counter(uid for uid, _ in seen if uid)
+    shared = sum(count for count in uids.values() if count > 1)
+    if shared:
+        flaws.append(f"{shared} files share a SOP Instance UID though they differ, so mask.dcm cannot tell them apart")
+    if refused:
+        flaws.append(f"{len(refused)} of {len(files)} files were left out ({refused[0]})")
+    return fit
+
+
+def _planes(ds: Dataset, index: int) -> list[Plane]:
+    """The images in one file."""
+    shape = (int(number(ds, "Rows") or 0), int(number(ds, "Columns") or 0))
+    n_frames = int(number(ds, "NumberOfFrames") or 1)
+    if min(shape) < 1 or not 1 <= n_frames <= _MAX_FRAMES or float(shape[0]) * shape[1] * n_frames > _MAX_VOXELS:
+        raise InputError(f"the header gives an impossible size of {shape[0]} x {shape[1]} x {n_frames}")
+    per_frame = value(ds, "PerFrameFunctionalGroupsSequence")
+    if per_frame is None and n_frames == 1:
+        return [_plane((index, 0), shape, [ds], ds)]
+    if per_frame is None:  # a multi-frame file that says nothing of its frames
+        return [Plane((index, f), shape, None, None, None, order=(f,)) for f in range(n_frames)]
+    if len(per_frame or ()) < n_frames:
+        raise InputError(f"the header describes {len(per_frame or ())} of {n_frames} frames")
+    return [_plane((index, f), shape, frame_items(ds, f), ds) for f in range(n_frames)]
+
+
+def _plane(place: tuple[int, int], shape: tuple[int, int], items: list[Dataset], ds: Dataset) -> Plane:
+    def ask(name: str, count: int) -> NDArray[np.float64] | None:
+        for item in items:
+            found = numbers(item, name)
+            if found is not None and len(found) == count:
+                return np.array(found)
+        return None
+
+    spacing = ask("PixelSpacing", 2)
+    echo = ask("EffectiveEchoTime", 1)  # an enhanced file's
+    times = {
+        "echo time": ask("EchoTime", 1) if echo is None else echo,
+        "time point": ask("TemporalPositionIdentifier", 1),
+        "time index": ask("TemporalPositionIndex", 1),
+        "b-value": ask("DiffusionBValue", 1),
+        "trigger time": ask("TriggerTime", 1),
+        "acquisition time": ask("AcquisitionTime", 1),
+    }
+    kind = next((found for found in (text(item, "FrameType") for item in items) if found), text(ds, "ImageType"))
+    number_of = {name: ask(name, 1) for name in ("AcquisitionNumber", "InstanceNumber")}
+    dimensions = next((found for found in (numbers(item, "DimensionIndexValues") for item in items) if found), ())
+    return Plane(
+        place,
+        shape,
+        orientation=ask("ImageOrientationPatient", 6),
+        position=ask("ImagePositionPatient", 3),
+        spacing=None if spacing is None or spacing.min() <= 0 else (float(spacing[0]), float(spacing[1])),
+        thickness=_positive(ask("SliceThickness", 1)),
+        between=_positive(ask("SpacingBetweenSlices", 1)),
+        volume=(
+            *((name, _first(found)) for name, found in times.items()),
+            ("image type", kind),
+            ("acquisition", _first(number_of["AcquisitionNumber"])),
+        ),
+        order=(dimensions, _first(number_of["InstanceNumber"]), text(ds, "SOPInstanceUID"), place[1]),
+    )
+
+
+def _first(values: NDArray[np.float64] | None) -> float:
+    return 0.0 if values is None else float(values[0])
+
+
+def _positive(values: NDArray[np.float64] | None) -> float | None:
+    return float(values[0]) if values is not None and values[0] > 0 else None
+
+
+def _picture(path: Path, datasets: list[Dataset], planes: list[Plane], flaws: list[str]) -> Scan:
+    """The one image of a file that says nothing of space."""
+    if len(planes) > 1:
+        raise InputError(_no_volume(planes))
+    frames, windows = decode(datasets, planes)
+    return Scan(
+        frames[0],
+        spacing_mm=planes[0].spacing,
+        path=path,
+        format="dicom",
+        source_shape=frames[0].shape,
+        warnings=(*flaws, _NO_PLACE, *_sequence_warnings(datasets[0])),
+        windows=windows,
+        dicom=_source(datasets, planes),
+    )
+
+
+def _no_volume(planes: list[Plane]) -> str:
+    missing = ", no ".join(lacks(planes[0]))
+    return f"none of the {len(planes)} images says where it lies (no {missing}), so they make no volume"
+
+
+def _spacing(stack: Stack) -> tuple[float, ...]:
+    return tuple(float(s) for s in np.linalg.norm(stack.affine[:3, :3], axis=0))
+
+
+def _sequence_warnings(ds: Dataset) -> list[str]:
+    """What the models do not know: other weightings, no contrast agent."""
+    weighting, contrast = weighting_of(ds), contrast_of(ds)
+    if weighting not in (None, "T1"):
+        return [f"the header's weighting is {weighting}; the models know T1 after contrast agent"]
+    if contrast is None:  # the standard wants the agent in the header whenever one was given
+        return ["the header names no contrast agent; the models know tumors in T1 after contrast agent"]
+    if not contrast:
+        return ["the header says that no contrast agent was given; the models know tumors in T1 after contrast agent"]
+    return []
+
+
+def _source(datasets: list[Dataset], planes: Sequence[Plane | None]) -> DicomSource:
+    """The headers of the files in use; pixels are let go."""
+    used: dict[int, int] = {}
+    for plane in planes:
+        if plane is not None:
+            used.setdefault(plane.place[0], len(used))
+    places = tuple(None if plane is None else (used[plane.place[0]], plane.place[1]) for plane in planes)
+    headers = tuple(datasets[index] for index in used)
+    ds = headers[0]
+    series_number, contrast = number(ds, "SeriesNumber"), contrast_of(ds)
+    facts = {
+        "series_instance_uid": text(ds, "SeriesInstanceUID"),
+        "series_number": None if series_number is None else int(series_number),
+        "modality": text(ds, "Modality"),
+        "weighting": weighting_of(ds),
+        "contrast_agent": contrast,
+        "n_files": len(headers),
+    }
+    identifiers = {name: text(ds, name) for name in _IDENTIFIERS if text(ds, name)}
+    return DicomSource(headers, places, facts, identifiers)
+
+
+def _common_path(files: Sequence[Path]) -> Path:
+    return files[0] if len(files) == 1 else common_folder(files)

@@ -1,0 +1,206 @@
+"""A numbered mask -> DICOM Segmentation (PS3.3 A.51) in the geometry of the source instances."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.dicom.derived import (
+    MANUFACTURER,
+    RESEARCH_ONLY,
+    SEGMENTATION_SERIES,
+    Algorithm,
+    frame_of_reference,
+    highdicom_at_work,
+    inherit,
+    new_series,
+    reference_item,
+    reference_to,
+    save_dicom,
+    source_of,
+    uid,
+)
+from tumorlens.data.dicom.headers import frame_items
+from tumorlens.data.dicom.headers import numbers as numbers_in
+from tumorlens.data.dicom.source import DicomSource, frames_from_volume
+from tumorlens.data.errors import InputError
+from tumorlens.data.scan import Scan
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_WHAT = "DICOM segmentation"
+
+
+def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, algorithm: Algorithm) -> Dataset:
+    """Write a binary DICOM Segmentation with one segment for each lesion.
+
+    Only frames that show a lesion are written, in the planes of the source frames to which each refers. Slices that
+    are missing in the series have no source and are left out. Without a lesion there is one segment with one empty
+    frame, in the middle of the scan.
+
+    Args:
+        path: Where to.
+        numbers: Number of each voxel's lesion, 0 outside, in the array order of ``scan.voxels``; segment `n` is
+            lesion `n`.
+        scan: Read from DICOM.
+        label: The predicted class.
+        algorithm: What drew the mask.
+
+    Returns:
+        The object as written, a ``highdicom.seg.Segmentation``.
+
+    Raises:
+        InputError: The scan is not from DICOM, its headers lack the geometry or the UIDs by which the object refers to
+            its source, or highdicom does not take them; the message says what is missing.
+    """
+    import highdicom as hd
+
+    source = source_of(scan)
+    frames = frames_from_volume(numbers) if scan.volume else numbers[None]
+    shown = _frames_to_write(frames, source)
+    count = int(numbers.max(initial=0))
+    kept = np.ascontiguousarray(frames[shown], np.uint8 if count < 256 else np.uint16)
+    planes = _planes([place for k in shown if (place := source.places[k]) is not None], scan, source)
+    with highdicom_at_work(_WHAT):
+        made: Dataset = hd.seg.Segmentation(
+            source_images=[plane for plane, _ in planes],
+            pixel_array=kept,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=_segments(count, label, algorithm),
+            manufacturer_model_name=algorithm.name[:64],
+            software_versions=algorithm.package_version,
+            device_serial_number=algorithm.serial_number,
+            series_description="tumorlens tumor mask",
+            content_label="TUMOR_MASK",
+            content_description=f"tumorlens tumor mask, {RESEARCH_ONLY}",
+            omit_empty_frames=bool(kept.any()),
+            **new_series(source, SEGMENTATION_SERIES),
+        )
+        _refer_to_source(made, source, {str(plane.SOPInstanceUID): place for plane, place in planes})
+        inherit(made, source)
+        made = hd.seg.Segmentation.from_dataset(made, copy=False)  # its look-up tables know the source's frames now
+        save_dicom(path, made)
+    return made
+
+
+def _frames_to_write(frames: NDArray[Any], source: DicomSource) -> list[int]:
+    present = [k for k, place in enumerate(source.places) if place is not None]
+    if not present:
+        raise InputError("the DICOM source has no slices")
+    return [k for k in present if frames[k].any()] or [present[len(present) // 2]]
+
+
+def _planes(places: list[tuple[int, int]], scan: Scan, source: DicomSource) -> list[tuple[Dataset, tuple[int, int]]]:
+    """The source frames as classic single-frame headers, each with the place it stands for.
+
+    highdicom knows single-frame files and one multi-frame file, and wants measures that some headers lack. So each
+    slice is shown to it as a file of its own; `_refer_to_source` puts the true instance and frame number back.
+    """
+    from pydicom.uid import MRImageStorage, generate_uid
+    from pydicom.valuerep import DS
+
+    # One for all, as the standard has it; the reader has checked that the slices agree.
+    shared = {"ImageOrientationPatient": 6, "PixelSpacing": 2}
+    common = {name: _needed(source.datasets[places[0][0]], places[0][1], name, n) for name, n in shared.items()}
+    frame_of_reference_uid, between = frame_of_reference(source), _distance_of_slices(scan)
+    made = []
+    for index, frame in places:
+        header = source.datasets[index]
+        plane = reference_to(source.datasets[0])
+        plane.SOPClassUID, plane.SOPInstanceUID = MRImageStorage, str(generate_uid())
+        plane.FrameOfReferenceUID = frame_of_reference_uid
+        plane.Rows, plane.Columns = scan.voxels.shape[1::-1] if scan.volume else scan.voxels.shape[:2]
+        position = _needed(header, frame, "ImagePositionPatient", 3)
+        for name, values in {**common, "ImagePositionPatient": position}.items():
+            setattr(plane, name, [DS(v, auto_format=True) for v in values])
+        thickness = (_geometry(header, frame, "SliceThickness", 1) or (0.0,))[0]
+        if thickness > 0 or between is not None:
+            plane.SliceThickness = DS(thickness if thickness > 0 else between, auto_format=True)
+        if between is not None:
+            plane.SpacingBetweenSlices = DS(between, auto_format=True)
+        made.append((plane, (index, frame)))
+    return made
+
+
+def _needed(header: Dataset, frame: int, name: str, count: int) -> tuple[float, ...]:
+    found = _geometry(header, frame, name, count)
+    if found is None:
+        raise InputError(f"no {_WHAT} can be made of this series: it has no {name}")
+    return found
+
+
+def _geometry(header: Dataset, frame: int, name: str, count: int) -> tuple[float, ...] | None:
+    """An element of a frame's geometry: its own in a multi-frame file, else the shared one, else the file's."""
+    for holder in frame_items(header, frame):
+        found = numbers_in(holder, name)
+        if found is not None and len(found) == count:
+            return found
+    return None
+
+
+def _distance_of_slices(scan: Scan) -> float | None:
+    """Distance of neighbouring slice planes in mm, along their normal; none for a single slice."""
+    if not scan.volume or scan.affine is None or scan.voxels.shape[2] < 2:
+        return None
+    normal = np.cross(scan.affine[:3, 0], scan.affine[:3, 1])
+    return float(abs(scan.affine[:3, 2] @ normal) / np.linalg.norm(normal))
+
+
+def _segments(count: int, label: str, algorithm: Algorithm) -> list[Any]:
+    """Descriptions of the lesions' segments (PS3.16 CID 7150, CID 7159), or of the one empty segment."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    identification = hd.AlgorithmIdentificationSequence(
+        name=algorithm.name[:64],
+        family=codes.DCM.ArtificialIntelligence,
+        version=algorithm.version[:64],
+        source=MANUFACTURER,
+        parameters=dict(algorithm.parameters) or None,
+    )
+    predicted = f"{label}, predicted" if label != "no_tumor" else "predicted"
+    return [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"Lesion {number} ({predicted})" if count else "No lesion found",
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Neoplasm,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=identification,
+            tracking_uid=hd.UID(),
+            tracking_id=f"Lesion {number}" if count else "No lesion found",
+            anatomic_regions=[codes.SCT.Pituitary if label == "pituitary" else codes.SCT.Brain],
+        )
+        for number in range(1, max(count, 1) + 1)
+    ]
+
+
+def _refer_to_source(made: Dataset, source: DicomSource, places: dict[str, tuple[int, int]]) -> None:
+    """Make the object refer to the source's own instances, all of them, and its frames to their frames.
+
+    Args:
+        made: The segmentation, of the headers that `_plane` made.
+        source: The source instances.
+        places: SOP Instance UID of such a header -> index of the instance in the source, frame in it from 0.
+    """
+    from pydicom.dataset import Dataset
+
+    series = defaultdict(list)
+    for dataset in source.datasets:
+        series[uid(dataset, "SeriesInstanceUID")].append(reference_item(dataset))
+    made.SourceImageSequence = [item for items in series.values() for item in items]
+    made.ReferencedSeriesSequence = []
+    for series_uid, items in series.items():
+        group = Dataset()
+        group.SeriesInstanceUID, group.ReferencedInstanceSequence = series_uid, items
+        made.ReferencedSeriesSequence.append(group)
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        for item in frame.DerivationImageSequence[0].SourceImageSequence:
+            place = places.get(str(item.ReferencedSOPInstanceUID))
+            if place is not None:  # else done before: the segments of one slice share the item
+                item.update(reference_item(source.datasets[place[0]], place[1]))

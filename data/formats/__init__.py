@@ -1,0 +1,1 @@
+"""Any file to a `Scan`: one module a format."""

@@ -1,0 +1,94 @@
+"""Zip archives -> files in a folder of their own, with everything refused that could do harm on the way."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from tumorlens.data.errors import InputError
+
+_MAX_BYTES = 4 * 2**30  # unpacked; a large study has 1 to 2 GiB
+
+
+_MAX_FILES = 100_000
+
+
+_MAX_RATIO = 100  # unpacked / packed; scans reach 2 to 20, what bombs are made of over 1000
+
+
+_RATIO_FROM = 100 * 2**20  # small archives may be of any ratio
+
+
+_ENCRYPTED = 0x1
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file's first bytes show a zip archive."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except OSError:
+        return False
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack a zip archive.
+
+    Args:
+        path: The archive.
+        folder: Where to; made if it is not there.
+
+    Raises:
+        InputError: Damaged, encrypted, with entries that lead out of the folder, or too large once unpacked. Nothing is
+            left in the folder then.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            _check(path, entries)
+            folder.mkdir(parents=True, exist_ok=True)
+            if sum(entry.file_size for entry in entries) > shutil.disk_usage(folder).free:
+                raise InputError(f"{path}: there is not enough space on the disk to unpack the archive")
+            for entry in entries:
+                archive.extract(entry, folder)  # reads no more than the size the entry declares
+    except InputError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        LookupError,
+        ValueError,
+        OSError,
+    ) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(f"{path}: the zip archive is damaged or cannot be unpacked ({reason})") from None
+
+
+def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise InputError(f"{path}: several entries of the archive have one name; nothing was read")
+    for entry in entries:
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+            shown = "".join(c if c.isprintable() else "?" for c in entry.filename[:60])
+            raise InputError(f"{path}: an entry of the archive leads out of it ({shown}); nothing was read")
+        if entry.flag_bits & _ENCRYPTED:
+            raise InputError(f"{path}: the archive is protected by a password; unpack it first")
+    size = sum(entry.file_size for entry in entries)
+    packed = max(1, sum(entry.compress_size for entry in entries))
+    if len(entries) > _MAX_FILES:
+        raise InputError(f"{path}: the archive has {len(entries)} files, more than {_MAX_FILES}; unpack it first")
+    if size > _MAX_BYTES or (size > _RATIO_FROM and size / packed > _MAX_RATIO):
+        raise InputError(
+            f"{path}: the archive would unpack to {size / 2**30:.1f} GiB, {size / packed:.0f} times its size, and was "
+            "not unpacked; if you trust it, unpack it first"
+        )

@@ -1,0 +1,168 @@
+"""MetaImage volumes, whatever the file is called.
+
+They are read here and not by ITK: ITK 5.4 answers damaged compressed data with whatever was in memory, and writes its
+complaints to the screen.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.volumes import (
+    DEFLATE,
+    MM,
+    TO_RAS,
+    Geometry,
+    affine_to_ras,
+    beside,
+    check_frame,
+    check_shape,
+    check_size,
+    filled_spacing,
+    header_bytes,
+    spacing_of,
+    spatial_shape,
+    volume_scan,
+)
+from tumorlens.data.scan import Scan
+
+_MET_TYPES = {
+    "CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4", "ULONG": "u4",
+    "LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8",
+}  # fmt: skip
+
+
+def read_metaimage(path: Path, frame: int | None = None) -> Scan:
+    """A MetaImage (https://itk.org/Wiki/MetaIO/Documentation), or one frame of a 4-D one, with detached data from the
+    header's own folder.
+
+    World coordinates are LPS in the file and RAS in the scan. Spacing is unknown where the header gives none; the
+    affine too, and where there is no ``TransformMatrix``. An origin that is not given is 0.
+
+    Args:
+        path: ``.mha`` or ``.mhd``; the name does not matter.
+        frame: Which frame of a 4-D file, from 0; the others have none, and it says nothing to them.
+
+    Returns:
+        Voxels ``(i, j, k)``, the file's fastest axis first (2-D files as ``(i, j, 1)``), in the stored type.
+
+    Raises:
+        InputError: Damaged, cut off, detached data missing, an impossible shape, colours or vectors, a singular affine,
+            a frame that is missing or must be chosen.
+    """
+    data, shape, geometry = _read(path, header_bytes(path, "MetaImage"), frame)
+    return volume_scan(path, "metaimage", data, shape, geometry, frame)
+
+
+def metaimage_files(path: Path) -> list[Path]:
+    """The file, and the one that its header keeps its voxels in.
+
+    Raises:
+        InputError: It is missing.
+    """
+    where = _header(header_bytes(path, "MetaImage"))[0].get("ElementDataFile", "LOCAL")
+    return [path] if where.upper() == "LOCAL" else [path, beside(path, where, "MetaImage")]
+
+
+def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tuple[int, ...], Geometry]:
+    fields, start = _header(head)
+    try:
+        shape = tuple(int(n) for n in fields["DimSize"].split())
+        stored = np.dtype(_MET_TYPES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")])
+        channels, skip = int(fields.get("ElementNumberOfChannels", 1)), int(fields.get("HeaderSize", 0))
+        where, packed = fields["ElementDataFile"], int(fields.get("CompressedDataSize", 0))
+        whole = len(shape) == int(fields["NDims"])
+        geometry = _geometry(fields, len(shape))
+    except InputError:
+        raise
+    except (KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise InputError("the MetaImage header is damaged")
+    if channels != 1:
+        raise InputError(f"the MetaImage holds {channels} numbers a voxel; a scan has one")
+    check_shape(shape, "MetaImage")
+    check_frame(spatial_shape(shape, "MetaImage"), frame, "MetaImage")
+    if not _true(fields.get("BinaryData", "True")):
+        raise InputError("the MetaImage holds its numbers as text; save it as binary data")
+    if where.split()[:1] == ["LIST"] or "%" in where:
+        raise InputError("the MetaImage keeps its data in several files; save it as one")
+    source = path
+    if where.upper() != "LOCAL":
+        source, start = beside(path, where, "MetaImage"), max(skip, 0)
+    compressed = _true(fields.get("CompressedData", "False"))
+    needed = int(np.prod(shape)) * stored.itemsize
+    check_size(needed, [source], DEFLATE if compressed else 1, "MetaImage")
+    if skip == -1 and source != path and not compressed:  # whatever precedes the voxels
+        start = source.stat().st_size - needed
+    with source.open("rb") as file:
+        file.seek(start)
+        payload = file.read(packed if packed > 0 else -1) if compressed else file.read(needed)
+    if compressed:
+        payload = _inflated(payload, needed)
+    if len(payload) < needed:
+        raise InputError("the MetaImage data are damaged or cut off")
+    big = _true(fields.get("BinaryDataByteOrderMSB") or fields.get("ElementByteOrderMSB") or "False")
+    voxels = np.frombuffer(payload, stored.newbyteorder(">" if big else "<")).reshape(shape, order="F")
+    if len(spatial_shape(shape, "MetaImage")) == 4:
+        voxels = voxels[..., frame]
+    return np.array(voxels, order="F"), shape, geometry
+
+
+def _header(head: bytes) -> tuple[dict[str, str], int]:
+    """The fields, and where the data begin if they are in the same file: after the field that says so."""
+    fields: dict[str, str] = {}
+    for line in re.finditer(rb"([^\n]*)\n?", head):
+        found = re.match(r"\s*(\w+)\s*[=:]\s*(.*?)\s*$", line[1].decode("latin-1"))
+        if found:
+            fields[found[1]] = found[2]
+            if found[1] == "ElementDataFile":
+                return fields, line.end()
+    return fields, len(head)
+
+
+def _geometry(fields: dict[str, str], n: int) -> Geometry:
+    """Affine and spacing; the n x n direction matrix has one row for each array axis.
+
+    Raises:
+        ValueError: Numbers that are none, or too few of them.
+    """
+
+    def numbers(*names: str) -> NDArray[np.float64] | None:
+        return next((np.array(fields[name].split(), np.float64) for name in names if name in fields), None)
+
+    spacing, direction = numbers("ElementSpacing", "ElementSize"), numbers("TransformMatrix", "Orientation", "Rotation")
+    if spacing is None:
+        return None, None
+    origin = numbers("Offset", "Position", "Origin")
+    factor = MM.get(fields.get("DistanceUnits", "").lower(), 1.0)
+    if len(spacing) != n or not spacing.all() or not np.isfinite(spacing).all():
+        raise ValueError("spacing")
+    if direction is None or n < 3:
+        return None, filled_spacing(factor * np.abs(spacing))
+    origin = np.zeros(n) if origin is None else origin
+    affine = affine_to_ras(
+        direction.reshape(n, n).T, factor * spacing, factor * origin, TO_RAS["left-posterior-superior"]
+    )
+    return affine, spacing_of(affine)
+
+
+def _inflated(payload: bytes, needed: int) -> bytes:
+    """The decompressed bytes, or none of them if there are not exactly `needed` or their checksum does not fit."""
+    unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
+    try:
+        voxels = unpack.decompress(payload, needed + 1)
+    except zlib.error:
+        return b""
+    return voxels if unpack.eof and len(voxels) == needed else b""
+
+
+def _true(text: str) -> bool:
+    return text[:1] in ("T", "t", "1")

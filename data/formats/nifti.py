@@ -1,0 +1,210 @@
+"""NIfTI-1 and NIfTI-2 pictures and volumes, compressed or not: one file of any name, or an .hdr/.img pair."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.volumes import check_frame, check_shape, spatial_shape
+from tumorlens.data.scan import Scan, checked_affine
+
+_MM = {"meter": 1000.0, "micron": 0.001}  # anything else is mm: writers that leave the unit out mean it
+
+
+_PAIR = r"(.*)(\.hdr|\.img|\.HDR|\.IMG)(\.gz|\.GZ)?"
+
+
+_ANALYZE = "this is Analyze 7.5, which does not say which side is left; convert it to NIfTI where that is known"
+
+
+def read_nifti(path: Path, frame: int | None = None) -> Scan:
+    """A 2-D or 3-D NIfTI, or one frame of a 4-D one (the others have no frames, and `frame` says nothing to them).
+
+    The standards are https://nifti.nimh.nih.gov/nifti-1 and /nifti-2.
+
+    Args:
+        path: A single file, or either file of a pair, which end in ``.hdr`` and ``.img`` or these with ``.gz``.
+        frame: Which frame, from 0.
+
+    Returns:
+        Voxels ``(i, j, k)`` in the stored type where the header scales nothing; else float32 where the stored type has
+        at most 16 bits, and float64 where it has more. The header is that of a single file. Where it has neither qform
+        nor sform there is no affine, and spacing only where it names a unit.
+
+    Raises:
+        InputError: Damaged, half a pair, Analyze 7.5, more than four axes, a frame that is missing or must be chosen, a
+            singular affine.
+    """
+    image = _load(path)
+    shape = tuple(int(n) for n in image.shape)
+    check_shape(shape, "NIfTI")
+    spatial = spatial_shape(shape, "NIfTI")
+    affine = checked_affine(image.affine)
+    check_frame(spatial, frame, "NIfTI")
+    try:
+        data = _values(image.dataobj, frame if len(spatial) == 4 else None)
+    except Exception as error:  # nibabel passes on what gzip, numpy and the file system raise on short data
+        raise InputError(f"the NIfTI data are damaged or cut off ({_reason(error)})") from None
+    if data.dtype.kind not in "buif":
+        raise InputError(f"the NIfTI holds {data.dtype} values; a scan has one number a voxel")
+    voxels = data.reshape(spatial[:3] if len(spatial) > 2 else (*spatial, 1))
+    factor = _MM.get(_unit(image.header), 1.0)
+    affine = np.diag([factor, factor, factor, 1.0]) @ affine
+    known = bool(image.header["qform_code"] or image.header["sform_code"])
+    spacing = None
+    if known or _unit(image.header) != "unknown":  # with none of the three, the header's 1 x 1 x 1 is filler
+        spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+    return Scan(
+        voxels,
+        affine=affine if known else None,
+        assumed=None if known else affine,  # nibabel's own
+        spacing_mm=spacing,
+        path=path,
+        format="nifti",
+        volume=True,
+        source_shape=shape if len(spatial) < 4 else shape[:3],
+        header=_single(image.header),
+        frame=frame if len(spatial) == 4 else None,
+    )
+
+
+def _unit(header: Any) -> str:
+    """The unit of space, "unknown" too where the header's number stands for none."""
+    try:
+        return header.get_xyzt_units()[0]
+    except KeyError:
+        return "unknown"
+
+
+def nifti_files(path: Path) -> list[Path]:
+    """The file, and the other one of a pair.
+
+    Raises:
+        InputError: The other one is missing.
+    """
+    head, named = _bytes(path, 560), re.fullmatch(_PAIR, path.name)
+    single = head[344:347] == b"n+1" or head[4:7] == b"n+2"
+    return [path] if single or named is None else [path, _partner(path, named)]
+
+
+def is_analyze(head: bytes) -> bool:
+    """Whether a file begins as an Analyze 7.5 header does: that of a NIfTI pair without the pair's magic.
+
+    Args:
+        head: The first 348 bytes or more, decompressed.
+    """
+    if len(head) < 348 or head[344:347] in (b"ni1", b"n+1"):
+        return False
+    order: Literal["little", "big"] = "little" if head[:4] == (348).to_bytes(4, "little") else "big"
+    size, n_axes = int.from_bytes(head[:4], order), int.from_bytes(head[40:42], order)
+    return size == 348 and (head[38:39] == b"r" or 1 <= n_axes <= 7)
+
+
+def _load(path: Path) -> Any:
+    import nibabel as nib
+
+    logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # header repairs are not the user's business
+    compressed = _is_gzip(path)
+    head = _bytes(path, 560)
+    single = head[344:347] == b"n+1" or head[4:7] == b"n+2"
+    if not single:
+        return _load_pair(path, head)
+    kind = nib.Nifti2Image if head[4:7] == b"n+2" else nib.Nifti1Image
+    try:
+        named_so = path.name.endswith(".nii.gz") if compressed else path.name.endswith(".nii")
+        if named_so:  # read lazily from disk; under another name nibabel would refuse it
+            return kind.from_filename(path)
+        return kind.from_bytes(_bytes(path))
+    except Exception as error:  # nibabel's header checks raise many types; all of them mean a damaged file
+        raise InputError(f"the NIfTI file is damaged or cut off ({_reason(error)})") from None
+
+
+def _load_pair(path: Path, head: bytes) -> Any:
+    """The image of a pair, of which `path` is either file and `head` its first bytes."""
+    import nibabel as nib
+
+    if is_analyze(head):
+        raise InputError(_ANALYZE)
+    named = re.fullmatch(_PAIR, path.name)
+    if named is None or (named[2].lower() == ".hdr") != _is_pair(head):
+        what = "a NIfTI pair's header, but not called .hdr" if _is_pair(head) else "no NIfTI, or its header is damaged"
+        raise InputError(f"this is {what}")
+    partner = _partner(path, named)
+    header, voxels = (path, partner) if _is_pair(head) else (partner, path)
+    try:
+        head = _bytes(header, 560)
+        if is_analyze(head):
+            raise InputError(_ANALYZE)
+        if not _is_pair(head):
+            raise InputError(f"{header.name} beside it is no NIfTI header, or a damaged one")
+        kind = nib.Nifti2Pair if head[4:7] == b"ni2" else nib.Nifti1Pair
+        streams = {"header": io.BytesIO(_bytes(header)), "image": io.BytesIO(_bytes(voxels))}
+        return kind.from_file_map({name: nib.FileHolder(fileobj=stream) for name, stream in streams.items()})
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"the NIfTI pair is damaged or cut off ({_reason(error)})") from None
+
+
+def _partner(path: Path, named: re.Match[str]) -> Path:
+    """The other file of a pair, compressed as the named one is or else."""
+    stem, own, gz = named.groups(default="")
+    suffix = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}[own]
+    for end in (gz, "" if gz else ".gz"):
+        partner = path.with_name(stem + suffix + end)
+        if partner.is_file():
+            return partner
+    raise InputError(f"{stem}{suffix}{gz} is missing, the other file of this .hdr/.img pair")
+
+
+def _is_pair(head: bytes) -> bool:
+    return head[344:347] == b"ni1" or head[4:7] == b"ni2"
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _bytes(path: Path, count: int = -1) -> bytes:
+    """The first bytes of a file or all of them, decompressed."""
+    opener: Any = gzip.open if _is_gzip(path) else open
+    with opener(path, "rb") as file:
+        return file.read(count)
+
+
+def _values(proxy: Any, frame: int | None) -> NDArray[Any]:
+    """The scaled voxels. Small integers become float32, which tells them apart as well, at half the memory."""
+    slope, offset = float(proxy.slope), float(proxy.inter)
+    plain = (slope, offset) == (1, 0)
+    large = 2**16 * abs(slope) + abs(offset) > np.finfo(np.float32).max
+    apart = abs(offset) < 2**20 * abs(slope)  # else neighbouring values would be rounded to one
+    if plain or proxy.dtype.kind not in "iu" or proxy.dtype.itemsize > 2 or large or not apart:
+        return np.asanyarray(proxy if frame is None else proxy[..., frame])
+    if frame is not None:
+        return np.asanyarray(proxy[..., frame]).astype(np.float32)
+    values = proxy.get_unscaled().astype(np.float32)
+    values *= np.float32(slope)
+    values += np.float32(offset)
+    return values
+
+
+def _single(header: Any) -> Any:
+    """A copy of the header, a pair's turned into a single file's."""
+    import nibabel as nib
+
+    kind = nib.Nifti2Header if header["sizeof_hdr"] == 540 else nib.Nifti1Header
+    return kind.from_header(header, check=False)
+
+
+def _reason(error: Exception) -> str:
+    """nibabel's message in one line, without the address of a stream in memory."""
+    return re.sub(r" from (object )?<[^>]*>", "", " ".join(str(error).split()))

@@ -1,0 +1,1 @@
+"""`tumorlens data explore | check | split`."""

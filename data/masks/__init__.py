@@ -1,0 +1,1 @@
+"""Masks: reading and writing them."""

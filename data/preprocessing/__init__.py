@@ -1,0 +1,1 @@
+"""From a slice to the network input, and the exact way back."""

@@ -1,0 +1,170 @@
+"""Where the head lies in a slice: the first step that takes a picture's frame out of the picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.preprocessing.percentiles import percentiles
+from tumorlens.data.scan import Scan
+
+_WORK_SIZE = 256  # the mask is found at this size: fast, and independent of the source's resolution
+
+
+_UNIFORM = 0.08  # a row whose values (but for the outer 3 % on both ends) span less of the slice's range is a frame's
+
+
+_THRESHOLD_RANGE = (0.06, 0.22)  # of the bright level; below lies air and ringing, above lie dark tissue and fluid
+
+
+def find_head(image_hw: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Convex mask of the head.
+
+    Uniform frames of any grey level are trimmed, air is split from tissue by a damped Otsu threshold
+    (N. Otsu, IEEE Trans. SMC 1979), thin lines and letters are opened away, and the convex hull of what is left is
+    taken, so that sinuses, ventricles and dark lesions stay inside.
+
+    Args:
+        image_hw: One grey slice, any intensity unit, finite.
+
+    Returns:
+        Mask of the same rows x columns; empty when no head stands out from its background.
+    """
+    inside = _inside_frame(image_hw)
+    first = _hull_in(image_hw, inside)
+    # The second look is at the head's own box: the amount of air around it must not matter.
+    return _hull_in(image_hw, _box_around(first, inside)) if first.any() else first
+
+
+def tissue_shares(scan: Scan) -> NDArray[np.float64]:
+    """For each slice of a volume the share of its pixels that are brighter than the volume's air, ``(n_slices,)``.
+
+    One level serves the whole volume: seen alone, a slice of nothing but noise looks as full as any.
+    """
+    few = scan.voxels.reshape(-1)[:: max(1, scan.voxels.size // 1_000_000)]
+    low, high = (float(v) for v in percentiles(few, (1, 99)))
+    level = low + 0.1 * (high - low)
+    return np.array([(scan.slice(k) > level).mean() for k in range(scan.n_slices)])
+
+
+def _hull_in(image_hw: NDArray[np.float32], window: tuple[slice, slice]) -> NDArray[np.bool_]:
+    """The tissue's hull in a window of the slice, found at the working size, as a mask of the whole slice."""
+    part = image_hw[window]
+    hull = _tissue_hull(_shrunk(part))
+    mask = np.zeros(image_hw.shape, bool)
+    mask[window] = cv2.resize(hull * 255, part.shape[::-1], interpolation=cv2.INTER_LINEAR) > 127
+    return mask
+
+
+def _shrunk(image_hw: NDArray[np.float32]) -> NDArray[np.float32]:
+    scale = min(1.0, _WORK_SIZE / max(image_hw.shape))
+    size = (max(1, round(image_hw.shape[1] * scale)), max(1, round(image_hw.shape[0] * scale)))
+    return cv2.resize(image_hw, size, interpolation=cv2.INTER_AREA)
+
+
+def _box_around(mask_hw: NDArray[np.bool_], inside: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Rows and columns of a non-empty mask with a rim of a tenth, but never beyond `inside`."""
+    rows, columns = np.flatnonzero(mask_hw.any(axis=1)), np.flatnonzero(mask_hw.any(axis=0))
+    rim = max(2, int(max(np.ptp(rows), np.ptp(columns))) // 10)
+    (r0, r1, _), (c0, c1, _) = inside[0].indices(mask_hw.shape[0]), inside[1].indices(mask_hw.shape[1])
+    return (
+        slice(max(r0, int(rows[0]) - rim), min(r1, int(rows[-1]) + 1 + rim)),
+        slice(max(c0, int(columns[0]) - rim), min(c1, int(columns[-1]) + 1 + rim)),
+    )
+
+
+def _inside_frame(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Rows and columns of a slice inside its uniform borders (black, white, grey bars, thin lines), by a small copy."""
+    small = _shrunk(image_hw)
+    window = _trimmed(small)
+    scale = (image_hw.shape[0] / small.shape[0], image_hw.shape[1] / small.shape[1])
+    (top, bottom, _), (left, right, _) = window[0].indices(small.shape[0]), window[1].indices(small.shape[1])
+    return (
+        slice(int(np.ceil(top * scale[0])), int(bottom * scale[0])),
+        slice(int(np.ceil(left * scale[1])), int(right * scale[1])),
+    )
+
+
+def _trimmed(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Rows and columns that are left when uniform borders are trimmed from all sides; all if nothing would be left."""
+    low, high = percentiles(image_hw, (0.5, 99.5))
+    tolerance = _UNIFORM * max(float(high - low), 1e-6)
+    top, left = 0, 0
+    bottom, right = image_hw.shape
+    while True:  # bars can be nested (white page around a black frame), so trim until nothing is uniform
+        before = (top, bottom, left, right)
+        busy = _busy(image_hw[top:bottom, left:right], 1, tolerance)
+        if busy is None:
+            return slice(None), slice(None)
+        top, bottom = top + busy[0], top + busy[1]
+        busy = _busy(image_hw[top:bottom, left:right], 0, tolerance)
+        if busy is None:
+            return slice(None), slice(None)
+        left, right = left + busy[0], left + busy[1]
+        if (top, bottom, left, right) == before:
+            break
+    if bottom - top < 8 or right - left < 8:
+        return slice(None), slice(None)
+    # Dark lines are given back: they are air, in which the tip of a head may show, and do no harm. Next to a bright
+    # one lies a line in which resizing has mixed frame and picture; it goes as well.
+    bright = low + _UNIFORM * (high - low)
+    rows = np.flatnonzero(np.median(image_hw[:, left:right], axis=1) > bright)
+    columns = np.flatnonzero(np.median(image_hw[top:bottom], axis=0) > bright)
+    return _between(rows, top, bottom, image_hw.shape[0]), _between(columns, left, right, image_hw.shape[1])
+
+
+def _between(bright: NDArray[np.int_], start: int, stop: int, length: int) -> slice:
+    """From behind the last bright line before `start` to before the first one from `stop` on."""
+    before, after = bright[bright < start], bright[bright >= stop]
+    return slice(int(before[-1]) + 2 if before.size else 0, int(after[0]) - 1 if after.size else length)
+
+
+def _busy(window: NDArray[np.float32], along: int, tolerance: float) -> tuple[int, int] | None:
+    """First and one past the last line that is not uniform along an axis, or none."""
+    low, high = percentiles(window, (3, 97), along)
+    lines = np.flatnonzero(high - low > tolerance)
+    return (int(lines[0]), int(lines[-1]) + 1) if lines.size else None
+
+
+def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
+    low, high = percentiles(image_hw, (0.5, 99.0))
+    empty = np.zeros(image_hw.shape, np.uint8)
+    if high - low <= 1e-6 or min(image_hw.shape) < 8:
+        return empty
+    level = np.clip((image_hw - low) / (high - low), 0, 1)
+    level_u8 = cv2.GaussianBlur((level * 255).astype(np.uint8), (0, 0), 1.0)
+    otsu, _ = cv2.threshold(level_u8, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    threshold = float(np.clip(0.5 * otsu / 255, *_THRESHOLD_RANGE)) * 255
+    tissue = (level_u8 > threshold).astype(np.uint8)
+    radius = max(1, round(0.012 * max(image_hw.shape)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    # Padded, because the head may touch the frame and the border must count as air.
+    tissue = cv2.copyMakeBorder(tissue, 2 * radius, 2 * radius, 2 * radius, 2 * radius, cv2.BORDER_CONSTANT, value=0)
+    solid = cv2.morphologyEx(_filled(cv2.morphologyEx(tissue, cv2.MORPH_CLOSE, kernel)), cv2.MORPH_OPEN, kernel)
+    solid = solid[2 * radius : -2 * radius, 2 * radius : -2 * radius]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+    if count < 2:
+        return empty
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    # Eyes and cerebellum are separate islands in skull-stripped slices; letters and scan artefacts are smaller.
+    kept = np.concatenate([[False], areas >= 0.06 * areas.max()])
+    cv2.fillConvexPoly(empty, cv2.convexHull(_row_ends(kept[labels])), 1)
+    return empty
+
+
+def _row_ends(mask_hw: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """First and last column of each row that is not empty, ``(n, 1, 2)`` x and y: all that a convex hull depends on,
+    and a hundredth of the mask's points."""
+    rows = np.flatnonzero(mask_hw.any(axis=1))
+    filled = mask_hw[rows]
+    first, last = filled.argmax(axis=1), mask_hw.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.stack([first, rows], axis=1), np.stack([last, rows], axis=1)])
+    return ends.astype(np.int32).reshape(-1, 1, 2)
+
+
+def _filled(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros_like(mask)
+    cv2.drawContours(filled, contours, -1, 1, thickness=cv2.FILLED)
+    return filled

@@ -1,0 +1,212 @@
+"""The one path from a slice to a network's input, used by training and by serving, and its exact inverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.preprocessing.head import find_head
+from tumorlens.data.preprocessing.percentiles import percentiles
+
+PREPROCESS_VERSION = 1  # raise it when any output pixel changes: weights trained on another version are refused
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a prepared slice came from: all that is needed to put a mask back.
+
+    Attributes:
+        source_shape: Rows and columns of the source slice.
+        box: Crop in the source, ``(top, bottom, left, right)`` in pixels, bottom and right exclusive; it may reach
+            beyond the slice, where the input is 0.
+        inner: Rows and columns that the crop takes inside the network's square.
+        offset: Row and column of that inner rectangle.
+    """
+
+    source_shape: tuple[int, int]
+    box: tuple[int, int, int, int]
+    inner: tuple[int, int]
+    offset: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PreparedSlice:
+    """A network's input and the way back.
+
+    Attributes:
+        image: ``(size, size)`` uint8; 0 outside the head. Eight bits, so that a cached training sample and a served
+            slice are the same to the last bit.
+        head: ``(size, size)`` bool, the head's convex mask in the same grid.
+        head_fraction: Share of the source slice that the head covers, 0..1; 0 when no head was found.
+        placement: The way back to the source's grid.
+    """
+
+    image: NDArray[np.uint8]
+    head: NDArray[np.bool_]
+    head_fraction: float
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Grey slice -> head crop -> robust intensities -> square without distortion.
+
+    Frame size, borders, what lies outside the head, intensity unit and window are all gone afterwards: they tell the
+    source of a picture, not the health of the patient.
+
+    Attributes:
+        size: Side of the square output in pixels.
+        margin: Free rim around the head, as a share of the head's longer side.
+        percentiles: Intensities inside the head that become 0 and 1.
+    """
+
+    size: int = 224
+    margin: float = 0.03
+    percentiles: tuple[float, float] = (1.0, 99.5)
+    version: int = PREPROCESS_VERSION
+
+    def __call__(self, slice_hw: NDArray[np.generic], pixel_aspect: float = 1.0) -> PreparedSlice:
+        """Prepare one slice.
+
+        Args:
+            slice_hw: One slice, ``(rows, columns)`` grey or ``(rows, columns, 3 or 4)`` colour, any numeric type.
+            pixel_aspect: Height of a pixel divided by its width, from the spacing in mm; 1 when unknown.
+
+        Raises:
+            InputError: Wrong shape, no pixels, NaN or infinite values, or one value everywhere.
+        """
+        image_hw = to_gray(slice_hw)
+        head = find_head(image_hw)
+        head_fraction = float(head.mean())
+        if not head.any():  # nothing stands out: the whole picture is what there is to look at
+            head = np.ones(image_hw.shape, bool)
+        box = self._box(head, pixel_aspect)
+        inside = image_hw[head]
+        low, high = percentiles(inside, self.percentiles)
+        if high - low <= 0:  # a few bright pixels on a flat field: fall back to the full range
+            low, high = float(inside.min()), float(inside.max())
+        if high - low <= 0:
+            low, high = float(image_hw.min()), float(image_hw.max())
+        level = np.clip((image_hw - low) / (high - low), 0, 1).astype(np.float32)
+        level[~head] = 0
+        placement = self._placement(image_hw.shape, box, pixel_aspect)
+        return PreparedSlice(
+            image=np.rint(_place(level, placement, self.size) * 255).astype(np.uint8),
+            head=_place(head.astype(np.uint8) * 255, placement, self.size) > 127,
+            head_fraction=head_fraction,
+            placement=placement,
+        )
+
+    def mask_to_input(self, mask_hw: NDArray[np.generic], placement: Placement) -> NDArray[np.uint8]:
+        """Bring a source mask (non-zero is lesion) to the network's grid; returns 0 and 1, ``(size, size)``.
+
+        Raises:
+            InputError: The mask has another shape than the slice.
+        """
+        if mask_hw.shape != placement.source_shape:
+            raise InputError(f"mask has shape {mask_hw.shape}, its slice {placement.source_shape}")
+        return (_place((mask_hw != 0).astype(np.uint8) * 255, placement, self.size) > 127).astype(np.uint8)
+
+    def mask_to_source(
+        self, map_hw: NDArray[np.uint8], placement: Placement, threshold: float = 0.5
+    ) -> NDArray[np.uint8]:
+        """The exact inverse: a lesion map on the network's grid -> mask of 0 and 1 on the source's grid.
+
+        The map has eight bits before it is resampled, which is faster than floats and smoother than a mask.
+
+        Args:
+            map_hw: ``(size, size)`` uint8, 255 is certain; a mask of 0 and 255 is one, too.
+            placement: The slice's way back.
+            threshold: Share of 255 from which a pixel of the source belongs to the mask.
+        """
+        return (self.map_to_source(map_hw, placement) >= max(1, round(threshold * 255))).astype(np.uint8)
+
+    def map_to_source(self, map_hw: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
+        """A map of bytes ``(size, size)`` on the source's grid, ``(rows, columns)``; 0 outside the crop."""
+        top, left = placement.offset
+        rows, columns = placement.inner
+        inner_u8 = np.ascontiguousarray(map_hw[top : top + rows, left : left + columns], np.uint8)
+        y0, y1, x0, x1 = placement.box
+        crop = cv2.resize(inner_u8, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        height, width = placement.source_shape
+        whole = np.zeros((height, width), np.uint8)
+        ys, xs = max(y0, 0), max(x0, 0)
+        ye, xe = min(y1, height), min(x1, width)
+        whole[ys:ye, xs:xe] = crop[ys - y0 : ye - y0, xs - x0 : xe - x0]
+        return whole
+
+    def _box(self, head: NDArray[np.bool_], pixel_aspect: float) -> tuple[int, int, int, int]:
+        rows = np.flatnonzero(head.any(axis=1))
+        columns = np.flatnonzero(head.any(axis=0))
+        top, bottom = int(rows[0]), int(rows[-1]) + 1
+        left, right = int(columns[0]), int(columns[-1]) + 1
+        rim = self.margin * max((bottom - top) * pixel_aspect, right - left)
+        rim_rows, rim_columns = round(rim / pixel_aspect), round(rim)
+        return top - rim_rows, bottom + rim_rows, left - rim_columns, right + rim_columns
+
+    def _placement(self, shape: tuple[int, ...], box: tuple[int, int, int, int], pixel_aspect: float) -> Placement:
+        height = (box[1] - box[0]) * pixel_aspect
+        width = float(box[3] - box[2])
+        scale = self.size / max(height, width)
+        rows = min(self.size, max(1, round(height * scale)))
+        columns = min(self.size, max(1, round(width * scale)))
+        return Placement(
+            source_shape=(int(shape[0]), int(shape[1])),
+            box=box,
+            inner=(rows, columns),
+            offset=((self.size - rows) // 2, (self.size - columns) // 2),
+        )
+
+
+def to_gray(slice_hw: NDArray[np.generic]) -> NDArray[np.float32]:
+    """One grey float32 channel from a grey or colour slice.
+
+    Colour is weighted by ITU-R BT.601; a fourth channel (alpha) is dropped, since readers have applied it.
+
+    Raises:
+        InputError: Wrong shape, no pixels, NaN or infinite values, or one value everywhere.
+    """
+    array = np.asarray(slice_hw)
+    if array.ndim == 3 and array.shape[2] in (3, 4):
+        image = array[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    elif array.ndim == 3 and array.shape[2] == 1:
+        image = array[..., 0].astype(np.float32)
+    elif array.ndim == 2:
+        image = array.astype(np.float32)
+    else:
+        raise InputError(
+            f"a slice has rows and columns, with 3 or 4 colours at most; this array has shape {array.shape}"
+        )
+    if image.size == 0:
+        raise InputError("the slice has no pixels")
+    if not np.isfinite(image).all():
+        raise InputError("the slice holds NaN or infinite values")
+    if float(np.ptp(image)) == 0:
+        raise InputError("the slice has the same value everywhere")
+    return np.ascontiguousarray(image)
+
+
+def _place(array_hw: NDArray, placement: Placement, size: int) -> NDArray:
+    y0, y1, x0, x1 = placement.box
+    height, width = placement.source_shape
+    crop = array_hw[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+    crop = cv2.copyMakeBorder(
+        np.ascontiguousarray(crop),
+        max(-y0, 0),
+        max(y1 - height, 0),
+        max(-x0, 0),
+        max(x1 - width, 0),
+        cv2.BORDER_CONSTANT,
+        value=0,
+    )
+    rows, columns = placement.inner
+    smaller = rows * columns < crop.shape[0] * crop.shape[1]
+    resized = cv2.resize(crop, (columns, rows), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    square = np.zeros((size, size), array_hw.dtype)
+    top, left = placement.offset
+    square[top : top + rows, left : left + columns] = resized
+    return square

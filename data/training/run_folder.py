@@ -1,0 +1,191 @@
+"""The folder of a training run: settings, checkpoints, metrics, and what of it goes on the card."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Collection
+from dataclasses import asdict, is_dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tumorlens.data.cards.lineage import START_HASH, known_start
+from tumorlens.data.devices import pick_device
+from tumorlens.data.errors import InputError
+from tumorlens.data.files import sha256_of, whole_file, write_text
+from tumorlens.data.training.partition import Partition
+
+BEST, LAST = "best", "last"  # checkpoints
+
+
+def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:
+    """The part of a card that says how the weights came about; the settings are those that the run's folder keeps, for
+    the file of the first weights may hold others by now."""
+    return {
+        "training": read_config(out),
+        "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
+        "dropped_near_duplicates": len(parts.dropped),
+        **({} if parts.leaks is None else {"leaking_test_slices": parts.leaks}),
+        "best_epoch": best_epoch,
+        "date": date.today().isoformat(),
+        "command": command,
+    }
+
+
+CONFIG = "config.yaml"
+
+
+_HINTS = (
+    "does not have many workers",
+    "exists and is not empty",
+    "LeafSpec",
+    "logging interval",
+    "no .val_dataloader",
+)
+
+
+_PRECISIONS = ("auto", "bf16", "fp32")
+
+
+FREE = ("device", "workers", "prepared", "start")  # what a resumed run may change: it changes no result
+
+
+# What a run was that began before there was such a setting.
+_BEFORE: dict[str, Any] = {
+    "blank": 0.0,
+    "channel": None,
+    "epoch_slices": 0,
+    "freeze_stem": False,
+    "label_weight": 0.0,
+    "negative_share": 0.0,
+    "not_brain": [],
+    "own_outlines": False,
+    "out_of_fold": "",
+    "patients": 1.0,
+    "prepared": "",
+    "small_epochs": 0,
+    "transplant": 0.0,
+    "turn": 0.0,
+    "validate_every": 1,
+}
+
+
+def write_metrics_table(out: Path) -> list[dict[str, str]]:
+    """Rewrite ``out/metrics.csv`` from all logs below ``out/logs``; returns its rows, one per epoch."""
+    logs = sorted((out / "logs").glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
+    rows: dict[int, dict[str, str]] = {}
+    columns: dict[str, None] = {"epoch": None}
+    for log in logs:
+        fresh: dict[int, dict[str, str]] = {}
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if not row.get("epoch"):
+                    continue
+                known = {k: v for k, v in row.items() if v and k != "step"}
+                fresh.setdefault(int(row["epoch"]), {}).update(known)
+        if fresh:  # a resumed run repeats the epoch it was cut off in, and all that came after it
+            rows = {epoch: row for epoch, row in rows.items() if epoch < min(fresh)} | fresh
+    for row in rows.values():
+        columns.update(dict.fromkeys(sorted(row)))
+    table = [rows[epoch] for epoch in sorted(rows) if any(k.startswith(("val_", "train_loss")) for k in rows[epoch])]
+    with whole_file(out / "metrics.csv") as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(table)
+    return table
+
+
+def check_run(out: Path, config: Any, resume: bool) -> Path | None:
+    """Check the run's folder, without touching it; returns the checkpoint to resume from, or none.
+
+    Raises:
+        InputError: A fresh run would overwrite one, a resume finds nothing, or finds another configuration.
+    """
+    last = out / "checkpoints" / f"{LAST}.ckpt"
+    plain = with_start(config)
+    pick_device(plain.get("device", "auto"))
+    if plain.get("precision", "auto") not in _PRECISIONS:
+        raise InputError(f"precision {plain['precision']!r} is none of {', '.join(_PRECISIONS)}")
+    if resume:
+        if not (last.is_file() and (out / CONFIG).is_file()):
+            raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
+        changed = changed_setting(read_config(out), plain)
+        if changed:
+            raise InputError(f"{out}: the run began with {changed}; resume with the same settings")
+        return last
+    if last.is_file():
+        raise InputError(f"{out}: a run is here already; use --resume to continue it, or another --out")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: this is a file; --out takes a folder")
+    try:
+        with tempfile.TemporaryFile(dir=next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())):
+            pass
+    except OSError as error:
+        raise InputError(f"{out}: --out cannot be written ({error.strerror})") from None
+    return None
+
+
+def changed_setting(kept: dict[str, Any], wanted: dict[str, Any], free: Collection[str] = FREE) -> str:
+    """The first setting in which a run differs from what is wanted, as ``"seed = 0, not 3"``; empty if none does.
+
+    Args:
+        kept: Settings of the run, on its card or in its ``config.yaml``.
+        wanted: From `plain_config`.
+        free: Names that may differ.
+    """
+    known = _BEFORE | kept
+    for name, value in wanted.items():
+        if name in known and known[name] != value and name not in free:
+            if name == START_HASH:
+                return f"other weights than {wanted['init']} now holds"
+            return f"{name} = {known[name]}, not {value}"
+    return ""
+
+
+def write_config(out: Path, config: Any) -> None:
+    """``config.yaml`` of a run. One that goes on without the file of its first weights keeps what it knew of them."""
+    settings = with_start(config)
+    if START_HASH not in settings and settings.get("init") not in ("imagenet", "none") and (out / CONFIG).is_file():
+        settings |= {key: value for key, value in read_config(out).items() if key in (START_HASH, "start")}
+    write_text(out / CONFIG, yaml.safe_dump(settings, sort_keys=False))
+
+
+def read_config(out: Path) -> dict[str, Any]:
+    """The settings of a run, with what is known of its first weights."""
+    return dict(yaml.safe_load((out / CONFIG).read_text(encoding="utf-8")))
+
+
+def chosen_state(out: Path) -> tuple[dict[str, Any], int]:
+    """State and epoch of a run's best checkpoint, or of its last one where nothing was validated."""
+    folder = out / "checkpoints"
+    path = next(p for p in (folder / f"{BEST}.ckpt", folder / f"{LAST}.ckpt") if p.is_file())
+    kept = torch.load(path, map_location="cpu", weights_only=True)
+    return kept["state_dict"], int(kept["epoch"])
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain values that YAML and JSON can hold."""
+    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+    return {k: _plain(v) for k, v in values.items()}
+
+
+def with_start(config: Any) -> dict[str, Any]:
+    """`plain_config`, with the SHA-256 of the weight file that a run starts from, and what that had learnt from: a path
+    alone does not tell whether it still holds the same."""
+    plain = plain_config(config)
+    start = Path(str(plain.get("init", "")))
+    return plain | ({START_HASH: sha256_of(start), **known_start(plain)} if start.is_file() else {})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value

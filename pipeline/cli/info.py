@@ -1,0 +1,51 @@
+"""What is installed here: versions, devices, models and their hashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tumorlens.data.cards.weights import load_weights
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.versions import package_versions
+
+
+def collect_info() -> dict[str, Any]:
+    """Versions, devices with their precision, and both shipped models with the check of their hashes."""
+    import torch
+
+    from tumorlens.classification.predict import SHIPPED as CLASSIFIER
+    from tumorlens.data.devices import has_bf16, pick_device
+    from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
+
+    names = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    models: dict[str, Any] = {}
+    for stage, path in (("classification", CLASSIFIER), ("segmentation", SEGMENTER)):
+        try:
+            _, card = load_weights(path, stage)
+            kept = ("architecture", "encoder", "input_size", "operating_point", "sha256", "date")
+            models[stage] = {"file": path.name, **{k: card[k] for k in kept if k in card}, "intact": True}
+        except InputError as error:
+            models[stage] = {"file": path.name, "intact": False, "error": str(error)}
+    return {
+        "versions": package_versions(),
+        "devices": {name: {"bf16": has_bf16(pick_device(name))} for name in names},
+        "default_device": str(pick_device("auto")),
+        "models": models,
+    }
+
+
+def format_info(facts: dict[str, Any]) -> str:
+    """The facts as lines for a terminal."""
+    lines = ["versions"] + [f"  {name} {number}" for name, number in facts["versions"].items()]
+    lines.append("devices")
+    for name, abilities in facts["devices"].items():
+        mark = " (default)" if name == facts["default_device"] else ""
+        lines.append(f"  {name}: bf16 {'yes' if abilities['bf16'] else 'no'}{mark}")
+    lines.append("models")
+    for stage, model in facts["models"].items():
+        lines.append(f"  {stage}: " + (f"{model['error']}" if not model["intact"] else model["file"]))
+        if model["intact"]:
+            keys = ("architecture", "encoder", "input_size", "operating_point", "date", "sha256")
+            lines += [f"    {key} {model[key]}" for key in keys if key in model]
+    return "\n".join(lines)

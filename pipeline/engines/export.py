@@ -1,0 +1,182 @@
+"""A stage as a file for other programs: ONNX, OpenVINO or TorchScript, checked before it is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import torch
+from numpy.typing import NDArray
+
+from tumorlens.data.cards.card import read_card
+from tumorlens.data.errors import InputError
+from tumorlens.data.files import whole_file, write_text
+from tumorlens.data.phantom import phantom_slice
+from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION, Preprocess
+from tumorlens.pipeline.engines.graphs import INPUT, OUTPUTS, load_graph, to_openvino
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt"}
+
+
+_TOLERANCE = {"logits": 2e-3, "features": 2e-3, "map": 2.0}  # fp32 on both sides; a map has 255 levels
+
+
+_LABELS = ("no_tumor", "glioma", "meningioma", "pituitary")
+
+
+_OPSET = 18
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: The file; OpenVINO's has a ``.bin`` beside it.
+        difference: Output -> its largest difference from PyTorch on the slices of the check.
+    """
+
+    path: Path
+    difference: dict[str, float]
+
+
+def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
+    """Write a stage as one graph: prepared slices ``images`` ``(n, size, size)`` uint8 -> ``logits`` ``(n, 4)`` and
+    ``features`` ``(n, d)``, or ``map`` ``(n, size, size)`` uint8. What a caller has to know lies beside it, as
+    ``FILE.json``.
+
+    Args:
+        weights: A ``.safetensors`` file with its card beside it.
+        stage: ``classification`` or ``segmentation``.
+        kind: ``onnx``, ``openvino`` or ``torchscript``.
+        out: The file to write; its suffix has to be the format's.
+
+    Raises:
+        InputError: Unusable weights, a wrong suffix, a network that the format cannot express, a package that is
+            missing, or outputs that differ from PyTorch's: then nothing is written.
+    """
+    if out.suffix != SUFFIXES[kind]:
+        raise InputError(f"{out}: a file of format {kind} ends in {SUFFIXES[kind]}")
+    graph, size = load_graph(weights, stage)
+    names = OUTPUTS[stage]
+    images = _slices(size)
+    with torch.inference_mode():
+        wanted = _arrays(graph(torch.from_numpy(images)))
+    names = names[: len(wanted)]
+    write, run = _FORMATS[kind]
+    with whole_file(out) as part:
+        try:
+            write(graph, size, names, part)
+            difference = _compare(names, wanted, run(part, images), out)
+            if kind == "openvino":
+                part.with_suffix(".bin").replace(out.with_suffix(".bin"))
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # each exporter has a hundred ways to say no
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(f"{weights}: cannot be written as {kind} ({lines[0]})") from None
+        finally:
+            part.with_suffix(".bin").unlink(missing_ok=True)
+    write_text(out.with_name(f"{out.name}.json"), _card(weights, kind, names, size))
+    return Exported(out, difference)
+
+
+def _slices(size: int) -> NDArray[np.uint8]:
+    preprocess = Preprocess(size)
+    return np.stack([preprocess(phantom_slice(n, label).image).image for n, label in enumerate(_LABELS)])
+
+
+def _arrays(outputs: Any) -> list[NDArray[Any]]:
+    several = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+    return [np.asarray(output) for output in several]
+
+
+def _compare(
+    names: Sequence[str], wanted: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]], out: Path
+) -> dict[str, float]:
+    difference = {}
+    for name, one, other in zip(names, wanted, found, strict=True):
+        far = float(np.abs(one.astype(np.float64) - other).max())
+        size = 1.0 if name == "map" else max(1.0, float(np.abs(one).max()) / 10)
+        if one.shape != other.shape or not far <= _TOLERANCE[name] * size:
+            raise InputError(f"{out}: not written, its {name} differ from PyTorch's by {far:.3g}")
+        difference[name] = far
+    return difference
+
+
+def _card(weights: Path, kind: str, names: Sequence[str], size: int) -> str:
+    card = read_card(weights)
+    told = ("stage", "architecture", "encoder", "classes", "operating_point", "calibration", "conformal", "sha256")
+    kept = {key: card[key] for key in told if key in card}
+    facts = {"format": kind, "input": {INPUT: ["n", size, size]}, "input_type": "uint8", "outputs": list(names)}
+    return json.dumps(facts | {"preprocess_version": PREPROCESS_VERSION} | kept, indent=2) + "\n"
+
+
+def _write_onnx(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise InputError(f"ONNX export needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    import contextlib
+    import io
+    import warnings
+
+    example = torch.zeros(2, size, size, dtype=torch.uint8)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (example,),
+            path,
+            input_names=[INPUT],
+            output_names=list(names),
+            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+            opset_version=_OPSET,
+            external_data=False,
+            dynamo=True,
+        )
+
+
+def _write_openvino(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:
+    stage = next(stage for stage, outputs in OUTPUTS.items() if names[0] in outputs)
+    openvino.save_model(to_openvino(graph, size, stage), path, compress_to_fp16=True)
+
+
+def _write_torchscript(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:
+    import warnings
+
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(graph, torch.zeros(2, size, size, dtype=torch.uint8)).save(str(path))
+
+
+def _run_openvino(path: Path, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+    """Outputs of an OpenVINO or ONNX file; OpenVINO reads both."""
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs = compiled([images])
+    return [np.array(outputs[number]) for number in range(len(compiled.outputs))]
+
+
+def _run_torchscript(path: Path, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+    with torch.inference_mode():
+        return _arrays(torch.jit.load(str(path))(torch.from_numpy(images)))
+
+
+_Write = Callable[[torch.nn.Module, int, Sequence[str], Path], None]
+
+
+_Run = Callable[[Path, NDArray[np.uint8]], list[NDArray[Any]]]
+
+
+_FORMATS: dict[str, tuple[_Write, _Run]] = {
+    "onnx": (_write_onnx, _run_openvino),
+    "openvino": (_write_openvino, _run_openvino),
+    "torchscript": (_write_torchscript, _run_torchscript),
+}

@@ -1,0 +1,1 @@
+"""Honest figures for each stage and for both together, on labelled scans."""

@@ -1,0 +1,144 @@
+"""From weights and data to a report: choose the scans, predict them, count, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.evaluation.leaks import leak_warnings
+from tumorlens.pipeline.evaluation.protocols import DataRequest, Progress, Selection, find_protocol
+from tumorlens.pipeline.evaluation.report import check_out, screen_table, unit_of, write_report
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
+from tumorlens.pipeline.evaluation.selection import known_leaks, select
+from tumorlens.pipeline.evaluation.weights import Weights
+from tumorlens.pipeline.versions import package_versions
+
+Say = Callable[[str], None]
+
+
+def evaluate(
+    request: EvaluationRequest,
+    out: Path,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    say: Say = print,
+    warn: Say = print,
+) -> dict[str, Any]:
+    """Measure and write the report.
+
+    Args:
+        request: What to measure with what.
+        out: The report's folder.
+        overwrite: Replace the report that is there.
+        progress: Called with the number of slices or scans done and of all.
+        say: Gets the table and where the report is.
+        warn: Gets a line for each reason to mistrust the figures.
+
+    Returns:
+        The report as ``report.json`` holds it.
+
+    Raises:
+        InputError: Unusable data, weights, folds, protocol or folder.
+    """
+    check_out(out, overwrite)
+    weights = Weights(request)
+    weights.check_name(request)
+    card = weights.first_card()
+    wanted = _data_request(request, weights, card)
+    selection = select(wanted, card, progress)
+    weights.check(selection)
+    warnings = _warnings(selection, wanted, weights)
+    for text in warnings:
+        warn(text)
+    evaluation = _evaluation(request, selection, wanted.seed)
+    for fold, samples in selection.parts.items():
+        evaluation.measure(weights.load(fold), samples, fold, progress)
+    about = _about(request, wanted, selection, weights, warnings)
+    report = write_report(out, about, evaluation, list(selection.parts))
+    say(screen_table(report, evaluation.headline))
+    counted = f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"
+    say(f"{counted}, {selection.choice}; report: {out / 'report.md'}")
+    return report
+
+
+def _data_request(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> DataRequest:
+    training = card.get("training")
+    seed = training.get("seed") if isinstance(training, dict) else None
+    folds = request.folds
+    if weights.per_fold and folds is None and find_protocol(request.protocol, request.stage, None).split == "folds":
+        folds = ()  # weights of every fold were given: measure them all
+    return DataRequest(
+        data=request.data,
+        stage=request.stage,
+        protocol=request.protocol,
+        folds=folds,
+        label_map=request.label_map,
+        channel=request.channel,
+        seed=request.seed if request.seed is not None else seed if isinstance(seed, int) else 0,
+        size=int(card.get("input_size", 224)),
+    )
+
+
+def _warnings(selection: Selection, wanted: DataRequest, weights: Weights) -> list[str]:
+    """The official split's own flaw, then why each model may have seen what it is measured on."""
+    flaw = known_leaks(selection.samples) if selection.protocol.split == "official" else ""
+    found = [flaw] if flaw else []
+    for fold in selection.parts:
+        for stage in weights.names:
+            alone = replace(wanted, stage=stage)
+            found += leak_warnings(stage, weights.card(stage, fold), fold, selection, alone)
+    made = selection.n_folds is not None and not selection.own_folds
+    if made and wanted.stage == "pipeline" and not selection.common_folds:
+        found.append(
+            "the data have no folds of their own, and scans without a label, a mask or a patient, so training makes "
+            "other folds for the segmenter than for the classifier; write folds with `tumorlens data split --folds 5`"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> Any:
+    from tumorlens.pipeline.evaluation.classification import ClassificationEvaluation
+    from tumorlens.pipeline.evaluation.end_to_end import PipelineEvaluation
+    from tumorlens.pipeline.evaluation.segmentation import SegmentationEvaluation
+
+    if request.stage == "classification":
+        has_masks = any(s.mask is not None or s.image.suffix.lower() == ".mat" for s in selection.samples)
+        if request.explain and not has_masks:
+            raise InputError(f"{', '.join(request.data)}: --explain needs masks, and no scan has one")
+        return ClassificationEvaluation(selection.protocol, seed, request.explain, request.probe)
+    kind = SegmentationEvaluation if request.stage == "segmentation" else PipelineEvaluation
+    return kind(selection.protocol, seed)
+
+
+def _about(
+    request: EvaluationRequest, wanted: DataRequest, selection: Selection, weights: Weights, warnings: list[str]
+) -> dict[str, Any]:
+    """What the report says of itself."""
+    folds = list(selection.parts)
+    return {
+        "stage": request.stage,
+        "protocol": {"id": selection.protocol.id, "title": selection.protocol.title},
+        "data": list(request.data),
+        "label_map": [list(pair) for pair in request.label_map],
+        "frame_channel": request.channel,
+        "folds": {
+            "measured": [fold for fold in folds if fold is not None],
+            "of": selection.n_folds,
+            "of_the_data": selection.own_folds,
+            "choice": selection.choice,
+        },
+        "warnings": warnings,
+        "notes": list(selection.notes),
+        "tta": request.tta,
+        "engine": weights.engine.facts(),
+        "models": weights.describe(folds),
+        "seed": wanted.seed,
+        "versions": package_versions(),
+        "date": date.today().isoformat(),
+        "command": request.command,
+        **({"crossval": request.training} if request.training else {}),
+    }

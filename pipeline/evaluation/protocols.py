@@ -1,0 +1,134 @@
+"""Which scans a protocol measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tumorlens.data.datasets.sample import Sample, has_truth
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
+
+STAGES = ("classification", "segmentation", "pipeline")
+
+
+LEAKS = "leaks: 57 % of test images are copies of training images"  # of BRISC's own parts
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to measure that a table can name.
+
+    Attributes:
+        id: ``p1`` to ``p4``, or ``none``.
+        title: One line for the report.
+        classes: Indices into `data.labels.CLASSES` that are measured.
+        split: ``"folds"``, ``"official"``, or ``"all"`` scans as one set.
+        stages: What it can measure.
+    """
+
+    id: str
+    title: str
+    classes: tuple[int, ...] = tuple(range(len(CLASSES)))
+    split: str = "folds"
+    stages: tuple[str, ...] = STAGES
+
+
+PROTOCOLS = {
+    "p1": Protocol("p1", "P1: type of tumor (three classes) and mask, folds by patient", (1, 2, 3)),
+    "p2": Protocol("p2", "P2: presence and type (four classes) and mask, folds by patient"),
+    "p3": Protocol("p3", "P3: official split, to compare with papers only", split="official"),
+    "p4": Protocol("p4", "P4: LGG folder, Dice of each patient's volume, folds by patient", stages=("segmentation",)),
+}
+
+
+NONE = Protocol("none", "no protocol: all scans as one set", split="all")
+
+
+NONE_FOLDS = Protocol("none", "no protocol: all classes that the data have, folds by patient")
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """Which data to measure.
+
+    Attributes:
+        data: As for training.
+        stage: One of `STAGES`.
+        protocol: A key of `PROTOCOLS`, or none for all scans as one set.
+        folds: Test folds; none leaves the choice to the card, an empty tuple takes all.
+        label_map: The user's label names -> classes.
+        channel: Which channel of colour pictures.
+        seed: Of folds that the data do not have.
+        size: Side of the network's input with which training looked for copies among slices of unknown patients.
+    """
+
+    data: tuple[str, ...]
+    stage: str
+    protocol: str | None = None
+    folds: tuple[int, ...] | None = None
+    label_map: tuple[tuple[str, str], ...] = ()
+    channel: int | None = None
+    seed: int = 0
+    size: int = 224
+
+
+def folds_are_common(samples: Sequence[Sample]) -> bool:
+    """Whether both stages make the same folds of these samples. Folds that are made depend on the samples that a stage
+    can use, and on look-alikes where a patient is unknown."""
+    used = [s for s in samples if s.label or has_truth(s)]
+    return all(s.fold is not None for s in used) or all(s.label and s.patient and has_truth(s) for s in used)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is measured.
+
+    Attributes:
+        protocol: How.
+        parts: Fold -> its samples; the only key is none where the data are one set.
+        n_folds: How many folds there are, or none.
+        own_folds: Whether the data name the folds themselves.
+        choice: A sentence on how folds were chosen.
+        notes: What a reader should know of the data.
+        known: All samples of the data, also those of no use to the stage.
+    """
+
+    protocol: Protocol
+    parts: dict[int | None, list[Sample]]
+    n_folds: int | None
+    own_folds: bool
+    choice: str
+    notes: tuple[str, ...]
+    known: tuple[Sample, ...] = ()
+
+    @cached_property
+    def common_folds(self) -> bool:
+        """See `folds_are_common`."""
+        return folds_are_common(self.known)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for part in self.parts.values() for sample in part]
+
+
+def find_protocol(name: str | None, stage: str, folds: tuple[int, ...] | None) -> Protocol:
+    """The protocol of a name; without one, all scans, or the folds that were asked for.
+
+    Raises:
+        InputError: No such protocol, or not for this stage.
+    """
+    if name is None:
+        return NONE if folds is None else NONE_FOLDS
+    protocol = PROTOCOLS.get(name.lower())
+    if protocol is None:
+        raise InputError(f"protocol {name!r} is none of {', '.join(PROTOCOLS)}")
+    if stage not in protocol.stages:
+        raise InputError(f"protocol {protocol.id} measures {' and '.join(protocol.stages)}, not {stage}")
+    if folds is not None and protocol.split != "folds":
+        raise InputError(f"protocol {protocol.id} has no folds; leave --folds out")
+    return protocol

@@ -1,0 +1,184 @@
+"""A report's folder: report.json with all figures, report.md to read, cases.csv to score anew, and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.files import whole_file, write_text
+from tumorlens.pipeline.evaluation.tables import Table, cell, fold_table, leaves, number, over_folds
+
+SCHEMA_VERSION = 1
+
+
+REPORT = "report.json"
+
+
+KIND = "tumorlens evaluation"
+
+
+TEXT, CASES = "report.md", "cases.csv"
+
+
+PICTURES = ("confusion.png", "roc.png", "reliability.png", "worst.png", "dice_by_size.png")  # of any stage
+
+
+_DIGITS = 9  # a float32 survives that
+
+
+class Evaluation(Protocol):
+    """What a stage's measurement offers to a report."""
+
+    headline: ClassVar[dict[str, str]]
+
+    @property
+    def policy(self) -> str: ...
+    def figures(self, fold: int | str | None = "all") -> dict[str, Any]: ...
+    def rows(self) -> list[dict[str, Any]]: ...
+    def plots(self) -> dict[str, Callable[[Path], None]]: ...
+    def tables(self, figures: dict[str, Any]) -> list[Table]: ...
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse, before any work is done, a folder that cannot be written or holds what is not to be replaced.
+
+    Raises:
+        InputError: It is a file, cannot be written, or holds a report, or files of others with a report's names.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: this is a file; -o takes a folder")
+    ours = _files_of(out)
+    strange = [name for name in (REPORT, TEXT, CASES, *PICTURES) if (out / name).exists() and name not in ours]
+    if strange:
+        raise InputError(
+            f"{out / strange[0]}: this file is no report of this command and is left alone; choose another -o"
+        )
+    if ours and not overwrite:
+        raise InputError(f"{out}: a report is here already; use --overwrite to replace it, or another -o")
+    nearest = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def write_report(out: Path, about: dict[str, Any], evaluation: Evaluation, folds: list[int | None]) -> dict[str, Any]:
+    """Write everything; what an earlier report wrote there and this one does not is removed.
+
+    Args:
+        out: The folder.
+        about: Data, protocol, models, command ...: what the report begins with.
+        evaluation: A measured stage.
+        folds: The parts that were measured.
+
+    Returns:
+        The report as ``report.json`` holds it.
+    """
+    plots = evaluation.plots()
+    by_fold = {str(fold): evaluation.figures(fold) for fold in folds if fold is not None}
+    figures = next(iter(by_fold.values())) if len(by_fold) == 1 else evaluation.figures()
+    files = [REPORT, TEXT, CASES, *plots]
+    report = {
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
+        **about,
+        "n": figures["n"],
+        "n_patients": figures["n_patients"],
+        "metric_policy": evaluation.policy,
+        "figures": figures,
+        "by_fold": by_fold,
+        "over_folds": over_folds(by_fold) if len(by_fold) > 1 else {},
+        "files": files,
+    }
+    for name in _files_of(out) - set(files):  # of another stage, of which this report does not speak
+        (out / name).unlink(missing_ok=True)
+    # First, since it marks the other files as a report's, should the rest be cut off.
+    write_text(out / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    _write_cases(out / CASES, evaluation.rows())
+    for name, write in plots.items():
+        write(out / name)
+    write_text(out / TEXT, _markdown(report, evaluation, list(plots)))
+    return report
+
+
+def _files_of(out: Path) -> set[str]:
+    """The files of a report of ours in a folder, those that it may have; none where it holds no such report."""
+    try:
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        named = report["files"] if report["kind"] == KIND else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return set(named) & {REPORT, TEXT, CASES, *PICTURES} if isinstance(named, list) else set()
+
+
+def _write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{float(value):.{_DIGITS}g}" if hasattr(value, "__float__") and not isinstance(value, int) else str(value)
+
+
+def _markdown(report: dict[str, Any], evaluation: Evaluation, plots: list[str]) -> str:
+    parts = [f"# tumorlens: {report['stage']}", ""]
+    parts += [f"**Warning: {text}.**\n" for text in report["warnings"]]
+    facts = [
+        ("protocol", report["protocol"]["title"]),
+        ("data", ", ".join(report["data"])),
+        ("measured", report["folds"]["choice"]),
+        ("n", f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"),
+        ("metric policy", report["metric_policy"]),
+        *((_model_name(model), _model_text(model)) for model in report["models"]),
+        ("versions", ", ".join(f"{k} {v}" for k, v in report["versions"].items())),
+        ("made on", report["date"]),
+        *(("note", note) for note in report["notes"]),
+    ]
+    parts.append(Table("What was measured, and how", ("", ""), facts).markdown())
+    parts.append(f"Command:\n\n```\n{report['command']}\n```\n")
+    if len(report["by_fold"]) > 1:
+        table = fold_table(evaluation.headline, report["by_fold"], report["figures"])
+        parts.append(table.markdown())
+    parts += [table.markdown() for table in evaluation.tables(report["figures"])]
+    parts += ["## Pictures", "", *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in plots), ""]
+    return "\n".join(parts)
+
+
+def unit_of(report: dict[str, Any]) -> str:
+    """What a report counts."""
+    return "scans" if report["stage"] == "pipeline" else "slices"
+
+
+def _model_name(model: dict[str, Any]) -> str:
+    return f"{model['stage']} model" + ("" if model["fold"] is None else f", fold {model['fold']}")
+
+
+def _model_text(model: dict[str, Any]) -> str:
+    return f"{model['architecture']}, {model['file']}, SHA-256 {model['sha256']}"
+
+
+def screen_table(report: dict[str, Any], headline: dict[str, str]) -> str:
+    """The headline figures as lines for a terminal."""
+    found, spread = dict(leaves(report["figures"])), report["over_folds"]
+    lines = []
+    width = max((len(title) for path, title in headline.items() if path in found or path in spread), default=0)
+    for path, title in headline.items():
+        if found.get(path) is None and path not in spread:
+            continue
+        text = cell(found.get(path))
+        if path in spread and spread[path]["sd"] is not None:
+            text += f"  folds {number(spread[path]['mean'])} ± {number(spread[path]['sd'])}"
+        lines.append(f"{title:<{width}}  {text}")
+    return "\n".join(lines)

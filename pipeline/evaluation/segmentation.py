@@ -1,0 +1,211 @@
+"""Stage two alone measured on slices whose lesion is known: cases, figures, tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.datasets.sweep import Swept, sweep
+from tumorlens.data.errors import InputError
+from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
+from tumorlens.pipeline.evaluation.tables import Table, cell, listing
+from tumorlens.pipeline.evaluation.worst_cases import GalleryCase, Worst, plot_worst
+from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores, volume_dice
+from tumorlens.segmentation.evaluation.plots import plot_dice_by_size
+from tumorlens.segmentation.predict import Segmenter
+
+_BATCH = 16
+
+
+EMPTY_CASES = (
+    "truth and mask empty: Dice, IoU and NSD 1, HD95 0; one of them empty: Dice, IoU and NSD 0, HD95 the slice's "
+    "diagonal; no slice is dropped; HD95 in pixels of the source, NSD at 2 pixels"
+)
+
+
+_AGREEMENT = {"dice": "Dice", "iou": "IoU", "hd95": "HD95, pixels", "nsd": "NSD at 2 pixels"}
+
+
+_OTHERS = {
+    "dice_tumor_median": "Dice, tumor slices, median",
+    "lesion_recall": "lesions found",
+    "false_lesions": "false lesions per slice",
+    "missed": "tumor slices without a mask",
+    "false_masks": "tumor-free slices with a mask",
+}
+
+
+@dataclass(frozen=True)
+class SegmentationCase:
+    """One slice and how the segmenter's mask agrees with the truth, on the source's grid.
+
+    Attributes:
+        sample: The slice.
+        patient: Its patient; its own name where the data name none.
+        fold: Which part it belongs to.
+        scores: On the grid of the file.
+    """
+
+    sample: Sample
+    patient: str
+    fold: int | None
+    scores: SliceScores
+
+
+class SegmentationEvaluation:
+    """Measures segmenters, a part of the data at a time.
+
+    Args:
+        protocol: P4 adds Dice over each patient's stacked slices.
+        seed: Of the bootstrap.
+    """
+
+    headline: ClassVar[dict[str, str]] = {
+        "slice.dice_all": "Dice, all slices",
+        "slice.dice_tumor": "Dice, tumor slices",
+        "slice.dice_tumor_median": "Dice, tumor slices, median",
+        "slice.iou_tumor": "IoU, tumor slices",
+        "slice.hd95_tumor": "HD95, tumor slices",
+        "slice.nsd_tumor": "NSD, tumor slices",
+        "slice.lesion_recall": "lesions found",
+        "slice.false_lesions": "false lesions per slice",
+        "slice.missed": "tumor slices without a mask",
+        "slice.false_masks": "tumor-free slices with a mask",
+        "patient.dice_all": "Dice per patient, all slices",
+        "patient.dice_tumor": "Dice per patient, tumor slices",
+        "patient.lesion_recall": "lesions found per patient",
+        "patient.false_lesions": "false lesions per slice, mean of patients",
+        "volume.mean": "Dice of volumes, mean",
+        "volume.median": "Dice of volumes, median",
+    }
+
+    def __init__(self, protocol: Protocol, seed: int) -> None:
+        self.protocol, self.seed = protocol, seed
+        self.cases: list[SegmentationCase] = []
+        self.worst: Worst[GalleryCase] = Worst()
+
+    @property
+    def policy(self) -> str:
+        """How the figures are to be read."""
+        text = f"every slice through the segmenter alone, its mask compared on the source's own grid; {EMPTY_CASES}"
+        if self.protocol.id == "p4":
+            text += "; Dice of a volume counts the pixels of all slices of a patient"
+        return text + "; intervals are 95 %, by bootstrap over patients"
+
+    def measure(
+        self, models: dict[str, Any], samples: Sequence[Sample], fold: int | None, progress: Progress | None = None
+    ) -> None:
+        """Draw every slice's mask once and compare.
+
+        Args:
+            models: ``{"segmentation": Segmenter}``.
+            samples: Slices whose lesion is known.
+            fold: Which part they are.
+            progress: Called with the number of slices done and of all.
+
+        Raises:
+            InputError: A slice or a mask cannot be used.
+        """
+        segmenter: Segmenter = models["segmentation"]
+        preprocess = Preprocess(segmenter.input_size)
+        batch: list[Swept] = []
+        for swept in sweep(samples, preprocess, progress):
+            if not isinstance(swept, Swept):
+                raise InputError(swept.reason)
+            batch.append(swept)
+            if len(batch) == _BATCH:
+                self._compare(segmenter, preprocess, batch, fold)
+                batch = []
+        if batch:
+            self._compare(segmenter, preprocess, batch, fold)
+
+    def _compare(self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None) -> None:
+        maps = segmenter.predict(np.stack([swept.prepared.image for swept in batch]))
+        for swept, map_hw in zip(batch, maps, strict=True):
+            sample, reading = swept.reading.sample, swept.reading
+            guess = preprocess.mask_to_source(map_hw, swept.prepared.placement, segmenter.mask_threshold)
+            truth = np.zeros_like(guess) if reading.mask is None else reading.mask
+            scores = slice_scores(guess, truth)
+            case = SegmentationCase(sample, sample.patient or sample.name, fold, scores)
+            self.cases.append(case)
+            shown = GalleryCase(reading.image, truth, guess, sample.label, case.patient, scores.dice, reading.aspect)
+            self.worst.offer(badness(scores), shown)
+
+    def figures(self, fold: int | str | None = "all") -> dict[str, Any]:
+        """All figures of one part, or of all of them together."""
+        cases = self.cases if fold == "all" else [c for c in self.cases if c.fold == fold]
+        scores, who = [c.scores for c in cases], [c.patient for c in cases]
+        found = segmentation_report(scores, [c.sample.label for c in cases], who, self.seed)
+        if self.protocol.id == "p4":
+            found["volume"] = volume_dice(scores, who, self.seed)
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row of ``cases.csv`` for each slice."""
+        return [
+            {
+                "file": str(case.sample.image),
+                "slice": case.sample.place,
+                "patient": case.patient,
+                "fold": case.fold,
+                "label": case.sample.label,
+                **asdict(case.scores),
+            }
+            for case in self.cases
+        ]
+
+    def plots(self) -> dict[str, Callable[[Path], None]]:
+        """File name -> what writes it."""
+        return mask_plots(
+            [c.scores for c in self.cases],
+            [c.sample.label for c in self.cases],
+            [c.patient for c in self.cases],
+            self.worst.items,
+        )
+
+    def tables(self, figures: dict[str, Any]) -> list[Table]:
+        """What ``report.md`` shows of the figures of all parts."""
+        found = mask_tables(figures)
+        if "volume" in figures:
+            found.insert(0, listing("Dice of volumes, one per patient", figures["volume"]))
+        return found
+
+
+def badness(scores: SliceScores) -> tuple[float, ...]:
+    """Lowest Dice first; of equal ones, most pixels in the wrong place first (`segmentation.evaluation.metrics.worst_slices`)."""
+    return (scores.dice, 2.0 * scores.overlap_px - scores.truth_px - scores.guess_px)
+
+
+def mask_plots(
+    scores: Sequence[SliceScores], labels: Sequence[str], patients: Sequence[str], worst: Sequence[GalleryCase]
+) -> dict[str, Callable[[Path], None]]:
+    """Dice by lesion size and the gallery: file name -> what writes it."""
+    sick = sum(s.truth_px > 0 for s in scores)
+    title = f"tumor slices, n = {sick}"
+    return {
+        "dice_by_size.png": lambda path: plot_dice_by_size(scores, labels, path, title, patients),
+        "worst.png": lambda path: plot_worst(worst, path, "lowest Dice"),
+    }
+
+
+def mask_tables(figures: dict[str, Any], title: str = "Masks") -> list[Table]:
+    """What a `segmentation_report` says: agreement and lesions per slice and per patient, and the rest per slice."""
+    per_slice, per_patient = figures["slice"], figures["patient"]
+    rows = [
+        (f"{name}, {words}", cell(per_slice[f"{key}_{part}"]), cell(per_patient[f"{key}_{part}"]))
+        for key, name in _AGREEMENT.items()
+        for part, words in (("all", "all slices"), ("tumor", "tumor slices"))
+    ]
+    rows += [
+        (name, cell(per_slice[key]), cell(per_patient[key]) if key in per_patient else "")
+        for key, name in _OTHERS.items()
+    ]
+    rows += [(f"Dice, {label}", cell(found), "") for label, found in per_slice["dice_by_label"].items()]
+    about = f"{title}: {figures['n']} slices, {figures['n_tumor']} with a tumor, {figures['n_lesions']} lesions"
+    return [Table(about, ("", "per slice", "per patient"), rows)]

@@ -1,0 +1,213 @@
+"""Chooses the scans that a protocol measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tumorlens.data.datasets.duplicates import group_by_likeness, signatures
+from tumorlens.data.datasets.folds import N_FOLDS, make_folds, split_by_fold
+from tumorlens.data.datasets.index import find_index
+from tumorlens.data.datasets.lgg import is_lgg_slice
+from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.datasets.sample import Sample, has_colour, has_truth
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.open import open_scan
+from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.data.training.prepared import prepare
+from tumorlens.pipeline.evaluation.leaks import tested_fold
+from tumorlens.pipeline.evaluation.protocols import LEAKS, DataRequest, Progress, Protocol, Selection, find_protocol
+
+_BRISC_TEST = "brisc2025_test_"  # begins the names of its test pictures
+
+
+def select(request: DataRequest, card: dict[str, Any] | None = None, progress: Progress | None = None) -> Selection:
+    """The scans to measure. Folds are the data's own where all of them have one, else those that training with the same
+    data and seed makes, so that fold k holds exactly the patients which training on fold k has not seen.
+
+    Args:
+        request: Data and protocol.
+        card: Of the weights; unless the request names folds, the test fold on it is measured if the weights were
+            trained on these data, else all scans as one set.
+        progress: Called with the number of slices read and of all, where copies have to be looked for.
+
+    Raises:
+        InputError: Unusable data, a protocol that does not fit them, no such fold.
+    """
+    protocol = find_protocol(request.protocol, request.stage, request.folds)
+    known = _load(request, protocol)
+    samples = [s for s in known if _is_of_use(s, request.stage)]
+    _check_use(samples, known, request, protocol)
+    notes = _notes(samples, known, request, protocol)
+    if protocol.split == "all":
+        return Selection(protocol, {None: samples}, None, False, "all scans as one set", notes)
+    if protocol.split == "official":
+        test = [s for s in samples if s.split == "test"]
+        if not test:
+            raise InputError(f"{_names(request)}: protocol p3 needs an official split, and the data have no test part")
+        flaw = known_leaks(test)
+        told = replace(protocol, title=f"{protocol.title}; {flaw}") if flaw else protocol
+        return Selection(told, {None: test}, None, False, "test part of the official split", notes)
+    own = all(s.fold is not None for s in samples)
+    if request.folds is None:
+        fold = tested_fold(card or {}, request.data, request.seed, own)
+        if fold is None:
+            return _one_set(samples, request, protocol, notes)
+        request = replace(request, folds=(fold,))
+        choice = "the test fold on the weights' card"
+    else:
+        choice = "as asked for"
+    if not own:
+        samples = assign_folds(samples, request.size, request.seed, progress)
+    n_folds = 1 + max(s.fold for s in samples if s.fold is not None)
+    chosen = _chosen(request, n_folds)
+    choice = f"{_numbered(chosen)} of {n_folds}, {choice}"
+    choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.seed}"
+    parts: dict[int | None, list[Sample]] = {}
+    for fold in chosen:
+        parts[fold] = _of_classes([samples[i] for i in split_by_fold(samples, fold).test], protocol)
+        if not parts[fold]:
+            raise InputError(f"{_names(request)}: no {_wanted(protocol)} in fold {fold}")
+    return Selection(protocol, parts, n_folds, own, choice, notes, tuple(known))
+
+
+def known_leaks(test: Sequence[Sample]) -> str:
+    """What is known of an official test part's leaks: BRISC's figure if all of it is BRISC's own, else nothing. What a
+    training counted is on its card, see `pipeline.evaluation.leaks`."""
+    return LEAKS if test and all(sample.image.name.startswith(_BRISC_TEST) for sample in test) else ""
+
+
+def _one_set(samples: list[Sample], request: DataRequest, protocol: Protocol, notes: tuple[str, ...]) -> Selection:
+    """All scans of the protocol's classes, for weights that no fold of these data was kept from."""
+    measured = _of_classes(samples, protocol)
+    if not measured:
+        raise InputError(f"{_names(request)}: no {_wanted(protocol)}")
+    whole = replace(protocol, title=protocol.title.replace("folds by patient", "all as one set"), split="all")
+    choice = "all scans as one set, as the weights' card names no test fold of these data (--folds takes folds)"
+    return Selection(whole, {None: measured}, None, False, choice, notes)
+
+
+def _of_classes(samples: list[Sample], protocol: Protocol) -> list[Sample]:
+    return [s for s in samples if not s.label or CLASSES.index(s.label) in protocol.classes]
+
+
+def _wanted(protocol: Protocol) -> str:
+    return "scan" if NO_TUMOR in protocol.classes else "scan of a tumor"
+
+
+def count_folds(request: DataRequest) -> int:
+    """How many folds training finds in the data, or makes of them.
+
+    Raises:
+        InputError: Unusable data, or a protocol that does not fit them.
+    """
+    protocol = find_protocol(request.protocol, request.stage, request.folds)
+    known = _load(request, protocol)
+    samples = [s for s in known if _is_of_use(s, request.stage)]
+    _check_use(samples, known, request, protocol)
+    own = [s.fold for s in samples if s.fold is not None]
+    return 1 + max(own) if len(own) == len(samples) else N_FOLDS
+
+
+def _load(request: DataRequest, protocol: Protocol) -> list[Sample]:
+    samples: list[Sample] = []
+    for source in request.data:
+        found = load_samples(source, dict(request.label_map), request.channel)
+        flaw = lgg_flaw(source, found) if protocol.id == "p4" else ""
+        if flaw:
+            raise InputError(f"{source}: protocol p4 {flaw}")
+        samples += found
+    return samples
+
+
+def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
+    """Why the samples of a source are not slices of an LGG folder in one sequence; empty where they are."""
+    if not all(map(is_lgg_slice, samples)):
+        return (
+            "needs an LGG folder, a folder per patient with pictures and their *_mask files, or an index of one with "
+            "its patients"
+        )
+    if find_index(source)[0] is None:
+        return ""
+    for sample in samples:
+        if sample.channel is None and has_colour(open_scan(sample.image, constant=True)):
+            return (
+                f"measures one sequence, but the index does not say which channel of the color picture "
+                f"{sample.image.name} is FLAIR; give --frame-channel, or write the index with `tumorlens data split`"
+            )
+    return ""
+
+
+def _is_of_use(sample: Sample, stage: str) -> bool:
+    """The samples with which training of this stage works."""
+    return has_truth(sample) if stage == "segmentation" else bool(sample.label)
+
+
+def _check_use(samples: list[Sample], known: list[Sample], request: DataRequest, protocol: Protocol) -> None:
+    masks = request.stage == "segmentation"
+    if not samples:
+        raise InputError(f"{_names(request)}: no {'scan with a mask' if masks else 'labelled scan'}")
+    free = all(s.label == CLASSES[NO_TUMOR] for s in samples)
+    if masks and free and any(s.label not in ("", CLASSES[NO_TUMOR]) for s in known):
+        raise InputError(f"{_names(request)}: no scan of a tumor has a mask")
+    if protocol.id in ("p1", "p2", "p3") and not any(s.label for s in samples):
+        raise InputError(f"{_names(request)}: protocol {protocol.id} needs labels, and no scan has one")
+
+
+def _notes(samples: list[Sample], known: list[Sample], request: DataRequest, protocol: Protocol) -> tuple[str, ...]:
+    notes = []
+    if len(samples) < len(known):
+        lack = "mask" if request.stage == "segmentation" else "label"
+        notes.append(f"{len(known) - len(samples)} slices without a {lack} were left out")
+    if any(not s.patient for s in samples):
+        notes.append(
+            "the data do not name every patient: a slice of unknown origin counts as a patient of its own unless "
+            "it was found to be a copy, so intervals are too narrow where its patient has other slices"
+        )
+    if request.stage != "pipeline" and any(s.from_volume for s in samples):
+        notes.append(
+            "of volumes only slices are measured that training takes: with at least 20 pixels of a lesion or none, and "
+            "a quarter of the largest slice's tissue"
+        )
+    absent = [CLASSES[c] for c in protocol.classes if not any(s.label == CLASSES[c] for s in samples)]
+    if absent and protocol.id in ("p1", "p2", "p3"):
+        notes.append(f"no scan shows {', '.join(absent)}")
+    return tuple(notes)
+
+
+def assign_folds(samples: Sequence[Sample], size: int, seed: int, progress: Progress | None = None) -> list[Sample]:
+    """The samples with the folds, and the patients, that `data.training.partition.load_partition` gives them.
+
+    Args:
+        samples: All that training would use, in its order.
+        size: Side of the network's input.
+        seed: Of the folds.
+        progress: Called with the number of slices read and of all; they are read only where a patient is unknown.
+    """
+    if any(not s.patient for s in samples):
+        report = (lambda done: progress(done, len(samples))) if progress else None
+        whole = prepare(samples, Preprocess(size), report)
+        samples = whole.samples
+        if any(not s.patient for s in samples):
+            samples = group_by_likeness(samples, signatures(whole.images))
+    own = [s.fold for s in samples]
+    folds = own if all(fold is not None for fold in own) else make_folds(samples, seed=seed)
+    return [replace(sample, fold=fold) for sample, fold in zip(samples, folds, strict=True)]
+
+
+def _chosen(request: DataRequest, n_folds: int) -> list[int]:
+    chosen = sorted(set(request.folds or ())) or list(range(n_folds))
+    for fold in chosen:
+        if fold >= n_folds:
+            raise InputError(f"{_names(request)}: no fold {fold}, the data have folds 0 to {n_folds - 1}")
+    return chosen
+
+
+def _numbered(folds: Sequence[int]) -> str:
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
+
+
+def _names(request: DataRequest) -> str:
+    return ", ".join(request.data)

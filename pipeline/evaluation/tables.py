@@ -1,0 +1,120 @@
+"""Figures as tables: values with their intervals, flat lists of nested figures, mean and deviation over folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+_ESTIMATE = {"value", "low", "high"}
+
+
+_BY_NAME = ("by_patient",)  # figures of persons: in the JSON file only
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of texts.
+
+    Attributes:
+        title: Above it.
+        header: Names of the columns.
+        rows: Each as long as the header.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """As GitHub's Markdown writes tables."""
+        lines = [f"## {self.title}", "", _line(self.header), _line(["---"] * len(self.header))]
+        return "\n".join(lines + [_line(row) for row in self.rows]) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+
+def cell(figure: Any) -> str:
+    """A figure as text: ``0.9564 [0.9421, 0.9688]``; ``-`` where it is undefined."""
+    if figure is None:
+        return "-"
+    if is_estimate(figure):
+        if figure["low"] is None:
+            return number(figure["value"])
+        return f"{number(figure['value'])} [{number(figure['low'])}, {number(figure['high'])}]"
+    if isinstance(figure, bool):
+        return "yes" if figure else "no"
+    if isinstance(figure, float):
+        return number(figure)
+    if isinstance(figure, (list, tuple)):
+        return ", ".join(cell(f) for f in figure) or "-"
+    return str(figure)
+
+
+def number(value: float) -> str:
+    """Four decimals; two from 10 on, where they are pixels."""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def is_estimate(figure: Any) -> bool:
+    """Whether something is a value with an interval."""
+    return isinstance(figure, dict) and set(figure) == _ESTIMATE
+
+
+def leaves(figures: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every figure of a nested report with its dotted path: estimates, numbers, truths, and what is undefined."""
+    if is_estimate(figures) or not isinstance(figures, dict):
+        yield path, figures
+        return
+    for key, value in figures.items():
+        if key not in _BY_NAME:
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def listing(title: str, figures: dict[str, Any]) -> Table:
+    """A row for each figure of a nested report."""
+    rows = [(path.replace(".", ", ").replace("_", " "), cell(figure)) for path, figure in leaves(figures)]
+    return Table(title, ("", "value"), rows)
+
+
+def count_table(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> Table:
+    """A confusion matrix."""
+    rows = [(name, *(str(n) for n in row)) for name, row in zip(names, counts, strict=True)]
+    return Table(title, ("", *names), rows)
+
+
+def over_folds(by_fold: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation (n - 1; None for one fold) over the folds that define a figure, by dotted path."""
+    found: dict[str, list[float]] = {}
+    for figures in by_fold.values():
+        for path, figure in leaves(figures):
+            value = figure["value"] if is_estimate(figure) else figure
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                found.setdefault(path, []).append(float(value))
+    return {
+        path: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None, "folds": len(values)}
+        for path, values in found.items()
+    }
+
+
+def fold_table(headline: dict[str, str], by_fold: dict[str, dict[str, Any]], pooled: dict[str, Any]) -> Table:
+    """The headline figures of each fold, their mean and deviation, and the figure of all slices with its interval."""
+    spread, everything = over_folds(by_fold), dict(leaves(pooled))
+    each = {fold: dict(leaves(figures)) for fold, figures in by_fold.items()}
+    rows = []
+    for path, title in headline.items():
+        if path not in spread:
+            continue
+        about = spread[path]
+        deviation = "" if about["sd"] is None else f" ± {number(about['sd'])}"
+        values = [_value(found.get(path)) for found in each.values()]
+        rows.append((title, *values, number(about["mean"]) + deviation, cell(everything.get(path))))
+    header = ("", *(f"fold {fold}" for fold in by_fold), "mean ± sd", "all folds together")
+    return Table("Fold by fold", header, rows)
+
+
+def _value(figure: Any) -> str:
+    return cell(figure["value"]) if is_estimate(figure) else cell(figure)

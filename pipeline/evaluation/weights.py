@@ -1,0 +1,115 @@
+"""The weights that an evaluation measures, one file or one a fold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tumorlens.data.cards.card import check_settings, read_card
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.engines.choice import choose_engine
+from tumorlens.pipeline.engines.engine import Engine
+from tumorlens.pipeline.evaluation.protocols import Selection, find_protocol
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
+
+PLACEHOLDER = "{fold}"
+
+
+class Weights:
+    """The weight files of a request, one per stage and fold."""
+
+    def __init__(self, request: EvaluationRequest) -> None:
+        from tumorlens.classification.predict import SHIPPED as CLASSIFIER
+        from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
+
+        self.request, self.stage, self.tta = request, request.stage, request.tta
+        self.engine = choose_engine(request.engine, request.device, request.precision)
+        named = {
+            "classification": request.classifier or str(CLASSIFIER),
+            "segmentation": request.segmenter or str(SEGMENTER),
+        }
+        self.names = {stage: name for stage, name in named.items() if request.stage in (stage, "pipeline")}
+        self.first = (request.folds or (0,))[0]
+        self.per_fold = any(PLACEHOLDER in name for name in self.names.values())
+
+    def path(self, stage: str, fold: int | None) -> Path:
+        """The file of a stage's weights for a fold."""
+        return Path(self.names[stage].replace(PLACEHOLDER, str(fold)))
+
+    def card(self, stage: str, fold: int | None) -> dict[str, Any]:
+        """Its card.
+
+        Raises:
+            InputError: No weights or no card there, or those of another stage.
+        """
+        path = self.path(stage, fold)
+        card = read_card(path)
+        if card.get("stage") != stage:
+            raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
+        check_settings(card, path.with_suffix(".json"), stage)
+        return card
+
+    def first_card(self) -> dict[str, Any]:
+        """The card that says how folds were made: the classifier's, if there is one."""
+        return next(self.card(stage, self.first) for stage in self.names)
+
+    def check_name(self, request: EvaluationRequest) -> None:
+        """Raise an `InputError` if a name asks for a fold where there are none, before anything is read."""
+        protocol = find_protocol(request.protocol, request.stage, request.folds)
+        if not self.per_fold or protocol.split == "folds":
+            return
+        name = next(name for name in self.names.values() if PLACEHOLDER in name)
+        if request.protocol is None:
+            raise InputError(f"{name}: {PLACEHOLDER} needs folds; give --folds, or a protocol that has them")
+        raise InputError(f"{name}: protocol {protocol.id} has no folds that {PLACEHOLDER} could stand for")
+
+    def check(self, selection: Selection) -> None:
+        """Raise an `InputError` if a file is missing, before the first of them is used."""
+        for fold in selection.parts:
+            for stage in self.names:
+                self.card(stage, fold)
+
+    def load(self, fold: int | None) -> dict[str, Any]:
+        """The models of a fold, by stage."""
+        from tumorlens.pipeline.engines.opening import open_or_torch
+
+        asked = self.request.engine
+        models, self.engine = open_or_torch(
+            lambda engine: self._open(fold, engine), self.engine, asked, self.request.precision
+        )
+        return models
+
+    def _open(self, fold: int | None, engine: Engine) -> dict[str, Any]:
+        from tumorlens.classification.predict import Classifier
+        from tumorlens.pipeline.engines.opening import open_classifier, open_segmenter, open_stages
+        from tumorlens.pipeline.pipeline import Pipeline
+        from tumorlens.segmentation.predict import Segmenter
+
+        if self.stage == "pipeline":
+            paths = (self.path("classification", fold), self.path("segmentation", fold))
+            return {"pipeline": Pipeline(*open_stages(*paths, engine, self.tta), engine=engine)}
+        path = self.path(self.stage, fold)
+        if self.stage == "classification":
+            return {self.stage: Classifier.load(path, tta=self.tta, network=lambda p: open_classifier(p, engine))}
+        return {self.stage: Segmenter.load(path, tta=self.tta, network=lambda p: open_segmenter(p, engine))}
+
+    def describe(self, folds: list[int | None]) -> list[dict[str, Any]]:
+        """Fold, stage, file, architecture and hash of each, and what its card says of its training."""
+        found = []
+        for stage, name in self.names.items():
+            for fold in folds if PLACEHOLDER in name else [None]:
+                card = self.card(stage, fold)
+                training = card.get("training") or {}
+                found.append(
+                    {
+                        "stage": stage,
+                        "fold": fold,
+                        "file": str(self.path(stage, fold)),
+                        "architecture": card.get("architecture"),
+                        **({"encoder": card["encoder"]} if "encoder" in card else {}),
+                        "sha256": card.get("sha256"),
+                        "test_fold": None if training.get("split") in ("all", "official") else training.get("fold"),
+                        "operating_point": card.get("operating_point"),
+                    }
+                )
+        return found

@@ -1,0 +1,1 @@
+"""Sizes and places of lesions, in millimetres where the scan says how large a voxel is."""

@@ -1,0 +1,271 @@
+"""What can be measured on a mask: numbered lesions, areas, volumes, diameters, where they lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.scan import PLANES, Scan
+from tumorlens.pipeline.measurements.diameters import Diameters, diameters
+from tumorlens.pipeline.measurements.midline import Midline, find_midline
+
+_MOST = int(np.iinfo(np.uint16).max)
+
+
+_AXIAL = next(world for world, name in PLANES.items() if name == "axial")
+
+
+Box = tuple[slice, ...]
+
+
+_FEW = 32  # lesions of a picture, which are measured sooner than SciPy is imported
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected lesion. Fields in mm, mm2, mm3 and ml are none where the spacing is not known.
+
+    "The slice" is that one of the scan's slices in which the lesion is largest. Diameters include one pixel.
+
+    Attributes:
+        number: Its value in the numbered mask, 1 for the largest.
+        bbox_min: Lowest index along each axis of the mask.
+        bbox_max: Highest index along each axis, exclusive.
+        voxels: Number of mask pixels or voxels.
+        slice_index: The slice in which the lesion is largest (0 for a picture).
+        area_px: Its area in that slice.
+        area_mm2: The same in mm2.
+        longest_diameter_px: Longest straight line across the lesion in that slice, in pixels.
+        longest_diameter_mm: Longest straight line across the lesion within one slice, in mm.
+        perpendicular_diameter_px: Longest chord at a right angle to it in that slice, in pixels.
+        perpendicular_diameter_mm: The same in mm, at a right angle to `longest_diameter_mm`.
+        volume_mm3: Volume; none for a picture.
+        volume_ml: The same in ml.
+        axial_longest_mm: The largest diameter in any axial plane (across the array axis nearest to head-foot, whatever
+            the plane of acquisition), as RANO measures it (Wen et al., JCO 2010, doi 10.1200/JCO.2009.26.3541). This
+            and the other axial fields are none for a picture, for a volume without affine, and for a single slice that
+            is not axial.
+        axial_perpendicular_mm: Longest chord at a right angle to it in the same plane.
+        axial_index: Index of that plane along the array axis nearest to head-foot.
+        centroid_index: Centre of gravity, indices along the array axes.
+        centroid_ras_mm: The same in mm to the right, to anterior, to superior, by the affine; none without.
+        side: ``"left"`` or ``"right"`` of the patient where at least 75 % of the voxels lie on that side of the head's
+            mid-sagittal plane, else ``"midline"``; none where that plane is not known (see `find_midline`).
+    """
+
+    number: int
+    bbox_min: tuple[int, ...]
+    bbox_max: tuple[int, ...]
+    voxels: int
+    slice_index: int
+    area_px: int
+    area_mm2: float | None
+    longest_diameter_px: float
+    longest_diameter_mm: float | None
+    perpendicular_diameter_px: float
+    perpendicular_diameter_mm: float | None
+    volume_mm3: float | None
+    volume_ml: float | None
+    axial_longest_mm: float | None
+    axial_perpendicular_mm: float | None
+    axial_index: int | None
+    centroid_index: tuple[float, ...]
+    centroid_ras_mm: tuple[float, float, float] | None
+    side: str | None
+
+
+def number_lesions(mask: NDArray[np.uint8], scan: Scan, min_volume_mm3: float = 0.0) -> NDArray[np.uint16]:
+    """Number the connected lesions (corners count as contact) of a mask, 1 for the largest.
+
+    Of equally large lesions the one that comes first in the array (rows before columns) has the lower number.
+
+    Args:
+        mask: Non-zero is lesion, in the array order of the scan.
+        scan: Gives the voxel's volume.
+        min_volume_mm3: Smaller lesions are left out. A picture, or a volume of unknown spacing, has no mm3: nothing is
+            left out.
+
+    Returns:
+        The number of each voxel's lesion, 0 outside, in the mask's shape.
+
+    Raises:
+        InputError: More than 65535 lesions are left.
+    """
+    numbered = np.zeros(mask.shape, np.uint16)
+    box = _bounding_box(mask)
+    if box is None:
+        return numbered
+    labels, count = _components(mask[box] != 0)
+    points = np.flatnonzero(labels)  # the lesions' voxels only: a count over the whole box would need 8 bytes for each
+    found = labels.reshape(-1)[points]
+    sizes = np.bincount(found, minlength=count + 1)[1:]
+    first = np.zeros(count + 1, np.intp)
+    first[found[::-1]] = points[::-1]  # of several assignments the last one stays
+    order = np.lexsort((first[1:], -sizes))
+    voxel = voxel_volume_mm3(scan)
+    if voxel is not None:  # a limit of just so many voxels must not fail by rounding
+        order = order[sizes[order] * voxel >= min_volume_mm3 * (1 - 1e-6)]
+    if len(order) > _MOST:
+        raise InputError(f"the mask falls into {len(order)} pieces, of which no more than {_MOST} can be numbered")
+    numbers = np.zeros(count + 1, np.uint16)
+    numbers[order + 1] = np.arange(1, len(order) + 1)
+    numbered[box] = numbers[labels]
+    return numbered
+
+
+def measure_lesions(numbers: NDArray[np.uint16], scan: Scan) -> list[Lesion]:
+    """Measure the lesions of a mask that `number_lesions` has numbered, in the order of their numbers.
+
+    Args:
+        numbers: Number of each voxel's lesion, 0 outside, in the array order of the scan.
+        scan: Gives the geometry and, for the side, the head.
+    """
+    box = _bounding_box(numbers)
+    if box is None:
+        return []
+    part = numbers[box]
+    midline = find_midline(scan)
+    lesions = []
+    for number, inner in enumerate(_boxes(part), start=1):
+        if inner is not None:
+            place = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(box, inner, strict=True))
+            lesions.append(_measure(number, part[inner] == number, place, scan, midline))
+    return lesions
+
+
+def voxel_volume_mm3(scan: Scan) -> float | None:
+    """Volume of a voxel in mm3, or none for a picture (a 2-D NIfTI has no thickness) or an unknown spacing."""
+    if not scan.volume or scan.spacing_mm is None or 0 < len(scan.source_shape) < 3:
+        return None
+    if scan.affine is not None:
+        return float(abs(np.linalg.det(scan.affine[:3, :3])))
+    return float(np.prod(scan.spacing_mm[:3]))
+
+
+def pixel_area_mm2(scan: Scan) -> float | None:
+    """Area of a slice's pixel in mm2, or none for an unknown spacing."""
+    spacing = scan.slice_spacing_mm
+    return None if spacing is None else spacing[0] * spacing[1]
+
+
+def slice_areas_px(mask: NDArray[np.integer] | NDArray[np.bool_], scan: Scan) -> NDArray[np.int64]:
+    """Mask pixels in each slice, ``(n_slices,)``."""
+    if not scan.volume:
+        return np.array([int(np.count_nonzero(mask))])
+    others = tuple(a for a in range(3) if a != scan.slice_axis)
+    return np.count_nonzero(mask, axis=others)
+
+
+def _measure(number: int, member: NDArray[np.bool_], box: Box, scan: Scan, midline: Midline | None) -> Lesion:
+    """One lesion.
+
+    Args:
+        number: Its number.
+        member: Its voxels, within its box.
+        box: Where the box lies in the scan.
+        scan: The geometry.
+        midline: The head's middle, or none.
+    """
+    voxels = int(np.count_nonzero(member))
+    start = np.array([s.start for s in box])
+    areas = slice_areas_px(member, scan)
+    largest = int(areas.argmax())
+    in_slice = np.take(member, largest, scan.slice_axis) if scan.volume else member
+    in_pixels, in_mm = diameters(in_slice, (1.0, 1.0)), None
+    if scan.spacing_mm is not None:
+        spacing = [s for a, s in enumerate(scan.spacing_mm) if not scan.volume or a != scan.slice_axis]
+        in_mm = diameters(in_slice, (spacing[0], spacing[1]))
+    axial, axial_index = _axial(member, box, scan)
+    area_mm2, voxel_mm3 = pixel_area_mm2(scan), voxel_volume_mm3(scan)
+    volume = None if voxel_mm3 is None else voxels * voxel_mm3
+    centroid = np.array([index.mean() for index in np.nonzero(member)]) + start
+    return Lesion(
+        number=number,
+        bbox_min=tuple(int(s.start) for s in box),
+        bbox_max=tuple(int(s.stop) for s in box),
+        voxels=voxels,
+        slice_index=largest + (int(start[scan.slice_axis]) if scan.volume else 0),
+        area_px=int(areas[largest]),
+        area_mm2=None if area_mm2 is None else round(float(areas[largest] * area_mm2), 3),
+        longest_diameter_px=round(in_pixels.longest, 2),
+        longest_diameter_mm=None if in_mm is None else round(in_mm.longest, 2),
+        perpendicular_diameter_px=round(in_pixels.perpendicular, 2),
+        perpendicular_diameter_mm=None if in_mm is None else round(in_mm.perpendicular, 2),
+        volume_mm3=None if volume is None else round(volume, 3),
+        volume_ml=None if volume is None else round(volume / 1000, 6),
+        axial_longest_mm=None if axial is None else round(axial.longest, 2),
+        axial_perpendicular_mm=None if axial is None else round(axial.perpendicular, 2),
+        axial_index=axial_index,
+        centroid_index=tuple(round(float(c), 2) for c in centroid),
+        centroid_ras_mm=_place_in_body(centroid, scan),
+        side=None if midline is None else midline.side(member, start),
+    )
+
+
+def _axial(member: NDArray[np.bool_], box: Box, scan: Scan) -> tuple[Diameters | None, int | None]:
+    """The diameters in the axial plane in which the lesion is longest, and the plane's index."""
+    if not scan.volume or scan.affine is None or scan.spacing_mm is None:
+        return None, None
+    axis = scan.axis_nearest(_AXIAL)
+    others = [a for a in range(3) if a != axis]
+    if any(scan.voxels.shape[a] == 1 for a in others):
+        return None, None
+    # In a plane across thick slices pixels are far from square: their mean size would make short diameters long.
+    size = (scan.spacing_mm[others[0]], scan.spacing_mm[others[1]])
+    planes = [diameters(plane, size, along=True) for plane in np.moveaxis(member, axis, 0) if plane.any()]
+    filled = np.flatnonzero(member.any(axis=tuple(others)))
+    best = max(range(len(planes)), key=lambda k: planes[k].longest)
+    return planes[best], int(filled[best]) + int(box[axis].start)
+
+
+def _place_in_body(index: NDArray[np.float64], scan: Scan) -> tuple[float, float, float] | None:
+    if not scan.volume or scan.affine is None or scan.spacing_mm is None:
+        return None
+    x, y, z = (round(float(mm), 2) + 0.0 for mm in (scan.affine @ [*index, 1.0])[:3])  # + 0.0 makes -0.0 a plain zero
+    return x, y, z
+
+
+def _components(part: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
+    """Connected components in 16 bits where their number allows."""
+    if _is_flat(part):  # a picture must not wait for SciPy's import
+        import cv2
+
+        plane = part.astype(np.uint8).reshape([n for n in part.shape if n > 1] or [1])
+        count, labels = cv2.connectedComponents(np.atleast_2d(plane), connectivity=8, ltype=cv2.CV_32S)
+        return labels.reshape(part.shape), count - 1
+    from scipy import ndimage
+
+    structure = np.ones((3,) * part.ndim)
+    try:
+        return ndimage.label(part, structure, output=np.uint16)
+    except RuntimeError:  # scipy's word for too many of them
+        return ndimage.label(part, structure)
+
+
+def _boxes(numbered: NDArray[np.integer]) -> list[Box | None]:
+    """The bounding box of each number from 1 on; none where a number does not occur."""
+    if _is_flat(numbered) and numbered.max() <= _FEW:
+        return [_bounding_box(numbered == number) for number in range(1, int(numbered.max()) + 1)]
+    from scipy import ndimage
+
+    found: list[Box | None] = ndimage.find_objects(numbered)
+    return found
+
+
+def _is_flat(part: NDArray[np.generic]) -> bool:
+    """Whether an array is a picture, perhaps as a volume of one slice."""
+    return sum(n > 1 for n in part.shape) <= 2
+
+
+def _bounding_box(mask: NDArray[np.integer]) -> Box | None:
+    """The smallest box that holds all of a mask, or none where it is empty."""
+    box: list[slice] = []
+    for axis in range(mask.ndim):
+        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if not len(filled):
+            return None
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return tuple(box)

@@ -1,0 +1,175 @@
+"""The picture for the reader: the scan at its own resolution, the mask as tint and contour, label and confidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.preprocessing.percentiles import percentiles
+from tumorlens.data.preprocessing.preprocess import to_gray
+from tumorlens.data.scan import Scan
+from tumorlens.pipeline.result import Result
+
+_TINT = (255, 40, 40)
+
+
+_CONTOUR = (255, 225, 0)  # yellow on red stays visible to colour-blind readers
+
+
+_TINT_SHARE = 0.3
+
+
+_SQUARE = 0.02  # pixels whose sides differ by less are shown as they are
+
+
+# What lies at the left, right, upper and lower border of each plane's radiological view (see `data.scan`).
+BORDERS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
+
+
+_LEAST_COVERED = 0.2  # of the slice's grey levels, for a header's window to be of use
+
+
+def draw_overlay(result: Result) -> NDArray[np.uint8]:
+    """RGB picture ``(rows, columns, 3)`` of the scan, or of the slice in which a volume's largest lesion is largest.
+
+    Pixels that are not square are stretched to true proportions; where the orientation is known, letters say it.
+    """
+    scan, index = result.scan, result.shown_slice
+    gray = _gray(scan, index)
+    picture = draw_slice(
+        scan, result.mask, index, _limits(scan, index, gray), _true_size(gray.shape, scan.pixel_aspect)
+    )
+    return write_text(mark_sides(picture, scan, f"slice {index}, research only"), caption(result))
+
+
+def draw_heat(result: Result) -> NDArray[np.uint8]:
+    """The same slice with the classifier's heat over it and the mask's contour: where it looked for its label.
+
+    Raises:
+        InputError: The run was not asked to explain.
+    """
+    from tumorlens.classification.gradcam import draw_explanation
+
+    if result.heat is None:
+        raise InputError("the result has no explanation; run with explain=True")
+    scan, index = result.scan, result.shown_slice
+    gray = _gray(scan, index)
+    size = _true_size(gray.shape, scan.pixel_aspect)
+    shown = cv2.resize(gray_bytes(gray, _limits(scan, index, gray)), size[::-1], interpolation=cv2.INTER_LINEAR)
+    heat = cv2.resize(result.heat, size[::-1], interpolation=cv2.INTER_LINEAR)
+    mask = cv2.resize(np.ascontiguousarray(scan.view(result.mask, index)), size[::-1], interpolation=cv2.INTER_NEAREST)
+    picture = draw_explanation(shown, heat, mask if mask.any() else None)
+    return write_text(mark_sides(picture, scan), f"{caption(result)}: why")
+
+
+def mark_sides(picture: NDArray[np.uint8], scan: Scan, note: str = "") -> NDArray[np.uint8]:
+    """Letters of the patient's directions at the borders of a volume's slice, and its plane with a note below; nothing
+    where the orientation is not known."""
+    if not scan.volume or scan.affine is None or scan.spacing_mm is None:
+        return picture
+    height, width = picture.shape[:2]
+    scale = float(np.clip(width / 700, 0.35, 1.2))
+    left, right, _, _ = BORDERS[str(scan.plane)]
+    rim = max(2, round(4 * scale))
+    texts = [(left, rim, height // 2), (right, width - rim - _text_width(right, scale), height // 2)]
+    if note:
+        texts.append((f"{scan.plane} {note}", rim, height - 2 * rim))
+    for text, x, y in texts:
+        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # readable on air and on bone
+            cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA)
+    return picture
+
+
+def _text_width(text: str, scale: float) -> int:
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])
+
+
+def caption(result: Result) -> str:
+    """Label and confidence, and nothing that says whose scan it is."""
+    if result.confidence is None:
+        return "refused: no MRI of the brain"
+    return f"{result.label.replace('_', ' ')} {result.confidence:.2f}"
+
+
+def display_limits(values: NDArray[Any]) -> tuple[float, float]:
+    """The values to show as black and as white, with the darkest and brightest 0.5 % beyond them."""
+    low, high = (float(v) for v in percentiles(values, (0.5, 99.5)))
+    if high <= low:
+        low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1)
+    return low, high
+
+
+def gray_bytes(gray_hw: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
+    """Grey values as bytes, 0 from the lower limit down and 255 from the upper one up."""
+    low, high = limits
+    return (np.clip((gray_hw - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def draw_slice(
+    scan: Scan, mask: NDArray[np.uint8], index: int, limits: tuple[float, float], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """A slice with its mask at a size ``(height, width)``; the line around the mask is drawn at that size."""
+    gray = gray_bytes(_gray(scan, index), limits)
+    mask_hw = np.ascontiguousarray(scan.view(mask, index)) * np.float32(1)
+    shrinks = size[0] * size[1] < gray.size
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    gray = cv2.resize(gray, size[::-1], interpolation=how)
+    covered = cv2.resize(mask_hw, size[::-1], interpolation=how)
+    inside = covered > 0.5
+    if not inside.any():  # a lesion thinner than a pixel of the picture
+        inside = covered > 0
+    return draw_mask(np.repeat(gray[..., None], 3, axis=2), inside.astype(np.uint8))
+
+
+def draw_mask(picture_hw3: NDArray[np.uint8], mask_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay a mask (0 and 1) over an RGB picture: tint inside, line along the border."""
+    drawn = picture_hw3.copy()
+    inside = mask_hw != 0
+    drawn[inside] = ((1 - _TINT_SHARE) * drawn[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, _CONTOUR, thickness=max(1, round(max(mask_hw.shape) / 500)))
+    return drawn
+
+
+def _gray(scan: Scan, index: int) -> NDArray[np.float32]:
+    view = scan.slice(index)
+    return to_gray(view) if np.ptp(view) else np.zeros(view.shape[:2], np.float32)
+
+
+def _limits(scan: Scan, index: int, gray: NDArray[np.float32]) -> tuple[float, float]:
+    """The window of the header, which the reader is used to, where it fits the slice; else from the values."""
+    low, high = display_limits(gray)
+    as_acquired = scan.plane_axis is None and index < len(scan.windows)
+    window = scan.windows[index] if as_acquired else None
+    if window is None:
+        return low, high
+    covered = min(high, window[1]) - max(low, window[0])
+    fits = covered > _LEAST_COVERED * (high - low) and window[1] - window[0] < (high - low) / _LEAST_COVERED
+    return window if fits else (low, high)
+
+
+def _true_size(shape: tuple[int, ...], aspect: float) -> tuple[int, int]:
+    """Height and width with square pixels; the finer side keeps its number of pixels."""
+    rows, columns = shape[:2]
+    if abs(aspect - 1) < _SQUARE:
+        return rows, columns
+    return (round(rows * aspect), columns) if aspect > 1 else (rows, round(columns / aspect))
+
+
+def write_text(picture: NDArray[np.uint8], text: str, scale: float | None = None) -> NDArray[np.uint8]:
+    """Text in the upper left corner, on a dark ground, at a font scale or else as large as the picture allows."""
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    scale = float(np.clip(picture.shape[1] / 700, 0.3, 2.0)) if scale is None else scale
+    room = 0.94 * picture.shape[1] / cv2.getTextSize(text, font, scale, 1)[0][0]
+    scale *= min(1.0, room)
+    thickness = max(1, round(scale * 1.5))
+    (width, height), below = cv2.getTextSize(text, font, scale, thickness)
+    rim = max(2, height // 3)
+    box = picture[: height + below + 2 * rim, : width + 2 * rim]
+    box[:] = (box * 0.35).astype(np.uint8)
+    cv2.putText(picture, text, (rim, rim + height), font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+    return picture

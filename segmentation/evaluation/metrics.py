@@ -1,0 +1,311 @@
+"""How far predicted masks agree with true ones: per slice, per patient, per volume, with a policy for empty masks."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
+from numpy.typing import NDArray
+
+from tumorlens.data.bootstrap import interval, weighted_mean
+from tumorlens.data.errors import InputError, printable
+from tumorlens.data.files import whole_file
+from tumorlens.data.training.prepared import PreparedSet
+
+
+def dice_scores(guess_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Dice per slice ``(n,)``: both empty gives 1, one of them empty gives 0, never NaN and never dropped."""
+    guess, truth = torch.from_numpy(guess_nhw)[:, None], torch.from_numpy(truth_nhw)[:, None]
+    return compute_dice(guess, truth, include_background=True, ignore_empty=False)[:, 0].double().numpy()
+
+
+def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> dict[str, Any]:
+    """Mean Dice over all and over tumor slices, per class, and the rate of false masks on tumor-free slices.
+
+    Measured on the network's grid; the pipeline's masks on the source grid differ by the resampling.
+    """
+    scores = dice_scores(masks_nhw, part.masks)
+    sick = part.masks.max(axis=(1, 2)) > 0
+    marked = masks_nhw.max(axis=(1, 2)) > 0
+    labels = np.array([s.label for s in part.samples])
+    return {
+        "n": len(part),
+        "n_tumor": int(sick.sum()),
+        "dice_all": _mean(scores),
+        "dice_tumor": _mean(scores[sick]),
+        "dice_tumor_median": float(np.median(scores[sick])) if sick.any() else None,
+        "dice_by_label": {str(n): _mean(scores[sick & (labels == n)]) for n in sorted(set(labels[sick]))},
+        "missed": _mean(~marked[sick]),
+        "false_masks": _mean(marked[~sick]),
+    }
+
+
+def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> None:
+    """One row per slice: image, slice, patient, label, area of truth and prediction on the network's grid, Dice."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "slice", "patient", "label", "truth_px", "mask_px", "dice"])
+        for sample, truth, mask, dice in zip(
+            part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True
+        ):
+            known = (printable(sample.image.name), sample.place, printable(sample.patient), sample.label)
+            writer.writerow([*known, truth.sum(), mask.sum(), f"{dice:.4f}"])
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+NSD_TOLERANCE_PX = 2.0
+
+
+AGREEMENT = ("dice", "iou", "hd95", "nsd")
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """One slice's mask against the truth, on the grid on which both were given.
+
+    Attributes:
+        dice: 0 to 1.
+        iou: Intersection over union, 0 to 1.
+        hd95: The larger of the two directed 95th percentiles of the borders' distance, in pixels.
+        nsd: Normalised surface Dice at 2 pixels, 0 to 1.
+        truth_px: True lesion in pixels.
+        guess_px: Predicted lesion in pixels.
+        lesions: 8-connected components of the truth.
+        found: Those of them that the prediction overlaps in a pixel or more.
+        false_lesions: Predicted components that overlap no truth.
+        overlap_px: Pixels in both masks.
+        picture_px: Pixels of the slice.
+    """
+
+    dice: float
+    iou: float
+    hd95: float
+    nsd: float
+    truth_px: int
+    guess_px: int
+    lesions: int
+    found: int
+    false_lesions: int
+    overlap_px: int
+    picture_px: int
+
+
+def slice_scores(guess_hw: NDArray[Any], truth_hw: NDArray[Any]) -> SliceScores:
+    """Compare two masks of one slice; non-zero is lesion.
+
+    Dice (Dice 1945), IoU, HD95 (Huttenlocher et al., PAMI 1993, at the 95th percentile) and NSD (Nikolov et al.,
+    JMIR 2021) are MONAI's where both masks have a pixel. Two empty masks agree: Dice, IoU and NSD 1, HD95 0. Where one
+    is empty, Dice, IoU and NSD are 0 and HD95 is the slice's diagonal. No score is ever NaN.
+
+    Args:
+        guess_hw: ``(rows, columns)`` predicted mask.
+        truth_hw: ``(rows, columns)`` true mask.
+
+    Raises:
+        InputError: The masks have no two axes, no pixels, or different shapes.
+    """
+    guess, truth = np.asarray(guess_hw) != 0, np.asarray(truth_hw) != 0
+    if guess.ndim != 2 or guess.shape != truth.shape or guess.size == 0:
+        raise InputError(f"the predicted mask has shape {guess.shape}, the true one {truth.shape}")
+    box = _box(guess | truth)
+    overlap = guess[box] & truth[box]
+    dice, iou, hd95, nsd = _agreement(guess, truth, box)
+    lesions, found, false_lesions = _count_lesions(guess[box], truth[box], overlap)
+    return SliceScores(
+        dice=dice,
+        iou=iou,
+        hd95=hd95,
+        nsd=nsd,
+        truth_px=int(np.count_nonzero(truth)),
+        guess_px=int(np.count_nonzero(guess)),
+        lesions=lesions,
+        found=found,
+        false_lesions=false_lesions,
+        overlap_px=int(np.count_nonzero(overlap)),
+        picture_px=truth.size,
+    )
+
+
+def _box(mask_hw: NDArray[np.bool_], margin: int = 1) -> tuple[slice, slice]:
+    """The mask's bounding box and a margin, cut at the picture.
+
+    All scores of two masks are the same inside the box of their union: MONAI takes what lies outside an array as
+    background, so the borders are the same pixels, and their distances do not know the frame.
+    """
+    left, top, width, height = cv2.boundingRect(mask_hw.astype(np.uint8))
+    return slice(max(top - margin, 0), top + height + margin), slice(max(left - margin, 0), left + width + margin)
+
+
+def _agreement(
+    guess: NDArray[np.bool_], truth: NDArray[np.bool_], box: tuple[slice, slice]
+) -> tuple[float, float, float, float]:
+    """Dice, IoU, HD95 and NSD, with the policy for empty masks."""
+    if not guess.any() and not truth.any():
+        return 1.0, 1.0, 0.0, 1.0
+    if not guess.any() or not truth.any():
+        return 0.0, 0.0, float(np.hypot(*truth.shape)), 0.0
+    guess_11hw, truth_11hw = (torch.from_numpy(mask[box].astype(np.uint8))[None, None] for mask in (guess, truth))
+    dice, iou = compute_dice(guess_11hw, truth_11hw), compute_iou(guess_11hw, truth_11hw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it gives itself
+        hd95 = compute_hausdorff_distance(guess_11hw, truth_11hw, include_background=True, percentile=95)
+        nsd = compute_surface_dice(guess_11hw, truth_11hw, [NSD_TOLERANCE_PX], include_background=True)
+    return float(dice), float(iou), float(hd95), float(nsd)
+
+
+def _count_lesions(
+    guess: NDArray[np.bool_], truth: NDArray[np.bool_], overlap: NDArray[np.bool_]
+) -> tuple[int, int, int]:
+    """True lesions, those found, and predicted lesions where there is none."""
+    n_true, true_lesion_hw = _components(truth)
+    n_guessed, guessed_lesion_hw = _components(guess)
+    return (
+        n_true,
+        int(np.count_nonzero(np.bincount(true_lesion_hw[overlap]))),
+        n_guessed - int(np.count_nonzero(np.bincount(guessed_lesion_hw[overlap]))),
+    )
+
+
+def _components(mask: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32]]:
+    if not mask.any():
+        return 0, np.zeros(mask.shape, np.int32)
+    count, numbers_hw = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    return count - 1, numbers_hw
+
+
+def segmentation_report(
+    scores: Sequence[SliceScores], labels: Sequence[str], patients: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """What masks are worth per slice and per patient.
+
+    Every estimate is ``{"value", "low", "high"}`` with the 95 % interval of `data.bootstrap` over patients, or None
+    where nothing defines it. Names that end in ``_all`` count every slice, in ``_tumor`` those with a true lesion.
+
+    Args:
+        scores: Of each slice.
+        labels: Class name of each slice; empty where only the mask is known.
+        patients: Patient of each slice; an unknown one, ``""``, counts as a patient of its own.
+        seed: Of the bootstrap.
+
+    Returns:
+        Counts ``n``, ``n_patients``, ``n_tumor``, ``n_lesions``; ``slice``: means of Dice, IoU, HD95 (pixels) and NSD,
+        ``dice_tumor_median``, ``dice_by_label`` (tumor slices), ``lesion_recall`` (of all lesions, the share found),
+        ``false_lesions`` (per slice), ``missed`` (tumor slices with an empty prediction) and ``false_masks``
+        (tumor-free slices with any); ``patient``: means over patients of a patient's mean of Dice, IoU, HD95 and NSD,
+        ``lesion_recall`` (of a patient's lesions; who has none has no say) and ``false_lesions`` (per slice).
+    """
+    kinds = [name or "tumor" for _, name in zip(scores, labels, strict=True)]
+    who = _named(patients)
+    value = {name: np.array([getattr(s, name) for s in scores], float) for name in SliceScores.__dataclass_fields__}
+    sick = value["truth_px"] > 0
+    marked = value["guess_px"] > 0
+    every = np.ones(len(who), bool)
+
+    def mean(values: NDArray[Any], weights: NDArray[Any]) -> dict[str, Any] | None:
+        return weighted_mean(values, weights.astype(float), who, seed)
+
+    per_slice: dict[str, Any] = {}
+    per_patient: dict[str, Any] = {}
+    for name in AGREEMENT:
+        for part, chosen in (("all", every), ("tumor", sick)):
+            per_slice[f"{name}_{part}"] = mean(value[name], chosen)
+            per_patient[f"{name}_{part}"] = _mean_of_patients(value[name], chosen, who, seed)
+    lesions = value["lesions"]
+    recall = np.divide(value["found"], lesions, out=np.zeros(len(who)), where=lesions > 0)
+    per_patient["lesion_recall"] = _mean_of_patients(recall, lesions, who, seed)
+    per_patient["false_lesions"] = _mean_of_patients(value["false_lesions"], every, who, seed)
+    per_slice |= {
+        "dice_tumor_median": _median(value["dice"], sick, who, seed),
+        "dice_by_label": {
+            kind: mean(value["dice"], sick & (np.array(kinds) == kind))
+            for kind in sorted({k for k, is_sick in zip(kinds, sick, strict=True) if is_sick})
+        },
+        "lesion_recall": mean(recall, lesions),
+        "false_lesions": mean(value["false_lesions"], every),
+        "missed": mean(~marked, sick),
+        "false_masks": mean(marked, ~sick),
+    }
+    return {
+        "n": len(who),
+        "n_patients": len(set(who)),
+        "n_tumor": int(sick.sum()),
+        "n_lesions": int(lesions.sum()),
+        "slice": per_slice,
+        "patient": per_patient,
+    }
+
+
+def volume_dice(scores: Sequence[SliceScores], patients: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Dice over all voxels of a patient's slices stacked (M. Buda et al., Computers in Biology and Medicine 2019).
+
+    Args:
+        scores: Of each slice; they hold the voxels that such a Dice needs.
+        patients: Patient of each slice.
+        seed: Of the bootstrap.
+
+    Returns:
+        ``n_patients``; ``mean`` and ``median``, each ``{"value", "low", "high"}`` or None without patients; ``sd``, the
+        standard deviation over patients (n - 1), None for fewer than two; ``by_patient``, each one's Dice. A patient
+        without lesion and mask has 1, with one of them 0.
+    """
+    voxels: dict[str, list[int]] = {}
+    for patient, score in zip(_named(patients), scores, strict=True):
+        counts = voxels.setdefault(patient, [0, 0])
+        counts[0] += score.overlap_px
+        counts[1] += score.truth_px + score.guess_px
+    by_patient = {patient: 2 * both / total if total else 1.0 for patient, (both, total) in sorted(voxels.items())}
+    who, dice = list(by_patient), np.array(list(by_patient.values()))
+    every = np.ones(len(who), bool)
+    return {
+        "n_patients": len(who),
+        "mean": weighted_mean(dice, every, who, seed),
+        "median": _median(dice, every, who, seed),
+        "sd": float(dice.std(ddof=1)) if len(dice) > 1 else None,
+        "by_patient": by_patient,
+    }
+
+
+def worst_slices(scores: Sequence[SliceScores], n: int = 12) -> list[int]:
+    """Indices of the `n` slices with the lowest Dice, of equal ones those with more pixels in the wrong place first."""
+    return sorted(range(len(scores)), key=lambda i: (scores[i].dice, -_wrong_px(scores[i])))[:n]
+
+
+def _wrong_px(score: SliceScores) -> int:
+    return score.truth_px + score.guess_px - 2 * score.overlap_px
+
+
+def _named(patients: Sequence[str]) -> list[str]:
+    return [patient or f"slice-{i}" for i, patient in enumerate(patients)]
+
+
+def _mean_of_patients(
+    values: NDArray[np.float64], weights: NDArray[Any], patients: list[str], seed: int
+) -> dict[str, Any] | None:
+    """Mean over patients of the weighted mean over a patient's slices (0 and 1 choose slices); patients without any
+    weight have no say."""
+    names, number = np.unique(patients, return_inverse=True)
+    weight = np.bincount(number, weights, len(names))
+    total = np.bincount(number, np.where(weights > 0, values, 0) * weights, len(names))
+    means = np.divide(total, weight, out=np.zeros(len(names)), where=weight > 0)
+    return weighted_mean(means, weight > 0, names, seed)
+
+
+def _median(
+    values: NDArray[np.float64], chosen: NDArray[np.bool_], patients: list[str], seed: int
+) -> dict[str, Any] | None:
+    def statistic(indices: NDArray[np.int64]) -> float | None:
+        kept = values[indices][chosen[indices]]
+        return float(np.median(kept)) if len(kept) else None
+
+    return interval(statistic, patients, seed)

@@ -1,0 +1,269 @@
+"""Figures of a classifier against scikit-learn and torchmetrics, their intervals against a loop, and edge cases."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sk
+
+from tumorlens.classification.evaluation.metrics import (
+    classification_report,
+    expected_calibration_error,
+    patient_label,
+    per_patient,
+    reliability,
+    restrict,
+)
+from tumorlens.classification.evaluation.plots import plot_confusion, plot_reliability, plot_roc
+from tumorlens.data.bootstrap import interval
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
+
+
+def made_up(seed=0, n=240, n_patients=36, classes=(0, 1, 2, 3), digits=2):
+    """Labels by patient, probabilities that lean to the truth; rounded, so that many are equal."""
+    random = np.random.default_rng(seed)
+    number = random.integers(0, n_patients, n)
+    labels = np.array(classes)[number % len(classes)]
+    logits = random.normal(size=(n, 4)) + 1.3 * np.eye(4)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    probabilities = np.maximum(probabilities.round(digits), 10.0**-digits)
+    return labels, probabilities / probabilities.sum(1, keepdims=True), np.array([f"p{k:02}" for k in number])
+
+
+@pytest.fixture(scope="module")
+def case():
+    return made_up()
+
+
+@pytest.fixture(scope="module")
+def report(case):
+    return classification_report(*case, seed=4)
+
+
+def values(figures):
+    return {name: None if f is None else f["value"] for name, f in figures.items()}
+
+
+def test_values_per_slice_are_those_of_scikit_learn(case, report):
+    labels, probabilities, _ = case
+    guess, part = probabilities.argmax(1), report["slice"]
+    assert part["n"] == 240
+    assert part["accuracy"]["value"] == pytest.approx(sk.accuracy_score(labels, guess))
+    assert part["balanced_accuracy"]["value"] == pytest.approx(sk.balanced_accuracy_score(labels, guess))
+    assert part["macro_f1"]["value"] == pytest.approx(sk.f1_score(labels, guess, average="macro"))
+    assert list(values(part["recall"]).values()) == pytest.approx(sk.recall_score(labels, guess, average=None))
+    assert part["roc_auc_mean"]["value"] == pytest.approx(sk.roc_auc_score(labels, probabilities, multi_class="ovr"))
+    assert part["log_loss"]["value"] == pytest.approx(sk.log_loss(labels, probabilities))
+    assert part["brier"]["value"] == pytest.approx(
+        sum(sk.brier_score_loss(labels == c, probabilities[:, c]) for c in range(4))
+    )
+    assert part["confusion"] == sk.confusion_matrix(labels, guess).tolist()
+    assert report["classes"] == list(CLASSES)
+
+
+def ece_by_hand(labels, probabilities, bins=15):
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    total = 0.0
+    for k in range(bins):
+        inside = (confidence >= k / bins) & (confidence < (k + 1) / bins)
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    return total
+
+
+def test_ece_is_the_gap_weighted_by_bin():
+    labels, probabilities, patients = made_up(digits=5)
+    found = classification_report(labels, probabilities, patients)["slice"]["ece"]["value"]
+    assert found == pytest.approx(ece_by_hand(labels, probabilities), abs=1e-6)
+    assert found == pytest.approx(expected_calibration_error(labels, probabilities))
+
+
+def test_ece_of_known_cases():
+    sure = np.eye(4)[[0, 1, 2, 3]]
+    assert expected_calibration_error(np.array([0, 1, 2, 3]), sure) == 0
+    assert expected_calibration_error(np.array([1, 2, 3, 0]), sure) == 1
+    # 0.8 sure and right three times in four
+    shares = np.tile([0.8, 0.2, 0, 0], (4, 1))
+    assert expected_calibration_error(np.array([0, 0, 0, 1]), shares) == pytest.approx(0.05)
+
+
+def pairwise_auc(positive, score):
+    """Share of pairs in order, equal ones half; scikit-learn's would take seconds for 4000 draws."""
+    gap = score[positive][:, None] - score[~positive][None]
+    return ((gap > 0) + 0.5 * (gap == 0)).mean() if gap.size else None
+
+
+def statistics(labels, probabilities):
+    """Each figure as a function of indices, by the libraries."""
+
+    def on(function):
+        return lambda i: function(labels[i], probabilities[i])
+
+    def present(y):
+        return sorted(set(y.tolist()))
+
+    def mean_auc(y, p):
+        found = [a for c in range(4) if (a := pairwise_auc(y == c, p[:, c])) is not None]
+        return np.mean(found) if found else None
+
+    return {
+        "accuracy": on(lambda y, p: sk.accuracy_score(y, p.argmax(1))),
+        "balanced_accuracy": on(
+            lambda y, p: sk.recall_score(y, p.argmax(1), labels=present(y), average="macro", zero_division=0)
+        ),
+        "macro_f1": on(lambda y, p: sk.f1_score(y, p.argmax(1), labels=present(y), average="macro", zero_division=0)),
+        "log_loss": on(lambda y, p: sk.log_loss(y, p, labels=range(p.shape[1]))),
+        "ece": on(expected_calibration_error),
+        "recall": on(lambda y, p: (p.argmax(1) == y)[y == 0].mean() if (y == 0).any() else None),
+        "roc_auc": on(lambda y, p: pairwise_auc(y == 2, p[:, 2])),
+        "roc_auc_mean": on(mean_auc),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece", "recall", "roc_auc", "roc_auc_mean"]
+)
+def test_fast_intervals_equal_the_libraries_in_every_draw(name):
+    """Five patients of four classes: classes are missing in many draws."""
+    labels, probabilities, patients = made_up(seed=1, n=50, n_patients=5)
+    part = classification_report(labels, probabilities, patients, seed=4)["slice"]
+    found = {"recall": part["recall"]["no_tumor"], "roc_auc": part["roc_auc"]["meningioma"]}.get(name, part.get(name))
+    expected = interval(statistics(labels, probabilities)[name], patients, seed=4)
+    assert found == pytest.approx(expected, abs=2e-6)
+    assert expected["low"] <= expected["value"] <= expected["high"] and expected["low"] < expected["high"]
+
+
+def test_auc_by_pairs_is_that_of_scikit_learn(case, report):
+    labels, probabilities, _ = case
+    for c, name in enumerate(CLASSES):
+        expected = pairwise_auc(labels == c, probabilities[:, c])
+        assert expected == pytest.approx(sk.roc_auc_score(labels == c, probabilities[:, c]))
+        assert report["slice"]["roc_auc"][name]["value"] == pytest.approx(expected)
+
+
+def test_patient_part_is_the_slice_part_of_mean_probabilities(case, report):
+    labels, probabilities, patients = case
+    names = np.unique(patients)
+    means = np.stack([probabilities[patients == p].mean(axis=0) for p in names])
+    truth = np.array([labels[patients == p][0] for p in names])
+    expected = classification_report(truth, means, names, seed=4)["slice"]
+    found = report["patient"]
+    assert found["n"] == len(names) and found["confusion"] == expected["confusion"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc_mean", "log_loss", "ece", "brier"):
+        assert found[name] == pytest.approx(expected[name]), name
+    assert values(found["recall"]) == pytest.approx(values(expected["recall"]))
+
+
+def test_label_of_a_patient():
+    assert patient_label(np.array([0, 0, 0, 2])) == 2
+    assert patient_label(np.array([3, 1, 3, 0, 0, 0])) == 3
+    assert patient_label(np.array([0, 0])) == 0
+    names, truth, means = per_patient(np.array([0, 2, 0]), np.eye(4)[[0, 2, 1]], ["b", "b", "a"])
+    assert list(names) == ["a", "b"] and truth.tolist() == [0, 2]
+    assert means.tolist() == [[0, 1, 0, 0], [0.5, 0, 0.5, 0]]
+
+
+def test_three_classes_are_renormalised():
+    labels, probabilities, patients = made_up(classes=(1, 2, 3))
+    found = classification_report(labels, probabilities, patients, classes=(1, 2, 3))
+    shares = probabilities[:, 1:] / probabilities[:, 1:].sum(1, keepdims=True)
+    part = found["slice"]
+    assert found["classes"] == ["glioma", "meningioma", "pituitary"]
+    assert set(part["recall"]) == set(found["classes"])
+    assert part["confusion"] == sk.confusion_matrix(labels - 1, shares.argmax(1)).tolist()
+    assert part["log_loss"]["value"] == pytest.approx(sk.log_loss(labels, shares))
+    assert part["accuracy"]["value"] > (probabilities.argmax(1) == labels).mean()
+
+
+def test_nothing_left_of_a_row_is_shared_equally():
+    assert restrict(np.array([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]]), (1, 2)).tolist() == [[0.5, 0.5], [1, 0]]
+
+
+def test_a_class_that_the_truth_lacks_is_left_out_but_errors_count():
+    """No healthy slice, yet some are called healthy: no recall of it, and each is an error of another class."""
+    labels, probabilities, patients = made_up(classes=(1, 2, 3))
+    part = classification_report(labels, probabilities, patients)["slice"]
+    guess = probabilities.argmax(1)
+    assert (guess == 0).any()
+    assert part["recall"]["no_tumor"] is None and part["roc_auc"]["no_tumor"] is None
+    recall = sk.recall_score(labels, guess, labels=[1, 2, 3], average=None)
+    assert part["balanced_accuracy"]["value"] == pytest.approx(recall.mean())
+    assert part["macro_f1"]["value"] == pytest.approx(sk.f1_score(labels, guess, labels=[1, 2, 3], average="macro"))
+    assert part["roc_auc_mean"]["value"] == pytest.approx(
+        np.mean([sk.roc_auc_score(labels == c, probabilities[:, c]) for c in (1, 2, 3)])
+    )
+
+
+def test_one_class_one_patient_and_nothing():
+    one = classification_report(np.full(3, 1), np.tile([0, 1.0, 0, 0], (3, 1)), ["a"] * 3)
+    assert one["slice"]["accuracy"] == {"value": 1, "low": 1, "high": 1}
+    assert one["slice"]["roc_auc_mean"] is None and one["slice"]["balanced_accuracy"]["value"] == 1
+    assert one["patient"]["n"] == 1
+    none = classification_report(np.zeros(0, int), np.zeros((0, 4)), [])
+    assert none["slice"]["n"] == none["patient"]["n"] == 0 and none["slice"]["accuracy"] is None
+    assert none["slice"].keys() == one["slice"].keys()
+    for found in (one, none):
+        json.dumps(found, allow_nan=False)
+
+
+def test_a_certain_error_costs_much_but_not_infinitely_much():
+    wrong = classification_report(np.array([1]), np.array([[1.0, 0, 0, 0]]), ["a"])["slice"]
+    assert wrong["log_loss"]["value"] == pytest.approx(36.04, abs=0.01)
+    assert wrong["brier"]["value"] == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "patients", "message"),
+    [
+        ([1, 2], [[0, 1, 0, 0]], ["a", "b"], "2 labels"),
+        ([1], [[0, 1, 0, 0]], ["a", "b"], "2 patients"),
+        ([1], [[0, 1, 0]], ["a"], r"\(1, 3\)"),
+        ([4], [[0, 1, 0, 0]], ["a"], "label 4"),
+        ([-1], [[0, 1, 0, 0]], ["a"], "label -1"),
+        ([1, 1], [[0, 1, 0, 0], [0, np.nan, 0, 0]], ["a", "b"], "row 1"),
+        ([1], [[2.0, 3, -1, -3]], ["a"], "row 0"),
+    ],
+)
+def test_what_is_no_prediction_is_refused(labels, probabilities, patients, message):
+    with pytest.raises(InputError, match=message):
+        classification_report(np.array(labels), np.array(probabilities, float), patients)
+
+
+def test_a_label_outside_the_task_is_refused():
+    with pytest.raises(InputError, match="label 0 is none of the classes"):
+        classification_report(np.array([0]), np.eye(4)[[0]], ["a"], classes=(1, 2, 3))
+
+
+def test_reliability_counts_every_slice_once(case):
+    labels, probabilities, _ = case
+    rows = reliability(labels, probabilities)
+    assert len(rows) == 15 and sum(r["count"] for r in rows) == len(labels)
+    right = sum(r["accuracy"] * r["count"] for r in rows if r["count"])
+    assert right == pytest.approx((probabilities.argmax(1) == labels).sum())
+    for row in rows:
+        if row["count"]:
+            assert row["low"] - 1e-6 <= row["confidence"] <= row["high"] + 1e-6
+        else:
+            assert row["confidence"] is None and row["accuracy"] is None
+
+
+def test_certainty_lies_in_the_last_bin():
+    rows = reliability(np.array([0, 1]), np.eye(4)[[0, 0]], bins=10)
+    assert rows[-1] == {"low": 0.9, "high": 1.0, "confidence": 1.0, "accuracy": 0.5, "count": 2}
+
+
+def test_plots_are_written_whatever_the_classes(tmp_path, case):
+    labels, probabilities, _ = case
+    cases = {"all": (labels, probabilities), "one": (labels[labels == 2], probabilities[labels == 2])}
+    for name, (truth, shares) in cases.items():
+        plot_confusion(truth, shares.argmax(1), tmp_path / f"{name}_confusion.png", name)
+        plot_roc(truth, shares, tmp_path / f"{name}_roc.png", name)
+        plot_reliability(truth, shares, shares**2 / (shares**2).sum(1, keepdims=True), tmp_path / f"{name}_r.png", name)
+    for path in tmp_path.iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300 and len(set(picture.convert("L").tobytes())) > 20
+    assert len(list(tmp_path.iterdir())) == 6

@@ -1,0 +1,123 @@
+"""Zip archives that are sound, damaged and hostile."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from tests.scans.dicom import save_series
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.archives import unpack
+from tumorlens.data.formats.open import open_scan
+
+VOLUME = np.random.default_rng(2).integers(0, 900, (12, 14, 9)).astype(np.int16)
+
+
+def pack(path, entries):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_zipped_series_reads_as_its_folder(tmp_path):
+    files = save_series(tmp_path / "in", VOLUME, np.diag([1.0, 1, 5, 1]))
+    path = pack(tmp_path / "s.zip", {f"deep/er/{f.name}": f.read_bytes() for f in files})
+    zipped, folder = open_scan(path), open_scan(tmp_path / "in")
+    assert np.array_equal(zipped.voxels, folder.voxels)
+    assert len(zipped.dicom.datasets) == 9
+
+
+@pytest.mark.parametrize("name", ["../out.dcm", "a/../../out.dcm", "/out.dcm", "..\\out.dcm", "C:\\out.dcm"])
+def test_entries_that_lead_out_are_refused(tmp_path, name):
+    path = pack(tmp_path / "evil.zip", {"good.txt": b"1", name: b"2"})
+    with pytest.raises(InputError, match="leads out of it"):
+        unpack(path, tmp_path / "in" / "side")
+    assert [p.name for p in tmp_path.rglob("*")] == ["evil.zip"]
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("zeros", "w", force_zip64=True) as file,
+    ):
+        for _ in range(200):
+            file.write(bytes(2**20))
+    with pytest.raises(InputError, match=r"would unpack to 0.2 GiB, \d+ times its size"):
+        unpack(tmp_path / "bomb.zip", tmp_path / "in")
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_header_that_lies_about_the_size_gives_no_more_than_it_says(tmp_path):
+    path = pack(tmp_path / "liar.zip", {"zeros": bytes(5_000_000)})
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace((5_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
+    with pytest.raises(InputError, match="damaged"):
+        unpack(path, tmp_path / "in")
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_password_and_damage_are_told(tmp_path):
+    path = pack(tmp_path / "a.zip", {"a": b"x" * 100})
+    raw = bytearray(path.read_bytes())
+    raw[6] |= 1
+    raw[raw.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "locked.zip").write_bytes(raw)
+    with pytest.raises(InputError, match="password"):
+        unpack(tmp_path / "locked.zip", tmp_path / "in")
+    (tmp_path / "half.zip").write_bytes(path.read_bytes()[:60])
+    with pytest.raises(InputError, match="damaged"):
+        unpack(tmp_path / "half.zip", tmp_path / "in")
+
+
+def test_an_entry_without_a_name_is_refused(tmp_path):
+    with pytest.raises(InputError, match="leads out of it"):
+        unpack(pack(tmp_path / "dot.zip", {".": b"1"}), tmp_path / "in")
+    path = pack(tmp_path / "empty.zip", {"a": b"1"})
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"PK\x01\x02")
+    raw[26:28] = raw[at + 28 : at + 30] = bytes(2)
+    del raw[at + 46], raw[30]
+    end = raw.index(b"PK\x05\x06")
+    raw[end + 12 : end + 20] = (46).to_bytes(4, "little") + (at - 1).to_bytes(4, "little")
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"empty\.zip: "):
+        unpack(path, tmp_path / "in")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_entries_of_one_name_and_odd_characters_are_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        archive.writestr("a", b"1")
+        archive.writestr("a", b"2")
+    with pytest.raises(InputError, match="several entries of the archive have one name"):
+        unpack(tmp_path / "twice.zip", tmp_path / "in")
+    with pytest.raises(InputError) as caught:
+        unpack(pack(tmp_path / "esc.zip", {"../\x1b[31m\nx": b"1"}), tmp_path / "in")
+    assert "(../?[31m?x)" in str(caught.value)
+
+
+def test_every_damaged_compression_is_told(tmp_path):
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        path = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("a", np.random.default_rng(0).bytes(5000))
+        raw = bytearray(path.read_bytes())
+        raw[60:120] = bytes(60)
+        path.write_bytes(raw)
+        with pytest.raises(InputError, match="damaged"):
+            unpack(path, tmp_path / "in")
+
+
+def test_an_archive_without_scans_says_so(tmp_path):
+    path = pack(tmp_path / "text.zip", {"notes.txt": b"no scan"})
+    with pytest.raises(InputError, match=r"text\.zip: .*without DICOM"):
+        open_scan(path)
+    empty = io.BytesIO()
+    zipfile.ZipFile(empty, "w").close()
+    (tmp_path / "empty.zip").write_bytes(empty.getvalue())
+    with pytest.raises(InputError, match=r"empty\.zip"):
+        open_scan(tmp_path / "empty.zip")

@@ -1,0 +1,119 @@
+"""NRRD: which spaces are the patient's, the spacing where there is none, and which axis is the frames'."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.scans.volumes import NRRD, SMALL, place_of, read_volume, save_nrrd
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.nrrd import nrrd_files, read_nrrd
+
+DIRECTIONS = "space directions: (0,2,0) (3,0,0) (0,0,4)"  # array axis 0 along world axis 1, 1 along 0
+
+
+@pytest.mark.parametrize(
+    ("space", "to_ras"),
+    [
+        ("left-posterior-superior", (-1, -1, 1)),
+        ("LPS", (-1, -1, 1)),
+        ("left-anterior-superior", (-1, 1, 1)),
+        ("right-anterior-superior", (1, 1, 1)),
+        ("RAS", (1, 1, 1)),
+    ],
+)
+def test_nrrd_spaces_of_the_patient(tmp_path, space, to_ras):
+    fields = (*NRRD[:2], f"space: {space}", *NRRD[2:], DIRECTIONS, "space origin: (10,20,30)")
+    scan = read_volume(save_nrrd(tmp_path / "a.nrrd", *fields, data=SMALL.tobytes()))
+    # By hand: voxel (1, 2, 1) lies at (10 + 2*3, 20 + 1*2, 30 + 4) of the header's own space.
+    np.testing.assert_allclose(place_of(scan.affine, (1, 2, 1)), np.multiply(to_ras, (16, 22, 34)))
+    assert scan.spacing_mm == pytest.approx((2, 3, 4))
+    assert scan.voxels[1, 2, 1] == 1 + 2 * 5 + 1 * 20
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-left-handed", "3D-right-handed", None])
+def test_nrrd_spaces_that_are_not_the_patients_give_no_affine(tmp_path, space):
+    named = f"space: {space}" if space else "space dimension: 3"
+    fields = (*NRRD[:2], named, *NRRD[2:], DIRECTIONS, "space origin: (10,20,30)")
+    scan = read_volume(save_nrrd(tmp_path / "a.nrrd", *fields, data=SMALL.tobytes()))
+    assert scan.affine is None
+    assert scan.spacing_mm == pytest.approx((2, 3, 4))
+    assert scan.volume
+
+
+@pytest.mark.parametrize(("space", "to_ras"), [("right", (1, 1, 1)), ("left", (-1, 1, 1))])
+def test_nrrd_space_with_time(tmp_path, space, to_ras):
+    fields = ("type: short", "dimension: 4", f"space: {space}-anterior-superior-time", "sizes: 5 4 1 3",
+              "endian: little", "encoding: raw", "space directions: (0,2,0,0) (3,0,0,0) (0,0,4,0) (0,0,0,9)",
+              "space origin: (10,20,30,0)")  # fmt: skip
+    scan = read_nrrd(save_nrrd(tmp_path / "a.nrrd", *fields, data=SMALL.tobytes()), frame=2)
+    np.testing.assert_allclose(place_of(scan.affine, (1, 2, 0)), np.multiply(to_ras, (16, 22, 30)))
+    assert scan.voxels[1, 2, 0] == 1 + 2 * 5 + 2 * 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "spacing"),
+    [
+        ((), None),
+        (("space: LPS", "space origin: (1,2,3)"), None),
+        (("spacings: 2 3 nan",), None),
+        (("spacings: 2 3 4",), (2, 3, 4)),
+        (("spacings: 2 3 4", 'units: "cm" "cm" "cm"'), (20, 30, 40)),
+        (("spacings: 2 3 4", 'units: "mm" "mm" "slice"'), None),
+        (("space: LPS", "space directions: (0,2,0) (3,0,0) none"), None),
+    ],
+)
+def test_nrrd_without_a_place_has_the_spacing_it_gives(tmp_path, fields, spacing):
+    ordered = (*NRRD[:2], *fields[:1], *NRRD[2:], *fields[1:])
+    scan = read_volume(save_nrrd(tmp_path / "a.nrrd", *ordered, data=SMALL.tobytes()))
+    assert scan.affine is None
+    assert scan.spacing_mm == (None if spacing is None else pytest.approx(spacing))
+    np.testing.assert_array_equal(scan.voxels.ravel(order="F"), SMALL)
+
+
+def test_nrrd_frames_of_a_plain_fourth_axis(tmp_path):
+    fields = ("type: short", "dimension: 4", "sizes: 5 4 1 3", "endian: little", "encoding: raw", "spacings: 2 3 4 nan")
+    scan = read_volume(save_nrrd(tmp_path / "a.nrrd", *fields, data=SMALL.tobytes()), 1)
+    np.testing.assert_array_equal(scan.voxels.ravel("F"), SMALL[20:40])
+    assert scan.spacing_mm == pytest.approx((2, 3, 4))
+
+
+def test_a_list_of_one_frame_is_a_volume(tmp_path):
+    fields = ("type: short", "dimension: 4", "space: RAS", "sizes: 1 5 4 3", "kinds: list domain domain domain",
+              "space directions: none (1,0,0) (0,1,0) (0,0,1)", "endian: little", "encoding: raw")  # fmt: skip
+    scan = read_volume(save_nrrd(tmp_path / "a.nrrd", *fields, data=SMALL.tobytes()))
+    np.testing.assert_array_equal(scan.voxels.ravel("F"), SMALL)
+    assert (scan.voxels.shape, scan.frame) == ((5, 4, 3), None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("s%03d.raw 1 3 1", ["s001.raw", "s002.raw", "s003.raw"]),
+        ("s%d.raw 3 -1 -2 2", ["s3.raw", "s1.raw", "s-1.raw"]),
+        ("10%.raw", ["10%.raw"]),
+    ],
+)
+def test_data_in_several_files(tmp_path, pattern, names):
+    fields = (*NRRD, "spacings: 1 1 1", f"data file: {pattern}")
+    for part, name in zip(np.split(SMALL, len(names)), names, strict=True):
+        (tmp_path / name).write_bytes(part.tobytes())
+    path = save_nrrd(tmp_path / "a.nhdr", *fields)
+    assert nrrd_files(path) == [path, *(tmp_path / name for name in names)]
+    np.testing.assert_array_equal(read_volume(path).voxels.ravel("F"), SMALL)
+    (tmp_path / names[-1]).unlink()
+    with pytest.raises(InputError, match=f"the NRRD header's data file {names[-1]} is missing"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("pattern", ["s%03d.raw", "s%d.raw 1 3 0", "s%d%d.raw 1 3 1", "s%9999d.raw 1 3 1"])
+def test_patterns_that_name_no_files(tmp_path, pattern):
+    path = save_nrrd(tmp_path / "a.nhdr", *NRRD, f"data file: {pattern}")
+    with pytest.raises(InputError, match="are no pattern"):
+        read_volume(path)
+
+
+def test_patterns_stay_in_the_headers_own_folder(tmp_path):
+    path = save_nrrd(tmp_path / "a.nhdr", *NRRD, "data file: ../s%d.raw 1 3 1")
+    with pytest.raises(InputError, match="outside its own folder"):
+        read_volume(path)

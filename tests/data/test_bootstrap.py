@@ -1,0 +1,128 @@
+"""Intervals over patients: against a loop, a known distribution, and on sets that leave figures undefined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tumorlens.data.bootstrap import Draws, interval, ratio, weighted_mean, with_bounds
+
+
+@pytest.fixture(scope="module")
+def slices():
+    """300 slices of 40 patients: a figure that depends on the patient, a weight that is sometimes 0."""
+    random = np.random.default_rng(3)
+    patients = np.array([f"p{k:02}" for k in random.integers(0, 40, 300)])
+    effect = {name: random.normal() for name in np.unique(patients)}
+    values = np.array([effect[p] for p in patients]) + random.normal(0, 0.1, 300)
+    return values, random.integers(0, 3, 300).astype(float), patients
+
+
+def by_loop(values, weights, patients, seed=0):
+    """Draw patients one by one and average what they bring."""
+    names = sorted(set(patients))
+    drawn = np.random.default_rng(seed).integers(0, len(names), (1000, len(names)))
+    means = []
+    for row in drawn:
+        kept = np.concatenate([np.flatnonzero(patients == names[p]) for p in row])
+        if weights[kept].sum() > 0:
+            means.append(np.average(values[kept], weights=weights[kept]))
+    low, high = np.percentile(means, (2.5, 97.5))
+    return {"value": np.average(values, weights=weights), "low": low, "high": high}
+
+
+def test_weighted_mean_equals_a_plain_loop(slices):
+    values, weights, patients = slices
+    assert weighted_mean(values, weights, patients, seed=5) == pytest.approx(by_loop(values, weights, patients, 5))
+
+
+def test_interval_of_a_mean_equals_weighted_mean(slices):
+    values, _, patients = slices
+    found = interval(lambda indices: float(values[indices].mean()), patients, seed=2)
+    assert found == pytest.approx(weighted_mean(values, np.ones(len(values)), patients, seed=2))
+
+
+def test_patients_not_slices_are_drawn(slices):
+    """Ten copies of every slice are no new evidence."""
+    values, weights, patients = slices
+    once = weighted_mean(values, weights, patients)
+    copied = weighted_mean(np.repeat(values, 10), np.repeat(weights, 10), np.repeat(patients, 10))
+    assert copied == pytest.approx(once)
+    apart = weighted_mean(values, weights, np.arange(len(values)).astype(str))
+    assert once["high"] - once["low"] > 1.5 * (apart["high"] - apart["low"])
+
+
+def test_width_is_that_of_the_normal_distribution():
+    random = np.random.default_rng(0)
+    values = random.normal(size=400)
+    found = weighted_mean(values, np.ones(400), np.arange(400).astype(str))
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.08)
+
+
+def test_order_and_names_of_patients_keep_the_figure_and_seed_decides(slices):
+    values, weights, patients = slices
+    order = np.random.default_rng(9).permutation(len(values))
+    assert weighted_mean(values[order], weights[order], list(patients[order])) == pytest.approx(
+        weighted_mean(values, weights, patients)
+    )
+    assert weighted_mean(values, weights, patients, seed=1) != weighted_mean(values, weights, patients, seed=0)
+
+
+def test_values_without_weight_may_be_anything():
+    found = weighted_mean([1.0, np.nan, 3.0, np.inf], [1, 0, 1, 0], ["a", "a", "b", "b"])
+    assert found == {"value": 2.0, "low": 1.0, "high": 3.0}
+
+
+def test_draws_without_weight_are_left_out():
+    """One patient in three carries weight; three draws in ten lack it, and say nothing."""
+    found = weighted_mean([7.0, 0.0, 0.0], [1.0, 0.0, 0.0], ["a", "b", "c"])
+    assert found == {"value": 7.0, "low": 7.0, "high": 7.0}
+
+
+@pytest.mark.parametrize("weights", [np.zeros(3), np.zeros(0)])
+def test_no_weight_has_no_mean(weights):
+    assert weighted_mean(np.ones(len(weights)), weights, ["a"] * len(weights)) is None
+
+
+def test_one_patient_has_an_interval_without_width():
+    assert weighted_mean([1.0, 0.0], [1.0, 1.0], ["a", "a"]) == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_undefined_statistics():
+    """A range that needs patient a is defined in the draws that hold it."""
+    patients = ["a", "b", "b", "c"]
+
+    def only_with_a(indices):
+        return float(len(indices)) if 0 in indices else None
+
+    found = interval(only_with_a, patients)
+    assert found["value"] == 4 and 3 <= found["low"] <= found["high"] <= 5
+    assert interval(lambda indices: None, patients) is None
+    assert interval(lambda indices: float("nan"), patients) is None
+    assert interval(lambda indices: 1.0, []) is None
+
+
+def test_a_figure_that_no_draw_defines_has_no_bounds():
+    assert with_bounds(0.5, np.full(10, np.nan)) == {"value": 0.5, "low": None, "high": None}
+    assert with_bounds(None, np.ones(10)) is None
+
+
+def test_fewer_draws_are_the_first_of_them():
+    seen = []
+    interval(lambda indices: seen.append(1) or 0.0, ["a", "b"], resamples=50)
+    assert len(seen) == 51
+
+
+def test_totals_of_columns_and_times_of_slices():
+    patients = np.array(["b", "a", "b"])
+    draws = Draws.of(patients, resamples=20)
+    assert (draws.times_rp.sum(axis=1) == 2).all()
+    values = np.array([[1.0, 10], [2, 20], [3, 30]])
+    expected = draws.times() @ values
+    assert np.array_equal(draws.totals(values), expected)
+    assert np.array_equal(draws.totals(values[:, 0]), expected[:, 0])
+    assert np.array_equal(draws.times(slice(5, 8)), draws.times()[5:8])
+
+
+def test_a_quotient_by_zero_is_undefined():
+    assert np.array_equal(ratio(np.array([1.0, 2.0]), np.array([0.0, 4.0])), [np.nan, 0.5], equal_nan=True)

@@ -1,0 +1,83 @@
+"""What an epoch shows, in which order, and what becomes of it on the way into a network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.data.training.test_training import QUICK
+from tumorlens.data.preprocessing.normalization import to_batch
+from tumorlens.data.training.loaders import EpochSampler, epoch_length, loaders
+from tumorlens.pipeline.cli.train import train_app
+from tumorlens.segmentation import train as segmentation
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
+    first, second = EpochSampler(20, 3), EpochSampler(20, 3)
+    list(first)
+    first.set_epoch(4)
+    second.set_epoch(4)
+    assert list(first) == list(second)
+    assert {i for _, i in first} == set(range(20))
+
+
+def test_an_epoch_may_show_a_part_of_the_slices_others_every_time():
+    sampler = EpochSampler(100, seed=3, most=30)
+    assert len(sampler) == 30
+    first = [i for _, i in sampler]
+    sampler.set_epoch(1)
+    second = [i for _, i in sampler]
+    assert len(set(first)) == len(set(second)) == 30
+    assert set(first) != set(second)
+    assert len(EpochSampler(20, seed=3, most=30)) == 20
+
+
+@pytest.mark.parametrize(("most", "length", "negatives"), [(0, 66, 6), (40, 40, 4), (500, 66, 6)])
+def test_an_epoch_has_as_few_negative_samples_as_it_is_asked_for(most, length, negatives):
+    negative = np.arange(100) % 5 < 2
+    sampler = EpochSampler(100, 3, most=most, negative=negative, negative_share=0.1)
+    seen = []
+    for epoch in range(12):
+        sampler.set_epoch(epoch)
+        drawn = [number for _, number in sampler]
+        assert len(drawn) == len(set(drawn)) == len(sampler) == length
+        assert negative[drawn].sum() == negatives
+        assert np.abs(np.diff(np.flatnonzero(negative[drawn]))).max() > 1  # among the others, not in a row
+        seen += drawn
+    assert negative[seen].sum() > len(set(np.array(seen)[negative[seen]])) > 2 * negatives  # others every time
+
+
+def test_the_share_of_negative_samples_is_counted_before_transplants_and_says_so(phantom_set):
+    config = segmentation.SegmenterConfig(
+        data=(str(phantom_set),), encoder="resnet18", negative_share=0.1, **QUICK | {"transplant": 1.0, "epochs": 1}
+    )
+    training, _ = loaders(config, segmentation.load_partition(config), negative_share=0.1)
+    drawn = list(training.sampler)
+    before = np.mean([not training.dataset.prepared.masks[i].any() for _, i in drawn])
+    shown = np.mean([not training.dataset[index]["mask"].any() for index in drawn])
+    assert before <= 0.1 < shown
+    text = CliRunner().invoke(train_app, ["segmentation", "--help"], env={"COLUMNS": "300"}).output
+    assert "shows no lesion, before --transplant heals others" in text
+
+
+def test_a_set_without_negatives_is_taken_whole():
+    assert epoch_length(np.zeros(20, bool), 0, 0.1) == (20, 0)
+    assert epoch_length(np.ones(20, bool), 0, 0.1) == (0, 0)
+
+
+def test_the_schedule_knows_of_shorter_epochs(phantom_set):
+    """One-cycle raises where a run takes more steps than it was told of."""
+    config = segmentation.SegmenterConfig(data=(str(phantom_set),), encoder="resnet18", negative_share=0.1, **QUICK)
+    parts = segmentation.load_partition(config)
+    module = segmentation.build_module(config, parts)
+    training, _ = loaders(config, parts, negative_share=0.1)
+    assert module.total_steps == max(2, len(training) * config.epochs)
+
+
+def test_batches_are_normalised_and_channels_last():
+    batch = to_batch(np.full((2, 4, 4), 255, np.uint8))
+    assert batch.shape == (2, 3, 4, 4)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229)

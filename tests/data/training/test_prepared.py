@@ -1,0 +1,90 @@
+"""Prepared slices on disk: read once, made again where anything has changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tumorlens.data.config import DataConfig
+from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.errors import InputError
+from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.data.training import prepared
+from tumorlens.data.training.partition import load_partition
+
+
+@pytest.fixture
+def copy(phantom_set, tmp_path):
+    return shutil.copytree(phantom_set, tmp_path / "set")
+
+
+def count_readings(monkeypatch):
+    seen = []
+    real = prepared.prepare
+    monkeypatch.setattr(prepared, "prepare", lambda samples, *rest: seen.append(len(samples)) or real(samples, *rest))
+    return seen
+
+
+def test_the_second_run_reads_nothing(copy, tmp_path, monkeypatch):
+    seen = count_readings(monkeypatch)
+    config = DataConfig((str(copy),), size=64)
+    plain = load_partition(config)
+    kept = DataConfig((str(copy),), size=64, prepared=str(tmp_path / "kept"))
+    for _ in range(2):
+        parts = load_partition(kept)
+        for name in ("train", "validation", "test"):
+            one, other = getattr(plain, name), getattr(parts, name)
+            assert one.samples == other.samples
+            np.testing.assert_array_equal(one.images, other.images)
+            np.testing.assert_array_equal(one.masks, other.masks)
+            np.testing.assert_array_equal(one.labels, other.labels)
+    assert seen == [40]
+    assert plain.train.masks.any()
+
+
+@pytest.mark.parametrize("change", ["a picture", "a mask", "the size", "the label", "damage", "half"])
+def test_whatever_changes_is_read_again(copy, tmp_path, monkeypatch, change):
+    samples = load_samples(copy)
+    folder = tmp_path / "kept"
+    prepared.prepare_once(samples, Preprocess(64), folder)
+    (file,) = folder.iterdir()
+    seen = count_readings(monkeypatch)
+    size = 64
+    if change in ("a picture", "a mask"):
+        sick = next(s for s in samples if s.mask)
+        os.utime(sick.image if change == "a picture" else sick.mask, ns=(1, 1))
+    elif change == "the size":
+        size = 32
+    elif change == "the label":
+        (copy / "index.csv").write_text((copy / "index.csv").read_text().replace(",glioma,", ",pituitary,"))
+        samples = load_samples(copy)
+    elif change == "damage":
+        file.write_bytes(file.read_bytes().replace(b"labels", b"lables"))
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    again = prepared.prepare_once(samples, Preprocess(size), folder)
+    assert seen == [40] and again.images.shape == (40, size, size)
+    assert prepared.prepare_once(samples, Preprocess(size), folder).images.shape == (40, size, size)
+    assert seen == [40]
+
+
+def test_a_folder_that_cannot_be(copy, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/kept: prepared slices cannot be kept there"):
+        prepared.prepare_once(load_samples(copy), Preprocess(64), tmp_path / "file" / "kept")
+
+
+def test_voxels_behind_a_header_count(tmp_path):
+    volume = np.zeros((8, 8, 4), np.int16)
+    nib.save(nib.Nifti1Pair(volume, np.eye(4)), tmp_path / "a.img")
+    sample = Sample(tmp_path / "a.hdr", "glioma", patient="1", slice_index=1)
+    before = prepared._key([sample], Preprocess(64))
+    assert prepared._key([sample], Preprocess(64)) == before
+    voxels = (tmp_path / "a.img").read_bytes()
+    (tmp_path / "a.img").write_bytes(voxels + b"0")
+    assert prepared._key([sample], Preprocess(64)) != before

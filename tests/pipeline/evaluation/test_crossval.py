@@ -1,0 +1,277 @@
+"""Cross-validation: every fold once, a stopped call goes on, finished folds stay as they are, one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tests.data.training.test_training import stopped_by
+from tests.pipeline.evaluation.test_evaluate import TINY
+from tests.scans.lgg import write_lgg_phantoms
+from tumorlens.classification import train as classification
+from tumorlens.data.errors import InputError
+from tumorlens.data.training.run_folder import changed_setting, plain_config, with_start
+from tumorlens.pipeline.cli.crossval import crossval_app
+from tumorlens.pipeline.cli.options import config_of
+from tumorlens.pipeline.evaluation import crossval as room
+from tumorlens.pipeline.evaluation.crossval import CrossvalRequest, FoldRun, crossval
+from tumorlens.pipeline.evaluation.report import KIND, REPORT
+from tumorlens.segmentation.config import SegmenterConfig
+
+
+def config(data, **rest):
+    return classification.ClassifierConfig(data=(str(data),), arch="mlp", **(TINY | rest))
+
+
+def run(request, out):
+    said = []
+    report = crossval(request, out, show=False, say=said.append, warn=said.append)
+    return report, said
+
+
+@pytest.fixture
+def request_of(phantom_set):
+    def make(folds=(0, 1), **rest):
+        return CrossvalRequest("classification", config(phantom_set, **rest), folds=folds, probe=False, command="x")
+
+    return make
+
+
+def test_every_fold_is_measured_with_its_own_weights(phantom_set, tmp_path):
+    """All five folds hold all patients once, and no weights have seen whom they are measured on."""
+    request = CrossvalRequest("classification", config(phantom_set), protocol="p2", probe=False, command="again")
+    report, said = run(request, tmp_path)
+    assert report["warnings"] == []
+    assert report["n"] == 40
+    assert report["n_patients"] == 20
+    assert report["crossval"]["classification"]["epochs"] == 1
+    with (tmp_path / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for fold in range(5):
+        card = json.loads((tmp_path / f"fold-{fold}" / "classifier.json").read_text())
+        assert card["training"]["fold"] == fold
+        assert report["models"][fold]["sha256"] == card["sha256"]
+        right = np.mean([r["label"] == r["predicted"] for r in rows if r["fold"] == str(fold)])
+        assert report["by_fold"][str(fold)]["after"]["slice"]["accuracy"]["value"] == pytest.approx(right)
+        assert card["metrics"]["test"]["slice"]["accuracy"] == pytest.approx(right)
+    pooled = np.mean([r["label"] == r["predicted"] for r in rows])
+    assert report["figures"]["after"]["slice"]["accuracy"]["value"] == pytest.approx(pooled)
+    assert "fold 4 | mean ± sd | all folds together" in (tmp_path / "report.md").read_text()
+    assert "classification, fold 4: training" in said
+
+
+def test_a_stopped_call_goes_on(request_of, tmp_path, monkeypatch):
+    """Fold 0 is whole, fold 1 stops in its second epoch; the same call finishes and leaves fold 0 alone."""
+    request = request_of(epochs=2)
+    real = classification.make_trainer
+    broken = stopped_by(KeyboardInterrupt(), real)
+    monkeypatch.setattr(
+        classification, "make_trainer", lambda out, *a, **k: (broken if "fold-1" in str(out) else real)(out, *a, **k)
+    )
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(request, tmp_path)
+    signal.signal(signal.SIGINT, handler)  # Lightning turns it off on its way out
+    monkeypatch.setattr(classification, "make_trainer", real)
+    weights = tmp_path / "fold-0" / "classifier.safetensors"
+    made = weights.stat().st_mtime_ns
+    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "fold-1" / "classifier.safetensors").exists()
+
+    report, said = run(request, tmp_path)
+    assert weights.stat().st_mtime_ns == made
+    assert any("classification, fold 0: trained already" in line for line in said)
+    assert "classification, fold 1: goes on from its last checkpoint" in said
+    with (tmp_path / "fold-1" / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    assert report["folds"]["measured"] == [0, 1]
+
+    again, said = run(request, tmp_path)
+    assert [line for line in said if "training" in line or "goes on" in line] == []
+    assert again["figures"] == report["figures"]
+
+
+def test_folds_can_be_trained_without_measuring_them(request_of, tmp_path):
+    report, said = run(replace(request_of(), measure=False), tmp_path)
+    assert report == {}
+    assert not (tmp_path / REPORT).exists()
+    assert (tmp_path / "fold-1" / "classifier.json").is_file()
+    assert "classification, fold 1: training" in said
+
+
+def test_a_changed_setting_is_named(request_of, tmp_path, monkeypatch):
+    run(request_of(folds=(0,)), tmp_path)
+    monkeypatch.setattr(room, "_TRAIN", {})  # nothing may be trained
+    with pytest.raises(InputError, match=r"fold-0: the fold was trained with learning_rate = 0\.0004, not 0\.001"):
+        run(request_of(learning_rate=0.001), tmp_path)
+    run(request_of(folds=(0,), device="auto", workers=1), tmp_path)  # changes no result
+
+
+def test_other_first_weights_of_the_same_name_are_told(request_of, tmp_path, monkeypatch):
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(b"one")
+    settings = plain_config(request_of().classifier) | {"init": str(start)}
+    assert changed_setting(with_start(settings), with_start(settings)) == ""
+    kept = with_start(settings)
+    start.write_bytes(b"two")
+    assert changed_setting(kept, with_start(settings)) == f"other weights than {start} now holds"
+    start.unlink()  # a run that goes on needs them no more
+    assert changed_setting(kept, with_start(settings)) == ""
+
+
+def test_a_changed_setting_of_an_interrupted_fold_is_named(request_of, tmp_path):
+    run(request_of(folds=(1,)), tmp_path)
+    (tmp_path / "fold-1" / "classifier.json").unlink()
+    with pytest.raises(InputError, match="began with seed = 0, not 3"):
+        run(request_of(folds=(0, 1), seed=3), tmp_path)
+    assert not (tmp_path / "fold-0").exists()
+
+
+def test_a_report_of_something_else_is_kept(request_of, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps({"stage": "classification"}))
+    with pytest.raises(InputError, match="this file is no report of this command"):
+        run(request_of(), tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({"kind": KIND, "stage": "classification", "files": [REPORT]}))
+    with pytest.raises(InputError, match="a report is here already"):
+        run(request_of(), tmp_path)
+
+
+def test_folds_and_starts_are_checked_before_any_training(request_of, phantom_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "_TRAIN", {})
+    with pytest.raises(InputError, match="no fold 9, the data have folds 0 to 4"):
+        run(request_of(folds=(0, 9)), tmp_path)
+    init = str(tmp_path / "cls" / "fold-{fold}.safetensors")
+    with pytest.raises(InputError, match=r"fold-0.safetensors: no such weight file, from which fold 0 is to start"):
+        run(request_of(init=init), tmp_path)
+    segmenter = SegmenterConfig(data=(str(phantom_set),), **TINY)
+    with pytest.raises(InputError, match="p4 needs an LGG folder"):
+        run(CrossvalRequest("segmentation", segmenter=segmenter, protocol="p4"), tmp_path)
+
+
+def test_fold_in_init_is_the_folds_number(phantom_set, tmp_path):
+    first = config(phantom_set, init="a/{fold}/b.safetensors")
+    runs = list(room._runs(CrossvalRequest("classification", first), (2, 4), tmp_path))
+    assert [(r.config.fold, r.config.init) for r in runs] == [(2, "a/2/b.safetensors"), (4, "a/4/b.safetensors")]
+
+
+def test_both_stages_fold_by_fold(phantom_set, tmp_path):
+    """The encoder of a fold starts from that fold's classifier, so that it has not seen the fold's patients either."""
+    arguments = ["pipeline", "--data", phantom_set, "-o", tmp_path, "--folds", "0,3", "--arch", "resnet18"]
+    arguments += ["--encoder", "resnet18", "--epochs", 1, "--size", 64, "--segmenter-size", 64, "--batch-size", 8]
+    arguments += ["--segmenter-batch-size", 8, "--init", "none", "--device", "cpu", "--precision", "fp32"]
+    done = CliRunner().invoke(crossval_app, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["stage"] == "pipeline"
+    assert report["warnings"] == []
+    assert [(m["stage"], m["fold"], m["test_fold"]) for m in report["models"]] == [
+        ("classification", 0, 0),
+        ("classification", 3, 3),
+        ("segmentation", 0, 0),
+        ("segmentation", 3, 3),
+    ]
+    for fold in (0, 3):
+        card = json.loads((tmp_path / "segmentation" / f"fold-{fold}" / "segmenter.json").read_text())
+        assert card["training"]["init"] == str(tmp_path / "classification" / f"fold-{fold}" / "classifier.safetensors")
+    assert report["n"] == 16
+    assert "label right (slices)" in done.output
+
+
+def test_the_classifier_with_one_call(phantom_set, tmp_path):
+    arguments = ["classification", "--data", phantom_set, "-o", tmp_path / "out", "--folds", "0,1", "--arch", "mlp"]
+    arguments += ["--size", 64, "--epochs", 1, "--init", "none", "--device", "cpu", "--no-probe", "--batch-size", 8]
+    done = CliRunner().invoke(crossval_app, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["folds"]["measured"] == [0, 1]
+    assert report["crossval"]["classification"]["not_brain"] == []
+
+
+def test_options_make_the_settings_of_a_stage():
+    both = {"data": ["a", "b"], "label_map": ["x=glioma"]}
+    own = config_of("classification", {**both, "arch": "resnet50", "size": None, "not_brain": None})
+    assert (own.data, own.label_map, own.not_brain) == (("a", "b"), (("x", "glioma"),), ())
+    assert own.size == 224
+    assert config_of("classification", {**both, "arch": "mlp", "size": 64, "not_brain": ["n"]}).not_brain == ("n",)
+    assert config_of("segmentation", both).label_map == (("x", "glioma"),)
+    with pytest.raises(InputError, match="--size 100 is not divisible by 32"):
+        config_of("segmentation", {**both, "size": 100})
+
+
+def test_stages_that_would_make_different_folds_are_refused(phantom_set, tmp_path, monkeypatch):
+    """A tumor without a mask is of use to the classifier only; without it both stages make the same folds."""
+    monkeypatch.setattr(room, "_TRAIN", {})
+    rows = [row.rsplit(",", 1)[0].split(",") for row in (phantom_set / "index.csv").read_text().splitlines()]
+    index = tmp_path / "index.csv"
+
+    def both():
+        index.write_text("\n".join(",".join(row) for row in rows) + "\n")
+        settings = {"label_map": (), **TINY, "data": (f"{index}@{phantom_set}",)}
+        first = classification.ClassifierConfig(arch="mlp", **settings)
+        return CrossvalRequest("pipeline", first, SegmenterConfig(**settings), folds=(0,))
+
+    with pytest.raises(KeyError, match="classification"):  # goes on to train
+        run(both(), tmp_path / "out")
+    for row, cell in ((3, 1), (3, 3)):
+        rows[row][cell], kept = "", rows[row][cell]
+        with pytest.raises(InputError, match=r"not every scan has a fold.*tumorlens data split --folds 5"):
+            run(both(), tmp_path / "out")
+        rows[row][cell] = kept
+
+
+def test_p3_has_nothing_to_cross_validate(request_of, tmp_path):
+    with pytest.raises(InputError, match="protocol p3 has no folds, so there is nothing to cross-validate"):
+        run(replace(request_of(folds=()), protocol="p3"), tmp_path)
+
+
+def test_a_segmenter_on_an_lgg_folder_with_one_call(tmp_path):
+    write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
+    arguments = ["segmentation", "--data", tmp_path / "lgg", "-o", tmp_path / "out", "--folds", "0,1", "--epochs", 1]
+    arguments += ["--size", 64, "--encoder", "resnet18", "--init", "none", "--batch-size", 4, "--duplicates", "drop"]
+    done = CliRunner().invoke(crossval_app, [str(a) for a in (*arguments, "--device", "cpu")])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["protocol"]["id"] == "p4"
+    assert report["warnings"] == []
+    assert len(report["figures"]["volume"]["by_patient"]) == report["n_patients"] == 2
+
+
+def test_the_options_are_those_of_training(phantom_set, tmp_path):
+    wrong = CliRunner().invoke(crossval_app, ["segmentation", "--data", "x", "-o", str(tmp_path), "--size", "100"])
+    assert wrong.exit_code == 2
+    assert "--size 100 is not divisible by 32" in wrong.stderr
+    for stage, name in (("classification", "--blank"), ("segmentation", "--encoder"), ("pipeline", "--segmenter-init")):
+        text = CliRunner().invoke(crossval_app, [stage, "--help"], env={"COLUMNS": "200"}).output
+        assert name in text
+        assert "--folds" in text
+        assert "--resume" not in text
+    missing = CliRunner().invoke(crossval_app, ["classification", "--data", str(tmp_path / "no"), "-o", str(tmp_path)])
+    assert missing.exit_code == 2
+    assert "no such data folder" in missing.stderr
+
+
+def test_a_finished_run_needs_weights_and_card(phantom_set, tmp_path):
+    fold = FoldRun("classification", config(phantom_set), tmp_path)
+    assert not fold.finished
+    assert not fold.interrupted
+    (tmp_path / "classifier.safetensors").write_bytes(b"")
+    assert not fold.finished
+    fold.check()
+    assert replace(fold, stage="segmentation").finished is False
+
+
+def test_a_stopped_call_says_how_to_go_on(phantom_set, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "_TRAIN", {"classification": stop})
+    arguments = ["classification", "--data", str(phantom_set), "-o", str(tmp_path), "--init", "none", "--size", "64"]
+    done = CliRunner().invoke(crossval_app, arguments)
+    assert done.exit_code == 130
+    assert done.stderr.strip() == "tumorlens: stopped; repeat the command to go on"

@@ -1,0 +1,158 @@
+"""End to end: what counts as a hit, a miss, a refusal and a false mask, and that patients are what is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.pipeline.evaluation.test_evaluate import measure, tiny_classifier, tiny_segmenter
+from tests.scans.pictures import save_volume
+from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.phantom import phantom_slice, phantom_volume
+from tumorlens.pipeline.evaluation.end_to_end import Case, dice, evaluate_pipeline, summarise
+from tumorlens.pipeline.pipeline import Pipeline
+
+
+@pytest.fixture(scope="module")
+def weights(phantom_set, tmp_path_factory):
+    """A classifier and a segmenter that were trained for one epoch, with test fold 0."""
+    folder = tmp_path_factory.mktemp("weights")
+    return {
+        "classifier": tiny_classifier(str(phantom_set), folder / "c"),
+        "segmenter": tiny_segmenter(str(phantom_set), folder / "s"),
+    }
+
+
+def test_the_pipeline_end_to_end(phantom_set, weights, tmp_path):
+    found = measure(tmp_path, "pipeline", phantom_set, protocol="p2", **weights)
+    figures = found.report["figures"]["slices"]
+    rows = found.rows
+    assert len(rows) == 8
+    assert figures["accuracy"]["value"] == pytest.approx(np.mean([r["label"] == r["predicted"] for r in rows]))
+    assert figures["dice_all"]["value"] == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=1e-6)
+    missed = [r for r in rows if r["label"] != "no_tumor" and r["predicted"] == "no_tumor"]
+    assert all(float(r["dice"]) == 0 and int(r["guess_px"]) == 0 for r in missed)
+    assert figures["masks"]["n"] == 8
+    assert figures["masks"]["slice"]["hd95_all"] is not None
+    assert {"confusion.png", "dice_by_size.png", "worst.png"} <= set(found.report["files"])
+
+
+def test_a_missed_or_refused_tumor_has_dice_0(phantom_set, weights, tmp_path, monkeypatch):
+    real = Pipeline.run
+
+    def refuse(self, source, **rest):
+        result = real(self, source, **rest)
+        return replace(result, label="refused", mask=np.zeros_like(result.mask))
+
+    monkeypatch.setattr(Pipeline, "run", refuse)
+    found = measure(tmp_path, "pipeline", phantom_set, protocol="p2", **weights)
+    figures = found.report["figures"]["slices"]
+    assert figures["refused"]["value"] == 1
+    assert figures["accuracy"]["value"] == figures["sensitivity"]["value"] == figures["specificity"]["value"] == 0
+    assert figures["dice_tumor"]["value"] == 0
+    assert figures["masks"]["slice"]["missed"]["value"] == 1
+    assert {row["predicted"] for row in found.rows} == {"refused"}
+
+
+def case(patient, label, guess, score, free=0, marked=0, volume=False):
+    return Case("x", patient, volume, label, guess, score, free, marked)
+
+
+def test_dice_of_empty_masks_is_told():
+    empty, full = np.zeros((3, 3)), np.ones((3, 3))
+    assert (dice(empty, empty), dice(empty, full), dice(full, empty), dice(full, full)) == (1, 0, 0, 1)
+    assert dice(np.eye(3), full) == pytest.approx(2 * 3 / 12)
+
+
+def test_figures_count_misses_and_false_masks():
+    cases = [
+        case("a", "glioma", "glioma", 0.8),
+        case("a", "glioma", "no_tumor", 0.0),
+        case("b", "meningioma", "glioma", 0.6),
+        case("c", "no_tumor", "no_tumor", 1.0, 1, 0),
+        case("d", "no_tumor", "pituitary", 0.0, 1, 1),
+        case("e", "glioma", "glioma", 0.5, 10, 2, volume=True),
+    ]
+    figures = summarise(cases)
+    slices = figures["slices"]
+    assert (slices["n"], slices["n_patients"], slices["n_tumor_free_slices"]) == (5, 4, 2)
+    assert slices["accuracy"]["value"] == pytest.approx(2 / 5)
+    assert slices["sensitivity"]["value"] == pytest.approx(2 / 3)
+    assert slices["specificity"]["value"] == slices["false_masks"]["value"] == 0.5
+    assert slices["dice_tumor"]["value"] == pytest.approx((0.8 + 0 + 0.6) / 3)
+    assert slices["dice_all"]["value"] == pytest.approx((0.8 + 0 + 0.6 + 1 + 0) / 5)
+    assert {k: v["value"] for k, v in slices["recall"].items()} == {"no_tumor": 0.5, "glioma": 0.5, "meningioma": 0.0}
+    assert slices["dice_tumor_median"]["value"] == pytest.approx(0.6)
+    assert slices["dice_by_label"]["glioma"]["value"] == pytest.approx(0.4)
+    assert figures["volumes"]["false_masks"]["value"] == pytest.approx(0.2)
+    assert figures["volumes"]["specificity"] is None
+
+
+def test_a_tumor_that_nobody_outlined_counts_for_the_label_only():
+    cases = [case("a", "glioma", "glioma", None), case("b", "glioma", "glioma", 0.5)]
+    cases.append(case("c", "no_tumor", "no_tumor", 1, 1))
+    slices = summarise(cases)["slices"]
+    assert (slices["n"], slices["n_outlined"]) == (3, 2)
+    assert slices["accuracy"]["value"] == 1
+    assert slices["dice_tumor"]["value"] == 0.5
+    assert summarise(cases[:1])["slices"]["dice_tumor"] is None
+
+
+def test_the_interval_is_over_patients_not_slices():
+    """A hundred slices of four patients are four draws."""
+    right = [case(p, "glioma", "glioma", 1.0) for p in "ab" for _ in range(50)]
+    wrong = [case(p, "glioma", "meningioma", 0.0) for p in "cd" for _ in range(50)]
+    few = summarise(right + wrong)["slices"]["accuracy"]
+    apart = [case(str(i), c.label, c.guess, c.dice) for i, c in enumerate(right + wrong)]
+    many = summarise(apart)["slices"]["accuracy"]
+    assert few["value"] == many["value"] == 0.5
+    assert (few["low"], few["high"]) == (0, 1)
+    assert many["high"] - many["low"] < 0.2
+
+
+def test_a_set_is_measured_from_its_files(pipeline, tmp_path):
+    rows = ["image,mask,label,patient,fold"]
+    for seed, label in ((7, "meningioma"), (3, "no_tumor"), (5, "meningioma")):
+        phantom = phantom_slice(seed, label)
+        Image.fromarray(phantom.image).save(tmp_path / f"{seed}.png")
+        Image.fromarray(phantom.mask * np.uint8(255)).save(tmp_path / f"{seed}_mask.png")
+        rows.append(f"{seed}.png,{seed}_mask.png,{label},p{seed},{int(seed == 5)}")
+    (tmp_path / "index.csv").write_text("\n".join(rows) + "\n")
+    cases = evaluate_pipeline(pipeline, load_samples(tmp_path))
+    assert [c.scan for c in cases] == ["7.png", "3.png", "5.png"]
+    assert cases[0].dice > 0.6
+    assert cases[0].scores[0].dice == pytest.approx(cases[0].dice)
+    assert cases[1].free_slices == 1
+
+
+def test_a_volume_keeps_a_lesion_that_none_of_its_training_slices_shows(pipeline, tmp_path):
+    """Training takes no slices with fewer than 20 pixels of a lesion; the truth of the volume has them all the same."""
+    phantom = phantom_volume(7, "meningioma", (64, 64, 12), (3.6, 3.6, 12.0))
+    save_volume(tmp_path / "v.nii.gz", phantom)
+    mask = np.zeros_like(phantom.mask)
+    mask[30:33, 30:33, 5] = 1
+    nib.save(nib.Nifti1Image(mask, phantom.scan.affine), tmp_path / "m.nii.gz")
+    (tmp_path / "index.csv").write_text("image,mask,label,patient\nv.nii.gz,m.nii.gz,meningioma,a\n")
+    samples = load_samples(tmp_path)
+    assert {s.label for s in samples} == {"no_tumor"} and not any(s.mask for s in samples)
+    (case,) = evaluate_pipeline(pipeline, samples)
+    assert case.label == "meningioma"
+    assert sum(s.truth_px for s in case.scores) == 9
+
+
+def test_a_volume_is_one_scan_and_its_slices_are_listed(weights, tmp_path):
+    phantom = phantom_volume(7, "meningioma", (64, 64, 12), (3.6, 3.6, 12.0))
+    save_volume(tmp_path / "v.nii.gz", phantom)
+    nib.save(nib.Nifti1Image(phantom.mask, phantom.scan.affine), tmp_path / "m.nii.gz")
+    (tmp_path / "index.csv").write_text("image,mask,label,patient\nv.nii.gz,m.nii.gz,meningioma,a\n")
+    found = measure(tmp_path / "out", "pipeline", tmp_path, **weights)
+    volumes = found.report["figures"]["volumes"]
+    assert [row["kind"] for row in found.rows] == ["volume"] + ["slice"] * 12
+    overlap = sum(int(row["overlap_px"]) for row in found.rows[1:])
+    total = sum(int(row["truth_px"]) + int(row["guess_px"]) for row in found.rows[1:])
+    assert volumes["dice_all"]["value"] == pytest.approx(2 * overlap / total)
+    assert "slices" not in found.report["figures"]

@@ -1,0 +1,308 @@
+"""Reports of the three stages: figures that cases.csv gives again, what counts as a miss, and patients are drawn."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import f1_score, roc_auc_score
+
+from tests.scans.lgg import write_lgg_phantoms
+from tumorlens.classification.config import ClassifierConfig
+from tumorlens.classification.train import train_classifier
+from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.datasets.sample import read_sample
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
+from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.evaluation.evaluate import evaluate
+from tumorlens.pipeline.evaluation.report import CASES, KIND, PICTURES, REPORT, TEXT, check_out
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
+from tumorlens.pipeline.evaluation.tables import cell, fold_table, leaves, over_folds
+from tumorlens.segmentation.config import SegmenterConfig
+from tumorlens.segmentation.predict import Segmenter
+from tumorlens.segmentation.train import train_segmenter
+
+TINY = {"size": 64, "epochs": 1, "batch_size": 8, "init": "none", "device": "cpu", "precision": "fp32"}
+
+
+def quiet(*_, **__):
+    pass
+
+
+@cache
+def tiny_classifier(data: str, folder: Path, arch: str = "cnn") -> str:
+    """Weights of one epoch with test fold 0."""
+    train_classifier(ClassifierConfig(data=(data,), arch=arch, **TINY), folder, progress=False, say=quiet)
+    return str(folder / "classifier.safetensors")
+
+
+@cache
+def tiny_segmenter(data: str, folder: Path) -> str:
+    config = SegmenterConfig(data=(data,), encoder="resnet18", duplicates="drop", **TINY)
+    train_segmenter(config, folder, progress=False, say=quiet)
+    return str(folder / "segmenter.safetensors")
+
+
+@pytest.fixture(scope="module")
+def weights(phantom_set, tmp_path_factory):
+    """A classifier and a segmenter that were trained for one epoch, with test fold 0."""
+    folder = tmp_path_factory.mktemp("weights")
+    return {
+        "classifier": tiny_classifier(str(phantom_set), folder / "c"),
+        "segmenter": tiny_segmenter(str(phantom_set), folder / "s"),
+    }
+
+
+@dataclass
+class Measured:
+    report: dict
+    rows: list
+    out: Path
+    warned: list
+    said: list
+
+
+def measure(out, stage, data, overwrite=False, **rest):
+    warned, said = [], []
+    request = EvaluationRequest((str(data),), stage, device="cpu", command="tumorlens evaluate ...", **rest)
+    report = evaluate(request, out, overwrite, None, said.append, warned.append)
+    with (out / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert report == json.loads((out / "report.json").read_text())
+    return Measured(report, rows, out, warned, said)
+
+
+@pytest.fixture(scope="module")
+def classified(phantom_set, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("classified")
+    rest = {"explain": True, "classifier": weights["classifier"]}
+    return measure(out, "classification", phantom_set, protocol="p2", folds=(0, 1), **rest)
+
+
+def columns(rows, kind):
+    return np.array([[float(row[f"{kind}_{name}"]) for name in CLASSES] for row in rows])
+
+
+def ece(labels, shares, bins=15):
+    """Written anew from its definition (Guo et al., ICML 2017)."""
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == labels
+    total = 0.0
+    for k in range(bins):
+        inside = (confidence >= k / bins) & (confidence < (k + 1) / bins)
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    return total
+
+
+def test_classification_figures_follow_from_the_cases(classified):
+    rows, figures = classified.rows, classified.report["figures"]
+    labels = np.array([CLASSES.index(row["label"]) for row in rows])
+    assert len(rows) == classified.report["n"] == 16
+    for kind in ("before", "after"):
+        shares = columns(rows, kind)
+        per_slice = figures[kind]["slice"]
+        assert per_slice["accuracy"]["value"] == pytest.approx((shares.argmax(1) == labels).mean())
+        assert per_slice["ece"]["value"] == pytest.approx(ece(labels, shares), abs=1e-6)
+        assert per_slice["log_loss"]["value"] == pytest.approx(-np.mean(np.log(shares[range(16), labels])))
+        assert per_slice["macro_f1"]["value"] == pytest.approx(f1_score(labels, shares.argmax(1), average="macro"))
+        auc = np.mean([roc_auc_score(labels == c, shares[:, c]) for c in range(4)])
+        assert per_slice["roc_auc_mean"]["value"] == pytest.approx(auc)
+        patients = sorted({row["patient"] for row in rows})
+        hits = [
+            shares[[r["patient"] == p for r in rows]].mean(0).argmax()
+            == CLASSES.index(next(r["label"] for r in rows if r["patient"] == p))
+            for p in patients
+        ]
+        assert figures[kind]["patient"]["accuracy"]["value"] == pytest.approx(np.mean(hits))
+    assert figures["n_patients"] == len({row["patient"] for row in rows})
+
+
+def test_the_gate_and_the_prediction_sets_follow_from_the_cases(classified):
+    rows, figures = classified.rows, classified.report["figures"]
+    shares, sick = columns(rows, "after"), np.array([row["label"] != "no_tumor" for row in rows])
+    (threshold,) = figures["gate"]["thresholds"]
+    positive = 1 - shares[:, 0].astype(np.float32) >= threshold
+    assert [row["positive"] == "1" for row in rows] == positive.tolist()
+    assert figures["gate"]["sensitivity"]["value"] == pytest.approx(positive[sick].mean())
+    assert figures["gate"]["specificity"]["value"] == pytest.approx((~positive[~sick]).mean())
+    if figures["prediction_sets"] is not None:
+        covered = [row["label"] in row["prediction_set"].split() for row in rows]
+        assert figures["prediction_sets"]["coverage"]["value"] == pytest.approx(np.mean(covered))
+
+
+def test_the_report_names_all_that_a_number_needs(classified, phantom_set, weights):
+    report = classified.report
+    card = json.loads(Path(weights["classifier"]).with_suffix(".json").read_text())
+    assert report["data"] == [str(phantom_set)]
+    assert report["protocol"]["id"] == "p2"
+    assert report["folds"]["measured"] == [0, 1]
+    assert report["models"][0]["sha256"] == card["sha256"]
+    assert {"torch", "python", "monai"} <= set(report["versions"])
+    assert report["command"].startswith("tumorlens evaluate")
+    assert "bootstrap over patients" in report["metric_policy"]
+    text = (classified.out / "report.md").read_text()
+    for needed in (card["sha256"], report["command"], report["metric_policy"], "P2", "16 slices of 8 patients"):
+        assert needed in text
+    assert "fold 0 | fold 1 | mean ± sd" in text
+    assert "nan" not in text.lower()
+    assert set(report["files"]) == {p.name for p in classified.out.iterdir()} <= {REPORT, TEXT, CASES, *PICTURES}
+    assert report["kind"] == KIND
+    for name in ("roc.png", "reliability.png", "confusion.png", "worst.png"):
+        assert np.asarray(Image.open(classified.out / name)).std() > 5
+
+
+def test_a_fold_that_the_weights_know_is_told(classified):
+    assert classified.warned == classified.report["warnings"]
+    assert ["patients of fold 1 chose the epoch" in text for text in classified.warned] == [True]
+    assert f"**Warning: {classified.warned[0]}.**" in (classified.out / "report.md").read_text()
+
+
+def test_folds_are_reported_one_by_one_and_together(classified):
+    report = classified.report
+    each = [report["by_fold"][k]["after"]["slice"]["accuracy"]["value"] for k in "01"]
+    spread = report["over_folds"]["after.slice.accuracy"]
+    assert spread == {"mean": pytest.approx(np.mean(each)), "sd": pytest.approx(np.std(each, ddof=1)), "folds": 2}
+    by_fold = {row["fold"] for row in classified.rows}
+    assert by_fold == {"0", "1"}
+
+
+def test_the_probe_and_the_explanation_are_in_the_report(classified):
+    assert classified.report["by_fold"]["0"]["probe"]["frames"]["n"] == 8
+    explained = classified.report["figures"]["explanation"]
+    assert explained["all"]["n"] == 12
+    assert 0 <= explained["all"]["pointing_game"]["value"] <= 1
+
+
+def test_a_network_without_feature_maps_is_not_explained(phantom_set, tmp_path):
+    mlp = tiny_classifier(str(phantom_set), tmp_path / "mlp", "mlp")
+    with pytest.raises(InputError, match="no convolution"):
+        measure(tmp_path / "out", "classification", phantom_set, classifier=mlp, folds=(0,), explain=True)
+
+
+def test_p1_renormalises_and_says_so(phantom_set, weights, tmp_path):
+    found = measure(
+        tmp_path, "classification", phantom_set, protocol="p1", classifier=weights["classifier"], probe=False
+    )
+    assert "the test fold on the weights' card" in found.report["folds"]["choice"]
+    assert "renormalised" in found.report["metric_policy"]
+    assert found.warned == []
+    shares = columns(found.rows, "after")[:, 1:]
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    labels = np.array([CLASSES.index(row["label"]) - 1 for row in found.rows])
+    assert found.report["figures"]["after"]["slice"]["ece"]["value"] == pytest.approx(ece(labels, shares), abs=1e-6)
+    assert [CLASSES[1 + k] for k in shares.argmax(1)] == [row["predicted"] for row in found.rows]
+    assert found.report["figures"]["gate"]["specificity"] is None
+
+
+def test_masks_are_scored_on_the_sources_grid(phantom_set, weights, tmp_path):
+    """Drawn anew in one batch, as the sweep does (in another, a pixel may part at the threshold), and scored by another
+    formula, Dice is the same."""
+    found = measure(tmp_path, "segmentation", phantom_set, protocol="p2", segmenter=weights["segmenter"])
+    segmenter, grid = Segmenter.load(weights["segmenter"], "cpu"), Preprocess(64)
+    by_name = {str(s.image): s for s in load_samples(phantom_set)}
+    readings = [read_sample(by_name[row["file"]]) for row in found.rows]
+    heads = [grid(reading.image, reading.aspect) for reading in readings]
+    maps = segmenter.predict(np.stack([prepared.image for prepared in heads]))
+    again = []
+    for reading, prepared, map_hw in zip(readings, heads, maps, strict=True):
+        guess = grid.mask_to_source(map_hw, prepared.placement, segmenter.mask_threshold) > 0
+        truth = np.zeros(guess.shape, bool) if reading.mask is None else reading.mask > 0
+        total = guess.sum() + truth.sum()
+        again.append(2 * (guess & truth).sum() / total if total else 1.0)
+    assert [float(row["dice"]) for row in found.rows] == pytest.approx(again, abs=1e-6)
+    figures = found.report["figures"]
+    assert figures["slice"]["dice_all"]["value"] == pytest.approx(np.mean(again), abs=1e-6)
+    sick = np.array([int(row["truth_px"]) > 0 for row in found.rows])
+    assert figures["slice"]["dice_tumor"]["value"] == pytest.approx(np.array(again)[sick].mean(), abs=1e-6)
+    marked = np.array([int(row["guess_px"]) > 0 for row in found.rows])
+    assert figures["slice"]["false_masks"]["value"] == pytest.approx(marked[~sick].mean())
+    assert {"dice_by_size.png", "worst.png"} <= {p.name for p in tmp_path.iterdir()} <= {REPORT, TEXT, CASES, *PICTURES}
+
+
+def test_p4_stacks_the_slices_of_a_patient(tmp_path):
+    write_lgg_phantoms(tmp_path / "lgg", patients=6, slices=5)
+    segmenter = tiny_segmenter(str(tmp_path / "lgg"), tmp_path / "weights")
+    found = measure(tmp_path / "out", "segmentation", tmp_path / "lgg", protocol="p4", segmenter=segmenter, folds=())
+    volume = found.report["figures"]["volume"]
+    voxels = {}
+    for row in found.rows:
+        counts = voxels.setdefault(row["patient"], np.zeros(2))
+        counts += [2 * int(row["overlap_px"]), int(row["truth_px"]) + int(row["guess_px"])]
+    again = {patient: both / total if total else 1.0 for patient, (both, total) in voxels.items()}
+    assert volume["by_patient"] == pytest.approx(again)
+    assert volume["mean"]["value"] == pytest.approx(np.mean(list(again.values())))
+    assert len(again) == 6
+    assert "made as training makes them" in found.report["folds"]["choice"]
+    assert any("Dice of volumes" in line for line in found.said)
+
+
+def test_a_report_is_not_lost_by_accident(phantom_set, weights, tmp_path):
+    first = measure(tmp_path, "segmentation", phantom_set, segmenter=weights["segmenter"], folds=(0,))
+    assert (tmp_path / "dice_by_size.png").is_file()
+    with pytest.raises(InputError, match="a report is here already; use --overwrite"):
+        measure(tmp_path, "classification", phantom_set, classifier=weights["classifier"], folds=(0,))
+    assert json.loads((tmp_path / "report.json").read_text()) == first.report
+    rest = {"classifier": weights["classifier"], "folds": (0,), "probe": False}
+    measure(tmp_path, "classification", phantom_set, overwrite=True, **rest)
+    assert not (tmp_path / "dice_by_size.png").exists()
+    assert (tmp_path / "roc.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["report.md", "cases.csv", "worst.png", "report.json"])
+def test_files_of_others_are_left_alone(tmp_path, name):
+    (tmp_path / name).write_text('{"kind": "tumorlens data report", "stage": "classification", "files": []}')
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=f"{name}: this file is no report of this command and is left alone"):
+            check_out(tmp_path, overwrite)
+    (tmp_path / name).unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    check_out(tmp_path, False)
+
+
+def test_only_the_reports_own_files_are_replaced(tmp_path):
+    """A report without a picture does not own one that lies there; one that was cut off owns what it named."""
+    kept = {"kind": KIND, "files": ["report.json", "report.md", "notes.txt"]}
+    (tmp_path / "report.json").write_text(json.dumps(kept))
+    check_out(tmp_path, True)
+    (tmp_path / "roc.png").write_text("mine")
+    with pytest.raises(InputError, match=r"roc\.png: this file is no report"):
+        check_out(tmp_path, True)
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="this is a file"):
+        check_out(tmp_path / "file", False)
+    with pytest.raises(InputError, match="cannot be written"):
+        check_out(Path("/proc/nowhere/report"), False)
+
+
+def test_one_class_and_one_patient_give_no_nan(phantom_set, weights, tmp_path):
+    (tmp_path / "index.csv").write_text("image,mask,label,patient\nimages/1_0.png,masks/1_0.png,glioma,p1\n")
+    data = f"{tmp_path / 'index.csv'}@{phantom_set}"
+    found = measure(tmp_path / "c", "classification", data, classifier=weights["classifier"])
+    assert found.report["figures"]["after"]["slice"]["roc_auc_mean"] is None
+    assert "| ROC-AUC, mean of one against rest | - | - |" in (tmp_path / "c" / "report.md").read_text()
+    measure(tmp_path / "s", "segmentation", data, segmenter=weights["segmenter"])
+    measure(tmp_path / "p", "pipeline", data, **weights)
+
+
+def test_tables_show_what_is_undefined():
+    assert cell(None) == "-"
+    assert cell({"value": 0.5, "low": 0.25, "high": 1.0}) == "0.5000 [0.2500, 1.0000]"
+    assert cell({"value": 0.5, "low": None, "high": None}) == "0.5000"
+    assert dict(leaves({"a": {"b": None, "c": {"value": 1, "low": 0, "high": 2}}, "by_patient": {"x": 1}})) == {
+        "a.b": None,
+        "a.c": {"value": 1, "low": 0, "high": 2},
+    }
+    folds = {"0": {"d": 0.5}, "1": {"d": None}, "2": {"d": 0.7}}
+    assert over_folds(folds)["d"] == {"mean": pytest.approx(0.6), "sd": pytest.approx(0.1 * 2**0.5), "folds": 2}
+    table = fold_table({"d": "Dice"}, folds, {"d": None})
+    assert table.rows == [("Dice", "0.5000", "-", "0.7000", "0.6000 ± 0.1414", "-")]

@@ -1,0 +1,65 @@
+"""The shipped weights: whole, described, and still saying what they said when they were made."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tumorlens.classification.predict import SHIPPED as CLASSIFIER
+from tumorlens.data.files import sha256_of
+from tumorlens.data.labels import CLASSES
+from tumorlens.data.phantom import phantom_slice
+from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
+from tumorlens.pipeline.evaluation.end_to_end import dice
+from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
+
+# (label of the phantom, seed) -> label, probabilities in the order of CLASSES, pixels of the mask; on a CPU, in fp32.
+RECORDED = {
+    ("no_tumor", 1): ("no_tumor", [0.9654, 0.0175, 0.0102, 0.0069], 0),
+    ("no_tumor", 2): ("no_tumor", [0.9908, 0.0037, 0.0035, 0.0020], 0),
+    ("meningioma", 7): ("meningioma", [0.0028, 0.0014, 0.9952, 0.0006], 1454),
+    ("meningioma", 3): ("meningioma", [0.0019, 0.0007, 0.9969, 0.0005], 904),
+    ("pituitary", 4): ("meningioma", [0.0048, 0.0356, 0.9470, 0.0126], 722),
+    ("glioma", 9): ("meningioma", [0.0080, 0.0029, 0.9884, 0.0008], 1844),
+}
+
+
+@pytest.mark.parametrize("weights", [CLASSIFIER, SEGMENTER], ids=["classification", "segmentation"])
+def test_card_describes_the_file(weights):
+    text = weights.with_suffix(".json").read_text()
+    card = json.loads(text)
+    assert card["sha256"] == sha256_of(weights)
+    assert card["preprocess_version"] == PREPROCESS_VERSION
+    assert {"architecture", "training_data", "licence", "n_slices", "metrics", "date", "command"} <= set(card)
+    assert all(source["licence"] and source["credit"] for source in card["training_data"])
+    assert card["command"].startswith("tumorlens train ")
+    assert not re.search(r'"(/|[A-Za-z]:\\|~)', text), "an absolute path"
+    assert {str(t.dtype) for t in load_file(weights).values()} <= {"float16", "int64"}
+
+
+@pytest.mark.parametrize(("kind", "seed"), RECORDED)
+def test_recorded_outputs(pipeline, kind, seed):
+    label, probabilities, area = RECORDED[kind, seed]
+    result = pipeline.run(phantom_slice(seed, kind).image)
+    assert result.label == label
+    np.testing.assert_allclose([result.probabilities[c] for c in CLASSES], probabilities, atol=0.01)
+    assert result.tumor_area_px == pytest.approx(area, rel=0.05, abs=5)
+
+
+def test_lesions_of_phantoms_are_found(pipeline):
+    """Where they are; their type is no promise, as only a real tumor has one."""
+    scores = []
+    for kind in ("glioma", "meningioma", "pituitary"):
+        for seed in range(20, 26):
+            phantom = phantom_slice(seed, kind)
+            scores.append(dice(pipeline.run(phantom.image).mask, phantom.mask))
+    assert np.mean(np.array(scores) > 0.5) > 0.9, np.round(scores, 2)
+
+
+def test_healthy_phantoms_stay_healthy(pipeline):
+    masks = [pipeline.run(phantom_slice(seed, "no_tumor").image).mask.any() for seed in range(20, 30)]
+    assert np.mean(masks) <= 0.1
