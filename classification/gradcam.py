@@ -16,8 +16,6 @@ from torch import nn
 from tumorlens.data.errors import InputError
 
 _OPACITY = 0.6  # of the hottest spot
-
-
 _CONTOUR = (0, 255, 255)
 
 

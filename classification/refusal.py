@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 # Share of the validation slices that are let in. At most one brain in a hundred may be refused on others.
 ADMITTED = 0.993
-
-
 CLIP = 8.0  # deviations: one wild feature must not outvote two thousand
-
-
 PREFIX = "refusal."  # of its tensors in the weight file
 
 

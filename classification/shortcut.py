@@ -30,23 +30,11 @@ from tumorlens.data.preprocessing.head import find_head
 from tumorlens.data.preprocessing.preprocess import Preprocess, to_gray
 
 MOST_AUC = 0.60  # what a classifier without a shortcut may reach on blanked heads
-
-
 LEAST_KEPT = 0.99  # of the labels in other frames
-
-
 _EACH = 200  # slices of a kind for `blanked` and `erased`
-
-
 _FRAMED = 100  # slices for `frames`, each in a dozen frames
-
-
 _LEAST = 30  # healthy, and sick ones: fewer say nothing of an AUC of 0.6
-
-
 _DRAWS = 200
-
-
 Progress = Callable[[int, int], None]
 
 

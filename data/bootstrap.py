@@ -10,11 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 1000
-
-
 _INTERVAL = (2.5, 97.5)  # percentiles
-
-
 Patients = Sequence[str] | NDArray[Any]
 
 

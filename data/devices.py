@@ -66,8 +66,6 @@ def cpu_capabilities() -> dict[str, object]:
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt(3)
-
-
 _PAD_BYTES = 256 * 1024**2
 
 

@@ -1,17 +1,15 @@
-"""Files appear whole or not at all: written beside, then renamed."""
+"""Writing files: whole or not at all, and never over a file that tumorlens did not write."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from tumorlens.data.errors import InputError
 
 
 def _read_umask() -> int:
@@ -49,3 +47,38 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def claim(
+    paths: Sequence[Path], what: str, is_ours: Callable[[Path], bool], overwrite: bool = False, flag: str = "-o"
+) -> None:
+    """Check, before any work is done, that files may be written: nothing of the user's is lost, nothing fails at the end.
+
+    Args:
+        paths: The files that will be written, all below one folder; they need not be there yet.
+        what: What they are together, with its article: ``"a report"``.
+        is_ours: Whether a file that is there was written by tumorlens as part of such a thing.
+        overwrite: Whether the user wants ours to be replaced.
+        flag: The option by which the user named the place.
+
+    Raises:
+        InputError: A folder has a file's name or a file a folder's, the place cannot be written to, a file there is not
+            ours, or is ours and `overwrite` is not set.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path}: this is a folder; {flag} takes the name of a file")
+        place = path.parent.absolute()
+        nearest = next(folder for folder in (place, *place.parents) if folder.exists() or folder.is_symlink())
+        if not nearest.is_dir():
+            raise InputError(f"{nearest}: this is a file, not a folder; choose another {flag}")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise InputError(f"{nearest}: you may not write to this folder; choose another {flag}")
+    there = [path for path in paths if path.exists()]
+    foreign = next((path for path in there if not is_ours(path)), None)
+    if foreign is not None:
+        raise InputError(f"{foreign}: tumorlens did not write this file and leaves it alone; choose another {flag}")
+    if there and not overwrite:
+        raise InputError(
+            f"{there[0]}: {what} is here already; give --overwrite to replace it, or choose another {flag}"
+        )

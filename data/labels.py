@@ -1,50 +1,106 @@
-"""The four classes, in the order of every logit and probability in the project, and the names users give them."""
+"""The classes, in the order of every logit and probability in the project, and all that is known about each.
+
+To add a class, add a row to `TABLE` and train again: labels of data sets, columns of results.csv, colours, DICOM codes and
+plots follow from here.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from tumorlens.data.errors import InputError
 
-CLASSES: tuple[str, ...] = ("no_tumor", "glioma", "meningioma", "pituitary")
+
+@dataclass(frozen=True)
+class TumorClass:
+    """One row of the table of classes.
+
+    Attributes:
+        name: As it is written in files and on the command line.
+        prose: As a sentence says it.
+        aliases: Spellings in public data sets, lower case, letters only, with the American ``tumor``. Numbers are not
+            among them, because they mean different classes in different sets.
+        color: Of plots and reports, hexadecimal RGB from the palette of M. Okabe and K. Ito (Color Universal Design,
+            2008), which color-blind readers can tell apart.
+        malignancy: The typical behavior of the type; not a histological grade.
+        concept: SNOMED CT concept ``(value, scheme, meaning)``, or None where there is no tumor.
+        site: Keyword of the anatomic site in pydicom's SNOMED CT dictionary (``pydicom.sr.codedict.codes.SCT``).
+    """
+
+    name: str
+    prose: str
+    aliases: tuple[str, ...]
+    color: str
+    malignancy: str
+    concept: tuple[str, str, str] | None = None
+    site: str = "Brain"
 
 
-NO_TUMOR = 0
+TABLE = (
+    TumorClass(
+        "no_tumor",
+        "no tumor",
+        ("no", "notumor", "none", "healthy", "normal", "negative"),
+        "#009E73",
+        "not applicable",
+    ),
+    TumorClass(
+        "glioma",
+        "glioma",
+        ("gl", "glioma", "gliomatumor"),
+        "#D55E00",
+        "malignant",
+        ("393564001", "SCT", "Glioma"),
+    ),
+    TumorClass(
+        "meningioma",
+        "meningioma",
+        ("me", "meningioma", "meningiomatumor"),
+        "#0072B2",
+        "usually benign",
+        ("302820008", "SCT", "Intracranial meningioma"),
+    ),
+    TumorClass(
+        "pituitary",
+        "pituitary tumor",
+        ("pi", "pituitary", "pituitarytumor", "pituitaryadenoma"),
+        "#CC79A7",
+        "usually benign",
+        ("254956000", "SCT", "Pituitary adenoma"),
+        "Pituitary",
+    ),
+)
+CLASSES: tuple[str, ...] = tuple(row.name for row in TABLE)
+NO_TUMOR = 0  # its place in `CLASSES`
+UNKNOWN_COLOR = "#777777"  # of slices without a label
+
+_INITIALS = 2  # letters of the shortest aliases; with a number behind them they are a patient's: PI_00, ME07
+_ALIASES = {alias: row.name for row in TABLE for alias in row.aliases}
+_ROWS = {row.name: row for row in TABLE}
 
 
-# Folder and column names seen in public sets: Kaggle's "glioma_tumor", BRISC's "gl", figshare's 1/2/3 are not here
-# because a bare number means different things in different sets.
-_INITIALS = 2  # letters of the shortest names; with a number behind them they are a patient's: PI_00, ME07
+def class_of(name: str) -> TumorClass:
+    """The row of a class by its name.
+
+    Raises:
+        KeyError: There is no such class.
+    """
+    return _ROWS[name]
 
 
-_ALIASES = {
-    "no": "no_tumor",
-    "notumor": "no_tumor",
-    "notumour": "no_tumor",
-    "none": "no_tumor",
-    "healthy": "no_tumor",
-    "normal": "no_tumor",
-    "negative": "no_tumor",
-    "gl": "glioma",
-    "glioma": "glioma",
-    "gliomatumor": "glioma",
-    "me": "meningioma",
-    "meningioma": "meningioma",
-    "meningiomatumor": "meningioma",
-    "pi": "pituitary",
-    "pituitary": "pituitary",
-    "pituitarytumor": "pituitary",
-    "pituitaryadenoma": "pituitary",
-}
+def color_of(name: str) -> str:
+    """The color of a class in every plot; grey for any other name."""
+    return _ROWS[name].color if name in _ROWS else UNKNOWN_COLOR
 
 
 def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
     """The project's class for a label as a user or a data set writes it.
 
     Args:
-        name: Any spelling, such as ``"notumor"``, ``"Glioma"`` or ``"pituitary_tumor"``; two letters with a number,
-            such as ``"PI_00"``, are none.
+        name: Any spelling, such as ``"notumor"``, ``"Glioma"`` or ``"pituitary_tumor"``. Two letters with a number, such
+            as ``"PI_00"``, are not a label.
         mapping: The user's own names, tried first: ``{"tumour-free": "no_tumor"}``.
 
     Raises:
@@ -55,9 +111,9 @@ def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
     numbered = len(key) <= _INITIALS and re.search(r"\d", wanted) is not None
     label = None if numbered else _ALIASES.get(key)
     if label is None and wanted != name:
-        raise InputError(f"the mapping {name}={wanted} leads to none of {', '.join(CLASSES)}")
+        raise InputError(f"the mapping {name}={wanted} does not lead to one of {', '.join(CLASSES)}")
     if label is None:
         raise InputError(
-            f"label {name!r} is none of {', '.join(CLASSES)}; give a mapping for it (--map '{name}=CLASS')"
+            f"label {name!r} is not one of {', '.join(CLASSES)}; give a mapping for it (--map '{name}=CLASS')"
         )
     return label

@@ -18,14 +18,8 @@ from tumorlens.data.labels import CLASSES
 from tumorlens.data.scan import Scan
 
 _HEAD_MM = np.array([72.0, 92.0, 88.0])  # half axes: right, anterior, superior
-
-
 _BRAIN = 0.86  # the brain's surface, as a share of the head's radius
-
-
 _LEVELS = {"skin": 0.62, "skull": 0.07, "fluid": 0.10, "gray": 0.30, "white": 0.37, "enhancing": 0.80}
-
-
 Field = NDArray[np.float64]
 
 

@@ -1,15 +1,20 @@
-"""Figures of matplotlib."""
+"""Figures of matplotlib that need no screen: one way to make them, one way to save them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from tumorlens.data.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_DPI = 130
 
-def blank(width: float, height: float) -> Figure:
-    """An empty figure of so many inches that draws without a screen."""
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, with matplotlib's constrained layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -18,6 +23,15 @@ def blank(width: float, height: float) -> Figure:
     return figure
 
 
+def save_figure(figure: Figure, target: Path | IO[bytes]) -> None:
+    """Write a figure as PNG, to a file (whole or not at all) or to a stream."""
+    if not isinstance(target, Path):
+        figure.savefig(target, dpi=_DPI, format="png")
+        return
+    with whole_file(target) as part:
+        figure.savefig(part, dpi=_DPI, format="png")
+
+
 def plain(name: str) -> str:
-    """A class name as prose."""
+    """A class or part name as prose: ``no_tumor`` becomes ``no tumor``."""
     return name.replace("_", " ")

@@ -20,10 +20,7 @@ _DISPLAY = {
     0: ((2, -1), (1, -1)),  # sagittal: rows run to inferior, columns to posterior
 }
 
-
 ACQUISITION = "acquisition"  # the plane in which a volume's slices lie in its file
-
-
 PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 

@@ -22,7 +22,6 @@ from tumorlens.data.scan import ACQUISITION, Scan
 # Slices of a volume whose head is smaller than this share of the largest one (vertex, neck) show too little to judge.
 MIN_HEAD_SHARE = 0.3
 
-
 # The same of the pixels brighter than air: beyond the head a volume shows noise, which is no slice at all.
 _MIN_TISSUE_SHARE = 0.15
 

@@ -38,7 +38,6 @@ def reason_to_refuse(has_head: bool, strangeness: NDArray[np.float32] | None, li
 # slices' mean tumor probability has to reach the threshold. Chosen on volumes out of training (docs/experiments.md).
 WINDOW_MM = 8.0
 
-
 # Headers often say 1 mm where the true spacing was lost: the window is at most this share of the judged slices.
 _MAX_WINDOW_SHARE = 1 / 8
 

@@ -14,10 +14,7 @@ from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import Lesion
 
 SCHEMA_VERSION = 2
-
-
 LOW_CONFIDENCE = 0.7  # below it a case is sent to human eyes
-
 
 _MALIGNANCY = {
     REFUSED: "",
@@ -26,7 +23,6 @@ _MALIGNANCY = {
     "meningioma": "usually benign",
     "pituitary": "usually benign",
 }
-
 
 MALIGNANCY_NOTE = (
     "This is the typical behaviour of the predicted tumor type and no histological grade; only a pathologist's "

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from tumorlens.data.config import TrainingConfig
 
 DEFAULT = "unet"
-
-
 ENCODER = "resnet50"
-
 
 # Half of SMP's default width: on the coarse levels a third of the operations, with no loss that training showed.
 DECODER_CHANNELS = (128, 96, 64, 32, 16)

@@ -31,13 +31,8 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "plain-unet": _plain_unet,
 }
 
-
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
 _DPN = Normalization((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
-
-
 _NORMALIZATIONS = {"inception": _HALF, "xception": _HALF, "efficientnet_lite": _HALF, "dpn": _DPN}
 
 

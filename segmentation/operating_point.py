@@ -18,14 +18,8 @@ from tumorlens.segmentation.evaluation.metrics import dice_scores
 from tumorlens.segmentation.postprocess import clean_mask
 
 POINTS = "operating_points.csv"
-
-
 WEIGHTS = "segmenter.safetensors"
-
-
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-
-
 _AREAS_PX = (0, 15, 30, 60)
 
 

@@ -59,17 +59,9 @@ def gate_metrics(
 
 
 ECE_BINS = 15
-
-
 _DRAWS_AT_ONCE = 100  # of the AUC's: 100 draws of 5000 slices take 4 MB an array
-
-
 _ROUNDING = 0.01  # what the probabilities of a slice may sum to beside 1
-
-
 Labels = NDArray[np.int64]
-
-
 Probabilities = NDArray[Any]
 
 

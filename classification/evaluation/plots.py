@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = ("#009E73", "#D55E00", "#0072B2", "#CC79A7")  # Okabe and Ito's, told apart by colour-blind readers
-
-
 _BEFORE, _AFTER = "#999999", "#0072B2"
 
 

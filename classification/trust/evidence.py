@@ -36,8 +36,6 @@ def write_predictions(
 
 
 WEIGHTS = "classifier.safetensors"
-
-
 _LEAST = 1e-38  # a probability that float32 wrote as 0 has a logarithm all the same
 
 

@@ -10,21 +10,13 @@ from tumorlens.data.labels import NO_TUMOR
 # Share of the tumor slices that the gate has to let through: what a tool for screening may miss is fixed first.
 SENSITIVITY = 0.98
 
-
 # Share of the tumor-free slices of volumes that it has to stop.
 VOLUME_SPECIFICITY = 0.95
 
-
 # A few hundred slices say little about the far ends.
 _THRESHOLDS = np.arange(30, 96) / 100
-
-
 _LEAST = 20  # tumor slices, and tumor-free ones, for a threshold of their own
-
-
 RULE = f"Youden's index where {SENSITIVITY:.0%} of the tumor slices are positive (or the lowest, {_THRESHOLDS[0]:g})"
-
-
 VOLUME_RULE = f"the lowest at which {VOLUME_SPECIFICITY:.0%} of the tumor-free slices of volumes are negative"
 
 

@@ -21,14 +21,8 @@ from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import PreparedSet
 
 _MOST_BRAINS, _MOST_DRAWN, _MOST_PHANTOMS = 600, 560, 60
-
-
 _STRENGTH = 0.03  # of the regression (scikit-learn's C), chosen on pictures that the shipped weights were not tested on
-
-
 _COARSEST = 18  # a feature map must have at least this part of the input's side: later ones know classes only
-
-
 _TURNED = 0.2  # of the augmented brains: a careless export is a brain all the same
 
 

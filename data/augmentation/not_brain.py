@@ -15,11 +15,7 @@ from numpy.typing import NDArray
 from tumorlens.data.augmentation.blank import blank_head
 
 Picture = NDArray[np.uint8]
-
-
 _SIDE = 224
-
-
 _WORDS = ("patient", "report", "findings", "contrast", "slice", "date", "120", "kV", "left", "right", "anterior")
 
 
@@ -195,6 +191,4 @@ def _stretched(values: NDArray[np.generic]) -> Picture:
 
 
 _DRAWN = (_noise, _pink, _gradient, _shapes, _checks, _text, _plot, _in_outline, _radial, _cylinders)
-
-
 _DERIVED = (_shuffled, _sheet, _piece, _blank)

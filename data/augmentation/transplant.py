@@ -24,20 +24,10 @@ from numpy.typing import NDArray
 from tumorlens.data.labels import NO_TUMOR
 
 _THUMB = 16  # side of the thumbnails by which alike heads are found: same plane, same height
-
-
 _CANDIDATES = 64  # donors looked at; the best of all would always be the same few
-
-
 _LEAST_PX = 40  # smaller lesions are hardly seen
-
-
 _GRAFTED = 1 / 3  # of the transplants leave the label
-
-
 _INSIDE = 0.9  # of a planted region has to lie in the head
-
-
 Transplanted = tuple[NDArray[np.uint8], NDArray[np.uint8], int, int]  # image, mask, label, whose outline
 
 

@@ -44,13 +44,8 @@ _NEEDED = {
     "segmentation": ("architecture", "encoder", "decoder_channels", "input_size", "operating_point"),
 }
 
-
 _MOST = 1e30  # of what has no range of its own, so that float32 holds it
-
-
 _TEMPERATURES = (0.05, 20.0)  # what tumorlens.classification.trust.calibration searches
-
-
 _POINTS = {"classification": {"tumor_threshold": 1.0}, "segmentation": {"mask_threshold": 1.0, "min_lesion_px": 1e9}}
 
 

@@ -13,11 +13,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 
 START_HASH = "init_sha256"
-
-
 _KEPT = ("stage", "data", "fold", "split", "seed", "init", START_HASH, "leaking_test_slices")
-
-
 _OURS = (".safetensors", ".ckpt")  # what a run writes
 
 

@@ -18,8 +18,6 @@ from tumorlens.data.files import sha256_of
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 
 _THE_SAME = 0.9999  # correlation that only equal pixels reach
-
-
 _BLOCK = 1000  # rows of the likeness matrix at a time: 5000 slices need 20 MB for it, not 100
 
 
@@ -110,12 +108,9 @@ def group_patients(samples: Sequence[Sample], pairs: Sequence[Pair]) -> list[int
 
 _GRID = 24  # a slice's signature is a picture of this many pixels squared
 
-
 # Correlation of two signatures from which two slices count as one picture, re-encoded, rescaled or mirrored. Measured
 # on BRISC against figshare: 99 % of 3937 known copies lie above 0.991, every pair of different patients below 0.961.
 NEAR_DUPLICATE = 0.985
-
-
 CLUSTER = "alike-"  # begins the name of a patient that is a group of look-alikes, for want of the set's own
 
 

@@ -22,21 +22,13 @@ SPLIT_FOLDERS = {
     "validation": "validation",
 }
 
-
 _SERIES = re.compile(
     r"t[12][a-z+*]*|flair|dwi|axial|coronal|sagittal|ax|cor|sag|images?|imgs|\d+x\d+"
 )  # not a person's name
 
-
 _COUNT = re.compile(r"\d{1,4}")  # longer ones are a clinic's or a set's own
-
-
 _MASKS = re.compile(r"(masks?|labels?|segs?|segmentations?|annotations?)\d*")
-
-
 _MASK_BESIDE = re.compile(r"[-_](mask|seg|label)$")
-
-
 _MASK_APART = re.compile(r"[-_]?(mask|seg|label)$")
 
 

@@ -14,11 +14,7 @@ from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.masks.read import read_mask
 
 FLAIR = 1
-
-
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp")
-
-
 _MASK = re.compile(r"_mask$", re.IGNORECASE)
 
 

@@ -20,34 +20,18 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 MANUFACTURER = "tumorlens"
-
-
 RESEARCH_ONLY = "for research only"
-
 
 # Offsets to a hundredfold of the source's series number, so that the results are listed beside their source.
 SEGMENTATION_SERIES, REPORT_SERIES, OVERLAY_SERIES = 1, 2, 3
 
-
 # The names under which archives file: they are passed on as they are, even where they break the standard's length.
 _FILED_UNDER = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName")
-
-
 _FILED_UNDER_IF_GIVEN = ("IssuerOfPatientID",)
-
-
 _DATES = ("PatientBirthDate", "StudyDate", "StudyTime")
-
-
 _TEXTS_IF_GIVEN = ("StudyDescription", "DeidentificationMethod")
-
-
 _CODES = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES",)}
-
-
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-
-
 _LARGEST_IS = 2**31 - 1
 
 

@@ -18,20 +18,10 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.scan import checked_affine
 
 _SAME_DIRECTION = 5e-3  # of a direction cosine, about 0.3 degrees; scanners round theirs to 1e-4 or better
-
-
 _SAME_PLACE_MM = 0.01
-
-
 _REGULAR = 0.05  # an image may lie off the grid by this share of the slice distance and count as on it
-
-
 _MAX_OFF_GRID = 0.75  # beyond this share there is no saying which slice an image is
-
-
 _TILT_DEG = 0.2
-
-
 _LARGEST_GAP = 2.0  # distance of slices by their thickness; more is hardly ever acquired
 
 

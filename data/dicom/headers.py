@@ -15,14 +15,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _BARE_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0016)
-
-
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-
-
 _MAX_INFLATED = 2**29
-
-
 _VRS = (b"UI", b"CS", b"UL", b"OB", b"DA", b"TM", b"SH", b"LO")
 
 

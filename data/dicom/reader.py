@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _MAX_VOXELS = 2_000_000_000
-
-
 _MAX_FRAMES = 20_000
-
-
 _NO_PLACE = "the image says nothing of its place in space, so there is no mask in patient coordinates"
-
-
 _IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate", "SeriesDescription", "PatientComments", "ImageComments")
 
 

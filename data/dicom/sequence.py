@@ -21,30 +21,18 @@ _OTHER_WEIGHTINGS = (  # asked in this order, then T1, T2, PD: a T1 map is no T1
     ("functional", r"\bbold\b|fmri|rest(ing)?.?state"),
 )
 
-
 _T1 = r"t1(?!\d)|mp\s?2?\s?rage|\bf?spgr\b|\bbravo\b|\bvibe\b|\blava\b|\bthrive\b|\btfl\b|\btfe\b"
-
-
 _T2 = r"t2(?!\d)|flair|dark.?fluid|\bstir\b|\btirm\b|ciss|fiesta"
-
-
 _PD = r"\bpdw?\b|proton.?dens"
-
-
 _AGENT = r"(contrast\w*|kontrast\w*|c|gd|gad\w*|km|iv|inj\w*|enh\w*|mdc|ce)\b"
-
-
 _MINUS = r"(?<![a-z])(c|gd|gad\w*|km|ce|contrast)\s?\(?-\)?(?![a-z0-9])|(?<=\s)-\s?(c|gd|km|ce)\b"
-
 
 _WITHOUT = (
     rf"\bpre\b(?!\s?op)(\s?{_AGENT})?|\bpre{_AGENT}|\bnativ\w*|\bunenhanced\b|\bplain\b|\bw\s?o\b(\s?{_AGENT})?"
     rf"|\b(non?|vor|prae|avant|before|sem|sin|senza|zonder)\s?(\w+\s)?{_AGENT}|\b(without|ohne|sans)\b(\s?{_AGENT})?"
 )
 
-
 _BOTH = r"\bw\s?(and|&|\+)?\s?(w\s?o|without)\b|with (and|or|&|\+) without|\bmit (und|oder) ohne"
-
 
 _WITH = (
     r"\+\s?(c|gd|gad\w*|km|k|ce|mdc|contrast)\b|\bc\s?\+|\bpost\b(?!\s?(fossa|op))|\bpost(contrast|gd|gad|km)"
@@ -52,18 +40,12 @@ _WITH = (
     r"|(?<!phase )(?<!high )(?<!tissue )\b[ck]ontrast"
 )
 
-
 _LOCALIZER = (
     r"\bloc\b|localiz|localis|scout|survey|three.?plane|3.?plane|\b3.?pl\b|calibration|\basset\b|\bsmart.?brain\b"
 )
 
-
 _MAPS = ("ADC", "FA", "TRACEW", "DIFFUSION", "PERFUSION", "MTT", "CBF", "CBV", "PROJECTION IMAGE", "MIN IP")
-
-
 _ELSEWHERE = r"spine|\b[clt]\s?sp\b|lumb|thora|cervic|\bneck\b|knee|hip\b|shoulder|abdom|liver|pelvis|prostat|breast"
-
-
 _HEAD_PARTS = ("head", "brain", "skull", "crani", "cereb", "pituit", "sella", "orbit", "iac", "neuro", "kopf")
 
 

@@ -36,7 +36,6 @@ _TAGS = (
     "SpecificCharacterSet",
 )  # fmt: skip
 
-
 _DATES_AND_NUMBERS = r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{4}-\d{2}-\d{2}|\d{6,}|\d{3,}-\d{3,}"
 
 

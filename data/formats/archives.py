@@ -11,17 +11,9 @@ from pathlib import Path, PurePosixPath
 from tumorlens.data.errors import InputError
 
 _MAX_BYTES = 4 * 2**30  # unpacked; a large study has 1 to 2 GiB
-
-
 _MAX_FILES = 100_000
-
-
 _MAX_RATIO = 100  # unpacked / packed; scans reach 2 to 20, what bombs are made of over 1000
-
-
 _RATIO_FROM = 100 * 2**20  # small archives may be of any ratio
-
-
 _ENCRYPTED = 0x1
 
 

@@ -17,11 +17,7 @@ from tumorlens.data.formats.volumes import check_frame, check_shape, spatial_sha
 from tumorlens.data.scan import Scan, checked_affine
 
 _MM = {"meter": 1000.0, "micron": 0.001}  # anything else is mm: writers that leave the unit out mean it
-
-
 _PAIR = r"(.*)(\.hdr|\.img|\.HDR|\.IMG)(\.gz|\.GZ)?"
-
-
 _ANALYZE = "this is Analyze 7.5, which does not say which side is left; convert it to NIfTI where that is known"
 
 

@@ -24,19 +24,14 @@ _IMAGE_MAGIC = (
     (b"BM", "bmp"),
 )
 
-
 _BMP_HEADERS = tuple(n.to_bytes(4, "little") for n in (12, 40, 52, 56, 64, 108, 124))  # two letters are not enough
-
-
 _PAIR_SUFFIXES = (".img", ".img.gz")  # the voxels of a NIfTI pair have no head of their own
-
 
 # Only used to pick files out of a folder; an explicitly named file is always tried.
 SCAN_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".mat", ".nii", ".nii.gz", ".hdr", ".hdr.gz"),
     *(".mgh", ".mgz", ".mgh.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
 )
-
 
 _HEAD_BYTES = 560
 

@@ -16,16 +16,9 @@ from tumorlens.data.files import whole_file
 from tumorlens.data.scan import Scan
 
 _ORIENTATION = 0x0112
-
-
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 259, 262, 339  # tags of TIFF
-
-
 _SAMPLES = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
-
-
 _JPEG = ("JPEG", "MPO")  # in an MPO, phones put a second view or a depth map behind the photograph
-
 
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # what undoes each EXIF orientation
     2: lambda a: a[:, ::-1],

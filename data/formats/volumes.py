@@ -44,13 +44,8 @@ def check_frame(spatial: tuple[int, ...], frame: int | None, name: str) -> None:
 
 
 _NAMES = {"mgh": "MGH", "nrrd": "NRRD", "metaimage": "MetaImage"}
-
-
 MGH_TYPES = (0, 1, 3, 4, 10)  # uint8, int32, float32, int16, uint16
-
-
 MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
-
 
 # What turns ITK's coordinates to RAS, by the space that ITK names. It turns the three 3-D spaces of the body to LPS
 # and calls them so; those with time it leaves as they are. Any other space is not the patient's.
@@ -61,13 +56,8 @@ TO_RAS = {
     "right-anterior-superior-time": (1, 1, 1),
 }
 
-
 _HEADER_BYTES = 1 << 20
-
-
 DEFLATE = 1100  # zlib makes nothing smaller than by a factor of 1032
-
-
 Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]
 
 

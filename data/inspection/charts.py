@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.inspection.survey import BINS, UNLABELED, Survey
-from tumorlens.data.plotting import blank, plain
+from tumorlens.data.plotting import new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,13 +24,12 @@ COLORS = {
     UNLABELED: "#777777",
 }
 
-
 _MOST_SIZES = 8
 
 
 def draw_balance(found: Survey, numbers: dict[str, Any]) -> Figure:
     """Slices of each class, patients of each class, slices of each patient."""
-    figure = blank(9, 3.2)
+    figure = new_figure(9, 3.2)
     slices, patients, each = figure.subplots(1, 3)
     for axes, key, title in ((slices, "slices", "slices"), (patients, "patients", "patients")):
         values = [numbers["classes"][name][key] for name in found.classes]
@@ -52,7 +51,7 @@ def draw_balance(found: Survey, numbers: dict[str, Any]) -> Figure:
 
 def draw_sizes(found: Survey, numbers: dict[str, Any]) -> Figure:
     """The most frequent sizes, the aspect and the head's share of the picture, by class."""
-    figure = blank(9, 3.4)
+    figure = new_figure(9, 3.4)
     sizes, aspect, share = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     table = numbers["sizes"][:_MOST_SIZES]
     names = [f"{row['columns']} x {row['rows']}" for row in table]
@@ -74,7 +73,7 @@ def draw_sizes(found: Survey, numbers: dict[str, Any]) -> Figure:
 
 def draw_intensities(found: Survey) -> Figure:
     """Mean histogram of each class as the files have it and as the networks see it."""
-    figure = blank(9, 3.4)
+    figure = new_figure(9, 3.4)
     stored, prepared = figure.subplots(1, 2)
     centers = (np.arange(BINS) + 0.5) * 256 / BINS
     for name in found.classes:
@@ -99,7 +98,7 @@ def draw_lesion_sizes(found: Survey) -> Figure | None:
     share = 100 * found.lesion_px / found.head_px
     names = [name for name in found.classes if (drawn & (found.labels == name)).any()]
     edges = np.geomspace(max(0.02, share[drawn].min() * 0.9), max(1.0, share[drawn].max() * 1.1), 33)
-    figure = blank(9, 1.1 + 1.25 * len(names))
+    figure = new_figure(9, 1.1 + 1.25 * len(names))
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(rows, names, strict=True):
         values = share[drawn & (found.labels == name)]
@@ -116,7 +115,7 @@ def draw_lesion_sizes(found: Survey) -> Figure | None:
 
 def draw_parts(found: Survey, table: dict[str, Any], noun: str) -> Figure:
     """Slices and patients of each class in each fold, or in each part of the official split."""
-    figure = blank(9, 3.2)
+    figure = new_figure(9, 3.2)
     slices, patients = figure.subplots(1, 2)
     names = [f"{noun} {part}".strip() for part in table]
     for axes, key, title in ((slices, "classes", "slices"), (patients, "patients_of_class", "patients")):

@@ -24,8 +24,6 @@ from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
 
 MIN_SIDE_PX = 64  # below it a lesion of 10 mm in a head of 200 mm is three pixels wide
-
-
 _MIN_TISSUE = 0.25  # of the fullest slice's share: slices with less head teach nothing and all look alike
 
 

@@ -28,14 +28,8 @@ from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION
 
 PARTS = ("train", "validation", "test")
-
-
 SHARES = (0.70, 0.15, 0.15)
-
-
 MIN_FOLDS = 3  # one to test, one to validate, one to train
-
-
 _COLUMNS = ["image", "mask", "label", "patient"]
 
 

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from tumorlens.data.inspection.survey import Survey
 
 PAGE, NUMBERS, FIGURES = "index.html", "report.json", "figures"
-
-
 KIND = "tumorlens data report"
-
 
 _ALT = {
     "balance": "Slices and patients of each class, slices per patient",

@@ -13,7 +13,6 @@ from tumorlens.data.files import write_text
 
 KIND = "tumorlens data check"
 
-
 PROBLEMS: dict[str, str] = {
     "bad_row": "rows of the index that cannot be used",
     "missing_file": "files that are named but not there",
@@ -34,7 +33,6 @@ PROBLEMS: dict[str, str] = {
     "copy_in_two_folds": "the same picture in two folds",
     "folds": "fold numbers that training cannot use",
 }
-
 
 NOTES: dict[str, str] = {
     "no_mask": "tumor pictures without a mask: of use to the classifier only",

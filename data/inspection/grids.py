@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tumorlens.data.datasets.duplicates import Pair, contradict, of_one_volume
 from tumorlens.data.datasets.sample import Sample, read_sample
 from tumorlens.data.inspection.survey import Shown, Survey
-from tumorlens.data.plotting import blank, plain
+from tumorlens.data.plotting import new_figure, plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -19,14 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CELL = 1.5  # inches a picture
-
-
 _LINE = "#ffd000"  # outline of a mask; seen on black and on white
-
-
 _MOST_PAIRS = 6
-
-
 _DRAWS = 5  # augmented versions of a slice
 
 
@@ -80,7 +74,7 @@ def draw_pairs(samples: Sequence[Sample], pairs: Sequence[Pair], preprocess: Pre
     apart.sort(key=lambda pair: _weight(samples, pair))
     few = apart[:_MOST_PAIRS]
     rows = -(-len(few) // 2)
-    figure = blank(9, rows * 2.75)
+    figure = new_figure(9, rows * 2.75)
     cells = figure.subplots(rows, 4, squeeze=False).reshape(-1)
     for axes in cells:
         axes.set_axis_off()
@@ -99,7 +93,7 @@ def draw_augmentation(found: Survey, seed: int = 0) -> Figure:
     from tumorlens.data.augmentation.augment import Augment
 
     augment = Augment()
-    figure = blank(9, _CELL * len(found.shown) + 0.3)
+    figure = new_figure(9, _CELL * len(found.shown) + 0.3)
     cells = figure.subplots(len(found.shown), 1 + _DRAWS, squeeze=False)
     for number, (row, name) in enumerate(zip(cells, [n for n in found.classes if n in found.shown], strict=True)):
         shown = next((s for s in found.shown[name] if s.mask is not None and s.mask.any()), found.shown[name][0])
@@ -116,7 +110,7 @@ def draw_augmentation(found: Survey, seed: int = 0) -> Figure:
 def _grid(found: Survey, show: Callable[[Axes, Shown], None]) -> Figure:
     names = [name for name in found.classes if name in found.shown]
     columns = max(len(found.shown[name]) for name in names)
-    figure = blank(9, max(1.0, 9 / max(columns, 4)) * len(names))
+    figure = new_figure(9, max(1.0, 9 / max(columns, 4)) * len(names))
     cells = figure.subplots(len(names), columns, squeeze=False)
     for row, name in zip(cells, names, strict=True):
         for axes in row:
@@ -129,7 +123,7 @@ def _grid(found: Survey, show: Callable[[Axes, Shown], None]) -> Figure:
 
 def _row(n: int, extra: float = 0.0) -> tuple[Figure, NDArray[Any]]:
     columns = max(n, 3)  # a single class would fill the page
-    figure = blank(9, 9 / columns + 0.3 + extra)
+    figure = new_figure(9, 9 / columns + 0.3 + extra)
     cells = figure.subplots(1, columns, squeeze=False)[0]
     for axes in cells[n:]:
         axes.set_axis_off()

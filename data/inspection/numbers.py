@@ -18,8 +18,6 @@ from tumorlens.data.inspection.survey import UNLABELED, Survey
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 
 _PARTS = ("train", "validation", "test")
-
-
 _TELLING = 0.8  # AUC from which a plain fact of the picture is called out for giving the class away
 
 

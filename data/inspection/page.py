@@ -10,7 +10,6 @@ from typing import Any
 
 GENERATOR = "tumorlens data explore"
 
-
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 62rem;
   padding: 1rem; overflow-wrap: anywhere; }
@@ -94,7 +93,6 @@ _FRAME = """<!DOCTYPE html>
 </body>
 </html>
 """
-
 
 _INTENSITIES = (
     '<p class="small">Mean over the slices of a class, each slice counting the same. Pictures with 8 bits as they are, '

@@ -18,14 +18,8 @@ from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import Preprocess, to_gray
 
 BINS = 64  # of the intensity histograms, over 0..255
-
-
 UNLABELED = "unlabeled"
-
-
 _FACTS = ("shape", "aspect", "color", "gray", "head_fraction", "lesion_px", "head_px", "marks")
-
-
 _THUMBNAIL = 256  # longer side of a picture shown as it is stored
 
 

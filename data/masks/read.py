@@ -13,8 +13,6 @@ from tumorlens.data.formats.open import open_scan
 from tumorlens.data.scan import Scan
 
 _MOST_CLASSES = 31  # larger values of a picture are grey levels: 127 beside 255 is a border drawn smooth
-
-
 _LOSSY = ("jpeg", "webp")
 
 

@@ -10,11 +10,7 @@ from tumorlens.data.preprocessing.percentiles import percentiles
 from tumorlens.data.scan import Scan
 
 _WORK_SIZE = 256  # the mask is found at this size: fast, and independent of the source's resolution
-
-
 _UNIFORM = 0.08  # a row whose values (but for the outer 3 % on both ends) span less of the slice's range is a frame's
-
-
 _THRESHOLD_RANGE = (0.06, 0.22)  # of the bright level; below lies air and ringing, above lie dark tissue and fluid
 
 

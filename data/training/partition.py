@@ -110,11 +110,7 @@ def load_partition(
 
 
 _Read = tuple[PreparedSet, NDArray[np.float32], int]
-
-
 _STAGES = 2  # each keeps what it can use; thousands of slices are half a gigabyte
-
-
 _shelf: dict[Any, _Read] | None = None
 
 

@@ -38,7 +38,6 @@ def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> 
 
 CONFIG = "config.yaml"
 
-
 _HINTS = (
     "does not have many workers",
     "exists and is not empty",
@@ -47,12 +46,8 @@ _HINTS = (
     "no .val_dataloader",
 )
 
-
 _PRECISIONS = ("auto", "bf16", "fp32")
-
-
 FREE = ("device", "workers", "prepared", "start")  # what a resumed run may change: it changes no result
-
 
 # What a run was that began before there was such a setting.
 _BEFORE: dict[str, Any] = {

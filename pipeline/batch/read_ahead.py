@@ -18,14 +18,8 @@ from tumorlens.pipeline.case import Case, open_case
 from tumorlens.pipeline.options import RunOptions
 
 AT_ONCE = 8  # slices that the networks take together
-
-
 _AHEAD = 3 * AT_ONCE  # scans read before the networks want them, at most
-
-
 _BUDGET = 192 * 1024**2  # and bytes
-
-
 _GROWS = 8  # a compressed file's voxels, before it is read
 
 

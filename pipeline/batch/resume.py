@@ -26,8 +26,6 @@ from tumorlens.pipeline.versions import package_versions
 
 # What of a card a result depends on; all but the first two can change under the very same weights.
 _OF_CLASSIFIER = ("sha256", "input_size", "normalization", "operating_point", "calibration", "conformal", "refusal")
-
-
 _OF_SEGMENTER = ("sha256", "input_size", "normalization", "operating_point")
 
 

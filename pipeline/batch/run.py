@@ -33,17 +33,9 @@ from tumorlens.pipeline.pipeline import Decision, Pipeline
 from tumorlens.pipeline.result import Result
 
 _TABLE_EVERY_S = 5.0
-
-
 _WAITING = 2  # judged scans, masks and all, whose files are still to be written
-
-
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
-
-
 _log = logging.getLogger(__name__)
-
-
 Done = Callable[[Job, dict[str, str], dict[str, Any]], None]
 
 

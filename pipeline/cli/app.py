@@ -10,19 +10,17 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tumorlens.pipeline.cli.crossval import crossval_app
 from tumorlens.pipeline.cli.data import data_app
 from tumorlens.pipeline.cli.evaluate import evaluate_app
-from tumorlens.pipeline.cli.options import parse_numbers
+from tumorlens.pipeline.cli.options import Device, parse_numbers
+from tumorlens.pipeline.cli.run import run
 from tumorlens.pipeline.cli.screen import user_errors
 from tumorlens.pipeline.cli.train import train_app
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Brain tumors in MRI: a ResNet-50 says whether and which, a Res-U-Net shows where. For research only.",
@@ -32,22 +30,11 @@ app = typer.Typer(
     rich_markup_mode=None,  # it takes "[default: ...]" for markup and drops it
 )
 
-
+app.command()(run)
 app.add_typer(train_app, name="train", help="Train a stage on your own data.")
-
-
 app.add_typer(evaluate_app, name="evaluate", help="Measure a stage, or both together, on labelled scans.")
-
-
 app.add_typer(crossval_app, name="crossval", help="Train and measure on every fold.")
-
-
 app.add_typer(data_app, name="data", help="Look at a data set, check it, split it by patient.")
-
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-
-
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
 
 
@@ -154,10 +141,6 @@ def main() -> None:
         app()
 
 
-if __name__ == "__main__":
-    main()
-
-
 @contextmanager
 def stopped_as_by_ctrl_c() -> Iterator[None]:
     """SIGTERM and SIGHUP raise `KeyboardInterrupt`, and the exit code is then 143 or 129.
@@ -186,3 +169,7 @@ def stopped_as_by_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    main()

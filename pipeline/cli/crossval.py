@@ -16,21 +16,14 @@ from tumorlens.pipeline.cli.options import parse_folds
 from tumorlens.pipeline.cli.screen import ProgressLine, hushed, warned
 
 crossval_app = typer.Typer(no_args_is_help=True)
-
-
 _NOT_SHARED = ("fold", "split", "resume", "out_of_fold")
-
-
 _KINDS = "imagenet (downloaded), none, or a weight file; {fold} stands for the fold's number."
-
 
 _OUT = Annotated[
     Path, typer.Option("-o", "--out", help="Folder of the runs and of the report; repeat the call to go on.")
 ]
 
-
 _FOLDS = Annotated[str, typer.Option("--folds", metavar="all|0,1,..", help="Test folds.")]
-
 
 _PROTOCOL = Annotated[
     str | None,
@@ -39,23 +32,15 @@ _PROTOCOL = Annotated[
     ),
 ]
 
-
 _PROBE = Annotated[bool, typer.Option(help="Test that the label does not come from the picture's source.")]
-
 
 _MEASURE = Annotated[
     bool, typer.Option(help="Measure the folds on these data; else train only, and measure with `tumorlens evaluate`.")
 ]
 
-
 _EXPLAIN = Annotated[bool, typer.Option("--explain", help="Score Grad-CAM against the masks.")]
-
-
 _CLASSIFIER_INIT = Annotated[str, typer.Option("--init", help=f"The classifier's start: {_KINDS}")]
-
-
 _ENCODER_INIT = Annotated[str, typer.Option("--init", help=f"The encoder's start: {_KINDS}")]
-
 
 _COMMON: dict[str, tuple[Any, Any]] = {
     "out": (_OUT, ...),
@@ -64,13 +49,11 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "measure": (_MEASURE, True),
 }
 
-
 _OF_CLASSIFIER: dict[str, tuple[Any, Any]] = {
     "init": (_CLASSIFIER_INIT, "imagenet"),
     "probe": (_PROBE, True),
     "explain": (_EXPLAIN, False),
 }
-
 
 # What a segmenter has in a training of both stages; None is the classifier's setting, or the segmenter's own default.
 _OF_SEGMENTER: dict[str, tuple[Any, Any]] = {
@@ -122,14 +105,12 @@ _command(
     "Train and measure the classifier on every fold; a stopped call goes on when it is repeated.",
 )
 
-
 _command(
     "segmentation",
     cli_train.segmentation,
     {"init": (_ENCODER_INIT, "imagenet")},
     "Train and measure the segmenter on every fold; a stopped call goes on when it is repeated.",
 )
-
 
 _command(
     "pipeline",

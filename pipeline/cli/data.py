@@ -17,7 +17,6 @@ from tumorlens.pipeline.cli.screen import Reading
 
 data_app = typer.Typer(no_args_is_help=True)
 
-
 Source = Annotated[
     str,
     typer.Argument(
@@ -26,10 +25,7 @@ Source = Annotated[
     ),
 ]
 
-
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
-
-
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
 
 

@@ -15,10 +15,7 @@ from tumorlens.pipeline.cli.options import Channel, Data, Device, LabelMap, pars
 from tumorlens.pipeline.cli.screen import ProgressLine, hushed, warned
 
 evaluate_app = typer.Typer(no_args_is_help=True)
-
-
 Out = Annotated[Path, typer.Option("-o", "--out", help="The report's folder.")]
-
 
 ProtocolName = Annotated[
     str | None,
@@ -30,24 +27,20 @@ ProtocolName = Annotated[
     ),
 ]
 
-
 Folds = Annotated[
     str | None,
     typer.Option("--folds", metavar="all|0,1,..", help="Test folds. [default: the test fold on the weights' card]"),
 ]
-
 
 ClassifierFile = Annotated[
     str | None,
     typer.Option("--classifier", help="Your own classifier.safetensors; {fold} stands for the fold's number."),
 ]
 
-
 SegmenterFile = Annotated[
     str | None,
     typer.Option("--segmenter", help="Your own segmenter.safetensors; {fold} stands for the fold's number."),
 ]
-
 
 Seed = Annotated[
     int | None,
@@ -56,19 +49,10 @@ Seed = Annotated[
     ),
 ]
 
-
 Tta = Annotated[bool, typer.Option("--tta", help="Average over each slice and its mirror image.")]
-
-
 EngineName = Annotated[str, typer.Option("--engine", help="torch, openvino or auto.")]
-
-
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or auto (what the hardware computes).")]
-
-
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report in OUT.")]
-
-
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but warnings and errors.")]
 
 

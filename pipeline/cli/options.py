@@ -45,7 +45,6 @@ LAYOUTS = (
     "files) or INDEX.csv, or INDEX.csv@FOLDER"
 )
 
-
 Data = Annotated[
     list[str],
     typer.Option(
@@ -54,9 +53,7 @@ Data = Annotated[
     ),
 ]
 
-
 LabelMap = Annotated[list[str] | None, typer.Option("--map", help="Your label name for one of ours: NAME=CLASS.")]
-
 
 Channel = Annotated[
     int | None,
@@ -68,7 +65,6 @@ Channel = Annotated[
         "brightness]",
     ),
 ]
-
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 

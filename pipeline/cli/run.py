@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tumorlens.pipeline.cli.app import Device, app
+from tumorlens.pipeline.cli.options import Device
 from tumorlens.pipeline.cli.screen import print_line, progress_bar, usage_error, user_errors
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ class Plane(StrEnum):
     SAGITTAL = "sagittal"
 
 
-@app.command()
 def run(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, folders (recursive) or globs.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,

@@ -14,16 +14,9 @@ from tumorlens.pipeline.cli.options import Channel, Data, Device, LabelMap, conf
 from tumorlens.pipeline.cli.screen import Reading
 
 train_app = typer.Typer(no_args_is_help=True)
-
-
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")]
-
-
 Fold = Annotated[int, typer.Option(min=0, help="Test fold; the next one validates.")]
-
-
 SplitBy = Annotated[str, typer.Option("--split", help="folds (by patient) or official (Training/Testing).")]
-
 
 Duplicates = Annotated[
     str,
@@ -32,27 +25,16 @@ Duplicates = Annotated[
     ),
 ]
 
-
 Prepared = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", help="Keep prepared slices there, for the next run over the same data."),
 ]
 
-
 Epochs = Annotated[int, typer.Option(min=1, help="Upper limit of epochs.")]
-
-
 Batch = Annotated[int, typer.Option("--batch-size", min=1)]
-
-
 EpochSlices = Annotated[int, typer.Option(min=0, help="At most so many slices an epoch, others every time; 0: all.")]
-
-
 Rate = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate of the one-cycle schedule.")]
-
-
 Patience = Annotated[int, typer.Option(min=1, help="Validations without progress before it stops.")]
-
 
 OutOfFold = Annotated[
     str | None,
@@ -62,59 +44,37 @@ OutOfFold = Annotated[
     ),
 ]
 
-
 Turn = Annotated[
     float, typer.Option(min=0, max=1, help="Share of slices turned by right angles, as careless exports leave them.")
 ]
-
 
 Transplant = Annotated[
     float, typer.Option(min=0, max=1, help="Share of slices whose lesion is healed or replaced, against shortcuts.")
 ]
 
-
 FreezeStem = Annotated[
     bool, typer.Option("--freeze-stem", help="Leave a ResNet's first stage as it came: a third faster.")
 ]
 
-
 SmallEpochs = Annotated[int, typer.Option(min=0, help="Epochs at the start with smaller pictures: faster.")]
-
-
 SmallSize = Annotated[int, typer.Option(min=32, help="Side of those in pixels.")]
-
-
 ValidateEvery = Annotated[int, typer.Option(min=1, help="Epochs from one validation to the next.")]
-
 
 Patients = Annotated[
     float, typer.Option(min=0.01, max=1, help="Share of the training patients to learn from (learning curves).")
 ]
 
-
 Strength = Annotated[float, typer.Option("--augment", min=0, help="Strength of augmentation; 0 is none.")]
-
-
 Size = Annotated[int, typer.Option(min=32, help="Side of the network's input in pixels.")]
-
 
 OwnSize = Annotated[
     int | None, typer.Option(min=32, help="Side of the network's input in pixels. [default: the architecture's own]")
 ]
 
-
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
-
-
 Workers = Annotated[int, typer.Option(min=0, help="Loader processes; with 0, errors show as they are.")]
-
-
 Precision = Annotated[str, typer.Option(help="auto (bf16 where the hardware has it), bf16 or fp32.")]
-
-
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
-
-
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")]
 
 

@@ -23,14 +23,8 @@ from tumorlens.segmentation.evaluation.metrics import dice_scores
 from tumorlens.segmentation.postprocess import clean_mask
 
 REFERENCE = Engine("torch", "cpu", "fp32")
-
-
 LABELS, MASKS, LOSS = 0.998, 0.995, 0.001  # least agreement of labels, least mean Dice of masks, most that may be lost
-
-
 _CHUNK = 64
-
-
 Progress = Callable[[int, int], None]
 
 

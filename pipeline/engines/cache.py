@@ -28,23 +28,11 @@ from tumorlens.data.files import UMASK, sha256_of
 from tumorlens.pipeline.engines.engine import UnsupportedNetworkError
 
 _GRAPHS = 2  # goes up when `pipeline.engines.graphs` changes what a model gives
-
-
 _MODEL, _WEIGHTS, _STAMP = "model.xml", "model.bin", "stamp.json"
-
-
 _MOST_KEPT = 16  # models; older ones go when a new one comes
-
-
 _ABANDONED_S = 86_400.0  # after which a model in the making is one of a process that was killed
-
-
 _OF_CARD = ("sha256", "architecture", "encoder", "decoder_channels", "input_size", "normalization")
-
-
 _converting = Lock()  # torch and what stands on it cannot be imported by two threads at once
-
-
 _log = logging.getLogger(__name__)
 
 

@@ -11,11 +11,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.pipeline.engines.engine import Engine
 
 ENGINES = ("auto", "torch", "openvino")
-
-
 PRECISIONS = ("auto", "fp32", "bf16")
-
-
 _DRIVERS = ("libcuda.so.1", "libamdhip64.so")  # of NVIDIA and AMD
 
 

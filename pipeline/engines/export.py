@@ -21,14 +21,8 @@ from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION, Preproce
 from tumorlens.pipeline.engines.graphs import INPUT, OUTPUTS, load_graph, to_openvino
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt"}
-
-
 _TOLERANCE = {"logits": 2e-3, "features": 2e-3, "map": 2.0}  # fp32 on both sides; a map has 255 levels
-
-
 _LABELS = ("no_tumor", "glioma", "meningioma", "pituitary")
-
-
 _OPSET = 18
 
 
@@ -170,10 +164,7 @@ def _run_torchscript(path: Path, images: NDArray[np.uint8]) -> list[NDArray[Any]
 
 
 _Write = Callable[[torch.nn.Module, int, Sequence[str], Path], None]
-
-
 _Run = Callable[[Path, NDArray[np.uint8]], list[NDArray[Any]]]
-
 
 _FORMATS: dict[str, tuple[_Write, _Run]] = {
     "onnx": (_write_onnx, _run_openvino),

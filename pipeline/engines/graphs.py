@@ -12,8 +12,6 @@ from torch import nn
 from tumorlens.data.preprocessing.normalization import Normalization
 
 OUTPUTS = {"classification": ("logits", "features"), "segmentation": ("map",)}
-
-
 INPUT = "images"
 
 

@@ -17,8 +17,6 @@ from tumorlens.segmentation.predict import Network as SegmenterNetwork
 from tumorlens.segmentation.predict import Segmenter
 
 _log = logging.getLogger(__name__)
-
-
 _Opened = TypeVar("_Opened")
 
 

@@ -16,8 +16,6 @@ from tumorlens.pipeline.engines.cache import read_model
 from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
 
 _BATCH = 8  # slices at once: more is no faster, and takes memory
-
-
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 

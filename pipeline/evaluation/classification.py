@@ -31,7 +31,6 @@ from tumorlens.pipeline.evaluation.worst_cases import Mistake, Worst, plot_mista
 
 _BATCH = 32
 
-
 _FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",

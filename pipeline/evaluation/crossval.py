@@ -32,8 +32,6 @@ from tumorlens.segmentation.model import build_segmenter
 from tumorlens.segmentation.train import train_segmenter
 
 WEIGHTS = {"classification": "classifier.safetensors", "segmentation": "segmenter.safetensors"}
-
-
 _TRAIN: dict[str, Callable[..., Any]] = {"classification": train_classifier, "segmentation": train_segmenter}
 
 

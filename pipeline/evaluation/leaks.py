@@ -15,14 +15,8 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.evaluation.protocols import DataRequest, Selection
 
 SAME, UNSURE, OTHER = "same", "unsure", "other"
-
-
 _WHO = "{weights}"
-
-
 _INDEX = "index.csv"
-
-
 _TWINS = {"figshare": "brisc"}  # published sets with the same patients, in the same folds (shared by their indexes)
 
 

@@ -11,11 +11,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 
 STAGES = ("classification", "segmentation", "pipeline")
-
-
 LEAKS = "leaks: 57 % of test images are copies of training images"  # of BRISC's own parts
-
-
 Progress = Callable[[int, int], None]
 
 
@@ -45,10 +41,7 @@ PROTOCOLS = {
     "p4": Protocol("p4", "P4: LGG folder, Dice of each patient's volume, folds by patient", stages=("segmentation",)),
 }
 
-
 NONE = Protocol("none", "no protocol: all scans as one set", split="all")
-
-
 NONE_FOLDS = Protocol("none", "no protocol: all classes that the data have, folds by patient")
 
 

@@ -14,20 +14,10 @@ from tumorlens.data.files import whole_file, write_text
 from tumorlens.pipeline.evaluation.tables import Table, cell, fold_table, leaves, number, over_folds
 
 SCHEMA_VERSION = 1
-
-
 REPORT = "report.json"
-
-
 KIND = "tumorlens evaluation"
-
-
 TEXT, CASES = "report.md", "cases.csv"
-
-
 PICTURES = ("confusion.png", "roc.png", "reliability.png", "worst.png", "dice_by_size.png")  # of any stage
-
-
 _DIGITS = 9  # a float32 survives that
 
 

@@ -22,15 +22,12 @@ from tumorlens.segmentation.predict import Segmenter
 
 _BATCH = 16
 
-
 EMPTY_CASES = (
     "truth and mask empty: Dice, IoU and NSD 1, HD95 0; one of them empty: Dice, IoU and NSD 0, HD95 the slice's "
     "diagonal; no slice is dropped; HD95 in pixels of the source, NSD at 2 pixels"
 )
 
-
 _AGREEMENT = {"dice": "Dice", "iou": "IoU", "hd95": "HD95, pixels", "nsd": "NSD at 2 pixels"}
-
 
 _OTHERS = {
     "dice_tumor_median": "Dice, tumor slices, median",

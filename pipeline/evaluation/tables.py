@@ -8,8 +8,6 @@ from statistics import mean, stdev
 from typing import Any
 
 _ESTIMATE = {"value", "low", "high"}
-
-
 _BY_NAME = ("by_patient",)  # figures of persons: in the JSON file only
 
 

@@ -14,8 +14,6 @@ from tumorlens.data.files import whole_file
 from tumorlens.data.preprocessing.preprocess import to_gray
 
 T = TypeVar("T")
-
-
 _SHOWN = 12
 
 
@@ -86,8 +84,6 @@ def plot_mistakes(mistakes: Sequence[Mistake], path: Path, title: str) -> None:
 
 
 _TRUTH, _GUESS = "#56B4E9", "#E69F00"
-
-
 _GALLERY = 12
 
 

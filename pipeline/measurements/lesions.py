@@ -13,14 +13,8 @@ from tumorlens.pipeline.measurements.diameters import Diameters, diameters
 from tumorlens.pipeline.measurements.midline import Midline, find_midline
 
 _MOST = int(np.iinfo(np.uint16).max)
-
-
 _AXIAL = next(world for world, name in PLANES.items() if name == "axial")
-
-
 Box = tuple[slice, ...]
-
-
 _FEW = 32  # lesions of a picture, which are measured sooner than SciPy is imported
 
 

@@ -16,40 +16,20 @@ from numpy.typing import NDArray
 from tumorlens.data.scan import Scan
 
 SIDE_SHARE = 0.75  # of a lesion's voxels
-
-
 _MIN_WIDTH_MM = 60.0  # fewer sagittal slices show too little of both halves
-
-
 _GRID_MM = 3.0  # the head's surface is looked for on a grid of about this step
-
 
 _AIR = (
     0.1  # tissue is brighter than air by this share of the range, as in tumorlens.data.preprocessing.head.tissue_shares
 )
 
-
 _MIN_LINE_MM = 30.0  # shorter lines run through an ear's tip or the rim of the vertex
-
-
 _MIN_LINES = 20
-
-
 _MIN_SHARE_FREE = 0.2
-
-
 _MIN_SHARE_SEEN = 0.3
-
-
 _POINTS = 6000  # of the head, compared with their mirror images
-
-
 _TRIED_TURN = 0.2  # tangent; the search starts from the best of a grid that reaches so far
-
-
 _MAX_TURN = 0.36
-
-
 _MAX_SHIFT_MM = 12.0
 
 

@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _WHAT = "DICOM secondary capture"
-
-
 _DESCRIPTION = f"tumorlens overlay, {RESEARCH_ONLY}"
-
 
 # Where a row and a column of the radiological view lead to (`Scan.slice`).
 _DIRECTIONS = {"axial": ("L", "P"), "coronal": ("L", "F"), "sagittal": ("P", "F")}

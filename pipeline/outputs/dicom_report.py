@@ -32,10 +32,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _WHAT = "DICOM structured report"
-
-
 _SCHEME = "99TUMORLENS"  # private: PS3.16 has no codes for the probabilities of tumor types
-
 
 _OWN_CODES = {
     "P_TUMOR": "Probability of a tumor",
@@ -46,16 +43,11 @@ _OWN_CODES = {
     "TUMOR_TYPE": "Predicted tumor type",
 }
 
-
 _COMMENT = f"Output of tumorlens, {RESEARCH_ONLY}: not a diagnosis, not verified by a physician."
-
 
 # SNOMED CT codes that pydicom's dictionary of DICOM's own context groups does not have.
 _MRI_OF_BRAIN = ("816077007", "SCT", "Magnetic resonance imaging of brain")
-
-
 _SOURCE = ("260753009", "SCT", "Source")
-
 
 _TYPES = {
     "glioma": ("393564001", "SCT", "Glioma"),

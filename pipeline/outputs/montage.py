@@ -13,44 +13,18 @@ from tumorlens.pipeline.outputs.overlay import BORDERS, caption, display_limits,
 from tumorlens.pipeline.result import Result
 
 _MOST_TUMOR_SLICES = 20
-
-
 _MOST_HEALTHY_SLICES = 12
-
-
 _TILE = 256  # px of a tile's longer side
-
-
 _LEAST_SIDE = 64  # of a tile's shorter side: a slice number must find room
-
-
 _GAP = 4
-
-
 _MARGIN = 22  # around a plane, for the letters of its directions
-
-
 _PLANES_WIDTH = 1024  # of the three planes together, at least
-
-
 _TALLEST_PLANE = 640
-
-
 _TICK = 14
-
-
 _SMALL, _MEDIUM, _LARGE = 0.45, 0.5, 0.8  # font scales
-
-
 _GROUND = 16  # grey, so that a slice's black border shows where it ends
-
-
 _TEXT = (235, 235, 235)
-
-
 _MARK = (90, 220, 255)
-
-
 Picture = NDArray[np.uint8]
 
 

@@ -15,21 +15,12 @@ from tumorlens.data.scan import Scan
 from tumorlens.pipeline.result import Result
 
 _TINT = (255, 40, 40)
-
-
 _CONTOUR = (255, 225, 0)  # yellow on red stays visible to colour-blind readers
-
-
 _TINT_SHARE = 0.3
-
-
 _SQUARE = 0.02  # pixels whose sides differ by less are shown as they are
-
 
 # What lies at the left, right, upper and lower border of each plane's radiological view (see `data.scan`).
 BORDERS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
-
-
 _LEAST_COVERED = 0.2  # of the slice's grey levels, for a header's window to be of use
 
 

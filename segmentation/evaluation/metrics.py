@@ -65,8 +65,6 @@ def _mean(values: NDArray[Any]) -> float | None:
 
 
 NSD_TOLERANCE_PX = 2.0
-
-
 AGREEMENT = ("dice", "iou", "hd95", "nsd")
 
 

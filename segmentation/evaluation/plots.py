@@ -15,11 +15,7 @@ from tumorlens.segmentation.evaluation.metrics import SliceScores, dice_scores
 
 # Okabe and Ito's palette (2008), which all kinds of colour vision tell apart.
 _COLORS = {"glioma": "#0072B2", "meningioma": "#D55E00", "pituitary": "#009E73"}
-
-
 _BINS = 6
-
-
 _PER_BIN = 5  # fewer slices make no mean worth drawing
 
 

@@ -66,7 +66,7 @@ def test_an_index_in_another_encoding(tmp_path):
 
 
 def test_a_mapping_to_nothing_is_blamed_itself():
-    with pytest.raises(InputError, match="the mapping a=foo leads to none of"):
+    with pytest.raises(InputError, match="the mapping a=foo does not lead to one of"):
         canonical_label("a", {"a": "foo"})
 
 

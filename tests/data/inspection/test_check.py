@@ -310,7 +310,7 @@ def test_nothing_to_check(tmp_path):
     save(tmp_path / "holiday" / "1.png", phantom_slice(1).image)
     with pytest.raises(InputError, match="holiday"):
         check_set(tmp_path)
-    with pytest.raises(InputError, match="the mapping holiday=beach leads to none of"):
+    with pytest.raises(InputError, match="the mapping holiday=beach does not lead to one of"):
         check_set(tmp_path, {"holiday": "beach"})
     (tmp_path / "index.csv").write_text("image,label\n")
     with pytest.raises(InputError, match="no rows"):

@@ -117,7 +117,7 @@ def test_wrong_sources(command, tmp_path):
     save(tmp_path / "holiday" / "beach" / "1.png", phantom_slice(1).image)
     wrong_use(data(command, tmp_path / "holiday", *out), "beach", "--map")
     wrong_use(data(command, tmp_path / "holiday", *out, "--map", "beach"), "is not NAME=CLASS")
-    wrong_use(data(command, tmp_path / "holiday", *out, "--map", "beach=sea"), "leads to none of")
+    wrong_use(data(command, tmp_path / "holiday", *out, "--map", "beach=sea"), "does not lead to one of")
     assert not (tmp_path / "out.csv").exists()
     assert data(command).exit_code == 2
 
