@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,23 @@ def save_weights(state: dict[str, torch.Tensor], path: Path, card: dict[str, Any
         "precision": "fp16",
         "sha256": sha256_of(path),
     }
-    write_text(path.with_suffix(".json"), json.dumps(full, indent=2) + "\n")
+    write_text(path.with_suffix(".json"), card_text(full))
     return full
+
+
+_HASH_LIST = re.compile(r'\[\n\s+"[0-9a-f]{12}"(,\n\s+"[0-9a-f]{12}")*\n\s+\]')
+_HASHES_A_LINE = 7
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """A card as JSON to be read: a key a line, and hashes of patients seven a line."""
+
+    def short(match: re.Match[str]) -> str:
+        hashes, indent = match[0].split()[1:-1], " " * 8
+        lines = [indent + " ".join(hashes[i : i + _HASHES_A_LINE]) for i in range(0, len(hashes), _HASHES_A_LINE)]
+        return "\n".join(["[", *lines, " " * 6 + "]"])
+
+    return _HASH_LIST.sub(short, json.dumps(card, indent=2)) + "\n"
 
 
 def checked_content(path: Path, card: dict[str, Any]) -> bytes:
