@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.evaluation.leaks import leak_warnings
+from tumorlens.pipeline.evaluation.leaks import copy_warning, leak_warnings, measured_patients
 from tumorlens.pipeline.evaluation.protocols import DataRequest, Progress, Selection, find_protocol
 from tumorlens.pipeline.evaluation.report import check_out, screen_table, unit_of, write_report
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
@@ -51,7 +50,7 @@ def evaluate(
     wanted = _data_request(request, weights, card)
     selection = select(wanted, card, progress)
     weights.check(selection)
-    warnings = _warnings(selection, wanted, weights)
+    warnings = _warnings(selection, weights)
     for text in warnings:
         warn(text)
     evaluation = _evaluation(request, selection, wanted.seed)
@@ -83,21 +82,18 @@ def _data_request(request: EvaluationRequest, weights: Weights, card: dict[str, 
     )
 
 
-def _warnings(selection: Selection, wanted: DataRequest, weights: Weights) -> list[str]:
-    """The official split's own flaw, then why each model may have seen what it is measured on."""
-    flaw = known_leaks(selection.samples) if selection.protocol.split == "official" else ""
-    found = [flaw] if flaw else []
-    for fold in selection.parts:
+def _warnings(selection: Selection, weights: Weights) -> list[str]:
+    """The official split's own flaw, then how many patients each model has learnt from."""
+    official = selection.protocol.split == "official"
+    flaw = known_leaks(selection.samples) if official else ""
+    warnings = [flaw] if flaw else []
+    for fold, samples in selection.parts.items():
+        patients = measured_patients(samples)
         for stage in weights.names:
-            alone = replace(wanted, stage=stage)
-            found += leak_warnings(stage, weights.card(stage, fold), fold, selection, alone)
-    made = selection.n_folds is not None and not selection.own_folds
-    if made and wanted.stage == "pipeline" and not selection.common_folds:
-        found.append(
-            "the data have no folds of their own, and scans without a label, a mask or a patient, so training makes "
-            "other folds for the segmenter than for the classifier; write folds with `tumorlens data split --folds 5`"
-        )
-    return list(dict.fromkeys(found))
+            card = weights.card(stage, fold)
+            warnings += copy_warning(stage, card, patients) if official else []
+            warnings += leak_warnings(stage, card, patients, "measured" if fold is None else f"of fold {fold}")
+    return list(dict.fromkeys(warnings))
 
 
 def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> Any:

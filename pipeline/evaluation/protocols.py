@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from tumorlens.data.datasets.sample import Sample, has_truth
 from tumorlens.data.errors import InputError
@@ -88,7 +87,6 @@ class Selection:
         own_folds: Whether the data name the folds themselves.
         choice: A sentence on how folds were chosen.
         notes: What a reader should know of the data.
-        known: All samples of the data, also those of no use to the stage.
     """
 
     protocol: Protocol
@@ -97,12 +95,6 @@ class Selection:
     own_folds: bool
     choice: str
     notes: tuple[str, ...]
-    known: tuple[Sample, ...] = ()
-
-    @cached_property
-    def common_folds(self) -> bool:
-        """See `folds_are_common`."""
-        return folds_are_common(self.known)
 
     @property
     def samples(self) -> list[Sample]:

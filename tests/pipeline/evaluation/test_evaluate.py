@@ -158,9 +158,11 @@ def test_the_report_names_all_that_a_number_needs(classified, phantom_set, weigh
         assert np.asarray(Image.open(classified.out / name)).std() > 5
 
 
-def test_a_fold_that_the_weights_know_is_told(classified):
+def test_patients_that_the_weights_learnt_from_are_counted(classified):
     assert classified.warned == classified.report["warnings"]
-    assert ["patients of fold 1 chose the epoch" in text for text in classified.warned] == [True]
+    assert classified.warned == [
+        "the epoch and the operating point of the classification weights were chosen on 4 of the 4 patients of fold 1"
+    ]
     assert f"**Warning: {classified.warned[0]}.**" in (classified.out / "report.md").read_text()
 
 
