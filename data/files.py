@@ -72,8 +72,13 @@ def claim(
         nearest = next(folder for folder in (place, *place.parents) if folder.exists() or folder.is_symlink())
         if not nearest.is_dir():
             raise InputError(f"{nearest}: this is a file, not a folder; choose another {flag}")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise InputError(f"{nearest}: you may not write to this folder; choose another {flag}")
+        try:
+            with tempfile.TemporaryFile(dir=nearest):  # more than os.access can say of /proc, or of a full disk
+                pass
+        except OSError as error:
+            raise InputError(
+                f"{nearest}: this folder cannot be written to ({error.strerror}); choose another {flag}"
+            ) from None
     there = [path for path in paths if path.exists()]
     foreign = next((path for path in there if not is_ours(path)), None)
     if foreign is not None:

@@ -135,7 +135,7 @@ def test_a_changed_setting_of_an_interrupted_fold_is_named(request_of, tmp_path)
 
 def test_a_report_of_something_else_is_kept(request_of, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"stage": "classification"}))
-    with pytest.raises(InputError, match="this file is no report of this command"):
+    with pytest.raises(InputError, match="tumorlens did not write this file"):
         run(request_of(), tmp_path)
     (tmp_path / "report.json").write_text(json.dumps({"kind": KIND, "stage": "classification", "files": [REPORT]}))
     with pytest.raises(InputError, match="a report is here already"):

@@ -188,12 +188,12 @@ def test_a_network_without_feature_maps_is_not_explained(phantom_set, tmp_path):
         measure(tmp_path / "out", "classification", phantom_set, classifier=mlp, folds=(0,), explain=True)
 
 
-def test_p1_renormalises_and_says_so(phantom_set, weights, tmp_path):
+def test_p1_renormalizes_and_says_so(phantom_set, weights, tmp_path):
     found = measure(
         tmp_path, "classification", phantom_set, protocol="p1", classifier=weights["classifier"], probe=False
     )
     assert "the test fold on the weights' card" in found.report["folds"]["choice"]
-    assert "renormalised" in found.report["metric_policy"]
+    assert "renormalized" in found.report["metric_policy"]
     assert found.warned == []
     shares = columns(found.rows, "after")[:, 1:]
     shares = shares / shares.sum(axis=1, keepdims=True)
@@ -248,7 +248,7 @@ def test_p4_stacks_the_slices_of_a_patient(tmp_path):
 def test_a_report_is_not_lost_by_accident(phantom_set, weights, tmp_path):
     first = measure(tmp_path, "segmentation", phantom_set, segmenter=weights["segmenter"], folds=(0,))
     assert (tmp_path / "dice_by_size.png").is_file()
-    with pytest.raises(InputError, match="a report is here already; use --overwrite"):
+    with pytest.raises(InputError, match="a report is here already; give --overwrite"):
         measure(tmp_path, "classification", phantom_set, classifier=weights["classifier"], folds=(0,))
     assert json.loads((tmp_path / "report.json").read_text()) == first.report
     rest = {"classifier": weights["classifier"], "folds": (0,), "probe": False}
@@ -261,7 +261,7 @@ def test_a_report_is_not_lost_by_accident(phantom_set, weights, tmp_path):
 def test_files_of_others_are_left_alone(tmp_path, name):
     (tmp_path / name).write_text('{"kind": "tumorlens data report", "stage": "classification", "files": []}')
     for overwrite in (False, True):
-        with pytest.raises(InputError, match=f"{name}: this file is no report of this command and is left alone"):
+        with pytest.raises(InputError, match=f"{name}: tumorlens did not write this file and leaves it alone"):
             check_out(tmp_path, overwrite)
     (tmp_path / name).unlink()
     (tmp_path / "notes.txt").write_text("mine")
@@ -274,15 +274,15 @@ def test_only_the_reports_own_files_are_replaced(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(kept))
     check_out(tmp_path, True)
     (tmp_path / "roc.png").write_text("mine")
-    with pytest.raises(InputError, match=r"roc\.png: this file is no report"):
+    with pytest.raises(InputError, match=r"roc\.png: tumorlens did not write this file"):
         check_out(tmp_path, True)
 
 
 def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="this is a file"):
+    with pytest.raises(InputError, match="this is a file, not a folder"):
         check_out(tmp_path / "file", False)
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="/proc: this folder cannot be written to"):
         check_out(Path("/proc/nowhere/report"), False)
 
 
