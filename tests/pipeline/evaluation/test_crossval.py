@@ -113,7 +113,7 @@ def test_a_changed_setting_is_named(request_of, tmp_path, monkeypatch):
     run(request_of(folds=(0,), device="auto", workers=1), tmp_path)  # changes no result
 
 
-def test_other_first_weights_of_the_same_name_are_told(request_of, tmp_path, monkeypatch):
+def test_other_initial_weights_of_the_same_name_are_reported(request_of, tmp_path, monkeypatch):
     start = tmp_path / "start.safetensors"
     start.write_bytes(b"one")
     settings = plain_config(request_of().classifier) | {"init": str(start)}
@@ -160,6 +160,7 @@ def test_fold_in_init_is_the_folds_number(phantom_set, tmp_path):
     assert [(r.config.fold, r.config.init) for r in runs] == [(2, "a/2/b.safetensors"), (4, "a/4/b.safetensors")]
 
 
+@pytest.mark.slow
 def test_both_stages_fold_by_fold(phantom_set, tmp_path):
     """The encoder of a fold starts from that fold's classifier, so that it has not seen the fold's patients either."""
     arguments = ["pipeline", "--data", phantom_set, "-o", tmp_path, "--folds", "0,3", "--arch", "resnet18"]
@@ -230,6 +231,7 @@ def test_p3_has_nothing_to_cross_validate(request_of, tmp_path):
         run(replace(request_of(folds=()), protocol="p3"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_segmenter_on_an_lgg_folder_with_one_call(tmp_path):
     write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
     arguments = ["segmentation", "--data", tmp_path / "lgg", "-o", tmp_path / "out", "--folds", "0,1", "--epochs", 1]
@@ -275,3 +277,40 @@ def test_a_stopped_call_says_how_to_go_on(phantom_set, tmp_path, monkeypatch):
     done = CliRunner().invoke(crossval_app, arguments)
     assert done.exit_code == 130
     assert done.stderr.strip() == "tumorlens: stopped; repeat the command to go on"
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """Runs a cross-validation that trains and measures nothing: what it would train, and what it would measure."""
+
+    def run_plan(request):
+        trained, measured = [], []
+        train = {stage: lambda config, folder, *_: trained.append((config, folder)) for stage in room.WEIGHTS}
+        monkeypatch.setattr(room, "_TRAIN", train)
+        monkeypatch.setattr(room, "evaluate", lambda request, *_: measured.append(request))
+        run(request, tmp_path)
+        return trained, measured[0]
+
+    return run_plan
+
+
+def test_the_two_stages_of_a_fold_follow_each_other(plan, phantom_set, tmp_path):
+    """So that a segmenter can start from its fold's classifier, and a call that was stopped leaves whole folds."""
+    init = str(tmp_path / "classification" / "fold-{fold}" / "classifier.safetensors")
+    segmenter = SegmenterConfig(data=(str(phantom_set),), **(TINY | {"init": init}))
+    trained, measured = plan(CrossvalRequest("pipeline", config(phantom_set), segmenter, folds=(0, 3)))
+    stages = ("classification", "segmentation")
+    assert [folder for _, folder in trained] == [tmp_path / s / f"fold-{k}" for k in (0, 3) for s in stages]
+    assert [settings.fold for settings, _ in trained] == [0, 0, 3, 3]
+    assert [settings.init for settings, _ in trained] == ["none", init.format(fold=0), "none", init.format(fold=3)]
+    assert (measured.stage, measured.folds, measured.classifier) == ("pipeline", (0, 3), init)
+    assert measured.segmenter == str(tmp_path / "segmentation" / "fold-{fold}" / "segmenter.safetensors")
+
+
+def test_an_lgg_folder_is_measured_by_p4(plan, tmp_path):
+    write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
+    segmenter = SegmenterConfig(data=(str(tmp_path / "lgg"),), **TINY)
+    trained, measured = plan(CrossvalRequest("segmentation", segmenter=segmenter))
+    assert measured.protocol == "p4"
+    assert measured.folds == (0, 1, 2, 3, 4)
+    assert len(trained) == 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +35,24 @@ def quiet(*_, **__):
     pass
 
 
-@cache
+TRAINED: dict[tuple[str, str], str] = {}  # data and network -> weights, for all modules that ask for them
+
+
 def tiny_classifier(data: str, folder: Path, arch: str = "cnn") -> str:
-    """Weights of one epoch with test fold 0."""
-    train_classifier(ClassifierConfig(data=(data,), arch=arch, **TINY), folder, progress=False, say=quiet)
-    return str(folder / "classifier.safetensors")
+    """Weights of one epoch with test fold 0; trained once, in the folder of the first call."""
+    if not Path(TRAINED.get((data, arch), "")).is_file():
+        train_classifier(ClassifierConfig(data=(data,), arch=arch, **TINY), folder, progress=False, say=quiet)
+        TRAINED[data, arch] = str(folder / "classifier.safetensors")
+    return TRAINED[data, arch]
 
 
-@cache
 def tiny_segmenter(data: str, folder: Path) -> str:
-    config = SegmenterConfig(data=(data,), encoder="resnet18", duplicates="drop", **TINY)
-    train_segmenter(config, folder, progress=False, say=quiet)
-    return str(folder / "segmenter.safetensors")
+    """The same for stage two."""
+    if not Path(TRAINED.get((data, "unet"), "")).is_file():
+        config = SegmenterConfig(data=(data,), encoder="resnet18", decoder_channels=(32, 16, 16, 8, 8), **TINY)
+        train_segmenter(config, folder, progress=False, say=quiet)
+        TRAINED[data, "unet"] = str(folder / "segmenter.safetensors")
+    return TRAINED[data, "unet"]
 
 
 @pytest.fixture(scope="module")
@@ -228,10 +233,10 @@ def test_masks_are_scored_on_the_sources_grid(phantom_set, weights, tmp_path):
     assert {"dice_by_size.png", "worst.png"} <= {p.name for p in tmp_path.iterdir()} <= {REPORT, TEXT, CASES, *PICTURES}
 
 
-def test_p4_stacks_the_slices_of_a_patient(tmp_path):
+def test_p4_stacks_the_slices_of_a_patient(weights, tmp_path):
     write_lgg_phantoms(tmp_path / "lgg", patients=6, slices=5)
-    segmenter = tiny_segmenter(str(tmp_path / "lgg"), tmp_path / "weights")
-    found = measure(tmp_path / "out", "segmentation", tmp_path / "lgg", protocol="p4", segmenter=segmenter, folds=())
+    rest = {"segmenter": weights["segmenter"], "folds": ()}
+    found = measure(tmp_path / "out", "segmentation", tmp_path / "lgg", protocol="p4", **rest)
     volume = found.report["figures"]["volume"]
     voxels = {}
     for row in found.rows:
