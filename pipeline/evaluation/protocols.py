@@ -82,7 +82,7 @@ class Selection:
 
     Attributes:
         protocol: How.
-        parts: Fold -> its samples; the only key is none where the data are one set.
+        parts: Fold -> its samples; the only key is None where the data are one set.
         n_folds: How many folds there are, or none.
         own_folds: Whether the data name the folds themselves.
         choice: A sentence on how folds were chosen.
@@ -102,7 +102,7 @@ class Selection:
 
 
 def find_protocol(name: str | None, stage: str, folds: tuple[int, ...] | None) -> Protocol:
-    """The protocol of a name; without one, all scans, or the folds that were asked for.
+    """The protocol of a name; without a name, all scans as one set, or the folds that are named.
 
     Raises:
         InputError: No such protocol, or not for this stage.

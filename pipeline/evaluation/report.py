@@ -20,7 +20,7 @@ _DIGITS = 9  # a float32 survives that
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work is done, a folder that cannot be written or holds what is not to be replaced.
+    """Check, before any work is done, that a report may be written to a folder.
 
     Raises:
         InputError: See `data.files.claim`.
@@ -33,11 +33,11 @@ def check_out(out: Path, overwrite: bool) -> None:
 def write_report(
     out: Path, about: dict[str, Any], evaluation: Evaluation[Any], folds: list[int | None]
 ) -> dict[str, Any]:
-    """Write everything; what an earlier report wrote there and this one does not is removed.
+    """Write the report's files, and delete those of an earlier report that this one does not have.
 
     Args:
         out: The folder.
-        about: Data, protocol, models, command ...: what the report begins with.
+        about: What the report begins with: data, protocol, models, command ...
         evaluation: A measured stage.
         folds: The parts that were measured.
 
@@ -60,9 +60,9 @@ def write_report(
         "over_folds": over_folds(by_fold) if len(by_fold) > 1 else {},
         "files": files,
     }
-    for name in _files_of(out) - set(files):  # of another stage, of which this report does not speak
+    for name in _files_of(out) - set(files):  # of a report on another stage
         (out / name).unlink(missing_ok=True)
-    # First, since it marks the other files as a report's, should the rest be cut off.
+    # First, because it marks the other files as a report's if writing them is interrupted.
     write_text(out / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
     _write_cases(out / CASES, evaluation.rows())
     for name, write in plots.items():
@@ -72,7 +72,7 @@ def write_report(
 
 
 def _files_of(out: Path) -> set[str]:
-    """The files of a report of ours in a folder, those that it may have; none where it holds no such report."""
+    """The names of the files that a report in a folder lists as its own, or none where there is no report."""
     try:
         report = json.loads((out / REPORT).read_text(encoding="utf-8"))
         named = report["files"] if report["kind"] == KIND else []
@@ -135,13 +135,13 @@ def _model_text(model: dict[str, Any]) -> str:
 
 def screen_table(report: dict[str, Any], headline: dict[str, str]) -> str:
     """The headline figures as lines for a terminal."""
-    found, spread = dict(leaves(report["figures"])), report["over_folds"]
+    pooled, spread = dict(leaves(report["figures"])), report["over_folds"]
     lines = []
-    width = max((len(title) for path, title in headline.items() if path in found or path in spread), default=0)
+    width = max((len(title) for path, title in headline.items() if path in pooled or path in spread), default=0)
     for path, title in headline.items():
-        if found.get(path) is None and path not in spread:
+        if pooled.get(path) is None and path not in spread:
             continue
-        text = cell(found.get(path))
+        text = cell(pooled.get(path))
         if path in spread and spread[path]["sd"] is not None:
             text += f"  folds {number(spread[path]['mean'])} ± {number(spread[path]['sd'])}"
         lines.append(f"{title:<{width}}  {text}")

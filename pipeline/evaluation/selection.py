@@ -104,7 +104,7 @@ def known_leaks(test: Sequence[Sample]) -> str:
 
 
 def _one_set(samples: list[Sample], request: DataRequest, protocol: Protocol, notes: tuple[str, ...]) -> Selection:
-    """All scans of the protocol's classes, for weights that no fold of these data was kept from."""
+    """All scans of the protocol's classes, for weights that were not tested on a fold of these data."""
     measured = _of_classes(samples, protocol)
     if not measured:
         raise InputError(f"{_names(request)}: no {_wanted(protocol)}")
@@ -147,7 +147,7 @@ def _load(request: DataRequest, protocol: Protocol) -> list[Sample]:
 
 
 def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
-    """Why the samples of a source are not slices of an LGG folder in one sequence; empty where they are."""
+    """The reason why the samples of a source are not slices of an LGG folder in one sequence, or empty."""
     if not all(map(is_lgg_slice, samples)):
         return (
             "needs an LGG folder, a folder per patient with pictures and their *_mask files, or an index of one with "
@@ -165,14 +165,14 @@ def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
 
 
 def _is_of_use(sample: Sample, stage: str) -> bool:
-    """The samples with which training of this stage works."""
+    """Whether training of this stage can use a sample."""
     return has_truth(sample) if stage == "segmentation" else bool(sample.label)
 
 
 def _check_use(samples: list[Sample], loaded: list[Sample], request: DataRequest, protocol: Protocol) -> None:
     masks = request.stage == "segmentation"
     if not samples:
-        raise InputError(f"{_names(request)}: no {'scan with a mask' if masks else 'labelled scan'}")
+        raise InputError(f"{_names(request)}: no {'scan with a mask' if masks else 'labeled scan'}")
     free = all(s.label == CLASSES[NO_TUMOR] for s in samples)
     if masks and free and any(s.label not in ("", CLASSES[NO_TUMOR]) for s in loaded):
         raise InputError(f"{_names(request)}: no scan of a tumor has a mask")

@@ -18,7 +18,7 @@ from tumorlens.pipeline.evaluation.tables import Table
 from tumorlens.pipeline.evaluation.worst_cases import Worst
 
 
-class Case(typing.Protocol):
+class Measured(typing.Protocol):
     """A slice or a scan that was measured: whose it is, and in which fold. A case of no fold has none."""
 
     @property
@@ -27,7 +27,7 @@ class Case(typing.Protocol):
     def fold(self) -> int | None: ...
 
 
-CaseT = TypeVar("CaseT", bound=Case)
+CaseT = TypeVar("CaseT", bound=Measured)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def test_a_missing_card(copy):
     [
         ({"preprocess_version": 0}, "preprocessing version 0"),
         ({"classes": ["a", "b"]}, "is needed"),
-        ({"architecture": "vgg16"}, "the checkpoint is of another architecture"),
+        ({"architecture": "resnet18"}, "the checkpoint is of another architecture"),
         ({"architecture": "nonet"}, "architecture 'nonet' is none of cnn, mlp"),
         ({"architecture": 7}, "architecture 7 is not a name"),
         ({"classes": ["a", "b"]}, r"a model for \['a', 'b'\]"),

@@ -141,7 +141,7 @@ def test_what_is_wrong_is_said_in_one_line(models, phantom_set, tmp_path):
         (["segmentation", *data, *out, *segmenter, "--protocol", "p4"], "needs an LGG folder"),
         (["classification", *data, *out, "--classifier", tmp_path / "no.safetensors"], "no.safetensors: no such file"),
         (["classification", *data, *out, "--classifier", segmenter[1]], "are for segmentation, not for classification"),
-        (["classification", "--data", tmp_path / "unlabelled", *out, *classifier], "no labelled scan"),
+        (["classification", "--data", tmp_path / "unlabelled", *out, *classifier], "no labeled scan"),
         (["pipeline", "--data", tmp_path / "none", *out], "no such data folder"),
         (["classification", *data, "-o", tmp_path / "file", *classifier], "this is a file"),
         (["classification", *data, "-o", "/proc/report", *classifier], "cannot be written to"),

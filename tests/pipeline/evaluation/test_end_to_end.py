@@ -1,4 +1,4 @@
-"""End to end: what counts as a hit, a miss, a refusal and a false mask, and that patients are what is drawn."""
+"""End to end: what counts as a hit, a miss, a refusal and a false mask, and that intervals draw patients."""
 
 from __future__ import annotations
 

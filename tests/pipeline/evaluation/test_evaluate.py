@@ -1,4 +1,4 @@
-"""Reports of the three stages: figures that cases.csv gives again, what counts as a miss, and patients are drawn."""
+"""Reports of the three stages: their figures follow from cases.csv, and say on what they were measured."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ class Measured:
     report: dict
     rows: list
     out: Path
-    warned: list
-    said: list
+    warnings: list
+    messages: list
 
 
 def measure(out, stage, data, overwrite=False, **rest):
-    warned, said = [], []
+    warnings, messages = [], []
     request = EvaluationRequest((str(data),), stage, device="cpu", command="tumorlens evaluate ...", **rest)
-    report = evaluate(request, out, overwrite, None, said.append, warned.append)
+    report = evaluate(request, out, overwrite, None, messages.append, warnings.append)
     with (out / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert report == json.loads((out / "report.json").read_text())
-    return Measured(report, rows, out, warned, said)
+    return Measured(report, rows, out, warnings, messages)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_the_gate_and_the_prediction_sets_follow_from_the_cases(classified):
         assert figures["prediction_sets"]["coverage"]["value"] == pytest.approx(np.mean(covered))
 
 
-def test_the_report_names_all_that_a_number_needs(classified, phantom_set, weights):
+def test_the_report_says_what_was_measured_and_how(classified, phantom_set, weights):
     report = classified.report
     card = json.loads(Path(weights["classifier"]).with_suffix(".json").read_text())
     assert report["data"] == [str(phantom_set)]
@@ -164,11 +164,11 @@ def test_the_report_names_all_that_a_number_needs(classified, phantom_set, weigh
 
 
 def test_patients_that_the_weights_learnt_from_are_counted(classified):
-    assert classified.warned == classified.report["warnings"]
-    assert classified.warned == [
+    assert classified.warnings == classified.report["warnings"]
+    assert classified.warnings == [
         "the epoch and the operating point of the classification weights were chosen on 4 of the 4 patients of fold 1"
     ]
-    assert f"**Warning: {classified.warned[0]}.**" in (classified.out / "report.md").read_text()
+    assert f"**Warning: {classified.warnings[0]}.**" in (classified.out / "report.md").read_text()
 
 
 def test_folds_are_reported_one_by_one_and_together(classified):
@@ -199,7 +199,7 @@ def test_p1_renormalizes_and_says_so(phantom_set, weights, tmp_path):
     )
     assert "the test fold on the weights' card" in found.report["folds"]["choice"]
     assert "renormalized" in found.report["metric_policy"]
-    assert found.warned == []
+    assert found.warnings == []
     shares = columns(found.rows, "after")[:, 1:]
     shares = shares / shares.sum(axis=1, keepdims=True)
     labels = np.array([CLASSES.index(row["label"]) - 1 for row in found.rows])
@@ -247,7 +247,7 @@ def test_p4_stacks_the_slices_of_a_patient(weights, tmp_path):
     assert volume["mean"]["value"] == pytest.approx(np.mean(list(again.values())))
     assert len(again) == 6
     assert "made as training makes them" in found.report["folds"]["choice"]
-    assert any("Dice of volumes" in line for line in found.said)
+    assert any("Dice of volumes" in line for line in found.messages)
 
 
 def test_a_report_is_not_lost_by_accident(phantom_set, weights, tmp_path):

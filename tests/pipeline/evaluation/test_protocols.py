@@ -199,7 +199,7 @@ def test_data_without_labels_or_masks(phantom_set, bare, tmp_path):
     unlabelled.mkdir()
     for name in ("images", "masks"):
         (unlabelled / name).symlink_to(phantom_set / name)
-    with pytest.raises(InputError, match="no labelled scan"):
+    with pytest.raises(InputError, match="no labeled scan"):
         select(request(unlabelled))
     with pytest.raises(InputError, match="p2 needs labels"):
         select(request(unlabelled, "segmentation", protocol="p2"))
