@@ -144,7 +144,7 @@ def test_what_is_wrong_is_said_in_one_line(models, phantom_set, tmp_path):
         (["classification", "--data", tmp_path / "unlabelled", *out, *classifier], "no labeled scan"),
         (["pipeline", "--data", tmp_path / "none", *out], "no such data folder"),
         (["classification", *data, "-o", tmp_path / "file", *classifier], "this is a file"),
-        (["classification", *data, "-o", "/proc/report", *classifier], "cannot be written to"),
+        (["classification", *data, "-o", "/proc/report", *classifier], "may not write to this folder"),
         (["classification", *data, *out, *classifier, "--map", "x"], "is not NAME=CLASS"),
     ):
         done = call(*arguments)

@@ -287,7 +287,7 @@ def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="this is a file, not a folder"):
         check_out(tmp_path / "file", False)
-    with pytest.raises(InputError, match="/proc: this folder cannot be written to"):
+    with pytest.raises(InputError, match="/proc: you may not write to this folder"):
         check_out(Path("/proc/nowhere/report"), False)
 
 
