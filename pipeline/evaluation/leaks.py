@@ -12,7 +12,8 @@ from tumorlens.data.cards.lineage import known_start
 from tumorlens.data.datasets.index import index_at
 
 if TYPE_CHECKING:
-    from tumorlens.pipeline.evaluation.protocols import DataRequest, Selection
+    from tumorlens.pipeline.evaluation.protocols import Selection
+    from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
 SAME, UNSURE, OTHER = "same", "unsure", "other"
 _WHO = "{weights}"
@@ -66,7 +67,7 @@ def tested_fold(card: dict[str, Any], data: Sequence[str], seed: int, own_folds:
 
 
 def leak_warnings(
-    stage: str, card: dict[str, Any], fold: int | None, selection: Selection, request: DataRequest
+    stage: str, card: dict[str, Any], fold: int | None, selection: Selection, request: EvaluationRequest
 ) -> list[str]:
     """Why these weights, or those that they started from, may have seen what they are measured on; empty where nothing
     speaks for it.
@@ -104,7 +105,9 @@ def _lineage(stage: str, card: dict[str, Any]) -> Iterator[tuple[str, dict[str, 
         training = known["start"]
 
 
-def _seen(training: dict[str, Any] | None, fold: int | None, selection: Selection, request: DataRequest) -> list[str]:
+def _seen(
+    training: dict[str, Any] | None, fold: int | None, selection: Selection, request: EvaluationRequest
+) -> list[str]:
     """Why weights of this training may have seen the scans; `_WHO` stands for the weights."""
     if training is None:
         return [f"it is not known whether {_WHO} have seen these scans: neither they nor a copy of their card is there"]
@@ -116,7 +119,7 @@ def _seen(training: dict[str, Any] | None, fold: int | None, selection: Selectio
 
 
 def _of_kin(
-    training: dict[str, Any], fold: int | None, selection: Selection, request: DataRequest, kin: dict[str, str]
+    training: dict[str, Any], fold: int | None, selection: Selection, request: EvaluationRequest, kin: dict[str, str]
 ) -> list[str]:
     """The warnings where some source is, or may be, one of the training's."""
     same = [source for source in request.data if kin[source] == SAME]
@@ -138,7 +141,7 @@ def _of_kin(
     if official:
         return [f"{_WHO} were trained on an official split, whose training part reaches into every fold"]
     if not selection.own_folds:
-        changed = _changed(training, request.data, request.seed)
+        changed = _changed(training, request.data, request.fold_seed)
         if training.get("stage") != request.stage and not selection.common_folds:
             changed.append("choice of scans")
         if changed:

@@ -18,12 +18,15 @@ from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
 from tumorlens.pipeline.evaluation.leaks import tested_fold
-from tumorlens.pipeline.evaluation.protocols import LEAKS, DataRequest, Progress, Protocol, Selection, find_protocol
+from tumorlens.pipeline.evaluation.protocols import LEAKS, Progress, Protocol, Selection, find_protocol
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
 _BRISC_TEST = "brisc2025_test_"  # begins the names of its test pictures
 
 
-def select(request: DataRequest, card: dict[str, Any] | None = None, progress: Progress | None = None) -> Selection:
+def select(
+    request: EvaluationRequest, card: dict[str, Any] | None = None, progress: Progress | None = None
+) -> Selection:
     """The scans to measure. Folds are the data's own where all of them have one, else those that training with the same
     data and seed makes, so that fold k holds exactly the patients which training on fold k has not seen.
 
@@ -52,7 +55,7 @@ def select(request: DataRequest, card: dict[str, Any] | None = None, progress: P
         return Selection(told, {None: test}, None, False, "test part of the official split", notes)
     own = all(s.fold is not None for s in samples)
     if request.folds is None:
-        fold = tested_fold(card or {}, request.data, request.seed, own)
+        fold = tested_fold(card or {}, request.data, request.fold_seed, own)
         if fold is None:
             return _one_set(samples, request, protocol, notes)
         request = replace(request, folds=(fold,))
@@ -60,11 +63,11 @@ def select(request: DataRequest, card: dict[str, Any] | None = None, progress: P
     else:
         choice = "as asked for"
     if not own:
-        samples = assign_folds(samples, request.size, request.seed, progress)
+        samples = assign_folds(samples, request.size, request.fold_seed, progress)
     n_folds = 1 + max(s.fold for s in samples if s.fold is not None)
     chosen = _chosen(request, n_folds)
     choice = f"{_numbered(chosen)} of {n_folds}, {choice}"
-    choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.seed}"
+    choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.fold_seed}"
     parts: dict[int | None, list[Sample]] = {}
     for fold in chosen:
         parts[fold] = _of_classes([samples[i] for i in split_by_fold(samples, fold).test], protocol)
@@ -79,7 +82,9 @@ def known_leaks(test: Sequence[Sample]) -> str:
     return LEAKS if test and all(sample.image.name.startswith(_BRISC_TEST) for sample in test) else ""
 
 
-def _one_set(samples: list[Sample], request: DataRequest, protocol: Protocol, notes: tuple[str, ...]) -> Selection:
+def _one_set(
+    samples: list[Sample], request: EvaluationRequest, protocol: Protocol, notes: tuple[str, ...]
+) -> Selection:
     """All scans of the protocol's classes, for weights that no fold of these data was kept from."""
     measured = _of_classes(samples, protocol)
     if not measured:
@@ -97,7 +102,7 @@ def _wanted(protocol: Protocol) -> str:
     return "scan" if NO_TUMOR in protocol.classes else "scan of a tumor"
 
 
-def count_folds(request: DataRequest) -> int:
+def count_folds(request: EvaluationRequest) -> int:
     """How many folds training finds in the data, or makes of them.
 
     Raises:
@@ -111,7 +116,7 @@ def count_folds(request: DataRequest) -> int:
     return 1 + max(own) if len(own) == len(samples) else N_FOLDS
 
 
-def _load(request: DataRequest, protocol: Protocol) -> list[Sample]:
+def _load(request: EvaluationRequest, protocol: Protocol) -> list[Sample]:
     samples: list[Sample] = []
     for source in request.data:
         found = load_samples(source, dict(request.label_map), request.channel)
@@ -145,7 +150,7 @@ def _is_of_use(sample: Sample, stage: str) -> bool:
     return has_truth(sample) if stage == "segmentation" else bool(sample.label)
 
 
-def _check_use(samples: list[Sample], known: list[Sample], request: DataRequest, protocol: Protocol) -> None:
+def _check_use(samples: list[Sample], known: list[Sample], request: EvaluationRequest, protocol: Protocol) -> None:
     masks = request.stage == "segmentation"
     if not samples:
         raise InputError(f"{_names(request)}: no {'scan with a mask' if masks else 'labelled scan'}")
@@ -156,7 +161,9 @@ def _check_use(samples: list[Sample], known: list[Sample], request: DataRequest,
         raise InputError(f"{_names(request)}: protocol {protocol.id} needs labels, and no scan has one")
 
 
-def _notes(samples: list[Sample], known: list[Sample], request: DataRequest, protocol: Protocol) -> tuple[str, ...]:
+def _notes(
+    samples: list[Sample], known: list[Sample], request: EvaluationRequest, protocol: Protocol
+) -> tuple[str, ...]:
     notes = []
     if len(samples) < len(known):
         lack = "mask" if request.stage == "segmentation" else "label"
@@ -197,7 +204,7 @@ def assign_folds(samples: Sequence[Sample], size: int, seed: int, progress: Prog
     return [replace(sample, fold=fold) for sample, fold in zip(samples, folds, strict=True)]
 
 
-def _chosen(request: DataRequest, n_folds: int) -> list[int]:
+def _chosen(request: EvaluationRequest, n_folds: int) -> list[int]:
     chosen = sorted(set(request.folds or ())) or list(range(n_folds))
     for fold in chosen:
         if fold >= n_folds:
@@ -209,5 +216,5 @@ def _numbered(folds: Sequence[int]) -> str:
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
 
 
-def _names(request: DataRequest) -> str:
+def _names(request: EvaluationRequest) -> str:
     return ", ".join(request.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.benchmarks import benchmark
 from tests.benchmarks import training as benchmark_training

@@ -56,7 +56,7 @@ def test_nothing_that_was_unpacked_stays(tmp_path, scratch, monkeypatch, capsys,
             archive.write(path, path.name)
     seen = []
 
-    def load(*_):
+    def load(**_):
         seen.extend(scratch.rglob("IM*"))
         os.kill(os.getpid(), number)
         time.sleep(10)
@@ -72,7 +72,7 @@ def test_nothing_that_was_unpacked_stays(tmp_path, scratch, monkeypatch, capsys,
 def test_a_second_signal_does_not_stop_the_cleaning_up(tmp_path, scratch, monkeypatch):
     real = tempfile.TemporaryDirectory.cleanup
 
-    def load(*_):
+    def load(**_):
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(10)
 
@@ -90,7 +90,7 @@ def test_a_second_signal_does_not_stop_the_cleaning_up(tmp_path, scratch, monkey
 def test_what_is_ignored_stays_ignored(tmp_path, monkeypatch):
     """As nohup does, for a training that outlives its terminal."""
 
-    def load(*_):
+    def load(**_):
         os.kill(os.getpid(), signal.SIGHUP)
         raise OSError("was not stopped")
 

@@ -17,7 +17,8 @@ from tumorlens.data.inspection.divide import divide, write_index
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.training.partition import load_partition
 from tumorlens.pipeline.evaluation.leaks import OTHER, SAME, UNSURE, kinship, leak_warnings
-from tumorlens.pipeline.evaluation.protocols import DataRequest, find_protocol
+from tumorlens.pipeline.evaluation.protocols import find_protocol
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import count_folds, select
 
 
@@ -47,7 +48,7 @@ def names(samples):
 
 
 def request(data, stage="classification", **rest):
-    return DataRequest((str(data),), stage, **rest)
+    return EvaluationRequest((str(data),), stage, **rest)
 
 
 def card_of(*data, **training):
