@@ -18,6 +18,25 @@ Given = Mapping[str, Any]  # field -> value, of the options that the user gave; 
 HELP_WIDTH = 100
 
 
+class Number(click.ParamType):
+    """A number of a kind, within the bounds of its setting."""
+
+    name = "number"
+
+    def __init__(self, kind: type[int] | type[float], setting: Setting) -> None:
+        self.kind, self.setting = kind, setting
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        try:
+            number = self.kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a {'whole ' if self.kind is int else ''}number", param, ctx)
+        least, most = self.setting.least, self.setting.most
+        if not ((least is None or number >= least) and (most is None or number <= most)):
+            self.fail(f"{value} is not allowed; give {_bounds(self.setting)}", param, ctx)
+        return number
+
+
 class NamePair(click.ParamType):
     """``NAME=CLASS`` as a pair."""
 
@@ -115,9 +134,7 @@ def _param(field: Field[Any], hint: Any, setting: Setting) -> click.Parameter:
     kind = next((part for part in get_args(hint) if part is not NoneType), hint) if NoneType in get_args(hint) else hint
     shape = dict(_SHAPES.get(kind, {}))
     if kind in (int, float):
-        numbers = click.IntRange if kind is int else click.FloatRange
-        shape["type"] = numbers(setting.least, setting.most)  # type: ignore[arg-type]
-        shape["metavar"] = "N" if kind is int else "X"
+        shape = {"type": Number(kind, setting), "metavar": "N" if kind is int else "X"}
     elif setting.choices:
         shape["type"] = click.Choice(setting.choices)
     if setting.metavar:
