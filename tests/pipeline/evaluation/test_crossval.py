@@ -28,9 +28,9 @@ def config(data, **rest):
     return classification.ClassifierConfig(data=(str(data),), arch="mlp", **(TINY | rest))
 
 
-def run(request, out):
+def run(request, out, **rest):
     said = []
-    report = crossval(request, out, show=False, say=said.append, warn=said.append)
+    report = crossval(request, out, show=False, **rest, say=said.append, warn=said.append)
     return report, said
 
 
@@ -97,7 +97,7 @@ def test_a_stopped_call_goes_on(request_of, tmp_path, monkeypatch):
 
 
 def test_folds_can_be_trained_without_measuring_them(request_of, tmp_path):
-    report, said = run(replace(request_of(), measure=False), tmp_path)
+    report, said = run(request_of(), tmp_path, measure=False)
     assert report == {}
     assert not (tmp_path / REPORT).exists()
     assert (tmp_path / "fold-1" / "classifier.json").is_file()
@@ -115,7 +115,7 @@ def test_a_changed_setting_is_named(request_of, tmp_path, monkeypatch):
 def test_other_first_weights_of_the_same_name_are_told(request_of, tmp_path, monkeypatch):
     start = tmp_path / "start.safetensors"
     start.write_bytes(b"one")
-    settings = plain_config(request_of().classifier) | {"init": str(start)}
+    settings = plain_config(request_of().training["classification"]) | {"init": str(start)}
     assert changed_setting(with_start(settings), with_start(settings)) == ""
     kept = with_start(settings)
     start.write_bytes(b"two")
