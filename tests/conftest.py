@@ -92,7 +92,7 @@ def study(tmp_path):
     save(folder / "b" / "healthy.jpg", healthy)
     save(folder / "b" / "twin.png", healthy)
     save(folder / "b" / "twin.bmp", healthy)
-    save_volume(folder / "volume.nii.gz", phantom_volume(7, "meningioma"))
+    save_volume(folder / "volume.nii.gz", phantom_volume(7, "meningioma", (96, 112, 12), (2.0, 2.0, 10.0)))
     (folder / "notes.txt").write_text("no scan")
     save(folder / ".hidden.png", sick)
     return folder

@@ -41,8 +41,8 @@ def collect_info() -> dict[str, Any]:
     for stage, path in (("classification", CLASSIFIER), ("segmentation", SEGMENTER)):
         try:
             _, card = load_weights(path, stage)
-            kept = ("architecture", "encoder", "input_size", "operating_point", "sha256", "date")
-            models[stage] = {"file": path.name, **{k: card[k] for k in kept if k in card}, "intact": True}
+            keys = ("architecture", "encoder", "input_size", "operating_point", "sha256", "date")
+            models[stage] = {"file": path.name, **{key: card[key] for key in keys if key in card}, "intact": True}
         except InputError as error:
             models[stage] = {"file": path.name, "intact": False, "error": str(error)}
     return {

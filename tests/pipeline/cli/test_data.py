@@ -1,4 +1,4 @@
-"""`tumorlens data`: exit codes, what is printed, what users get wrong."""
+"""`tumorlens data`: exit codes, output, mistakes of users."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_printed_source_is_the_one_to_train_with(data, tmp_path):
     assert len(load_samples(folder / "index.csv")) == 4
 
 
-def test_what_a_part_lacks_is_said(data, tmp_path):
+def test_a_part_without_a_class_is_reported(data, tmp_path):
     for i in range(3):
         save(tmp_path / "glioma" / f"{i}.png", phantom_slice(i, "glioma").image)
     save(tmp_path / "notumor" / "1.png", phantom_slice(9, "no_tumor").image)
@@ -184,7 +184,7 @@ def test_the_channel_of_an_lgg_folder(data, tmp_path):
     assert asked.exit_code == 1
 
 
-def test_files_of_others_are_kept(data, phantom_set, tmp_path):
+def test_foreign_files_are_left_alone(data, phantom_set, tmp_path):
     """Among them the report of `tumorlens evaluate`, which has the same name."""
     for name, text in (("report.json", '{"kind": "tumorlens evaluation", "files": []}'), ("index.html", "mine")):
         out = tmp_path / name.partition(".")[0]

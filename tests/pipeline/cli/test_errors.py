@@ -1,4 +1,4 @@
-"""The command line and what users get wrong: one sentence, nothing half-written, the rest of the batch done."""
+"""Mistakes of users: one sentence, nothing half-written, the rest of the batch done."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_bad_input_does_not_stop_the_batch(tumorlens, tmp_path):
     assert {p.name for p in (out / "good").iterdir()} == {"result.json", "overlay.png", "mask.png"}
 
 
-def test_names_that_are_no_unicode(tumorlens, tmp_path):
+def test_names_that_are_not_unicode(tumorlens, tmp_path):
     (tmp_path / "in").mkdir()
     source = save(tmp_path / "x.png", phantom_slice(1, "no_tumor").image)
     strange = os.fsencode(tmp_path / "in") + b"/M\xfcller"
@@ -220,7 +220,7 @@ def test_models_that_cannot_be_loaded(command, tmp_path, options, reason):
     assert not (tmp_path / "out").exists()
 
 
-def test_names_that_would_take_the_tables_place(tumorlens, tmp_path):
+def test_a_scan_named_like_the_table(tumorlens, tmp_path):
     save(tmp_path / "in" / "results.csv.png", phantom_slice(1, "no_tumor").image)
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
     assert table(tmp_path / "out")[0]["scan"] == "results.csv.png"
@@ -252,7 +252,7 @@ def test_a_full_disk_stops_the_batch_and_names_the_output(tumorlens, study, tmp_
     )
 
 
-def test_pictures_that_no_one_should_trust_are_flagged(tumorlens, tmp_path):
+def test_doubtful_pictures_are_flagged_for_review(tumorlens, tmp_path):
     save(tmp_path / "in" / "mask.png", phantom_slice(7, "meningioma").mask * np.uint8(255))
     save(tmp_path / "in" / "tiny.png", np.arange(6, dtype=np.uint8).reshape(2, 3))
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0

@@ -1,4 +1,4 @@
-"""`tumorlens evaluate` as a user calls it: protocols, warnings, messages for what is wrong."""
+"""`tumorlens evaluate` as a user calls it: protocols, warnings, messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_each_protocol_measures_each_stage(call, models, phantom_set, official, 
     assert "report.md" in done.stdout
 
 
-def test_p3_tells_the_leaks_of_brisc(call, models, phantom_set, tmp_path):
+def test_p3_reports_the_leaks_of_brisc(call, models, phantom_set, tmp_path):
     """Known by its test pictures' names, whatever the folder is called; divided anew, the figure holds no more."""
     rows = ["image,mask,label,patient,fold,official_split"]
     for number, line in enumerate((phantom_set / "index.csv").read_text().splitlines()[1:]):
@@ -89,7 +89,7 @@ def test_p4_measures_an_lgg_folder(call, models, tmp_path):
     assert done.stderr == ""
 
 
-def test_a_fold_that_was_not_the_test_fold_is_told(call, models, phantom_set, tmp_path):
+def test_a_fold_that_was_not_the_test_fold_is_reported(call, models, phantom_set, tmp_path):
     arguments = ["segmentation", "--data", phantom_set, "--protocol", "p2", "-o", tmp_path / "out"]
     done = call(*arguments, "--folds", "1,2", *models["segmentation"])
     assert done.exit_code == 0, done.output
@@ -123,7 +123,7 @@ def test_weights_of_every_fold(call, models, phantom_set, tmp_path):
     assert "--folds out" not in wrong.stderr
 
 
-def test_what_is_wrong_is_said_in_one_line(call, models, phantom_set, tmp_path):
+def test_a_mistake_is_reported_in_one_line(call, models, phantom_set, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "unlabelled").mkdir()
     for name in ("images", "masks"):

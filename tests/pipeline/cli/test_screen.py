@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -87,9 +88,23 @@ def test_an_error_is_one_line_and_exit_code_2(error, line, capsys):
     assert (left.value.exit_code, capsys.readouterr().err) == (2, line + "\n")
 
 
-def test_names_that_are_no_unicode_can_be_printed(capsys):
+def test_names_that_are_not_unicode_can_be_printed(capsys):
     say("M\udcfcller")
     assert capsys.readouterr().out == "M\\udcfcller\n"
+
+
+def test_a_reader_who_has_gone_does_not_stop_the_command(monkeypatch):
+    """As in `tumorlens run ... --json | head -1`: the output goes nowhere from then on."""
+
+    def broken(text):
+        raise BrokenPipeError
+
+    redirected = []
+    monkeypatch.setattr(click, "echo", broken)
+    monkeypatch.setattr("os.dup2", lambda new, old: redirected.append(old))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(fileno=lambda: 7))
+    say("a line")
+    assert redirected == [7]
 
 
 def test_our_remarks_are_hidden_for_a_while(caplog):
