@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m tests.benchmarks",
-        description="Measure the speed on this machine beside what plain PyTorch does in the same minute. Both sides run "
-        "the shipped models on phantoms, on the CPU.",
+        description="Measure the speed on this machine beside what plain PyTorch does in the same minute. Both sides "
+        "run the shipped models on phantoms, on the CPU.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--slices", type=_at_least(4), default=200, help="pictures in the folder that is run")

@@ -157,7 +157,8 @@ def test_wrong_use(tumorlens, tmp_path, arguments):
         ),
         (
             "run x.png -o out --plane oblique",
-            "--plane: 'oblique' is not one of 'acquisition', 'axial', 'coronal', 'sagittal'; see `tumorlens run --help`",
+            "--plane: 'oblique' is not one of 'acquisition', 'axial', 'coronal', 'sagittal'; "
+            "see `tumorlens run --help`",
         ),
         ("train segmentation -o out", "--data is missing; see `tumorlens train segmentation --help`"),
         (
@@ -220,7 +221,7 @@ def test_models_that_cannot_be_loaded(command, tmp_path, options, reason):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_scan_named_like_the_table(tumorlens, tmp_path):
+def test_names_that_would_take_the_tables_place(tumorlens, tmp_path):
     save(tmp_path / "in" / "results.csv.png", phantom_slice(1, "no_tumor").image)
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
     assert table(tmp_path / "out")[0]["scan"] == "results.csv.png"

@@ -67,8 +67,8 @@ def test_what_is_not_given_has_the_dataclass_s_default(call):
 
 
 def test_every_kind_of_field(call):
-    given = "here --names a --names b --map x=y --folds 2,0,2 --shares 1 2 3 -n 9 --rate 0.5 --out o --kind two --no-on --off"
-    assert call(Base, *given.split()) == Base(
+    words = "here --names a --names b --map x=y --folds 2,0,2 --shares 1 2 3 -n 9 --rate 0.5 --out o --kind two --no-on"
+    assert call(Base, *words.split(), "--off") == Base(
         "here", ("a", "b"), (("x", "y"),), (0, 2), (1, 2, 3), 9, 0.5, Path("o"), "two", False, True
     )
 
