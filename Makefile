@@ -1,6 +1,7 @@
 # make demo [SCAN=path]   install into .venv, run the pipeline on a phantom (or your scan)
 # make test               install the test extra, run the tests
 # make lint               ruff and mypy
+# make benchmark          the speed on this machine beside plain PyTorch (more: .venv/bin/python -m tests.benchmarks --help)
 # make weights            train everything anew: five folds of each network, then all patients (three hours of two CPU cores)
 # make clean              remove the environment and the demo's output
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV   ?= .venv
 OUT    ?= demo-out
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint weights clean
+.PHONY: demo test lint benchmark weights clean
 
 demo: $(VENV)/.installed
 	@"$(BIN)/tumorlens" demo --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)")
@@ -23,6 +24,9 @@ lint: $(VENV)/.installed-dev
 	@rm -rf .types && mkdir -p .types/tumorlens && ln -s ../../pipeline/package/__init__.py ../../pipeline/package/py.typed .types/tumorlens/
 	@for room in data classification segmentation pipeline; do ln -s ../../$$room .types/tumorlens/$$room; done
 	MYPYPATH=.types "$(BIN)/mypy" -p tumorlens
+
+benchmark: $(VENV)/.installed
+	@"$(BIN)/python" -m tests.benchmarks $(BENCHMARK_ARGS)
 
 # The data, as MODEL_CARD.md lists them: DATASETS/brisc, figshare, volumes, templates and, if it is there, not_brain. The
 # recipe was chosen in docs/experiments.md. A call that was stopped goes on when it is repeated. On a CPU, networks that

@@ -44,31 +44,6 @@ NONE = Protocol("none", "no protocol: all scans as one set", split="all")
 NONE_FOLDS = Protocol("none", "no protocol: all classes that the data have, folds by patient")
 
 
-@dataclass(frozen=True)
-class DataRequest:
-    """Which data to measure.
-
-    Attributes:
-        data: As for training.
-        stage: One of `STAGES`.
-        protocol: A key of `PROTOCOLS`, or none for all scans as one set.
-        folds: Test folds; none leaves the choice to the card, an empty tuple takes all.
-        label_map: The user's label names -> classes.
-        channel: Which channel of colour pictures.
-        seed: Of folds that the data do not have.
-        size: Side of the network's input with which training looked for copies among slices of unknown patients.
-    """
-
-    data: tuple[str, ...]
-    stage: str
-    protocol: str | None = None
-    folds: tuple[int, ...] | None = None
-    label_map: tuple[tuple[str, str], ...] = ()
-    channel: int | None = None
-    seed: int = 0
-    size: int = 224
-
-
 def folds_are_common(samples: Sequence[Sample]) -> bool:
     """Whether both stages make the same folds of these samples. Folds that are made depend on the samples that a stage
     can use, and on look-alikes where a patient is unknown."""

@@ -18,12 +18,15 @@ from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
 from tumorlens.pipeline.evaluation.leaks import has_test_patients, is_test_fold, measured_patients
-from tumorlens.pipeline.evaluation.protocols import LEAKS, DataRequest, Progress, Protocol, Selection, find_protocol
+from tumorlens.pipeline.evaluation.protocols import LEAKS, Progress, Protocol, Selection, find_protocol
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
 _BRISC_TEST = "brisc2025_test_"  # begins the names of its test pictures
 
 
-def select(request: DataRequest, card: dict[str, Any] | None = None, progress: Progress | None = None) -> Selection:
+def select(
+    request: EvaluationRequest, card: dict[str, Any] | None = None, progress: Progress | None = None
+) -> Selection:
     """The scans to measure.
 
     Folds are the data's own where every scan has one. Else they are those that a training with the same data and seed
@@ -56,12 +59,12 @@ def select(request: DataRequest, card: dict[str, Any] | None = None, progress: P
         request = replace(request, folds=(number,))
         choice = "the test fold on the weights' card"
     else:
-        whole = samples if own else assign_folds(samples, request.size, request.seed, progress)
+        whole = samples if own else assign_folds(samples, request.size, request.fold_seed, progress)
         choice = "as asked for"
     n_folds = 1 + max(s.fold for s in whole if s.fold is not None)
     chosen = _chosen(request, n_folds)
     choice = f"{_numbered(chosen)} of {n_folds}, {choice}"
-    choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.seed}"
+    choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.fold_seed}"
     parts: dict[int | None, list[Sample]] = {}
     for fold in chosen:
         parts[fold] = _of_classes([whole[i] for i in split_by_fold(whole, fold).test], protocol)
@@ -70,7 +73,9 @@ def select(request: DataRequest, card: dict[str, Any] | None = None, progress: P
     return Selection(protocol, parts, n_folds, own, choice, notes)
 
 
-def _official(samples: list[Sample], request: DataRequest, protocol: Protocol, notes: tuple[str, ...]) -> Selection:
+def _official(
+    samples: list[Sample], request: EvaluationRequest, protocol: Protocol, notes: tuple[str, ...]
+) -> Selection:
     """The test part of the data set's own split."""
     test = [s for s in samples if s.split == "test"]
     if not test:
@@ -81,7 +86,7 @@ def _official(samples: list[Sample], request: DataRequest, protocol: Protocol, n
 
 
 def _test_fold(
-    samples: list[Sample], request: DataRequest, card: dict[str, Any], own: bool, progress: Progress | None
+    samples: list[Sample], request: EvaluationRequest, card: dict[str, Any], own: bool, progress: Progress | None
 ) -> tuple[int | None, list[Sample]]:
     """The fold that weights were tested on, if it is one of these data, and the samples with their folds."""
     training = card.get("training")
@@ -90,7 +95,7 @@ def _test_fold(
     if not own:
         if not has_test_patients(card, measured_patients(samples)):
             return None, samples  # before all slices are read to make folds
-        samples = assign_folds(samples, request.size, request.seed, progress)
+        samples = assign_folds(samples, request.size, request.fold_seed, progress)
     members = [s for s in samples if s.fold == training["fold"]]
     return (training["fold"] if is_test_fold(card, measured_patients(members)) else None), samples
 
@@ -103,7 +108,9 @@ def known_leaks(test: Sequence[Sample]) -> str:
     return LEAKS if test and all(sample.image.name.startswith(_BRISC_TEST) for sample in test) else ""
 
 
-def _one_set(samples: list[Sample], request: DataRequest, protocol: Protocol, notes: tuple[str, ...]) -> Selection:
+def _one_set(
+    samples: list[Sample], request: EvaluationRequest, protocol: Protocol, notes: tuple[str, ...]
+) -> Selection:
     """All scans of the protocol's classes, for weights that were not tested on a fold of these data."""
     measured = _of_classes(samples, protocol)
     if not measured:
@@ -121,7 +128,7 @@ def _wanted(protocol: Protocol) -> str:
     return "scan" if NO_TUMOR in protocol.classes else "scan of a tumor"
 
 
-def count_folds(request: DataRequest) -> int:
+def count_folds(request: EvaluationRequest) -> int:
     """How many folds training finds in the data, or makes of them.
 
     Raises:
@@ -135,7 +142,7 @@ def count_folds(request: DataRequest) -> int:
     return 1 + max(own) if len(own) == len(samples) else N_FOLDS
 
 
-def _load(request: DataRequest, protocol: Protocol) -> list[Sample]:
+def _load(request: EvaluationRequest, protocol: Protocol) -> list[Sample]:
     samples: list[Sample] = []
     for source in request.data:
         own = load_samples(source, dict(request.label_map), request.channel)
@@ -169,7 +176,7 @@ def _is_of_use(sample: Sample, stage: str) -> bool:
     return has_truth(sample) if stage == "segmentation" else bool(sample.label)
 
 
-def _check_use(samples: list[Sample], loaded: list[Sample], request: DataRequest, protocol: Protocol) -> None:
+def _check_use(samples: list[Sample], loaded: list[Sample], request: EvaluationRequest, protocol: Protocol) -> None:
     masks = request.stage == "segmentation"
     if not samples:
         raise InputError(f"{_names(request)}: no {'scan with a mask' if masks else 'labeled scan'}")
@@ -180,7 +187,9 @@ def _check_use(samples: list[Sample], loaded: list[Sample], request: DataRequest
         raise InputError(f"{_names(request)}: protocol {protocol.id} needs labels, and no scan has one")
 
 
-def _notes(samples: list[Sample], loaded: list[Sample], request: DataRequest, protocol: Protocol) -> tuple[str, ...]:
+def _notes(
+    samples: list[Sample], loaded: list[Sample], request: EvaluationRequest, protocol: Protocol
+) -> tuple[str, ...]:
     notes = []
     if len(samples) < len(loaded):
         lack = "mask" if request.stage == "segmentation" else "label"
@@ -221,7 +230,7 @@ def assign_folds(samples: Sequence[Sample], size: int, seed: int, progress: Prog
     return [replace(sample, fold=fold) for sample, fold in zip(samples, folds, strict=True)]
 
 
-def _chosen(request: DataRequest, n_folds: int) -> list[int]:
+def _chosen(request: EvaluationRequest, n_folds: int) -> list[int]:
     chosen = sorted(set(request.folds or ())) or list(range(n_folds))
     for fold in chosen:
         if fold >= n_folds:
@@ -233,5 +242,5 @@ def _numbered(folds: Sequence[int]) -> str:
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
 
 
-def _names(request: DataRequest) -> str:
+def _names(request: EvaluationRequest) -> str:
     return ", ".join(request.data)

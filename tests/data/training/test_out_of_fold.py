@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.pipeline.evaluation.test_evaluate import TINY, quiet
 from tumorlens.classification.config import ClassifierConfig

@@ -1,4 +1,4 @@
-"""`tumorlens evaluate` as a user calls it: protocols, warnings, messages for what is wrong."""
+"""`tumorlens evaluate` as a user calls it: protocols, warnings, messages."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.pipeline.evaluation.test_evaluate import tiny_classifier, tiny_segmenter
 from tests.scans.lgg import write_lgg_phantoms
-from tumorlens.pipeline.cli.evaluate import evaluate_app
-from tumorlens.pipeline.cli.options import parse_folds
 
 LEAKS = "leaks: 57 % of test images are copies of training images"
 
@@ -26,8 +23,9 @@ def models(phantom_set, tmp_path_factory):
     }
 
 
-def call(*arguments):
-    return CliRunner().invoke(evaluate_app, [str(a) for a in (*arguments, "--device", "cpu")])
+@pytest.fixture
+def call(command):
+    return lambda *arguments: command("evaluate", *arguments, "--device", "cpu")
 
 
 def chosen(models, stage):
@@ -44,7 +42,7 @@ def official(phantom_set, tmp_path):
 
 @pytest.mark.parametrize("stage", ["classification", "segmentation", "pipeline"])
 @pytest.mark.parametrize("protocol", ["p1", "p2", "p3"])
-def test_each_protocol_measures_each_stage(models, phantom_set, official, tmp_path, stage, protocol):
+def test_each_protocol_measures_each_stage(call, models, phantom_set, official, tmp_path, stage, protocol):
     rest = ["--no-probe"] if stage == "classification" else []
     data = official if protocol == "p3" else phantom_set  # p1 and p2: the fold on the card
     done = call(stage, "--data", data, "--protocol", protocol, *chosen(models, stage), "-o", tmp_path / "out", *rest)
@@ -58,7 +56,7 @@ def test_each_protocol_measures_each_stage(models, phantom_set, official, tmp_pa
     assert "report.md" in done.stdout
 
 
-def test_p3_tells_the_leaks_of_brisc(models, phantom_set, tmp_path):
+def test_p3_reports_the_leaks_of_brisc(call, models, phantom_set, tmp_path):
     """Known by its test pictures' names, whatever the folder is called; divided anew, the figure holds no more."""
     rows = ["image,mask,label,patient,fold,official_split"]
     for number, line in enumerate((phantom_set / "index.csv").read_text().splitlines()[1:]):
@@ -79,7 +77,7 @@ def test_p3_tells_the_leaks_of_brisc(models, phantom_set, tmp_path):
     assert LEAKS not in call(*arguments, "--data", tmp_path, "--overwrite").output
 
 
-def test_p4_measures_an_lgg_folder(models, tmp_path):
+def test_p4_measures_an_lgg_folder(call, models, tmp_path):
     write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
     arguments = ["segmentation", "--data", tmp_path / "lgg", "--protocol", "p4", "-o", tmp_path / "out"]
     done = call(*arguments, "--frame-channel", 2, *models["segmentation"])
@@ -91,7 +89,7 @@ def test_p4_measures_an_lgg_folder(models, tmp_path):
     assert done.stderr == ""
 
 
-def test_a_fold_that_was_not_the_test_fold_is_told(models, phantom_set, tmp_path):
+def test_a_fold_that_was_not_the_test_fold_is_reported(call, models, phantom_set, tmp_path):
     arguments = ["segmentation", "--data", phantom_set, "--protocol", "p2", "-o", tmp_path / "out"]
     done = call(*arguments, "--folds", "1,2", *models["segmentation"])
     assert done.exit_code == 0, done.output
@@ -100,7 +98,7 @@ def test_a_fold_that_was_not_the_test_fold_is_told(models, phantom_set, tmp_path
     assert "have learnt from 4 of the 4 patients of fold 2" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_weights_of_every_fold(models, phantom_set, tmp_path):
+def test_weights_of_every_fold(call, models, phantom_set, tmp_path):
     """{fold} takes all folds unless some are named; here both files are the same weights."""
     source = Path(models["segmentation"][1])
     for fold in (0, 1):
@@ -125,7 +123,7 @@ def test_weights_of_every_fold(models, phantom_set, tmp_path):
     assert "--folds out" not in wrong.stderr
 
 
-def test_what_is_wrong_is_said_in_one_line(models, phantom_set, tmp_path):
+def test_a_mistake_is_reported_in_one_line(call, models, phantom_set, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "unlabelled").mkdir()
     for name in ("images", "masks"):
@@ -153,9 +151,3 @@ def test_what_is_wrong_is_said_in_one_line(models, phantom_set, tmp_path):
         assert done.stderr.count("\n") == 1
         assert done.stderr.startswith("tumorlens: error: ")
     assert not (tmp_path / "out").exists()
-
-
-def test_folds_as_users_write_them():
-    assert parse_folds(None) is None
-    assert parse_folds("all") == ()
-    assert parse_folds("2, 0,2") == (0, 2)

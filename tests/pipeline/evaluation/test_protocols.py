@@ -18,7 +18,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.divide import divide, write_index
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.training.partition import load_partition
-from tumorlens.pipeline.evaluation.protocols import DataRequest
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import count_folds, select
 
 
@@ -49,7 +49,7 @@ def names(samples):
 
 
 def request(data, stage="classification", **rest):
-    return DataRequest((str(data),), stage, **rest)
+    return EvaluationRequest((str(data),), stage, **rest)
 
 
 def card_of(data, fold, seed=0, **training):
