@@ -49,6 +49,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder; for the administrator, `os.access` says so of /proc, too."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 def claim(
     paths: Sequence[Path], what: str, is_ours: Callable[[Path], bool], overwrite: bool = False, flag: str = "-o"
 ) -> None:
@@ -72,7 +81,7 @@ def claim(
         nearest = next(folder for folder in (place, *place.parents) if folder.exists() or folder.is_symlink())
         if not nearest.is_dir():
             raise InputError(f"{nearest}: this is a file, not a folder; choose another {flag}")
-        if not os.access(nearest, os.W_OK | os.X_OK):
+        if not _is_writable(nearest):
             raise InputError(f"{nearest}: you may not write to this folder; choose another {flag}")
     there = [path for path in paths if path.exists()]
     foreign = next((path for path in there if not is_ours(path)), None)

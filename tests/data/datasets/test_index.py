@@ -11,7 +11,6 @@ from tumorlens.data.datasets.index import find_index, index_at
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.inspection.divide import divide
 from tumorlens.data.inspection.listing import list_rows
-from tumorlens.pipeline.evaluation.leaks import OTHER, SAME, kinship
 
 NAMES = ("plain/index.csv@plain", "a@b/index.csv@plain", "plain/mine@2.csv@c@d", "a@b/index.csv@c@d", "a@b", "@/@")
 
@@ -46,9 +45,3 @@ def test_where_nothing_is_there_the_last_index_counts():
     assert index_at("x/a@b.csv@data@1", lambda path: path.suffix == ".csv") == (Path("x/a@b.csv"), Path("data@1"))
     assert index_at("x/a@b") is None
     assert find_index("x/a@b") == (None, Path("x/a@b"))
-
-
-def test_cards_of_other_machines_are_parted_as_well():
-    assert kinship("new/one.csv@there/set@2", ["old/one.csv@here/set@2"]) == SAME
-    assert kinship("new/one.csv@there/set@2", ["old/one.csv@here/set@3"]) == OTHER
-    assert kinship("a@b/one.csv@set@2", ["one.csv@x/set@2"]) == SAME

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from tumorlens.classification import train as classification
 from tumorlens.classification.predict import Classifier

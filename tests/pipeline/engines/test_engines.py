@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.conftest import REPOSITORY
 from tests.scans.pictures import save
@@ -230,7 +230,7 @@ def test_a_warm_start_imports_nothing_heavy(pipeline, tmp_path):
     Pipeline.load(device="cpu")  # makes the models, if no test has
     save(tmp_path / "a.png", phantom_slice(7, "meningioma").image)
     code = (
-        "import sys; from typer.testing import CliRunner; from tumorlens.pipeline.cli.app import app\n"
+        "import sys; from click.testing import CliRunner; from tumorlens.pipeline.cli.app import app\n"
         "done = CliRunner().invoke(app, ['run', 'a.png', '-o', 'out', '--device', 'cpu'])\n"
         "assert done.exit_code == 0, done.output\n"
         "print(sorted({'torch', 'monai', 'lightning', 'scipy', 'sklearn', 'matplotlib', 'pydicom', 'nibabel',\n"

@@ -8,7 +8,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.pipeline.engines.test_engines import save_classifier, save_segmenter, slices
 from tumorlens.classification.predict import Classifier

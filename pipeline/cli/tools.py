@@ -1,0 +1,78 @@
+"""`tumorlens demo` and `tumorlens export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tumorlens.data.config import DEVICE, setting
+from tumorlens.pipeline.cli.options import Given, command, fill
+from tumorlens.pipeline.cli.screen import say
+
+
+@dataclass(frozen=True)
+class DemoCall:
+    """What a demonstration shows."""
+
+    scan: Path | None = setting(None, "A scan of yours instead of the phantom.")
+    out: Path = setting(Path("demo-out"), "Output folder.", flag="-o --out")
+    seed: int = setting(7, "Another seed makes another phantom.")
+    device: str = setting("auto", DEVICE)
+
+
+def _demo(given: Given) -> None:
+    """Run the pipeline on a phantom scan, or on yours, and say where the results are."""
+    from tumorlens.pipeline.batch.demo import run_demo
+
+    call = fill(DemoCall, given)
+    run_demo(call.scan, call.out, call.seed, call.device, say)
+
+
+@dataclass(frozen=True)
+class ExportCall:
+    """Which network is written, and how."""
+
+    stage: str = setting(
+        help="Which network: classification or segmentation.",
+        argument=True,
+        choices=("classification", "segmentation"),
+        metavar="STAGE",
+    )
+    out: Path = setting(help="File to write: .onnx, .xml or .pt.", flag="-o --out")
+    kind: str = setting("onnx", "Format of the file.", flag="--format", choices=("onnx", "openvino", "torchscript"))
+    weights: Path | None = setting(None, "Your own weights.", shown="the shipped ones")
+
+
+def _export(given: Given) -> None:
+    """Write a stage for other programs (Triton, ONNX Runtime, OpenVINO, LibTorch).
+
+    The outputs of the written network are compared with those of PyTorch first.
+    """
+    from tumorlens.classification.predict import SHIPPED as CLASSIFIER
+    from tumorlens.pipeline.engines.export import export_stage
+    from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
+
+    call = fill(ExportCall, given)
+    shipped = {"classification": CLASSIFIER, "segmentation": SEGMENTER}
+    written = export_stage(call.weights or shipped[call.stage], call.stage, call.kind, call.out)
+    differences = ", ".join(f"{name} {difference:.2g}" for name, difference in written.difference.items())
+    say(f"{written.path}: largest difference from PyTorch: {differences}")
+
+
+demo = command(
+    _demo,
+    DemoCall,
+    examples="""
+    tumorlens demo
+    tumorlens demo --scan scan.nii.gz -o demo-out
+    """,
+)
+
+export = command(
+    _export,
+    ExportCall,
+    examples="""
+    tumorlens export classification -o classifier.onnx
+    tumorlens export segmentation -o segmenter.xml --format openvino --weights run/segmenter.safetensors
+    """,
+)
