@@ -78,15 +78,17 @@ def command(
     run: Callable[[Given], int | None],
     *settings: type,
     leave_out: Collection[str] = (),
+    details: str = "",
     examples: str,
     stopped: str = "",
-) -> click.Command:
-    """A command whose options are the fields of dataclasses; its help is the docstring of `run`.
+) -> Command:
+    """A command whose options are the fields of dataclasses. Its name and its first line of help are in `app`.
 
     Args:
         run: Gets what the user gave and returns the exit code, none for 0. `fill` makes the dataclasses of it.
         settings: The dataclasses, in the order of ``--help``.
         leave_out: Fields that are not options of this command.
+        details: Help below the first line.
         examples: Lines for the end of ``--help``.
         stopped: What to tell a user who has stopped the command.
     """
@@ -99,14 +101,10 @@ def command(
             code = run(given)
         click.get_current_context().exit(code or 0)
 
-    return _Command(
-        None,
-        callback=callback,
-        params=params,
-        help=run.__doc__,
-        epilog=examples,
-        context_settings={"max_content_width": HELP_WIDTH},
-    )
+    made = Command(None, callback=callback, params=params, epilog=examples)
+    made.context_settings = {"max_content_width": HELP_WIDTH}
+    made.details = details
+    return made
 
 
 def fill(settings: type[Settings], given: Given, **fixed: Any) -> Settings:
@@ -182,8 +180,15 @@ class _Option(click.Option):
         return {name: words for name, words in extra.items() if words}
 
 
-class _Command(click.Command):
+class Command(click.Command):
     """A command that ends its help with examples, line by line."""
+
+    details = ""
+
+    def with_help(self, first_line: str) -> Command:
+        """The command, once its help begins with this line."""
+        self.help = "\n\n".join(text for text in (first_line, self.details) if text)
+        return self
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Examples"):
