@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tumorlens.pipeline.cli.screen import note, show_error, usage_message
+from tumorlens.pipeline.cli.screen import HELP_WIDTH, note, show_error, usage_message
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.cli.options import Command
@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
     """A group that knows the names of its commands and a line on each, and imports a command when it is called."""
 
     def __init__(self, name: str, text: str, places: Commands, **rest: Any) -> None:
-        super().__init__(name, help=text, context_settings={"max_content_width": 100}, **rest)
+        super().__init__(name, help=text, context_settings={"max_content_width": HELP_WIDTH}, **rest)
         self.places = places
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -82,7 +82,7 @@ class Program(LazyGroup):
     """The group on top: a mistake in the command's words is one sentence and exit code 2."""
 
     def main(self, *args: Any, **rest: Any) -> Any:
-        rest["standalone_mode"] = False  # else click prints the usage, and ends on its own terms
+        rest["standalone_mode"] = False  # otherwise click prints its own messages and exits
         try:
             code = super().main(*args, **rest)
         except click.exceptions.NoArgsIsHelpError as error:
