@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tumorlens.pipeline.cli.screen import note, show_error, usage_message
+from tumorlens.pipeline.cli.screen import HELP_WIDTH, note, show_error, usage_message
+
+if TYPE_CHECKING:
+    from tumorlens.pipeline.cli.options import Command
 
 # Name -> place of the command (module and attribute below pipeline.cli, or the commands of a group), and the first line
 # of its help.
@@ -54,7 +57,7 @@ class LazyGroup(click.Group):
     """A group that knows the names of its commands and a line on each, and imports a command when it is called."""
 
     def __init__(self, name: str, text: str, places: Commands, **rest: Any) -> None:
-        super().__init__(name, help=text, no_args_is_help=True, context_settings={"max_content_width": 100}, **rest)
+        super().__init__(name, help=text, context_settings={"max_content_width": HELP_WIDTH}, **rest)
         self.places = places
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -67,8 +70,8 @@ class LazyGroup(click.Group):
         if not isinstance(place, str):
             return LazyGroup(cmd_name, text, place)
         module, attribute = place.split(".")
-        loaded: click.Command = getattr(import_module(f"tumorlens.pipeline.cli.{module}"), attribute)
-        return loaded
+        loaded: Command = getattr(import_module(f"tumorlens.pipeline.cli.{module}"), attribute)
+        return loaded.with_help(text)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -79,7 +82,7 @@ class Program(LazyGroup):
     """The group on top: a mistake in the command's words is one sentence and exit code 2."""
 
     def main(self, *args: Any, **rest: Any) -> Any:
-        rest["standalone_mode"] = False  # else click prints the usage, and ends on its own terms
+        rest["standalone_mode"] = False  # otherwise click prints its own messages and exits
         try:
             code = super().main(*args, **rest)
         except click.exceptions.NoArgsIsHelpError as error:

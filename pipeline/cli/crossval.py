@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tumorlens.segmentation.config import DEFAULT, ENCODER, SegmenterConfig
 
 _STARTS = "imagenet (downloaded), none, or a weight file; {fold} stands for the fold's number."
 _SET_HERE = ("fold", "split", "out_of_fold")
-_STOPPED = "repeat the command to go on"
+_AGAIN = "A call that was stopped goes on when you repeat it."
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,11 @@ class _SegmenterBeside:
     segmenter_size: int = setting(224, "Side of the segmenter's input in pixels.", least=32)
 
 
-def _classification(given: Given) -> None:
-    """Train and measure the classifier on every fold.
-
-    A call that was stopped goes on when you repeat it.
-    """
-    _crossval({"classification": config_of("classification", given)}, given)
+def _one_stage(stage: str, given: Given) -> None:
+    _crossval({stage: config_of(stage, given)}, given)
 
 
-def _segmentation(given: Given) -> None:
-    """Train and measure the segmenter on every fold.
-
-    A call that was stopped goes on when you repeat it.
-    """
-    _crossval({"segmentation": config_of("segmentation", given)}, given)
-
-
-def _pipeline(given: Given) -> None:
-    """Train both stages on every fold and measure them end to end.
-
-    A call that was stopped goes on when you repeat it.
-    """
+def _both_stages(given: Given) -> None:
     classifier = config_of("classification", given)
     segmenter = config_of("segmentation", _segmenter_settings(classifier, given))
     _crossval({"classification": classifier, "segmentation": segmenter}, given)
@@ -127,11 +112,12 @@ def _start(own: _SegmenterBeside, classifier: Any, out: Path) -> str:
 
 
 classification = command(
-    _classification,
+    partial(_one_stage, "classification"),
     CrossvalCall,
     _Classifier,
     leave_out=_SET_HERE,
-    stopped=_STOPPED,
+    details=_AGAIN,
+    stopped="repeat the command to go on",
     examples="""
     tumorlens crossval classification --data my-set -o cv
     tumorlens crossval classification --data my-set --folds 0,1 --no-probe -o cv
@@ -139,11 +125,12 @@ classification = command(
 )
 
 segmentation = command(
-    _segmentation,
+    partial(_one_stage, "segmentation"),
     CrossvalCall,
     _Segmenter,
     leave_out=(*_SET_HERE, "probe", "explain"),
-    stopped=_STOPPED,
+    details=_AGAIN,
+    stopped="repeat the command to go on",
     examples="""
     tumorlens crossval segmentation --data my-set -o cv
     tumorlens crossval segmentation --data my-set --init 'cls/fold-{fold}/classifier.safetensors' -o cv
@@ -151,12 +138,13 @@ segmentation = command(
 )
 
 pipeline = command(
-    _pipeline,
+    _both_stages,
     CrossvalCall,
     _Classifier,
     _SegmenterBeside,
     leave_out=(*_SET_HERE, "probe", "explain"),
-    stopped=_STOPPED,
+    details=_AGAIN,
+    stopped="repeat the command to go on",
     examples="""
     tumorlens crossval pipeline --data my-set -o cv
     tumorlens crossval pipeline --data my-set --epochs 10 --segmenter-epochs 20 -o cv

@@ -57,10 +57,6 @@ class SplitCall(DataCall):
 
 
 def _explore(given: Given) -> int:
-    """Write a report on a data set: index.html (opens offline), report.json, figures/.
-
-    Exit codes: 0 done, 1 done without the slices that cannot be read, 2 wrong use.
-    """
     from tumorlens.data.inspection.explore import PAGE, explore
 
     call = fill(ExploreCall, given)
@@ -84,10 +80,6 @@ def _explore(given: Given) -> int:
 
 
 def _check(given: Given) -> int:
-    """Report what is wrong with a data set: files, labels, masks, copies, patients.
-
-    Exit codes: 0 no problems (notes are not problems), 1 problems, 2 wrong use.
-    """
     import json
 
     from tumorlens.data.inspection.check import check_set
@@ -109,10 +101,6 @@ def _check(given: Given) -> int:
 
 
 def _split(given: Given) -> None:
-    """Divide a data set by patient into parts or folds, and write them as an index.
-
-    Exit codes: 0 done, 2 wrong use.
-    """
     from tumorlens.data.inspection.divide import check_index, divide, write_index
 
     call = fill(SplitCall, given)
@@ -152,6 +140,7 @@ def _summary(division: Division) -> str:
 explore = command(
     _explore,
     ExploreCall,
+    details="Exit codes: 0 done, 1 done without the slices that cannot be read, 2 wrong use.",
     examples="""
     tumorlens data explore my-set -o report
     tumorlens data explore index.csv@pictures --map tumeur=glioma
@@ -161,6 +150,7 @@ explore = command(
 check = command(
     _check,
     CheckCall,
+    details="Exit codes: 0 no problems (notes are not problems), 1 problems, 2 wrong use.",
     examples="""
     tumorlens data check my-set
     tumorlens data check my-set --examples 20 -o findings.json
@@ -170,6 +160,7 @@ check = command(
 split = command(
     _split,
     SplitCall,
+    details="Exit codes: 0 done, 2 wrong use.",
     examples="""
     tumorlens data split my-set -o index.csv
     tumorlens data split my-set --folds 5 -o index.csv

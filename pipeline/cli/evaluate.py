@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tumorlens.data.config import LAYOUTS, setting
@@ -34,27 +35,6 @@ class EnginesCall:
     quiet: bool = setting(False, "Print warnings and errors only.", flag="-q --quiet")
 
 
-def _classification(given: Given) -> None:
-    """Measure a classifier: accuracy, AUC, calibration, gate, shortcuts."""
-    _evaluate("classification", given)
-
-
-def _segmentation(given: Given) -> None:
-    """Measure a segmenter alone: Dice, IoU, HD95, lesions, false masks.
-
-    Masks are compared on the source's grid.
-    """
-    _evaluate("segmentation", given)
-
-
-def _pipeline(given: Given) -> None:
-    """Measure both stages end to end, as `tumorlens run` uses them.
-
-    A missed tumor has Dice 0.
-    """
-    _evaluate("pipeline", given)
-
-
 def _evaluate(stage: str, given: Given) -> None:
     from tumorlens.pipeline.evaluation.evaluate import evaluate
 
@@ -65,10 +45,6 @@ def _evaluate(stage: str, given: Given) -> None:
 
 
 def _engines(given: Given) -> None:
-    """Compare the engines and precisions of this machine on the same slices.
-
-    The table shows what they answer and how long they take.
-    """
     import json
 
     from tumorlens.data.datasets.load import load_samples
@@ -89,7 +65,7 @@ def _engines(given: Given) -> None:
 
 
 classification = command(
-    _classification,
+    partial(_evaluate, "classification"),
     EvaluateCall,
     EvaluationRequest,
     leave_out=("segmenter",),
@@ -100,10 +76,11 @@ classification = command(
 )
 
 segmentation = command(
-    _segmentation,
+    partial(_evaluate, "segmentation"),
     EvaluateCall,
     EvaluationRequest,
     leave_out=("classifier", "explain", "probe"),
+    details="Masks are compared on the source's grid.",
     examples="""
     tumorlens evaluate segmentation --data my-set -o report
     tumorlens evaluate segmentation --data my-set --segmenter 'cv/fold-{fold}/segmenter.safetensors' --folds all -o out
@@ -112,10 +89,11 @@ segmentation = command(
 )
 
 pipeline = command(
-    _pipeline,
+    partial(_evaluate, "pipeline"),
     EvaluateCall,
     EvaluationRequest,
     leave_out=("explain", "probe"),
+    details="A missed tumor has Dice 0.",
     examples="""
     tumorlens evaluate pipeline --data my-set -o report
     tumorlens evaluate pipeline --data my-set --protocol p2 --overwrite -o report
@@ -125,6 +103,7 @@ pipeline = command(
 engines = command(
     _engines,
     EnginesCall,
+    details="The table shows what they answer and how long they take.",
     examples="""
     tumorlens evaluate engines --data my-set --every 10
     """,

@@ -20,7 +20,6 @@ class InfoCall:
 
 
 def _info(given: Given) -> None:
-    """Show versions, devices, models and their hashes."""
     facts = collect_info()
     say(json.dumps(facts, indent=2) if fill(InfoCall, given).as_json else format_info(facts))
 

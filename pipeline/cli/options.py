@@ -11,11 +11,10 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 
 from tumorlens.data.config import Setting
-from tumorlens.pipeline.cli.screen import user_errors
+from tumorlens.pipeline.cli.screen import HELP_WIDTH, user_errors
 
 Settings = TypeVar("Settings")
-Given = Mapping[str, Any]  # field -> value, of the options that the user gave; the dataclasses hold the defaults
-HELP_WIDTH = 100
+Given = Mapping[str, Any]  # field -> value of the options that the user gave; the dataclasses hold the defaults
 
 
 class Number(click.ParamType):
@@ -78,15 +77,17 @@ def command(
     run: Callable[[Given], int | None],
     *settings: type,
     leave_out: Collection[str] = (),
+    details: str = "",
     examples: str,
     stopped: str = "",
-) -> click.Command:
-    """A command whose options are the fields of dataclasses; its help is the docstring of `run`.
+) -> Command:
+    """A command whose options are the fields of dataclasses. Its name and its first line of help are in `app`.
 
     Args:
         run: Gets what the user gave and returns the exit code, none for 0. `fill` makes the dataclasses of it.
         settings: The dataclasses, in the order of ``--help``.
         leave_out: Fields that are not options of this command.
+        details: Help below the first line.
         examples: Lines for the end of ``--help``.
         stopped: What to tell a user who has stopped the command.
     """
@@ -99,23 +100,19 @@ def command(
             code = run(given)
         click.get_current_context().exit(code or 0)
 
-    return _Command(
-        None,
-        callback=callback,
-        params=params,
-        help=run.__doc__,
-        epilog=examples,
-        context_settings={"max_content_width": HELP_WIDTH},
-    )
+    made = Command(None, callback=callback, params=params, epilog=examples)
+    made.context_settings = {"max_content_width": HELP_WIDTH}
+    made.details = details
+    return made
 
 
 def fill(settings: type[Settings], given: Given, **fixed: Any) -> Settings:
     """A dataclass with the values that the user gave and some that the command sets itself.
 
     Args:
-        settings: The dataclass; what neither the user nor the command sets has its default.
-        given: As `command` hands it over; values of other dataclasses are left out.
-        fixed: Values of the command.
+        settings: The dataclass. A field that neither the user nor the command sets has its default.
+        given: As `command` hands it over. Values for other dataclasses are left out.
+        fixed: Values that the command sets.
     """
     names = {each.name for each in fields(settings)}  # type: ignore[arg-type]
     return settings(**{name: value for name, value in given.items() if name in names} | fixed)
@@ -131,11 +128,14 @@ def _params(settings: type, leave_out: Collection[str]) -> list[click.Parameter]
 
 
 def _param(field: Field[Any], hint: Any, setting: Setting) -> click.Parameter:
-    kind = next((part for part in get_args(hint) if part is not NoneType), hint) if NoneType in get_args(hint) else hint
-    shape = dict(_SHAPES.get(kind, {}))
-    if kind in (int, float):
+    kind = next(part for part in get_args(hint) if part is not NoneType) if NoneType in get_args(hint) else hint
+    if kind is bool:
+        shape: dict[str, Any] = {"is_flag": True}
+    elif kind in (int, float):
         shape = {"type": Number(kind, setting), "metavar": "N" if kind is int else "X"}
-    elif setting.choices:
+    else:
+        shape = dict(_SHAPES[kind])
+    if setting.choices:
         shape["type"] = click.Choice(setting.choices)
     if setting.metavar:
         shape["metavar"] = setting.metavar
@@ -145,9 +145,8 @@ def _param(field: Field[Any], hint: Any, setting: Setting) -> click.Parameter:
             shape["nargs"] = -1
         return click.Argument([field.name], required=required, help=setting.help, **shape)
     flag = setting.flag or "--" + field.name.replace("_", "-")
-    if kind is bool:
-        shape = {"is_flag": True}
-        flag = f"{flag}/--no-{flag[2:]}" if field.default else flag
+    if kind is bool and field.default:
+        flag = f"{flag}/--no-{flag[2:]}"
     option = _Option([*flag.split(), field.name], default=None, required=required, help=setting.help, **shape)
     option.shown = setting.shown or _words(field.default, flag)
     option.bounds = _bounds(setting)
@@ -182,8 +181,15 @@ class _Option(click.Option):
         return {name: words for name, words in extra.items() if words}
 
 
-class _Command(click.Command):
+class Command(click.Command):
     """A command that ends its help with examples, line by line."""
+
+    details = ""
+
+    def with_help(self, first_line: str) -> Command:
+        """The command, once its help begins with this line."""
+        self.help = "\n\n".join(text for text in (first_line, self.details) if text)
+        return self
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Examples"):

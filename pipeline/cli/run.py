@@ -39,10 +39,6 @@ class RunCall:
 
 
 def _run(given: Given) -> int:
-    """Label scans, segment the positive ones, write results.csv, masks and overlays.
-
-    Exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong use.
-    """
     call = fill(RunCall, given)
     if call.overwrite and call.resume:
         raise InputError("give --overwrite or --continue, not both")
@@ -110,6 +106,7 @@ run = command(
     RunCall,
     RunOptions,
     LoadOptions,
+    details="Exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong use.",
     stopped="go on with --continue",
     examples="""
     tumorlens run scan.nii.gz -o results

@@ -14,6 +14,7 @@ import click
 
 from tumorlens.data.errors import InputError, printable
 
+HELP_WIDTH = 100  # columns of --help on a wide terminal
 _shown_progress: list[Progress] = []  # at most one; other lines wipe it first
 
 

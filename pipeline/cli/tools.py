@@ -21,7 +21,6 @@ class DemoCall:
 
 
 def _demo(given: Given) -> None:
-    """Run the pipeline on a phantom scan, or on yours, and say where the results are."""
     from tumorlens.pipeline.batch.demo import run_demo
 
     call = fill(DemoCall, given)
@@ -44,10 +43,6 @@ class ExportCall:
 
 
 def _export(given: Given) -> None:
-    """Write a stage for other programs (Triton, ONNX Runtime, OpenVINO, LibTorch).
-
-    The outputs of the written network are compared with those of PyTorch first.
-    """
     from tumorlens.classification.predict import SHIPPED as CLASSIFIER
     from tumorlens.pipeline.engines.export import export_stage
     from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
@@ -71,6 +66,7 @@ demo = command(
 export = command(
     _export,
     ExportCall,
+    details="The outputs of the written network are compared with those of PyTorch first.",
     examples="""
     tumorlens export classification -o classifier.onnx
     tumorlens export segmentation -o segmenter.xml --format openvino --weights run/segmenter.safetensors

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorlens.classification.config import ClassifierConfig
-from tumorlens.data.config import TrainingConfig, setting
+from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.cli.options import Given, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say, typed_command
@@ -27,24 +28,13 @@ class TrainCall:
     quiet: bool = setting(False, "No progress bar.", flag="-q --quiet")
 
 
-def _classification(given: Given) -> None:
-    """Train the classifier (four classes; ResNet-50 or another network)."""
-    config = config_of("classification", given)
-    from tumorlens.classification.train import train_classifier
-
-    _train(train_classifier, config, given)
-
-
-def _segmentation(given: Given) -> None:
-    """Train the segmenter (one mask; Res-U-Net or another network)."""
-    config = config_of("segmentation", given)
-    from tumorlens.segmentation.train import train_segmenter
-
-    _train(train_segmenter, config, given)
-
-
-def _train(train: Callable[..., Any], config: TrainingConfig, given: Given) -> None:
-    call = fill(TrainCall, given)
+def _train(stage: str, given: Given) -> None:
+    config, call = config_of(stage, given), fill(TrainCall, given)
+    train: Callable[..., Any]
+    if stage == "classification":
+        from tumorlens.classification.train import train_classifier as train
+    else:
+        from tumorlens.segmentation.train import train_segmenter as train
     show = not call.quiet and sys.stderr.isatty()
     with Progress("slices read", hidden=call.quiet) as prepared:
         train(config, call.out, call.resume, show, say, prepared, typed_command())
@@ -80,7 +70,7 @@ def config_of(stage: str, given: Given) -> ClassifierConfig | SegmenterConfig:
 
 
 classification = command(
-    _classification,
+    partial(_train, "classification"),
     TrainCall,
     ClassifierConfig,
     stopped="go on with --resume",
@@ -92,7 +82,7 @@ classification = command(
 )
 
 segmentation = command(
-    _segmentation,
+    partial(_train, "segmentation"),
     TrainCall,
     SegmenterConfig,
     stopped="go on with --resume",
