@@ -66,7 +66,7 @@ def test_the_shown_slice_is_that_of_the_largest_lesion(pipeline, monkeypatch):
     mask = np.zeros(phantom.image.shape, np.uint8)
     mask[60:70, 60:70, 3:9] = 1  # 600 voxels, 100 a slice
     mask[100:115, 100:120, 15] = 1  # 300 voxels in one slice
-    monkeypatch.setattr(module.Pipeline, "_mask", lambda *_: mask)
+    monkeypatch.setattr(module.Pipeline, "to_source_grid", lambda *_: mask)
     result = pipeline.run(phantom.scan)
     assert [lesion.voxels for lesion in result.lesions] == [600, 300]
     assert 3 <= result.shown_slice < 9 and result.tumor_area_px == 100
@@ -79,7 +79,7 @@ def test_specks_of_a_volume_are_left_out(pipeline, monkeypatch):
     mask = np.zeros(phantom.image.shape, np.uint8)
     mask[60:64, 60:65, 3] = 1  # 100 mm3
     mask[100, 100:119, 15] = 1  # 95 mm3
-    monkeypatch.setattr(module.Pipeline, "_mask", lambda *_: mask)
+    monkeypatch.setattr(module.Pipeline, "to_source_grid", lambda *_: mask)
     result = pipeline.run(phantom.scan)
     assert [lesion.volume_mm3 for lesion in result.lesions] == [100]
     assert result.mask.sum() == 20

@@ -18,6 +18,7 @@ from tests.scans.pictures import save, save_volume
 from tests.scans.studies import series
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
+from tumorlens.pipeline.options import RunOptions
 
 
 def photographs():
@@ -247,7 +248,7 @@ def test_a_network_that_cannot_be_explained_still_gives_its_result(pipeline, mon
         raise InputError("this network has no feature maps")
 
     monkeypatch.setattr(Classifier, "explain", no_maps)
-    result = pipeline.run(phantom_slice(7, "meningioma").image, explain=True)
+    result = pipeline.run(phantom_slice(7, "meningioma").image, RunOptions(explain=True))
     assert result.label == "meningioma"
     assert result.heat is None
     assert "no explanation: this network has no feature maps" in result.review
@@ -277,7 +278,7 @@ def test_an_explanation_is_drawn_where_it_is_asked_for(tumorlens, tmp_path, volu
 
 def test_heat_lies_on_the_scans_own_grid(pipeline):
     image = np.pad(phantom_slice(7, "meningioma").image, ((0, 0), (300, 0)))
-    heat = pipeline.run(image, explain=True).heat
+    heat = pipeline.run(image, RunOptions(explain=True)).heat
     assert heat.shape == image.shape
     assert heat[:, :250].max() == 0 < heat.max() <= 1
 

@@ -29,6 +29,7 @@ from tumorlens.pipeline.engines import cache
 from tumorlens.pipeline.engines.choice import choose_engine
 from tumorlens.pipeline.engines.engine import Engine
 from tumorlens.pipeline.engines.opening import open_classifier, open_segmenter
+from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.segmentation.model import build_segmenter
 from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
@@ -112,8 +113,8 @@ def test_volumes_and_mirrored_slices_agree(pipeline):
 
 def test_explanations_need_layers_and_get_them(pipeline):
     image = phantom_slice(7, "meningioma").image
-    fast = Pipeline.load(engine="openvino", precision="fp32").run(image, explain=True)
-    np.testing.assert_allclose(fast.heat, pipeline.run(image, explain=True).heat, atol=0.02)
+    fast = Pipeline.load(engine="openvino", precision="fp32").run(image, RunOptions(explain=True))
+    np.testing.assert_allclose(fast.heat, pipeline.run(image, RunOptions(explain=True)).heat, atol=0.02)
 
 
 def test_a_kept_model_is_used_again(folder, tmp_path, monkeypatch, caplog):
