@@ -82,7 +82,7 @@ class Decision:
         verdict: The gate's decision about the scan.
         maps: The segmenter's answer for each positive slice.
         measurements: Already there where the explanation needed them.
-        explanation: Empty unless asked for.
+        explanation: Empty unless you ask for one.
     """
 
     scores: Scores

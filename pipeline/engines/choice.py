@@ -69,12 +69,12 @@ def _loads(library: str) -> bool:
 
 
 def _stays_on_cpu(device: str) -> bool:
-    """Whether a run on this device is a run on the CPU, found out without importing torch (which takes seconds)."""
+    """Whether a run on this device is a run on the CPU; answers without importing torch, which takes seconds."""
     if device != "auto":
         return device == "cpu"
     may_have_mps = sys.platform == "darwin" and platform.machine() == "arm64"
     if not may_have_mps and not any(_loads(name) for name in _DRIVERS):
-        return True  # without a driver there is no device
+        return True  # a device needs a driver
     from tumorlens.data.devices import pick_device
 
     return pick_device("auto").type == "cpu"

@@ -15,7 +15,7 @@ from tumorlens.pipeline.measurements.midline import Midline, find_midline
 _MOST = int(np.iinfo(np.uint16).max)  # lesions that have a number
 _AXIAL = next(world for world, name in PLANES.items() if name == "axial")
 Box = tuple[slice, ...]
-_FEW = 32  # up to so many lesions of a picture are found faster than SciPy is imported
+_FEW = 32  # locating up to so many lesions of a picture is faster than importing SciPy
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The head's mid-sagittal plane, and the side of it on which a lesion lies.
 
 The scanner's x = 0 is not the middle of the patient: heads lie off the isocenter and are turned in the coil. The plane
-is therefore found from the head itself. It starts halfway between the outermost tissue on the right and on the left.
+therefore comes from the head itself. It starts halfway between the outermost tissue on the right and on the left.
 Then it is turned and moved to where the head is most like its mirror image (B. Ardekani et al., IEEE Trans. Med.
 Imaging 1997). The outline alone is not enough: the middles of a turned oval lie on a plane that is turned less than
 half as far.

@@ -60,10 +60,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
+            columns = tuple(reader.fieldnames or ())
             rows = [{c: row.get(c) or "" for c in COLUMNS} for row in reader if row.get("scan")]
     except (UnicodeDecodeError, csv.Error):
-        reader = None
-    if reader is None or tuple(reader.fieldnames or ()) != COLUMNS:
+        columns = ()
+    if columns != COLUMNS:
         raise InputError(f"{path}: this is not the table as tumorlens writes it; move it away, or choose another -o")
     return rows
 
