@@ -39,9 +39,9 @@ def write_result(
         result: From `pipeline.pipeline.Pipeline.run`.
         folder: The scan's output folder; files of an earlier result in it are replaced.
         name: The scan's name in ``results.csv``.
-        made_of: Everything that the result depends on, stored as ``made_of`` (see `read_result`).
+        made_of: Everything that the result depends on, stored as ``made_of``.
         options: Which files to write.
-        place_sha256: Hash of the source's place (see `pipeline.batch.resume.place_of`).
+        place_sha256: Hash of the place of the source.
 
     Raises:
         InputError: The folder holds files with these names that tumorlens did not write.
@@ -127,13 +127,7 @@ def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[lis
 
 @dataclass(frozen=True)
 class Origin:
-    """The scan that a result came from, as far as its ``result.json`` says.
-
-    Attributes:
-        name: The scan's name.
-        place_sha256: Hash of its place.
-        source_sha256: Hash of its content.
-    """
+    """Of what a result came, as far as it says so: the scan's name, where that lay, and its content."""
 
     name: str
     place_sha256: str | None
@@ -141,7 +135,7 @@ class Origin:
 
 
 def origin_of(folder: Path) -> Origin | None:
-    """The scan that the result in a folder came from, or None if there is no result."""
+    """Of what the result in a folder came, whole or not; none where there is no result."""
     try:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         made_of = content.get("made_of") or {}
@@ -151,22 +145,22 @@ def origin_of(folder: Path) -> Origin | None:
 
 
 def read_result(folder: Path, name: str, made_of: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The ``result.json`` of a scan that was finished earlier, or None.
+    """The ``result.json`` of a scan that was finished earlier, or none.
 
     Args:
         folder: The scan's output folder.
         name: The scan's name in ``results.csv``.
-        made_of: If given, the result must be made of the same source, models and settings. The frame counts only where
-            the source has several.
+        made_of: If given, the result must have come of the very same: source, models, settings. A frame counts only
+            where the source has several.
     """
     try:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         complete = all((folder / file).is_file() for file in content["files"])
         fits = content["scan"]["name"] == name
         if made_of is not None:
-            earlier = content["made_of"]
-            frame = None if earlier["frame"] is None else made_of["frame"]
-            fits = fits and earlier == {**made_of, "frame": frame}
+            kept = content["made_of"]
+            frame = None if kept["frame"] is None else made_of["frame"]
+            fits = fits and kept == {**made_of, "frame": frame}
         return content if complete and fits else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,7 +12,7 @@ import tumorlens.pipeline.outputs.write as module
 from tests.pipeline.fixed import fixed_pipeline
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
-from tumorlens.pipeline.outputs.write import origin_of, read_result, remove_result, write_result
+from tumorlens.pipeline.outputs.write import remove_result, write_result
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_an_explanation_and_a_refusal_change_the_files(picture, tmp_path):
 def test_files_of_yours_are_left_alone(picture, tmp_path):
     (tmp_path / "mask.png").write_text("drawn by hand")
     for action in (lambda: write_result(picture, tmp_path, "a"), lambda: remove_result(tmp_path)):
-        with pytest.raises(InputError, match="mask.png: tumorlens did not write this file and leaves it alone"):
+        with pytest.raises(InputError, match=r"mask\.png: tumorlens did not write this file and leaves it alone"):
             action()
     assert (tmp_path / "mask.png").read_text() == "drawn by hand"
     assert names_in(tmp_path) == ["mask.png"]
@@ -76,18 +76,11 @@ def test_a_write_that_fails_leaves_no_half_of_a_result(picture, tmp_path, monkey
     assert names_in(tmp_path) == []
 
 
-def test_a_finished_result_is_found_again(picture, tmp_path):
-    made_of = {"source_sha256": "ab", "frame": None, "threshold": 0.5}
-    write_result(picture, tmp_path, "a", made_of, place_sha256="cd")
-    assert read_result(tmp_path, "a")["label"] == "meningioma"
-    assert read_result(tmp_path, "b") is None
-    assert read_result(tmp_path, "a", {**made_of, "frame": 3}) is not None  # the source has one frame
-    assert read_result(tmp_path, "a", {**made_of, "threshold": 0.4}) is None
-    origin = origin_of(tmp_path)
-    assert (origin.name, origin.place_sha256, origin.source_sha256) == ("a", "cd", "ab")
-    (tmp_path / "overlay.png").unlink()
-    assert read_result(tmp_path, "a") is None
-    assert origin_of(tmp_path) == origin
+def test_a_result_is_removed_and_other_files_stay(picture, tmp_path):
+    (tmp_path / "notes.txt").write_text("yours")
+    write_result(picture, tmp_path, "a", {"source_sha256": "ab"}, place_sha256="cd")
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert (content["made_of"], content["place_sha256"]) == ({"source_sha256": "ab"}, "cd")
+    assert content["files"] == ["overlay.png", "mask.png"]
     remove_result(tmp_path)
-    assert origin_of(tmp_path) is None
-    assert names_in(tmp_path) == []
+    assert names_in(tmp_path) == ["notes.txt"]
