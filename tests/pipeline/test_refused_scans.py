@@ -44,7 +44,7 @@ def photographs():
 
 def other_scans():
     """pydicom's test files of other modalities (CT, ultrasound, X-ray), one picture from each."""
-    seen = set()
+    keys = set()
     for file in sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm")):
         try:
             dataset = pydicom.dcmread(file)
@@ -56,9 +56,9 @@ def other_scans():
         while pixels.ndim > 2 and pixels.shape[-1] not in (3, 4):
             pixels = pixels[0]
         key = (dataset.Modality, pixels.shape, int(pixels.astype(float).sum()))
-        if min(pixels.shape[:2]) < 32 or np.ptp(pixels) == 0 or key in seen:
+        if min(pixels.shape[:2]) < 32 or np.ptp(pixels) == 0 or key in keys:
             continue
-        seen.add(key)
+        keys.add(key)
         yield f"pydicom {file.name}", pixels
 
 

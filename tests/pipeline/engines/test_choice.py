@@ -1,4 +1,4 @@
-"""Engines, devices and precisions: which are taken, and which are refused."""
+"""Engines, devices and precisions: which are accepted, and which are refused."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.scans.pictures import save
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.phantom import phantom_slice, phantom_volume
-from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.case import open_source, prepare
 from tumorlens.pipeline.engines.engine import Engine
 from tumorlens.pipeline.engines.opening import open_classifier, open_segmenter
 from tumorlens.pipeline.options import RunOptions
@@ -33,16 +33,24 @@ def openvino_pipeline():
     return Pipeline.load(device="cpu", engine="openvino", precision="fp32")
 
 
+def answers(pipeline):
+    """Decisions about the phantoms, and their results."""
+    images = [phantom_slice(seed, kind).image for seed, kind in PHANTOMS]
+    cases = [prepare(open_source(image), pipeline.classifier.input_size) for image in images]
+    decisions = pipeline.decide(cases)
+    return decisions, list(map(pipeline.conclude, cases, decisions))
+
+
 def assert_same_answers(one, other, far=0.002):
     """Probabilities, strangeness, labels and masks of the phantoms agree."""
-    images = np.stack([Preprocess(one.classifier.input_size)(phantom_slice(s, k).image).image for s, k in PHANTOMS])
-    logits, strangeness = one.classifier.look(images)
-    other_logits, other_strangeness = other.classifier.look(images)
-    assert np.abs(one.classifier.calibrate(logits) - other.classifier.calibrate(other_logits)).max() < far
-    assert np.abs(strangeness - other_strangeness).max() < 40 * far
-    for seed, kind in PHANTOMS:
-        image = phantom_slice(seed, kind).image
-        assert_same_result(one.run(image), other.run(image))
+    (decisions, results), (other_decisions, other_results) = answers(one), answers(other)
+    for decision, expected in zip(decisions, other_decisions, strict=True):
+        assert np.abs(decision.scores.probabilities - expected.scores.probabilities).max() < far
+        assert np.abs(decision.scores.strangeness - expected.scores.strangeness).max() < 40 * far
+    for result, expected in zip(results, other_results, strict=True):
+        assert_same_result(result, expected)
+    assert results[0].engine["name"] == "openvino"
+    assert other_results[0].engine == {"name": "torch", "device": "cpu", "precision": "fp32"}
 
 
 def assert_same_result(one, other):
@@ -64,9 +72,6 @@ def test_small_networks_agree(cache_folder, small_classifier, small_segmenter):
 
 def test_the_shipped_stages_agree(openvino_pipeline, pipeline):
     assert_same_answers(openvino_pipeline, pipeline)
-    image = phantom_slice(7, "meningioma").image
-    assert openvino_pipeline.run(image).engine["name"] == "openvino"
-    assert pipeline.run(image).engine == {"name": "torch", "device": "cpu", "precision": "fp32"}
 
 
 @pytest.mark.slow
