@@ -14,7 +14,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 from tumorlens.data.formats.open import open_scan, open_series, source_files
 from tumorlens.pipeline.batch.job import Job
-from tumorlens.pipeline.case import Case, open_case
+from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.options import RunOptions
 
 AT_ONCE = 8  # slices that the networks take together
@@ -117,10 +117,8 @@ def _open(job: Job, size: int, options: RunOptions, settings: dict[str, Any]) ->
     scan = open_series(job.files, options.frame) if job.files else open_scan(job.path, options.frame)
     scan = replace(scan, notes=(*job.notes, *scan.notes))
     made_of = {"source_sha256": hash_of(job), **settings, "frame": scan.frame}
-    seconds = time.perf_counter() - begun
-    case = open_case(scan, size, plane=options.plane, channel=options.channel)
-    case.timings_s["read"] += seconds
-    return Opened(case, made_of)
+    scan = open_source(scan, options)
+    return Opened(prepare(scan, size, read_s=time.perf_counter() - begun), made_of)
 
 
 def hash_of(job: Job) -> str:

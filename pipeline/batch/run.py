@@ -30,7 +30,6 @@ from tumorlens.pipeline.outputs import TABLE
 from tumorlens.pipeline.outputs.table import csv_row, error_row, read_table, write_table
 from tumorlens.pipeline.outputs.write import remove_result, write_result
 from tumorlens.pipeline.pipeline import Decision, Pipeline
-from tumorlens.pipeline.result import Result
 
 _TABLE_EVERY_S = 5.0
 _WAITING = 2  # judged scans, masks and all, whose files are still to be written
@@ -159,8 +158,6 @@ class _Desk:
     ) -> Future[dict[str, Any]]:
         if isinstance(decision, Exception):
             return _ready(decision)
-        if self.options.explain:  # asks the classifier once more, which only one thread at a time may do
-            return self._explained(job, opened, decision, writer)
         return writer.submit(self._conclude, job, opened, decision)
 
     def _decide(self, cases: list[Case]) -> list[Decision | Exception]:
@@ -168,26 +165,14 @@ class _Desk:
         if not cases:
             return []
         try:
-            return list(self.pipeline.decide(cases, self.options.force))
+            return list(self.pipeline.decide(cases, self.options.force, self.options.explain))
         except Exception as error:
             if len(cases) == 1:
                 return [error]
             return [decision for case in cases for decision in self._decide([case])]
 
-    def _explained(
-        self, job: Job, opened: Opened, decision: Decision, writer: ThreadPoolExecutor
-    ) -> Future[dict[str, Any]]:
-        try:
-            result = self.pipeline.conclude(opened.case, decision, explain=True)
-        except Exception as error:
-            return _ready(error)
-        return writer.submit(self._write, result, job, opened)
-
     def _conclude(self, job: Job, opened: Opened, decision: Decision) -> dict[str, Any]:
-        return self._write(self.pipeline.conclude(opened.case, decision), job, opened)
-
-    def _write(self, result: Result, job: Job, opened: Opened) -> dict[str, Any]:
-        folder = self.out / job.folder
+        result, folder = self.pipeline.conclude(opened.case, decision), self.out / job.folder
         return write_result(result, folder, job.name, opened.made_of, self.options, place_of(job))
 
 

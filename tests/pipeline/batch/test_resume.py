@@ -253,7 +253,7 @@ def test_files_of_the_users_own_are_never_replaced(tumorlens, tmp_path):
     drawn = save(tmp_path / "7" / "mask.png", phantom_slice(7, "meningioma").mask)
     before = drawn.read_bytes()
     assert tumorlens("run", scan, "-o", tmp_path).exit_code == 1
-    assert "mask.png: this is of no result, and would be replaced" in table(tmp_path)[0]["error"]
+    assert "mask.png: tumorlens did not write this file" in table(tmp_path)[0]["error"]
     scan.write_text("broken now")
     assert tumorlens("run", scan, "-o", tmp_path, "--overwrite").exit_code == 1
     assert drawn.read_bytes() == before
