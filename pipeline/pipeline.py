@@ -47,12 +47,14 @@ class Decision:
         verdict: What the gate makes of them; none for a scan that is refused.
         doubt: Why the scan may be no MRI of the brain, or none.
         maps: Positive slice -> the segmenter's map ``(size, size)`` uint8, 255 is certain, and its way back.
+        result: The result, where the explanation needed it already.
     """
 
     probabilities: NDArray[np.float32]
     verdict: Verdict | None
     doubt: str | None
     maps: dict[int, tuple[NDArray[np.uint8], Placement]] = field(default_factory=dict)
+    result: Result | None = None
 
 
 @dataclass(frozen=True)
@@ -140,15 +142,16 @@ class Pipeline:
             InputError: The scan cannot be used; the message says what and where.
         """
         case = open_case(source, self.classifier.input_size, frame, plane, series, channel)
-        return self.conclude(case, self.decide([case], force)[0], explain)
+        return self.conclude(case, self.decide([case], force, explain)[0])
 
-    def decide(self, cases: Sequence[Case], force: bool = False) -> list[Decision]:
+    def decide(self, cases: Sequence[Case], force: bool = False, explain: bool = False) -> list[Decision]:
         """Let both networks see prepared scans; slices of several scans share batches, which is what makes many
         pictures fast. What they say of a scan does not depend on the others.
 
         Args:
             cases: From `pipeline.case.open_case`, prepared at the classifier's size.
             force: See `run`.
+            explain: See `run`.
         """
         begun = time.perf_counter()
         slices = [case.chosen for case in cases]
@@ -161,10 +164,16 @@ class Pipeline:
         self._draw(cases, decisions)
         drawn = [len(decision.maps) for decision in decisions]
         _share_out("segment", time.perf_counter() - begun if any(drawn) else 0.0, cases, drawn)
+        if explain:
+            results = [self.conclude(case, decision) for case, decision in zip(cases, decisions, strict=True)]
+            explained = [self._explained(case, result) for case, result in zip(cases, results, strict=True)]
+            return [replace(decision, result=result) for decision, result in zip(decisions, explained, strict=True)]
         return decisions
 
-    def conclude(self, case: Case, decision: Decision, explain: bool = False) -> Result:
+    def conclude(self, case: Case, decision: Decision) -> Result:
         """From what the networks said of a scan to masks and measurements on its own grid."""
+        if decision.result is not None:
+            return decision.result
         begun = time.perf_counter()
         if decision.verdict is None:
             case.timings_s["postprocess"] = time.perf_counter() - begun
@@ -173,7 +182,7 @@ class Pipeline:
         result = self._result(case, decision.probabilities, decision.verdict, mask, begun)
         if decision.doubt:
             result.review.insert(0, f"{decision.doubt}; judged all the same, as --force asked")
-        return self._explained(case, result) if explain else result
+        return result
 
     def _decision(
         self,
@@ -220,7 +229,7 @@ class Pipeline:
         """The result with Grad-CAM of its label on the shown slice, on the source's grid; where the network has nothing
         to draw it from, the result stands without, and says so."""
         shown = case.prepared[result.shown_slice]
-        if shown is None:
+        if shown is None or result.refused:
             return result
         try:
             heat = self.classifier.explain(shown.image[None], [CLASSES.index(result.label)])[0]
