@@ -66,11 +66,11 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
     if not scans and not search.broken:
         raise InputError("; ".join(str(job.error) for job in search.failures) or "no input given")
     runs = [*_without_parts(scans), *search.failures]
-    keys = {_key(job) for job in runs}
-    others = _each_once(job for job, _ in search.candidates if _key(job) not in keys)  # they keep their names free
+    keys = {job.key for job in runs}
+    others = _each_once(job for job, _ in search.candidates if job.key not in keys)  # they keep their names free
     named = name_jobs([*runs, *others])
-    names = {_key(job): job.name for job in named if job.files}
-    return Work(named[: len(runs)], [(names[_key(job)], candidate) for job, candidate in search.candidates])
+    names = {job.key: job.name for job in named}
+    return Work(named[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
 
 
 @dataclass
@@ -101,13 +101,13 @@ class _Search:
 
     def _look_at_path(self, path: Path) -> None:
         if _is_dead_link(path):
-            self._fail(path, str(path), f"{path}: {_DEAD_LINK}")
+            self._fail(path, str(path), _DEAD_LINK)
         elif path.is_dir():
             if not self._add_folder(path, PurePosixPath(path.resolve().name)) and path.resolve() != self.out:
-                self._fail(path, str(path), f"{path}: the folder holds no scan")
+                self._fail(path, str(path), "the folder holds no scan")
         elif path.is_file() and is_zip(path):
             if not self._add_zip(path, PurePosixPath(path.name)):
-                self._fail(path, str(path), f"{path}: the archive holds no scan")
+                self._fail(path, str(path), "the archive holds no scan")
         elif not is_dicom(path):
             self.scans.append(Job(path, path.name))
         elif is_dicomdir(path):
@@ -121,34 +121,41 @@ class _Search:
                 raise InputError("an input is empty text")
             paths = _matches(text)
             if not paths:
-                self._fail(Path(text), text, f"{text}: no such file or folder")
+                self._fail(Path(text), text, "no such file or folder")
             yield from paths
 
-    def _fail(self, path: Path, name: str, error: str, broken: bool = False) -> None:
-        self.failures.append(Job(path, name, error))
-        self.broken |= broken
+    def _fail(self, path: Path, name: str, reason: str, unpacked: tuple[str, str] | None = None) -> None:
+        job = Job(path, name, unpacked=unpacked)
+        self.failures.append(replace(job, error=job.with_path(reason)))
+
+    def _fail_broken(self, path: Path, name: str, reason: str, unpacked: tuple[str, str] | None = None) -> None:
+        self._fail(path, name, reason, unpacked)
+        self.broken = True
 
     def _add_folder(self, folder: Path, name: PurePosixPath, archive: Path | None = None) -> bool:
         """Add the scans of a folder, or of the folder that a zip was unpacked to; returns whether there are any."""
         before = self._count()
         unpacked = (str(folder), str(archive)) if archive else None
         contents = _look_into(folder, self.out)
-        for file, reason in contents.unreadable:
-            self._fail(file, file.relative_to(folder).as_posix(), f"{file}: cannot be read ({reason})", broken=True)
-        for file in contents.scans:
+
+        def name_of(file: Path) -> PurePosixPath:
             inside = PurePosixPath(file.relative_to(folder).as_posix())
-            self.scans.append(Job(file, str(name / inside if archive else inside), unpacked=unpacked))
+            return name / inside if archive else inside
+
+        for file, reason in contents.unreadable:
+            self._fail_broken(file, str(name_of(file)), f"cannot be read ({reason})", unpacked)
+        self.scans += [Job(file, str(name_of(file)), unpacked=unpacked) for file in contents.scans]
         if contents.dicom:
             self._add_dicom(DicomInput(tuple(contents.dicom), folder, name, whole=archive is not None), unpacked)
         for file in [] if archive else contents.zips:  # a zip within a zip is left alone
-            self._add_zip(file, PurePosixPath(file.relative_to(folder).as_posix()))
+            self._add_zip(file, name_of(file))
         return self._count() > before
 
     def _count(self) -> int:
         return len(self.scans) + len(self.failures) + len(self.candidates)
 
     def _add_zip(self, path: Path, name: PurePosixPath) -> bool:
-        """Add the scans of a zip; returns whether there are any, or it was unpacked before."""
+        """Add the scans of a zip; returns False if it holds none."""
         if path.resolve() in self.unpacked:
             return True
         folder = self.scratch / str(len(self.unpacked))
@@ -156,19 +163,19 @@ class _Search:
         try:
             unpack(path, folder)
         except InputError as error:
-            self._fail(path, str(name), str(error), broken=True)
+            self._fail_broken(path, str(name), str(error))
             return True
         return self._add_folder(folder, name, path)
 
     def _add_dicomdir(self, path: Path) -> None:
         try:
-            files, missing = read_dicomdir(path)
+            files, n_missing = read_dicomdir(path)
         except InputError as error:
-            self._fail(path, str(path), str(error), broken=True)
+            self._fail_broken(path, str(path), str(error))
             return
-        if missing:
-            n_listed = missing + len(files)
-            self._fail(path, path.name, f"{path}: {missing} of the {n_listed} files that it lists are missing")
+        if n_missing:
+            n_listed = n_missing + len(files)
+            self._fail(path, path.name, f"{n_missing} of the {n_listed} files that it lists are missing")
         self._add_dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True))
 
     def _add_dicom(self, source: DicomInput, unpacked: tuple[str, str] | None = None) -> None:
@@ -176,43 +183,37 @@ class _Search:
         for candidate in candidates:
             series = candidate.series
             path = series.files[0] if len(series.files) == 1 else series.folder
+            if candidate.chosen and unpacked:
+                path = source.root  # the zip: a path inside it means nothing to you
             notes = (candidate.reason,) if candidate.chosen and candidate.reason else ()
             job = Job(path, candidate.name, series.refusal, series.files, series.uid, notes, unpacked)
             self.candidates.append((job, candidate))
-            if candidate.error:
+            if candidate.chosen:
+                self.scans.append(job)
+            elif candidate.error:
                 self.failures.append(replace(job, error=job.with_path(candidate.error)))
                 self.broken = True
-            elif candidate.chosen:
-                # What lies in a zip has no path of its own for you.
-                self.scans.append(replace(job, path=source.root if unpacked else path))
             elif unpacked:  # many archives at once must not fill the disk with series that are not run
                 for file in series.files:
                     file.unlink()
         for failure in failures:
-            job = Job(failure.path, failure.name, failure.reason, unpacked=unpacked)
-            self.failures.append(replace(job, error=job.with_path(failure.reason)))
-            self.broken = True
+            self._fail_broken(failure.path, failure.name, failure.reason, unpacked)
 
 
 def _each_once(jobs: Iterable[Job]) -> list[Job]:
     """Each scan once, by its longest name: the one below the outermost folder that you named."""
     best: dict[frozenset[str], Job] = {}
     for job in jobs:
-        known = best.get(_key(job))
+        known = best.get(job.key)
         if known is None or (job.name.count("/"), job.name) > (known.name.count("/"), known.name):
-            best[_key(job)] = job
+            best[job.key] = job
     return list(best.values())
 
 
 def _without_parts(jobs: list[Job]) -> list[Job]:
     """The jobs without series of which another job has all files, and more."""
-    keys = [_key(job) for job in jobs if job.files]
-    return [job for job in jobs if not job.files or not any(_key(job) < other for other in keys)]
-
-
-def _key(job: Job) -> frozenset[str]:
-    """The files of a scan: two inputs with the same files are one scan."""
-    return frozenset(os.path.realpath(file) for file in job.files or (job.path,))
+    keys = [job.key for job in jobs if job.files]
+    return [job for job in jobs if not job.files or not any(job.key < other for other in keys)]
 
 
 def _matches(text: str) -> list[Path]:

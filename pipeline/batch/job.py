@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from tumorlens.data.dicom.series import common_folder
@@ -43,7 +44,12 @@ class Job:
         """The output folder, relative to OUT and always inside it: the name without its extension."""
         return folder_of(self.name)
 
-    @property
+    @cached_property
+    def key(self) -> frozenset[str]:
+        """The real paths of the files: two jobs with the same files are one scan."""
+        return frozenset(os.path.realpath(file) for file in self.files or (self.path,))
+
+    @cached_property
     def place(self) -> str:
         """Where the scan lies: the real path of the file, of the series' folder, or inside a zip."""
         return os.path.realpath(self.shown_path(common_folder(self.files) if self.files else self.path))
@@ -58,7 +64,7 @@ class Job:
         if self.unpacked:
             message = message.replace(*self.unpacked)
         path = printable(str(self.shown_path()))
-        if path in message:
+        if message.startswith(f"{path}:") or (os.sep in path and path in message):
             return message
         return f"{path}: {message.removeprefix(f'{self.path.name}: ')}"
 
