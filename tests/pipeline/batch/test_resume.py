@@ -25,6 +25,15 @@ OTHER_PICTURE = phantom_slice(2, "no_tumor").image
 VOLUME = phantom_volume(7, "meningioma", shape=(96, 112, 12), spacing_mm=(2, 2, 10))
 
 
+@pytest.fixture
+def study(tmp_path):
+    """Pictures in two folders."""
+    save(tmp_path / "study" / "a" / "sick.png", SICK_PICTURE)
+    save(tmp_path / "study" / "b" / "healthy.jpg", HEALTHY_PICTURE)
+    save(tmp_path / "study" / "b" / "twin.png", HEALTHY_PICTURE)
+    return tmp_path / "study"
+
+
 def labels_in(out):
     return {row["scan"]: row["label"] for row in table(out)}
 

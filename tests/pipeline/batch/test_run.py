@@ -1,43 +1,18 @@
-"""Many scans in one call: shared batches, threads that read ahead, and faults that cost one scan only."""
+"""Many scans in one call: shared batches, faults that cost one scan only, and rows for all that is written."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from tests.scans.pictures import save_volume, table
-from tumorlens.data.errors import InputError
-from tumorlens.data.formats.pictures import write_png
-from tumorlens.data.phantom import phantom_slice, phantom_volume
+from tests.pipeline.batch.conftest import NAMES
+from tests.scans.pictures import table
 from tumorlens.pipeline.batch import read_ahead
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.read_ahead import open_job
 from tumorlens.pipeline.batch.run import run_batch
 from tumorlens.pipeline.options import RunOptions
-
-VOLUME = phantom_volume(7, "meningioma", shape=(96, 112, 12), spacing_mm=(2.0, 2.0, 10.0))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Pictures of all kinds, a volume, and a file that is not a picture."""
-    for n, label in enumerate(("meningioma", "no_tumor", "glioma", "pituitary", "no_tumor", "meningioma")):
-        write_png(tmp_path / f"{n}.png", phantom_slice(n, label).image)
-    save_volume(tmp_path / "volume.nii.gz", VOLUME)
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    write_png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (128, 128)).astype(np.uint8))
-    return tmp_path
-
-
-NAMES = ["0.png", "1.png", "broken.png", "2.png", "3.png", "volume.nii.gz", "4.png", "noise.png", "5.png"]
-
-
-@pytest.fixture
-def jobs(folder):
-    return [Job(folder / name, name) for name in NAMES]
 
 
 class CountingNetwork:
@@ -91,43 +66,6 @@ def test_a_batch_of_the_shipped_networks_gives_each_scan_the_result_that_it_has_
     assert check_batch_against_single_runs(shipped, jobs, tmp_path / "out")["noise.png"] == "refused"
 
 
-def test_pictures_that_are_ready_share_a_batch(jobs):
-    """The first is waited for; those that were read in the meantime come with it."""
-    groups = read_ahead.read_ahead(jobs, 192, RunOptions(), {})
-    first = next(groups)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not _all_are_read(groups):
-        time.sleep(0.01)
-    second = next(groups)
-    assert len(first) >= 1 and len(second) >= 2
-    rest = [reading for group in groups for reading in group]
-    assert [reading.job.name for reading in (*first, *second, *rest)] == NAMES
-
-
-def _all_are_read(groups):
-    return all(future.done() for _, future in groups.gi_frame.f_locals["waiting"])
-
-
-def test_a_batch_holds_no_more_slices_than_it_may(jobs, monkeypatch):
-    monkeypatch.setattr(read_ahead, "AT_ONCE", 2)
-    for group in read_ahead.read_ahead(jobs, 192, RunOptions(), {}):
-        time.sleep(0.05)
-        slices = [reading.n_slices for reading in group if reading.error is None]
-        assert sum(slices) <= 2 or len(slices) == 1  # a volume comes alone, whatever its size
-
-
-def test_reading_ahead_stops_where_memory_would_grow(jobs, monkeypatch):
-    monkeypatch.setattr(read_ahead, "_BYTES_AHEAD", 1)
-    names = []
-    real = read_ahead.open_job
-    monkeypatch.setattr(read_ahead, "open_job", lambda job, *rest: names.append(job.name) or real(job, *rest))
-    groups = read_ahead.read_ahead(jobs, 192, RunOptions(), {})
-    taken = len(next(groups))
-    time.sleep(0.5)
-    assert len(names) <= taken + 3  # one more than two a reader, whatever there would be time for
-    groups.close()
-
-
 def test_a_fault_in_a_batch_costs_one_scan(pipeline, jobs, tmp_path, monkeypatch):
     """Whatever the networks stumble over, the other scans have results."""
     real = type(pipeline).decide
@@ -173,8 +111,3 @@ def test_a_run_that_is_stopped_has_a_row_for_every_result_that_is_written(pipeli
             run_batch(pipeline, jobs, out, options=options)
         written = {p.parent.name for p in out.glob("*/result.json")}
         assert {row["scan"].split(".")[0] for row in table(out) if not row["error"]} == written != set()
-
-
-def test_a_job_with_an_error_of_its_own_is_not_read(tmp_path):
-    with pytest.raises(InputError, match="two series"):
-        open_job(Job(tmp_path, "a", error="two series"), 192, RunOptions(), {})
