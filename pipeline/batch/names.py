@@ -64,9 +64,10 @@ def _possible_jobs(job: Job) -> Iterator[Job]:
 
 def _with_digits(name: str, digits: str) -> str:
     """The name with ``-`` and digits before its extension, or behind the folder that has the name of the table."""
-    first, *rest = PurePosixPath(name).parts
-    if rest and first.casefold() == TABLE:
-        return str(PurePosixPath(f"{first}-{digits}", *rest))
+    above = PurePosixPath(name).parts[:-1]
+    top = next((part for part in above if part != ".." and "/" not in part), "")
+    if top.casefold() == TABLE:
+        return name.replace(top, f"{top}-{digits}", 1)
     stem, extension = split_extension(name)
     return f"{stem}-{digits}{extension}"
 

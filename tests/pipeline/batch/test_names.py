@@ -96,6 +96,9 @@ def test_the_table_keeps_its_name():
     one, two = Path("/p/results.csv.png"), Path("/p/Results.CSV/1.png")
     assert names_of(Job(one, "results.csv.png")) == [f"results.csv-{digits(one)}.png"]
     assert names_of(Job(two, "Results.CSV/1.png")) == [f"Results.CSV-{digits(two)}/1.png"]
+    for name in ("/results.csv/1.png", "../results.csv/1.png"):  # inputs that are missing have the path that you typed
+        (job,) = name_jobs([Job(Path(name), name, error="no such file")])
+        assert job.folder == f"results.csv-{digits(name)}/1"
 
 
 def test_an_input_that_cannot_be_run_takes_no_name_from_a_scan():
