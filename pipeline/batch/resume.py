@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import claim
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 from tumorlens.pipeline.batch.job import Job, folder_of, place_of
 from tumorlens.pipeline.batch.names import name_jobs
@@ -42,23 +41,6 @@ class Origin:
     place_sha256: str | None
     series_uid: str
     source_sha256: str | None
-
-
-def check_output(out: Path, jobs: Sequence[Job], overwrite: bool, resume: bool) -> None:
-    """Check, before any model is loaded, that results may be written to an output folder.
-
-    Results count as well where their table has been moved away.
-
-    Raises:
-        InputError: The folder cannot be written to, holds results and neither flag says what to do with them, or holds
-            a table that tumorlens did not write.
-    """
-    files = [out / TABLE, *(out / job.folder / "result.json" for job in jobs)]
-    there = next((file.parent for file in files if file.exists()), None)
-    if there and not (overwrite or resume):
-        raise InputError(f"{there}: results are here already; use --continue to add to them, or --overwrite")
-    claim([out / TABLE], "a table of results", is_ours=lambda table: True, overwrite=True)
-    read_table(out / TABLE)  # raises if tumorlens did not write it
 
 
 def settings_of(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError, printable
+from tumorlens.data.files import claim
 from tumorlens.pipeline.batch.job import Job, place_of
 from tumorlens.pipeline.batch.read_ahead import Reading, read_ahead
 from tumorlens.pipeline.batch.resume import (
@@ -51,6 +52,23 @@ class BatchReport:
     rows: list[dict[str, str]] = field(default_factory=list)
     failed: int = 0
     kept: int = 0
+
+
+def check_output(out: Path, jobs: list[Job], overwrite: bool, resume: bool) -> None:
+    """Check, before any model is loaded, that results may be written to an output folder.
+
+    Results count as well where their table has been moved away.
+
+    Raises:
+        InputError: The folder cannot be written to, holds results and neither flag says what to do with them, or holds
+            a table that tumorlens did not write.
+    """
+    files = [out / TABLE, *(out / job.folder / "result.json" for job in jobs)]
+    there = next((file.parent for file in files if file.exists()), None)
+    if there and not (overwrite or resume):
+        raise InputError(f"{there}: results are here already; use --continue to add to them, or --overwrite")
+    claim([out / TABLE], "a table of results", is_ours=lambda table: True, overwrite=True)
+    read_table(out / TABLE)  # raises if tumorlens did not write it
 
 
 def run_batch(

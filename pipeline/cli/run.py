@@ -102,8 +102,7 @@ def run(
             for note in job.notes:
                 typer.echo(f"tumorlens: {job.name}: {note}", err=True)
 
-        from tumorlens.pipeline.batch.resume import check_output
-        from tumorlens.pipeline.batch.run import run_batch
+        from tumorlens.pipeline.batch.run import check_output, run_batch
         from tumorlens.pipeline.options import RunOptions
         from tumorlens.pipeline.pipeline import Pipeline
 

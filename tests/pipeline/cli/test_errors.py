@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from tests.scans.pictures import save, table
 from tumorlens.data.phantom import phantom_slice, phantom_volume
-from tumorlens.pipeline.batch.job import Job, place_of
 from tumorlens.pipeline.cli.app import app
 from tumorlens.pipeline.outputs.table import error_row, read_table, write_table
 
@@ -166,9 +165,9 @@ def test_models_that_cannot_be_loaded(tmp_path, options, reason):
 def test_names_that_would_take_the_tables_place(tumorlens, tmp_path):
     save(tmp_path / "in" / "results.csv.png", phantom_slice(1, "no_tumor").image)
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
-    name = f"results.csv-{place_of(Job(tmp_path / 'in' / 'results.csv.png', ''))[:6]}"
-    assert table(tmp_path / "out")[0]["scan"] == f"{name}.png"
-    assert (tmp_path / "out" / name / "mask.png").is_file()
+    name = table(tmp_path / "out")[0]["scan"]
+    assert name.startswith("results.csv-") and name.endswith(".png")
+    assert (tmp_path / "out" / name.removesuffix(".png") / "mask.png").is_file()
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out", "--overwrite").exit_code == 0
 
 
