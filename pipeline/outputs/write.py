@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,44 +122,3 @@ def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[lis
         dicom_files, problems = write_dicom(result, folder, overlay, options.secondary_capture)
         files += dicom_files
     return files, problems
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Of what a result came, as far as it says so: the scan's name, where that lay, and its content."""
-
-    name: str
-    place_sha256: str | None
-    source_sha256: str | None
-
-
-def origin_of(folder: Path) -> Origin | None:
-    """Of what the result in a folder came, whole or not; none where there is no result."""
-    try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        made_of = content.get("made_of") or {}
-        return Origin(str(content["scan"]["name"]), content.get("place_sha256"), made_of.get("source_sha256"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def read_result(folder: Path, name: str, made_of: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The ``result.json`` of a scan that was finished earlier, or none.
-
-    Args:
-        folder: The scan's output folder.
-        name: The scan's name in ``results.csv``.
-        made_of: If given, the result must have come of the very same: source, models, settings. A frame counts only
-            where the source has several.
-    """
-    try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        complete = all((folder / file).is_file() for file in content["files"])
-        fits = content["scan"]["name"] == name
-        if made_of is not None:
-            kept = content["made_of"]
-            frame = None if kept["frame"] is None else made_of["frame"]
-            fits = fits and kept == {**made_of, "frame": frame}
-        return content if complete and fits else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

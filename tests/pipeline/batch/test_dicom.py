@@ -1,4 +1,4 @@
-"""`tumorlens run` on what a PACS or a scanner gives, and on all that can be wrong with it."""
+"""`tumorlens run` on DICOM files as a PACS or a scanner exports them, and on their flaws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from tests.scans.dicom import PATIENT, edit
 from tests.scans.pictures import table
 from tests.scans.studies import SICK, series
 from tumorlens.data.formats.open import open_scan
+from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.phantom import phantom_volume
+from tumorlens.pipeline.batch.inputs import collect
+from tumorlens.pipeline.batch.run import run_batch
+from tumorlens.pipeline.options import RunOptions
 
 
 def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
@@ -35,9 +39,10 @@ def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     assert set(content["files"]) == files - {"result.json"}
 
 
-def test_masks_lie_on_the_lesion(tumorlens, tmp_path):
+def check_mask(pipeline, tmp_path):
     series(tmp_path / "in", plane="coronal")
-    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out", "--plane", "axial").exit_code == 0
+    jobs = collect([str(tmp_path / "in")], tmp_path / "out", tmp_path / "scratch").jobs
+    assert run_batch(pipeline, jobs, tmp_path / "out", options=RunOptions(plane="axial")).failed == 0
     folder = tmp_path / "out" / "in"
     mask = nib.load(folder / "mask.nii.gz")
     scan = open_scan(tmp_path / "in")
@@ -52,12 +57,21 @@ def test_masks_lie_on_the_lesion(tumorlens, tmp_path):
     assert lesion["volume_ml"] == pytest.approx(SICK.mask.sum() * 28 / 1000, rel=0.3)
 
 
+def test_masks_lie_on_the_lesion(pipeline, tmp_path):
+    check_mask(pipeline, tmp_path)
+
+
+@pytest.mark.slow
+def test_masks_of_the_shipped_networks_lie_on_the_lesion(shipped, tmp_path):
+    check_mask(shipped, tmp_path)
+
+
 def test_all_series_that_are_scans_are_run(tumorlens, hospital, tmp_path):
     assert tumorlens("run", hospital, "-o", tmp_path / "out", "--series", "all").exit_code == 0
     assert [row["scan"] for row in table(tmp_path / "out")] == ["study/IMAGES#3", "study/IMAGES#5"]
 
 
-def test_a_file_that_is_left_out_may_have_a_name_that_is_no_unicode(tumorlens, tmp_path):
+def test_a_file_that_is_left_out_may_have_a_name_that_is_not_unicode(tumorlens, tmp_path):
     paths = series(tmp_path / "in")
     edit(paths[-1:], PhotometricInterpretation="PALETTE COLOR")
     try:
@@ -161,7 +175,7 @@ def test_every_flaw_has_its_row_and_the_rest_is_done(tumorlens, tmp_path):
         ds.save_as(path, implicit_vr=False, little_endian=True)
     with zipfile.ZipFile(folder / "evil.zip", "w") as archive:
         archive.writestr("../evil.dcm", b"x")
-    (folder / "damaged.zip").write_bytes(b"PK\x03\x04 this is no archive")
+    (folder / "damaged.zip").write_bytes(b"PK\x03\x04 this is not an archive")
     series(folder / "volumes", StudyInstanceUID="1.7", series="1.7.1", EchoTime="10")
     series(folder / "volumes" / "b", StudyInstanceUID="1.7", series="1.7.1", EchoTime="80")
     result = tumorlens("run", folder, "-o", tmp_path / "out")
@@ -170,14 +184,14 @@ def test_every_flaw_has_its_row_and_the_rest_is_done(tumorlens, tmp_path):
     assert "Traceback" not in result.output
     assert rows["good"]["label"] and not rows["good"]["review"]
     assert "1 of 16 slices missing" in rows["gap"]["review"] and rows["gap"]["label"]
-    for name, told in {
+    for name, message in {
         "cut": f"{cut[5].name}: the pixel data are damaged or cut off",
         "ct": "no series can be run: #5: its modality is CT, not MR",
         "nowhere": "none of the 16 images says where it lies",
         "private": "transfer syntax 1.2.3.4.5.6 cannot be decoded",
         "volumes": "holds 2 volumes at the same place",
     }.items():
-        assert told in rows[name]["error"], name
+        assert message in rows[name]["error"], name
         assert str(folder / name) in rows[name]["error"]
         assert not (tmp_path / "out" / name).exists() or not any((tmp_path / "out" / name).iterdir())
     assert "leads out of it" in rows["evil.zip"]["error"]
@@ -186,14 +200,14 @@ def test_every_flaw_has_its_row_and_the_rest_is_done(tumorlens, tmp_path):
     assert not list((tmp_path / "out").rglob(".part*"))
 
 
-@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-def test_planes_of_acquisition_go_to_the_networks_at_true_aspect(tumorlens, tmp_path, plane):
-    """Thick slices in each plane: the overlay shows the acquired slice, and the tumor is found in it."""
+def check_plane(pipeline, tmp_path, plane):
+    """Run thick slices in a plane: the tumor is found in the acquired slices."""
     spacing = {"axial": (2.0, 2.0, 6.0), "coronal": (2.0, 6.0, 2.0), "sagittal": (6.0, 2.0, 2.0)}[plane]
     shape = tuple(round(n / s) for n, s in zip((192, 224, 200), spacing, strict=True))
     phantom = phantom_volume(7, "meningioma", shape, spacing)
     series(tmp_path / "in", phantom, plane)
-    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    jobs = collect([str(tmp_path / "in")], tmp_path / "out", tmp_path / "scratch").jobs
+    assert run_batch(pipeline, jobs, tmp_path / "out").failed == 0
     content = json.loads((tmp_path / "out" / "in" / "result.json").read_text())
     assert content["scan"]["plane"] == plane
     assert content["lesions"]
@@ -201,10 +215,19 @@ def test_planes_of_acquisition_go_to_the_networks_at_true_aspect(tumorlens, tmp_
     assert 2 * (mask * phantom.mask).sum() / (mask.sum() + phantom.mask.sum()) > 0.7
 
 
-def test_a_picture_has_one_plane_and_a_volume_of_unknown_orientation_none_by_name(tumorlens, tmp_path):
-    from tumorlens.data.formats.pictures import write_png
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_planes_of_acquisition_are_cut_as_they_were_acquired(pipeline, tmp_path, plane):
+    check_plane(pipeline, tmp_path, plane)
 
-    write_png(tmp_path / "in" / "a.png", phantom_volume(7).image[:, :, 10].astype(np.uint8))
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_planes_of_acquisition_go_to_the_shipped_networks_at_true_aspect(shipped, tmp_path, plane):
+    check_plane(shipped, tmp_path, plane)
+
+
+def test_a_picture_has_one_plane_and_a_volume_of_unknown_orientation_none_by_name(tumorlens, tmp_path):
+    write_png(tmp_path / "in" / "a.png", SICK.image[:, :, 7].astype(np.uint8))
     header = b"ObjectType = Image\nNDims = 3\nDimSize = 96 112 16\nElementSpacing = 2 2 7\nElementType = MET_SHORT\n"
     raw = header + b"ElementDataFile = LOCAL\n" + SICK.image.astype("<i2").tobytes(order="F")
     (tmp_path / "in" / "b.mha").write_bytes(raw)
@@ -216,12 +239,12 @@ def test_a_picture_has_one_plane_and_a_volume_of_unknown_orientation_none_by_nam
 
 def test_a_scan_that_cannot_be_run_has_its_row_even_alone(tumorlens, tmp_path):
     (path,) = series(tmp_path / "ct", phantom_volume(1, shape=(96, 112, 1)), Modality="CT")
-    (tmp_path / "z.zip").write_bytes(b"PK\x03\x04 this is no archive")
-    for place, told in ((tmp_path / "ct", "CT, not MR"), (path, "CT, not MR"), (tmp_path / "z.zip", "damaged")):
+    (tmp_path / "z.zip").write_bytes(b"PK\x03\x04 this is not an archive")
+    for place, message in ((tmp_path / "ct", "CT, not MR"), (path, "CT, not MR"), (tmp_path / "z.zip", "damaged")):
         result = tumorlens("run", place, "-o", tmp_path / "out", "--overwrite")
-        assert result.exit_code == 1 and told in result.stderr
+        assert result.exit_code == 1 and message in result.stderr
         (row,) = table(tmp_path / "out")
-        assert told in row["error"] and str(place) in row["error"]
+        assert message in row["error"] and str(place) in row["error"]
 
 
 def test_a_folder_without_an_output_is_wrong_use(tumorlens, tmp_path):
