@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.volumes import (
     DEFLATE,
+    LPS_TO_RAS,
     MM,
-    TO_RAS,
     Geometry,
     affine_to_ras,
     beside,
@@ -148,9 +148,7 @@ def _geometry(fields: dict[str, str], n: int) -> Geometry:
     if direction is None or n < 3:
         return None, filled_spacing(factor * np.abs(spacing))
     origin = np.zeros(n) if origin is None else origin
-    affine = affine_to_ras(
-        direction.reshape(n, n).T, factor * spacing, factor * origin, TO_RAS["left-posterior-superior"]
-    )
+    affine = affine_to_ras(direction.reshape(n, n).T, factor * spacing, factor * origin, LPS_TO_RAS)
     return affine, spacing_of(affine)
 
 

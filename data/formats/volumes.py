@@ -47,14 +47,7 @@ _NAMES = {"mgh": "MGH", "nrrd": "NRRD", "metaimage": "MetaImage"}
 MGH_TYPES = (0, 1, 3, 4, 10)  # uint8, int32, float32, int16, uint16
 MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
 
-# What turns ITK's coordinates to RAS, by the space that ITK names. It turns the three 3-D spaces of the body to LPS
-# and calls them so; those with time it leaves as they are. Any other space is not the patient's.
-TO_RAS = {
-    "left-posterior-superior": (-1, -1, 1),
-    "left-posterior-superior-time": (-1, -1, 1),
-    "left-anterior-superior-time": (-1, 1, 1),
-    "right-anterior-superior-time": (1, 1, 1),
-}
+LPS_TO_RAS = (-1, -1, 1)  # the signs that turn coordinates of DICOM and ITK to those of NIfTI
 
 _HEADER_BYTES = 1 << 20
 DEFLATE = 1100  # zlib makes nothing smaller than by a factor of 1032
