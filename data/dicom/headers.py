@@ -30,6 +30,17 @@ def is_dicom_head(head: bytes) -> bool:
     return element in _BARE_ELEMENTS and (head[4:6] in _VRS or length <= 64)
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file's first bytes show DICOM; false for what cannot be read."""
+    try:
+        if not path.is_file():  # opening a named pipe would wait for ever
+            return False
+        with path.open("rb") as file:
+            return is_dicom_head(file.read(132))
+    except OSError:
+        return False
+
+
 def read_header(path: Path, tags: tuple[str, ...] | None = None) -> Dataset:
     """The header of a DICOM file, without its pixels; only `tags` if they are given.
 

@@ -90,7 +90,7 @@ def read_nrrd(path: Path, frame: int | None = None) -> Scan:
     voxels = np.frombuffer(payload, stored).reshape(sizes, order="F").transpose(*axes, *channel_axis)
     if len(spatial) == 4:
         voxels = voxels[..., frame]
-    return volume_scan(path, "nrrd", np.array(voxels, order="F"), shape, geometry, frame)
+    return volume_scan(path, "NRRD", np.array(voxels, order="F"), shape, geometry, frame)
 
 
 def nrrd_files(path: Path) -> list[Path]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import subprocess
+import sys
 
 import h5py
 import nibabel as nib
@@ -13,7 +15,7 @@ from PIL import Image, ImageOps
 from scipy.io import savemat
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.open import open_scan, sniff
+from tumorlens.data.formats.open import FORMATS, SCAN_SUFFIXES, open_scan, sniff
 
 RAMP = (np.arange(30 * 40).reshape(30, 40) % 251).astype(np.uint8)
 
@@ -292,7 +294,7 @@ def _bad_files(folder):
 
 BAD = {
     "missing.png": "no such file",
-    "text.png": "no PNG, JPEG, TIFF, BMP, WebP, MATLAB, NIfTI, MGH, NRRD, MetaImage or DICOM",
+    "text.png": "this is not a DICOM, PNG, JPEG, TIFF, BMP, WebP, MATLAB, NIfTI, NRRD, MGH or MetaImage file",
     "empty.png": "empty",
     "cut.png": "damaged or cut off",
     "cut.jpg": "damaged or cut off",
@@ -327,3 +329,20 @@ def test_a_folder_is_no_scan(tmp_path):
 def test_sniff_reads_content_only(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "x.webp")
     assert sniff(tmp_path / "x.webp") == "webp"
+
+
+def test_a_picture_loads_no_package_of_another_format(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    code = (
+        "import sys\n"
+        "from tumorlens.data.formats.open import open_scan\n"
+        "open_scan(sys.argv[1])\n"
+        "print(sorted({'nibabel', 'pydicom', 'h5py', 'scipy', 'nrrd'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_each_suffix_belongs_to_one_format():
+    assert len(set(SCAN_SUFFIXES)) == len(SCAN_SUFFIXES)
+    assert len({row.name for row in FORMATS}) == len(FORMATS)

@@ -27,7 +27,9 @@ from tests.scans.volumes import (
     save_nrrd,
 )
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.volumes import sniff_volume
+from tumorlens.data.formats.metaimage import is_metaimage
+from tumorlens.data.formats.mgh import is_mgh
+from tumorlens.data.formats.nrrd import is_nrrd
 from tumorlens.data.masks.write import write_mask_nifti
 
 
@@ -146,15 +148,20 @@ def test_a_picture_is_shown_as_itk_shows_it(tmp_path, suffix):
     assert np.array_equal(scan.mask_from_slices(mask[None]), mask.T[..., None])
 
 
-def test_sniff(tmp_path):
+def _formats(head):
+    recognize = {"nrrd": is_nrrd, "mgh": is_mgh, "metaimage": is_metaimage}
+    return [name for name, matches in recognize.items() if matches(head)]
+
+
+def test_the_content_shows_the_format(tmp_path):
     for suffix in ITK:
-        assert sniff_volume(save_as(tmp_path, suffix, VOXELS, np.eye(4)).read_bytes()[:560]) == ITK[suffix]
-    assert sniff_volume(save_as(tmp_path, "mgh", VOXELS, np.eye(4)).read_bytes()[:560]) == "mgh"
-    assert sniff_volume(b"NDims = 3\nDimSize = 1 2 3\n") == "metaimage"  # the type of the object is optional
+        assert _formats(save_as(tmp_path, suffix, VOXELS, np.eye(4)).read_bytes()[:560]) == [ITK[suffix]]
+    assert _formats(save_as(tmp_path, "mgh", VOXELS, np.eye(4)).read_bytes()[:560]) == ["mgh"]
+    assert _formats(b"NDims = 3\nDimSize = 1 2 3\n") == ["metaimage"]  # the type of the object is optional
     nifti = nib.Nifti1Image(VOXELS, np.eye(4)).to_bytes()[:560]
     for head in (b"", b"NRRD", b"NRRDxyz1", b"\0" * 560, nifti, b"ObjectType = Mesh\nNDims = 3\n", b"NDims are nice",
                  b"\0\0\0\1" + b"\xff" * 60, b"\x89PNG\r\n\x1a\n", b"\0\0\1\0\1\0\x20\x20" * 9):  # fmt: skip
-        assert sniff_volume(head) is None
+        assert _formats(head) == []
 
 
 def _bad_mgh(path, **fields):
