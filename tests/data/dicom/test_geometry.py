@@ -71,7 +71,7 @@ def test_copies_and_doubles_are_told_apart(tmp_path, volume):
     double.PixelData = bytes(len(double.PixelData))
     double.save_as(tmp_path / "double")
     scan = open_scan(tmp_path)
-    assert "1 image at a place where another one lies already: the first of each was taken" in " ".join(scan.warnings)
+    assert "1 image at a place where another one lies already: the first of each was used" in " ".join(scan.warnings)
     assert np.array_equal(scan.voxels, plain.voxels)
 
 
@@ -79,7 +79,7 @@ def test_uneven_slices_are_told_with_the_error_it_makes(tmp_path, volume):
     paths = save_series(tmp_path, volume, AFFINE)
     move(paths[4], (0, 0, 1.5))
     scan = open_scan(tmp_path)
-    assert "slice distances run from 3.5 to 6.5 mm: the mean of 5 mm was taken" in scan.warnings[0]
+    assert "slice distances run from 3.5 to 6.5 mm: the mean of 5 mm was used" in scan.warnings[0]
     assert "up to 1.5 mm off" in scan.warnings[0]
     assert scan.spacing_mm[2] == pytest.approx(5)
 
@@ -107,7 +107,7 @@ def test_other_orientations_are_left_out(tmp_path, volume):
     save_series(tmp_path / "axial", volume, AFFINE, series="1.2.9")
     save_series(tmp_path / "sagittal", volume[:6], AFFINE, "sagittal", series="1.2.9")
     scan = open_scan(tmp_path)
-    assert "mixes 2 orientations or sizes: the largest group of 10 images was taken, 6 left out" in scan.warnings[0]
+    assert "mixes 2 orientations or sizes: the largest group of 10 images was used, 6 were left out" in scan.warnings[0]
     assert scan.plane == "axial" and scan.n_slices == 10
 
 
@@ -124,7 +124,7 @@ def test_images_without_place_are_left_out(tmp_path, volume):
     ds = pydicom.dcmread(paths[9])
     del ds.ImagePositionPatient
     ds.save_as(paths[9])
-    assert "1 of 10 images say nothing of their place in space" in warnings_of(tmp_path)
+    assert "1 of 10 images have no place in space" in warnings_of(tmp_path)
 
 
 @pytest.mark.parametrize("lost", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
@@ -157,7 +157,7 @@ def test_skewed_orientation_is_refused(tmp_path, volume):
         ds = pydicom.dcmread(path)
         ds.ImageOrientationPatient = ["1", "0", "0", "0.5", "0.8", "0"]
         ds.save_as(path)
-    with pytest.raises(InputError, match="no pair of perpendicular directions"):
+    with pytest.raises(InputError, match="not a pair of perpendicular directions"):
         open_scan(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_what_is_no_scan_in_a_series_is_left_out(tmp_path, volume):
     ds.save_as(capture)
     scan = open_scan(tmp_path)
     assert scan.n_slices == 10
-    assert f"1 of 11 files were left out ({capture.name}: it holds colour pictures" in scan.warnings[0]
+    assert f"1 of 11 files were left out ({capture.name}: it holds color pictures" in scan.warnings[0]
 
 
 def test_a_gap_that_only_the_header_shows_is_told(tmp_path, volume):

@@ -50,7 +50,7 @@ def test_files_of_a_folder_are_grouped_by_series(tmp_path):
         ((T2, T1), 3, "name no T1 after contrast agent"),
         ((T2, LOCALIZER), 4, "(T2)"),
         ((T1C, {**T1C, "SeriesNumber": 9, "ImageType": ["DERIVED", "SECONDARY", "MPR"]}), 8, "series: T1 after"),
-        ((LOCALIZER, CT, T1), 3, "#3 was taken of 3 series"),
+        ((LOCALIZER, CT, T1), 3, "#3 was chosen from 3 series"),
         ((T1C,), 8, ""),
     ],
 )
@@ -177,7 +177,7 @@ def test_colour_and_secondary_captures_are_refused(tmp_path):
     ds.BitsAllocated = ds.BitsStored = 8
     ds.HighBit, ds.PixelRepresentation, ds.PixelData = 7, 0, bytes(ds.Rows * ds.Columns * 3)
     ds.save_as(path)
-    with pytest.raises(InputError, match="colour pictures"):
+    with pytest.raises(InputError, match="color pictures"):
         open_scan(path)
 
 
@@ -316,5 +316,5 @@ def test_a_dicomdir_leads_to_its_files(tmp_path):
     assert "1 of the 9 files that the DICOMDIR lists are missing" in open_scan(path).warnings
     for file in read_dicomdir(path)[0]:
         file.unlink()
-    with pytest.raises(InputError, match="none of the 9 files it lists is there"):
+    with pytest.raises(InputError, match="all of the 9 files that it lists are missing"):
         open_scan(path)

@@ -263,9 +263,9 @@ def test_how_masks_of_several_values_are_read(tmp_path):
     assert set(np.unique(classes)) == {0, 1, 4}
     assert check_set(tmp_path).of("mask_values") == [
         "masks/1.png: values 1, 4, all of them lesion",
-        "masks/2.png: 2 grey levels, lesion above 120",
+        "masks/2.png: 2 gray levels, lesion above 120",
         "masks/3.tif: fractions up to 1, lesion from 0.5 on",
-        "masks/4.tif: 2 grey levels, lesion above 127",
+        "masks/4.tif: 2 gray levels, lesion above 127",
     ]
 
 

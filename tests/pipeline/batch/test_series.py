@@ -122,7 +122,7 @@ def test_equally_fitting_series_are_told(tumorlens, tmp_path):
         series(tmp_path / "in" / str(number), SeriesNumber=number)
     listed = json.loads(tumorlens("run", tmp_path / "in", "--list", "--json").stdout)
     assert [s["why"] for s in listed["series"] if s["taken"]] == [
-        "#5 was taken of 2 series: T1 after contrast agent, by the header (#6 fit as well)"
+        "#5 was chosen from 2 series: T1 after contrast agent, by the header (#6 fit as well)"
     ]
 
 

@@ -23,7 +23,7 @@ from tumorlens.data.phantom import phantom_volume
 def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     result = tumorlens("run", hospital, "-o", tmp_path / "out")
     assert result.exit_code == 0
-    assert "study/IMAGES#5: #5 was taken of 4 series: T1 after contrast agent, by the header" in result.stderr
+    assert "study/IMAGES#5: #5 was chosen from 4 series: T1 after contrast agent, by the header" in result.stderr
     (row,) = table(tmp_path / "out")
     assert row["scan"] == "study/IMAGES#5" and row["label"] != "no_tumor"
     folder = tmp_path / "out" / "study" / "IMAGES#5"
@@ -31,7 +31,7 @@ def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     assert {p.name for p in folder.iterdir()} == files
     content = json.loads((folder / "result.json").read_text())
     assert content["scan"]["dicom"]["series_number"] == 5
-    assert content["scan"]["notes"] == ["#5 was taken of 4 series: T1 after contrast agent, by the header"]
+    assert content["scan"]["notes"] == ["#5 was chosen from 4 series: T1 after contrast agent, by the header"]
     assert set(content["files"]) == files - {"result.json"}
 
 
