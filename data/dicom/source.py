@@ -1,7 +1,7 @@
 """What a `data.scan.Scan` keeps of its DICOM files, and the one place where frames become a volume and back.
 
 A DICOM frame has rows from top to bottom. The volume has ``i`` along a row, ``j`` from the bottom row to the top row
-and ``k`` along the normal of the image plane. This is the order of dcm2niix, so that masks fit the NIfTI that it writes.
+and ``k`` along the normal of the image plane. This is the order of dcm2niix, so masks fit the NIfTI that it writes.
 """
 
 from __future__ import annotations

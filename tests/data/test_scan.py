@@ -151,7 +151,7 @@ def test_planes_without_orientation():
         picture.in_plane(0)
     with pytest.raises(InputError, match="no axis 3"):
         volume.in_plane(3)
-    with pytest.raises(InputError, match="'oblique' is none of"):
+    with pytest.raises(InputError, match="'oblique' is not one of"):
         volume.with_plane("oblique")
     assert volume.in_plane(0).slice(3).shape == (20, 6)
     assert volume.with_plane("acquisition").n_slices == 6

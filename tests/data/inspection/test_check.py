@@ -209,7 +209,7 @@ def test_a_volume_may_stand_in_the_index_once_for_each_plane(tmp_path):
     assert report.slices > one
     assert found(check_set(index_of(tmp_path, [rows[2], rows[2]], columns)))["repeated_row"] == 1
     wrong = check_set(index_of(tmp_path, [rows[0], {**rows[0], "cut": "oblique"}], columns))
-    assert "plane 'oblique' is none of" in str(wrong.findings)
+    assert "plane 'oblique' is not one of" in str(wrong.findings)
     save(tmp_path / "a.png", phantom_slice(3, "no_tumor").image)
     flat = check_set(index_of(tmp_path, [rows[0], {"image": "a.png", "label": "no_tumor", "cut": "axial"}], columns))
     assert "a picture has no planes" in str(flat.findings)

@@ -149,7 +149,7 @@ def test_a_seed_that_no_generator_takes(command, tmp_path):
     ("options", "reason"),
     [
         (["--device", "cuda:77"], "is not there"),
-        (["--device", "toaster"], "is none of"),
+        (["--device", "toaster"], "is not one of"),
         (["--classifier", "nowhere.safetensors"], "no such file"),
     ],
 )
