@@ -11,7 +11,6 @@ from PIL import Image
 
 from tests.data.test_scan import all_orientations, reoriented
 from tests.scans.volumes import VOXELS, oblique_affine
-from tumorlens.data.files import whole_file
 from tumorlens.data.formats.nifti import read_nifti
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.masks.write import write_mask_nifti, write_mask_png
@@ -119,12 +118,3 @@ def test_mask_png(tmp_path):
     mask = np.eye(5, 9, dtype=np.uint8)
     write_mask_png(tmp_path / "m.png", mask)
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / "m.png")), mask * 255)
-
-
-def test_a_failure_leaves_no_file(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(RuntimeError), whole_file(tmp_path / "a.txt") as part:
-        part.write_text("half")
-        raise RuntimeError
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "old"
