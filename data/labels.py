@@ -91,7 +91,7 @@ def class_of(name: str) -> TumorClass:
 
 
 def color_of(name: str) -> str:
-    """The color of a class in every plot; grey for any other name."""
+    """The color of a class in every plot; gray for any other name."""
     return _ROWS[name].color if name in _ROWS else UNKNOWN_COLOR
 
 

@@ -1,4 +1,4 @@
-"""Geometry of a scan: which way its slices are cut and shown, and that masks find their way back."""
+"""Geometry of a scan: how its slices are cut and shown, and how masks go back into the volume."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_slices_look_the_same_in_every_orientation(code):
     scan = Scan.from_array(voxels, affine)
     assert scan.plane == "axial"
     assert scan.n_slices == 10
-    seen = {scan.slice(k).tobytes() for k in range(10)}
-    assert seen == {reference.slice(k).tobytes() for k in range(10)}
+    slices = {scan.slice(k).tobytes() for k in range(10)}
+    assert slices == {reference.slice(k).tobytes() for k in range(10)}
     masks = np.stack([(scan.slice(k) > 300).astype(np.uint8) for k in range(10)])
     np.testing.assert_array_equal(scan.mask_from_slices(masks), voxels > 300)
 
@@ -175,4 +175,4 @@ def test_an_array_of_truth_values_is_a_scan_like_any_other():
     volume[5:15, 5:15, 5:15] = True
     scan = Scan.from_array(volume)
     assert scan.volume and scan.voxels.dtype == np.uint8
-    assert Scan.from_array(volume[..., :3]).volume  # three slices, no colour
+    assert Scan.from_array(volume[..., :3]).volume  # three slices, not a color

@@ -21,7 +21,7 @@ NRRD = ("type: short", "dimension: 3", "sizes: 5 4 3", "endian: little", "encodi
 
 
 def oblique_affine():
-    """An affine with three spacings, a turn and an offset, in which no axis can be taken for another."""
+    """An affine with three spacings, a rotation and an offset, so that axes cannot be confused."""
     a, b = 0.2, -0.1
     turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
     turn = turn @ np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])

@@ -86,7 +86,7 @@ def test_numbers_that_cannot_be_read_are_not_called_damage(tmp_path, pixels, wha
     ("tag", "value", "reason"),
     [
         (257, 0, "a.tif: the tiff file is damaged"),  # no rows
-        (262, 77, "a.tif: the tiff file is damaged"),  # no such colours
+        (262, 77, "a.tif: the tiff file is damaged"),  # an unknown color space
         (259, 34712, r"a.tif: this kind of TIFF cannot be read \(compression 34712\)"),
     ],
 )

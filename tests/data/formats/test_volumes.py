@@ -1,4 +1,4 @@
-"""What MGH, NRRD and MetaImage share: voxels keep value and place, masks go back there, bad files get a sentence."""
+"""What MGH, NRRD and MetaImage share: voxels keep value and place, masks fit them, bad files get one sentence."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_places_and_masks_in_every_orientation(tmp_path, code, suffix):
     assert mask.header.get_xyzt_units()[0] == "mm"
     for form in (mask.affine, mask.header.get_sform(), mask.header.get_qform()):
         np.testing.assert_allclose(place_of(form, marked), place, atol=1e-3)
-    seen = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
-    assert seen[marked.tolist()] == 1
-    np.testing.assert_allclose(seen.TransformIndexToPhysicalPoint(marked.tolist()), LPS @ place, atol=1e-3)
+    by_itk = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    assert by_itk[marked.tolist()] == 1
+    np.testing.assert_allclose(by_itk.TransformIndexToPhysicalPoint(marked.tolist()), LPS @ place, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
@@ -308,7 +308,7 @@ def test_bad_files_give_one_sentence_and_nothing_on_the_screen(tmp_path, capfd, 
     assert capfd.readouterr() == ("", "")
 
 
-def test_every_bad_file_is_asked_for(tmp_path):
+def test_every_bad_file_has_its_message(tmp_path):
     _bad_files(tmp_path)
     made = {path.name for path in tmp_path.iterdir() if not path.name.startswith("good") and path.suffix != ".raw"}
     assert made == set(BAD)

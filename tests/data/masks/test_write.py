@@ -34,8 +34,8 @@ def test_nifti_round_trip(tmp_path, code):
     nib.save(source, tmp_path / "scan.nii.gz")
 
     scan = open_scan(tmp_path / "scan.nii.gz")
-    seen = np.stack([scan.view(truth, k) for k in range(scan.n_slices)])
-    write_mask_nifti(tmp_path / "mask.nii.gz", scan.mask_from_slices(seen), scan)
+    slices = np.stack([scan.view(truth, k) for k in range(scan.n_slices)])
+    write_mask_nifti(tmp_path / "mask.nii.gz", scan.mask_from_slices(slices), scan)
 
     mask = nib.load(tmp_path / "mask.nii.gz")
     np.testing.assert_array_equal(np.asanyarray(mask.dataobj), truth)
@@ -79,7 +79,7 @@ def test_flat_nifti_keeps_its_shape(tmp_path, shape):
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
-def test_masks_carry_no_words_of_the_source(tmp_path, kind):
+def test_masks_hold_no_texts_of_the_source(tmp_path, kind):
     source = kind(VOXELS, oblique_affine())
     header = source.header
     words = {"descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"} & set(header.keys())
@@ -103,7 +103,7 @@ def test_masks_carry_no_words_of_the_source(tmp_path, kind):
     assert len(scan.header.extensions) == 3  # the source's own header stays as it was
 
 
-def test_a_sheared_affine_is_no_qform(tmp_path):
+def test_a_sheared_affine_has_no_qform(tmp_path):
     sheared = oblique_affine()
     sheared[:3, 0] += 0.2 * sheared[:3, 1]
     scan = Scan(VOXELS, affine=sheared, volume=True, source_shape=VOXELS.shape)
