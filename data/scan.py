@@ -62,8 +62,8 @@ class Scan:
             none for a slice without one. Empty if the source gives no windows.
         dicom: The source instances of a DICOM series, or none.
         x_first: Whether the first array axis runs along the rows of a slice, for volumes without an affine.
-        assumed: ``(4, 4)``, for volumes without an affine: how the arrays of this format mostly lie. Slices are cut and
-            turned by it, but nothing is measured or called left or right by it.
+        assumed_affine: ``(4, 4)``, for volumes without an affine: how the arrays of this format mostly lie. Slices are
+            cut and turned by it, but nothing is measured or called left or right by it.
     """
 
     voxels: NDArray[Any]
@@ -82,7 +82,7 @@ class Scan:
     windows: tuple[tuple[float, float] | None, ...] = ()
     dicom: Any = field(default=None, repr=False, compare=False)
     x_first: bool = False
-    assumed: NDArray[np.float64] | None = None
+    assumed_affine: NDArray[np.float64] | None = None
 
     @classmethod
     def from_array(
@@ -277,7 +277,7 @@ class Scan:
 
     @property
     def _view_affine(self) -> NDArray[np.float64] | None:
-        return self.assumed if self.affine is None else self.affine
+        return self.assumed_affine if self.affine is None else self.affine
 
     def _layout(self) -> tuple[int, int, int, tuple[int, int]]:
         """Slice axis, row axis and column axis of the array, and the steps (1 or -1) down the rows and along the

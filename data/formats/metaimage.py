@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.volumes import (
-    DEFLATE,
+    DEFLATE_RATIO,
     LPS_TO_RAS,
-    MM,
+    MM_PER_UNIT,
     Geometry,
     affine_to_ras,
-    beside,
     check_frame,
     check_shape,
     check_size,
-    filled_spacing,
+    detached_file,
     header_bytes,
-    spacing_of,
+    spacing_of_affine,
+    spacing_of_lengths,
     spatial_shape,
     volume_scan,
 )
@@ -74,7 +74,7 @@ def metaimage_files(path: Path) -> list[Path]:
         InputError: It is missing.
     """
     where = _header(header_bytes(path, "MetaImage"))[0].get("ElementDataFile", "LOCAL")
-    return [path] if where.upper() == "LOCAL" else [path, beside(path, where, "MetaImage")]
+    return [path] if where.upper() == "LOCAL" else [path, detached_file(path, where, "MetaImage")]
 
 
 def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tuple[int, ...], Geometry]:
@@ -102,10 +102,10 @@ def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tup
         raise InputError("the MetaImage keeps its data in several files; save it as one")
     source = path
     if where.upper() != "LOCAL":
-        source, start = beside(path, where, "MetaImage"), max(skip, 0)
+        source, start = detached_file(path, where, "MetaImage"), max(skip, 0)
     compressed = _true(fields.get("CompressedData", "False"))
     needed = int(np.prod(shape)) * stored.itemsize
-    check_size(needed, [source], DEFLATE if compressed else 1, "MetaImage")
+    check_size(needed, [source], DEFLATE_RATIO if compressed else 1, "MetaImage")
     if skip == -1 and source != path and not compressed:  # the voxels are the end of the file
         start = source.stat().st_size - needed
     with source.open("rb") as file:
@@ -148,14 +148,14 @@ def _geometry(fields: dict[str, str], n: int) -> Geometry:
     if spacing is None:
         return None, None
     origin = numbers("Offset", "Position", "Origin")
-    factor = MM.get(fields.get("DistanceUnits", "").lower(), 1.0)
+    factor = MM_PER_UNIT.get(fields.get("DistanceUnits", "").lower(), 1.0)
     if len(spacing) != n or not spacing.all() or not np.isfinite(spacing).all():
         raise ValueError("spacing")
     if direction is None or n < 3:
-        return None, filled_spacing(factor * np.abs(spacing))
+        return None, spacing_of_lengths(factor * np.abs(spacing))
     origin = np.zeros(n) if origin is None else origin
     affine = affine_to_ras(direction.reshape(n, n).T, factor * spacing, factor * origin, LPS_TO_RAS)
-    return affine, spacing_of(affine)
+    return affine, spacing_of_affine(affine)
 
 
 def _inflated(payload: bytes, needed: int) -> bytes:

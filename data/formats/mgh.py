@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.volumes import check_frame, check_shape, spacing_of, spatial_shape, volume_scan
+from tumorlens.data.formats.volumes import check_frame, check_shape, spacing_of_affine, spatial_shape, volume_scan
 from tumorlens.data.scan import Scan, checked_affine
 
 _TYPES = (0, 1, 3, 4, 10)  # uint8, int32, float32, int16, uint16
@@ -69,4 +69,4 @@ def read_mgh(path: Path, frame: int | None = None) -> Scan:
     except Exception:  # nibabel passes on what gzip, numpy and struct raise on short data, with the stream's address
         raise InputError("the MGH data are damaged or cut off") from None
     affine = checked_affine(image.affine) if good_ras else None
-    return volume_scan(path, "MGH", data, shape, (affine, spacing_of(affine)), frame)
+    return volume_scan(path, "MGH", data, shape, (affine, spacing_of_affine(affine)), frame)

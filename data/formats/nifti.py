@@ -61,7 +61,7 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
     return Scan(
         voxels,
         affine=affine if known else None,
-        assumed=None if known else affine,  # the affine that nibabel makes up
+        assumed_affine=None if known else affine,  # made up by nibabel
         spacing_mm=spacing,
         path=path,
         format="nifti",

@@ -20,18 +20,18 @@ import numpy as np
 
 from tumorlens.data.errors import InputError, reason_of
 from tumorlens.data.formats.volumes import (
-    DEFLATE,
+    DEFLATE_RATIO,
     LPS_TO_RAS,
-    MM,
+    MM_PER_UNIT,
     Geometry,
     affine_to_ras,
-    beside,
     check_frame,
     check_shape,
     check_size,
-    filled_spacing,
+    detached_file,
     header_bytes,
-    spacing_of,
+    spacing_of_affine,
+    spacing_of_lengths,
     spatial_shape,
     volume_scan,
 )
@@ -49,7 +49,7 @@ _TO_RAS = {  # the spaces of the patient, by their names without "-" and "time";
     **dict.fromkeys(("leftanteriorsuperior", "las"), (-1, 1, 1)),
     **dict.fromkeys(("leftposteriorsuperior", "lps"), LPS_TO_RAS),
 }
-_BZIP2 = 1_000_000  # the largest ratio of plain to compressed bytes that bzip2 reaches
+_BZIP2_RATIO = 2_000_000  # the largest ratio of plain to compressed bytes that bzip2 reaches
 
 
 def is_nrrd(head: bytes) -> bool:
@@ -124,7 +124,7 @@ def _header(path: Path, head: bytes) -> tuple[dict[str, str], int, list[Path]]:
         if name == "datafile":
             listed = (other[1].decode("latin-1").strip() for other in lines)
             names = filter(None, listed) if value.startswith("LIST") else _names_of(value)
-            files += [beside(path, other, "NRRD") for other in names]
+            files += [detached_file(path, other, "NRRD") for other in names]
     return fields, start, files
 
 
@@ -207,7 +207,7 @@ def _geometry(fields: dict[str, str], header: dict[str, Any], axes: tuple[int, .
     """
     n = len(axes)
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits") or fields.get("units", ""))[: 3 if n == 4 else None]
-    factors = {MM.get(unit.strip().lower()) for unit in units if unit.strip()} or {1.0}
+    factors = {MM_PER_UNIT.get(unit.strip().lower()) for unit in units if unit.strip()} or {1.0}
     factor = factors.pop()
     lengths = np.array([header["spacings"][axis] for axis in axes]) if "spacings" in header else np.full(n, np.nan)
     vectors: Any = header.get("space directions")
@@ -224,12 +224,12 @@ def _geometry(fields: dict[str, str], header: dict[str, Any], axes: tuple[int, .
         raise InputError("the NRRD header gives a spacing of 0 or infinity")
     to_ras = _TO_RAS.get(re.sub("(time|t)$", "", _space(header)))
     if not placed or to_ras is None or n < 3:
-        return None, filled_spacing(np.abs(spacing))
+        return None, spacing_of_lengths(np.abs(spacing))
     if vectors.shape != (n, n) or origin.shape != (n,):
         raise InputError("the NRRD header is damaged (its vectors do not fit its space)")
     direction = (vectors * (1 / lengths)[:, None]).T
     affine = affine_to_ras(direction, spacing, factor * np.nan_to_num(origin), to_ras)
-    return affine, spacing_of(affine)
+    return affine, spacing_of_affine(affine)
 
 
 def _payload(
@@ -305,6 +305,6 @@ _DECODERS: dict[
     "raw": (lambda file, stored: file, 1),
     **dict.fromkeys(_TEXTS, (_from_text, 1)),
     "hex": (_from_hex, 1),
-    **dict.fromkeys(("gzip", "gz"), (_from_gzip, DEFLATE)),
-    **dict.fromkeys(("bzip2", "bz2"), (_from_bzip2, _BZIP2)),
+    **dict.fromkeys(("gzip", "gz"), (_from_gzip, DEFLATE_RATIO)),
+    **dict.fromkeys(("bzip2", "bz2"), (_from_bzip2, _BZIP2_RATIO)),
 }

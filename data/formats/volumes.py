@@ -13,12 +13,12 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.scan import Scan, checked_affine
 
 _MAX_VOXELS = 2_000_000_000
-MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
+MM_PER_UNIT = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
 
 LPS_TO_RAS = (-1, -1, 1)  # the signs that turn coordinates of DICOM and ITK to those of NIfTI
 
 _HEADER_BYTES = 1 << 20
-DEFLATE = 1100  # zlib's largest ratio of plain to compressed bytes is 1032
+DEFLATE_RATIO = 1100  # zlib's largest ratio of plain to compressed bytes is 1032
 Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]  # affine and spacing in mm
 
 
@@ -133,17 +133,17 @@ def affine_to_ras(
     return checked_affine(np.diag([*to_ras, 1]) @ affine)
 
 
-def spacing_of(affine: NDArray[np.float64] | None) -> tuple[float, ...] | None:
+def spacing_of_affine(affine: NDArray[np.float64] | None) -> tuple[float, ...] | None:
     """Voxel size in mm along each array axis of an affine ``(4, 4)``; none without an affine."""
     return None if affine is None else tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def filled_spacing(spacing: NDArray[np.float64]) -> tuple[float, ...]:
+def spacing_of_lengths(spacing: NDArray[np.float64]) -> tuple[float, ...]:
     """Three lengths in mm. The thickness of a 2-D file is filler, as in a 2-D NIfTI; its source shape shows that."""
     return tuple(float(s) for s in (*spacing, 1.0)[:3])
 
 
-def beside(path: Path, target_name: str, name: str) -> Path:
+def detached_file(path: Path, target_name: str, name: str) -> Path:
     """The detached data file that a header names.
 
     It must lie in the header's own folder: otherwise a header from a stranger could show any file of this machine.

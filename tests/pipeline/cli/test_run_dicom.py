@@ -67,7 +67,7 @@ def test_a_file_that_is_left_out_may_have_a_name_that_is_no_unicode(tumorlens, t
     done = tumorlens("run", tmp_path / "in", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     (row,) = table(tmp_path / "out")
-    assert "1 of 16 files were left out (M\\udcfcller: it holds colour" in row["review"]
+    assert "1 of 16 files were left out (M\\udcfcller: it holds color" in row["review"]
 
 
 def test_a_series_is_looked_for_in_all_inputs(tumorlens, hospital, tmp_path):
