@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
-from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.formats.archives import is_zip, unpack
-from tumorlens.data.formats.open import SCAN_SUFFIXES, sniff
+from tumorlens.data.formats.open import SCAN_SUFFIXES, is_dicom, sniff
 from tumorlens.pipeline.batch.job import Job, Work, _Found
 from tumorlens.pipeline.batch.names import output_folders, unique_names
 from tumorlens.pipeline.batch.series import Candidate, DicomInput, survey
