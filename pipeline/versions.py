@@ -18,7 +18,7 @@ _PACKAGES = (
     "numpy",
     "pydicom",
     "highdicom",
-    "SimpleITK",
+    "pynrrd",
     "lightning",
     "torchmetrics",
     "scikit-learn",

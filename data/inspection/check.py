@@ -18,7 +18,7 @@ from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport
 from tumorlens.data.inspection.listing import Listing, Row, list_rows, unnamed_files
 from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label
-from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask, values_told
+from tumorlens.data.masks.read import describe_values, open_mask, read_mask, read_volume_mask
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -122,7 +122,7 @@ def _masks(sample: Sample, scan: Scan, listing: Listing) -> list[NDArray[np.uint
             masks = [scan.view(whole, k) for k in range(scan.n_slices)]
         else:
             masks = [read_mask(sample.mask, scan)]
-        told = values_told(open_mask(sample.mask))
+        told = describe_values(open_mask(sample.mask))
         if told:
             listing.say("mask_values", f"{listing.name(sample.mask)}: {told}")
         return masks

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tumorlens.data.dicom.derived import (
     OVERLAY_SERIES,
     RESEARCH_ONLY,
-    highdicom_at_work,
+    highdicom_errors,
     inherit,
     new_series,
     reference_item,
@@ -55,7 +55,7 @@ def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Resu
     source = source_of(result.scan)
     algorithm = segmenter_of(result)
     directions = _DIRECTIONS.get(result.scan.plane or "")
-    with highdicom_at_work(_WHAT):
+    with highdicom_errors(_WHAT):
         made: Dataset = hd.sc.SCImage.from_ref_dataset(
             ref_dataset=reference_to(source.datasets[0]),
             pixel_array=np.ascontiguousarray(picture_rgb),

@@ -15,7 +15,7 @@ from tumorlens.data.dicom.derived import (
     RESEARCH_ONLY,
     Algorithm,
     frame_of_reference,
-    highdicom_at_work,
+    highdicom_errors,
     inherit,
     new_series,
     reference_to,
@@ -84,7 +84,7 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
     instances = [reference_to(dataset) for dataset in source.datasets]
     series = new_series(source, REPORT_SERIES)
     classifier = classifier_of(result)
-    with highdicom_at_work(_WHAT):
+    with highdicom_errors(_WHAT):
         content = hd.sr.MeasurementReport(
             observation_context=_observer(classifier),
             procedure_reported=hd.sr.CodedConcept(*_MRI_OF_BRAIN),

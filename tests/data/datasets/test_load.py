@@ -167,7 +167,7 @@ def test_a_volume_is_cut_in_the_plane_of_its_row(tmp_path):
         np.testing.assert_array_equal(swept.reading.image, reading.image)
         assert (swept.reading.mask is None) == (reading.mask is None)
     (tmp_path / "index.csv").write_text("image,mask,label,patient,cut\nt1.nii.gz,mask.nii.gz,glioma,p,oblique\n")
-    with pytest.raises(InputError, match=r"line 2: plane 'oblique' is none of"):
+    with pytest.raises(InputError, match=r"line 2: plane 'oblique' is not one of"):
         load_samples(tmp_path)
 
 

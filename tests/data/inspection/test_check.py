@@ -209,7 +209,7 @@ def test_a_volume_may_stand_in_the_index_once_for_each_plane(tmp_path):
     assert report.slices > one
     assert found(check_set(index_of(tmp_path, [rows[2], rows[2]], columns)))["repeated_row"] == 1
     wrong = check_set(index_of(tmp_path, [rows[0], {**rows[0], "cut": "oblique"}], columns))
-    assert "plane 'oblique' is none of" in str(wrong.findings)
+    assert "plane 'oblique' is not one of" in str(wrong.findings)
     save(tmp_path / "a.png", phantom_slice(3, "no_tumor").image)
     flat = check_set(index_of(tmp_path, [rows[0], {"image": "a.png", "label": "no_tumor", "cut": "axial"}], columns))
     assert "a picture has no planes" in str(flat.findings)
@@ -263,9 +263,9 @@ def test_how_masks_of_several_values_are_read(tmp_path):
     assert set(np.unique(classes)) == {0, 1, 4}
     assert check_set(tmp_path).of("mask_values") == [
         "masks/1.png: values 1, 4, all of them lesion",
-        "masks/2.png: 2 grey levels, lesion above 120",
+        "masks/2.png: 2 gray levels, lesion above 120",
         "masks/3.tif: fractions up to 1, lesion from 0.5 on",
-        "masks/4.tif: 2 grey levels, lesion above 127",
+        "masks/4.tif: 2 gray levels, lesion above 127",
     ]
 
 

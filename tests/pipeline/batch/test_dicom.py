@@ -27,7 +27,7 @@ from tumorlens.pipeline.options import RunOptions
 def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     result = tumorlens("run", hospital, "-o", tmp_path / "out")
     assert result.exit_code == 0
-    assert "study/IMAGES#5: #5 was taken of 4 series: T1 after contrast agent, by the header" in result.stderr
+    assert "study/IMAGES#5: #5 was chosen from 4 series: T1 after contrast agent, by the header" in result.stderr
     (row,) = table(tmp_path / "out")
     assert row["scan"] == "study/IMAGES#5" and row["label"] != "no_tumor"
     folder = tmp_path / "out" / "study" / "IMAGES#5"
@@ -35,7 +35,7 @@ def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     assert {p.name for p in folder.iterdir()} == files
     content = json.loads((folder / "result.json").read_text())
     assert content["scan"]["dicom"]["series_number"] == 5
-    assert content["scan"]["notes"] == ["#5 was taken of 4 series: T1 after contrast agent, by the header"]
+    assert content["scan"]["notes"] == ["#5 was chosen from 4 series: T1 after contrast agent, by the header"]
     assert set(content["files"]) == files - {"result.json"}
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_is_left_out_may_have_a_name_that_is_not_unicode(tumorlens, 
     done = tumorlens("run", tmp_path / "in", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     (row,) = table(tmp_path / "out")
-    assert "1 of 16 files were left out (M\\udcfcller: it holds colour" in row["review"]
+    assert "1 of 16 files were left out (M\\udcfcller: it holds color" in row["review"]
 
 
 def test_a_series_is_looked_for_in_all_inputs(tumorlens, hospital, tmp_path):

@@ -99,7 +99,7 @@ def test_series_that_fit_equally_well_are_reported(listed, tmp_path):
     for number in (5, 6):
         series(tmp_path / "in" / str(number), SeriesNumber=number)
     assert [s["why"] for s in listed(tmp_path / "in")["series"] if s["taken"]] == [
-        "#5 was taken of 2 series: T1 after contrast agent, by the header (#6 fit as well)"
+        "#5 was chosen from 2 series: T1 after contrast agent, by the header (#6 fit as well)"
     ]
 
 

@@ -63,7 +63,7 @@ def test_names_that_are_not_unicode(tumorlens, tmp_path):
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 1
     first, second = table(tmp_path / "out")
     assert (first["scan"], first["label"]) == ("M\\udcfcller.png", "no_tumor")
-    assert "no PNG" in second["error"]
+    assert "not a DICOM, PNG" in second["error"]
 
 
 def test_a_table_takes_any_text(tmp_path):
@@ -208,7 +208,7 @@ def test_a_seed_that_no_generator_takes(command, name, tmp_path):
     ("options", "reason"),
     [
         (["--device", "cuda:77"], "is not there"),
-        (["--device", "toaster"], "is none of"),
+        (["--device", "toaster"], "is not one of"),
         (["--classifier", "nowhere.safetensors"], "no such file"),
     ],
 )

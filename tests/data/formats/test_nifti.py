@@ -1,4 +1,4 @@
-"""NIfTI pairs of header and image, and Analyze, which looks like one; NIfTI's scaled values and strange units."""
+"""NIfTI: volumes, frames, units and scaled values; pairs of header and image, and Analyze, which looks like one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import SimpleITK as sitk  # noqa: N813 (its own habit)
 from tests.scans.volumes import VOXELS, oblique_affine
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.nifti import is_analyze, read_nifti
+from tumorlens.data.formats.open import open_scan
 from tumorlens.data.masks.write import write_mask_nifti
 
 PAIRS = [(kind, end) for kind in (nib.Nifti1Pair, nib.Nifti2Pair) for end in ("", ".gz")]
@@ -85,7 +86,7 @@ def test_damaged_pairs(tmp_path):
     assert "0x" not in str(caught.value)
     assert "\n" not in str(caught.value)
     (tmp_path / "a.hdr").write_bytes(b"x" * 348)
-    with pytest.raises(InputError, match=r"a\.hdr beside it is no NIfTI header"):
+    with pytest.raises(InputError, match=r"a\.hdr beside it is not a NIfTI header"):
         read_nifti(tmp_path / "a.img")
     (tmp_path / "scan.bin").write_bytes(nib.nifti1.Nifti1PairHeader().binaryblock)
     with pytest.raises(InputError, match="header, but not called"):
@@ -94,7 +95,7 @@ def test_damaged_pairs(tmp_path):
 
 @pytest.mark.parametrize("kind", [nib.AnalyzeImage, nib.Spm99AnalyzeImage])
 @pytest.mark.parametrize("order", "<>")
-def test_analyze_is_refused_because_it_does_not_know_left_from_right(tmp_path, kind, order):
+def test_analyze_is_refused_because_its_sides_are_unknown(tmp_path, kind, order):
     image = kind(VOXELS, np.diag([-1, 1, 1, 1]), kind.header_class(endianness=order))
     nib.save(image, tmp_path / "a.img")
     assert is_analyze((tmp_path / "a.hdr").read_bytes()[:560])
@@ -103,13 +104,13 @@ def test_analyze_is_refused_because_it_does_not_know_left_from_right(tmp_path, k
             read_nifti(tmp_path / name)
 
 
-def test_what_is_no_analyze(tmp_path):
+def test_other_heads_are_not_analyze(tmp_path):
     _pair(tmp_path)
     for head in ((tmp_path / "a.hdr").read_bytes(), nib.Nifti1Image(VOXELS, None).to_bytes()[:560], b"", b"x" * 560):
         assert not is_analyze(head)
 
 
-def test_a_unit_that_does_not_exist_is_none(tmp_path):
+def test_an_unknown_unit_counts_as_none(tmp_path):
     image = nib.Nifti1Image(VOXELS, oblique_affine())
     image.header["xyzt_units"] = 6
     nib.save(image, tmp_path / "a.nii")
@@ -159,3 +160,79 @@ def test_a_scaled_frame_is_float32_too(tmp_path):
     voxels = read_nifti(tmp_path / "a.nii.gz", 1).voxels
     assert voxels.dtype == np.float32
     np.testing.assert_allclose(voxels, nib.load(tmp_path / "a.nii.gz").get_fdata()[..., 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_volumes(tmp_path, kind, suffix):
+    data = np.random.default_rng(0).integers(0, 999, (6, 7, 5)).astype(np.int16)
+    nib.save(kind(data, np.diag([2, 3, 4, 1.0])), tmp_path / f"a{suffix}")
+    scan = open_scan(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(scan.voxels, data)
+    assert scan.volume
+    assert scan.spacing_mm == (2, 3, 4)
+    assert scan.plane == "axial"
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (6, 7, 1), (6, 7, 1, 1)])
+def test_flat_nifti(tmp_path, shape):
+    data = np.arange(42, dtype=np.float32).reshape(shape)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii")
+    scan = open_scan(tmp_path / "a.nii")
+    assert scan.n_slices == 1
+    assert scan.source_shape == shape
+    assert scan.slice(0).size == 42
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 1.9, 1), (1, 1, 1), (0.5, 0.5, 6), (0.5, 1, 0.5)])
+def test_flat_nifti_is_one_slice_at_any_spacing(tmp_path, spacing):
+    data = np.arange(42, dtype=np.float32).reshape(6, 7, 1)
+    nib.save(nib.Nifti1Image(data, np.diag([*spacing, 1])), tmp_path / "a.nii")
+    scan = open_scan(tmp_path / "a.nii")
+    assert (scan.n_slices, scan.slice(0).size) == (1, 42)
+    assert sorted(scan.slice_spacing_mm) == pytest.approx(sorted(spacing[:2]))
+
+
+def test_spacing_without_forms_and_unit_is_unknown(tmp_path):
+    image = nib.Nifti1Image(np.arange(60.0).reshape(3, 4, 5), np.eye(4))
+    image.header.set_sform(None, 0)
+    image.header.set_qform(None, 0)
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "a.nii")
+    assert open_scan(tmp_path / "a.nii").spacing_mm is None
+    image.header.set_xyzt_units("mm")
+    nib.save(nib.Nifti1Image(image.dataobj, None, image.header), tmp_path / "b.nii")
+    assert open_scan(tmp_path / "b.nii").spacing_mm == (1, 1, 1)
+
+
+def test_a_unit_does_not_give_an_orientation(tmp_path):
+    """nibabel makes up an affine; slices are shown by it, upright as a rule, but nothing is left or right by it."""
+    image = nib.Nifti1Image(np.arange(60.0).reshape(3, 4, 5), None)
+    image.header.set_zooms((1, 2, 3))
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii")
+    scan = open_scan(tmp_path / "a.nii")
+    assert (scan.affine, scan.plane, scan.spacing_mm) == (None, None, (1, 2, 3))
+    np.testing.assert_array_equal(scan.slice(1), np.asarray(image.dataobj)[:, ::-1, 1].T)
+    with pytest.raises(InputError, match="orientation is not known"):
+        scan.with_plane("axial")
+    assert open_scan(tmp_path / "a.nii").in_plane(0).slice(1).shape == (5, 4)
+
+
+def test_one_frame_of_four_dimensions(tmp_path):
+    data = np.random.default_rng(1).normal(size=(4, 5, 6, 3)).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(open_scan(tmp_path / "a.nii.gz", frame=2).voxels, data[..., 2])
+    with pytest.raises(InputError, match=r"4-D with 3 frames; choose one with --frame 0 to 2"):
+        open_scan(tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="frame 3 does not exist"):
+        open_scan(tmp_path / "a.nii.gz", frame=3)
+    assert open_scan(tmp_path / "a.nii.gz", frame=2).frame == 2
+    nib.save(nib.Nifti1Image(data[..., 0], np.eye(4)), tmp_path / "b.nii.gz")
+    assert open_scan(tmp_path / "b.nii.gz", frame=2).frame is None  # nothing to choose
+
+
+def test_spacing_in_other_units(tmp_path):
+    image = nib.Nifti1Image(np.arange(60.0).reshape(3, 4, 5), np.diag([0.001, 0.002, 0.003, 1]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "a.nii")
+    assert open_scan(tmp_path / "a.nii").spacing_mm == pytest.approx((1, 2, 3))
