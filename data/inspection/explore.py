@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorlens.data.datasets.duplicates import telling_pairs
+from tumorlens.data.datasets.duplicates import copy_pairs
 from tumorlens.data.datasets.index import find_index
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import whole_file, write_text
-from tumorlens.data.inspection.listing import load_listed
+from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.inspection.page import GENERATOR, Picture, page
 from tumorlens.data.preprocessing.preprocess import Preprocess
 
@@ -75,12 +75,12 @@ def explore(
 
     index, root = find_index(source)
     check_out(out, root if index is None else None, overwrite)
-    samples = load_listed(source, label_map, channel)
+    samples = load_samples(source, label_map, channel)
     preprocess = Preprocess()
     found = survey(samples, preprocess, seed=seed, progress=progress)
     if not found.samples:
         raise InputError(f"{source}: none of {len(samples)} slices can be read; the first: {found.failures[0]}")
-    pairs = telling_pairs(found.samples, found.marks)
+    pairs = copy_pairs(found.samples, found.marks)
     folds = folds_of(found)
     numbers = {
         "kind": KIND,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.datasets.duplicates import Pair, contradict, of_one_volume
+from tumorlens.data.datasets.duplicates import Pair, labels_contradict, of_one_volume
 from tumorlens.data.datasets.sample import Sample, read_sample
 from tumorlens.data.inspection.survey import Shown, Survey
 from tumorlens.data.plotting import new_figure, plain
@@ -146,7 +146,7 @@ def _name_row(axes: Axes, name: str) -> None:
 def _weight(samples: Sequence[Sample], pair: Pair) -> tuple[bool, bool, bool, float]:
     first, second = samples[pair.first], samples[pair.second]
     two_patients = bool(first.patient and second.patient and first.patient != second.patient)
-    return not contradict(first, second, pair), not two_patients, not pair.mirrored, -pair.likeness
+    return not labels_contradict(first, second, pair), not two_patients, not pair.mirrored, -pair.likeness
 
 
 def _caption(sample: Sample) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.datasets.duplicates import Pair, contradict, equal_files, group_by_likeness, of_one_volume
+from tumorlens.data.datasets.duplicates import Pair, labels_contradict, equal_files, group_by_likeness, of_one_volume
 from tumorlens.data.datasets.folds import make_folds
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
@@ -173,7 +173,7 @@ def copies(samples: Sequence[Sample], pairs: Sequence[Pair], folds: Folds) -> di
     numbers = folds.numbers
     across_folds = [p for p in apart if numbers is not None and numbers[p.first] != numbers[p.second]]
     in_test = {i for p in across_split for i in (p.first, p.second) if samples[i].split == "test"}
-    labels = [p for p in apart if contradict(samples[p.first], samples[p.second], p)]
+    labels = [p for p in apart if labels_contradict(samples[p.first], samples[p.second], p)]
     return {
         "equal_file_groups": len(groups),
         "equal_files": sum(len(group) for group in groups),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ from tumorlens.data.phantom import phantom_slice
 
 @pytest.mark.parametrize("name", ["PI_00", "GL12", "me07", "NO-1", "no 3"])
 def test_initials_with_a_number_are_no_class(name):
-    with pytest.raises(InputError, match="is none of no_tumor"):
+    with pytest.raises(InputError, match="is not one of no_tumor"):
         canonical_label(name)
     assert canonical_label(name, {name: "glioma"}) == "glioma"
     assert canonical_label("glioma_01") == "glioma"
@@ -52,7 +54,7 @@ def test_the_class_folder_nearest_the_root_decides(tmp_path, folder, expected):
         ("glioma/no_tumor", "the folder no_tumor in glioma says no_tumor, the outer one glioma"),
         ("glioma/p1/meningioma", "the folder meningioma in glioma says meningioma"),
         ("glioma/masks", "masks of class folders lie beside their pictures"),
-        ("glioma/Smith", "Smith is none of train, .* whose name in glioma has a number"),
+        ("glioma/Smith", "Smith is not one of train, .* whose name in glioma has a number"),
     ],
 )
 def test_folders_that_say_two_things_or_nothing_are_named(tmp_path, folder, reason):
@@ -60,9 +62,9 @@ def test_folders_that_say_two_things_or_nothing_are_named(tmp_path, folder, reas
     save(tmp_path / "meningioma" / "1.png", phantom_slice(1).image)
     with pytest.raises(InputError, match=reason):
         load_samples(tmp_path)
-    found = check_set(tmp_path)
-    assert found.problems
-    assert folder == "glioma/masks" or found.of("unknown_label")[0].startswith(f"folder {folder}: ")
+    report = check_set(tmp_path)
+    assert len(report.of("unknown_label")) == report.problems == 1
+    assert re.match(f"{folder}: {reason}", report.of("unknown_label")[0])
 
 
 def test_folders_of_patients_below_class_folders_stay_together(tmp_path):
@@ -96,12 +98,18 @@ def test_masks_that_belong_to_no_picture_or_to_two_are_named(tmp_path):
     save(tmp_path / "glioma" / "8_mask.png", mask)
     with pytest.raises(InputError, match=r"8_mask\.png: the mask has no image of its name"):
         load_samples(tmp_path)
-    assert check_set(tmp_path).of("missing_file") == ["glioma/8_mask.png: no picture of this mask's name"]
+    assert check_set(tmp_path).of("missing_file") == ["glioma/8_mask.png: the mask has no image of its name"]
     (tmp_path / "glioma" / "8_mask.png").rename(tmp_path / "glioma" / "7_mask.png")
     save(tmp_path / "glioma" / "7.jpg", image)
     with pytest.raises(InputError, match=r"7_mask\.png: the mask could be that of 7\.jpg and of 7\.png"):
         load_samples(tmp_path)
+    assert check_set(tmp_path).of("ambiguous_mask") == [
+        "glioma/7_mask.png: the mask could be that of 7.jpg and of 7.png"
+    ]
     (tmp_path / "glioma" / "7.jpg").unlink()
     save(tmp_path / "glioma" / "7_seg.png", mask)
     with pytest.raises(InputError, match=r"7\.png: there are two masks of it, 7_mask\.png and 7_seg\.png"):
         load_samples(tmp_path)
+    assert check_set(tmp_path).of("ambiguous_mask") == [
+        "glioma/7.png: there are two masks of it, 7_mask.png and 7_seg.png"
+    ]

@@ -77,7 +77,7 @@ def test_too_few_slices_of_every_class():
 
 
 def test_a_seed_that_is_none_is_told_as_such():
-    with pytest.raises(InputError, match=r"^seed 4294967296 is no number from 0 to 4294967295$"):
+    with pytest.raises(InputError, match=r"^seed 4294967296 is not a number from 0 to 4294967295$"):
         make_folds(samples_of([f"p{i}" for i in range(20)]), seed=2**32)
 
 

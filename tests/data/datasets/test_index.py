@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tumorlens.data.datasets.index import find_index, index_at
-from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.datasets.load import list_rows, load_samples
 from tumorlens.data.inspection.divide import divide
-from tumorlens.data.inspection.listing import list_rows
 from tumorlens.pipeline.evaluation.leaks import OTHER, SAME, kinship
 
 NAMES = ("plain/index.csv@plain", "a@b/index.csv@plain", "plain/mine@2.csv@c@d", "a@b/index.csv@c@d", "a@b", "@/@")

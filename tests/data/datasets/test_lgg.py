@@ -12,14 +12,13 @@ from tests.scans.lgg import write_lgg_phantoms
 from tests.scans.pictures import save, save_volume
 from tumorlens.data.config import DataConfig
 from tumorlens.data.datasets.folds import make_folds
-from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.datasets.load import list_rows, load_samples
 from tumorlens.data.datasets.sample import read_sample
 from tumorlens.data.datasets.sweep import Unread, sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
 from tumorlens.data.inspection.divide import divide, write_index
 from tumorlens.data.inspection.explore import explore
-from tumorlens.data.inspection.listing import list_rows
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.partition import load_partition
@@ -80,7 +79,10 @@ def test_the_folder_above_is_the_same_set(lgg, tmp_path):
     shutil.copytree(lgg, tmp_path / "archive" / "kaggle_3m")
     assert len(load_samples(tmp_path)) == 66
     shutil.copytree(lgg, tmp_path / "archive" / "lgg" / "kaggle_3m")
-    with pytest.raises(InputError, match=r"patient TCGA_PH_0001_20000101 has two folders, .*kaggle_3m.* and .*lgg"):
+    with pytest.raises(
+        InputError,
+        match=r"lgg/kaggle_3m/\S+: patient TCGA_PH_0001_20000101 has another folder, .*archive/kaggle_3m/TCGA_PH_0001",
+    ):
         load_samples(tmp_path)
 
 
@@ -141,14 +143,17 @@ def test_a_picture_without_mask_and_a_mask_without_picture_are_named(tmp_path):
         load_samples(tmp_path)
     (tmp_path / "kept").rename(mask)
     path.unlink()
-    with pytest.raises(InputError, match=r"x_1_mask\.tif: the mask has no picture x_1\.tif"):
+    with pytest.raises(InputError, match=r"x_1_mask\.tif: the mask has no image of its name"):
         load_samples(tmp_path)
 
 
 def test_two_pictures_of_one_name_are_named(tmp_path):
     pair(tmp_path / PATIENT, "x_1")
     pair(tmp_path / PATIENT, "x_1", suffix=".png")
-    with pytest.raises(InputError, match=r"x_1\.tif: there is also x_1\.png"):
+    with pytest.raises(
+        InputError,
+        match=r"x_1_mask\.png: the mask could be that of x_1\.png and of x_1\.tif; `tumorlens data check` lists all [0-9] problems",
+    ):
         load_samples(tmp_path)
 
 
@@ -303,7 +308,7 @@ def test_an_index_keeps_the_channel(lgg, tmp_path):
 def test_a_channel_that_cannot_be_is_named(tmp_path, text):
     pair(tmp_path, "x")
     (tmp_path / "index.csv").write_text(f"image,label,channel\nx.tif,glioma,{text}\n")
-    message = f"line 2: channel '{text}' is no whole number from 0 to 2"
+    message = f"line 2: channel '{text}' is not a whole number from 0 to 2"
     with pytest.raises(InputError, match=message):
         load_samples(tmp_path)
     assert check_set(tmp_path).of("bad_row") == [message]

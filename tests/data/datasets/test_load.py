@@ -46,7 +46,7 @@ def test_index_with_its_images_elsewhere(phantom_set, tmp_path):
         ("picture,label\n", "column image is missing"),
         ("image,label\n", "no rows"),
         ("image,label\nindex.csv,zebra\n", "line 2: label 'zebra'"),
-        ("image,label,fold\nindex.csv,glioma,x\n", "line 2: fold 'x' is no whole number from 0 on"),
+        ("image,label,fold\nindex.csv,glioma,x\n", "line 2: fold 'x' is not a whole number from 0 on"),
         ("image,label,fold\nindex.csv,glioma,-1\n", "line 2: fold '-1'"),
         ("image,label,every\nindex.csv,glioma,0\n", "line 2: every '0'"),
         ("image,label\nindex.csv\n", "line 2: label is empty"),
@@ -61,7 +61,7 @@ def test_broken_index(tmp_path, text, reason):
 
 def test_an_index_in_another_encoding(tmp_path):
     (tmp_path / "index.csv").write_bytes("image,label\né.png,glioma\n".encode("utf-16"))
-    with pytest.raises(InputError, match="no CSV file in UTF-8"):
+    with pytest.raises(InputError, match="this is not a CSV file in UTF-8"):
         load_samples(tmp_path)
 
 
@@ -104,7 +104,9 @@ def test_a_mask_that_belongs_to_no_image_is_named(tmp_path):
         save(tmp_path / "images" / f"{name}.png", phantom_slice(0).image)
     for name in ("a", "B-seg", "case_c", "case_d"):
         save(tmp_path / "masks" / f"{name}.png", phantom_slice(0).mask)
-    with pytest.raises(InputError, match=r"case_c\.png: the mask has no image of its name, and 1 more have none"):
+    with pytest.raises(
+        InputError, match=r"case_c\.png: the mask has no image of its name; `tumorlens data check` lists all 2 problems"
+    ):
         load_samples(tmp_path)
     for name in ("case_c", "case_d"):
         (tmp_path / "masks" / f"{name}.png").unlink()
@@ -184,7 +186,7 @@ def test_a_sick_volume_without_a_mask_is_refused(tmp_path):
     phantom = phantom_volume(2, "glioma", shape=(96, 112, 16), spacing_mm=(2, 2, 7.5))
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), tmp_path / "t1.nii.gz")
     (tmp_path / "index.csv").write_text("image,label\nt1.nii.gz,glioma\n")
-    with pytest.raises(InputError, match=r"line 2: .*t1\.nii\.gz: a volume labelled glioma needs a mask"):
+    with pytest.raises(InputError, match=r"line 2: .*t1\.nii\.gz: a volume labeled glioma needs a mask"):
         load_samples(tmp_path)
     (tmp_path / "index.csv").write_text("image,label\nt1.nii.gz,no_tumor\n")
     assert len({s.patient for s in load_samples(tmp_path)}) == 1

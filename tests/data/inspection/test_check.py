@@ -16,9 +16,9 @@ from tests.scans.lgg import write_lgg_phantoms
 from tests.scans.pictures import save, save_volume
 from tumorlens.data.datasets.duplicates import (
     alike_pairs,
-    contradict,
     equal_files,
     group_patients,
+    labels_contradict,
     near_duplicates,
     signatures,
 )
@@ -85,8 +85,8 @@ def test_the_texts_say_what_and_where(tmp_path):
     save(tmp_path / "a.png", phantom_slice(1).image)
     index_of(tmp_path, [{"image": "a.png", "label": "zebra"}, {"image": "b.png", "label": "glioma"}])
     report = check_set(tmp_path)
-    assert report.of("unknown_label")[0].startswith("line 2: label 'zebra' is none of no_tumor, glioma")
-    assert report.of("missing_file") == ["line 3: no image b.png"]
+    assert report.of("unknown_label")[0].startswith("line 2: label 'zebra' is not one of no_tumor, glioma")
+    assert report.of("missing_file") == [f"line 3: no such file {tmp_path / 'b.png'}"]
     assert report.of("no_label") == ["a.png"]
     assert found(check_set(tmp_path, {"zebra": "glioma"})) == {"missing_file": 1}
 
@@ -134,7 +134,7 @@ def test_the_last_slice_with_a_lesion_may_look_like_the_first_without(tmp_path):
     ]
     samples = load_samples(index_of(tmp_path, rows))
     [pair] = alike_pairs(signatures(prepare(samples, Preprocess()).images))
-    assert not contradict(*samples, pair)
+    assert not labels_contradict(*samples, pair)
     assert "label_conflict" not in found(check_set(tmp_path))
     rows[1]["patient"] = "q"
     assert found(check_set(index_of(tmp_path, rows)))["label_conflict"] == 1
@@ -174,7 +174,10 @@ def test_an_unknown_class_folder_does_not_stop_it(tmp_path):
         save(tmp_path / folder / "1.png", phantom_slice(len(folder)).image)
     (tmp_path / "Testing" / "notumor" / "2.png").write_bytes(b"")
     report = check_set(tmp_path)
-    assert report.of("unknown_label") == ["folder Training/notes: its name is no class"]
+    assert report.of("unknown_label") == [
+        "Training/notes: label 'notes' is not one of no_tumor, glioma, meningioma, pituitary; give a mapping for it "
+        "(--map 'notes=CLASS')"
+    ]
     assert len(report.of("unreadable")) == 1
     assert report.files == 4
 
@@ -245,7 +248,7 @@ def test_images_without_masks_and_masks_without_images(tmp_path):
     assert report.problems == 0
     save(tmp_path / "masks" / "case1.png", phantom_slice(1).mask)
     report = check_set(tmp_path)
-    assert report.of("missing_file") == ["masks/case1.png: no picture of this mask's name"]
+    assert report.of("missing_file") == ["masks/case1.png: the mask has no image of its name"]
     assert report.of("unmasked") == ["images/1.png", "images/2.png"]
 
 
@@ -299,7 +302,7 @@ def test_folds_that_training_cannot_use(tmp_path, folds, reason):
 def test_an_unknown_split_is_said(tmp_path):
     save(tmp_path / "1.png", phantom_slice(1).image)
     rows = [{"image": "1.png", "label": "glioma", "split": "holdout"}]
-    assert "split 'holdout' is none of" in check_set(index_of(tmp_path, rows)).of("bad_row")[0]
+    assert "split 'holdout' is not train, validation or test" in check_set(index_of(tmp_path, rows)).of("bad_row")[0]
 
 
 def test_nothing_to_check(tmp_path):

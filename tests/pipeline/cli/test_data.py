@@ -70,7 +70,7 @@ def test_check(phantom_set, tmp_path):
     assert printed["problems"]["unreadable"]["count"] == 2
     wrong_use(data("check", folder, "-o", tmp_path / "found.json"), "--overwrite")
     assert data("check", folder, "-o", tmp_path / "found.json", "--overwrite", "-q").output == ""
-    wrong_use(data("check", folder, "-o", folder / "index.csv", "--overwrite"), "left alone")
+    wrong_use(data("check", folder, "-o", folder / "index.csv", "--overwrite"), "leaves it alone")
 
 
 def test_split(phantom_set, tmp_path):
@@ -113,7 +113,7 @@ def test_wrong_sources(command, tmp_path):
     (tmp_path / "empty").mkdir()
     wrong_use(data(command, tmp_path / "empty", *out), "neither an index.csv")
     save(tmp_path / "picture.png", phantom_slice(1).image)
-    wrong_use(data(command, tmp_path / "picture.png", *out), "no CSV file")
+    wrong_use(data(command, tmp_path / "picture.png", *out), "not a CSV file")
     save(tmp_path / "holiday" / "beach" / "1.png", phantom_slice(1).image)
     wrong_use(data(command, tmp_path / "holiday", *out), "beach", "--map")
     wrong_use(data(command, tmp_path / "holiday", *out, "--map", "beach"), "is not NAME=CLASS")
@@ -130,7 +130,7 @@ def test_outputs_that_cannot_be_written(command, phantom_set, tmp_path):
     )
     if command != "explore":
         wrong_use(data(command, phantom_set, "-o", tmp_path), "this is a folder")
-        wrong_use(data(command, phantom_set, "-o", tmp_path / "file", "--overwrite"), "left alone")
+        wrong_use(data(command, phantom_set, "-o", tmp_path / "file", "--overwrite"), "leaves it alone")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -192,8 +192,8 @@ def test_files_of_others_are_kept(phantom_set, tmp_path):
         out = tmp_path / name.partition(".")[0]
         out.mkdir()
         (out / name).write_text(text)
-        wrong_use(data("explore", phantom_set, "-o", out), f"{name}: this file is no report of this command")
-        wrong_use(data("explore", phantom_set, "-o", out, "--overwrite"), "left alone")
+        wrong_use(data("explore", phantom_set, "-o", out), f"{name}: tumorlens did not write this file")
+        wrong_use(data("explore", phantom_set, "-o", out, "--overwrite"), "leaves it alone")
         assert [(p.name, p.read_text()) for p in out.iterdir()] == [(name, text)]
 
 
