@@ -21,9 +21,10 @@ from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Unread, sweep
 from tumorlens.data.errors import InputError
+from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.explore import explore
-from tumorlens.data.inspection.numbers import betrayal, copies, folds_of
-from tumorlens.data.inspection.survey import BINS, UNLABELED, choose_examples, gray_levels, survey
+from tumorlens.data.inspection.numbers import count_copies, folds_of, source_auc
+from tumorlens.data.inspection.statistics import BINS, UNLABELED, choose_examples, gray_levels, measure
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.data.preprocessing.preprocess import Preprocess
@@ -109,19 +110,19 @@ def test_the_page_needs_nothing_else(report):
 
 def test_means_and_histograms_against_arrays_held_at_once(phantom_set):
     samples = load_samples(phantom_set)
-    found = survey(samples, Preprocess(96))
+    stats = measure(samples, Preprocess(96))
     whole = prepare(samples, Preprocess(96))
     for name in CLASSES:
         own = whole.labels == CLASSES.index(name)
-        sums = found.sums[name]
+        sums = stats.sums[name]
         assert np.allclose(sums.image / sums.n, whole.images[own].mean(axis=0))
         assert np.allclose(sums.lesion, whole.masks[own].sum(axis=0))
         assert sums.stored.sum() == pytest.approx(sums.n)
         assert sums.prepared.sum() == pytest.approx(sums.n)
-    one = survey(samples[:1], Preprocess(96)).sums["no_tumor"]
+    one = measure(samples[:1], Preprocess(96)).sums["no_tumor"]
     values = np.asarray(Image.open(samples[0].image))
     assert np.allclose(one.stored, np.histogram(values, BINS, (0, 256))[0] / values.size)
-    assert np.allclose(found.marks, signatures(whole.images), atol=1e-6)
+    assert np.allclose(stats.signatures, signatures(whole.images), atol=1e-6)
 
 
 def test_gray_levels():
@@ -144,8 +145,8 @@ def test_a_frame_that_gives_the_class_away_is_called_out(tmp_path):
         healthy = phantom_slice(i, "no_tumor", size=96, pixel_mm=2.3).image
         save(tmp_path / "set" / "notumor" / f"{i}.png", healthy[:, :80] if i else healthy)
         save(tmp_path / "set" / "glioma" / f"{i}.png", phantom_slice(50 + i, "glioma", size=96, pixel_mm=2.3).image)
-    found = survey(load_samples(tmp_path / "set"), Preprocess(64))
-    areas = betrayal(found)
+    stats = measure(load_samples(tmp_path / "set"), Preprocess(64))
+    areas = source_auc(stats)
     assert areas["columns"] == pytest.approx((5 + 0.5) / 6)  # five of six told apart, one tied with all
     assert areas["rows"] == 0.5
     numbers = explore(tmp_path / "set", tmp_path / "out")
@@ -165,9 +166,9 @@ def test_copies_and_the_borders_they_cross():
         Sample(Path(f"{i}.png"), labels[i], patients[i], fold=(0, 0, 1, 2, 1, 0)[i], split=splits[i]) for i in range(6)
     ]
     marks = signatures(np.stack([Preprocess()(image).image for image in images]))
-    found = survey([], Preprocess())
-    found.samples, found.marks = samples, marks
-    numbers = copies(samples, alike_pairs(marks), folds_of(found))
+    stats = measure([], Preprocess())
+    stats.samples, stats.signatures = samples, marks
+    numbers = count_copies(samples, alike_pairs(marks), folds_of(stats))
     expected = {"alike_pairs": 2, "alike_slices": 4, "mirrored_pairs": 1, "pairs_of_two_patients": 1}
     expected |= {"pairs_of_two_labels": 1, "pairs_across_folds": 1, "pairs_across_official_split": 2}
     expected |= {"test_slices_with_a_copy_in_training": 2, "patients_across_official_split": 1}
@@ -179,10 +180,10 @@ def test_folds_that_training_would_make(phantom_set):
     from dataclasses import replace
 
     samples = [replace(sample, fold=None) for sample in load_samples(phantom_set)]
-    made = folds_of(survey(samples, Preprocess(64)))
+    made = folds_of(measure(samples, Preprocess(64)))
     assert made.origin == "made"
     assert made.numbers == make_folds(samples)
-    few = folds_of(survey(samples[:6], Preprocess(64)))
+    few = folds_of(measure(samples[:6], Preprocess(64)))
     assert few.numbers is None
     assert few.reason == "3 patients are too few for 5 folds"
 
@@ -211,7 +212,7 @@ def test_masks_without_labels_and_colors_and_one_patient(tmp_path):
     numbers = explore(tmp_path / "set", tmp_path / "out")
     assert set(numbers["classes"]) == {UNLABELED}
     assert numbers["classes"][UNLABELED]["masks"] == numbers["classes"][UNLABELED]["color_slices"] == 3
-    assert numbers["betrayal"] is None
+    assert numbers["source_auc"] is None
     assert numbers["folds"]["table"] is None
     assert "figures/folds.png" not in numbers["figures"]
     assert "figures/lesion_sizes.png" in numbers["figures"]
@@ -227,11 +228,11 @@ def test_volumes_are_opened_once_and_no_neighbour_is_a_copy(tmp_path, monkeypatc
     samples = load_samples(source)
     whole = prepare(samples, Preprocess(64))
     opened = []
-    from tumorlens.data.datasets import sample as module
-
     os.utime(source / "t1.nii.gz", (1, 1))  # another file than the one that is kept open
-    real_open = module.open_scan
-    monkeypatch.setattr(module, "open_scan", lambda path, **how: opened.append(path) or real_open(path, **how))
+    for module in ("datasets.sample", "masks.read"):
+        monkeypatch.setattr(
+            f"tumorlens.data.{module}.open_scan", lambda path, **how: opened.append(path) or open_scan(path, **how)
+        )
     swept = list(sweep(samples, Preprocess(64)))
     assert sorted(path.name for path in opened) == ["mask.nii.gz", "t1.nii.gz"]
     for slice_, image, mask in zip(swept, whole.images, whole.masks, strict=True):
@@ -278,7 +279,7 @@ def test_files_of_others_are_left_alone(tmp_path):
         (other / name).parent.mkdir(parents=True)
         (other / name).write_text("{}")
         for overwrite in (False, True):
-            with pytest.raises(InputError, match=f"{name}: this file is no report of this command"):
+            with pytest.raises(InputError, match=f"{name}: tumorlens did not write this file and leaves it alone"):
                 explore(source, other, overwrite=overwrite)
         assert [p for p in other.rglob("*") if p.is_file()] == [other / name]
 
@@ -286,7 +287,7 @@ def test_files_of_others_are_left_alone(tmp_path):
 def test_where_a_report_cannot_go(tmp_path):
     save(tmp_path / "set" / "glioma" / "1.png", phantom_slice(1).image)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="this is a file; -o takes a folder"):
+    with pytest.raises(InputError, match="file: this is a file, not a folder; choose another -o"):
         explore(tmp_path / "set", tmp_path / "file")
     for inside in (tmp_path / "set", tmp_path / "set" / "report"):
         with pytest.raises(InputError, match="cannot lie inside the data"):
