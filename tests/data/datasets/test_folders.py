@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.scans.phantoms import small_slice
 from tests.scans.pictures import save
 from tumorlens.data.datasets.folders import place_of
 from tumorlens.data.datasets.load import load_samples
@@ -15,11 +16,10 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
 from tumorlens.data.inspection.divide import divide
 from tumorlens.data.labels import canonical_label
-from tumorlens.data.phantom import phantom_slice
 
 
 @pytest.mark.parametrize("name", ["PI_00", "GL12", "me07", "NO-1", "no 3"])
-def test_initials_with_a_number_are_no_class(name):
+def test_initials_with_a_number_are_not_a_class(name):
     with pytest.raises(InputError, match="is not one of no_tumor"):
         canonical_label(name)
     assert canonical_label(name, {name: "glioma"}) == "glioma"
@@ -58,8 +58,8 @@ def test_the_class_folder_nearest_the_root_decides(tmp_path, folder, expected):
     ],
 )
 def test_folders_that_say_two_things_or_nothing_are_named(tmp_path, folder, reason):
-    save(tmp_path / folder / "1.png", phantom_slice(0).image)
-    save(tmp_path / "meningioma" / "1.png", phantom_slice(1).image)
+    save(tmp_path / folder / "1.png", small_slice(0).image)
+    save(tmp_path / "meningioma" / "1.png", small_slice(1).image)
     with pytest.raises(InputError, match=reason):
         load_samples(tmp_path)
     report = check_set(tmp_path)
@@ -70,7 +70,7 @@ def test_folders_that_say_two_things_or_nothing_are_named(tmp_path, folder, reas
 def test_folders_of_patients_below_class_folders_stay_together(tmp_path):
     for number, patient in enumerate(("PI_00", "GL_01", "NO_02", "ME_03")):
         for k in range(2):
-            save(tmp_path / "glioma" / patient / f"{k}.png", phantom_slice(2 * number + k, "glioma").image)
+            save(tmp_path / "glioma" / patient / f"{k}.png", small_slice(2 * number + k, "glioma").image)
     samples = load_samples(tmp_path)
     assert {s.label for s in samples} == {"glioma"}
     assert {s.patient for s in samples} == {"PI_00", "GL_01", "NO_02", "ME_03"}
@@ -80,11 +80,11 @@ def test_folders_of_patients_below_class_folders_stay_together(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["7_mask.png", "7-seg.png", "7_label.tif", "7_MASK.bmp"])
-def test_a_mask_beside_a_picture_is_its_mask_and_no_scan(tmp_path, name):
-    phantom = phantom_slice(0, "glioma")
+def test_a_mask_beside_a_picture_is_its_mask_and_not_a_scan(tmp_path, name):
+    phantom = small_slice(0, "glioma")
     save(tmp_path / "glioma" / "7.png", phantom.image)
     save(tmp_path / "glioma" / name, phantom.mask * np.uint8(255))
-    save(tmp_path / "notumor" / "8.png", phantom_slice(1, "no_tumor").image)
+    save(tmp_path / "notumor" / "8.png", small_slice(1, "no_tumor").image)
     sick, healthy = load_samples(tmp_path)
     np.testing.assert_array_equal(read_sample(sick).mask, phantom.mask)
     assert healthy.mask is None
@@ -93,7 +93,7 @@ def test_a_mask_beside_a_picture_is_its_mask_and_no_scan(tmp_path, name):
 
 
 def test_masks_that_belong_to_no_picture_or_to_two_are_named(tmp_path):
-    image, mask = phantom_slice(0, "glioma").image, phantom_slice(0, "glioma").mask
+    image, mask = small_slice(0, "glioma").image, small_slice(0, "glioma").mask
     save(tmp_path / "glioma" / "7.png", image)
     save(tmp_path / "glioma" / "8_mask.png", mask)
     with pytest.raises(InputError, match=r"8_mask\.png: the mask has no image of its name"):
