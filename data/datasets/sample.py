@@ -173,7 +173,7 @@ def channel_of(scan: Scan, channel: int) -> NDArray[np.generic]:
         InputError: The scan is a volume or a gray picture, which have no channels.
     """
     if not has_color(scan):
-        what = "a volume" if scan.volume else "grey"
+        what = "a volume" if scan.volume else "gray"
         raise InputError(f"{scan.path}: channel {channel} was asked for, but the scan is {what}")
     return scan.voxels if scan.voxels.ndim == 2 else np.ascontiguousarray(scan.voxels[..., channel])
 

@@ -16,7 +16,7 @@ _COPIES = {
     "equal_files": "files with the same bytes as another",
     "alike_slices": "slices that look like another, as they are or mirrored",
     "alike_pairs": "pairs of look-alikes",
-    "mirrored_pairs": "of these mirrored",
+    "mirrored_pairs": "of these, mirrored",
     "pairs_of_two_patients": "of two patients",
     "pairs_without_patient": "without a known patient",
     "pairs_of_two_labels": "with labels that contradict each other",
@@ -114,9 +114,7 @@ def _lesions(numbers: Mapping[str, Any]) -> Table:
             None if spread is None else f"{100 * spread[k]:.2g} %" for k in ("min", "q25", "median", "q75", "max")
         ]
         rows.append([plain(name), row["masks"], row["masks_empty_at_this_size"], *shares])
-    return _table(
-        ["class", "masks", "empty at this size", "least", "quarter", "median", "three quarters", "most"], rows
-    )
+    return _table(["class", "masks", "empty at this size", "minimum", "25 %", "median", "75 %", "maximum"], rows)
 
 
 def _parts(table: Mapping[str, Any] | None, noun: str) -> Table | None:

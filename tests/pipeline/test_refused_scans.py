@@ -237,7 +237,7 @@ def test_one_channel_of_a_colour_picture(tumorlens, tmp_path):
     save(tmp_path / "grey.png", brain)
     wrong = tumorlens("run", tmp_path / "grey.png", "-o", tmp_path / "out", "--frame-channel", "1")
     assert wrong.exit_code == 1
-    assert "channel 1 was asked for, but the scan is grey" in rows_of(tmp_path / "out")["grey"]["error"]
+    assert "channel 1 was asked for, but the scan is gray" in rows_of(tmp_path / "out")["grey"]["error"]
 
 
 def test_a_network_that_cannot_be_explained_still_gives_its_result(pipeline, monkeypatch):

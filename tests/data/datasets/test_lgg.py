@@ -110,7 +110,7 @@ def test_the_channel_works_for_other_layouts(tmp_path):
 def test_a_channel_of_a_grey_picture_is_refused(tmp_path):
     save(tmp_path / "glioma" / "1.png", small_slice(0).image)
     (sample,) = load_samples(tmp_path, channel=1)
-    with pytest.raises(InputError, match=r"1\.png: channel 1 was asked for, but the scan is grey"):
+    with pytest.raises(InputError, match=r"1\.png: channel 1 was asked for, but the scan is gray"):
         read_sample(sample)
     with pytest.raises(InputError, match="channel 3 is none of 0, 1, 2"):
         load_samples(tmp_path, channel=3)
@@ -123,7 +123,7 @@ def test_gray_pictures_are_read_as_they_are_unless_a_channel_is_requested(tmp_pa
     (sample,) = load_samples(tmp_path)
     assert sample.channel is None
     np.testing.assert_array_equal(read_sample(sample).image, image)
-    with pytest.raises(InputError, match=r"a_1\.png: channel 1 was asked for, but the scan is grey"):
+    with pytest.raises(InputError, match=r"a_1\.png: channel 1 was asked for, but the scan is gray"):
         load_samples(tmp_path, channel=1)
 
 
@@ -134,6 +134,15 @@ def test_three_equal_channels_are_channels(tmp_path):
     save(path, np.stack([flair] * 3, axis=-1))
     for channel in (None, 0, 2):
         np.testing.assert_array_equal(read_sample(load_samples(tmp_path, channel=channel)[0]).image, flair)
+
+
+def test_a_patient_with_two_folders_is_reported(tmp_path):
+    for name in ("a", "b"):
+        pair(tmp_path / name / PATIENT, "x_1")
+    report = check_set(tmp_path)
+    (text,) = report.of("repeated_patient")
+    assert text == f"b/{PATIENT}: patient {PATIENT} has another folder, {tmp_path / 'a' / PATIENT}"
+    assert report.problems == 1 + len(report.of("tiny"))
 
 
 def test_a_picture_without_mask_and_a_mask_without_picture_are_named(tmp_path):

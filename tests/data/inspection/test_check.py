@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.scans.lgg import write_lgg_phantoms
 from tests.scans.phantoms import read_rows, save_mat, small_slice, write_rows
 from tests.scans.pictures import save, save_volume
+from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
 from tumorlens.data.inspection.findings import NOTES, PROBLEMS, CheckReport, Finding
@@ -139,7 +141,7 @@ def test_volumes_are_looked_at_slice_by_slice(tmp_path):
     nib.save(nib.Nifti1Image(phantom.mask[:-1], phantom.affine), tmp_path / "short.nii.gz")
     row = {"image": "t1.nii.gz", "mask": "mask.nii.gz", "label": "glioma"}
     report = check_set(index_of(tmp_path, [row]))
-    assert counts_of(report) == {"unnamed_file": 1}  # no slice of it is called a copy of its neighbour
+    assert counts_of(report) == {"unnamed_file": 1}  # no slice of it is called a copy of its neighbor
     assert report.files == 1 < report.slices
     assert report.patients == 0
     assert counts_of(check_set(index_of(tmp_path, [{**row, "label": "no_tumor"}])))["healthy_mask"] == 1
@@ -171,6 +173,16 @@ def test_matlab_files_against_their_folder(tmp_path):
     report = check_set(tmp_path)
     assert report.of("file_label") == ["meningioma/2.mat: the file says glioma, the set meningioma"]
     assert report.patients == 2
+
+
+def test_matlab_files_without_a_label(tmp_path):
+    save_mat(tmp_path / "1.mat", small_slice(7), 2, "p1")
+    save_mat(tmp_path / "2.mat", small_slice(8), 9, "p2")
+    reason = f"{tmp_path / '2.mat'}: cjdata.label is missing or is not 1, 2 or 3"
+    with pytest.raises(InputError, match=re.escape(f"{reason}; `tumorlens data check` lists all that is wrong")):
+        load_samples(tmp_path)
+    report = check_set(tmp_path)
+    assert (report.files, report.problems, report.of("unreadable")) == (2, 1, [reason])
 
 
 def test_images_beside_masks(tmp_path):
@@ -228,6 +240,7 @@ def test_a_folder_per_patient(tmp_path):
     counts = {kind: len(report.of(kind)) for kind in ("missing_file", "unreadable", "unknown_label")}
     assert counts == {"missing_file": 2, "unreadable": 1, "unknown_label": 0}
     assert (report.files, report.patients) == (9, 2)
+    assert len(report.of("no_label")) == 1  # that of the missing mask; the other slices keep their labels
 
 
 @pytest.mark.parametrize(

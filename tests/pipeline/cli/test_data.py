@@ -182,7 +182,7 @@ def test_the_channel_of_an_lgg_folder(tmp_path):
     assert data("explore", index, "-o", tmp_path / "out").exit_code == 0
     save(tmp_path / "gray" / "glioma" / "1.png", phantom_slice(1).image)
     asked = data("check", tmp_path / "gray", "--frame-channel", 1)
-    assert "channel 1 was asked for, but the scan is grey" in asked.stdout
+    assert "channel 1 was asked for, but the scan is gray" in asked.stdout
     assert asked.exit_code == 1
 
 
