@@ -1,4 +1,4 @@
-"""Nothing on both sides of a split: not a patient, not a copy, not a mirror image."""
+"""Folds keep patients together, and a patient on both sides of a split is named."""
 
 from __future__ import annotations
 
