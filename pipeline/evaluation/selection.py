@@ -11,7 +11,7 @@ from tumorlens.data.datasets.folds import N_FOLDS, make_folds, split_by_fold
 from tumorlens.data.datasets.index import find_index
 from tumorlens.data.datasets.lgg import is_lgg_slice
 from tumorlens.data.datasets.load import load_samples
-from tumorlens.data.datasets.sample import Sample, has_colour, has_truth
+from tumorlens.data.datasets.sample import Sample, has_color, has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import CLASSES, NO_TUMOR
@@ -163,7 +163,7 @@ def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
     if find_index(source)[0] is None:
         return ""
     for sample in samples:
-        if sample.channel is None and has_colour(open_scan(sample.image, constant=True)):
+        if sample.channel is None and has_color(open_scan(sample.image, constant=True)):
             return (
                 f"measures one sequence, but the index does not say which channel of the color picture "
                 f"{sample.image.name} is FLAIR; give --frame-channel, or write the index with `tumorlens data split`"

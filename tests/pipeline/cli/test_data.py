@@ -66,7 +66,7 @@ def test_check(data, phantom_set, tmp_path):
     assert printed["problems"]["unreadable"]["count"] == 2
     wrong_use(data("check", folder, "-o", tmp_path / "found.json"), "--overwrite")
     assert data("check", folder, "-o", tmp_path / "found.json", "--overwrite", "-q").output == ""
-    wrong_use(data("check", folder, "-o", folder / "index.csv", "--overwrite"), "left alone")
+    wrong_use(data("check", folder, "-o", folder / "index.csv", "--overwrite"), "leaves it alone")
 
 
 def test_split(data, phantom_set, tmp_path):
@@ -109,7 +109,7 @@ def test_wrong_sources(data, name, tmp_path):
     (tmp_path / "empty").mkdir()
     wrong_use(data(name, tmp_path / "empty", *out), "neither an index.csv")
     save(tmp_path / "picture.png", phantom_slice(1).image)
-    wrong_use(data(name, tmp_path / "picture.png", *out), "no CSV file")
+    wrong_use(data(name, tmp_path / "picture.png", *out), "not a CSV file")
     save(tmp_path / "holiday" / "beach" / "1.png", phantom_slice(1).image)
     wrong_use(data(name, tmp_path / "holiday", *out), "beach", "--map")
     wrong_use(data(name, tmp_path / "holiday", *out, "--map", "beach"), "is not NAME=CLASS")
@@ -126,7 +126,7 @@ def test_outputs_that_cannot_be_written(data, name, phantom_set, tmp_path):
     )
     if name != "explore":
         wrong_use(data(name, phantom_set, "-o", tmp_path), "this is a folder")
-        wrong_use(data(name, phantom_set, "-o", tmp_path / "file", "--overwrite"), "left alone")
+        wrong_use(data(name, phantom_set, "-o", tmp_path / "file", "--overwrite"), "leaves it alone")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -180,7 +180,7 @@ def test_the_channel_of_an_lgg_folder(data, tmp_path):
     assert data("explore", index, "-o", tmp_path / "out").exit_code == 0
     save(tmp_path / "gray" / "glioma" / "1.png", phantom_slice(1).image)
     asked = data("check", tmp_path / "gray", "--frame-channel", 1)
-    assert "channel 1 was asked for, but the scan is grey" in asked.stdout
+    assert "channel 1 was asked for, but the scan is gray" in asked.stdout
     assert asked.exit_code == 1
 
 
@@ -190,8 +190,8 @@ def test_foreign_files_are_left_alone(data, phantom_set, tmp_path):
         out = tmp_path / name.partition(".")[0]
         out.mkdir()
         (out / name).write_text(text)
-        wrong_use(data("explore", phantom_set, "-o", out), f"{name}: this file is no report of this command")
-        wrong_use(data("explore", phantom_set, "-o", out, "--overwrite"), "left alone")
+        wrong_use(data("explore", phantom_set, "-o", out), f"{name}: tumorlens did not write this file")
+        wrong_use(data("explore", phantom_set, "-o", out, "--overwrite"), "leaves it alone")
         assert [(p.name, p.read_text()) for p in out.iterdir()] == [(name, text)]
 
 

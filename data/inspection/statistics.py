@@ -1,4 +1,4 @@
-"""One walk over a data set that measures every slice and keeps sums per class, so that its size does not matter."""
+"""Statistics of a data set from one walk over its slices. Only sums per class are kept, so its size does not matter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tumorlens.data.preprocessing.preprocess import Preprocess, to_gray
 
 BINS = 64  # of the intensity histograms, over 0..255
 UNLABELED = "unlabeled"
-_FACTS = ("shape", "aspect", "color", "gray", "head_fraction", "lesion_px", "head_px", "marks")
+_FACTS = ("shape", "aspect", "color", "gray", "head_fraction", "lesion_px", "head_px", "signatures")
 _THUMBNAIL = 256  # longer side of a picture shown as it is stored
 
 
@@ -33,7 +33,7 @@ class ClassSums:
         image: ``(size, size)`` sum of prepared slices, 0..255 each.
         lesion: ``(size, size)`` sum of masks.
         stored: ``(BINS,)`` sum of the slices' shares of pixels by stored intensity.
-        prepared: The same inside the head, after preparing.
+        prepared: ``(BINS,)`` the same inside the head of the prepared slices.
     """
 
     size: int
@@ -50,14 +50,14 @@ class ClassSums:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Example:
     """A slice that stands for its class in the pictures.
 
     Attributes:
-        sample: Which one.
-        stored: ``(rows, columns)`` uint8, as the file has it, made smaller, pixels made square.
+        sample: The slice.
+        stored: ``(rows, columns)`` uint8, as the file has it, reduced, with square pixels.
         prepared: ``(size, size)`` uint8.
-        mask: ``(size, size)`` uint8, 0 and 1, or none.
+        mask: ``(size, size)`` uint8, 0 and 1, or None.
     """
 
     sample: Sample
@@ -67,22 +67,22 @@ class Shown:
 
 
 @dataclass
-class Survey:
-    """What was measured; arrays have one entry per slice that could be read.
+class Statistics:
+    """The measurements of a data set. Arrays have one entry per slice that could be read.
 
     Attributes:
         samples: The slices.
-        failures: Why the others could not be read.
+        failures: For each of the others, why it could not be read.
         shape: ``(n, 2)`` rows and columns.
         aspect: Width of the picture over its height, pixel spacing counted.
         color: Whether the file has colors.
-        gray: Mean stored intensity, 0..255.
+        gray: Mean stored intensity of the picture, 0..255.
         head_fraction: Share of the picture that is head.
         lesion_px: Pixels of lesion on the prepared grid; -1 without a mask.
         head_px: Pixels of head on the prepared grid.
-        marks: ``(n, 576)`` signatures.
-        sums: By class.
-        shown: Examples by class.
+        signatures: ``(n, 576)``, see `data.datasets.duplicates.signatures`.
+        sums: Sums by class.
+        examples: Examples by class.
     """
 
     samples: list[Sample]
@@ -94,43 +94,43 @@ class Survey:
     head_fraction: NDArray[np.float64]
     lesion_px: NDArray[np.int64]
     head_px: NDArray[np.int64]
-    marks: NDArray[np.float32]
+    signatures: NDArray[np.float32]
     sums: dict[str, ClassSums]
-    shown: dict[str, list[Shown]]
+    examples: dict[str, list[Example]]
 
     @property
     def classes(self) -> list[str]:
-        """The classes that there are, in the project's order."""
+        """The classes in the set, in the project's order."""
         return [name for name in (*CLASSES, UNLABELED) if name in self.sums]
 
     @property
     def labels(self) -> NDArray[np.str_]:
         """``(n,)`` class names."""
-        return np.array([class_of(sample) for sample in self.samples])
+        return np.array([class_name(sample) for sample in self.samples])
 
 
-def survey(
+def measure(
     samples: Sequence[Sample],
     preprocess: Preprocess,
-    n_shown: int = 6,
+    n_examples: int = 6,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Survey:
-    """Measure every slice. Memory: a signature and a few numbers a slice, whatever its resolution.
+) -> Statistics:
+    """The statistics of a data set. A slice takes a signature and a few numbers of memory, whatever its resolution.
 
     Args:
         samples: The data set.
-        preprocess: The same object that serves training and prediction.
-        n_shown: Examples kept of each class, of different patients where there are enough.
+        preprocess: Prepares each slice, as in training and prediction.
+        n_examples: How many examples to keep of each class, of different patients where there are enough.
         seed: Another seed, other examples.
         progress: Called with the number of slices done and of all.
     """
-    chosen = choose_examples(samples, n_shown, seed)
+    chosen = choose_examples(samples, n_examples, seed)
     facts: dict[str, list[Any]] = {name: [] for name in _FACTS}
-    known: list[Sample] = []
+    read: list[Sample] = []
     failures: list[str] = []
     sums: dict[str, ClassSums] = {}
-    examples: dict[str, list[Shown]] = defaultdict(list)
+    examples: dict[str, list[Example]] = defaultdict(list)
     for slice_ in sweep(samples, preprocess, progress):
         if isinstance(slice_, Unread):
             failures.append(slice_.reason)
@@ -138,7 +138,7 @@ def survey(
         sample = slice_.reading.sample
         gray = gray_levels(slice_.reading.image)
         rows, columns = gray.shape
-        known.append(sample)
+        read.append(sample)
         facts["shape"].append((rows, columns))
         facts["aspect"].append(columns / (rows * slice_.reading.aspect))
         facts["color"].append(slice_.reading.image.ndim == 3)
@@ -146,40 +146,40 @@ def survey(
         facts["head_fraction"].append(slice_.prepared.head_fraction)
         facts["lesion_px"].append(-1 if slice_.mask is None else int(slice_.mask.sum()))
         facts["head_px"].append(max(1, int(slice_.prepared.head.sum())))
-        facts["marks"].append(signatures(slice_.prepared.image[None])[0])
-        _add(sums.setdefault(class_of(sample), ClassSums(preprocess.size)), gray, slice_)
+        facts["signatures"].append(signatures(slice_.prepared.image[None])[0])
+        _add(sums.setdefault(class_name(sample), ClassSums(preprocess.size)), gray, slice_)
         if slice_.index in chosen:
             stored = _thumbnail(gray, slice_.reading.aspect)
-            examples[class_of(sample)].append(Shown(sample, stored, slice_.prepared.image, slice_.mask))
+            examples[class_name(sample)].append(Example(sample, stored, slice_.prepared.image, slice_.mask))
     arrays = {name: np.array(values) for name, values in facts.items()}
-    return Survey(samples=known, failures=failures, sums=sums, shown=dict(examples), **arrays)
+    return Statistics(samples=read, failures=failures, sums=sums, examples=dict(examples), **arrays)
 
 
 def choose_examples(samples: Sequence[Sample], n: int, seed: int = 0) -> set[int]:
-    """Indices of up to `n` samples of each class, each of another patient as long as there are new ones."""
+    """Indices of up to `n` samples of each class, of different patients first."""
     by_class: dict[str, list[int]] = defaultdict(list)
     for i in np.random.default_rng(seed).permutation(len(samples)):
-        by_class[class_of(samples[i])].append(int(i))
+        by_class[class_name(samples[i])].append(int(i))
     chosen: set[int] = set()
     for members in by_class.values():
-        seen: set[str] = set()
-        again: list[int] = []
-        fresh: list[int] = []
+        patients: set[str] = set()
+        of_new_patients: list[int] = []
+        others: list[int] = []
         for i in members:
             patient = samples[i].patient or samples[i].name
-            (again if patient in seen else fresh).append(i)
-            seen.add(patient)
-        chosen.update((fresh + again)[:n])
+            (others if patient in patients else of_new_patients).append(i)
+            patients.add(patient)
+        chosen.update((of_new_patients + others)[:n])
     return chosen
 
 
-def class_of(sample: Sample) -> str:
-    """The sample's label, or the word for having none."""
+def class_name(sample: Sample) -> str:
+    """The sample's label, or `UNLABELED`."""
     return sample.label or UNLABELED
 
 
 def gray_levels(image: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Grey values 0..255: those of an 8-bit picture as they are, others stretched from minimum to maximum."""
+    """Gray values 0..255, ``(rows, columns)``. Those of 8-bit pictures stay, others are stretched to the full range."""
     gray = to_gray(image)
     if image.dtype == np.uint8:
         return gray
