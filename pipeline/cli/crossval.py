@@ -10,7 +10,7 @@ from typing import Any
 
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.data.config import TrainingConfig, setting
-from tumorlens.pipeline.cli.options import Given, command, fill
+from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say_unless, typed_command, warn
 from tumorlens.pipeline.cli.train import config_of
 from tumorlens.segmentation.config import DEFAULT, ENCODER, SegmenterConfig
@@ -59,21 +59,21 @@ class _SegmenterBeside:
     segmenter_size: int = setting(224, "Side of the segmenter's input in pixels.", least=32)
 
 
-def _one_stage(stage: str, given: Given) -> None:
-    _crossval({stage: config_of(stage, given)}, given)
+def _one_stage(stage: str, values: Values) -> None:
+    _crossval({stage: config_of(stage, values)}, values)
 
 
-def _both_stages(given: Given) -> None:
-    classifier = config_of("classification", given)
-    segmenter = config_of("segmentation", _segmenter_settings(classifier, given))
-    _crossval({"classification": classifier, "segmentation": segmenter}, given)
+def _both_stages(values: Values) -> None:
+    classifier = config_of("classification", values)
+    segmenter = config_of("segmentation", _segmenter_settings(classifier, values))
+    _crossval({"classification": classifier, "segmentation": segmenter}, values)
 
 
-def _crossval(configs: dict[str, TrainingConfig], given: Given) -> None:
+def _crossval(configs: dict[str, TrainingConfig], values: Values) -> None:
     from tumorlens.pipeline.evaluation.crossval import crossval
     from tumorlens.pipeline.evaluation.request import crossval_request
 
-    call = fill(CrossvalCall, given)
+    call = fill(CrossvalCall, values)
     request = crossval_request(
         configs,
         folds=call.folds,
@@ -87,12 +87,12 @@ def _crossval(configs: dict[str, TrainingConfig], given: Given) -> None:
         crossval(request, call.out, call.measure, show, progress, say_unless(call.quiet), warn)
 
 
-def _segmenter_settings(classifier: TrainingConfig, given: Given) -> dict[str, Any]:
+def _segmenter_settings(classifier: TrainingConfig, values: Values) -> dict[str, Any]:
     """The settings of the segmenter beside a classifier: its own where it has some, else the classifier's."""
-    own = fill(_SegmenterBeside, given)
+    own = fill(_SegmenterBeside, values)
     shared = {each.name: getattr(classifier, each.name) for each in fields(TrainingConfig)}
     return shared | {
-        "init": own.segmenter_init or _start(own, classifier, fill(CrossvalCall, given).out),
+        "init": own.segmenter_init or _start(own, classifier, fill(CrossvalCall, values).out),
         "arch": own.segmenter_arch,
         "encoder": own.encoder,
         "epochs": own.segmenter_epochs or classifier.epochs,

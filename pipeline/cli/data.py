@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tumorlens.data.config import CHANNEL, LABEL_MAP, LAYOUTS, setting
 from tumorlens.data.files import claim
-from tumorlens.pipeline.cli.options import Given, command, fill
+from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say, typed_command
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class SplitCall(DataCall):
     seed: int = setting(0, "Another seed makes another division.", least=0)
 
 
-def _explore(given: Given) -> int:
+def _explore(values: Values) -> int:
     from tumorlens.data.inspection.explore import PAGE, explore
 
-    call = fill(ExploreCall, given)
+    call = fill(ExploreCall, values)
     _check_place(call.out / PAGE)
     with Progress("slices read", hidden=call.quiet) as progress:
         numbers = explore(
@@ -79,13 +79,13 @@ def _explore(given: Given) -> int:
     return 1 if numbers["left_out"] else 0
 
 
-def _check(given: Given) -> int:
+def _check(values: Values) -> int:
     import json
 
     from tumorlens.data.inspection.check import check_set
     from tumorlens.data.inspection.findings import check_out, write_findings
 
-    call = fill(CheckCall, given)
+    call = fill(CheckCall, values)
     if call.out is not None:
         _check_place(call.out)
         check_out(call.out, call.overwrite)
@@ -100,10 +100,10 @@ def _check(given: Given) -> int:
     return 1 if report.problems else 0
 
 
-def _split(given: Given) -> None:
+def _split(values: Values) -> None:
     from tumorlens.data.inspection.divide import check_index, divide, write_index
 
-    call = fill(SplitCall, given)
+    call = fill(SplitCall, values)
     _check_place(call.out)
     check_index(call.out, call.overwrite)
     with Progress("slices read", hidden=call.quiet) as progress:

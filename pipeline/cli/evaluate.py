@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tumorlens.data.config import LAYOUTS, setting
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.cli.options import Given, command, fill
+from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say, say_unless, typed_command, warn
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
@@ -35,23 +35,23 @@ class EnginesCall:
     quiet: bool = setting(False, "Print warnings and errors only.", flag="-q --quiet")
 
 
-def _evaluate(stage: str, given: Given) -> None:
+def _evaluate(stage: str, values: Values) -> None:
     from tumorlens.pipeline.evaluation.evaluate import evaluate
 
-    call = fill(EvaluateCall, given)
-    request = fill(EvaluationRequest, given, stage=stage, command=typed_command())
+    call = fill(EvaluateCall, values)
+    request = fill(EvaluationRequest, values, stage=stage, command=typed_command())
     with Progress("measured", hidden=call.quiet) as progress:
         evaluate(request, call.out, call.overwrite, progress, say_unless(call.quiet), warn)
 
 
-def _engines(given: Given) -> None:
+def _engines(values: Values) -> None:
     import json
 
     from tumorlens.data.datasets.load import load_samples
     from tumorlens.data.files import write_text
     from tumorlens.pipeline.engines.agreement import compare_engines, labelled, table
 
-    call = fill(EnginesCall, given)
+    call = fill(EnginesCall, values)
     samples = labelled([sample for source in call.data for sample in load_samples(source)])
     if call.fold is not None:
         samples = [sample for sample in samples if sample.fold == call.fold]

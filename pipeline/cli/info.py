@@ -8,7 +8,7 @@ from typing import Any
 
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.cli.options import Given, command, fill
+from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import say
 
 
@@ -19,9 +19,9 @@ class InfoCall:
     as_json: bool = setting(False, "Print JSON.", flag="--json")
 
 
-def _info(given: Given) -> None:
+def _info(values: Values) -> None:
     facts = collect_info()
-    say(json.dumps(facts, indent=2) if fill(InfoCall, given).as_json else format_info(facts))
+    say(json.dumps(facts, indent=2) if fill(InfoCall, values).as_json else format_info(facts))
 
 
 def collect_info() -> dict[str, Any]:

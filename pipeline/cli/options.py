@@ -14,7 +14,7 @@ from tumorlens.data.config import Setting
 from tumorlens.pipeline.cli.screen import HELP_WIDTH, user_errors
 
 Settings = TypeVar("Settings")
-Given = Mapping[str, Any]  # field -> value of the options that the user gave; the dataclasses hold the defaults
+Values = Mapping[str, Any]  # field -> value of the options that the user gave; the dataclasses hold the defaults
 
 
 class Number(click.ParamType):
@@ -74,7 +74,7 @@ _SHAPES: dict[Any, dict[str, Any]] = {
 
 
 def command(
-    run: Callable[[Given], int | None],
+    run: Callable[[Values], int | None],
     *settings: type,
     leave_out: Collection[str] = (),
     details: str = "",
@@ -94,28 +94,28 @@ def command(
     params = [param for each in settings for param in _params(each, leave_out)]
     repeatable = {param.name for param in params if param.multiple or param.nargs == -1}
 
-    def callback(**values: Any) -> None:
-        given = {k: v for k, v in values.items() if v is not None and not (k in repeatable and v == ())}
-        with user_errors(bool(given.get("verbose")), stopped):
-            code = run(given)
+    def callback(**parsed: Any) -> None:
+        values = {k: v for k, v in parsed.items() if v is not None and not (k in repeatable and v == ())}
+        with user_errors(bool(values.get("verbose")), stopped):
+            code = run(values)
         click.get_current_context().exit(code or 0)
 
-    made = Command(None, callback=callback, params=params, epilog=examples)
-    made.context_settings = {"max_content_width": HELP_WIDTH}
-    made.details = details
-    return made
+    built = Command(None, callback=callback, params=params, epilog=examples)
+    built.context_settings = {"max_content_width": HELP_WIDTH}
+    built.details = details
+    return built
 
 
-def fill(settings: type[Settings], given: Given, **fixed: Any) -> Settings:
+def fill(settings: type[Settings], values: Values, **fixed: Any) -> Settings:
     """A dataclass with the values that the user gave and some that the command sets itself.
 
     Args:
         settings: The dataclass. A field that neither the user nor the command sets has its default.
-        given: As `command` hands it over. Values for other dataclasses are left out.
+        values: As `command` hands it over. Values for other dataclasses are left out.
         fixed: Values that the command sets.
     """
     names = {each.name for each in fields(settings)}  # type: ignore[arg-type]
-    return settings(**{name: value for name, value in given.items() if name in names} | fixed)
+    return settings(**{name: value for name, value in values.items() if name in names} | fixed)
 
 
 def _params(settings: type, leave_out: Collection[str]) -> list[click.Parameter]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.cli.options import Given, command, fill
+from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, note, own_remarks, say, show_error
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 
@@ -38,15 +38,15 @@ class RunCall:
     as_json: bool = setting(False, "Print one JSON object per scan.", flag="--json")
 
 
-def _run(given: Given) -> int:
-    call = fill(RunCall, given)
+def _run(values: Values) -> int:
+    call = fill(RunCall, values)
     if call.overwrite and call.resume:
         raise InputError("give --overwrite or --continue, not both")
     if call.quiet and call.verbose:
         raise InputError("give -q or -v, not both")
     if call.out is None and not call.list_only:
         raise InputError("-o OUT is missing: the folder for the results")
-    load, options = fill(LoadOptions, given), fill(RunOptions, given)
+    load, options = fill(LoadOptions, values), fill(RunOptions, values)
     with own_remarks(hidden=call.quiet), TemporaryDirectory(prefix="tumorlens-") as scratch:
         from tumorlens.pipeline.batch.inputs import collect
         from tumorlens.pipeline.batch.listing import check_headers, describe, list_work
@@ -69,27 +69,27 @@ def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, opti
 
     check_output(out, jobs, call.overwrite, call.resume)
     pipeline = Pipeline.load(**vars(load))
-    ran: list[Job] = []
+    finished: list[Job] = []
     with Progress("scans", hidden=call.quiet or call.as_json or len(jobs) < 2) as progress:
 
         def done(job: Job, row: dict[str, str], content: dict[str, Any]) -> None:
-            ran.append(job)
+            finished.append(job)
             if row["error"]:
                 show_error(row["error"])
             if call.as_json:
                 say(json.dumps(content or {"scan": {"name": job.name}, "error": row["error"]}))
             if progress:
-                progress(len(ran), len(jobs))
+                progress(len(finished), len(jobs))
 
         report = run_batch(pipeline, jobs, out, call.resume, call.jobs, options, done)
     if not (call.quiet or call.as_json):
-        _print_summary(report, ran, out)
+        _print_summary(report, finished, out)
     return 1 if report.failed else 0
 
 
-def _print_summary(report: BatchReport, ran: list[Job], out: Path) -> None:
-    if len(ran) == 1 and not report.failed:
-        job, row = ran[0], report.rows[-1]
+def _print_summary(report: BatchReport, finished: list[Job], out: Path) -> None:
+    if len(finished) == 1 and not report.failed:
+        job, row = finished[0], report.rows[-1]
         review = f"  [review: {row['review']}]" if row["review"] else ""
         confidence = f" ({row['confidence']})" if row["confidence"] else ""
         say(f"{job.name}: {row['label']}{confidence}{review}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorlens.data.config import DEVICE, setting
-from tumorlens.pipeline.cli.options import Given, command, fill
+from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import say
 
 
@@ -20,16 +20,16 @@ class DemoCall:
     device: str = setting("auto", DEVICE)
 
 
-def _demo(given: Given) -> None:
+def _demo(values: Values) -> None:
     from tumorlens.pipeline.batch.demo import run_demo
 
-    call = fill(DemoCall, given)
+    call = fill(DemoCall, values)
     run_demo(call.scan, call.out, call.seed, call.device, say)
 
 
 @dataclass(frozen=True)
 class ExportCall:
-    """Which network is written, and how."""
+    """Which network is exported, and how."""
 
     stage: str = setting(
         help="Which network: classification or segmentation.",
@@ -42,16 +42,16 @@ class ExportCall:
     weights: Path | None = setting(None, "Your own weights.", shown="the shipped ones")
 
 
-def _export(given: Given) -> None:
+def _export(values: Values) -> None:
     from tumorlens.classification.predict import SHIPPED as CLASSIFIER
     from tumorlens.pipeline.engines.export import export_stage
     from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 
-    call = fill(ExportCall, given)
+    call = fill(ExportCall, values)
     shipped = {"classification": CLASSIFIER, "segmentation": SEGMENTER}
-    written = export_stage(call.weights or shipped[call.stage], call.stage, call.kind, call.out)
-    differences = ", ".join(f"{name} {difference:.2g}" for name, difference in written.difference.items())
-    say(f"{written.path}: largest difference from PyTorch: {differences}")
+    exported = export_stage(call.weights or shipped[call.stage], call.stage, call.kind, call.out)
+    differences = ", ".join(f"{name} {difference:.2g}" for name, difference in exported.difference.items())
+    say(f"{exported.path}: largest difference from PyTorch: {differences}")
 
 
 demo = command(
@@ -66,7 +66,7 @@ demo = command(
 export = command(
     _export,
     ExportCall,
-    details="The outputs of the written network are compared with those of PyTorch first.",
+    details="The outputs of the exported network are compared with those of PyTorch first.",
     examples="""
     tumorlens export classification -o classifier.onnx
     tumorlens export segmentation -o segmenter.xml --format openvino --weights run/segmenter.safetensors

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.cli.options import Given, command, fill
+from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say, typed_command
 from tumorlens.segmentation.config import SegmenterConfig
 
@@ -28,8 +28,8 @@ class TrainCall:
     quiet: bool = setting(False, "No progress bar.", flag="-q --quiet")
 
 
-def _train(stage: str, given: Given) -> None:
-    config, call = config_of(stage, given), fill(TrainCall, given)
+def _train(stage: str, values: Values) -> None:
+    config, call = config_of(stage, values), fill(TrainCall, values)
     train: Callable[..., Any]
     if stage == "classification":
         from tumorlens.classification.train import train_classifier as train
@@ -40,18 +40,18 @@ def _train(stage: str, given: Given) -> None:
         train(config, call.out, call.resume, show, say, prepared, typed_command())
 
 
-def config_of(stage: str, given: Given) -> ClassifierConfig | SegmenterConfig:
+def config_of(stage: str, values: Values) -> ClassifierConfig | SegmenterConfig:
     """The settings of a stage's training, checked.
 
     Args:
         stage: ``classification`` or ``segmentation``.
-        given: Field -> value. Fields that are left out have the stage's default.
+        values: Field -> value. Fields that are left out have the stage's default.
 
     Raises:
         InputError: Settings that contradict each other, a size or an architecture that cannot be.
     """
     config: ClassifierConfig | SegmenterConfig
-    config = fill(ClassifierConfig, given) if stage == "classification" else fill(SegmenterConfig, given)
+    config = fill(ClassifierConfig, values) if stage == "classification" else fill(SegmenterConfig, values)
     if config.epochs % config.validate_every:
         raise InputError(f"--epochs {config.epochs} is not a multiple of --validate-every {config.validate_every}")
     if config.out_of_fold:
@@ -63,7 +63,7 @@ def config_of(stage: str, given: Given) -> ClassifierConfig | SegmenterConfig:
     if isinstance(config, ClassifierConfig):
         from tumorlens.classification.architectures import find_architecture
 
-        return config if "size" in given else replace(config, size=find_architecture(config.arch).input_size)
+        return config if "size" in values else replace(config, size=find_architecture(config.arch).input_size)
     if config.size % 32:
         raise InputError(f"--size {config.size} is not divisible by 32, as the networks need it")
     return config
