@@ -272,7 +272,7 @@ def _payload(
                 stream = decoder(file, stored)
                 stream.seek(max(skip, 0), io.SEEK_CUR)
                 parts.append(stream.read(share))
-            except (EOFError, OSError, ValueError, zlib.error) as error:
+            except (EOFError, OSError, OverflowError, ValueError, zlib.error) as error:
                 raise InputError(f"the NRRD data are damaged or cut off ({reason_of(error)})") from None
     payload = b"".join(parts)
     if len(payload) < count * stored.itemsize:
@@ -290,21 +290,12 @@ def _from_hex(file: io.BufferedIOBase, stored: np.dtype[Any]) -> io.BufferedIOBa
     return io.BytesIO(bytes.fromhex(file.read().decode("ascii")))
 
 
-def _from_gzip(file: io.BufferedIOBase, stored: np.dtype[Any]) -> io.BufferedIOBase:
-    return gzip.GzipFile(fileobj=file)
-
-
-def _from_bzip2(file: io.BufferedIOBase, stored: np.dtype[Any]) -> io.BufferedIOBase:
-    return bz2.BZ2File(file)
-
-
 _TEXTS = ("text", "txt", "ascii")
-_DECODERS: dict[
-    str, tuple[Callable[[io.BufferedIOBase, np.dtype[Any]], io.BufferedIOBase], int]
-] = {  # and the largest ratio
+_Decoder = Callable[[io.BufferedIOBase, np.dtype[Any]], io.BufferedIOBase]
+_DECODERS: dict[str, tuple[_Decoder, int]] = {  # each with the largest ratio of plain to encoded bytes
     "raw": (lambda file, stored: file, 1),
     **dict.fromkeys(_TEXTS, (_from_text, 1)),
     "hex": (_from_hex, 1),
-    **dict.fromkeys(("gzip", "gz"), (_from_gzip, DEFLATE_RATIO)),
-    **dict.fromkeys(("bzip2", "bz2"), (_from_bzip2, _BZIP2_RATIO)),
+    **dict.fromkeys(("gzip", "gz"), (lambda file, stored: gzip.GzipFile(fileobj=file), DEFLATE_RATIO)),
+    **dict.fromkeys(("bzip2", "bz2"), (lambda file, stored: bz2.BZ2File(file), _BZIP2_RATIO)),
 }

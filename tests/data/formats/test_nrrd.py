@@ -149,6 +149,16 @@ def test_encodings(tmp_path, encoding, data):
         np.testing.assert_array_equal(read_volume(path).voxels.ravel("F"), SMALL)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [("text", b"1 2 three"), ("text", b"1 2 3"), ("text", NUMBERS + b" 99999"), ("hex", b"0102xx"), ("hex", b"\xff")],
+)
+def test_numbers_that_are_not_numbers(tmp_path, encoding, data):
+    path = save_nrrd(tmp_path / "a.nrrd", *NRRD[:4], f"encoding: {encoding}", data=data.ljust(300))
+    with pytest.raises(InputError, match="the NRRD data are damaged or cut off"):
+        read_volume(path)
+
+
 def test_an_unknown_encoding_is_named(tmp_path):
     path = save_nrrd(tmp_path / "a.nrrd", *NRRD[:4], "encoding: zstd", data=DATA)
     with pytest.raises(InputError, match="the NRRD encoding zstd cannot be read; save it as raw or gzip"):

@@ -1,0 +1,45 @@
+"""The table of classes: what follows from a row is there and is not another row's."""
+
+from __future__ import annotations
+
+import pytest
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TABLE, UNKNOWN_COLOR, canonical_label, class_of, color_of
+
+
+def test_rows_do_not_share_names_aliases_or_colors():
+    aliases = [alias for row in TABLE for alias in row.aliases]
+    assert len(set(aliases)) == len(aliases)
+    assert len({row.name for row in TABLE}) == len({row.color for row in TABLE}) == len(TABLE) == len(CLASSES)
+    assert UNKNOWN_COLOR not in {row.color for row in TABLE}
+    assert CLASSES[NO_TUMOR] == "no_tumor"
+
+
+@pytest.mark.parametrize("row", TABLE, ids=CLASSES)
+def test_each_class_is_found_by_its_spellings(row):
+    assert all(canonical_label(alias) == row.name for alias in row.aliases)
+    assert canonical_label(row.prose.upper()) == canonical_label(f"{row.name}_01") == row.name
+    assert class_of(row.name) is row
+    assert color_of(row.name) == row.color
+
+
+@pytest.mark.parametrize("row", TABLE, ids=CLASSES)
+def test_sites_are_codes_of_snomed(row):
+    from pydicom.sr.codedict import codes
+
+    assert getattr(codes.SCT, row.site).scheme_designator == "SCT"
+    assert (row.concept is None) == (row.name == CLASSES[NO_TUMOR])
+
+
+def test_other_names_are_refused_and_gray():
+    with pytest.raises(InputError, match=r"label 'zebra' is not one of no_tumor, .*--map 'zebra=CLASS'"):
+        canonical_label("zebra")
+    with pytest.raises(InputError, match="the mapping zebra=horse does not lead to one of"):
+        canonical_label("zebra", {"zebra": "horse"})
+    assert canonical_label("tumour-free", {"tumour-free": "no_tumor"}) == "no_tumor"
+    with pytest.raises(InputError, match="label 'PI_00'"):  # a patient's name
+        canonical_label("PI_00")
+    assert color_of("zebra") == UNKNOWN_COLOR
+    with pytest.raises(KeyError):
+        class_of("zebra")
