@@ -68,7 +68,7 @@ def list_lgg_folder(listing: Listing, scans: Mapping[Path, Sequence[Path]], chan
         if other != folder:
             listing.report(folder, "repeated_patient", f"patient {folder.name} has another folder, {other}")
         masks = [picture for picture in pictures if _MASK.search(picture.stem)]
-        images = [picture for picture in pictures if picture not in masks]
+        images = [picture for picture in pictures if not _MASK.search(picture.stem)]
         pairs = with_masks(images, masks, listing)
         for image, mask in sorted(pairs, key=lambda pair: _slice_order(pair[0].stem)):
             row = _row(Sample(image, "", folder.name, mask, channel=channel), listing)

@@ -119,9 +119,9 @@ def _list_class_folders(
             if is_mask_folder(folder.name):
                 continue
         masks = [file for file in files if is_mask_name(file)]
-        for image, mask in with_masks([file for file in files if file not in masks], masks, listing):
-            sample = Sample(image, place.label, place.patient, mask, split=place.split)
-            listing.rows.append(Row(sample))
+        images = [file for file in files if not is_mask_name(file)]
+        for image, mask in with_masks(images, masks, listing):
+            listing.rows.append(Row(Sample(image, place.label, place.patient, mask, split=place.split)))
     if not listing.rows and not listing.problems:
         raise InputError(
             f"{listing.root}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ beside "

@@ -19,7 +19,7 @@ from tumorlens.data.scan import ACQUISITION, Scan
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _ONE_SLICE = (*PICTURE_SUFFIXES, ".mat")  # endings of files that are never a volume
-_PICTURES = ("png", "jpeg", "tiff", "bmp", "webp")  # formats of scans
+_PICTURE_FORMATS = ("png", "jpeg", "tiff", "bmp", "webp")  # formats of scans
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def has_color(scan: Scan) -> bool:
     """Whether a scan is a picture with three channels in its file, even if they are equal."""
     if scan.volume or scan.voxels.ndim == 3:
         return not scan.volume
-    if scan.path is None or scan.format not in _PICTURES:
+    if scan.path is None or scan.format not in _PICTURE_FORMATS:
         return False
     from PIL import Image
 
