@@ -106,42 +106,38 @@ def run_batch(
         remove_earlier_results(out)
     _say_renamed(jobs)
     settings = settings_of(pipeline, options)
-    report = BatchReport()
-    if resume:
-        names = {job.name for job in jobs}
-        report.rows = [row for row in read_table(out / TABLE) if row["scan"] not in names]
-    table = _Table(out, report, done)
+    table = _Table(out, jobs, done)
 
     def find_earlier(job: Job) -> dict[str, Any] | None:
         return earlier_result(job, out, settings) if resume else None
 
-    def finish(reading: Reading, decision: Decision | Exception | None) -> dict[str, Any]:
-        if reading.earlier is not None:
-            return reading.earlier
+    def conclude_and_write(reading: Reading, decision: Decision | Exception | None) -> dict[str, Any]:
         if isinstance(decision, Exception):
             raise decision
+        if reading.earlier is not None:
+            return reading.earlier
         assert reading.case is not None and decision is not None
         result = pipeline.conclude(reading.case, decision)
         job = reading.job
         return write_result(result, out / job.folder, job.name, reading.made_of, options, place_of(job))
 
     waiting: deque[tuple[Job, Written]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # it works while the networks see the next scans
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # while the networks see the next scans
         try:
             for group in read_ahead(jobs, pipeline.classifier.input_size, options, settings, readers, find_earlier):
-                report.kept += sum(reading.earlier is not None for reading in group)
+                table.report.kept += sum(reading.earlier is not None for reading in group)
                 for reading, decision in zip(group, _decide(pipeline, group, options), strict=True):
-                    waiting.append((reading.job, writer.submit(finish, reading, decision)))
+                    waiting.append((reading.job, writer.submit(conclude_and_write, reading, decision)))
                 while len(waiting) > _MOST_WAITING + len(group):
                     table.add_first(waiting)
             while waiting:
                 table.add_first(waiting)
-        finally:  # also when you stop the run: every scan that is written has its row
+        finally:  # also when you stop the run: every result has its row
             try:
                 writer.shutdown(wait=True, cancel_futures=True)
             finally:
                 table.close(waiting)
-    return report
+    return table.report
 
 
 def _say_renamed(jobs: list[Job]) -> None:
@@ -170,10 +166,17 @@ def _decide_cases(pipeline: Pipeline, cases: list[Case], options: RunOptions) ->
 
 
 class _Table:
-    """``results.csv``, kept up to date on disk."""
+    """``results.csv``, kept up to date on disk.
 
-    def __init__(self, out: Path, report: BatchReport, done: Done | None) -> None:
-        self.out, self.report, self.done = out, report, done
+    Rows of an earlier call stay: those of other scans before the new ones, and those of jobs until they are done.
+    """
+
+    def __init__(self, out: Path, jobs: list[Job], done: Done | None) -> None:
+        self.out, self.done = out, done
+        rows = read_table(out / TABLE)
+        names = {job.name for job in jobs}
+        self.report = BatchReport([row for row in rows if row["scan"] not in names])
+        self._to_do = {row["scan"]: row for row in rows if row["scan"] in names}
         self._written_at = time.monotonic()
 
     def add_first(self, waiting: deque[tuple[Job, Written]]) -> None:
@@ -187,22 +190,29 @@ class _Table:
         row, content = self._row(job, written)
         _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
         self.report.failed += bool(row["error"])
-        self.report.rows.append(row)
+        self._add(row)
         if self.done:
             self.done(job, row, content)
         if time.monotonic() - self._written_at > _TABLE_EVERY_S:
-            write_table(self.out / TABLE, self.report.rows)
+            self._write()
             self._written_at = time.monotonic()
 
     def close(self, waiting: deque[tuple[Job, Written]]) -> None:
         """Write the table, also with the scans that were finished while nobody waited for them."""
         for job, written in waiting:
             if written.done() and not written.cancelled() and written.exception() is None:
-                self.report.rows.append(self._row(job, written)[0])
+                self._add(self._row(job, written)[0])
         try:
-            write_table(self.out / TABLE, self.report.rows)
+            self._write()
         except OSError as error:
             raise InputError(f"{self.out / TABLE}: cannot be written ({error.strerror})") from None
+
+    def _add(self, row: dict[str, str]) -> None:
+        self.report.rows.append(row)
+        self._to_do.pop(row["scan"], None)
+
+    def _write(self) -> None:
+        write_table(self.out / TABLE, [*self.report.rows, *self._to_do.values()])
 
     def _row(self, job: Job, written: Written) -> tuple[dict[str, str], dict[str, Any]]:
         try:

@@ -111,3 +111,14 @@ def test_a_run_that_is_stopped_has_a_row_for_every_result_that_is_written(pipeli
             run_batch(pipeline, jobs, out, options=options)
         written = {p.parent.name for p in out.glob("*/result.json")}
         assert {row["scan"].split(".")[0] for row in table(out) if not row["error"]} == written != set()
+
+
+def test_a_second_run_that_is_stopped_keeps_the_rows_of_the_first(pipeline, jobs, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    run_batch(pipeline, jobs, tmp_path)
+    rows = table(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(pipeline, jobs, tmp_path, resume=True, done=stop)
+    assert sorted(table(tmp_path), key=lambda row: row["scan"]) == sorted(rows, key=lambda row: row["scan"])
