@@ -76,10 +76,10 @@ def claim(
         InputError: There is a folder instead of a file or a file instead of a folder, the folder is not writable, a
             file is not ours, or it is ours and `overwrite` is not set.
     """
-    for path in paths:
-        if path.is_dir():
-            raise InputError(f"{path}: this is a folder; {flag} takes the name of a file")
-        place = path.parent.absolute()
+    folder = next((path for path in paths if path.is_dir()), None)
+    if folder is not None:
+        raise InputError(f"{folder}: this is a folder; {flag} takes the name of a file")
+    for place in dict.fromkeys(path.parent.absolute() for path in paths):
         nearest = next(folder for folder in (place, *place.parents) if folder.exists() or folder.is_symlink())
         if not nearest.is_dir():
             raise InputError(f"{nearest}: this is a file, not a folder; choose another {flag}")

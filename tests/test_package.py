@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -63,7 +64,12 @@ def test_nothing_else_of_ours_can_be_imported(name, tmp_path):
 @pytest.mark.slow
 def test_a_wheel_is_complete_and_works_outside_the_checkout(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(REPOSITORY)], check=True, capture_output=True)
+    source = tmp_path / "source"  # a copy, because setuptools leaves its intermediate files beside what it builds
+    for name in ("data", "classification", "segmentation", "pipeline"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("tumorlens-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"tumorlens"}
@@ -79,6 +85,7 @@ def test_a_wheel_is_complete_and_works_outside_the_checkout(tmp_path):
             for stage, name in (("classification", "classifier"), ("segmentation", "segmenter"))
             for end in (".json", ".safetensors")
         ),
+        "tumorlens/data/inspection/page.html",
         *(f"tumorlens/data/indexes/{path.name}" for path in (REPOSITORY / "data" / "indexes").glob("*.csv")),
         "tumorlens/__init__.py",
         "tumorlens/py.typed",

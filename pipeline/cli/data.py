@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorlens.data.config import CHANNEL, LABEL_MAP, LAYOUTS, setting
-from tumorlens.data.files import claim
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say, typed_command
 
@@ -60,7 +59,6 @@ def _explore(values: Values) -> int:
     from tumorlens.data.inspection.explore import PAGE, explore
 
     call = fill(ExploreCall, values)
-    _check_place(call.out / PAGE)
     with Progress("slices read", hidden=call.quiet) as progress:
         numbers = explore(
             call.source,
@@ -87,7 +85,6 @@ def _check(values: Values) -> int:
 
     call = fill(CheckCall, values)
     if call.out is not None:
-        _check_place(call.out)
         check_out(call.out, call.overwrite)
     with Progress("slices read", hidden=call.quiet or call.as_json) as progress:
         report = check_set(call.source, dict(call.label_map), call.channel, progress)
@@ -104,7 +101,6 @@ def _split(values: Values) -> None:
     from tumorlens.data.inspection.divide import check_index, divide, write_index
 
     call = fill(SplitCall, values)
-    _check_place(call.out)
     check_index(call.out, call.overwrite)
     with Progress("slices read", hidden=call.quiet) as progress:
         division = divide(call.source, dict(call.label_map), call.shares, call.folds, call.seed, call.channel, progress)
@@ -115,11 +111,6 @@ def _split(values: Values) -> None:
         data = str(call.out) if inside else f"{call.out}@{division.root}"
         how = "--split official" if call.folds is None else "--fold 0"
         say(f"train with: --data {shlex.quote(data)} {how}")
-
-
-def _check_place(out: Path) -> None:
-    """Raise an `InputError` where nothing can be written, before minutes of reading rather than after."""
-    claim([out], "a file", is_ours=lambda path: True, overwrite=True)
 
 
 def _summary(division: Division) -> str:

@@ -52,7 +52,6 @@ def test_where_nothing_is_there_the_last_index_counts():
     assert find_index("x/a@b") == (None, Path("x/a@b"))
 
 
-
 def test_index(phantom_set):
     samples = load_samples(phantom_set)
     assert len(samples) == 40

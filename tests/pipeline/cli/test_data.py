@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -132,7 +132,10 @@ def test_outputs_that_cannot_be_written(data, name, phantom_set, tmp_path):
 
 @pytest.mark.parametrize("name", ["explore", "check", "split"])
 def test_a_folder_without_the_right_to_write(data, name, phantom_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    def refuse(**_):
+        raise PermissionError
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write anywhere
     wrong_use(
         data(name, phantom_set, "-o", tmp_path / "new" / "index.csv"), f"{tmp_path}: you may not write to this folder"
     )
