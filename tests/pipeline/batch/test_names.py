@@ -137,8 +137,8 @@ def test_series_of_one_number_have_the_same_names_whichever_is_chosen(tmp_path):
             (tmp_path / "in").mkdir(exist_ok=True)
             path.rename(tmp_path / "in" / f"{uid}_{path.name}")
     names = {}
-    for wanted in ("1.9.1", "1.9.2", "all"):
-        for job in collect([str(tmp_path / "in")], tmp_path / "out", tmp_path, [wanted]).jobs:
+    for uid in ("1.9.1", "1.9.2", "all"):
+        for job in collect([str(tmp_path / "in")], tmp_path / "out", tmp_path, [uid]).jobs:
             assert names.setdefault(job.uid, job.name) == job.name
     first, second = names["1.9.1"], names["1.9.2"]
     assert first == "in#4" and second.startswith("in#4-") and len(second) == len("in#4-3f2a91")
