@@ -34,7 +34,7 @@ class Work:
     candidates: list[tuple[str, Candidate]] = field(default_factory=list)
 
 
-def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[str] = ()) -> Work:
+def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Sequence[str] = ()) -> Work:
     """Files, folders (searched recursively), zips, DICOMDIRs and glob patterns as jobs, in order, each scan once.
 
     In folders, a file is a scan if it has a scan's extension or content. Hidden files, the output folder and the
@@ -46,18 +46,18 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[st
         inputs: Paths and patterns.
         out: The output folder.
         scratch: An empty folder that lives as long as the jobs. Zips are unpacked there.
-        wanted: The DICOM series to run, by UID or number, and nothing else; or ``all``, which adds all other scans.
+        series_names: The DICOM series to run, by UID or number, and nothing else. ``all`` runs all other scans too.
 
     Raises:
-        InputError: No input looks like a scan, or a wanted series does not exist.
+        InputError: No input looks like a scan, or a series that you named does not exist.
     """
-    search = _Search(out.resolve(), scratch, wanted)
+    search = _Search(out.resolve(), scratch, series_names)
     search.look_at(inputs)
     scans = _each_once(search.scans)
-    if wanted:
-        run_all = "all" in (name.lower() for name in wanted)
+    if series_names:
+        run_all = "all" in (name.lower() for name in series_names)
         scans = [job for job in scans if job.files or run_all]
-        missing = [name for name in wanted if not any(c.series.is_called(name) for _, c in search.candidates)]
+        missing = [name for name in series_names if not any(c.series.is_called(name) for _, c in search.candidates)]
         if scans and run_all:  # pictures have no series
             missing = [name for name in missing if name.lower() != "all"]
         if missing:
@@ -79,7 +79,7 @@ class _Search:
 
     out: Path
     scratch: Path
-    wanted: Sequence[str]
+    series_names: Sequence[str]
     scans: list[Job] = field(default_factory=list)
     failures: list[Job] = field(default_factory=list)
     broken: bool = False  # whether a failure is of something that exists
@@ -88,7 +88,7 @@ class _Search:
     unpacked: set[Path] = field(default_factory=set)
 
     def look_at(self, inputs: Iterable[str]) -> None:
-        """Look through all inputs, the outermost folders first: they give the longest names to what is in them."""
+        """Look through all inputs, the outermost folders first: which give the longest names to the scans in them."""
         paths = list(self._expand(inputs))
         scans: dict[int, list[Job]] = {}
         for n in sorted(range(len(paths)), key=lambda n: (os.path.realpath(paths[n]).count(os.sep), str(paths[n]))):
@@ -179,7 +179,7 @@ class _Search:
         self._add_dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True))
 
     def _add_dicom(self, source: DicomInput, unpacked: tuple[str, str] | None = None) -> None:
-        candidates, failures = find_candidates(source, self.wanted)
+        candidates, failures = find_candidates(source, self.series_names)
         for candidate in candidates:
             series = candidate.series
             path = series.files[0] if len(series.files) == 1 else series.folder
@@ -204,8 +204,8 @@ def _each_once(jobs: Iterable[Job]) -> list[Job]:
     """Each scan once, by its longest name: the one below the outermost folder that you named."""
     best: dict[frozenset[str], Job] = {}
     for job in jobs:
-        known = best.get(job.key)
-        if known is None or (job.name.count("/"), job.name) > (known.name.count("/"), known.name):
+        other = best.get(job.key)
+        if other is None or (job.name.count("/"), job.name) > (other.name.count("/"), other.name):
             best[job.key] = job
     return list(best.values())
 

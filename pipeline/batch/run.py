@@ -144,7 +144,7 @@ def _say_renamed(jobs: list[Job]) -> None:
     for job in jobs:
         if job.plain_name not in ("", job.name) and not job.error:
             path = printable(str(job.shown_path()))
-            _log.warning("%s: this is %s, because another scan is called %s", job.name, path, job.plain_name)
+            _log.warning("%s: the name of %s, because another scan is called %s", job.name, path, job.plain_name)
 
 
 def _decide(pipeline: Pipeline, group: list[Reading], options: RunOptions) -> list[Decision | Exception | None]:

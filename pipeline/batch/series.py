@@ -56,7 +56,7 @@ class Failure:
     Attributes:
         name: Its name in ``results.csv``.
         path: Where it lies.
-        reason: What is wrong, in words.
+        reason: The problem, in words.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Failure:
     reason: str
 
 
-def find_candidates(source: DicomInput, wanted: Sequence[str] = ()) -> tuple[list[Candidate], list[Failure]]:
-    """Every series in an input's DICOM files and which of them are run: the wanted ones, or the best of each study.
+def find_candidates(source: DicomInput, series_names: Sequence[str] = ()) -> tuple[list[Candidate], list[Failure]]:
+    """Every series in an input's DICOM files and which of them are run: those you named, or the best of each study.
 
     Args:
         source: The files.
-        wanted: Series Instance UIDs, series numbers, or ``all``.
+        series_names: Series Instance UIDs, series numbers, or ``all``.
     """
     contents = find_series(source.files)
     names = _names(source, contents.series)
@@ -78,29 +78,31 @@ def find_candidates(source: DicomInput, wanted: Sequence[str] = ()) -> tuple[lis
     candidates: list[Candidate] = []
     for _, members in groupby(contents.series, key=lambda series: series.study):
         study = list(members)
-        reasons = _choose(study, source.named, wanted)
+        reasons = _choose(study, source.named, series_names)
         for series in study:
             reason = reasons.get(series, series.refusal or series.unfitness or "")
-            asked_for = source.named or any(series.is_called(name) and name.lower() != "all" for name in wanted)
-            error = f"series {series.tag} cannot be run: {series.refusal}" if series.refusal and asked_for else None
+            is_requested = source.named or any(
+                series.is_called(name) and name.lower() != "all" for name in series_names
+            )
+            error = f"series {series.tag} cannot be run: {series.refusal}" if series.refusal and is_requested else None
             candidates.append(Candidate(series, names[series], series in reasons, reason, error))
-        if not reasons and not wanted and not source.named:
+        if not reasons and not series_names and not source.named:
             reason = f"no series can be run: {choose_series(study)[1]}"
             failures.append(Failure(str(_folder_name(source, study[0])), study[0].folder, reason))
     return candidates, failures
 
 
-def _choose(study: list[Series], named: bool, wanted: Sequence[str]) -> dict[Series, str]:
+def _choose(study: list[Series], named: bool, series_names: Sequence[str]) -> dict[Series, str]:
     """The series of one study that are run -> why."""
-    if wanted:
-        return {s: "" for s in study if not s.refusal and any(_is_wanted(s, name) for name in wanted)}
+    if series_names:
+        return {s: "" for s in study if not s.refusal and any(_is_named(s, name) for name in series_names)}
     if named:
         return {s: "" for s in study if not s.refusal}
     best, why = choose_series(study)
     return {} if best is None else {best: why}
 
 
-def _is_wanted(series: Series, name: str) -> bool:
+def _is_named(series: Series, name: str) -> bool:
     """``all`` means every series that shows a head; a localizer has to be named."""
     return series.is_called(name) and not (name.lower() == "all" and series.unfitness)
 

@@ -137,8 +137,8 @@ def test_series_of_one_number_have_the_same_names_whichever_is_chosen(tmp_path):
             (tmp_path / "in").mkdir(exist_ok=True)
             path.rename(tmp_path / "in" / f"{uid}_{path.name}")
     names = {}
-    for wanted in ("1.9.1", "1.9.2", "all"):
-        for job in collect([str(tmp_path / "in")], tmp_path / "out", tmp_path, [wanted]).jobs:
+    for uid in ("1.9.1", "1.9.2", "all"):
+        for job in collect([str(tmp_path / "in")], tmp_path / "out", tmp_path, [uid]).jobs:
             assert names.setdefault(job.uid, job.name) == job.name
     first, second = names["1.9.1"], names["1.9.2"]
     assert first == "in#4" and second.startswith("in#4-") and len(second) == len("in#4-3f2a91")
@@ -149,7 +149,7 @@ def test_the_command_says_which_scan_a_changed_name_stands_for(tumorlens, tmp_pa
     assert tumorlens("run", *paths, "-o", tmp_path / "out").exit_code == 0
     name = f"1-{digits(paths[1])}.png"
     assert [row["scan"] for row in table(tmp_path / "out")] == ["1.png", name]
-    assert f"{name}: this is {paths[1]}, because another scan is called 1.png" in caplog.messages
+    assert f"{name}: the name of {paths[1]}, because another scan is called 1.png" in caplog.messages
     assert f"*  {name}  {paths[1]}" in tumorlens("run", *paths, "--list").stdout.splitlines()
     listed = json.loads(tumorlens("run", *paths, "--list", "--json").stdout)["scans"]
     assert [scan["path"] for scan in listed] == [str(path) for path in paths]

@@ -45,9 +45,9 @@ def test_reading_ahead_stops_where_memory_would_grow(jobs, monkeypatch):
     real = read_ahead.open_job
     monkeypatch.setattr(read_ahead, "open_job", lambda job, *rest: names.append(job.name) or real(job, *rest))
     groups = read_ahead.read_ahead(jobs, 192, RunOptions(), {})
-    taken = len(next(groups))
+    n_first = len(next(groups))
     time.sleep(0.5)
-    assert len(names) <= taken + 3  # one more than two a reader, whatever there would be time for
+    assert len(names) <= n_first + 3  # one more than two a reader, whatever there would be time for
     groups.close()
 
 

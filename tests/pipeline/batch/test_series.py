@@ -31,11 +31,11 @@ def test_a_study_is_listed(tumorlens, listed, hospital):
     assert not list(hospital.parent.glob("out*"))
 
 
-@pytest.mark.parametrize("wanted", ["3", "#3", "uid"])
-def test_a_series_is_chosen(tumorlens, listed, hospital, tmp_path, wanted):
-    if wanted == "uid":
-        wanted = next(s["uid"] for s in listed(hospital)["series"] if s["number"] == 3)
-    assert tumorlens("run", hospital, "-o", tmp_path / "out", "--series", wanted).exit_code == 0
+@pytest.mark.parametrize("name", ["3", "#3", "uid"])
+def test_a_series_is_chosen(tumorlens, listed, hospital, tmp_path, name):
+    if name == "uid":
+        name = next(s["uid"] for s in listed(hospital)["series"] if s["number"] == 3)
+    assert tumorlens("run", hospital, "-o", tmp_path / "out", "--series", name).exit_code == 0
     (row,) = table(tmp_path / "out")
     assert row["scan"] == "study/IMAGES#3"
     assert "names no contrast agent" in row["review"]
@@ -43,8 +43,8 @@ def test_a_series_is_chosen(tumorlens, listed, hospital, tmp_path, wanted):
 
 def test_all_series_and_scans_that_are_not_series(listed, hospital):
     save(hospital / "study" / "x.png", phantom_slice(1, "no_tumor").image)
-    for wanted, scans in (("all", ["study/IMAGES#3", "study/IMAGES#5", "study/x.png"]), ("5", ["study/IMAGES#5"])):
-        assert sorted(names_in(listed(hospital, "--series", wanted))) == scans
+    for name, scans in (("all", ["study/IMAGES#3", "study/IMAGES#5", "study/x.png"]), ("5", ["study/IMAGES#5"])):
+        assert sorted(names_in(listed(hospital, "--series", name))) == scans
     assert names_in(listed(hospital / "study" / "x.png", "--series", "all")) == ["x.png"]
 
 
