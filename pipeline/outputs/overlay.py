@@ -43,7 +43,7 @@ def draw_heat(result: Result) -> NDArray[np.uint8]:
     Raises:
         InputError: The run was not asked to explain.
     """
-    from tumorlens.classification.gradcam import draw_explanation
+    from tumorlens.classification.evaluation.explanation import draw_explanation
 
     if result.heat is None:
         raise InputError("the result has no explanation; run with explain=True")
