@@ -1,1 +1,1 @@
-"""The training that both stages share. The only room of `data` that imports torch and Lightning at the top."""
+"""What both stages share to train and run networks. In `data`, only this and `augmentation.augment` need torch."""

@@ -175,7 +175,7 @@ class SegmentationEvaluation:
 
 
 def badness(scores: SliceScores) -> tuple[float, ...]:
-    """Lowest Dice first; of equal ones, most pixels in the wrong place first (`segmentation.evaluation.metrics.worst_slices`)."""
+    """Lowest Dice first; of equal ones, most pixels in the wrong place first."""
     return (scores.dice, 2.0 * scores.overlap_px - scores.truth_px - scores.guess_px)
 
 

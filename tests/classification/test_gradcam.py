@@ -50,10 +50,10 @@ def class_activation_map(model, batch, classes):
 
 def test_is_the_class_activation_map_where_that_exists(tiny, batch):
     classes = [0, 3, 1, 2, 2]
-    found = grad_cam(tiny, batch, classes)
-    assert found.shape == (5, 32, 24) and found.dtype == np.float32
-    assert np.abs(found - class_activation_map(tiny, batch, classes)).max() < 1e-5
-    assert found.max(axis=(1, 2)) == pytest.approx(np.ones(5)) and found.min() >= 0
+    cams = grad_cam(tiny, batch, classes)
+    assert cams.shape == (5, 32, 24) and cams.dtype == np.float32
+    assert np.abs(cams - class_activation_map(tiny, batch, classes)).max() < 1e-5
+    assert cams.max(axis=(1, 2)) == pytest.approx(np.ones(5)) and cams.min() >= 0
 
 
 def test_a_slice_has_the_same_map_alone_and_for_its_own_class(tiny, batch):

@@ -69,9 +69,9 @@ def test_report_counts_by_class_and_knows_chance():
 def test_chance_and_center_are_those_of_the_region():
     masks, regions = square(20, 20)[None], square(10, 10, side=30)[None]
     cams = spot(0, 0)[None]
-    found = explanation_report(cams, masks, np.array([3]), ["a"], regions, tolerance_px=0)["all"]
-    assert found["energy_chance"]["value"] == found["pointing_chance"]["value"] == pytest.approx(100 / 900)
-    assert found["pointing_center"]["value"] == 1
+    scores = explanation_report(cams, masks, np.array([3]), ["a"], regions, tolerance_px=0)["all"]
+    assert scores["energy_chance"]["value"] == scores["pointing_chance"]["value"] == pytest.approx(100 / 900)
+    assert scores["pointing_center"]["value"] == 1
     picture = explanation_report(cams, masks, np.array([3]), ["a"], tolerance_px=0)["all"]
     assert picture["pointing_center"]["value"] == 0
     nowhere = explanation_report(cams, masks, np.array([3]), ["a"], np.zeros((1, 100, 100)), tolerance_px=0)["all"]
