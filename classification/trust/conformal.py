@@ -51,7 +51,7 @@ def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[
 def coverage_report(
     sets_nc: NDArray[np.bool_], labels_n: NDArray[np.int64], patients: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """How often the set holds the true class, over all slices and per class, with intervals over patients.
+    """Share of the sets that hold the true class, over all slices and per class, with intervals over patients.
 
     Also the sets' mean size and the share of sets with a single class.
 

@@ -1,1 +1,1 @@
-"""What both stages share to train and run networks. In `data`, only this and `augmentation.augment` need torch."""
+"""Networks of both stages, trained and run. Of `data`, only this and `augmentation.augment` need torch."""

@@ -1,4 +1,4 @@
-"""What the Lightning modules of both stages share: input sizes, optimizer, seeding of every step."""
+"""The common part of both stages' Lightning modules: input sizes, optimizer, seeding of every step."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class FinishedFold:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a cross-validation measured on patients that its networks have not seen; each stage adds its own figures.
+    """Measurements of a cross-validation on patients that its networks have not seen; each stage adds its own.
 
     Attributes:
         folder: The cross-validation's folder.

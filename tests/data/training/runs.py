@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tumorlens.classification import train as classification
 from tumorlens.classification.config import ClassifierConfig
@@ -39,13 +40,14 @@ def segmenter_config(*data, **settings):
     return SegmenterConfig(tuple(map(str, data)), **(small | QUICK | settings))
 
 
-def train(config, out, few_pictures=True, **rest):
-    """Train either stage quietly; returns the card.
+def train(config, out, few_pictures=True, plots=False, **rest):
+    """Train either stage quietly; returns the card. By default, what takes long and few tests look at is left out.
 
     Args:
         config: Settings of either stage.
         out: The run's folder.
-        few_pictures: Teach the classifier's refusal with few pictures, for tests that do not measure it.
+        few_pictures: Teach the classifier's refusal with few pictures.
+        plots: Draw the plots; else their files are empty.
         rest: More arguments of the training.
     """
     run = classification.train_classifier if isinstance(config, ClassifierConfig) else segmentation.train_segmenter
@@ -53,6 +55,8 @@ def train(config, out, few_pictures=True, **rest):
         if few_pictures:
             patch.setattr(refusal_fit, "_MOST_DRAWN", 28)
             patch.setattr(refusal_fit, "_MOST_PHANTOMS", 4)
+        if not plots:
+            patch.setattr(Figure, "savefig", lambda figure, target, **_: Path(target).touch())
         return run(config, out, **({"progress": False, "say": quiet} | rest))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -37,7 +38,7 @@ def whole_runs(phantom_set, tmp_path_factory):
     runs = {}
     for name in STAGES:
         stage = stage_of(name, phantom_set, epoch_slices=16)
-        runs[name] = stage, out / name, train(stage.config, out / name, command="tumorlens train ...")
+        runs[name] = stage, out / name, train(stage.config, out / name, plots=True, command="tumorlens train ...")
     return runs
 
 
@@ -110,6 +111,8 @@ def test_the_run_folder_is_complete_and_its_weights_load(name, whole_runs):
     assert {"config.yaml", "metrics.csv", "curves.png", f"{weights}.safetensors", f"{weights}.json"} <= files
     picture = {"classification": "confusion_test.png", "segmentation": "dice_test.png"}[name]
     assert picture in files
+    with Image.open(out / picture) as drawn, Image.open(out / "curves.png") as curves:
+        assert min(*drawn.size, *curves.size) > 300
     assert {p.name for p in (out / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert yaml.safe_load((out / "config.yaml").read_text())["epochs"] == 2
     assert json.loads((out / f"{weights}.json").read_text()) == card
