@@ -86,7 +86,9 @@ def load_partition(
     if config.duplicates not in ("error", "drop", "keep"):
         raise InputError(f"duplicates {config.duplicates!r} is not one of error, drop, keep")
     if config.duplicates == "keep" and config.split != "official":
-        raise InputError("only an official split (--split official) keeps duplicates; folds measure new patients")
+        raise InputError(
+            "--duplicates keep is for an official split only (--split official); folds measure new patients"
+        )
     whole, marks, left_out = _read(config, keep, progress)
     if config.split == "all":
         nothing = whole.subset([])
