@@ -1,6 +1,12 @@
 # make demo [SCAN=path]   install into .venv, run the pipeline on a phantom (or your scan)
-# make test               install the test extra, run the tests
+# make test               install the test extra, run the tests that are neither slow nor on real scans
+# make test-all           all tests
 # make lint               ruff and mypy
+<<<<<<< HEAD
+# make oldest             the smoke test with the oldest supported dependencies, in an environment of its own
+=======
+# make benchmark          the speed on this machine beside plain PyTorch (more: .venv/bin/python -m tests.benchmarks --help)
+>>>>>>> evaluation-with-cli
 # make weights            train everything anew: five folds of each network, then all patients (three hours of two CPU cores)
 # make clean              remove the environment and the demo's output
 PYTHON ?= python3
@@ -8,21 +14,42 @@ VENV   ?= .venv
 OUT    ?= demo-out
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint weights clean
+<<<<<<< HEAD
+.PHONY: demo test test-all lint types oldest weights clean
+=======
+.PHONY: demo test lint benchmark weights clean
+>>>>>>> evaluation-with-cli
 
 demo: $(VENV)/.installed
 	@"$(BIN)/tumorlens" demo --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)")
 
-test: $(VENV)/.installed-test
-	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
+# Two processes with a thread each: the networks of the tests are too small for more threads to help.
+TEST_JOBS ?= 2
+pytest     = OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(TEST_JOBS)
 
-lint: $(VENV)/.installed-dev
+test: $(VENV)/.installed-test
+	$(pytest) -m "not slow and not real" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test
+	$(pytest) $(PYTEST_ARGS)
+
+oldest: $(VENV)/bin/python
+	"$(BIN)/python" tests/oldest.py > "$(VENV)/oldest.txt"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e . pytest
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -o addopts= tests/test_smoke.py
+
+lint: $(VENV)/.installed-dev types
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
+
+types: $(VENV)/.installed-dev
 	@# The folders stand at the top level and are imported as tumorlens.*: mypy needs them in one folder of that name.
 	@rm -rf .types && mkdir -p .types/tumorlens && ln -s ../../pipeline/package/__init__.py ../../pipeline/package/py.typed .types/tumorlens/
 	@for room in data classification segmentation pipeline; do ln -s ../../$$room .types/tumorlens/$$room; done
 	MYPYPATH=.types "$(BIN)/mypy" -p tumorlens
+
+benchmark: $(VENV)/.installed
+	@"$(BIN)/python" -m tests.benchmarks $(BENCHMARK_ARGS)
 
 # The data, as MODEL_CARD.md lists them: DATASETS/brisc, figshare, volumes, templates and, if it is there, not_brain. The
 # recipe was chosen in docs/experiments.md. A call that was stopped goes on when it is repeated. On a CPU, networks that

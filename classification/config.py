@@ -1,35 +1,34 @@
-"""Settings of a classifier's training; importing them needs neither torch nor NumPy."""
+"""Settings of a classifier's training. Needs neither torch nor NumPy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tumorlens.data.config import TrainingConfig
+from tumorlens.data.config import TrainingConfig, setting
 
 DEFAULT = "resnet50"
 
 
 @dataclass(frozen=True)
 class ClassifierConfig(TrainingConfig):
-    """Settings of a classifier's training run; those of `make weights` are in the Makefile.
+    """Settings of a classifier's training run. The Makefile holds those of `make weights`.
 
-    Attributes:
-        label_smoothing: Share of a slice's label that is spread over all classes.
-        balance: Weight the loss by the inverse frequency of the classes.
-        arch: Name of the network, see `classification.architectures.find_architecture`.
-        frozen: Let only the last layer learn.
-        blank: Share of the training slices whose head is blanked, on which all classes are to be equally likely, so
-            that the head's outline cannot tell the source of a scan.
-        out_of_fold: Folder of a cross-validation of this recipe, whose predictions decide calibration and thresholds of
-            a run on all patients (``split="all"``).
-        not_brain: Folders of pictures that are no brains; the classifier learns to refuse them and their like, besides
-            those that are drawn (`data.augmentation.not_brain`).
+    `arch` is a name for `classification.architectures.find_architecture`. On slices with a blanked head all classes are
+    to be equally likely, so that the head's outline cannot tell the source of a scan. The classifier learns to refuse
+    the pictures of `not_brain` and their like, besides those that `data.augmentation.not_brain` draws.
     """
 
-    label_smoothing: float = 0.05
-    balance: bool = True
-    arch: str = DEFAULT
-    frozen: bool = False
-    blank: float = 0.1
-    out_of_fold: str = ""
-    not_brain: tuple[str, ...] = ()
+    init: str = setting(
+        "imagenet", "First weights: imagenet (downloaded), none, or a weight file (a trained segmenter's encoder)."
+    )
+    size: int = setting(224, "Side of the network's input in pixels.", least=32, shown="the architecture's own")
+    label_smoothing: float = setting(
+        0.05, "Share of a slice's label that is spread over all classes.", least=0, most=0.5
+    )
+    balance: bool = setting(True, "Weight the loss against class imbalance.")
+    arch: str = setting(DEFAULT, "resnet50, cnn, mlp, alexnet, vgg16, inception_v3, any name of torchvision or timm.")
+    frozen: bool = setting(False, "Train the last layer only.")
+    blank: float = setting(0.1, "Share of slices shown with a blanked head, against shortcuts.", least=0, most=0.5)
+    not_brain: tuple[str, ...] = setting(
+        (), "Folder of pictures that do not show a brain, to be refused; repeatable.", metavar="FOLDER"
+    )

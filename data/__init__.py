@@ -1,1 +1,1 @@
-"""Scans, their formats, preprocessing, data sets and phantoms. Knows no model."""
+"""Scans, their formats, preprocessing, data sets, and the parts of training that both stages share. Knows no model."""

@@ -1,4 +1,4 @@
-"""95 % intervals of figures when patients, not slices, are drawn anew: slices of one patient are not independent."""
+"""95 % intervals of figures by drawing patients, not slices: slices of one patient are not independent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike, patients: Patients, see
     (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993).
 
     Args:
-        values: ``(n,)`` a figure of each slice; what has weight 0 may be anything, NaN too.
+        values: ``(n,)`` a figure of each slice. With weight 0 it may be anything, also NaN.
         weights: ``(n,)`` 0 or above; 1 and 0 choose slices.
         patients: ``(n,)`` patient of each slice.
         seed: Of the draws.
@@ -105,8 +105,8 @@ def interval(
         return None
     members = np.split(np.argsort(patient_n, kind="stable"), np.cumsum(np.bincount(patient_n))[:-1])
     drawn_rp = _draw(len(names), seed, resamples)
-    found = (statistic(np.concatenate([members[p] for p in row])) for row in drawn_rp)
-    return with_bounds(value, np.array([np.nan if f is None else f for f in found], float))
+    figures = (statistic(np.concatenate([members[p] for p in row])) for row in drawn_rp)
+    return with_bounds(value, np.array([np.nan if f is None else f for f in figures], float))
 
 
 def with_bounds(value: float | None, draws_r: NDArray[np.float64]) -> dict[str, Any] | None:
@@ -127,7 +127,7 @@ def with_bounds(value: float | None, draws_r: NDArray[np.float64]) -> dict[str, 
 
 
 def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Quotient, NaN where the denominator is 0: what `with_bounds` leaves out."""
+    """The quotient, or NaN, which `with_bounds` leaves out, where the denominator is 0."""
     return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below > 0)
 
 

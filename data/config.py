@@ -1,41 +1,99 @@
-"""Settings that the trainings of both stages share; importing them needs neither torch nor NumPy."""
+"""Settings that the trainings of both stages share, and how a setting is declared. Needs neither torch nor NumPy.
+
+A setting is declared once, as the field of a dataclass: its type, its default, and with `setting` what the command
+line shows of it and accepts. `pipeline.cli.options` makes the options from these fields. A stage that needs another
+default or another text overrides the field.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
+from typing import Any
 
 MAX_SEED = 2**32 - 1  # of NumPy's and scikit-learn's generators
+
+LAYOUTS = (
+    "Data folder (index.csv, class folders, images/ + masks/, LGG folders of patients with pictures and their *_mask "
+    "files) or INDEX.csv, or INDEX.csv@FOLDER"
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the command line shows of a setting, and what it accepts.
+
+    Attributes:
+        help: One sentence for ``--help``.
+        flag: Spellings, separated by spaces, where they are not ``--`` and the field's name: ``"-o --out"``.
+        least: Smallest number that is accepted.
+        most: Largest number that is accepted.
+        choices: The only values that are accepted.
+        metavar: Placeholder of the value in ``--help``.
+        shown: Words for the default, where the value itself says nothing.
+        argument: The setting is given by its position, not by an option.
+    """
+
+    help: str = ""
+    flag: str = ""
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+    shown: str = ""
+    argument: bool = False
+
+
+def setting(default: Any = MISSING, help: str | Setting = "", **details: Any) -> Any:
+    """A dataclass field that is an option of the command line.
+
+    Args:
+        default: Of the field; without one the user has to give a value.
+        help: One sentence for ``--help``, or a `Setting` that several dataclasses share.
+        details: Other attributes of `Setting`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Config:
+        ...     epochs: int = setting(8, "Upper limit of epochs.", least=1)
+    """
+    declared = help if isinstance(help, Setting) else Setting(help, **details)
+    return field(default=default, metadata={"setting": declared})
+
+
+LABEL_MAP = Setting("One of your label names and the class it means; repeatable.", flag="--map", metavar="NAME=CLASS")
+CHANNEL = Setting(
+    "Channel of color pictures to take.",
+    flag="--frame-channel",
+    least=0,
+    most=2,
+    shown="what the index says, FLAIR (1) of LGG folders, else the brightness",
+)
+DEVICE = Setting("auto, cpu, cuda, cuda:N or mps.")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which data a run uses and how they are split.
 
-    Attributes:
-        data: Data folders or index files (see `data.datasets.load.load_samples`).
-        fold: Test fold k; fold k+1 validates.
-        split: ``"folds"``, ``"official"``, or ``"all"``: everything trains, nothing is left to validate or test.
-        duplicates: What near-duplicates across the split lead to, ``"error"`` or ``"drop"``; ``"keep"`` leaves them and
-            patients in two parts, in an official split, as papers do that use one.
-        patients: Share of the training patients to learn from, of each class alike; fewer than all for a learning
-            curve.
-        label_map: The user's label names -> classes.
-        size: Side of the network's input in pixels.
-        seed: Of folds, order, augmentation and initialisation.
-        channel: Which channel of colour pictures to take, see `data.datasets.load.load_samples`.
-        prepared: Folder where prepared slices are kept for the next run (`data.training.prepared`); empty for none.
+    `split` may also be ``"all"``: everything trains, nothing is left to validate or test (`out_of_fold` sets it).
+    `duplicates` ``"keep"`` leaves near-duplicates, and patients, on both sides of an official split, as papers do.
     """
 
-    data: tuple[str, ...]
-    fold: int = 0
-    split: str = "folds"
-    duplicates: str = "error"
-    patients: float = 1.0
-    label_map: tuple[tuple[str, str], ...] = ()
-    size: int = 224
-    seed: int = 0
-    channel: int | None = None
-    prepared: str = ""
+    data: tuple[str, ...] = setting(help=f"{LAYOUTS}; repeatable.")
+    fold: int = setting(0, "Test fold; the next one validates.", least=0)
+    split: str = setting("folds", "folds (by patient) or official (Training/Testing).")
+    duplicates: str = setting(
+        "error",
+        "Near-duplicates across the split: error, drop, or, with --split official, keep (its test figures leak).",
+    )
+    patients: float = setting(
+        1.0, "Share of the training patients to learn from, of each class alike (learning curves).", least=0.01, most=1
+    )
+    label_map: tuple[tuple[str, str], ...] = setting((), LABEL_MAP)
+    size: int = setting(224, "Side of the network's input in pixels.", least=32)
+    seed: int = setting(0, "Seed of folds, order, augmentation and first weights.", least=0, most=MAX_SEED)
+    channel: int | None = setting(None, CHANNEL)
+    prepared: str = setting("", "Keep prepared slices there, for the next run over the same data.", metavar="FOLDER")
 
     @property
     def tested(self) -> str:
@@ -45,45 +103,35 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig(DataConfig):
-    """Settings that both stages know.
+    """Settings that both stages share.
 
-    Attributes:
-        init: ``"imagenet"`` (downloaded), ``"none"``, or a weight file.
-        epochs: Length of the run, and of the learning-rate schedule.
-        batch_size: Slices a step.
-        epoch_slices: At most so many slices an epoch, others every time; 0 takes all.
-        learning_rate: Peak of the one-cycle schedule.
-        weight_decay: Of AdamW.
-        warmup: Share of the run until the peak.
-        patience: Validations without a better figure before the run stops.
-        validate_every: Epochs from one validation to the next; the last epoch has to be one of them.
-        augment: Strength; 0 is none.
-        turn: Share of the slices that are turned by one, two or three right angles; none without augmentation.
-        transplant: Share of the slices whose lesion is healed, that get another's, or a piece of another head
-            (`data.augmentation.transplant`); only slices whose lesions are known take part.
-        freeze_stem: Leave the first convolution and the first stage of a ResNet as they came.
-        small_epochs: Epochs at the start in which the network sees smaller pictures (progressive resizing).
-        small_size: Side of those in pixels.
-        workers: Processes that augment ahead; 0 stays in one process.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
-        precision: ``auto``, ``bf16`` or ``fp32``.
+    `weight_decay` is AdamW's; `warmup` is the share of the run until the learning rate peaks. Both have no option.
     """
 
-    init: str = "imagenet"
-    epochs: int = 8
-    batch_size: int = 32
-    epoch_slices: int = 0
-    learning_rate: float = 4e-4
+    init: str = setting("imagenet", "First weights: imagenet (downloaded), none, or a weight file.")
+    epochs: int = setting(8, "Upper limit of epochs, and length of the learning-rate schedule.", least=1)
+    batch_size: int = setting(32, "Slices a step.", least=1)
+    epoch_slices: int = setting(0, "At most so many slices an epoch, others every time; 0: all.", least=0)
+    learning_rate: float = setting(4e-4, "Peak learning rate of the one-cycle schedule.", flag="--lr", least=0)
     weight_decay: float = 0.02
     warmup: float = 0.2
-    patience: int = 5
-    validate_every: int = 1
-    augment: float = 1.0
-    turn: float = 0.1
-    transplant: float = 0.05
-    freeze_stem: bool = False
-    small_epochs: int = 0
-    small_size: int = 160
-    workers: int = 0
-    device: str = "auto"
-    precision: str = "auto"
+    patience: int = setting(5, "Validations without progress before the run stops.", least=1)
+    validate_every: int = setting(1, "Epochs from one validation to the next; divides --epochs.", least=1)
+    augment: float = setting(1.0, "Strength of augmentation; 0: none.", least=0)
+    turn: float = setting(
+        0.1, "Share of slices turned by right angles, as careless exports leave them.", least=0, most=1
+    )
+    transplant: float = setting(
+        0.05, "Share of slices whose lesion is healed or replaced, against shortcuts.", least=0, most=1
+    )
+    freeze_stem: bool = setting(False, "Leave a ResNet's first stage as it came: a third faster.")
+    small_epochs: int = setting(0, "Epochs at the start with smaller pictures: faster.", least=0)
+    small_size: int = setting(160, "Side of those smaller pictures in pixels.", least=32)
+    workers: int = setting(0, "Processes that load data; with 0, errors show as they are.", least=0)
+    device: str = setting("auto", DEVICE)
+    precision: str = setting("auto", "auto (bf16 where the hardware has it), bf16 or fp32.")
+    out_of_fold: str = setting(
+        "",
+        "Train on all patients; thresholds come from this cross-validation of the same recipe (its fold-0, ...).",
+        metavar="FOLDER",
+    )

@@ -1,4 +1,4 @@
-"""Which device and which precision this machine really has."""
+"""The device and the precision that this machine supports."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     import torch
 
 
-def pick_device(wish: str = "auto") -> torch.device:
+def pick_device(name: str = "auto") -> torch.device:
     """The torch device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
-        InputError: The device is unknown or not there.
+        InputError: The device is unknown, or this machine does not have it.
     """
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if wish == "auto":
+    if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    kind, colon, number = wish.partition(":")
+    kind, colon, number = name.partition(":")
     numbered = kind == "cuda" and number.isascii() and number.isdigit()
     if kind not in ("cpu", "cuda", "mps") or (colon and not numbered):
-        raise InputError(f"device {wish!r} is none of auto, cpu, cuda, cuda:N, mps")
+        raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
     if kind == "cuda" and (not cuda or int(number or 0) >= torch.cuda.device_count()):
-        raise InputError(f"device {wish!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise InputError(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     if kind == "mps" and not mps:
         raise InputError("device 'mps' is not there")
-    return torch.device(wish)
+    return torch.device(name)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -42,27 +42,27 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        found = cpu_capabilities()
-        return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+        capabilities = _cpu_capabilities()
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
     return False
 
 
 def wants_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a run computes in bfloat16: asked for, or left to a machine that has it in hardware.
+    """Whether a run computes in bfloat16.
 
     Args:
-        precision: ``auto``, ``bf16`` or ``fp32``.
-        device: Where it runs.
+        precision: ``bf16``, ``fp32``, or ``auto``: bfloat16 if the device has it in hardware.
+        device: The device of the run.
     """
     return precision == "bf16" or (precision == "auto" and has_bf16(device))
 
 
-def cpu_capabilities() -> dict[str, object]:
-    """What this processor's instruction sets are, as torch reports them; empty where it cannot tell."""
+def _cpu_capabilities() -> dict[str, object]:
+    """The processor's instruction sets as torch reports them; empty in a version of torch that does not."""
     import torch
 
-    ask = getattr(torch.cpu, "get_capabilities", None)  # not there in the oldest torch that is supported
-    return dict(ask()) if ask else {}
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # the oldest supported torch lacks it
+    return dict(get_capabilities()) if get_capabilities else {}
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt(3)
@@ -70,19 +70,23 @@ _PAD_BYTES = 256 * 1024**2
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what a training step frees, for the next one needs as much. By itself it gives each large tensor
-    back to the system and asks for it anew, page by page; where pages are dear (virtual machines, sandboxes) that was
-    half of a step's time. Returns whether the allocator was told; others than glibc's keep memory by themselves.
+    """Let glibc keep the memory that a training step frees, because the next step needs as much.
+
+    By default glibc returns each large tensor to the system and requests it again, page by page. Where pages are
+    expensive (virtual machines, sandboxes) this was half of a step's time.
+
+    Returns:
+        Whether the setting was made. Other allocators than glibc's keep memory anyway.
     """
     if not sys.platform.startswith("linux"):
         return False
-    tell = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tell is None:  # musl
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
         return False
-    return all([tell(_M_MMAP_MAX, 0), tell(_M_TRIM_THRESHOLD, 2**31 - 1), tell(_M_TOP_PAD, _PAD_BYTES)])
+    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, _PAD_BYTES)])
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
+    """The number of cores that this process may use; in a container, fewer than the machine has."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     return len(affinity(0)) if affinity else os.cpu_count() or 1

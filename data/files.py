@@ -18,12 +18,12 @@ def _read_umask() -> int:
     return mask
 
 
-UMASK = _read_umask()  # once: it can only be read by setting it, which threads must not do beside each other
+UMASK = _read_umask()  # read only once: reading it sets it, which threads must not do at the same time
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, with the same suffix, that becomes `path` when the block ends well."""
+    """A temporary path beside `path`, with the same suffix, that becomes `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     handle, name = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
@@ -38,9 +38,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole."""
+    """Write a UTF-8 text file, whole or not at all."""
     with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # of a file's name that is no UTF-8
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # escapes for file names that are not UTF-8
 
 
 def sha256_of(path: Path) -> str:
@@ -49,21 +49,32 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder; for the administrator, `os.access` says so of /proc, too."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 def claim(
     paths: Sequence[Path], what: str, is_ours: Callable[[Path], bool], overwrite: bool = False, flag: str = "-o"
 ) -> None:
-    """Check, before any work is done, that files may be written: nothing of the user's is lost, nothing fails at the end.
+    """Check that files may be written, before any work is done.
+
+    No file of the user is lost, and writing does not fail at the end.
 
     Args:
-        paths: The files that will be written, all below one folder; they need not be there yet.
-        what: What they are together, with its article: ``"a report"``.
-        is_ours: Whether a file that is there was written by tumorlens as part of such a thing.
-        overwrite: Whether the user wants ours to be replaced.
+        paths: The files that will be written, all below one folder; they need not exist yet.
+        what: Name of the files together, with its article: ``"a report"``.
+        is_ours: Whether tumorlens wrote an existing file as part of such a thing.
+        overwrite: Whether files that tumorlens wrote may be replaced.
         flag: The option by which the user named the place.
 
     Raises:
-        InputError: A folder has a file's name or a file a folder's, the place cannot be written to, a file there is not
-            ours, or is ours and `overwrite` is not set.
+        InputError: There is a folder instead of a file or a file instead of a folder, the folder is not writable, a
+            file is not ours, or it is ours and `overwrite` is not set.
     """
     for path in paths:
         if path.is_dir():
@@ -72,13 +83,13 @@ def claim(
         nearest = next(folder for folder in (place, *place.parents) if folder.exists() or folder.is_symlink())
         if not nearest.is_dir():
             raise InputError(f"{nearest}: this is a file, not a folder; choose another {flag}")
-        if not os.access(nearest, os.W_OK | os.X_OK):
+        if not _is_writable(nearest):
             raise InputError(f"{nearest}: you may not write to this folder; choose another {flag}")
-    there = [path for path in paths if path.exists()]
-    foreign = next((path for path in there if not is_ours(path)), None)
+    existing = [path for path in paths if path.exists()]
+    foreign = next((path for path in existing if not is_ours(path)), None)
     if foreign is not None:
         raise InputError(f"{foreign}: tumorlens did not write this file and leaves it alone; choose another {flag}")
-    if there and not overwrite:
+    if existing and not overwrite:
         raise InputError(
-            f"{there[0]}: {what} is here already; give --overwrite to replace it, or choose another {flag}"
+            f"{existing[0]}: {what} is here already; give --overwrite to replace it, or choose another {flag}"
         )

@@ -1,7 +1,7 @@
-"""The classes, in the order of every logit and probability in the project, and all that is known about each.
+"""The classes, in the order of every logit and probability in the project, with everything about each of them.
 
-To add a class, add a row to `TABLE` and train again: labels of data sets, columns of results.csv, colours, DICOM codes and
-plots follow from here.
+To add a class, add a row to `TABLE` and train again. Labels of data sets, columns of results.csv, colors, DICOM codes
+and plots follow from the table.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class TumorClass:
     """One row of the table of classes.
 
     Attributes:
-        name: As it is written in files and on the command line.
-        prose: As a sentence says it.
+        name: The name in files and on the command line.
+        prose: The name in a sentence.
         aliases: Spellings in public data sets, lower case, letters only, with the American ``tumor``. Numbers are not
             among them, because they mean different classes in different sets.
-        color: Of plots and reports, hexadecimal RGB from the palette of M. Okabe and K. Ito (Color Universal Design,
-            2008), which color-blind readers can tell apart.
+        color: The color in plots and reports, hexadecimal RGB from the palette of M. Okabe and K. Ito (Color Universal
+            Design, 2008), which color-blind readers can tell apart.
         malignancy: The typical behavior of the type; not a histological grade.
         concept: SNOMED CT concept ``(value, scheme, meaning)``, or None where there is no tumor.
         site: Keyword of the anatomic site in pydicom's SNOMED CT dictionary (``pydicom.sr.codedict.codes.SCT``).
@@ -76,7 +76,7 @@ CLASSES: tuple[str, ...] = tuple(row.name for row in TABLE)
 NO_TUMOR = 0  # its place in `CLASSES`
 UNKNOWN_COLOR = "#777777"  # of slices without a label
 
-_INITIALS = 2  # letters of the shortest aliases; with a number behind them they are a patient's: PI_00, ME07
+_INITIALS = 2  # letters of the shortest aliases; with a number they name a patient: PI_00, ME07
 _ALIASES = {alias: row.name for row in TABLE for alias in row.aliases}
 _ROWS = {row.name: row for row in TABLE}
 
@@ -91,7 +91,7 @@ def class_of(name: str) -> TumorClass:
 
 
 def color_of(name: str) -> str:
-    """The color of a class in every plot; grey for any other name."""
+    """The color of a class in every plot; gray for any other name."""
     return _ROWS[name].color if name in _ROWS else UNKNOWN_COLOR
 
 
@@ -99,19 +99,19 @@ def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
     """The project's class for a label as a user or a data set writes it.
 
     Args:
-        name: Any spelling, such as ``"notumor"``, ``"Glioma"`` or ``"pituitary_tumor"``. Two letters with a number, such
-            as ``"PI_00"``, are not a label.
-        mapping: The user's own names, tried first: ``{"tumour-free": "no_tumor"}``.
+        name: Any spelling, such as ``"notumor"``, ``"Glioma"`` or ``"pituitary_tumor"``. Two letters with a number,
+            such as ``"PI_00"``, are not a label.
+        mapping: The user's own names, which come first: ``{"tumour-free": "no_tumor"}``.
 
     Raises:
         InputError: The name is neither in the mapping nor a known spelling.
     """
-    wanted = (mapping or {}).get(name, name)
-    key = re.sub(r"[^a-z]", "", wanted.lower()).replace("tumour", "tumor")
-    numbered = len(key) <= _INITIALS and re.search(r"\d", wanted) is not None
+    mapped = (mapping or {}).get(name, name)
+    key = re.sub(r"[^a-z]", "", mapped.lower()).replace("tumour", "tumor")
+    numbered = len(key) <= _INITIALS and re.search(r"\d", mapped) is not None
     label = None if numbered else _ALIASES.get(key)
-    if label is None and wanted != name:
-        raise InputError(f"the mapping {name}={wanted} does not lead to one of {', '.join(CLASSES)}")
+    if label is None and mapped != name:
+        raise InputError(f"the mapping {name}={mapped} does not lead to one of {', '.join(CLASSES)}")
     if label is None:
         raise InputError(
             f"label {name!r} is not one of {', '.join(CLASSES)}; give a mapping for it (--map '{name}=CLASS')"

@@ -1,8 +1,8 @@
 """Synthetic heads as post-contrast T1 shows them, healthy or with a lesion and its mask: for the demo and the tests.
 
 The anatomy is analytic: skin, skull, fluid, folded cortex, white matter, ventricles, falx and vessels are functions of
-a position in mm, so that a slice and a volume of one seed show the same head. It is a stand-in for a scan and no model
-of disease: nothing measured on it says how well the program does on patients.
+a position in mm, so a slice and a volume of one seed show the same head. A phantom stands in for a scan. It is not a
+model of disease: measurements on phantoms do not say how accurate the program is on patients.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.scan import Scan
 
 _HEAD_MM = np.array([72.0, 92.0, 88.0])  # half axes: right, anterior, superior
@@ -30,8 +30,8 @@ class Phantom:
     Attributes:
         image: uint8 ``(rows, columns)`` with anterior up, or int16 ``(i, j, k)`` in RAS order.
         mask: uint8, 0 and 1, of the same shape.
-        label: What lesion it shows.
-        affine: ``(4, 4)`` voxel to RAS mm of a volume, none for a slice.
+        label: The class of its lesion, one of `data.labels.CLASSES`.
+        affine: ``(4, 4)`` voxel indices to RAS mm of a volume; none for a slice.
     """
 
     image: NDArray[Any]
@@ -41,11 +41,12 @@ class Phantom:
 
     @property
     def scan(self) -> Scan:
+        """The phantom as a scan, without its mask."""
         return Scan.from_array(self.image, self.affine)
 
 
 def phantom_slice(seed: int, label: str = "glioma", size: int = 256, pixel_mm: float = 0.9) -> Phantom:
-    """An axial slice, through the middle of the lesion if there is one.
+    """An axial slice of a synthetic head, through the middle of the lesion if there is one.
 
     Args:
         seed: The same seed gives the same picture.
@@ -54,12 +55,12 @@ def phantom_slice(seed: int, label: str = "glioma", size: int = 256, pixel_mm: f
         pixel_mm: Side of a pixel in mm.
 
     Raises:
-        InputError: Unknown label.
+        InputError: The label is unknown.
     """
     head = _Head(seed, label)
     steps = (np.arange(size) - (size - 1) / 2) * pixel_mm
     y, x = np.meshgrid(-steps, -steps, indexing="ij")  # rows run to posterior, columns to the patient's left
-    height = head.center[2] if label != CLASSES[0] else float(head.rng.uniform(0, 35))
+    height = head.center[2] if label != CLASSES[NO_TUMOR] else float(head.rng.uniform(0, 35))
     signal, inside = head.render(x, y, np.full_like(x, height))
     noisy = _acquire(signal, head.rng, pixel_mm)
     return Phantom(np.rint(noisy * 255).astype(np.uint8), inside.astype(np.uint8), label)
@@ -71,7 +72,7 @@ def phantom_volume(
     shape: tuple[int, int, int] = (192, 224, 24),
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 5.0),
 ) -> Phantom:
-    """A volume of axial slices in RAS order.
+    """A volume of axial slices of a synthetic head, in RAS order.
 
     Args:
         seed: The same seed gives the same head as `phantom_slice`.
@@ -80,7 +81,7 @@ def phantom_volume(
         spacing_mm: Voxel size along each axis in mm.
 
     Raises:
-        InputError: Unknown label.
+        InputError: The label is unknown.
     """
     head = _Head(seed, label)
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm, strict=True)]
@@ -94,11 +95,11 @@ def phantom_volume(
 
 
 class _Head:
-    """One head: all that a seed decides."""
+    """One head: everything that follows from a seed."""
 
     def __init__(self, seed: int, label: str) -> None:
         if label not in CLASSES:
-            raise InputError(f"label {label!r} is none of {', '.join(CLASSES)}")
+            raise InputError(f"label {label!r} is not one of {', '.join(CLASSES)}")
         self.rng = np.random.default_rng(seed)
         self.label = label
         self.half_axes = _HEAD_MM * self.rng.uniform(0.95, 1.05, 3)
@@ -109,7 +110,7 @@ class _Head:
         self.vessels = self.rng.uniform(-1, 1, (7, 3)) * self.half_axes * np.array([0.5, 0.5, 0.3])
         self.radius = 0.0
         self.center = np.zeros(3)
-        if label != CLASSES[0]:
+        if label != CLASSES[NO_TUMOR]:
             self._place_lesion()
 
     def render(self, x: Field, y: Field, z: Field) -> tuple[Field, NDArray[np.bool_]]:
@@ -134,7 +135,7 @@ class _Head:
         level = level + (0.8 * _LEVELS["gray"] + 0.2 * _LEVELS["white"] - level) * nuclei
         level = level + (_LEVELS["fluid"] - level) * 0.85 * sulcus
         level = level * (1 + 0.04 * self.texture(x, y, z))
-        s = self.ventricle  # two lateral ventricles, bent outwards to the back
+        s = self.ventricle  # two lateral ventricles, bent outward to the back
         bend = 8 + 0.0035 * (y - 12) ** 2
         horn = ((np.abs(x) - bend) / (4.5 * s)) ** 2 + ((y + 6) / (37 * s)) ** 2 + ((z - 22) / (11 * s)) ** 2
         third = (x / 2.2) ** 2 + ((y - 2) / 11) ** 2 + ((z - 4) / 9) ** 2
@@ -172,7 +173,7 @@ class _Head:
             self.center = np.array([rng.uniform(-2, 2), rng.uniform(18, 24), rng.uniform(-24, -16)])
 
     def _lesion(self, signal: Field, x: Field, y: Field, z: Field, radius: Field) -> tuple[Field, NDArray[np.bool_]]:
-        if self.label == CLASSES[0]:
+        if self.label == CLASSES[NO_TUMOR]:
             return signal, np.zeros(signal.shape, bool)
         dx, dy, dz = x - self.center[0], y - self.center[1], z - self.center[2]
         rough = {"glioma": 0.13, "meningioma": 0.05, "pituitary": 0.08}[self.label]
@@ -214,7 +215,7 @@ def _bump(value: Field, center: float, width: float) -> Field:
 
 
 def _acquire(signal_hw: Field, rng: np.random.Generator, pixel_mm: float) -> Field:
-    """What the scanner adds: point spread, an uneven coil, Rician noise (Gudbjartsson and Patz, MRM 1995)."""
+    """Add the effects of a scanner: point spread, an uneven coil, Rician noise (Gudbjartsson and Patz, MRM 1995)."""
     from scipy.ndimage import gaussian_filter
 
     blurred = gaussian_filter(signal_hw, 0.75 / pixel_mm)

@@ -1,4 +1,4 @@
-"""Figures of matplotlib that need no screen: one way to make them, one way to save them."""
+"""Matplotlib figures that need no screen: one way to make them, one way to save them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Scan`: voxels, geometry and provenance. The one type that travels through the project."""
+"""`Scan`: voxels, geometry and provenance. The one type that all parts of the project pass on."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a data set says of a scan.
+    """Mask, label and patient that a scan's file carries.
 
     Attributes:
         mask: Lesion mask in the shape of the scan's slice or volume, non-zero is lesion; none if not given.
-        label: The class as the file writes it, canonical.
-        patient: The patient's pseudonym in the data set.
+        label: The class, one of `data.labels.CLASSES`; none if not given.
+        patient: The patient's pseudonym in the data set; none if not given.
     """
 
     mask: NDArray[np.uint8] | None = None
@@ -46,24 +46,24 @@ class Scan:
     Attributes:
         voxels: A picture, ``(rows, columns)`` or ``(rows, columns, 3)``, or a volume ``(i, j, k)`` in the file's order.
         affine: ``(4, 4)`` voxel indices to RAS mm, or none.
-        spacing_mm: Voxel size in mm along each array axis, or none when unknown: it is never guessed.
-        path: Where it was read from, or none for an array.
-        format: ``"png"``, ``"jpeg"``, ``"nifti"``, ``"matlab"``, ``"array"`` ...
-        volume: Whether the third axis is space (and not colour).
+        spacing_mm: Voxel size in mm along each array axis, or none if unknown: it is never guessed.
+        path: The file, or none for an array.
+        format: A name of `data.formats.open.FORMATS`, such as ``"nifti"``, or ``"array"``.
+        volume: Whether the third axis is space (and not color).
         source_shape: The file's own shape, which a written mask must have (it may hold axes of length 1).
-        header: The format's own header, handed back unchanged when a mask is written.
+        header: The format's own header, from which a written mask takes its geometry.
         annotation: Mask, label and patient if the file carries them.
-        frame: Which frame of a 4-D file this is; none where there was nothing to choose.
-        plane_axis: The array axis across which the slices of a volume are cut (see `in_plane`); none leaves the slices
-            of acquisition.
+        frame: Which frame of a 4-D file this is, from 0; none if the file has no frames.
+        plane_axis: The array axis across which a volume is cut into slices (see `in_plane`); none leaves the slices of
+            acquisition.
         notes: Choices that the reader made.
         warnings: Flaws of the source that a person should know.
-        windows: The header's display window ``(low, high)`` for each slice of acquisition, in the unit of `voxels`,
-            none for a slice without; empty where the source gives none.
+        windows: The header's display window ``(low, high)`` for each slice of acquisition, in the unit of `voxels`;
+            none for a slice without one. Empty if the source gives no windows.
         dicom: The source instances of a DICOM series, or none.
-        x_first: Whether, where no affine says how the array lies, its first axis runs along the rows of a slice.
-        assumed: ``(4, 4)``, how the arrays of this format mostly lie, where there is no affine: slices are cut and
-            turned by it, and nothing is measured or called left or right by it.
+        x_first: Whether the first array axis runs along the rows of a slice, for volumes without an affine.
+        assumed_affine: ``(4, 4)``, for volumes without an affine: how the arrays of this format mostly lie. Slices are
+            cut and turned by it, but nothing is measured or called left or right by it.
     """
 
     voxels: NDArray[Any]
@@ -82,7 +82,7 @@ class Scan:
     windows: tuple[tuple[float, float] | None, ...] = ()
     dicom: Any = field(default=None, repr=False, compare=False)
     x_first: bool = False
-    assumed: NDArray[np.float64] | None = None
+    assumed_affine: NDArray[np.float64] | None = None
 
     @classmethod
     def from_array(
@@ -94,20 +94,27 @@ class Scan:
         """A scan from an array in memory.
 
         Args:
-            voxels: ``(rows, columns)``, ``(rows, columns, 3 or 4)`` uint8/uint16 colour, or a volume ``(i, j, k)``;
-                without an affine the slices of a volume lie along its shortest axis, rows before columns.
-            affine: ``(4, 4)`` voxel to RAS mm.
-            spacing_mm: Voxel size in mm along each spatial axis; from the affine where that is given.
+            voxels: ``(rows, columns)``, ``(rows, columns, 3 or 4)`` uint8/uint16 color, or a volume ``(i, j, k)``. A
+                volume without an affine is cut across its shortest axis, with rows before columns.
+            affine: ``(4, 4)`` voxel indices to RAS mm.
+            spacing_mm: Voxel size in mm along each spatial axis; an affine takes its place.
 
         Raises:
-            InputError: Not two or three axes, no pixels, a singular affine, or a spacing that is not positive.
+            InputError: The array has no pixels, or not two or three axes; the affine is singular, or a spacing is not
+                positive.
+
+        Example:
+            >>> volume = np.random.default_rng(0).normal(size=(64, 80, 12))
+            >>> scan = Scan.from_array(volume, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
+            >>> scan.plane, scan.n_slices, scan.slice_spacing_mm
+            ('axial', 12, (1.0, 1.0))
         """
         voxels = np.asarray(voxels)
         if voxels.size == 0 or voxels.ndim not in (2, 3) or voxels.dtype.kind not in "buif":
             raise InputError(f"a scan is a numeric array with 2 or 3 axes; this one is {voxels.dtype} {voxels.shape}")
-        colour = voxels.ndim == 3 and voxels.shape[2] in (3, 4) and voxels.dtype.kind == "u" and affine is None
-        volume = voxels.ndim == 3 and not colour
-        if voxels.dtype.kind == "b":  # which cannot be subtracted
+        color = voxels.ndim == 3 and voxels.shape[2] in (3, 4) and voxels.dtype.kind == "u" and affine is None
+        volume = voxels.ndim == 3 and not color
+        if voxels.dtype.kind == "b":  # booleans cannot be subtracted
             voxels = voxels.astype(np.uint8)
         if affine is not None:
             affine = checked_affine(affine)
@@ -120,9 +127,9 @@ class Scan:
     def slice_axis(self) -> int:
         """The array axis across the slices of a volume.
 
-        A single slice lies across its axis of length 1. Else it is the axis of the coarsest spacing; where the spacing
-        is even, an axis less than half as long as the others; else the axis nearest to head-foot (axial slices).
-        `plane_axis` overrides all that.
+        `plane_axis` comes first. Otherwise a single slice lies across its axis of length 1. Otherwise it is the axis of
+        the coarsest spacing; for an even spacing, an axis less than half as long as the others; otherwise the axis
+        nearest to head-foot (axial slices).
         """
         if not self.volume:
             raise InputError("a single picture has no slice axis")
@@ -144,13 +151,13 @@ class Scan:
         return self.axis_nearest(2)
 
     def axis_nearest(self, world: int) -> int:
-        """The array axis nearest to a world axis (0 right, 1 anterior, 2 superior) of a volume with an affine, or an
-        assumed one."""
+        """The array axis nearest to a world axis (0 right, 1 anterior, 2 superior) of a volume with an affine, or with
+        an assumed one."""
         return int(np.flatnonzero(self._world_axes() == world)[0])
 
     @property
     def plane(self) -> str | None:
-        """``"axial"``, ``"coronal"`` or ``"sagittal"``, or none when the affine is not known."""
+        """``"axial"``, ``"coronal"`` or ``"sagittal"``, or none if the affine is not known."""
         if not self.volume or self.affine is None:
             return None
         return PLANES[int(self._world_axes()[self.slice_axis])]
@@ -159,28 +166,29 @@ class Scan:
         """The same volume, cut across another array axis: `plane`, `slice`, `view` and the rest follow.
 
         Raises:
-            InputError: A picture, or no such axis.
+            InputError: The scan is a picture, or has no such axis.
         """
         if not self.volume:
             raise InputError("a picture has no planes")
         if axis not in range(3):
-            raise InputError(f"a volume has the axes 0, 1 and 2, and no axis {axis}")
+            raise InputError(f"a volume has the axes 0, 1 and 2, but no axis {axis}")
         return replace(self, plane_axis=int(axis))
 
     def with_plane(self, name: str) -> Scan:
         """The same volume, cut in a named plane.
 
         Args:
-            name: ``"axial"``, ``"coronal"`` or ``"sagittal"``, the array axes nearest to the body's; or
-                ``"acquisition"``, the slices as they were acquired, which any scan has.
+            name: ``"axial"``, ``"coronal"`` or ``"sagittal"``: cut across the array axis nearest to the plane's. Or
+                ``"acquisition"``: the slices as they were acquired, which any scan has.
 
         Raises:
-            InputError: An unknown name, a picture, a volume without affine, or a single slice of another plane.
+            InputError: The name is unknown, or the scan is a picture, a volume without affine, or a single slice of
+                another plane.
         """
         if name == ACQUISITION:
             return replace(self, plane_axis=None)
         if name not in PLANES.values():
-            raise InputError(f"plane {name!r} is none of {', '.join(PLANES.values())}, {ACQUISITION}")
+            raise InputError(f"plane {name!r} is not one of {', '.join(PLANES.values())}, {ACQUISITION}")
         if not self.volume:
             raise InputError("a picture has no planes")
         if self.affine is None:
@@ -192,11 +200,12 @@ class Scan:
 
     @property
     def n_slices(self) -> int:
+        """Number of slices; 1 for a picture."""
         return self.voxels.shape[self.slice_axis] if self.volume else 1
 
     @property
     def slice_spacing_mm(self) -> tuple[float, float] | None:
-        """Height and width of a pixel of `slice(k)` in mm, or none."""
+        """Height and width of a pixel of `slice` in mm, or none if the spacing is not known."""
         if self.spacing_mm is None:
             return None
         if not self.volume:
@@ -206,31 +215,31 @@ class Scan:
 
     @property
     def pixel_aspect(self) -> float:
-        """Height of a slice's pixel divided by its width; 1 when the spacing is not known."""
+        """Height of a slice's pixel divided by its width; 1 if the spacing is not known."""
         spacing = self.slice_spacing_mm
         return spacing[0] / spacing[1] if spacing else 1.0
 
     def slice(self, index: int) -> NDArray[Any]:
-        """One slice as it is looked at: ``(rows, columns)``, or with colours for a colour picture.
+        """One slice as a person looks at it, ``(rows, columns)``; a color picture as ``(rows, columns, 3)``.
 
-        Volumes with an affine are turned to the radiological view: anterior (or superior) up, the patient's right on
-        the left of the picture.
+        Volumes with an affine are turned to the radiological view: anterior (or superior) is up, and the patient's
+        right is on the left of the picture.
         """
         return self.view(self.voxels, index)
 
     def view(self, array: NDArray[Any], index: int) -> NDArray[Any]:
-        """`slice` of another array in the order of `voxels`, such as a mask."""
+        """The slice, as `slice` shows it, of another array in the order of `voxels`, such as a mask."""
         if not self.volume:
             return array
         axis, row_axis, column_axis, flips = self._layout()
-        # Not np.take, which copies the whole of an array in Fortran order, as NIfTI volumes are, for each slice.
+        # Not np.take, which copies all of an array in Fortran order (such as a NIfTI volume) for each slice.
         view = np.moveaxis(array, axis, 0)[index]
         if row_axis > column_axis:
             view = view.T
         return view[:: flips[0], :: flips[1]]
 
     def place_in_view(self, index: Sequence[float]) -> tuple[float, float]:
-        """Row and column at which a voxel (indices along the array axes, fractions allowed) shows in its `slice`."""
+        """Row and column in its `slice` of a voxel, given by indices along the array axes, which may be fractions."""
         if not self.volume:
             return float(index[0]), float(index[1])
         _, row_axis, column_axis, flips = self._layout()
@@ -241,10 +250,10 @@ class Scan:
         return row, column
 
     def mask_from_slices(self, masks_shw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Put slice masks, as seen through `slice`, back into the array order of `voxels`.
+        """Put masks of all slices back into the array order of `voxels`: the inverse of `view`.
 
         Args:
-            masks_shw: ``(n_slices, rows, columns)``.
+            masks_shw: ``(n_slices, rows, columns)`` in the view of `slice`.
         """
         if not self.volume:
             return np.ascontiguousarray(masks_shw[0])
@@ -255,23 +264,24 @@ class Scan:
         return np.ascontiguousarray(np.moveaxis(stack, 0, axis))
 
     def annotation_slice(self, index: int) -> NDArray[np.uint8] | None:
-        """The annotated mask of one slice in the view of `slice`, or none."""
+        """The annotation's mask of one slice in the view of `slice`, or none."""
         if self.annotation is None or self.annotation.mask is None:
             return None
         return self.view(self.annotation.mask, index)
 
     def _world_axes(self) -> NDArray[np.int_]:
-        """For each array axis the RAS world axis that it is nearest to."""
+        """``(3,)``: for each array axis the nearest world axis (0 right, 1 anterior, 2 superior)."""
         from nibabel.orientations import io_orientation
 
         return io_orientation(self._view_affine)[:3, 0].astype(int)
 
     @property
     def _view_affine(self) -> NDArray[np.float64] | None:
-        return self.assumed if self.affine is None else self.affine
+        return self.assumed_affine if self.affine is None else self.affine
 
     def _layout(self) -> tuple[int, int, int, tuple[int, int]]:
-        """Slice axis, row axis and column axis of the array, and the steps (1 or -1) that turn them to the view."""
+        """Slice axis, row axis and column axis of the array, and the steps (1 or -1) down the rows and along the
+        columns of the view."""
         axis = self.slice_axis
         if self._view_affine is None:
             row_axis, column_axis = (a for a in (range(2, -1, -1) if self.x_first else range(3)) if a != axis)
@@ -291,7 +301,7 @@ def checked_affine(affine: NDArray[Any]) -> NDArray[np.float64]:
     """The affine as float64 ``(4, 4)``.
 
     Raises:
-        InputError: Wrong shape, not finite, or singular.
+        InputError: The shape is another one, or the matrix is not finite or is singular.
     """
     matrix = np.asarray(affine, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():

@@ -1,1 +1,1 @@
-"""The two stages as one call, and everything around it: measurements, outputs, batches, evaluation, the command line."""
+"""The two stages as one call, and what is around it: measurements, outputs, batches, evaluation, the command line."""

@@ -1,4 +1,4 @@
-"""A scan on its way through both stages: what is read and prepared of it before a network sees anything."""
+"""A scan on its way through both stages: it is read, cut into slices and prepared before a network sees it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import check_voxels, open_scan
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.preprocessing.preprocess import PreparedSlice, Preprocess
-from tumorlens.data.scan import ACQUISITION, Scan
+from tumorlens.data.scan import Scan
+from tumorlens.pipeline.options import RunOptions
 
-# Slices of a volume whose head is smaller than this share of the largest one (vertex, neck) show too little to judge.
+# A slice of a volume is judged where its head covers at least this share of the largest head in the volume. Smaller
+# ones (vertex, neck) show too little.
 MIN_HEAD_SHARE = 0.3
 
-# The same of the pixels brighter than air: beyond the head a volume shows noise, which is no slice at all.
+# The same for pixels brighter than air. Slices beyond the head show only noise and are not prepared at all.
 _MIN_TISSUE_SHARE = 0.15
 
 
@@ -31,9 +33,9 @@ class Case:
     """A scan, ready for the networks.
 
     Attributes:
-        scan: What is looked at, in the plane that was asked for.
-        prepared: Every slice as the classifier sees it; none for a slice of a volume that shows nothing but air.
-        used: ``(n_slices,)``, which slices are judged.
+        scan: The scan in the requested plane.
+        prepared: Every slice as the classifier sees it, or None for a slice of a volume that shows only air.
+        used: ``(n_slices,)`` bool: the slices that are judged.
         timings_s: Step -> seconds so far.
     """
 
@@ -49,57 +51,71 @@ class Case:
 
     @property
     def n_bytes(self) -> int:
-        """What it takes of memory."""
+        """Memory that the case takes."""
         return int(self.scan.voxels.nbytes) + sum(p.image.nbytes + p.head.nbytes for p in self.prepared if p)
 
+    def slice_at(self, index: int, size: int) -> PreparedSlice:
+        """A slice prepared at a size in pixels; it is prepared again where the stages work at different sizes."""
+        prepared = self.prepared[index]
+        if prepared is not None and len(prepared.image) == size:
+            return prepared
+        return Preprocess(size)(self.scan.slice(index), self.scan.pixel_aspect)
 
-def open_case(
-    source: str | Path | NDArray[Any] | Scan,
-    size: int,
-    frame: int | None = None,
-    plane: str = ACQUISITION,
-    series: str | None = None,
-    channel: int | None = None,
-) -> Case:
-    """Read and prepare a scan.
+
+def open_source(
+    source: str | Path | NDArray[Any] | Scan, options: RunOptions = RunOptions(), series: str | None = None
+) -> Scan:
+    """Read a scan, take the requested frame and channel, and cut it in the requested plane.
 
     Args:
-        source: As in `pipeline.pipeline.Pipeline.run`, and so are the others.
-        size: Side of the classifier's input in pixels.
+        source: A file, a folder or zip of DICOM files, an array as in `data.scan.Scan.from_array`, or a `Scan`.
+        options: Frame, channel and plane.
+        series: UID or number of the DICOM series, where the source holds several.
 
     Raises:
-        InputError: The scan cannot be used; the message says what and where.
+        InputError: The scan cannot be used; the message says what is wrong and where.
     """
-    begun = time.perf_counter()
     if isinstance(source, (str, Path)):
-        scan = open_scan(source, frame, series=series)
+        scan = open_scan(source, options.frame, series=series)
     else:
         scan = source if isinstance(source, Scan) else Scan.from_array(source)
         check_voxels(scan)
-    if channel is not None:
-        scan = replace(scan, voxels=channel_of(scan, channel))
+    if options.channel is not None:
+        scan = replace(scan, voxels=channel_of(scan, options.channel))
         check_voxels(scan)
-    if scan.volume:
-        scan = scan.with_plane(plane)
-    read = time.perf_counter()
-    prepared = _prepare(scan, Preprocess(size))
+    return scan.with_plane(options.plane) if scan.volume else scan
+
+
+def prepare(scan: Scan, size: int, read_s: float = 0.0) -> Case:
+    """Prepare the slices of a scan and choose those that are judged.
+
+    Args:
+        scan: From `open_source`.
+        size: Side of the classifier's input in pixels.
+        read_s: Seconds that reading the scan took, for the timings.
+
+    Raises:
+        InputError: No slice of the volume shows anything.
+    """
+    begun = time.perf_counter()
+    prepared = _prepared_slices(scan, Preprocess(size))
     used = _used_slices(prepared)
-    return Case(scan, prepared, used, {"read": read - begun, "preprocess": time.perf_counter() - read})
+    return Case(scan, prepared, used, {"read": read_s, "preprocess": time.perf_counter() - begun})
 
 
-def _prepare(scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:
+def _prepared_slices(scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:
     aspect = scan.pixel_aspect
     if not scan.volume:
         return [preprocess(scan.slice(0), aspect)]
     tissue = tissue_shares(scan)
-    shown = tissue >= _MIN_TISSUE_SHARE * max(float(tissue.max()), 1e-9)
+    shows_tissue = tissue >= _MIN_TISSUE_SHARE * max(float(tissue.max()), 1e-9)
 
-    def one(k: int) -> PreparedSlice | None:
+    def prepare_slice(k: int) -> PreparedSlice | None:
         view = scan.slice(k)
-        return preprocess(view, aspect) if shown[k] and view.min() < view.max() else None
+        return preprocess(view, aspect) if shows_tissue[k] and view.min() < view.max() else None
 
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="prepare") as pool:  # most of it leaves Python's lock
-        prepared = list(pool.map(one, range(scan.n_slices)))
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="prepare") as pool:  # most of it releases Python's lock
+        prepared = list(pool.map(prepare_slice, range(scan.n_slices)))
     if not any(prepared):
         raise InputError("no slice of the volume shows anything")
     return prepared
@@ -107,6 +123,6 @@ def _prepare(scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:
 
 def _used_slices(prepared: list[PreparedSlice | None]) -> NDArray[np.bool_]:
     share = np.array([0.0 if p is None else p.head_fraction for p in prepared])
-    if share.max() == 0:  # no head anywhere: judge all that shows something
+    if share.max() == 0:  # no head anywhere: judge every slice that shows something
         return np.array([p is not None for p in prepared])
     return share >= MIN_HEAD_SHARE * share.max()

@@ -1,25 +1,96 @@
-"""Whether a scan is one that the models can judge at all."""
+"""The gate: which scans are refused, which are positive, and which of their slices the segmenter sees."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.pipeline.case import Case
 
 REFUSED = "refused"  # the label of a scan that is not judged
 
+# A lesion shows in neighboring slices, a vessel or an artifact in few. The mean tumor probability over this many mm,
+# and over at least two slices, has to reach the threshold. Chosen on volumes outside training (docs/experiments.md).
+WINDOW_MM = 8.0
+
+# Headers often say 1 mm where the true spacing was lost: the window is at most this share of the judged slices.
+_MAX_WINDOW_SHARE = 1 / 8
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The classifier's answer for the slices of a scan.
+
+    Attributes:
+        probabilities: ``(n_slices, 4)``, in the order of `data.labels.CLASSES`; slices that are not judged count as
+            free of tumor.
+        strangeness: ``(n_judged,)`` score of the judged slices, see `classification.refusal`; None for weights that
+            have no such score.
+    """
+
+    probabilities: NDArray[np.float32]
+    strangeness: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision about a scan.
+
+    Attributes:
+        label: The scan's class, or `REFUSED`.
+        probabilities: ``(4,)``, in the order of `data.labels.CLASSES`; all 0 for a refused scan.
+        positive: ``(n_slices,)`` bool: the slices that go on to the segmenter.
+        doubt: Why the scan may not be an MRI of the brain, or None.
+    """
+
+    label: str
+    probabilities: NDArray[np.float32]
+    positive: NDArray[np.bool_]
+    doubt: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the scan is not judged."""
+        return self.label == REFUSED
+
+
+def judge(
+    case: Case, scores: Scores, threshold: float, strangeness_limit: float | None, force: bool = False
+) -> Verdict:
+    """Verdict on a scan: refused where it does not look like an MRI of the brain, else judged as a picture or a volume.
+
+    Args:
+        case: The prepared scan.
+        scores: The classifier's answer for it.
+        threshold: Tumor probability from which a slice is positive.
+        strangeness_limit: The highest score of a brain slice, or None for weights that have no such score.
+        force: Judge the scan even if it does not look like an MRI of the brain.
+    """
+    scan = case.scan
+    has_head = any(prepared.head_fraction > 0 for prepared in case.chosen)
+    doubt = reason_to_refuse(has_head, scores.strangeness, strangeness_limit)
+    if doubt and not force:
+        return Verdict(REFUSED, np.zeros(len(CLASSES), np.float32), np.zeros(scan.n_slices, bool), doubt)
+    if scan.n_slices == 1:
+        verdict = judge_slice(scores.probabilities[0], threshold)
+    else:
+        spacing = None if scan.spacing_mm is None else scan.spacing_mm[scan.slice_axis]
+        verdict = judge_volume(scores.probabilities, case.used, threshold, spacing)
+    return replace(verdict, doubt=doubt)
+
 
 def reason_to_refuse(has_head: bool, strangeness: NDArray[np.float32] | None, limit: float | None) -> str | None:
-    """Why a scan is taken for something else than an MRI of the brain, or none.
+    """Why a scan does not look like an MRI of the brain, or None if it does.
 
     Args:
         has_head: Whether a head stands out from the background in any slice.
-        strangeness: ``(n,)`` score of the judged slices, see `classification.refusal`; none for weights without one.
-        limit: The highest score of a brain slice. A volume is refused where more than half of its slices lie above,
-            for the first and last ones of a head often do.
+        strangeness: ``(n,)`` score of the judged slices, see `classification.refusal`; None for weights that have no
+            such score.
+        limit: The highest score of a brain slice. A volume is refused where more than half of its slices lie above it,
+            because the first and last slices of a head often do.
     """
     if not has_head:
         return "no head stands out from the background"
@@ -32,29 +103,6 @@ def reason_to_refuse(has_head: bool, strangeness: NDArray[np.float32] | None, li
     if len(beyond) == 1:
         return f"does not look like an MRI of the brain ({score})"
     return f"{int(beyond.sum())} of {len(beyond)} slices do not look like an MRI of the brain ({score})"
-
-
-# A lesion shows in neighbouring slices, a vessel or an artefact in few. Over this many mm, and at least two slices, the
-# slices' mean tumor probability has to reach the threshold. Chosen on volumes out of training (docs/experiments.md).
-WINDOW_MM = 8.0
-
-# Headers often say 1 mm where the true spacing was lost: the window is at most this share of the judged slices.
-_MAX_WINDOW_SHARE = 1 / 8
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the classifier says of a scan.
-
-    Attributes:
-        label: The scan's class.
-        probabilities: ``(4,)``, in the order of `data.labels.CLASSES`.
-        positive: ``(n_slices,)`` bool: the slices that go on to the segmenter.
-    """
-
-    label: str
-    probabilities: NDArray[np.float32]
-    positive: NDArray[np.bool_]
 
 
 def judge_slice(probabilities: NDArray[np.float32], threshold: float) -> Verdict:
@@ -77,15 +125,15 @@ def judge_volume(
 ) -> Verdict:
     """Verdict on a volume.
 
-    A window, `WINDOW_MM` thick, slides over the slices. The scan's tumor probability is the highest mean of a window,
-    and the scan is positive where that reaches the threshold. Positive slices are those that reach the threshold
-    themselves and lie in a window whose mean does. The type is the likeliest one on average over the positive slices.
+    A window of `WINDOW_MM` slides over the slices. The scan's tumor probability is the highest mean of a window, and
+    the scan is positive where that reaches the threshold. A slice is positive where it reaches the threshold itself and
+    lies in a window whose mean does. The type is the likeliest one on average over the positive slices.
 
     Args:
         probabilities_nc: ``(n_slices, 4)``; rows of unused slices do not matter.
         used: ``(n_slices,)`` bool: slices that show enough of the head to be judged.
         threshold: As in `judge_slice`.
-        slice_spacing_mm: Distance of neighbouring slices, or none.
+        slice_spacing_mm: Distance between neighboring slices, or None.
     """
     tumor = np.where(used, 1 - probabilities_nc[:, NO_TUMOR].astype(np.float64), 0.0)
     width = _window(int(used.sum()), len(used), slice_spacing_mm)
@@ -99,12 +147,12 @@ def judge_volume(
         p_tumor = min(p_tumor, float(np.nextafter(np.float32(threshold), np.float32(0))))
     weights = probabilities_nc[positive if positive.any() else used, 1:].sum(axis=0)
     share = weights / weights.sum() if weights.sum() else np.full(len(CLASSES) - 1, 1 / (len(CLASSES) - 1))
-    scan = np.concatenate([[1 - p_tumor], p_tumor * share]).astype(np.float32)
+    probabilities = np.concatenate([[1 - p_tumor], p_tumor * share]).astype(np.float32)
     label = CLASSES[1 + int(share.argmax())] if positive.any() else CLASSES[NO_TUMOR]
-    return Verdict(label, scan, positive)
+    return Verdict(label, probabilities, positive)
 
 
 def _window(n_used: int, n_slices: int, slice_spacing_mm: float | None) -> int:
     """Number of slices in the window."""
-    wanted = 2 if not slice_spacing_mm else round(WINDOW_MM / slice_spacing_mm)
-    return min(n_slices, max(2, min(wanted, int(n_used * _MAX_WINDOW_SHARE))))
+    width = 2 if not slice_spacing_mm else round(WINDOW_MM / slice_spacing_mm)
+    return min(n_slices, max(2, min(width, int(n_used * _MAX_WINDOW_SHARE))))

@@ -1,30 +1,49 @@
-"""What a user can ask of a run besides the models."""
+"""What you can ask of a run: which models it loads, and how it treats scans. Needs neither torch nor NumPy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from tumorlens.data.scan import ACQUISITION
+from tumorlens.data.config import DEVICE, setting
+
+PLANES = ("acquisition", "axial", "coronal", "sagittal")  # as `data.scan` calls them
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The arguments of `pipeline.pipeline.Pipeline.load`."""
+
+    classifier: Path | None = setting(None, "Your own classifier.safetensors.")
+    segmenter: Path | None = setting(None, "Your own segmenter.safetensors.")
+    device: str = setting("auto", DEVICE)
+    threshold: float | None = setting(
+        None,
+        "Tumor probability from which a slice is positive.",
+        least=0,
+        most=1,
+        shown="chosen on validation patients",
+    )
+    tta: bool = setting(False, "Average over each slice and its mirror image: twice the time.")
+    engine: str = setting("auto", "torch or openvino.", shown="openvino where there is no accelerator")
+    precision: str = setting("auto", "fp32 or bf16.", shown="bf16 in OpenVINO where the hardware computes it")
+    threads: int | None = setting(None, "Threads that compute.", least=1, shown="all cores")
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """Settings of a run.
 
-    Attributes:
-        frame: Which frame of 4-D files and of series that hold several volumes, or none.
-        channel: Which channel of colour pictures is the scan, 0 to 2; none takes their brightness.
-        plane: ``acquisition``, ``axial``, ``coronal`` or ``sagittal``: how volumes are cut into slices.
-        secondary_capture: Whether the overlay of a DICOM scan is written as DICOM, too.
-        force: Whether a scan that is no MRI of the brain is judged all the same.
-        explain: Whether a picture of where the classifier looked is written.
-        keep_identifiers: Whether patient's name, ID and free text may appear in ``result.json``.
+    `frame` is a volume of a 4-D file, or of a series that holds several. `keep_identifiers` lets patient's name, ID and
+    free text into ``result.json``.
     """
 
-    frame: int | None = None
-    plane: str = ACQUISITION
-    secondary_capture: bool = False
-    force: bool = False
-    explain: bool = False
-    channel: int | None = None
-    keep_identifiers: bool = False
+    frame: int | None = setting(None, "Volume of a 4-D file or series, from 0.", least=0)
+    plane: str = setting("acquisition", "How volumes are cut into slices.", choices=PLANES)
+    secondary_capture: bool = setting(False, "Write the overlay of DICOM scans as overlay.dcm, too.")
+    force: bool = setting(False, "Judge what does not look like a brain MRI, too.")
+    explain: bool = setting(False, "Write where the classifier looked (Grad-CAM).")
+    channel: int | None = setting(
+        None, "Channel of color pictures that is the scan.", flag="--frame-channel", least=0, most=2, shown="brightness"
+    )
+    keep_identifiers: bool = setting(False, "Put patient's name, ID, birth date and texts into result.json.")

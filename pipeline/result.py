@@ -1,4 +1,4 @@
-"""`Result`: all that one run says of one scan."""
+"""`Result`: everything that a run reports about a scan."""
 
 from __future__ import annotations
 
@@ -8,21 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, class_of
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import Lesion
 
 SCHEMA_VERSION = 2
-LOW_CONFIDENCE = 0.7  # below it a case is sent to human eyes
-
-_MALIGNANCY = {
-    REFUSED: "",
-    "no_tumor": "not applicable",
-    "glioma": "malignant",
-    "meningioma": "usually benign",
-    "pituitary": "usually benign",
-}
+LOW_CONFIDENCE = 0.7  # a person should look at scans below it
 
 MALIGNANCY_NOTE = (
     "This is the typical behaviour of the predicted tumor type and no histological grade; only a pathologist's "
@@ -35,22 +27,26 @@ class Result:
     """Label, probabilities, mask and measurements of one scan.
 
     Attributes:
-        scan: What was looked at.
-        label: ``no_tumor``, ``glioma``, ``meningioma``, ``pituitary``, or ``refused`` for what is no MRI of the brain;
-            then there are no probabilities, no mask and no slices, and `review` says why.
+        scan: The scan in the plane in which it was judged.
+        label: One of `data.labels.CLASSES`, or ``refused`` for a scan that does not look like an MRI of the brain. A
+            refused scan has no probabilities, an empty mask and no slices, and `review` says why.
         probabilities: Class -> probability; for a volume, of the whole scan.
-        prediction_set: The classes that remain possible at the coverage on the classifier's card, the label among them;
-            empty where the weights have no such figures.
-        mask: uint8, 0 and 1, in the array order of ``scan.voxels`` (without colours).
+        mask: uint8, 0 and 1, in the array order of ``scan.voxels``: ``(i, j, k)``, or ``(rows, columns)`` of a picture.
         lesions: Connected lesions, largest first.
-        slices: For each judged slice its index, probabilities and whether the segmenter saw it.
-        review: Why a person should look at this case; empty if nothing speaks for it.
+        slices: For each judged slice its index, probabilities, mask area and whether the segmenter saw it.
+        review: Reasons why a person should look at this scan; empty if there are none.
         threshold: Tumor probability from which a slice was positive.
         models: Stage -> architecture, SHA-256 and date of the weights.
         versions: Package -> version.
         timings_s: Step -> seconds.
-        heat: Grad-CAM of the label on the shown slice, ``(rows, columns)`` in 0..1, where it was asked for.
-        engine: What computed: its name, device and precision.
+        tumor_area_px: Area of the mask in the shown slice in pixels; None for a refused scan.
+        tumor_area_mm2: The same in mm2; None where the pixel size is unknown.
+        tumor_volume_mm3: Volume of the mask in mm3; None for a picture or an unknown voxel size.
+        shown_slice: Index of the slice in the overlay: where the largest lesion is largest, or the middle one.
+        prediction_set: The classes that remain possible at the coverage on the classifier's card, including the label;
+            empty where the card has no such figures.
+        heat: Grad-CAM of the label on the shown slice, ``(rows, columns)`` in 0..1, if you asked for an explanation.
+        engine: Name, device and precision of the engine that computed the result.
     """
 
     scan: Scan
@@ -79,20 +75,21 @@ class Result:
 
     @property
     def confidence(self) -> float | None:
-        """Probability of the label; none for a refused scan."""
+        """Probability of the label, or None for a refused scan."""
         return self.probabilities.get(self.label)
 
     @property
     def malignancy(self) -> str:
-        """Typical behaviour of the predicted type; see `MALIGNANCY_NOTE`."""
-        return _MALIGNANCY[self.label]
+        """Typical behavior of the predicted type, see `MALIGNANCY_NOTE`; empty for a refused scan."""
+        return "" if self.refused else class_of(self.label).malignancy
 
     @property
     def positive(self) -> bool:
+        """Whether the label is a tumor."""
         return not self.refused and self.label != CLASSES[NO_TUMOR]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain values for JSON."""
+        """Everything except the arrays, as plain values for JSON."""
         scan = self.scan
         return {
             "schema_version": SCHEMA_VERSION,

@@ -1,4 +1,4 @@
-"""Why a person should look at a scan."""
+"""Reasons why a person should look at a scan."""
 
 from __future__ import annotations
 
@@ -8,35 +8,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.labels import CLASSES
+from tumorlens.data.plotting import plain
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.gate import Verdict
 from tumorlens.pipeline.result import LOW_CONFIDENCE
 
-_SMALL_PX = 48  # the models never saw so few pixels a side
+_SMALL_PX = 48  # the models never saw fewer pixels along a side
 
 
-def review_verdict(case: Case, verdict: Verdict, mask: NDArray[np.uint8], possible: list[str]) -> list[str]:
-    """Doubts about a scan that was judged.
+def reasons_to_review(
+    case: Case, verdict: Verdict, mask: NDArray[np.uint8], prediction_set: list[str], problem: str | None = None
+) -> list[str]:
+    """Reasons why a person should look at a scan: doubts about the answer and flaws of the scan.
 
     Args:
-        case: The scan.
-        verdict: What the gate says of it.
+        case: The prepared scan.
+        verdict: The gate's decision about it.
         mask: In the scan's array order.
-        possible: The classes that cannot be told apart.
+        prediction_set: The classes that remain possible.
+        problem: Why an explanation could not be drawn, or None.
     """
-    reasons = review_scan(case)
-    if len(possible) > 1:
-        reasons.append(f"cannot be told apart at 95 %: {', '.join(name.replace('_', ' ') for name in possible)}")
+    if verdict.refused:
+        return [f"refused: {verdict.doubt}; --force judges it all the same", *_flaws(case)]
+    reasons = [f"{verdict.doubt}; judged all the same, as --force asked"] if verdict.doubt else []
+    reasons += _flaws(case)
+    if len(prediction_set) > 1:
+        reasons.append(f"cannot be told apart at 95 %: {', '.join(plain(name) for name in prediction_set)}")
     confidence = float(verdict.probabilities[CLASSES.index(verdict.label)])
     if confidence < LOW_CONFIDENCE:
         reasons.append(f"low confidence ({confidence:.2f})")
     if verdict.positive.any() and not mask.any():
         reasons.append("classifier positive but mask empty")
+    if problem is not None:
+        reasons.append(f"no explanation: {problem}")
     return reasons
 
 
-def review_scan(case: Case) -> list[str]:
-    """What is wrong with the scan itself, whatever is in it."""
+def _flaws(case: Case) -> list[str]:
+    """Flaws of the scan itself, whatever it shows."""
     scan = case.scan
     reasons = list(scan.warnings)
     rows, columns = scan.slice(0).shape[:2]

@@ -1,4 +1,4 @@
-"""Versions of this program and of what it stands on."""
+"""Versions of tumorlens and of the packages that it uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = (
     "numpy",
     "pydicom",
     "highdicom",
-    "SimpleITK",
+    "pynrrd",
     "lightning",
     "torchmetrics",
     "scikit-learn",
@@ -29,11 +29,11 @@ _PACKAGES = (
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Package -> version, ``python`` included; packages that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    """Package -> version, including ``python``; packages that are not installed are left out."""
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,10 +1,10 @@
-"""Settings of a segmenter's training; importing them needs neither torch nor NumPy."""
+"""Settings of a segmenter's training. Needs neither torch nor NumPy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tumorlens.data.config import TrainingConfig
+from tumorlens.data.config import TrainingConfig, setting
 
 DEFAULT = "unet"
 ENCODER = "resnet50"
@@ -15,29 +15,32 @@ DECODER_CHANNELS = (128, 96, 64, 32, 16)
 
 @dataclass(frozen=True)
 class SegmenterConfig(TrainingConfig):
-    """Settings of a segmenter's training run; those of `make weights` are in the Makefile.
+    """Settings of a segmenter's training run. The Makefile holds those of `make weights`.
 
-    Attributes:
-        arch: One of `segmentation.model.ARCHITECTURES`.
-        encoder: An encoder of segmentation-models-pytorch.
-        decoder_channels: Width of the decoder's five stages.
-        label_weight: Weight of a second loss, by which a linear layer on the encoder's last features has to name what
-            the slice shows. The layer is not kept; a classifier that starts from this encoder needs less of its own
-            training. 0 is none.
-        negative_share: At most this share of an epoch's slices shows no lesion, others every time, before transplants,
-            which heal others; 0 takes slices as they come. Slices without a lesion teach little that the gate does not
-            know, and cost as much.
-        own_outlines: Give each data set a last layer of its own (`segmentation.heads`).
-        out_of_fold: Folder of a cross-validation of this recipe, whose validation decides the operating point of a run
-            on all patients (``split="all"``).
+    `arch` is one of `segmentation.model.ARCHITECTURES`; `decoder_channels` are the widths of the decoder's five stages.
+    The linear layer of `label_weight` stands on the encoder's last features and is dropped after training; a classifier
+    that starts from this encoder needs less training of its own. Slices without a lesion teach little that the gate
+    does not know, and cost as much as the others: hence `negative_share`. `own_outlines` is `segmentation.heads`.
     """
 
-    batch_size: int = 16
-    transplant: float = 0.2
-    arch: str = DEFAULT
-    encoder: str = ENCODER
+    init: str = setting(
+        "imagenet", "Encoder's first weights: imagenet (downloaded), none, or a weight file (a trained classifier)."
+    )
+    batch_size: int = setting(16, "Slices a step.", least=1)
+    transplant: float = setting(
+        0.2, "Share of slices whose lesion is healed or replaced, against shortcuts.", least=0, most=1
+    )
+    arch: str = setting(DEFAULT, "unet (with a residual encoder: Res-U-Net), unet++, unet-scse or plain-unet.")
+    encoder: str = setting(ENCODER, "Any encoder of segmentation-models-pytorch; tu-NAME for timm's.")
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
-    label_weight: float = 0.0
-    negative_share: float = 0.0
-    own_outlines: bool = False
-    out_of_fold: str = ""
+    label_weight: float = setting(0.0, "Weight of a loss by which the encoder has to name the tumor; 0: none.", least=0)
+    negative_share: float = setting(
+        0.0,
+        "At most this share of an epoch's slices shows no lesion, before --transplant heals others; 0: as they come.",
+        least=0,
+        most=0.9,
+    )
+    own_outlines: bool = setting(
+        False,
+        "Train one output layer per data set, because data sets outline lesions differently; the average is saved.",
+    )

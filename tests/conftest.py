@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
 from tests.scans.pictures import save, save_volume
 from tests.scans.studies import HEALTHY, SICK, series
@@ -63,19 +64,23 @@ def phantom_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def command():
+    """Calls the command line in this process: `command("run", path, "-o", out)` returns click's `Result`."""
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
 @pytest.fixture
-def tumorlens(pipeline, monkeypatch):
-    """Calls the command with the shipped models, which are loaded once for all tests."""
+def tumorlens(command, pipeline, monkeypatch):
+    """`command` with the shipped models, which are loaded once for all tests."""
     from tumorlens.pipeline.pipeline import Pipeline
 
-    def load(classifier=None, segmenter=None, device="auto", threshold=None, tta=False, *engine):
-        from dataclasses import replace
-
+    def load(threshold=None, tta=False, **_):
         stages = replace(pipeline.classifier, tta=tta), replace(pipeline.segmenter, tta=tta)
         return replace(pipeline, classifier=stages[0], segmenter=stages[1], threshold=threshold)
 
     monkeypatch.setattr(Pipeline, "load", load)
-    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+    return command
 
 
 @pytest.fixture
@@ -87,7 +92,7 @@ def study(tmp_path):
     save(folder / "b" / "healthy.jpg", healthy)
     save(folder / "b" / "twin.png", healthy)
     save(folder / "b" / "twin.bmp", healthy)
-    save_volume(folder / "volume.nii.gz", phantom_volume(7, "meningioma"))
+    save_volume(folder / "volume.nii.gz", phantom_volume(7, "meningioma", (96, 112, 12), (2.0, 2.0, 10.0)))
     (folder / "notes.txt").write_text("no scan")
     save(folder / ".hidden.png", sick)
     return folder

@@ -1,30 +1,46 @@
-"""Weights as they are shipped: one safetensors file and a JSON card beside it that says what it is.
-
-Loading checks the file's SHA-256 against the card and unpickles nothing.
-"""
+"""The JSON card beside a weight file says what the weights are. It is read and checked here, the weights are not."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tumorlens.data.config import MAX_SEED
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
-if TYPE_CHECKING:
-    pass
-
 CARD_SCHEMA = 1
+PARTS = ("train", "validation", "test")  # of a training's patients
+_LARGEST = 1e30  # of a number without a range of its own: float32 holds it
+_TEMPERATURES = (0.05, 20.0)  # the range in which classification.trust.calibration searches
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a card has to say under a key.
+
+    Attributes:
+        key: With dots, as in ``calibration.temperature``. It is checked where the object that holds it is there.
+        what: What the value has to be, as a sentence goes on after "is not".
+        holds: Whether a value is that; it gets None for an absent one.
+        optional: Whether the key may be absent.
+    """
+
+    key: str
+    what: str
+    holds: Callable[[Any], bool]
+    optional: bool = False
 
 
 def read_card(path: Path) -> dict[str, Any]:
     """The card beside a weight file.
 
     Raises:
-        InputError: No weights or no card there, or the card is no JSON object of a known schema.
+        InputError: The weights or the card are not there, or the card is not a JSON object of a known schema.
     """
     card_path = path.with_suffix(".json")
     for needed in (path, card_path):
@@ -33,31 +49,21 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{card_path}: the card is no valid JSON ({error})") from None
+        raise InputError(f"{card_path}: the card is not valid JSON ({error})") from None
     if not isinstance(card, dict) or card.get("schema_version") != CARD_SCHEMA:
         raise InputError(f"{card_path}: the card is of an unknown schema")
     return card
 
 
-_NEEDED = {
-    "classification": ("architecture", "classes", "input_size", "operating_point"),
-    "segmentation": ("architecture", "encoder", "decoder_channels", "input_size", "operating_point"),
-}
-
-_MOST = 1e30  # of what has no range of its own, so that float32 holds it
-_TEMPERATURES = (0.05, 20.0)  # what tumorlens.classification.trust.calibration searches
-_POINTS = {"classification": {"tumor_threshold": 1.0}, "segmentation": {"mask_threshold": 1.0, "min_lesion_px": 1e9}}
-
-
 def checked_card(path: Path, stage: str) -> dict[str, Any]:
-    """The card of weights of a stage; the weights themselves are not read.
+    """The card of a stage's weights.
 
     Args:
         path: The ``.safetensors`` file.
-        stage: ``"classification"`` or ``"segmentation"``: what the card must say.
+        stage: ``"classification"`` or ``"segmentation"``.
 
     Raises:
-        InputError: Files missing, a card that lacks something, another stage or preprocessing version.
+        InputError: A file is missing, or the card is of another stage, of another preprocessing version or wrong.
     """
     card = read_card(path)
     if card.get("stage") != stage:
@@ -71,94 +77,125 @@ def checked_card(path: Path, stage: str) -> dict[str, Any]:
     return card
 
 
-def check_training(training: Any, path: Path) -> None:
-    """Raise an `InputError` if what a card says of a training, and of what that started from, cannot be so."""
-    if not isinstance(training, dict):
-        raise InputError(f"{path}: training is no JSON object")
-    for key in ("fold", "seed"):
-        if not isinstance(training.get(key, 0), int) or isinstance(training.get(key, 0), bool):
-            raise InputError(f"{path}: training.{key} {training[key]!r} is no whole number")
-    if not 0 <= training.get("seed", 0) <= MAX_SEED:
-        raise InputError(f"{path}: training.seed {training['seed']!r} is no number from 0 to {MAX_SEED}")
-    data = training.get("data", [])
-    if not isinstance(data, list) or not all(isinstance(source, str) for source in data):
-        raise InputError(f"{path}: training.data {data!r} is no list of names")
-    if training.get("start") is not None:
-        check_training(training["start"], path)
-
-
 def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
-    """Raise an `InputError` if a card lacks something or says the impossible."""
+    """Raise an `InputError` if a card lacks something or says something impossible."""
     check_training(card.get("training", {}), path)
     missing = [key for key in _NEEDED[stage] if key not in card]
     if missing:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")
-    size = card["input_size"]
-    if not isinstance(size, int) or size < 32 or (stage == "segmentation" and size % 32):
-        wanted = "multiple of 32" if stage == "segmentation" else "whole number from 32 on"
-        raise InputError(f"{path}: input_size {size!r} is no {wanted}")
-    if not isinstance(card["architecture"], str):
-        raise InputError(f"{path}: architecture {card['architecture']!r} is no name")
-    point = card["operating_point"] if isinstance(card["operating_point"], dict) else {}
-    for key, most in _POINTS[stage].items():
-        value = point.get(key)
-        if not _is_number(value, 0, most):
-            raise InputError(f"{path}: operating_point.{key} {value!r} is no number from 0 to {most:g}")
-    if not _is_number(point.get("volume_threshold", 0.5), 0, 1):
-        told = point["volume_threshold"]
-        raise InputError(f"{path}: operating_point.volume_threshold {told!r} is no number from 0 to 1")
-    channels = card.get("decoder_channels", [1] * 5)
-    if not isinstance(channels, list) or len(channels) != 5 or not all(isinstance(n, int) and n > 0 for n in channels):
-        raise InputError(f"{path}: decoder_channels {channels!r} are not five whole numbers")
-    if not isinstance(card.get("encoder", ""), str):
-        raise InputError(f"{path}: encoder {card['encoder']!r} is no name")
-    if "normalization" in card:
-        _check_normalization(card["normalization"], path)
-    if stage == "classification":
-        _check_trust(card, path)
+    _check(card, _RULES[stage], path)
 
 
-def _check_normalization(told: Any, path: Path) -> None:
-    facts = _as_object(told, "normalization", path)
-    for key, least in (("mean", -_MOST), ("std", 1e-6)):
-        three = facts.get(key)
-        if not isinstance(three, list) or len(three) != 3 or not all(_is_number(n, least) for n in three):
-            wanted = "numbers above 0" if key == "std" else "numbers"
-            raise InputError(f"{path}: normalization.{key} {three!r} are not three {wanted}")
+def check_training(training: Any, path: Path) -> None:
+    """Raise an `InputError` if what a card says of a training, or of the initial weights' training, is impossible."""
+    _check({"training": training}, (_object("training"),), path)
+    _check(training, _TRAINING, path, "training.")
+    if training.get("start") is not None:
+        check_training(training["start"], path)
 
 
-def _check_trust(card: dict[str, Any], path: Path) -> None:
-    """What says when to believe a classifier: each part may be absent, none may be nonsense."""
-    if "calibration" in card:
-        temperature = _as_object(card["calibration"], "calibration", path).get("temperature")
-        if not _is_number(temperature, *_TEMPERATURES):
-            low, high = _TEMPERATURES
-            raise InputError(f"{path}: calibration.temperature {temperature!r} is no number from {low:g} to {high:g}")
-    if "conformal" in card:
-        told = _as_object(card["conformal"], "conformal", path).get("thresholds")
-        thresholds = _as_object(told, "conformal.thresholds", path)
-        if set(thresholds) != set(CLASSES):
-            raise InputError(f"{path}: conformal.thresholds are for {sorted(thresholds)}, not for {sorted(CLASSES)}")
-        for name, value in thresholds.items():
-            if value is not None and not _is_number(value, 0, 1):
-                raise InputError(
-                    f"{path}: conformal.thresholds.{name} {value!r} is neither a number from 0 to 1 nor null"
-                )
-    if "refusal" in card:
-        refusal = _as_object(card["refusal"], "refusal", path)
-        if not isinstance(refusal.get("layer"), str):
-            raise InputError(f"{path}: refusal.layer {refusal.get('layer')!r} is no name")
-        for key in ("bias", "limit"):
-            if not _is_number(refusal.get(key)):
-                raise InputError(f"{path}: refusal.{key} {refusal.get(key)!r} is no number")
+def _check(card: Mapping[str, Any], rules: Iterable[_Rule], path: Path, prefix: str = "") -> None:
+    for rule in rules:
+        *parents, key = rule.key.split(".")
+        place: Any = card
+        for parent in parents:  # each is an object if it is there: its own rule comes first
+            place = None if place is None else place.get(parent)
+        if place is None or (rule.optional and key not in place):
+            continue
+        if not rule.holds(place.get(key)):
+            raise InputError(f"{path}: {prefix}{rule.key} {place.get(key)!r} is not {rule.what}")
 
 
-def _as_object(value: Any, name: str, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: {name} {value!r} is no JSON object")
-    return value
-
-
-def _is_number(value: Any, low: float = -_MOST, high: float = _MOST) -> bool:
-    """Whether a value of a card is a number of a range; truths are none, nor is the NaN that Python's JSON knows."""
+def _is_number(value: Any, low: float = -_LARGEST, high: float = _LARGEST) -> bool:
+    """Whether a value is a number of a range; True and the NaN that Python's JSON reads are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_whole(value: Any, low: int, high: float = _LARGEST) -> bool:
+    return isinstance(value, int) and _is_number(value, low, high)
+
+
+def _is_list(value: Any, holds: Callable[[Any], bool], length: int | None = None) -> bool:
+    return isinstance(value, list) and length in (None, len(value)) and all(map(holds, value))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _object(key: str) -> _Rule:
+    return _Rule(key, "a JSON object", lambda value: isinstance(value, dict), optional=True)
+
+
+def _name(key: str) -> _Rule:
+    return _Rule(key, "a name", _is_name)
+
+
+def _number(key: str, low: float, high: float, optional: bool = False) -> _Rule:
+    return _Rule(key, f"a number from {low:g} to {high:g}", lambda value: _is_number(value, low, high), optional)
+
+
+_TRAINING = (
+    _Rule("fold", "a whole number from 0 on", lambda value: _is_whole(value, 0), True),
+    _Rule("seed", f"a whole number from 0 to {MAX_SEED}", lambda value: _is_whole(value, 0, MAX_SEED), True),
+    _Rule("data", "a list of names", lambda value: _is_list(value, _is_name), True),
+    _object("patient_hashes"),
+    *(_Rule(f"patient_hashes.{part}", "a list of hashes", lambda value: _is_list(value, _is_name)) for part in PARTS),
+    _Rule("patient_hashes.start", "a list of hashes or null", lambda value: value is None or _is_list(value, _is_name)),
+)
+_NORMALIZATION = (
+    _object("normalization"),
+    _Rule("normalization.mean", "a list of three numbers", lambda value: _is_list(value, _is_number, 3)),
+    _Rule(
+        "normalization.std",
+        "a list of three numbers above 0",
+        lambda value: _is_list(value, lambda number: _is_number(number, 1e-6), 3),
+    ),
+)
+_NEEDED = {
+    "classification": ("architecture", "classes", "input_size", "operating_point"),
+    "segmentation": ("architecture", "encoder", "decoder_channels", "input_size", "operating_point"),
+}
+_RULES = {
+    "classification": (
+        _Rule("input_size", "a whole number from 32 on", lambda value: _is_whole(value, 32)),
+        _name("architecture"),
+        _object("operating_point"),
+        _number("operating_point.tumor_threshold", 0, 1),
+        _number("operating_point.volume_threshold", 0, 1, optional=True),
+        *_NORMALIZATION,
+        _object("calibration"),
+        _number("calibration.temperature", *_TEMPERATURES),
+        _object("conformal"),
+        _Rule(
+            "conformal.thresholds",
+            f"a JSON object with a threshold for each of {', '.join(CLASSES)}",
+            lambda value: isinstance(value, dict) and set(value) == set(CLASSES),
+        ),
+        *(
+            _Rule(
+                f"conformal.thresholds.{name}",
+                "a number from 0 to 1 or null",
+                lambda value: value is None or _is_number(value, 0, 1),
+            )
+            for name in CLASSES
+        ),
+        _object("refusal"),
+        _name("refusal.layer"),
+        *(_Rule(f"refusal.{key}", "a number", _is_number) for key in ("bias", "limit")),
+    ),
+    "segmentation": (
+        _Rule("input_size", "a multiple of 32", lambda value: _is_whole(value, 32) and value % 32 == 0),
+        _name("architecture"),
+        _name("encoder"),
+        _Rule(
+            "decoder_channels",
+            "a list of five whole numbers above 0",
+            lambda value: _is_list(value, lambda channels: _is_whole(channels, 1), 5),
+        ),
+        _object("operating_point"),
+        _number("operating_point.mask_threshold", 0, 1),
+        _number("operating_point.min_lesion_px", 0, 1e9),
+        *_NORMALIZATION,
+    ),
+}

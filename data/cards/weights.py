@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,23 @@ def save_weights(state: dict[str, torch.Tensor], path: Path, card: dict[str, Any
         "precision": "fp16",
         "sha256": sha256_of(path),
     }
-    write_text(path.with_suffix(".json"), json.dumps(full, indent=2) + "\n")
+    write_text(path.with_suffix(".json"), card_text(full))
     return full
+
+
+_HASH_LIST = re.compile(r'\[\n\s+"[0-9a-f]{12}"(,\n\s+"[0-9a-f]{12}")*\n\s+\]')
+_HASHES_A_LINE = 7
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """A card as JSON to be read: a key a line, and hashes of patients seven a line."""
+
+    def short(match: re.Match[str]) -> str:
+        hashes, indent = match[0].split()[1:-1], " " * 8
+        lines = [indent + " ".join(hashes[i : i + _HASHES_A_LINE]) for i in range(0, len(hashes), _HASHES_A_LINE)]
+        return "\n".join(["[", *lines, " " * 6 + "]"])
+
+    return _HASH_LIST.sub(short, json.dumps(card, indent=2)) + "\n"
 
 
 def checked_content(path: Path, card: dict[str, Any]) -> bytes:
@@ -59,10 +75,10 @@ def checked_content(path: Path, card: dict[str, Any]) -> bytes:
 
 
 def read_arrays(path: Path, prefix: str) -> dict[str, NDArray[Any]]:
-    """Those tensors of a weight file whose name begins with a prefix, as NumPy arrays; nothing else is read.
+    """The tensors of a weight file whose names begin with a prefix, as NumPy arrays. The others are not read.
 
     Raises:
-        InputError: No valid safetensors file.
+        InputError: It is not a valid safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -70,7 +86,7 @@ def read_arrays(path: Path, prefix: str) -> dict[str, NDArray[Any]]:
         with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     except SafetensorError as error:
-        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+        raise InputError(f"{path}: not a valid safetensors file ({error})") from None
 
 
 def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -91,12 +107,12 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
     try:
         state = load(content)
     except SafetensorError as error:
-        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+        raise InputError(f"{path}: not a valid safetensors file ({error})") from None
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, card
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a ``.safetensors`` or ``.pth`` file; nothing but tensors is unpickled.
+    """The tensors of a ``.safetensors`` or ``.pth`` file. Nothing but tensors is unpickled.
 
     Raises:
         InputError: No such file, or it holds no tensors.
@@ -112,7 +128,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise InputError(f"{path}: no valid safetensors file ({error})") from None
+        raise InputError(f"{path}: not a valid safetensors file ({error})") from None
     except Exception as error:  # torch.load raises a different type for every way a file can be wrong
         raise InputError(f"{path}: cannot be loaded as weights ({type(error).__name__})") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
@@ -128,10 +144,10 @@ def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path
         InputError: The state is of another architecture.
     """
     own = model.state_dict()
-    wanted = {name for name in own if not name.endswith("num_batches_tracked")}
-    wrong = [n for n in wanted if n not in state or state[n].shape != own[n].shape] + [n for n in state if n not in own]
+    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    wrong = [n for n in needed if n not in state or state[n].shape != own[n].shape] + [n for n in state if n not in own]
     if wrong:
         raise InputError(
             f"{path}: the checkpoint is of another architecture ({len(wrong)} tensors do not fit, such as {wrong[0]})"
         )
-    model.load_state_dict(state, strict=False)  # strict but for the batch counters, which carry no knowledge
+    model.load_state_dict(state, strict=False)  # only batch counters may be missing: they carry no knowledge

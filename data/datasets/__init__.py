@@ -1,1 +1,1 @@
-"""Labelled data sets: their layouts, patients, folds and near-duplicates."""
+"""Labeled data sets: their layouts, patients, folds and near-duplicates."""

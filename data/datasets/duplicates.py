@@ -1,10 +1,10 @@
-"""Which slices of a data set show the same picture: equal files, re-encoded copies, mirror images."""
+"""Slices that show the same picture (equal files, copies, mirror images), and how a split keeps them together."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,13 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.datasets.folds import Split
+from tumorlens.data.datasets.lgg import is_lgg_slice
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 
-_THE_SAME = 0.9999  # correlation that only equal pixels reach
-_BLOCK = 1000  # rows of the likeness matrix at a time: 5000 slices need 20 MB for it, not 100
+# Correlation of two signatures from which two slices count as one picture, re-encoded, rescaled or mirrored. Measured
+# on BRISC against figshare: 99 % of 3937 known copies lie above 0.991, every pair of different patients below 0.961.
+NEAR_DUPLICATE = 0.985
+CLUSTER = "alike-"  # begins the name of a group of look-alikes that stands in for an unknown patient
+
+_GRID = 24  # a slice's signature is a picture of this many pixels squared
+_EQUAL = 0.9999  # correlation that only equal pixels reach
+_BLOCK = 1000  # rows of the correlation matrix at a time: 5000 slices need 20 MB for it, not 100
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Pair:
     Attributes:
         first: Index of the earlier one.
         second: Index of the later one.
-        likeness: Correlation of their signatures, the better of the two as they are and one mirrored.
+        likeness: Correlation of their signatures, as they are or with one mirrored, whichever is higher.
         mirrored: Whether it was the mirror image.
     """
 
@@ -38,96 +45,11 @@ class Pair:
     mirrored: bool
 
 
-def alike_pairs(signatures_nd: NDArray[np.float32]) -> list[Pair]:
-    """All pairs of slices that `near_duplicates` takes for one picture, the closest first."""
-    pairs = []
-    for start in range(0, len(signatures_nd), _BLOCK):
-        block = signatures_nd[start : start + _BLOCK]
-        for i, j, likeness in near_duplicates(block, signatures_nd[start:]):
-            if j > i:
-                plain = float(block[i] @ signatures_nd[start + j])
-                pairs.append(Pair(start + i, start + j, likeness, likeness > plain + 1e-5))
-    return sorted(pairs, key=lambda pair: (-pair.likeness, pair.first, pair.second))
-
-
-def telling_pairs(samples: Sequence[Sample], signatures_nd: NDArray[np.float32]) -> list[Pair]:
-    """The pairs of `alike_pairs` but for those that `alike_by_nature` explains."""
-    pairs = alike_pairs(signatures_nd)
-    return [pair for pair in pairs if not alike_by_nature(samples[pair.first], samples[pair.second])]
-
-
-def of_one_volume(first: Sample, second: Sample) -> bool:
-    """Whether two slices are neighbours in one file, which look alike by nature."""
-    return first.image == second.image and first.place != second.place
-
-
-def contradict(first: Sample, second: Sample, pair: Pair) -> bool:
-    """Whether two look-alikes have labels that cannot both be right.
-
-    Tumor and no_tumor of one patient can: the last slice with a lesion and the first without look alike. Only the very
-    same picture cannot be both.
-    """
-    if not first.label or not second.label or first.label == second.label or of_one_volume(first, second):
-        return False
-    healthy = CLASSES[NO_TUMOR] in (first.label, second.label)
-    neighbours = healthy and bool(first.patient) and first.patient == second.patient
-    return not neighbours or pair.likeness >= _THE_SAME
-
-
-def equal_files(paths: Sequence[Path]) -> list[list[Path]]:
-    """Groups of two and more files with the same bytes (SHA-256). Files that cannot be read are left out."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in dict.fromkeys(paths):
-        try:
-            by_size[path.stat().st_size].append(path)
-        except OSError:
-            continue
-    by_hash: dict[str, list[Path]] = defaultdict(list)
-    for same_size in by_size.values():
-        for path in same_size if len(same_size) > 1 else ():
-            try:
-                by_hash[sha256_of(path)].append(path)
-            except OSError:
-                continue
-    return [group for group in by_hash.values() if len(group) > 1]
-
-
-def group_patients(samples: Sequence[Sample], pairs: Sequence[Pair]) -> list[int]:
-    """A group per sample: slices of one patient, and slices that look alike, are in one group, and so is all that
-    hangs together by such links."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    first_of: dict[str, int] = {}
-    links = [(first_of.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
-    links += [(pair.first, pair.second) for pair in pairs]
-    rows, columns = [a for a, _ in links], [b for _, b in links]
-    graph = coo_matrix((np.ones(len(links)), (rows, columns)), shape=(len(samples), len(samples)))
-    return [int(group) for group in connected_components(graph, directed=False)[1]]
-
-
-_GRID = 24  # a slice's signature is a picture of this many pixels squared
-
-# Correlation of two signatures from which two slices count as one picture, re-encoded, rescaled or mirrored. Measured
-# on BRISC against figshare: 99 % of 3937 known copies lie above 0.991, every pair of different patients below 0.961.
-NEAR_DUPLICATE = 0.985
-CLUSTER = "alike-"  # begins the name of a patient that is a group of look-alikes, for want of the set's own
-
-
-def leaking(samples: Sequence[Sample], split: Split, signatures_nd: NDArray[np.float32]) -> list[int]:
-    """The test slices that a network may have learnt by heart: of a patient who also trains or validates, or a
-    near-duplicate of such a slice."""
-    learnt = split.train + split.validation
-    patients = {samples[i].patient for i in learnt if samples[i].patient}
-    copies = {j for _, j, _ in _across(samples, learnt, split.test, signatures_nd)}
-    return [i for i in split.test if i in copies or samples[i].patient in patients]
-
-
 def signatures(images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Small zero-mean, unit-norm pictures of prepared slices; their dot product is a correlation, -1 to 1.
 
     Args:
-        images_nhw: ``(n, size, size)`` output of `data.preprocessing.preprocess.Preprocess`, so frames no longer matter.
+        images_nhw: ``(n, size, size)`` output of `data.preprocessing.preprocess.Preprocess`, which removes frames.
 
     Returns:
         ``(n, 576)``.
@@ -148,31 +70,76 @@ def near_duplicates(
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
+def alike_pairs(signatures_nd: NDArray[np.float32]) -> list[Pair]:
+    """All pairs of slices that `near_duplicates` takes for one picture, the closest first."""
+    pairs = []
+    for start in range(0, len(signatures_nd), _BLOCK):
+        block = signatures_nd[start : start + _BLOCK]
+        for i, j, likeness in near_duplicates(block, signatures_nd[start:]):
+            if j > i:
+                unmirrored = float(block[i] @ signatures_nd[start + j])
+                pairs.append(Pair(start + i, start + j, likeness, likeness > unmirrored + 1e-5))
+    return sorted(pairs, key=lambda pair: (-pair.likeness, pair.first, pair.second))
+
+
+def copy_pairs(samples: Sequence[Sample], signatures_nd: NDArray[np.float32]) -> list[Pair]:
+    """The pairs of `alike_pairs` without those that `alike_by_nature` explains."""
+    pairs = alike_pairs(signatures_nd)
+    return [pair for pair in pairs if not alike_by_nature(samples[pair.first], samples[pair.second])]
+
+
 def alike_by_nature(first: Sample, second: Sample) -> bool:
-    """Whether the look-alikes say nothing: both are slices of volumes whose patients the set itself tells.
+    """Whether a likeness means nothing, because both are slices of volumes whose patients the set itself names.
 
-    Whole volumes kept slice by slice (`data.datasets.lgg`; known by each picture's mask beside it, and by the channel that is
-    taken) have slices near the vertex that look alike in any two heads; there the set says better whose they are.
+    In whole volumes that are stored slice by slice, slices near the vertex look alike in any two heads, and the set
+    knows better whose they are. Such sets are those of `data.datasets.lgg`: each picture has its mask beside it, and
+    one of its channels is taken.
     """
-    from tumorlens.data.datasets.lgg import is_lgg_slice  # which reads data sets, as does who calls this
-
     return all(is_lgg_slice(s) and s.channel is not None and not s.patient.startswith(CLUSTER) for s in (first, second))
 
 
-def _across(
-    samples: Sequence[Sample], first: Sequence[int], second: Sequence[int], signatures_nd: NDArray[np.float32]
-) -> list[tuple[int, int, float]]:
-    """Near-duplicates ``(i, j, correlation)`` of two parts that count, by their place among the samples."""
-    pairs = ((first[i], second[j], r) for i, j, r in near_duplicates(signatures_nd[first], signatures_nd[second]))
-    return [(i, j, r) for i, j, r in pairs if not alike_by_nature(samples[i], samples[j])]
+def of_one_volume(first: Sample, second: Sample) -> bool:
+    """Whether two slices come from one file, where neighbors always look alike."""
+    return first.image == second.image and first.place != second.place
+
+
+def labels_contradict(first: Sample, second: Sample, pair: Pair) -> bool:
+    """Whether two look-alikes have labels that cannot both be right.
+
+    Tumor and no_tumor of one patient can both be right: the last slice with a lesion and the first one without look
+    alike. Only equal pictures cannot be both.
+    """
+    if not first.label or not second.label or first.label == second.label or of_one_volume(first, second):
+        return False
+    healthy = CLASSES[NO_TUMOR] in (first.label, second.label)
+    neighbors = healthy and bool(first.patient) and first.patient == second.patient
+    return not neighbors or pair.likeness >= _EQUAL
+
+
+def equal_files(paths: Sequence[Path]) -> list[list[Path]]:
+    """Groups of two and more files with the same bytes (SHA-256). Files that cannot be read are left out."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in dict.fromkeys(paths):
+        try:
+            by_size[path.stat().st_size].append(path)
+        except OSError:
+            continue
+    by_hash: dict[str, list[Path]] = defaultdict(list)
+    for same_size in by_size.values():
+        for path in same_size if len(same_size) > 1 else ():
+            try:
+                by_hash[sha256_of(path)].append(path)
+            except OSError:
+                continue
+    return [group for group in by_hash.values() if len(group) > 1]
 
 
 def check_near_duplicates(samples: Sequence[Sample], split: Split, signatures_nd: NDArray[np.float32]) -> None:
-    """Raise an `InputError` that names the pair if a slice, or its mirror image, lies on both sides of a split."""
+    """Raise an `InputError` with the closest pair if a slice, or its mirror image, lies in two parts of a split."""
     parts = (("training", split.train), ("validation", split.validation), ("test", split.test))
     for a, (name_a, members_a) in enumerate(parts):
         for name_b, members_b in parts[a + 1 :]:
-            pairs = _across(samples, members_a, members_b, signatures_nd)
+            pairs = _pairs_across(samples, members_a, members_b, signatures_nd)
             if pairs:
                 i, j, likeness = pairs[0]
                 raise InputError(
@@ -184,39 +151,70 @@ def check_near_duplicates(samples: Sequence[Sample], split: Split, signatures_nd
 def drop_near_duplicates(
     samples: Sequence[Sample], split: Split, signatures_nd: NDArray[np.float32]
 ) -> tuple[Split, list[int]]:
-    """Take every patient with a near-duplicate in a later part out of the earlier one: training gives way to
-    validation, both give way to test.
+    """The split without look-alikes in two parts. A patient with a near-duplicate in a later part leaves the earlier
+    one: training gives way to validation, and both give way to test.
 
     Returns:
         The clean split, and the indices that were taken out.
     """
-    gone: set[int] = set()
+    removed: set[int] = set()
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     for early, late in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        members = {i for i, _, _ in _across(samples, parts[early], parts[late], signatures_nd)}
+        members = {i for i, _, _ in _pairs_across(samples, parts[early], parts[late], signatures_nd)}
         patients = {samples[i].patient for i in members if samples[i].patient}
-        gone |= {i for i in parts[early] if i in members or samples[i].patient in patients}
-    clean = Split(*([i for i in members if i not in gone] for members in parts.values()))
-    return clean, sorted(gone)
+        removed |= {i for i in parts[early] if i in members or samples[i].patient in patients}
+    clean = Split(*([i for i in members if i not in removed] for members in parts.values()))
+    return clean, sorted(removed)
+
+
+def leaking(samples: Sequence[Sample], split: Split, signatures_nd: NDArray[np.float32]) -> list[int]:
+    """Indices of the test slices that a network may know by heart: slices of a patient who also trains or validates,
+    and near-duplicates of such a patient's slices."""
+    learned = split.train + split.validation
+    patients = {samples[i].patient for i in learned if samples[i].patient}
+    copies = {j for _, j, _ in _pairs_across(samples, learned, split.test, signatures_nd)}
+    return [i for i in split.test if i in copies or samples[i].patient in patients]
+
+
+def group_patients(samples: Sequence[Sample], pairs: Sequence[Pair]) -> list[int]:
+    """A group number per sample. Slices of one patient, slices that look alike, and all that such links connect are in
+    one group."""
+    first_of: dict[str, int] = {}
+    links = [(first_of.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
+    return _connected(len(samples), links + [(pair.first, pair.second) for pair in pairs])
 
 
 def group_by_likeness(samples: Sequence[Sample], signatures_nd: NDArray[np.float32]) -> list[Sample]:
-    """Give samples without a patient one patient per cluster of near-duplicates, so that folds keep them together."""
-    from dataclasses import replace
+    """The samples, with one invented patient for each group of near-duplicates whose patient is unknown, so that folds
+    keep them together."""
+    links = [(i, j) for i, j, _ in near_duplicates(signatures_nd, signatures_nd)]
+    groups = _connected(len(samples), links)
+    patients = {s.patient for s in samples}  # a set that was divided before may hold such groups
+    return [s if s.patient else replace(s, patient=_unused(n, patients)) for s, n in zip(samples, groups, strict=True)]
 
+
+def _connected(n: int, links: Sequence[tuple[int, int]]) -> list[int]:
+    """The number of the connected component of each of n nodes."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    pairs = near_duplicates(signatures_nd, signatures_nd)
-    rows, columns = [p[0] for p in pairs], [p[1] for p in pairs]
-    graph = coo_matrix((np.ones(len(pairs)), (rows, columns)), shape=(len(samples), len(samples)))
-    _, cluster = connected_components(graph, directed=False)
-    taken = {s.patient for s in samples}  # a set that was divided before may hold such groups
-    return [s if s.patient else replace(s, patient=_unused(c, taken)) for s, c in zip(samples, cluster, strict=True)]
+    rows, columns = [a for a, _ in links], [b for _, b in links]
+    graph = coo_matrix((np.ones(len(links)), (rows, columns)), shape=(n, n))
+    return [int(component) for component in connected_components(graph, directed=False)[1]]
 
 
-def _unused(cluster: int, taken: set[str]) -> str:
-    name = f"{CLUSTER}{cluster}"
-    while name in taken:
+def _unused(number: int, patients: set[str]) -> str:
+    name = f"{CLUSTER}{number}"
+    while name in patients:
         name += "+"
     return name
+
+
+def _pairs_across(
+    samples: Sequence[Sample], first: Sequence[int], second: Sequence[int], signatures_nd: NDArray[np.float32]
+) -> list[tuple[int, int, float]]:
+    """Near-duplicates ``(i, j, correlation)`` between two parts, as indices into the samples, without those that
+    `alike_by_nature` explains."""
+    pairs = near_duplicates(signatures_nd[first], signatures_nd[second])
+    across = [(first[i], second[j], likeness) for i, j, likeness in pairs]
+    return [(i, j, likeness) for i, j, likeness in across if not alike_by_nature(samples[i], samples[j])]

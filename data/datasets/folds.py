@@ -1,4 +1,4 @@
-"""Patient-grouped, stratified folds, and the check that nothing is on both sides of a split."""
+"""Patient-grouped, stratified folds, and the check that no patient is on both sides of a split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N_FOLDS = 5
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into a list of samples."""
+    """The three parts of a data set, as indices into a list of samples."""
 
     train: list[int]
     validation: list[int]
@@ -26,25 +26,25 @@ class Split:
 
 
 def share_of_patients(samples: Sequence[Sample], members: Sequence[int], share: float, seed: int = 0) -> list[int]:
-    """Those of some slices that belong to a share of their patients; a larger share holds all of a smaller one.
+    """The slices of a random share of the patients. A larger share holds all of a smaller one.
 
     Args:
         samples: All slices; each needs a patient.
         members: Indices of the slices to choose from.
-        share: Above 0, at most 1; of each class at least one patient stays.
-        seed: Of the choice.
+        share: Above 0, at most 1; at least one patient of each class stays.
+        seed: Another seed, another choice.
     """
     if share >= 1:
         return list(members)
-    labels: dict[str, str] = {}  # of a patient with and without a tumor, the tumor
+    labels: dict[str, str] = {}  # a patient with tumor and healthy slices counts as the tumor
     for i in members:
         labels[samples[i].patient] = max(labels.get(samples[i].patient, ""), samples[i].label, key=_is_tumor)
-    kept: set[str] = set()
+    chosen: set[str] = set()
     for label in sorted(set(labels.values())):
-        patients = sorted(patient for patient, its in labels.items() if its == label)
+        patients = sorted(patient for patient, own_label in labels.items() if own_label == label)
         order = np.random.default_rng((seed, len(patients))).permutation(len(patients))
-        kept |= {patients[i] for i in order[: max(1, round(share * len(patients)))]}
-    return [i for i in members if samples[i].patient in kept]
+        chosen |= {patients[i] for i in order[: max(1, round(share * len(patients)))]}
+    return [i for i in members if samples[i].patient in chosen]
 
 
 def _is_tumor(label: str) -> bool:
@@ -52,9 +52,9 @@ def _is_tumor(label: str) -> bool:
 
 
 def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
-    """Test on fold k, validate on fold k+1, train on the others (docs: protocols P1 and P2).
+    """The split that tests on fold k, validates on fold k+1 and trains on the others (docs: protocols P1 and P2).
 
-    Folds are the data set's own where every sample has one, else made by `make_folds`.
+    The folds are the data set's own where every sample has one, else those of `make_folds`.
 
     Raises:
         InputError: There is no such fold, or a patient lies in two of the parts.
@@ -85,12 +85,13 @@ def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
 def split_official(
     samples: Sequence[Sample], seed: int = 0, drop: bool = False, check: bool = True
 ) -> tuple[Split, list[int]]:
-    """The data set's own train and test parts; without a validation part, a fifth of the training patients.
+    """The split into the data set's own parts. Where it has no validation part, a fifth of the training patients is it.
 
     Args:
         samples: All slices.
-        seed: Of the validation part that is made.
-        drop: Take patients who lie in two parts out of the earlier one, as `drop_near_duplicates` does.
+        seed: Another seed, another validation part.
+        drop: Take patients who lie in two parts out of the earlier one, as
+            `data.datasets.duplicates.drop_near_duplicates` does.
         check: Whether patients who still lie in two parts are an error.
 
     Returns:
@@ -108,31 +109,31 @@ def split_official(
         folds = make_folds([samples[i] for i in train], seed=seed)
         validation = [i for i, f in zip(train, folds, strict=True) if f == 0]
         train = [i for i, f in zip(train, folds, strict=True) if f != 0]
-    split, gone = Split(train, validation, test), []
+    removed: set[int] = set()
     if drop:
         tested = {samples[i].patient for i in test if samples[i].patient}
         validated = {samples[i].patient for i in validation if samples[i].patient}
-        gone = [i for i in validation if samples[i].patient in tested]
-        gone += [i for i in train if samples[i].patient in tested | validated]
-        left = set(gone)
-        split = Split([i for i in train if i not in left], [i for i in validation if i not in left], test)
+        removed |= {i for i in validation if samples[i].patient in tested}
+        removed |= {i for i in train if samples[i].patient in tested | validated}
+    split = Split(*([i for i in part if i not in removed] for part in (train, validation, test)))
     if check:
         check_patients(samples, split)
-    return split, sorted(gone)
+    return split, sorted(removed)
 
 
 def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0) -> list[int]:
     """A fold per sample: grouped by patient, stratified by label (scikit-learn's StratifiedGroupKFold).
 
-    Samples without a patient form groups of their own; merge near-duplicates first with `group_by_likeness`.
+    A sample without a patient is a group of its own; merge near-duplicates first with
+    `data.datasets.duplicates.group_by_likeness`.
 
     Raises:
-        InputError: Fewer patients than folds, fewer slices of every class, or a seed that is none.
+        InputError: There are fewer patients than folds, or fewer slices of every class, or the seed is out of range.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     if not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed {seed} is no number from 0 to {MAX_SEED}")
+        raise InputError(f"seed {seed} is not a number from 0 to {MAX_SEED}")
     groups = [s.patient or f"sample-{i}" for i, s in enumerate(samples)]
     if len(set(groups)) < n_folds:
         raise InputError(f"{len(set(groups))} patients are too few for {n_folds} folds")
@@ -148,7 +149,7 @@ def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0)
 
 
 def check_patients(samples: Sequence[Sample], split: Split) -> None:
-    """Raise an `InputError` that names both samples if a patient lies in two parts of a split."""
+    """Raise an `InputError` that names two samples if a patient lies in two parts of a split."""
     first: dict[str, tuple[str, Sample]] = {}
     for part, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
         for i in members:

@@ -1,88 +1,122 @@
-"""What a user names as data: a folder, an index, or ``INDEX@FOLDER``."""
+"""What a user names as data (a folder, an index, or ``INDEX@FOLDER``), and the one reader of index files."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from tumorlens.data.datasets.folders import (
-    SPLIT_FOLDERS,
-)
-from tumorlens.data.datasets.sample import Sample, slices_of
+from tumorlens.data.datasets.folders import SPLIT_FOLDERS
+from tumorlens.data.datasets.listing import Listing, Row
+from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import canonical_label
 from tumorlens.data.scan import ACQUISITION
 
-CHANNELS = 3  # of a colour picture
+CHANNELS = 3  # of a color picture
 
 
-def load_index(index: Path, label_map: Mapping[str, str] | None = None, root: str | Path | None = None) -> list[Sample]:
-    """Samples of an index file; see `load_samples`."""
-    base = Path(root) if root is not None else index.parent
-    try:
-        with index.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"image", "label"} - set(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"{index}: this is no CSV file in UTF-8") from None
-    if missing:
-        raise InputError(f"{index}: the column {' and '.join(sorted(missing))} is missing")
-    samples: list[Sample] = []
-    for number, row in rows:
-        if not any(value for value in row.values() if isinstance(value, str)):
-            continue
-        try:
-            samples.extend(_index_row(row, base, label_map))
-        except InputError as error:
-            raise InputError(f"{index} line {number}: {error}") from None
-    if not samples:
-        raise InputError(f"{index}: the index has no rows")
-    return samples
+def read_index(
+    index: Path, root: Path, label_map: Mapping[str, str] | None = None, channel: int | None = None
+) -> Listing:
+    """The rows of an index, and everything that is wrong with them.
 
-
-def _index_row(row: Mapping[str, str | None], base: Path, label_map: Mapping[str, str] | None) -> list[Sample]:
-    """The sample of one row, or the slices of its volume."""
-    for column in ("image", "label"):
-        if not row[column]:
-            raise InputError(f"{column} is empty")
-    image = base / str(row["image"])
-    mask = base / str(row["mask"]) if row.get("mask") else None
-    for path in (image, mask):
-        if path is not None and not path.is_file():
-            raise InputError(f"no such file {path}")
-    fold = _number(row, "fold", 0)
-    split = SPLIT_FOLDERS.get((row.get("official_split") or row.get("split") or "").lower(), "")
-    label = canonical_label(str(row["label"]), label_map)
-    channel = _number(row, "channel", 0, CHANNELS - 1)
-    cut = row.get("cut") or ACQUISITION
-    sample = Sample(image, label, row.get("patient") or "", mask, fold, split, channel=channel, plane=cut)
-    every = _number(row, "every", 1) or 1
-    return slices_of(sample)[::every]
-
-
-def _number(row: Mapping[str, str | None], column: str, least: int, most: int | None = None) -> int | None:
-    """The whole number in a column, or none where it is empty."""
-    return whole_number((row.get(column) or "").strip(), column, least, most)
-
-
-def whole_number(text: str, column: str, least: int, most: int | None = None) -> int | None:
-    """The whole number that a cell holds, or none where it is empty.
+    Args:
+        index: A CSV file; see `data.datasets.load.load_samples` for its columns.
+        root: The folder at which its paths start.
+        label_map: The user's own label names -> classes.
+        channel: The channel to take of color pictures instead of those that the index names.
 
     Raises:
-        InputError: It holds something else, or a number out of its range.
+        InputError: The file is not a CSV file, lacks a column, or has no rows.
     """
+    listing = Listing(root, index)
+    first: dict[tuple[Path, str, int | None], str] = {}
+    for number, cells in _cells(index):
+        row = _read_row(cells, listing, f"line {number}", label_map, channel)
+        if row is None:
+            continue
+        listing.rows.append(row)
+        content = row.sample.image, row.sample.plane, row.sample.channel
+        other = first.setdefault(content, row.where)
+        if other != row.where:
+            listing.report(row.where, "repeated_row", f"{cells['image']} is in {other} already", stops=False)
+    return listing
+
+
+def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and cells by column of the rows that are not blank; a missing cell is empty."""
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restkey="more cells than columns", restval="")
+            missing = {"image", "label"} - set(reader.fieldnames or ())
+            rows = [(reader.line_num, {k: v for k, v in row.items() if isinstance(v, str)}) for row in reader]
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{index}: this is not a CSV file in UTF-8") from None
+    if missing:
+        raise InputError(f"{index}: the column {' and '.join(sorted(missing))} is missing")
+    rows = [(number, cells) for number, cells in rows if any(cells.values())]
+    if not rows:
+        raise InputError(f"{index}: the index has no rows")
+    return rows
+
+
+def _read_row(
+    cells: Mapping[str, str], listing: Listing, where: str, label_map: Mapping[str, str] | None, channel: int | None
+) -> Row | None:
+    """One row; None where its image is not there. Its problems go to the listing."""
+    report = partial(listing.report, where)
+    for column in ("image", "label"):
+        if not cells[column]:
+            report("bad_row", f"{column} is empty")
+    paths = {column: listing.root / cells[column] for column in ("image", "mask") if cells.get(column)}
+    missing = [column for column, path in paths.items() if not path.is_file()]
+    for column in missing:
+        report("missing_file", f"no such file {paths[column]}")
+    label = ""
+    if cells["label"]:
+        try:
+            label = canonical_label(cells["label"], label_map)
+        except InputError as error:
+            report("unknown_label", str(error))
+    fold = _number(cells, "fold", report, 0)
+    every = _number(cells, "every", report, 1)
+    own_channel = _number(cells, "channel", report, 0, CHANNELS - 1)
+    split = cells.get("official_split") or cells.get("split") or ""
+    if split and split.lower() not in SPLIT_FOLDERS:
+        report("bad_row", f"split {split!r} is not train, validation or test and counts as train", stops=False)
+    if "image" not in paths or "image" in missing:
+        return None
+    sample = Sample(
+        paths["image"],
+        label,
+        cells.get("patient", ""),
+        None if "mask" in missing else paths.get("mask"),
+        fold,
+        SPLIT_FOLDERS.get(split.lower(), ""),
+        channel=own_channel if channel is None else channel,
+        plane=cells.get("cut") or ACQUISITION,
+    )
+    return Row(sample, where, every or 1, mask_missing="mask" in missing)
+
+
+def _number(
+    cells: Mapping[str, str], column: str, report: Callable[[str, str], None], least: int, most: int | None = None
+) -> int | None:
+    """The whole number in a column; None where the cell is empty or holds something else, which is reported."""
+    text = cells.get(column, "").strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-        up_to = "on" if most is None else f"to {most}"
-        raise InputError(f"{column} {text!r} is no whole number from {least} {up_to}")
-    return int(text)
+    if text.isdecimal() and least <= int(text) and (most is None or int(text) <= most):
+        return int(text)
+    up_to = "on" if most is None else f"to {most}"
+    report("bad_row", f"{column} {text!r} is not a whole number from {least} {up_to}")
+    return None
 
 
 def find_index(source: str | Path) -> tuple[Path | None, Path]:
-    """The index file of a data set, or none, and the folder that its paths start at."""
+    """The index file of a data set, or None, and the folder at which its paths start."""
     pair = index_at(str(source))
     if pair is not None:
         return pair
@@ -93,9 +127,9 @@ def find_index(source: str | Path) -> tuple[Path | None, Path]:
 
 
 def index_at(source: str, is_index: Callable[[Path], bool] = Path.is_file) -> tuple[Path, Path] | None:
-    """Index and folder of ``INDEX@FOLDER``, or none where the source is a path of its own or names no index.
+    """Index and folder of ``INDEX@FOLDER``, or None where the source is a path of its own or names no index.
 
-    Names may hold an ``@`` themselves: of the places to part them, one where both are there wins, then the last.
+    Names may hold an ``@`` themselves. Of the places to part them, one where both are there wins, then the last one.
 
     Args:
         source: As the user wrote it.

@@ -3,102 +3,93 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tumorlens.data.datasets.folders import SPLIT_FOLDERS, class_named
-from tumorlens.data.datasets.sample import Sample, channel_of, has_colour
+from tumorlens.data.datasets.folders import SPLIT_FOLDERS, class_named, with_masks
+from tumorlens.data.datasets.listing import Listing, Row
+from tumorlens.data.datasets.sample import PICTURE_SUFFIXES, Sample, channel_of, has_color
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.masks.read import read_mask
 
 FLAIR = 1
-_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _MASK = re.compile(r"_mask$", re.IGNORECASE)
 
 
-def is_lgg_set(source: Path, label_map: Mapping[str, str] | None = None) -> bool:
-    """Whether a folder holds folders with pairs of ``X.tif`` and ``X_mask.tif``, none of them named for a class or a
-    split, nor within a folder of another class than glioma."""
-    folders = _patient_folders(source)
+def is_lgg_set(scans: Mapping[Path, Sequence[Path]], root: Path, label_map: Mapping[str, str] | None = None) -> bool:
+    """Whether folders below the root hold pairs of ``X.tif`` and ``X_mask.tif``, and no folder is named for a class or
+    a split or lies within a folder of another class than glioma.
+
+    Args:
+        scans: Scans by folder, see `data.datasets.folders.scans_below`.
+        root: The data folder.
+        label_map: The user's own label names -> classes.
+    """
+    folders = _patient_folders(scans, root)
     if not any(map(_has_pair, folders.values())):
         return False
-    above = {part for folder in folders for part in folder.relative_to(source).parts[:-1]}
+    above = {part for folder in folders for part in folder.relative_to(root).parts[:-1]}
     if any(class_named(part, label_map) not in ("", "glioma") for part in above):
         return False
     return not any(f.name.lower() in SPLIT_FOLDERS or class_named(f.name, label_map) for f in folders)
 
 
 def is_lgg_slice(sample: Sample) -> bool:
-    """Whether a sample is one that `load_lgg_folder` could give: a picture of a known patient, its mask beside it."""
+    """Whether a sample is a picture of a known patient with its mask beside it, as `list_lgg_folder` gives them."""
     image, mask = sample.image, sample.mask
     if mask is None or not sample.patient or sample.from_volume:
         return False
-    return mask.parent == image.parent and mask != image and _MASK.sub("", mask.stem) == image.stem
+    return mask.parent == image.parent and mask != image and _MASK.sub("", mask.stem).lower() == image.stem.lower()
 
 
-def load_lgg_folder(source: Path, channel: int | None = None) -> list[Sample]:
-    """Samples of the LGG segmentation set (M. Buda et al., Computers in Biology and Medicine 2019), and of your own
-    pictures laid out so: ``PATIENT/NAME_k.tif`` and ``PATIENT/NAME_k_mask.tif``, in order of patient and slice k.
+def list_lgg_folder(listing: Listing, scans: Mapping[Path, Sequence[Path]], channel: int | None = None) -> None:
+    """List the LGG segmentation set (M. Buda et al., Computers in Biology and Medicine 2019), or your own pictures in
+    its layout: ``PATIENT/NAME_k.tif`` and ``PATIENT/NAME_k_mask.tif``, in order of patient and slice k.
 
-    The three channels of a picture are the pre-contrast, FLAIR and post-contrast slice; where a patient had no pre- or
+    The three channels of a picture are the pre-contrast, FLAIR and post-contrast slice. Where a patient had no pre- or
     post-contrast sequence, the set's authors filled its channel with FLAIR. The masks outline the FLAIR abnormality.
     Every patient has a glioma: a slice is ``glioma`` where its mask has a pixel, else ``no_tumor``. A tumor-free slice
     with one value everywhere shows nothing and is left out.
 
     Args:
-        source: The folder of the patients' folders.
-        channel: Which channel to take; by default FLAIR of colour pictures, and grey ones as they are.
+        listing: Takes the rows and the problems.
+        scans: Scans by folder, see `data.datasets.folders.scans_below`.
+        channel: Which channel to take. By default FLAIR of color pictures, and gray ones as they are.
 
     Raises:
-        InputError: A picture without a mask or the reverse, a patient in two folders, a mask of another size, an
-            unreadable file, a grey picture of which a channel was asked for.
+        InputError: Every slice has one value everywhere.
     """
-    seen: dict[str, Path] = {}
-    samples: list[Sample] = []
-    for folder, pictures in _patient_folders(source).items():
-        other = seen.setdefault(folder.name, folder)
+    first: dict[str, Path] = {}
+    for folder, pictures in _patient_folders(scans, listing.root).items():
+        other = first.setdefault(folder.name, folder)
         if other != folder:
-            raise InputError(f"{source}: patient {folder.name} has two folders, {other} and {folder}")
-        for image, mask in _pairs(pictures):
-            samples += _slice(image, mask, folder.name, channel)
-    if not samples:
-        raise InputError(f"{source}: every slice has one value everywhere")
-    return samples
+            listing.report(folder, "repeated_patient", f"patient {folder.name} has another folder, {other}")
+        masks = [picture for picture in pictures if _MASK.search(picture.stem)]
+        images = [picture for picture in pictures if picture not in masks]
+        pairs = with_masks(images, masks, listing)
+        for image, mask in sorted(pairs, key=lambda pair: _slice_order(pair[0].stem)):
+            row = _row(Sample(image, "", folder.name, mask, channel=channel), listing)
+            listing.rows += [row] if row is not None else []
+    if not listing.rows and not listing.problems:
+        raise InputError(f"{listing.root}: every slice has one value everywhere")
 
 
-def _patient_folders(source: Path) -> dict[Path, list[Path]]:
-    """Folders below the source that hold pictures, and those pictures, masks among them."""
-    found = {}
-    for folder in sorted(p for p in source.rglob("*") if p.is_dir()):
-        pictures = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _SUFFIXES and p.name[0] != "."]
-        if pictures:
-            found[folder] = pictures
-    return found
+def _patient_folders(scans: Mapping[Path, Sequence[Path]], root: Path) -> dict[Path, list[Path]]:
+    """Folders below the root that hold pictures, and those pictures, masks among them."""
+    pictures = {
+        folder: [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+        for folder, files in scans.items()
+        if folder != root
+    }
+    return {folder: files for folder, files in pictures.items() if files}
 
 
-def _has_pair(pictures: list[Path]) -> bool:
+def _has_pair(pictures: Sequence[Path]) -> bool:
     stems = {p.stem for p in pictures}
     return any(_MASK.sub("", stem) in stems for stem in stems if _MASK.search(stem))
-
-
-def _pairs(pictures: list[Path]) -> list[tuple[Path, Path]]:
-    """A patient's slices with their masks, by slice number."""
-    masks: dict[str, Path] = {}
-    images: dict[str, Path] = {}
-    for path in pictures:
-        kind, stem = (masks, _MASK.sub("", path.stem)) if _MASK.search(path.stem) else (images, path.stem)
-        other = kind.setdefault(stem, path)
-        if other != path:
-            raise InputError(f"{path}: there is also {other.name}, and only one of them can be the slice")
-    for stem, image in images.items():
-        if stem not in masks:
-            raise InputError(f"{image}: the picture has no mask {stem}_mask{image.suffix} beside it")
-    for stem, mask in masks.items():
-        if stem not in images:
-            raise InputError(f"{mask}: the mask has no picture {stem}{mask.suffix} beside it")
-    return [(images[stem], masks[stem]) for stem in sorted(images, key=_slice_order)]
 
 
 def _slice_order(stem: str) -> tuple[str, int, str]:
@@ -106,15 +97,21 @@ def _slice_order(stem: str) -> tuple[str, int, str]:
     return (stem[: number.start()], int(number[0]), stem) if number else (stem, -1, stem)
 
 
-def _slice(image: Path, mask: Path, patient: str, channel: int | None) -> list[Sample]:
-    """The sample of one slice, or none if there is nothing to see on it."""
-    scan = open_scan(image, constant=True)
-    if channel is None and has_colour(scan):
-        channel = FLAIR
-    shown = scan.voxels if channel is None else channel_of(scan, channel)
-    sick = bool(read_mask(mask, scan).any())
+def _row(sample: Sample, listing: Listing) -> Row | None:
+    """The row of one slice, with its label and channel; None if there is nothing to see on it."""
+    image, mask = sample.image, sample.mask
+    if mask is None:
+        listing.report(image, "missing_file", f"the picture has no mask {image.stem}_mask{image.suffix} beside it")
+        return Row(sample, mask_missing=True)
+    try:
+        scan = open_scan(image, constant=True)
+        channel = FLAIR if sample.channel is None and has_color(scan) else sample.channel
+        shown = scan.voxels if channel is None else channel_of(scan, channel)
+        sick = bool(read_mask(mask, scan).any())
+    except InputError as error:
+        return Row(sample, error=str(error))
     if shown.min() == shown.max():
-        if sick:
-            raise InputError(f"{image}: the mask shows a tumor where the picture has one value everywhere")
-        return []
-    return [Sample(image, "glioma" if sick else CLASSES[NO_TUMOR], patient, mask, channel=channel)]
+        if not sick:
+            return None
+        return Row(sample, error=f"{image}: the mask shows a tumor where the picture has one value everywhere")
+    return Row(replace(sample, label="glioma" if sick else CLASSES[NO_TUMOR], channel=channel))

@@ -1,4 +1,4 @@
-"""A sample of a data set, and how it is read: picture or slice of a volume, its mask, its channel."""
+"""A sample of a data set (a picture or a slice of a volume), and how its pixels and its mask are read."""
 
 from __future__ import annotations
 
@@ -17,48 +17,9 @@ from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.scan import ACQUISITION, Scan
 
-_FLAT = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mat")  # names of what has one slice
-
-
-def slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float = 0.25) -> list[Sample]:
-    """The sample itself if it is a picture; of a volume the slices that teach: those with a clear lesion, and those
-    with enough of the head and no lesion.
-
-    Raises:
-        InputError: A volume with a tumor's label and no mask does not tell which slices show it.
-    """
-    # Thousands of pictures need not be opened twice.
-    if sample.image.name.lower().endswith(_FLAT) and sample.plane == ACQUISITION:
-        return [sample]
-    scan = open_cut(sample)
-    sample = replace(sample, patient=sample.patient or patient_in_file(scan))  # folds may be made before it is read
-    if scan.n_slices == 1:
-        return [sample]
-    if sample.mask is None and sample.label not in ("", CLASSES[0]):
-        raise InputError(f"{sample.image}: a volume labelled {sample.label} needs a mask that says in which slices")
-    mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
-    lesion = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
-    tissue = tissue_shares(scan)
-    untold = not sample.label and sample.mask is None  # neither that there is a lesion, nor that there is none
-    samples = []
-    for k in np.flatnonzero((tissue >= min_tissue_share * tissue.max()) & (tissue > 0)):
-        if 0 < lesion[k] < min_lesion_px:
-            continue
-        samples.append(
-            replace(
-                sample,
-                label=sample.label if lesion[k] or untold else CLASSES[0],
-                patient=sample.patient or str(sample.image),  # neighbouring slices must not part
-                mask=sample.mask if lesion[k] else None,
-                slice_index=int(k),
-                volume_label=sample.label,
-                volume_mask=sample.mask,
-            )
-        )
-    return samples
-
-
-_PICTURES = ("png", "jpeg", "tiff", "bmp", "webp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_ONE_SLICE = (*PICTURE_SUFFIXES, ".mat")  # endings of files that are never a volume
+_PICTURES = ("png", "jpeg", "tiff", "bmp", "webp")  # formats of scans
 
 
 @dataclass(frozen=True)
@@ -68,16 +29,16 @@ class Sample:
     Attributes:
         image: The scan's file.
         label: One of `data.labels.CLASSES`, or empty where the set has masks only.
-        patient: The patient's pseudonym; empty where the set does not tell.
-        mask: The mask's file, or none.
-        fold: The set's own fold, or none.
+        patient: The patient's pseudonym; empty where the set does not give one.
+        mask: The mask's file, or None.
+        fold: The set's own fold, or None.
         split: ``"train"``, ``"validation"`` or ``"test"`` where the set has an official one, else empty.
-        slice_index: Which slice of a volume, or none for a picture.
-        channel: Which channel of a colour picture is the scan, from 0; none takes their brightness.
+        slice_index: Which slice of a volume, from 0; None for a picture.
+        channel: Which channel of a color picture is the scan, from 0; None takes their brightness.
         plane: How the volume is cut, see `data.scan.Scan.with_plane`.
         source: Which of a run's data sets it comes from, from 0.
-        volume_label: What the set says of the whole volume that the slice is of; empty for a picture.
-        volume_mask: The mask of that volume, or none.
+        volume_label: The set's label of the whole volume; empty for a picture.
+        volume_mask: The mask of that volume, or None.
     """
 
     image: Path
@@ -95,11 +56,12 @@ class Sample:
 
     @property
     def name(self) -> str:
+        """The file, and of a volume the slice: ``"t1.nii.gz[coronal 12]"``."""
         return f"{self.image}[{self.place}]" if self.place else str(self.image)
 
     @property
     def from_volume(self) -> bool:
-        """A slice of a volume, and no picture."""
+        """Whether it is a slice of a volume and not a picture."""
         return self.slice_index is not None
 
     @property
@@ -110,13 +72,56 @@ class Sample:
         return str(self.slice_index) if self.plane == ACQUISITION else f"{self.plane} {self.slice_index}"
 
 
+def slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float = 0.25) -> list[Sample]:
+    """The sample itself if it is a picture. Of a volume, the slices that teach: those with a clear lesion, and those
+    without a lesion that show enough of the head.
+
+    Args:
+        sample: A file.
+        min_lesion_px: A slice with a smaller lesion, in pixels, is left out.
+        min_tissue_share: A slice with less tissue, as a share of the fullest slice's, is left out.
+
+    Raises:
+        InputError: The volume or its mask cannot be read, or a volume with a tumor's label has no mask.
+    """
+    # Thousands of pictures need not be opened twice.
+    if sample.image.name.lower().endswith(_ONE_SLICE) and sample.plane == ACQUISITION:
+        return [sample]
+    scan = open_cut(sample)
+    sample = replace(sample, patient=sample.patient or patient_in_file(scan))  # folds may be made before it is read
+    if scan.n_slices == 1:
+        return [sample]
+    if sample.mask is None and sample.label not in ("", CLASSES[NO_TUMOR]):
+        raise InputError(f"{sample.image}: a volume labeled {sample.label} needs a mask that says in which slices")
+    mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
+    lesion_px = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
+    tissue = tissue_shares(scan)
+    unknown = not sample.label and sample.mask is None  # nobody says whether there is a lesion
+    samples = []
+    for k in np.flatnonzero((tissue >= min_tissue_share * tissue.max()) & (tissue > 0)):
+        if 0 < lesion_px[k] < min_lesion_px:
+            continue
+        samples.append(
+            replace(
+                sample,
+                label=sample.label if lesion_px[k] or unknown else CLASSES[NO_TUMOR],
+                patient=sample.patient or str(sample.image),  # neighboring slices must stay together
+                mask=sample.mask if lesion_px[k] else None,
+                slice_index=int(k),
+                volume_label=sample.label,
+                volume_mask=sample.mask,
+            )
+        )
+    return samples
+
+
 @dataclass(frozen=True)
 class Reading:
     """A sample's arrays.
 
     Attributes:
-        image: The slice as `data.scan.Scan.slice` shows it.
-        mask: 0 and 1 in the same view, or none if the set gives none for it.
+        image: ``(rows, columns)`` or ``(rows, columns, 3)``, the slice as `data.scan.Scan.slice` shows it.
+        mask: ``(rows, columns)``, 0 and 1; None if the set has none for it.
         aspect: Height of a pixel over its width.
         sample: The sample, with the patient that the file itself names where the set names none.
     """
@@ -128,17 +133,17 @@ class Reading:
 
 
 def read_sample(sample: Sample) -> Reading:
-    """Read a sample's slice and its mask.
+    """A sample's slice and its mask, read from the files.
 
     Raises:
-        InputError: The scan or the mask cannot be read, their shapes or places differ, or the file's own label is not
-            the set's.
+        InputError: The scan or the mask cannot be read, their shapes or places differ, or the label in the file differs
+            from that of the set.
     """
     scan = open_scan(sample.image) if sample.slice_index is None else open_cut(sample)
     index = sample.slice_index or 0
-    said = scan.annotation
-    if said is not None and said.label and sample.label and said.label != sample.label:
-        raise InputError(f"{sample.image}: the file says {said.label}, the data set {sample.label}")
+    own_label = scan.annotation.label if scan.annotation is not None else None
+    if own_label and sample.label and own_label != sample.label:
+        raise InputError(f"{sample.image}: the file says {own_label}, the data set {sample.label}")
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))
     mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)
     image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
@@ -146,31 +151,35 @@ def read_sample(sample: Sample) -> Reading:
 
 
 def open_cut(sample: Sample) -> Scan:
-    """A sample's volume in the sample's plane. The last one is kept, for its slices follow each other."""
+    """A sample's volume in the sample's plane. The last file stays open, because its slices follow each other.
+
+    Raises:
+        InputError: The file cannot be read, or has no such plane.
+    """
     state = sample.image.stat()
-    scan = _open_kept(sample.image, state.st_mtime_ns, state.st_size)
+    scan = _open_cached(sample.image, state.st_mtime_ns, state.st_size)
     return scan if sample.plane == ACQUISITION else scan.with_plane(sample.plane)
 
 
 @lru_cache(maxsize=1)
-def _open_kept(path: Path, _changed_ns: int, _size: int) -> Scan:
+def _open_cached(path: Path, _changed_ns: int, _size: int) -> Scan:
     return open_scan(path)
 
 
 def channel_of(scan: Scan, channel: int) -> NDArray[np.generic]:
-    """One channel of a colour picture, ``(rows, columns)``.
+    """One channel of a color picture, ``(rows, columns)``.
 
     Raises:
-        InputError: A volume or a grey picture, which have no channels.
+        InputError: The scan is a volume or a gray picture, which have no channels.
     """
-    if not has_colour(scan):
-        what = "a volume" if scan.volume else "grey"
+    if not has_color(scan):
+        what = "a volume" if scan.volume else "gray"
         raise InputError(f"{scan.path}: channel {channel} was asked for, but the scan is {what}")
     return scan.voxels if scan.voxels.ndim == 2 else np.ascontiguousarray(scan.voxels[..., channel])
 
 
-def has_colour(scan: Scan) -> bool:
-    """Whether a scan is a picture with three channels in its file, be they equal."""
+def has_color(scan: Scan) -> bool:
+    """Whether a scan is a picture with three channels in its file, even if they are equal."""
     if scan.volume or scan.voxels.ndim == 3:
         return not scan.volume
     if scan.path is None or scan.format not in _PICTURES:
@@ -182,10 +191,10 @@ def has_colour(scan: Scan) -> bool:
 
 
 def has_truth(sample: Sample) -> bool:
-    """Whether a sample says where the tumor is: by a mask, inside a MATLAB file, or by having none."""
+    """Whether it is known where the tumor is: by a mask, by the content of a MATLAB file, or because there is none."""
     if sample.mask is not None or sample.label in ("", CLASSES[NO_TUMOR]):
         return True
     if sample.image.suffix.lower() != ".mat":
         return False
-    said = open_scan(sample.image).annotation
-    return said is not None and said.mask is not None
+    annotation = open_scan(sample.image).annotation
+    return annotation is not None and annotation.mask is not None

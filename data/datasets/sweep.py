@@ -1,4 +1,4 @@
-"""Every slice of a data set once and in order: a volume is opened once, and a bad file does not stop the others."""
+"""One walk over every slice of a data set: each volume is opened once, and a bad file does not stop the others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tumorlens.data.preprocessing.preprocess import PreparedSlice, Preprocess
 
 @dataclass(frozen=True)
 class Swept:
-    """A slice that was read and prepared, or the reason why it could not be.
+    """A slice that was read and prepared.
 
     Attributes:
         index: Its place among the samples.
         reading: The arrays as the file has them.
         prepared: The network's input.
-        mask: ``(size, size)`` uint8, 0 and 1, in the grid of `prepared`; none if the set gives none.
+        mask: ``(size, size)`` uint8, 0 and 1, in the grid of `prepared`; None if the set has none.
     """
 
     index: int
@@ -34,7 +34,12 @@ class Swept:
 
 @dataclass(frozen=True)
 class Unread:
-    """A slice that could not be read or prepared, and why."""
+    """A slice that could not be read or prepared.
+
+    Attributes:
+        index: Its place among the samples.
+        reason: Why, in one sentence that names the file.
+    """
 
     index: int
     reason: str
@@ -43,11 +48,11 @@ class Unread:
 def sweep(
     samples: Sequence[Sample], preprocess: Preprocess, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[Swept | Unread]:
-    """Read and prepare the slices one by one; only one file is held at a time.
+    """The slices of a data set, read and prepared one by one. Only one file is held in memory.
 
     Args:
-        samples: What to read; the slices of a volume stand side by side, as `data.datasets.load.load_samples` gives them.
-        preprocess: What prepares them.
+        samples: The slices; those of a volume stand side by side, as `data.datasets.load.load_samples` gives them.
+        preprocess: Prepares each slice.
         progress: Called with the number of slices done and of all.
     """
     done = 0
@@ -70,7 +75,7 @@ def sweep(
 
 
 def _file(member: tuple[int, Sample]) -> tuple[str, str] | int:
-    """What the slices of one volume in one plane share; every picture is its own."""
+    """A key that the slices of one volume in one plane share, and that each picture has alone."""
     i, sample = member
     return i if sample.slice_index is None else (str(sample.image), sample.plane)
 
@@ -92,7 +97,7 @@ def _readings(members: list[tuple[int, Sample]]) -> Iterator[tuple[int, Reading 
         k = sample.slice_index or 0
         try:
             if sample.channel is not None:
-                channel_of(scan, sample.channel)  # a volume has none, and says so
+                channel_of(scan, sample.channel)  # raises: a volume has no channels
         except InputError as error:
             yield i, error
             continue

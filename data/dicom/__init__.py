@@ -1,1 +1,1 @@
-"""DICOM in and out."""
+"""DICOM: series in (reader, series, study), segmentations out (seg)."""

@@ -1,4 +1,4 @@
-"""What every DICOM object made of a scan has in common: whose it is, which instances it comes of, what made it."""
+"""What all DICOM results of a scan share: the patient and study, references to the source, the algorithm."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 MANUFACTURER = "tumorlens"
 RESEARCH_ONLY = "for research only"
 
-# Offsets to a hundredfold of the source's series number, so that the results are listed beside their source.
+# Added to the source's series number times 100, so that viewers list the results beside their source.
 SEGMENTATION_SERIES, REPORT_SERIES, OVERLAY_SERIES = 1, 2, 3
 
-# The names under which archives file: they are passed on as they are, even where they break the standard's length.
+# Archives file by these names. They are passed on unchanged, even if they are longer than the standard allows.
 _FILED_UNDER = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName")
 _FILED_UNDER_IF_GIVEN = ("IssuerOfPatientID",)
 _DATES = ("PatientBirthDate", "StudyDate", "StudyTime")
@@ -43,7 +43,7 @@ class Algorithm:
         name: Such as ``"tumorlens Res-U-Net (resnet50)"``.
         package_version: Version of the program.
         weights_sha256: SHA-256 of the weights, or empty.
-        parameters: What it was run with.
+        parameters: Its settings, by name.
     """
 
     name: str
@@ -53,18 +53,18 @@ class Algorithm:
 
     @property
     def version(self) -> str:
-        """Package version and the beginning of the weights' hash."""
+        """Package version and the first 12 digits of the weights' hash."""
         weights = f", weights {self.weights_sha256[:12]}" if self.weights_sha256 else ""
         return self.package_version + weights
 
     @property
     def serial_number(self) -> str:
-        """What stands for the Device Serial Number that the standard wants of equipment: the weights' hash."""
+        """The Device Serial Number, which the standard requires of equipment: the weights' hash."""
         return self.weights_sha256[:64] or self.package_version
 
 
 def source_of(scan: Scan) -> DicomSource:
-    """The scan's source instances, each with the UIDs by which it can be referred to.
+    """The scan's source instances, each with the UIDs that a reference to it needs.
 
     Raises:
         InputError: The scan was not read from DICOM, or an instance lacks such a UID.
@@ -80,42 +80,42 @@ def source_of(scan: Scan) -> DicomSource:
 
 
 def uid(dataset: Dataset, name: str) -> str:
-    """A UID without the padding that some writers leave, empty where there is none."""
+    """A UID without the padding that some writers leave; empty if there is none."""
     return text_of(dataset, name)
 
 
 def frame_of_reference(source: DicomSource) -> str:
     """Frame of Reference UID of the source.
 
-    Where the header has none, one is made from the Series Instance UID, and so is the same in every result of the
-    series: the slices of one series share their coordinates, whether or not the header names them.
+    The slices of one series share their coordinates, whether or not the header names a frame of reference. If it names
+    none, the UID is made from the Series Instance UID, so that all results of a series have the same.
 
     Raises:
         InputError: The instances lie in different frames of reference.
     """
     from pydicom.uid import generate_uid
 
-    found = {uid(dataset, "FrameOfReferenceUID") for dataset in source.datasets} - {""}
-    if len(found) > 1:
+    uids = {uid(dataset, "FrameOfReferenceUID") for dataset in source.datasets} - {""}
+    if len(uids) > 1:
         raise InputError("the slices of the DICOM source lie in different frames of reference")
-    return found.pop() if found else str(generate_uid(entropy_srcs=[uid(source.datasets[0], "SeriesInstanceUID")]))
+    return uids.pop() if uids else str(generate_uid(entropy_srcs=[uid(source.datasets[0], "SeriesInstanceUID")]))
 
 
 def reference_to(dataset: Dataset) -> Dataset:
-    """A header with the UIDs of an instance and nothing of the patient, for highdicom to refer to.
+    """A header with the UIDs of an instance, without the patient, as a source for highdicom.
 
-    highdicom reads whom an object belongs to from its source and stops at values that break the standard. It gets
-    none of them; `inherit` writes them afterwards.
+    highdicom copies the patient from an object's source, and raises on values that break the standard. It gets none of
+    them here; `inherit` writes them afterwards.
     """
     from pydicom.dataset import Dataset
 
-    made = Dataset()
+    header = Dataset()
     for name in _REQUIRED:
-        setattr(made, name, uid(dataset, name))
+        setattr(header, name, uid(dataset, name))
     for name in (*_FILED_UNDER, *_DATES, "PatientSex"):
-        setattr(made, name, "")
-    made.Modality = "MR"
-    return made
+        setattr(header, name, "")
+    header.Modality = "MR"
+    return header
 
 
 def reference_item(dataset: Dataset, frame: int | None = None) -> Dataset:
@@ -123,7 +123,7 @@ def reference_item(dataset: Dataset, frame: int | None = None) -> Dataset:
 
     Args:
         dataset: A source instance.
-        frame: From 0; none for all of them.
+        frame: From 0; none for all frames.
     """
     from pydicom.dataset import Dataset
 
@@ -137,37 +137,37 @@ def reference_item(dataset: Dataset, frame: int | None = None) -> Dataset:
     return item
 
 
-def inherit(made: Dataset, source: DicomSource) -> None:
-    """Give an object the patient and study of its source (Patient and General Study Module, PS3.3 C.7.1.1, C.7.2.1).
+def inherit(dataset: Dataset, source: DicomSource) -> None:
+    """Write patient and study of the source into an object (Patient and General Study Module, PS3.3 C.7.1.1, C.7.2.1).
 
-    All text becomes UTF-8. Dates and codes that break the standard are left empty; names and numbers under which an
-    archive files are passed on unchanged. Free text on the patient is not passed on.
+    All text becomes UTF-8. Dates and codes that break the standard are left empty. Names and numbers by which archives
+    file are passed on unchanged. Free text about the patient is not passed on.
     """
     header = source.datasets[0]
-    made.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SpecificCharacterSet = "ISO_IR 192"
     for name in _FILED_UNDER:
-        _put(made, name, text_of(header, name))
+        _put(dataset, name, text_of(header, name))
     for name in _FILED_UNDER_IF_GIVEN:
         if text_of(header, name):
-            _put(made, name, text_of(header, name))
+            _put(dataset, name, text_of(header, name))
     for name in _DATES:
-        _put(made, name, text_of(header, name) if _is_valid(name, text_of(header, name)) else "")
+        _put(dataset, name, text_of(header, name) if _is_valid(name, text_of(header, name)) else "")
     for name in _TEXTS_IF_GIVEN:
         if text_of(header, name) and _is_valid(name, text_of(header, name)):
-            _put(made, name, text_of(header, name))
+            _put(dataset, name, text_of(header, name))
     for name, allowed in _CODES.items():
-        given = text_of(header, name).upper()
-        if given in allowed or name == "PatientSex":
-            _put(made, name, given if given in allowed else "")
-    if "PatientIdentityRemoved" in made and "DeidentificationMethod" not in made:
-        _put(made, "DeidentificationMethod", "as the source images say")  # the standard wants one where it is YES
+        code = text_of(header, name).upper()
+        if code in allowed or name == "PatientSex":
+            _put(dataset, name, code if code in allowed else "")
+    if "PatientIdentityRemoved" in dataset and "DeidentificationMethod" not in dataset:
+        _put(dataset, "DeidentificationMethod", "as the source images say")  # which the standard requires then
 
 
 def series_number(source: DicomSource, offset: int) -> int:
-    """A hundredfold of the source's Series Number plus an offset, or the offset where that is no valid IS."""
-    given = number(source.datasets[0], "SeriesNumber")
-    wanted = 100 * int(given) + offset if given is not None and given >= 0 else offset
-    return wanted if wanted <= _LARGEST_IS else offset
+    """The source's Series Number times 100 plus an offset; the offset alone if that is not a valid IS."""
+    of_source = number(source.datasets[0], "SeriesNumber")
+    result = 100 * int(of_source) + offset if of_source is not None and of_source >= 0 else offset
+    return result if result <= _LARGEST_IS else offset
 
 
 def new_series(source: DicomSource, offset: int) -> dict[str, Any]:
@@ -185,11 +185,11 @@ def new_series(source: DicomSource, offset: int) -> dict[str, Any]:
 
 
 @contextmanager
-def highdicom_at_work(what: str) -> Iterator[None]:
-    """Turns whatever highdicom or pydicom raise on a strange source into an `InputError`.
+def highdicom_errors(what: str) -> Iterator[None]:
+    """Turn the errors that highdicom and pydicom raise on a strange source into an `InputError`.
 
     Args:
-        what: What is being made, such as ``"DICOM segmentation"``.
+        what: The object in the making, such as ``"DICOM segmentation"``.
     """
     try:
         yield
@@ -200,10 +200,10 @@ def highdicom_at_work(what: str) -> Iterator[None]:
         raise InputError(f"no {what} can be made of this series: {reason}") from error
 
 
-def save_dicom(path: Path, made: Dataset) -> None:
+def save_dicom(path: Path, dataset: Dataset) -> None:
     """Write a DICOM file (PS3.10), whole or not at all."""
     with whole_file(path) as part:
-        made.save_as(part, enforce_file_format=True)
+        dataset.save_as(part, enforce_file_format=True)
 
 
 def _is_valid(name: str, text: str) -> bool:
@@ -218,12 +218,12 @@ def _is_valid(name: str, text: str) -> bool:
     return "\\" not in text
 
 
-def _put(made: Dataset, name: str, text: str) -> None:
+def _put(dataset: Dataset, name: str, text: str) -> None:
     from pydicom import config
     from pydicom.datadict import dictionary_VR, tag_for_keyword
     from pydicom.dataelem import DataElement
 
     tag = tag_for_keyword(name)
     assert tag is not None
-    # Unchecked, because pydicom's warnings on what breaks the standard quote it: no patient's name on the terminal.
-    made[tag] = DataElement(tag, dictionary_VR(tag), text, validation_mode=config.IGNORE)
+    # Unchecked, because pydicom's warnings quote values that break the standard: no patient's name on the terminal.
+    dataset[tag] = DataElement(tag, dictionary_VR(tag), text, validation_mode=config.IGNORE)

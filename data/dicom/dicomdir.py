@@ -1,4 +1,4 @@
-"""DICOMDIR: the file of a disk or an export that lists the others (PS3.3 F.3)."""
+"""DICOMDIR: the file of a disk or an export that lists its other files (PS3.3 F.3)."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ _CLASS = "1.2.840.10008.1.3.10"
 
 
 def is_dicomdir(path: Path) -> bool:
-    """Whether a DICOM file is a directory of others."""
+    """Whether a DICOM file is a DICOMDIR."""
     try:
-        named = text(read_header(path, ("SOPClassUID", "DirectoryRecordSequence")), "SOPClassUID")
+        sop_class = text(read_header(path, ("SOPClassUID", "DirectoryRecordSequence")), "SOPClassUID")
     except InputError:
         return False
-    return named == _CLASS or path.name.upper() == "DICOMDIR"
+    return sop_class == _CLASS or path.name.upper() == "DICOMDIR"
 
 
 def read_dicomdir(path: Path) -> tuple[list[Path], int]:
-    """The files that a DICOMDIR lists, and the number of those that are not there.
+    """The files that a DICOMDIR lists, and how many of them are missing.
 
     Raises:
-        InputError: Damaged, or none of its files is there.
+        InputError: The DICOMDIR is damaged, or all of its files are missing.
     """
     records = value(read_header(path), "DirectoryRecordSequence") or []
     root, files, missing = path.parent.resolve(), [], 0
     for record in records:
         parts = [part for part in text(record, "ReferencedFileID").split("\\") if part]
         if not parts or root not in root.joinpath(*parts).resolve().parents:
-            continue  # no record of a file, or one that leads out of the medium
+            continue  # not the record of a file, or one that leads out of the medium
         file = _on_disk(path.parent, parts)
         if file is None or root not in file.resolve().parents:
             missing += 1
         else:
             files.append(file)
     if not files:
-        what = f"none of the {missing} files it lists is there" if missing else "it lists no file"
-        raise InputError(f"{path}: {what}")
+        raise InputError(
+            f"{path}: all of the {missing} files that it lists are missing" if missing else f"{path}: it lists no file"
+        )
     return files, missing
 
 
 def _on_disk(folder: Path, parts: list[str]) -> Path | None:
-    """The listed file, also where the disk was mounted in small letters or a copy added ``.dcm``; none if gone."""
+    """The listed file, or none if it is missing. Names in small letters and with ``.dcm`` behind them count, too."""
     exact = folder.joinpath(*parts)
     if exact.is_file():
         return exact
     place = folder
     for depth, part in enumerate(parts):
-        wanted = {part.lower()} if depth < len(parts) - 1 else {part.lower(), f"{part.lower()}.dcm"}
-        place = next((p for p in sorted(place.iterdir()) if p.name.lower() in wanted), place / part)
+        names = {part.lower()} if depth < len(parts) - 1 else {part.lower(), f"{part.lower()}.dcm"}
+        place = next((p for p in sorted(place.iterdir()) if p.name.lower() in names), place / part)
         if not place.exists():
             return None
     return place if place.is_file() else None

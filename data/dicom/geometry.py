@@ -1,7 +1,7 @@
 """Where the images of a series lie in space: sorted, checked, and put on one regular grid.
 
-The order is that of the positions along the normal of the image plane; neither file names nor instance numbers say
-where an image lies. Every departure from a regular stack is told in words, together with what was done about it.
+Images are sorted by their positions along the normal of the image plane, because neither file names nor instance
+numbers say where an image lies. Every departure from a regular grid is reported in words, with what was done about it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from tumorlens.data.scan import checked_affine
 _SAME_DIRECTION = 5e-3  # of a direction cosine, about 0.3 degrees; scanners round theirs to 1e-4 or better
 _SAME_PLACE_MM = 0.01
 _REGULAR = 0.05  # an image may lie off the grid by this share of the slice distance and count as on it
-_MAX_OFF_GRID = 0.75  # beyond this share there is no saying which slice an image is
+_MAX_OFF_GRID = 0.75  # beyond this share the slice of an image is not known
 _TILT_DEG = 0.2
-_LARGEST_GAP = 2.0  # distance of slices by their thickness; more is hardly ever acquired
+_LARGEST_GAP = 2.0  # distance of slices divided by their thickness; more is hardly ever acquired
 
 
 @dataclass(frozen=True)
-class Plane:
-    """One image of a series.
+class ImagePlane:
+    """One image of a series and its place in space (Image Plane Module, PS3.3 C.7.6.2).
 
     Attributes:
-        place: Index of its file, and of the frame in it.
+        place: Index of its file, and of the frame in the file.
         shape: Rows, columns.
         orientation: ``(6,)`` Image Orientation (Patient), or none.
         position: ``(3,)`` Image Position (Patient), LPS mm, or none.
         spacing: Pixel Spacing: distance of rows, of columns, mm; or none.
         thickness: Slice Thickness in mm, or none.
         between: Spacing Between Slices in mm, or none.
-        volume: What tells apart the volumes of a series that holds several at one place, by name.
-        order: What else orders the images at one place.
+        volume_key: Name and value of everything that may differ between the volumes of a series that holds several at
+            one place, such as the echo time.
+        sort_key: Sorts the images at one place that `volume_key` does not tell apart.
     """
 
     place: tuple[int, int]
@@ -48,82 +49,85 @@ class Plane:
     spacing: tuple[float, float] | None
     thickness: float | None = None
     between: float | None = None
-    volume: tuple[tuple[str, Any], ...] = ()
-    order: tuple[Any, ...] = ()
+    volume_key: tuple[tuple[str, Any], ...] = ()
+    sort_key: tuple[Any, ...] = ()
 
     @property
     def normal(self) -> NDArray[np.float64]:
-        assert self.orientation is not None  # asked only of planes that have one
+        """``(3,)`` unit vector across the image, LPS."""
+        assert self.orientation is not None  # callers check it
         normal = np.cross(self.orientation[:3], self.orientation[3:])
         return normal / np.linalg.norm(normal)
 
 
 @dataclass(frozen=True)
-class Stack:
-    """The images of one volume along its third axis.
+class VolumeGeometry:
+    """The images of one volume along its third axis, and the volume's place in space.
 
     Attributes:
-        planes: One a slice; none where the series lacks one.
+        planes: The image of each slice; none for a slice that the series lacks.
         affine: ``(4, 4)`` from `data.dicom.source.volume_from_frames` indices to RAS mm.
-        frame: Which of several volumes this is, or none if there is one.
-        thick: Whether the distance of slices, or a single one's thickness, is known; else the affine has 1 mm for it.
+        frame: Which of several volumes this is, from 0; none if there is only one.
+        thickness_known: Whether the distance of slices, or a single slice's thickness, is known. If not, the affine has
+            1 mm for it.
         notes: Choices that were made.
-        warnings: Flaws of the series, and what was done.
+        warnings: Flaws of the series, and what was done about them.
     """
 
-    planes: tuple[Plane | None, ...]
+    planes: tuple[ImagePlane | None, ...]
     affine: NDArray[np.float64]
     frame: int | None
-    thick: bool
+    thickness_known: bool
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def lacks(plane: Plane) -> list[str]:
-    """What an image's place in space would need."""
-    needed = {
+def missing_elements(plane: ImagePlane) -> list[str]:
+    """Names of the header's elements that an image lacks for a place in space."""
+    elements = {
         "Image Position": plane.position,
         "Image Orientation": plane.orientation,
         "Pixel Spacing": plane.spacing,
     }
-    return [name for name, found in needed.items() if found is None]
+    return [name for name, value in elements.items() if value is None]
 
 
-def has_geometry(plane: Plane) -> bool:
+def has_geometry(plane: ImagePlane) -> bool:
+    """Whether an image has a place in space."""
     return plane.orientation is not None and plane.position is not None and plane.spacing is not None
 
 
-def stack_planes(planes: Sequence[Plane], frame: int | None = None) -> Stack:
+def stack_planes(planes: Sequence[ImagePlane], frame: int | None = None) -> VolumeGeometry:
     """Put images with geometry into the order of a volume.
 
     Args:
-        planes: In any order; those without geometry are left out with a warning.
-        frame: Which volume, where every position holds several (echoes, time points, diffusion directions), from 0.
+        planes: In any order; images without geometry are left out with a warning.
+        frame: Which volume, from 0, if every position holds several (echoes, time points, diffusion directions).
 
     Raises:
-        InputError: The images form no volume; the message says why.
+        InputError: The images do not form a volume; the message says why.
     """
     warnings: list[str] = []
     placed = _one_orientation([p for p in planes if has_geometry(p)], warnings)
     lost = sum(not has_geometry(p) for p in planes)
     if lost:
-        warnings.append(f"{lost} of {len(planes)} images say nothing of their place in space and were left out")
-    stacks = _positions(placed)
-    stacks, frame, notes = _one_volume(stacks, frame, warnings)
-    chosen = [same_place[0] for same_place in stacks]
+        warnings.append(f"{lost} of {len(planes)} images have no place in space and were left out")
+    positions, frame, notes = _one_volume(_positions(placed), frame, warnings)
+    chosen = [at_one_place[0] for at_one_place in positions]
     indices = _grid_indices(chosen, warnings)
-    slices: list[Plane | None] = [None] * (indices[-1] + 1)
+    slices: list[ImagePlane | None] = [None] * (indices[-1] + 1)
     for index, plane in zip(indices, chosen, strict=True):
         slices[index] = plane
-    thick = len(chosen) > 1 or (chosen[0].between or chosen[0].thickness) is not None
-    if not thick:
+    thickness_known = len(chosen) > 1 or (chosen[0].between or chosen[0].thickness) is not None
+    if not thickness_known:
         warnings.append("the slice thickness is not known, so there are no volumes")
-    return Stack(tuple(slices), _affine(chosen, indices, warnings), frame, thick, tuple(notes), tuple(warnings))
+    affine = _affine(chosen, indices, warnings)
+    return VolumeGeometry(tuple(slices), affine, frame, thickness_known, tuple(notes), tuple(warnings))
 
 
-def _one_orientation(planes: Sequence[Plane], warnings: list[str]) -> list[Plane]:
+def _one_orientation(planes: Sequence[ImagePlane], warnings: list[str]) -> list[ImagePlane]:
     """The largest group of images that have one orientation, size and pixel spacing."""
-    groups: list[list[Plane]] = []
+    groups: list[list[ImagePlane]] = []
     for plane in planes:
         for group in groups:
             if _alike(group[0], plane):
@@ -136,17 +140,17 @@ def _one_orientation(planes: Sequence[Plane], warnings: list[str]) -> list[Plane
         others = len(planes) - len(largest)
         warnings.append(
             f"the series mixes {len(groups)} orientations or sizes: the largest group of {len(largest)} images was "
-            f"taken, {others} left out"
+            f"used, {others} were left out"
         )
     cosines = largest[0].orientation
     assert cosines is not None
     lengths = np.linalg.norm(cosines.reshape(2, 3), axis=1)
     if np.abs(lengths - 1).max() > 0.01 or abs(float(cosines[:3] @ cosines[3:])) > 0.01:
-        raise InputError("the image orientation is no pair of perpendicular directions")
+        raise InputError("the image orientation is not a pair of perpendicular directions")
     return largest
 
 
-def _alike(a: Plane, b: Plane) -> bool:
+def _alike(a: ImagePlane, b: ImagePlane) -> bool:
     assert a.orientation is not None and b.orientation is not None and a.spacing and b.spacing
     return (
         a.shape == b.shape
@@ -155,94 +159,94 @@ def _alike(a: Plane, b: Plane) -> bool:
     )
 
 
-def _positions(planes: list[Plane]) -> list[list[Plane]]:
-    """Images by position along the normal, ascending; each entry holds those at one place, in their own order."""
+def _positions(planes: list[ImagePlane]) -> list[list[ImagePlane]]:
+    """Images by position along the normal, ascending; each entry holds the images at one place, sorted."""
     normal = planes[0].normal
     along = [_depth(plane, normal) for plane in planes]
     ordered = sorted(zip(along, planes, strict=True), key=lambda pair: pair[0])
-    groups: list[tuple[float, list[Plane]]] = []
+    groups: list[tuple[float, list[ImagePlane]]] = []
     for depth, plane in ordered:
         if groups and depth - groups[-1][0] < _SAME_PLACE_MM:
             groups[-1][1].append(plane)
         else:
             groups.append((depth, [plane]))
-    return [sorted(group, key=lambda p: (p.volume, p.order)) for _, group in groups]
+    return [sorted(group, key=lambda p: (p.volume_key, p.sort_key)) for _, group in groups]
 
 
 def _one_volume(
-    places: list[list[Plane]], frame: int | None, warnings: list[str]
-) -> tuple[list[list[Plane]], int | None, list[str]]:
-    """One image a place: the chosen frame of several volumes, or the first where single images are there twice."""
+    places: list[list[ImagePlane]], frame: int | None, warnings: list[str]
+) -> tuple[list[list[ImagePlane]], int | None, list[str]]:
+    """One image for each place: that of the chosen volume, or the first where only some places hold several."""
     volumes = _volumes(places)
     if volumes is None:
         doubled = sum(len(group) - 1 for group in places)
         if doubled:
-            warnings.append(
-                f"{_images(doubled)} at a place where another one lies already: the first of each was taken"
-            )
+            warnings.append(f"{_images(doubled)} at a place where another one lies already: the first of each was used")
         return places, None, []
     several = len(volumes)
     if frame is None:
         raise InputError(
             f"the series holds {several} volumes at the same place (echoes, time points ...); choose one with "
-            f"--frame 0 to {several - 1}{_told(volumes)}"
+            f"--frame 0 to {several - 1}{_names_of(volumes)}"
         )
     if not 0 <= frame < several:
         raise InputError(f"frame {frame} does not exist, the series has frames 0 to {several - 1}")
-    label, planes = volumes[frame]
+    name, planes = volumes[frame]
     lost = len(places) - len(planes)
     if lost:
         warnings.append(f"frame {frame} lacks {lost} of the {len(places)} places that other frames have")
-    named = f" ({label})" if label else ""
-    return [[plane] for plane in planes], frame, [f"frame {frame} of {several} volumes at the same place{named}"]
+    shown = f" ({name})" if name else ""
+    return [[plane] for plane in planes], frame, [f"frame {frame} of {several} volumes at the same place{shown}"]
 
 
-def _volumes(places: list[list[Plane]]) -> list[tuple[str, list[Plane]]] | None:
-    """The volumes of a series most of whose places hold several images, or none for a series of one volume.
+def _volumes(places: list[list[ImagePlane]]) -> list[tuple[str, list[ImagePlane]]] | None:
+    """Name and images of each volume, if most places hold several images; none for a series of one volume.
 
-    They are told apart by what differs at each place: by all of it together, else by one thing (acquisition numbers
-    may count slices, too), else by the order of the images where each place holds as many.
+    Volumes are told apart by the parts of the key that differ at one place: by all of them together, else by a single
+    one (acquisition numbers may count slices, too), else by the order of the images if each place holds as many.
     """
     counts = [len(group) for group in places]
     several = max(set(counts), key=lambda n: (counts.count(n), n))
     if several == 1:
         return None
-    differs = [c for c in range(len(places[0][0].volume)) if any(len({p.volume[c] for p in g}) > 1 for g in places)]
+    differs = [
+        c for c in range(len(places[0][0].volume_key)) if any(len({p.volume_key[c] for p in g}) > 1 for g in places)
+    ]
     for chosen in (differs, *([c] for c in differs)):
-        keyed = [{tuple(plane.volume[c] for c in chosen): plane for plane in group} for group in places]
+        keyed = [{tuple(plane.volume_key[c] for c in chosen): plane for plane in group} for group in places]
         keys = sorted(set().union(*keyed))
         if len(keys) == several and all(len(k) == len(group) for k, group in zip(keyed, places, strict=True)):
-            return [(_label(key), [found[key] for found in keyed if key in found]) for key in keys]
+            return [(_name(key), [at_place[key] for at_place in keyed if key in at_place]) for key in keys]
     if set(counts) == {several}:
         return [("", [group[index] for group in places]) for index in range(several)]
     return None
 
 
-def _label(key: tuple[Any, ...]) -> str:
+def _name(key: tuple[Any, ...]) -> str:
     return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in key)
 
 
-def _told(volumes: list[tuple[str, list[Plane]]]) -> str:
-    """What tells the volumes apart, such as their echo times, for the first few."""
-    told = "; ".join(f"{index}: {label}" for index, (label, _) in enumerate(volumes[:6]) if label)
-    return f" ({told})" if told else ""
+def _names_of(volumes: list[tuple[str, list[ImagePlane]]]) -> str:
+    """The first few volumes with what tells them apart, such as their echo times."""
+    names = "; ".join(f"{index}: {name}" for index, (name, _) in enumerate(volumes[:6]) if name)
+    return f" ({names})" if names else ""
 
 
-def _grid_indices(planes: list[Plane], warnings: list[str]) -> list[int]:
-    """The index of each image on the grid of the smallest usual distance; gaps of whole slices leave indices out."""
+def _grid_indices(planes: list[ImagePlane], warnings: list[str]) -> list[int]:
+    """The index of each image on the grid of the usual distance; missing slices leave indices out."""
     if len(planes) == 1:
         return [0]
     normal = planes[0].normal
     depth = np.array([_depth(plane, normal) for plane in planes])
     gaps = np.diff(depth)
     usual = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
-    named = planes[0].between or _LARGEST_GAP * (planes[0].thickness or np.inf)
-    if usual > 1.5 * named:
+    expected = planes[0].between or _LARGEST_GAP * (planes[0].thickness or np.inf)
+    if usual > 1.5 * expected:
         warnings.append(f"the images are {usual:.4g} mm apart, much more than the header says: slices may be missing")
     whole = np.maximum(np.rint(gaps / usual), 1)
     missing = int(whole.sum()) - len(gaps)
     if not missing or np.abs(gaps - whole * usual).max() > 0.15 * usual:
-        return list(range(len(planes)))  # even, or uneven in a way that no missing slice explains: see `_affine`
+        return list(range(len(planes)))  # even, or uneven in a way that missing slices do not explain: see `_affine`
     if missing > len(planes) // 2:
         raise InputError(
             f"the images are {usual:.4g} mm apart at their closest and leave gaps for {missing} more: "
@@ -256,7 +260,7 @@ def _grid_indices(planes: list[Plane], warnings: list[str]) -> list[int]:
     return [0, *(int(n) for n in np.cumsum(whole))]
 
 
-def _affine(planes: list[Plane], indices: list[int], warnings: list[str]) -> NDArray[np.float64]:
+def _affine(planes: list[ImagePlane], indices: list[int], warnings: list[str]) -> NDArray[np.float64]:
     first = planes[0]
     assert first.orientation is not None and first.spacing is not None and first.position is not None
     positions = np.array([plane.position for plane in planes])
@@ -264,7 +268,7 @@ def _affine(planes: list[Plane], indices: list[int], warnings: list[str]) -> NDA
         step = first.normal * (first.between or first.thickness or 1.0)
     else:
         step = (positions[-1] - positions[0]) / indices[-1]
-        _tell_uneven(positions, indices, step, first.normal, warnings)
+        _check_even(positions, indices, step, first.normal, warnings)
         tilt = np.degrees(np.arccos(np.clip(float(first.normal @ step) / np.linalg.norm(step), -1, 1)))
         if tilt > _TILT_DEG:
             warnings.append(
@@ -273,14 +277,18 @@ def _affine(planes: list[Plane], indices: list[int], warnings: list[str]) -> NDA
     return checked_affine(affine_of_frames(first.orientation, positions[0], step, first.spacing, first.shape[0]))
 
 
-def _tell_uneven(
+def _check_even(
     positions: NDArray[np.float64],
     indices: list[int],
     step: NDArray[np.float64],
     normal: NDArray[np.float64],
     warnings: list[str],
 ) -> None:
-    """Warn of images that lie off the even grid, or raise if they are so far off that there is no grid."""
+    """Warn of images that lie off the even grid.
+
+    Raises:
+        InputError: They lie so far off that there is no grid.
+    """
     off = np.linalg.norm(positions - positions[0] - np.outer(indices, step), axis=1)
     distance = float(np.linalg.norm(step))
     gaps = np.diff(positions @ normal) / np.diff(indices)
@@ -293,11 +301,11 @@ def _tell_uneven(
         )
     warnings.append(
         f"the slice distances run from {gaps.min():.4g} to {gaps.max():.4g} mm: the mean of {distance:.4g} mm was "
-        f"taken, and slices lie up to {off.max():.2g} mm off their place in mask.nii.gz"
+        f"used, and slices lie up to {off.max():.2g} mm off their place in mask.nii.gz"
     )
 
 
-def _depth(plane: Plane, normal: NDArray[np.float64]) -> float:
+def _depth(plane: ImagePlane, normal: NDArray[np.float64]) -> float:
     """Position along the normal, mm."""
     assert plane.position is not None
     return float(normal @ plane.position)

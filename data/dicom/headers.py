@@ -1,4 +1,4 @@
-"""DICOM files -> headers, with pydicom's warnings (which quote values, such as a patient's name) kept off the log."""
+"""DICOM files -> headers. pydicom's warnings stay off the log: they quote values, such as a patient's name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VRS = (b"UI", b"CS", b"UL", b"OB", b"DA", b"TM", b"SH", b"LO")
 
 
 def is_dicom_head(head: bytes) -> bool:
-    """Whether a file's first bytes show DICOM, with the preamble of PS3.10 or as a bare data set of an old archive."""
+    """Whether a file's first bytes show DICOM: the preamble of PS3.10, or a bare data set of an old archive."""
     if head[128:132] == b"DICM":
         return True
     if len(head) < 16 or head[:2] not in (b"\x02\x00", b"\x08\x00"):
@@ -30,11 +30,22 @@ def is_dicom_head(head: bytes) -> bool:
     return element in _BARE_ELEMENTS and (head[4:6] in _VRS or length <= 64)
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file's first bytes show DICOM; false for what cannot be read."""
+    try:
+        if not path.is_file():  # opening a named pipe would wait for ever
+            return False
+        with path.open("rb") as file:
+            return is_dicom_head(file.read(132))
+    except OSError:
+        return False
+
+
 def read_header(path: Path, tags: tuple[str, ...] | None = None) -> Dataset:
-    """The header of a DICOM file, without its pixels; only `tags` if they are given.
+    """The header of a DICOM file, without its pixels; only the elements `tags` if they are given.
 
     Raises:
-        InputError: No DICOM, or damaged before the pixels begin.
+        InputError: The file is not DICOM, or is damaged before the pixels begin.
     """
     return _read(path, stop_before_pixels=True, specific_tags=list(tags) if tags else None)
 
@@ -43,51 +54,52 @@ def read_dataset(path: Path) -> Dataset:
     """A DICOM file with its pixels, not yet decoded.
 
     Raises:
-        InputError: No DICOM, or damaged.
+        InputError: The file is not DICOM, or is damaged.
     """
     return _read(path)
 
 
 def value(dataset: Dataset, name: str) -> Any:
-    """The element's value, or none where it is missing, empty, or written in a way that breaks the standard."""
+    """The element's value; none if it is missing, empty, or breaks the standard."""
     try:
-        found = dataset.get(name)
-    except Exception:  # pydicom converts on access, and any kind of broken text may be in there
+        content = dataset.get(name)
+    except Exception:  # pydicom converts on access, and meets any kind of broken text
         return None
-    return None if found is None or found == "" or (hasattr(found, "__len__") and len(found) == 0) else found
+    if content is None or content == "" or (hasattr(content, "__len__") and len(content) == 0):
+        return None
+    return content
 
 
 def text(dataset: Dataset, name: str) -> str:
-    """The element as text, empty where there is none; several values are joined by a backslash as in the file."""
-    found = value(dataset, name)
-    if found is None:
+    """The element as text; empty if there is none. Several values are joined by a backslash, as in the file."""
+    content = value(dataset, name)
+    if content is None:
         return ""
-    several = isinstance(found, (list, tuple)) or type(found).__name__ == "MultiValue"  # a PersonName iterates, too
-    return "\\".join(str(v) for v in found).strip(" \0") if several else str(found).strip(" \0")
+    several = isinstance(content, (list, tuple)) or type(content).__name__ == "MultiValue"  # a PersonName iterates, too
+    return "\\".join(str(v) for v in content).strip(" \0") if several else str(content).strip(" \0")
 
 
 def number(dataset: Dataset, name: str) -> float | None:
     """The element as a finite number (the first of several), or none."""
-    found = numbers(dataset, name)
-    return found[0] if found else None
+    values = numbers(dataset, name)
+    return values[0] if values else None
 
 
 def numbers(dataset: Dataset, name: str) -> tuple[float, ...] | None:
-    """The element's values as finite numbers, or none where one of them is not."""
-    found = value(dataset, name)
-    if found is None:
+    """The element's values as finite numbers; none if one of them is not."""
+    content = value(dataset, name)
+    if content is None:
         return None
+    several = hasattr(content, "__iter__") and not isinstance(content, str)
     try:
-        values = tuple(
-            float(v) for v in (found if hasattr(found, "__iter__") and not isinstance(found, str) else [found])
-        )
+        values = tuple(float(v) for v in (content if several else [content]))
     except (TypeError, ValueError):
         return None
     return values if all(abs(v) < 1e12 for v in values) else None  # false for NaN, too
 
 
 def frame_items(dataset: Dataset, frame: int = 0) -> list[Dataset]:
-    """All that describes a frame: the functional groups of its own, the shared ones, then the file (PS3.3 C.7.6.16).
+    """All items that describe a frame: its own functional groups, the shared ones, then the file (PS3.3 C.7.6.16).
 
     Raises:
         InputError: The groups are damaged.
@@ -98,7 +110,7 @@ def frame_items(dataset: Dataset, frame: int = 0) -> list[Dataset]:
     try:
         macros = [element for group in groups for element in group if element.VR == "SQ" and not element.tag.is_private]
         return [*(element.value[0] for element in macros if element.value), dataset]
-    except Exception as error:  # iterating converts every element, whatever a damaged file has in there
+    except Exception as error:  # iterating converts every element of a damaged file
         raise InputError(f"the description of frame {frame} is damaged") from error
 
 
@@ -111,12 +123,16 @@ def _read(path: Path, **options: Any) -> Dataset:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # pydicom passes on whatever a damaged file makes its parser run into
+    except Exception as error:  # pydicom passes on what its parser raises on a damaged file
         raise InputError(f"{path}: the DICOM file is damaged or cut off") from error
 
 
 def _check_deflated(path: Path) -> None:
-    """Refuse a deflated file that would inflate to more than a study has, before pydicom inflates it whole."""
+    """Check how large a deflated file is before pydicom inflates it.
+
+    Raises:
+        InputError: It would inflate to more than any study has.
+    """
     with path.open("rb") as file:
         head = file.read(1024)
         if _DEFLATED not in head or head[128:132] != b"DICM":
@@ -141,6 +157,6 @@ def _quiet_pydicom() -> Any:
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     for name in ("pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Once for all: readers run in threads, and warnings.catch_warnings changes the filters of all of them.
+    # Only once: readers run in threads, and warnings.catch_warnings would change the filters of all of them.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\.|$)")
     return pydicom

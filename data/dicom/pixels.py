@@ -1,4 +1,4 @@
-"""Pixels of a DICOM series: decoded, rescaled, with dark air whatever the photometric interpretation."""
+"""Pixels of a DICOM series: decoded, rescaled, with dark air in every photometric interpretation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.dicom.geometry import Plane
+from tumorlens.data.dicom.geometry import ImagePlane
 from tumorlens.data.dicom.headers import frame_items, number, text
 from tumorlens.data.errors import InputError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-Window = tuple[float, float] | None
+Window = tuple[float, float] | None  # low and high
 
 
-def decode(datasets: list[Dataset], planes: Sequence[Plane | None]) -> tuple[NDArray[Any], tuple[Window, ...]]:
-    """Frames ``(slices, rows, columns)`` with rescaling and MONOCHROME1 undone; places without an image hold the lowest
-    value. Removes the pixels from the data sets."""
+def decode(datasets: list[Dataset], planes: Sequence[ImagePlane | None]) -> tuple[NDArray[Any], tuple[Window, ...]]:
+    """Decode the pixels of a series, and remove them from the data sets.
+
+    Args:
+        datasets: The files.
+        planes: The image of each slice; none for a slice that is missing.
+
+    Returns:
+        Frames ``(slices, rows, columns)`` with rescaling applied and MONOCHROME1 inverted, in which missing slices and
+        padding hold the lowest value; and the display window ``(low, high)`` of each slice, in the unit of the frames.
+
+    Raises:
+        InputError: The pixels are missing or damaged, or no decoder knows their transfer syntax.
+    """
     shape = next(plane.shape for plane in planes if plane is not None)
     windows: list[Window] = [None] * len(planes)
     frames: NDArray[Any] | None = None
@@ -32,11 +43,12 @@ def decode(datasets: list[Dataset], planes: Sequence[Plane | None]) -> tuple[NDA
         if plane is not None:
             by_file.setdefault(plane.place[0], []).append((plane.place[1], k))
     inverted: list[int] = []
-    for index, wanted in by_file.items():
+    for index, slices in by_file.items():
         ds = datasets[index]
         if text(ds, "PhotometricInterpretation") == "MONOCHROME1":
-            inverted += [k for _, k in wanted]
-        for (frame, k), stored in zip(wanted, stored_frames(ds, [frame for frame, _ in wanted]), strict=True):
+            inverted += [k for _, k in slices]
+        stored_values = stored_frames(ds, [frame for frame, _ in slices])
+        for (frame, k), stored in zip(slices, stored_values, strict=True):
             if stored.shape != shape:
                 raise InputError(f"the pixel data are {stored.shape}, the header says {shape}")
             if padding is not None:
@@ -52,17 +64,17 @@ def decode(datasets: list[Dataset], planes: Sequence[Plane | None]) -> tuple[NDA
         if "PixelData" in ds:
             del ds.PixelData
     assert frames is not None
-    for k in inverted:  # a window does not fit values that are turned over
+    for k in inverted:  # a window does not fit inverted values
         windows[k] = None
     return _finished(frames, padding, empty, inverted), tuple(windows)
 
 
-# 12-bit JPEG: gdcm gives wrong values, and pydicom asks it no more.
+# 12-bit JPEG: gdcm gives wrong values, and pydicom does not use it any more.
 _HINTS = {"1.2.840.10008.1.2.4.51": " (pip install pylibjpeg-libjpeg adds a decoder, under the GPL)"}
 
 
-def stored_frames(ds: Dataset, wanted: list[int]) -> list[NDArray[Any]]:
-    """Stored pixel values of the wanted frames."""
+def stored_frames(ds: Dataset, indices: list[int]) -> list[NDArray[Any]]:
+    """Stored pixel values ``(rows, columns)`` of some frames."""
     from pydicom.pixels import iter_pixels, pixel_array
     from pydicom.uid import UID
 
@@ -74,12 +86,13 @@ def stored_frames(ds: Dataset, wanted: list[int]) -> list[NDArray[Any]]:
             ds.file_meta.TransferSyntaxUID = _bare_syntax(ds)
         if int(number(ds, "NumberOfFrames") or 1) == 1:
             return [pixel_array(ds)]
-        return list(iter_pixels(ds, indices=wanted))
+        return list(iter_pixels(ds, indices=indices))
     except Exception as error:  # every codec raises its own kinds
-        known = UID(str(syntax or ""))
-        if known.is_private or not known.is_transfer_syntax or isinstance(error, (NotImplementedError, RuntimeError)):
-            name = known.name if known.is_transfer_syntax and not known.is_private else str(known)
-            hint = _HINTS.get(str(known), "")
+        uid = UID(str(syntax or ""))
+        standard = uid.is_transfer_syntax and not uid.is_private
+        if not standard or isinstance(error, (NotImplementedError, RuntimeError)):
+            name = uid.name if standard else str(uid)
+            hint = _HINTS.get(str(uid), "")
             raise InputError(f"{_name(ds)}: pixels in the transfer syntax {name} cannot be decoded{hint}") from None
         raise InputError(f"{_name(ds)}: the pixel data are damaged or cut off") from None
 
@@ -126,7 +139,7 @@ def _padded(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | bool:
 def _finished(
     frames: NDArray[Any], padding: NDArray[np.bool_] | None, empty: list[int], inverted: list[int]
 ) -> NDArray[Any]:
-    """Dark air everywhere: MONOCHROME1 turned over, padding and missing slices set to the lowest value."""
+    """The frames with dark air: MONOCHROME1 inverted, padding and missing slices set to the lowest value."""
     if padding is None and not empty and not inverted:
         return frames
     outside = np.zeros(frames.shape, bool) if padding is None else padding
@@ -134,7 +147,7 @@ def _finished(
     if outside.all():
         return frames
     low, high = frames.min(where=~outside, initial=_top(frames)), frames.max(where=~outside, initial=_bottom(frames))
-    if inverted:  # in place: what lies between low and high stays there, so that integers cannot overflow for good
+    if inverted:  # in place: results lie between low and high again, so integers that overflow on the way come back
         with np.errstate(over="ignore"):
             for k in inverted:
                 np.subtract(frames.dtype.type(high), frames[k], out=frames[k])

@@ -15,7 +15,7 @@ from tumorlens.data.dicom.derived import (
     SEGMENTATION_SERIES,
     Algorithm,
     frame_of_reference,
-    highdicom_at_work,
+    highdicom_errors,
     inherit,
     new_series,
     reference_item,
@@ -28,6 +28,7 @@ from tumorlens.data.dicom.headers import frame_items
 from tumorlens.data.dicom.headers import numbers as numbers_in
 from tumorlens.data.dicom.source import DicomSource, frames_from_volume
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, NO_TUMOR, class_of
 from tumorlens.data.scan import Scan
 
 if TYPE_CHECKING:
@@ -39,24 +40,24 @@ _WHAT = "DICOM segmentation"
 def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, algorithm: Algorithm) -> Dataset:
     """Write a binary DICOM Segmentation with one segment for each lesion.
 
-    Only frames that show a lesion are written, in the planes of the source frames to which each refers. Slices that
-    are missing in the series have no source and are left out. Without a lesion there is one segment with one empty
-    frame, in the middle of the scan.
+    Only frames that show a lesion are written, each in the plane of the source frame to which it refers. Slices that
+    the series lacks have no source and are left out. Without a lesion there is one segment with one empty frame, in the
+    middle of the scan.
 
     Args:
-        path: Where to.
+        path: Where the file goes.
         numbers: Number of each voxel's lesion, 0 outside, in the array order of ``scan.voxels``; segment `n` is
             lesion `n`.
-        scan: Read from DICOM.
-        label: The predicted class.
-        algorithm: What drew the mask.
+        scan: The source, read from DICOM.
+        label: The predicted class, one of `data.labels.CLASSES`.
+        algorithm: The model that drew the mask.
 
     Returns:
         The object as written, a ``highdicom.seg.Segmentation``.
 
     Raises:
-        InputError: The scan is not from DICOM, its headers lack the geometry or the UIDs by which the object refers to
-            its source, or highdicom does not take them; the message says what is missing.
+        InputError: The scan is not from DICOM, its headers lack the geometry or the UIDs that the references need, or
+            highdicom does not accept them; the message says what is missing.
     """
     import highdicom as hd
 
@@ -64,12 +65,12 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
     frames = frames_from_volume(numbers) if scan.volume else numbers[None]
     shown = _frames_to_write(frames, source)
     count = int(numbers.max(initial=0))
-    kept = np.ascontiguousarray(frames[shown], np.uint8 if count < 256 else np.uint16)
+    segments = np.ascontiguousarray(frames[shown], np.uint8 if count < 256 else np.uint16)
     planes = _planes([place for k in shown if (place := source.places[k]) is not None], scan, source)
-    with highdicom_at_work(_WHAT):
+    with highdicom_errors(_WHAT):
         made: Dataset = hd.seg.Segmentation(
             source_images=[plane for plane, _ in planes],
-            pixel_array=kept,
+            pixel_array=segments,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=_segments(count, label, algorithm),
             manufacturer_model_name=algorithm.name[:64],
@@ -78,12 +79,12 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
             series_description="tumorlens tumor mask",
             content_label="TUMOR_MASK",
             content_description=f"tumorlens tumor mask, {RESEARCH_ONLY}",
-            omit_empty_frames=bool(kept.any()),
+            omit_empty_frames=bool(segments.any()),
             **new_series(source, SEGMENTATION_SERIES),
         )
         _refer_to_source(made, source, {str(plane.SOPInstanceUID): place for plane, place in planes})
         inherit(made, source)
-        made = hd.seg.Segmentation.from_dataset(made, copy=False)  # its look-up tables know the source's frames now
+        made = hd.seg.Segmentation.from_dataset(made, copy=False)  # its look-up tables have the source's frames now
         save_dicom(path, made)
     return made
 
@@ -96,19 +97,19 @@ def _frames_to_write(frames: NDArray[Any], source: DicomSource) -> list[int]:
 
 
 def _planes(places: list[tuple[int, int]], scan: Scan, source: DicomSource) -> list[tuple[Dataset, tuple[int, int]]]:
-    """The source frames as classic single-frame headers, each with the place it stands for.
+    """The source frames as single-frame headers, each with the place of its frame in the source.
 
-    highdicom knows single-frame files and one multi-frame file, and wants measures that some headers lack. So each
-    slice is shown to it as a file of its own; `_refer_to_source` puts the true instance and frame number back.
+    highdicom takes single-frame files or one multi-frame file, and requires measures that some headers lack. So it gets
+    each slice as a file of its own. `_refer_to_source` puts the true instance and frame number back.
     """
     from pydicom.uid import MRImageStorage, generate_uid
     from pydicom.valuerep import DS
 
-    # One for all, as the standard has it; the reader has checked that the slices agree.
+    # The standard has one for all slices; the reader has checked that they agree.
     shared = {"ImageOrientationPatient": 6, "PixelSpacing": 2}
     common = {name: _needed(source.datasets[places[0][0]], places[0][1], name, n) for name, n in shared.items()}
     frame_of_reference_uid, between = frame_of_reference(source), _distance_of_slices(scan)
-    made = []
+    planes = []
     for index, frame in places:
         header = source.datasets[index]
         plane = reference_to(source.datasets[0])
@@ -123,28 +124,28 @@ def _planes(places: list[tuple[int, int]], scan: Scan, source: DicomSource) -> l
             plane.SliceThickness = DS(thickness if thickness > 0 else between, auto_format=True)
         if between is not None:
             plane.SpacingBetweenSlices = DS(between, auto_format=True)
-        made.append((plane, (index, frame)))
-    return made
+        planes.append((plane, (index, frame)))
+    return planes
 
 
 def _needed(header: Dataset, frame: int, name: str, count: int) -> tuple[float, ...]:
-    found = _geometry(header, frame, name, count)
-    if found is None:
+    values = _geometry(header, frame, name, count)
+    if values is None:
         raise InputError(f"no {_WHAT} can be made of this series: it has no {name}")
-    return found
+    return values
 
 
 def _geometry(header: Dataset, frame: int, name: str, count: int) -> tuple[float, ...] | None:
     """An element of a frame's geometry: its own in a multi-frame file, else the shared one, else the file's."""
     for holder in frame_items(header, frame):
-        found = numbers_in(holder, name)
-        if found is not None and len(found) == count:
-            return found
+        values = numbers_in(holder, name)
+        if values is not None and len(values) == count:
+            return values
     return None
 
 
 def _distance_of_slices(scan: Scan) -> float | None:
-    """Distance of neighbouring slice planes in mm, along their normal; none for a single slice."""
+    """Distance of neighboring slice planes in mm, along their normal; none for a single slice."""
     if not scan.volume or scan.affine is None or scan.voxels.shape[2] < 2:
         return None
     normal = np.cross(scan.affine[:3, 0], scan.affine[:3, 1])
@@ -163,7 +164,7 @@ def _segments(count: int, label: str, algorithm: Algorithm) -> list[Any]:
         source=MANUFACTURER,
         parameters=dict(algorithm.parameters) or None,
     )
-    predicted = f"{label}, predicted" if label != "no_tumor" else "predicted"
+    predicted = f"{class_of(label).prose}, predicted" if label != CLASSES[NO_TUMOR] else "predicted"
     return [
         hd.seg.SegmentDescription(
             segment_number=number,
@@ -174,19 +175,19 @@ def _segments(count: int, label: str, algorithm: Algorithm) -> list[Any]:
             algorithm_identification=identification,
             tracking_uid=hd.UID(),
             tracking_id=f"Lesion {number}" if count else "No lesion found",
-            anatomic_regions=[codes.SCT.Pituitary if label == "pituitary" else codes.SCT.Brain],
+            anatomic_regions=[getattr(codes.SCT, class_of(label).site)],
         )
         for number in range(1, max(count, 1) + 1)
     ]
 
 
 def _refer_to_source(made: Dataset, source: DicomSource, places: dict[str, tuple[int, int]]) -> None:
-    """Make the object refer to the source's own instances, all of them, and its frames to their frames.
+    """Make the object refer to all source instances, and its frames to their frames.
 
     Args:
-        made: The segmentation, of the headers that `_plane` made.
+        made: The segmentation, made from the headers of `_planes`.
         source: The source instances.
-        places: SOP Instance UID of such a header -> index of the instance in the source, frame in it from 0.
+        places: SOP Instance UID of such a header -> index of the instance in the source, and frame in it from 0.
     """
     from pydicom.dataset import Dataset
 
@@ -202,5 +203,5 @@ def _refer_to_source(made: Dataset, source: DicomSource, places: dict[str, tuple
     for frame in made.PerFrameFunctionalGroupsSequence:
         for item in frame.DerivationImageSequence[0].SourceImageSequence:
             place = places.get(str(item.ReferencedSOPInstanceUID))
-            if place is not None:  # else done before: the segments of one slice share the item
+            if place is not None:  # else it is done: the segments of one slice share the item
                 item.update(reference_item(source.datasets[place[0]], place[1]))

@@ -1,4 +1,4 @@
-"""What an MR series shows, told from its header: weighting, contrast agent, plane, and whether it is a scan at all."""
+"""The sequence of an MR series by its header: weighting, contrast agent, plane, and whether it is a scan at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tumorlens.data.dicom.headers import frame_items, number, numbers, text, val
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_OTHER_WEIGHTINGS = (  # asked in this order, then T1, T2, PD: a T1 map is no T1, a T2* no T2, a T1 FLAIR no T2
+_OTHER_WEIGHTINGS = (  # in this order, then T1, T2, PD: a T1 map is not a T1, a T2* not a T2, a T1 FLAIR not a T2
     ("diffusion", r"dwi|diffus|\badc\b|\btrace|dti\b|ep2d.?d|\bb\s?\d{3,4}\b|tensor"),
     ("perfusion", r"perf|\bdsc\b|\bdce|dynam|\basl\b|\bpwi\b|\br?cb[fv]\b|\bmtt\b|\bttp\b|\btmax\b"),
     ("angiography", r"\btof\b|\bmr[av]\b|angio|venogr|\btwist\b|\btricks\b"),
@@ -50,11 +50,10 @@ _HEAD_PARTS = ("head", "brain", "skull", "crani", "cereb", "pituit", "sella", "o
 
 
 def weighting_of(header: Dataset) -> str | None:
-    """``"T1"``, ``"T2"``, ``"PD"``, ``"diffusion"`` ..., from the header's words, else from its times; none if neither
-    says."""
-    named = text(header, "AcquisitionContrast").upper()  # enhanced MR says it outright
-    if named in ("T1", "T2", "DIFFUSION", "PERFUSION"):
-        return named if named[0] == "T" else named.lower()
+    """``"T1"``, ``"T2"``, ``"PD"``, ``"diffusion"`` ..., by the header's words, else by its times; none if unknown."""
+    contrast = text(header, "AcquisitionContrast").upper()  # which enhanced MR has
+    if contrast in ("T1", "T2", "DIFFUSION", "PERFUSION"):
+        return contrast if contrast[0] == "T" else contrast.lower()
     words = _words(header)
     for name, pattern in (*_OTHER_WEIGHTINGS, ("T1", _T1), ("T2", _T2), ("PD", _PD)):
         if re.search(pattern, words):
@@ -65,12 +64,12 @@ def weighting_of(header: Dataset) -> str | None:
 def contrast_of(header: Dataset) -> bool | None:
     """Whether contrast agent had been given; none if the header does not say.
 
-    The series' own description goes before the agent's element, which scanners fill for a whole examination, and that
-    before the protocol's name, which may stand for a whole examination, too ("with and without").
+    The series' own description comes first. Scanners fill the agent's element for a whole examination, so it comes
+    second. The protocol's name may also mean a whole examination ("with and without"), so it comes last.
     """
-    described = _contrast_in(_names(header, "SeriesDescription", "SequenceName"))
-    if described is not None:
-        return described
+    by_description = _contrast_in(_names(header, "SeriesDescription", "SequenceName"))
+    if by_description is not None:
+        return by_description
     agent = text(header, "ContrastBolusAgent").lower()
     if agent:
         return not re.fullmatch(r"(no|none|n|0|false|without|ohne|kein\w*|n/?a|-+)", agent)
@@ -80,7 +79,7 @@ def contrast_of(header: Dataset) -> bool | None:
 
 
 def _contrast_in(names: str) -> bool | None:
-    """What names say of contrast agent; none if nothing, or both."""
+    """Whether names say that contrast agent was given; none if they say nothing, or both."""
     words = _spaced(names)
     if re.search(_BOTH, words):
         return None
@@ -92,8 +91,8 @@ def _contrast_in(names: str) -> bool | None:
 
 def plane_of(header: Dataset) -> str | None:
     """``"axial"``, ``"coronal"`` or ``"sagittal"``: the plane nearest to the images', or none."""
-    found = (numbers(item, "ImageOrientationPatient") for item in frame_items(header))
-    cosines = next((c for c in found if c is not None), None)
+    orientations = (numbers(item, "ImageOrientationPatient") for item in frame_items(header))
+    cosines = next((c for c in orientations if c is not None), None)
     if cosines is None or len(cosines) != 6:
         return None
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))
@@ -101,7 +100,7 @@ def plane_of(header: Dataset) -> str | None:
 
 
 def class_name(header: Dataset) -> str:
-    """What the SOP Class UID stands for, such as ``"MR Image"``; empty if the standard does not know it."""
+    """The name of the SOP Class UID, such as ``"MR Image"``; empty if the standard does not have it."""
     from pydicom.uid import UID
 
     uid = UID(text(header, "SOPClassUID"))
@@ -109,19 +108,19 @@ def class_name(header: Dataset) -> str:
 
 
 def refusal_of(header: Dataset) -> str | None:
-    """Why a series cannot be run at all, or none."""
+    """Why a series cannot be run, or none."""
     modality, kind = text(header, "Modality").upper(), class_name(header)
     if modality and modality != "MR":
         return f"its modality is {modality[:16]}, not MR"
     if not modality and kind and "MR" not in kind and "Secondary Capture" not in kind:
         return f"it is a {kind}, not MR"
     if (number(header, "SamplesPerPixel") or 1) > 1 or text(header, "PhotometricInterpretation") == "PALETTE COLOR":
-        return "it holds colour pictures (a secondary capture), no scan"
+        return "it holds color pictures (a secondary capture), not a scan"
     return None
 
 
 def unfitness_of(header: Dataset) -> str | None:
-    """Why a series is not taken by itself, though it can be with ``--series``; or none."""
+    """Why a series is run only if ``--series`` names it, or none."""
     kinds = text(header, "ImageType").upper().split("\\")
     if "LOCALIZER" in kinds or re.search(_LOCALIZER, _words(header)):
         return "it is a localizer"
@@ -132,25 +131,26 @@ def unfitness_of(header: Dataset) -> str | None:
 
 
 def is_original(header: Dataset) -> bool:
+    """Whether the images were acquired, not computed from others."""
     return "DERIVED" not in text(header, "ImageType").upper()
 
 
 def is_elsewhere(header: Dataset) -> bool:
-    """Whether the header names another part of the body than the head."""
+    """Whether the header names a part of the body that is not the head."""
     return body_part_warning(header) is not None or bool(re.search(_ELSEWHERE, _words(header)))
 
 
 def body_part_warning(header: Dataset) -> str | None:
-    """What to tell if the header names another part of the body than the head."""
+    """A warning if the header names a part of the body that is not the head, or none."""
     part = text(header, "BodyPartExamined")
     if not part or any(word in part.lower() for word in _HEAD_PARTS):
         return None
-    named = part.upper() if re.fullmatch(r"[A-Za-z]{3,16}", part) else "another"  # anything may have been typed there
-    return f"the header's body part is {named}, not the head"
+    shown = part.upper() if re.fullmatch(r"[A-Za-z]{3,16}", part) else "another"  # people may have typed anything there
+    return f"the header's body part is {shown}, not the head"
 
 
 def _names(header: Dataset, *tags: str) -> str:
-    """The names that people gave the series."""
+    """The names that people gave the series, in one text."""
     return " ".join(text(header, tag) for tag in tags or ("SeriesDescription", "ProtocolName", "SequenceName"))
 
 
@@ -164,6 +164,7 @@ def _words(header: Dataset) -> str:
 
 
 def _weighting_by_times(header: Dataset) -> str | None:
+    """The weighting by repetition, echo and inversion times in ms; none if they are missing or fit none."""
     repetition, echo = number(header, "RepetitionTime"), number(header, "EchoTime")
     inversion, sequence = number(header, "InversionTime"), text(header, "ScanningSequence").upper()
     if repetition is None or echo is None or "EP" in sequence:

@@ -1,4 +1,4 @@
-"""DICOM files -> series, and which of a study's series is the one to run."""
+"""DICOM files -> series, and the choice of the series of a study to run."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ class Series:
 
     Attributes:
         uid: Series Instance UID.
-        study: What its study has in common: the Study Instance UID and the patient. Not to be shown.
+        study: Study Instance UID and Patient ID, which all series of a study share. Not for messages.
         number: Series Number, or none.
-        files: Its image files, in the order they were found.
-        n_images: Images in them; a multi-frame file holds several.
-        n_volumes: How many volumes they make, judged by the places of classic images; 1 if that is not known.
-        modality: ``"MR"``, ``"CT"`` ..., empty if the header does not say.
-        weighting: ``"T1"`` ..., or none if the header does not tell.
-        contrast: Whether contrast agent had been given, or none.
+        files: Its image files, in the order of the search.
+        n_images: Images in the files; a multi-frame file holds several.
+        n_volumes: How many volumes the images make, by the positions of single-frame files; 1 if it is not known.
+        modality: ``"MR"``, ``"CT"`` ..., empty if the header does not name it.
+        weighting: ``"T1"`` ..., or none if the header does not name it.
+        contrast: Whether contrast agent had been given, or none if the header does not say.
         plane: ``"axial"`` ..., or none.
-        original: Whether it was acquired so, and not computed from another series.
-        elsewhere: Whether the header names another part of the body than the head.
+        original: Whether it was acquired, not computed from another series.
+        elsewhere: Whether the header names a part of the body that is not the head.
         description: Series Description, without the patient's name and ID, dates and long numbers.
         refusal: Why it cannot be run, or none.
-        unfitness: Why it is not taken by itself, or none.
+        unfitness: Why it is run only if the user names it, or none.
     """
 
     uid: str
@@ -84,11 +84,11 @@ class Series:
 
     @property
     def tag(self) -> str:
-        """How people call it: ``#5``, or the end of its UID where it has no number."""
+        """Its short name: ``#5``, or ``#`` and the end of its UID if it has no number."""
         return f"#{self.number}" if self.number is not None else f"#{self.uid[-8:] or 'without UID'}"
 
     def is_called(self, name: str) -> bool:
-        """Whether a user's ``--series`` means this one: its UID, its number, its tag, or ``all``."""
+        """Whether a user's ``--series`` means this series: by its UID, number or tag, or by ``all``."""
         return (
             name in (self.uid, self.tag)
             or name.lower() == "all"
@@ -97,7 +97,7 @@ class Series:
 
     @property
     def kind(self) -> str:
-        """What it shows, in words: ``"T1 after contrast agent"``."""
+        """Weighting and contrast agent in words, such as ``"T1 after contrast agent"``; empty if it is not MR."""
         if self.modality not in ("", "MR"):
             return ""
         shown = self.weighting or "unknown weighting"
@@ -105,13 +105,13 @@ class Series:
 
 
 @dataclass
-class Found:
-    """What a number of DICOM files hold.
+class SeriesListing:
+    """The contents of a number of DICOM files.
 
     Attributes:
-        series: In the order of their studies' paths, then of number and UID.
+        series: Sorted by the paths of their studies, then by number and UID.
         problems: Each file whose header cannot be read, with the reason.
-        others: Each file that holds no image (reports, presentation states ...), with what it is.
+        others: Each file that does not hold an image (reports, presentation states ...), with a sentence that says so.
     """
 
     series: list[Series] = field(default_factory=list)
@@ -119,33 +119,33 @@ class Found:
     others: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def find_series(paths: Iterable[Path]) -> Found:
+def find_series(paths: Iterable[Path]) -> SeriesListing:
     """Group DICOM files by Series Instance UID (within a study of one patient), never by folder or name.
 
-    Where a bad anonymizer has taken the UID, files of one folder, number and description are a series.
+    If an anonymizer removed the UID, files of one folder, number and description are a series.
     """
-    found = Found()
+    listing = SeriesListing()
     groups: dict[tuple[str, ...], list[tuple[Path, Dataset]]] = defaultdict(list)
     for path in paths:
         try:
             header = read_header(path, _TAGS)
         except InputError as error:
-            found.problems.append((path, str(error)))
+            listing.problems.append((path, str(error)))
             continue
         if number(header, "Rows") is not None and number(header, "Columns") is not None:
             groups[_key(path, header)].append((path, header))
             continue
         kind = class_name(header)
         if not kind or "Image" in kind:
-            found.problems.append((path, printable(f"{path}: the DICOM file is cut off before its image begins")))
+            listing.problems.append((path, printable(f"{path}: the DICOM file is cut off before its image begins")))
         else:
-            found.others.append((path, f"it holds no image but a {kind}"))
-    found.series = [_series(key, members) for key, members in groups.items()]
+            listing.others.append((path, f"it holds no image but a {kind}"))
+    listing.series = [_series(key, members) for key, members in groups.items()]
     first: dict[tuple[str, ...], Path] = {}
-    for series in found.series:
+    for series in listing.series:
         first[series.study] = min(series.files[0], first.get(series.study, series.files[0]))
-    found.series.sort(key=lambda s: (first[s.study], s.study, s.number is None, s.number or 0, s.uid))
-    return found
+    listing.series.sort(key=lambda s: (first[s.study], s.study, s.number is None, s.number or 0, s.uid))
+    return listing
 
 
 def _key(path: Path, header: Dataset) -> tuple[str, ...]:
@@ -157,10 +157,10 @@ def _key(path: Path, header: Dataset) -> tuple[str, ...]:
 
 
 def choose_series(series: Sequence[Series]) -> tuple[Series | None, str]:
-    """Which of one study's series to run: the post-contrast T1 if there is one, by the header.
+    """Choose the series of a study to run: the post-contrast T1 if the headers name one.
 
     Returns:
-        The series, or none if not one can be run; and why, in words.
+        The series, or none if no series can be run; and the reason in words, empty for the only series of a study.
     """
     fit = [s for s in series if not s.refusal and not s.unfitness]
     if not fit:
@@ -171,15 +171,15 @@ def choose_series(series: Sequence[Series]) -> tuple[Series | None, str]:
     equals = [s.tag for s in fit if s is not best and _rank(s)[:2] == _rank(best)[:2]]
     also = f" ({', '.join(equals)} fit as well)" if equals else ""
     if best.weighting == "T1" and best.contrast:
-        return best, f"{best.tag} was taken of {len(series)} series: T1 after contrast agent, by the header{also}"
+        return best, f"{best.tag} was chosen from {len(series)} series: T1 after contrast agent, by the header{also}"
     return best, (
-        f"{best.tag} was taken of {len(series)} series ({best.kind}): the headers name no T1 after contrast agent, "
+        f"{best.tag} was chosen from {len(series)} series ({best.kind}): the headers name no T1 after contrast agent, "
         f"which is what the models know{also}"
     )
 
 
 def common_folder(files: Sequence[Path]) -> Path:
-    """The folder that holds all files, as the user spells it where all are spelled alike."""
+    """The folder that holds all files: relative if all of them are, else absolute."""
     folders = [file.parent for file in files]
     if len({folder.is_absolute() for folder in folders}) > 1:
         folders = [folder.absolute() for folder in folders]
@@ -210,8 +210,8 @@ def _series(key: tuple[str, ...], members: list[tuple[Path, Dataset]]) -> Series
 
 
 def _rank(series: Series) -> tuple[Any, ...]:
-    """Higher is better: the head, the kind, one volume, acquired so, a whole head, axial, many slices, a low number."""
-    fits = {
+    """What makes a series better than another, the most important first; higher is better."""
+    fit_of_kind = {
         ("T1", True): 5,
         (None, True): 4,
         ("T1", None): 3,
@@ -220,7 +220,7 @@ def _rank(series: Series) -> tuple[Any, ...]:
     }.get((series.weighting, series.contrast), 0)
     return (
         not series.elsewhere,
-        fits,
+        fit_of_kind,
         series.n_volumes == 1,
         series.original,
         series.n_images >= 8,
@@ -232,13 +232,13 @@ def _rank(series: Series) -> tuple[Any, ...]:
 
 
 def _n_volumes(headers: list[Dataset]) -> int:
-    """How many images there are at the usual place."""
+    """How many images lie at one position, for most positions."""
     places = Counter(text(h, "ImagePositionPatient") for h in headers if value(h, "ImagePositionPatient"))
     return Counter(places.values()).most_common(1)[0][0] if places else 1
 
 
 def _without_patient(description: str, header: Dataset) -> str:
-    """A description in which words of the patient's name and ID are starred out: some scanners put them there."""
+    """A description with stars for words of the patient's name and ID, which some scanners put there."""
     for word in re.findall(r"[^\W_]+", f"{text(header, 'PatientName')} {text(header, 'PatientID')}"):
         whole = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
         description = re.sub(re.escape(word) if len(word) > 3 else whole, "***", description, flags=re.IGNORECASE)

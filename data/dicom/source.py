@@ -1,7 +1,7 @@
-"""What a `Scan` keeps of its DICOM files, and the one place where frames and volume change into each other.
+"""What a `data.scan.Scan` keeps of its DICOM files, and the one place where frames become a volume and back.
 
-A DICOM frame has rows from top to bottom; the volume has ``i`` along a row, ``j`` from the bottom row to the top row
-and ``k`` along the normal of the image plane: the order in which dcm2niix writes NIfTI, so that masks fit its volumes.
+A DICOM frame has rows from top to bottom. The volume has ``i`` along a row, ``j`` from the bottom row to the top row
+and ``k`` along the normal of the image plane. This is the order of dcm2niix, so masks fit the NIfTI that it writes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class DicomSource:
     """The source instances of a scan.
 
     Attributes:
-        datasets: The header of every file that was used, without its pixels, in the order of the slices.
-        places: For each slice along the volume's third axis the index into `datasets` and the frame in it, from 0; none
-            for a slice that is missing in the series and stands empty in the volume.
-        facts: What `result.json` says of the series; nothing that identifies a patient.
-        identifiers: Who the patient is, for those who ask for it with ``--keep-identifiers``.
+        datasets: The header of every file in use, without its pixels, in the order of the slices.
+        places: For each slice along the volume's third axis the index into `datasets` and the frame in that file, from
+            0; none for a slice that the series lacks, which is empty in the volume.
+        facts: What ``result.json`` says about the series; nothing in it identifies a patient.
+        identifiers: Who the patient is; results contain it only with ``--keep-identifiers``.
     """
 
     datasets: tuple[Dataset, ...]

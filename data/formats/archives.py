@@ -1,4 +1,4 @@
-"""Zip archives -> files in a folder of their own, with everything refused that could do harm on the way."""
+"""Zip archives -> files in a folder of their own. Archives that could do harm are refused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tumorlens.data.errors import InputError
 
 _MAX_BYTES = 4 * 2**30  # unpacked; a large study has 1 to 2 GiB
 _MAX_FILES = 100_000
-_MAX_RATIO = 100  # unpacked / packed; scans reach 2 to 20, what bombs are made of over 1000
-_RATIO_FROM = 100 * 2**20  # small archives may be of any ratio
+_MAX_RATIO = 100  # unpacked / packed: scans reach 2 to 20, archive bombs over 1000
+_RATIO_FROM = 100 * 2**20  # smaller archives may have any ratio
 _ENCRYPTED = 0x1
 
 
@@ -31,11 +31,11 @@ def unpack(path: Path, folder: Path) -> None:
 
     Args:
         path: The archive.
-        folder: Where to; made if it is not there.
+        folder: Where the files go; it is made if it is not there.
 
     Raises:
-        InputError: Damaged, encrypted, with entries that lead out of the folder, or too large once unpacked. Nothing is
-            left in the folder then.
+        InputError: The archive is damaged or encrypted, has entries that lead out of the folder, or is too large once
+            unpacked. The folder is removed then.
     """
     try:
         with zipfile.ZipFile(path) as archive:

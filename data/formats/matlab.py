@@ -12,14 +12,22 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.labels import canonical_label
 from tumorlens.data.scan import Annotation, Scan
 
-_LABELS = {1.0: "meningioma", 2.0: "glioma", 3.0: "pituitary"}
+_CLASS_NUMBERS = {1.0: "meningioma", 2.0: "glioma", 3.0: "pituitary"}  # names of `data.labels.CLASSES`
+
+
+def is_matlab(head: bytes) -> bool:
+    """Whether a file begins as a MATLAB file of version 5 or 7.3 does, or as HDF5."""
+    return head.startswith((b"MATLAB 7.3", b"MATLAB 5.0", b"\x89HDF"))
 
 
 def read_matlab(path: Path) -> Scan:
-    """One slice with its mask, label and patient.
+    """Read one slice with its mask, label and patient.
+
+    Returns:
+        Voxels ``(rows, columns)`` in the stored type, with the annotation.
 
     Raises:
-        InputError: Damaged, or without a ``cjdata`` structure that holds an image.
+        InputError: The file is damaged, or has no ``cjdata`` structure that holds an image.
     """
     fields = _read_hdf5(path) if _is_hdf5(path) else _read_v5(path)
     image = fields.get("image")
@@ -57,10 +65,10 @@ def _read_hdf5(path: Path) -> dict[str, NDArray[Any]]:
 
 def _values(item: Any) -> NDArray[Any]:
     values = np.asarray(item)
-    if item.attrs.get("MATLAB_empty"):  # what is kept is a size
+    if item.attrs.get("MATLAB_empty"):  # the values are the size of an empty array
         return values[:0]
     if item.attrs.get("MATLAB_class") in (b"char", "char"):
-        return np.array([_spelled(values)])
+        return np.array([_text_of_codes(values)])
     return values
 
 
@@ -69,7 +77,7 @@ def _read_v5(path: Path) -> dict[str, NDArray[Any]]:
 
     try:
         content = loadmat(path, squeeze_me=False, struct_as_record=True)
-    except Exception as error:  # scipy raises whatever its parser trips over; all of it means a damaged file
+    except Exception as error:  # scipy passes on what its parser raises on a damaged file
         raise InputError(f"the MATLAB file is damaged or cut off ({error})") from None
     struct = content.get("cjdata")
     if struct is None or struct.dtype.names is None:
@@ -78,18 +86,18 @@ def _read_v5(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _label(value: NDArray[Any] | None) -> str | None:
-    """The class of the set's number, or of a name in a copy that writes names; none for anything else."""
+    """The class of the set's number, or of a name as some copies of the set write it; none for anything else."""
     if value is None or value.size == 0:
         return None
     if value.dtype.kind in "biuf" and value.size == 1:
-        return _LABELS.get(float(value.flat[0]))
+        return _CLASS_NUMBERS.get(float(value.flat[0]))
     try:
         return canonical_label(_text(value) or "")
     except InputError:
         return None
 
 
-def _spelled(codes: NDArray[Any]) -> str:
+def _text_of_codes(codes: NDArray[Any]) -> str:
     return "".join(chr(int(code)) for code in codes.ravel())
 
 
@@ -98,9 +106,9 @@ def _text(value: NDArray[Any] | None) -> str | None:
         return None
     if value.dtype.kind in "US":
         return str(value.flat[0])
-    if value.dtype == np.uint16 and value.size > 1:  # how MATLAB 7.3 keeps characters, and copies of its files
-        return _spelled(value.T)
+    if value.dtype == np.uint16 and value.size > 1:  # characters of MATLAB 7.3, and of copies of its files
+        return _text_of_codes(value.T)
     if value.dtype.kind not in "biuf" or not np.isfinite(value).all():
         return None
-    # All digits, for they tell patients apart.
+    # All digits, because they tell patients apart.
     return " ".join(str(int(v)) if v == int(v) else repr(v) for v in value.ravel().tolist())

@@ -1,7 +1,7 @@
 """MetaImage volumes, whatever the file is called.
 
-They are read here and not by ITK: ITK 5.4 answers damaged compressed data with whatever was in memory, and writes its
-complaints to the screen.
+ITK does not read them here: for damaged compressed data, ITK 5.4 returns whatever was in memory, and it writes its
+messages to the screen.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.volumes import (
-    DEFLATE,
-    MM,
-    TO_RAS,
+    DEFLATE_RATIO,
+    LPS_TO_RAS,
+    MM_PER_UNIT,
     Geometry,
     affine_to_ras,
-    beside,
     check_frame,
     check_shape,
     check_size,
-    filled_spacing,
+    detached_file,
     header_bytes,
-    spacing_of,
+    spacing_of_affine,
+    spacing_of_lengths,
     spatial_shape,
     volume_scan,
 )
@@ -39,36 +39,42 @@ _MET_TYPES = {
 }  # fmt: skip
 
 
-def read_metaimage(path: Path, frame: int | None = None) -> Scan:
-    """A MetaImage (https://itk.org/Wiki/MetaIO/Documentation), or one frame of a 4-D one, with detached data from the
-    header's own folder.
+def is_metaimage(head: bytes) -> bool:
+    """Whether a file begins as a MetaImage header does; the field ``ObjectType`` is optional."""
+    keys = dict(re.findall(rb"^[ \t]*(\w+)[ \t]*[=:][ \t]*(\w+)", head, re.MULTILINE))
+    return keys.get(b"NDims", b"").isdigit() and keys.get(b"ObjectType", b"Image") == b"Image"
 
-    World coordinates are LPS in the file and RAS in the scan. Spacing is unknown where the header gives none; the
-    affine too, and where there is no ``TransformMatrix``. An origin that is not given is 0.
+
+def read_metaimage(path: Path, frame: int | None = None) -> Scan:
+    """Read a MetaImage (https://itk.org/Wiki/MetaIO/Documentation), or one frame of a 4-D one.
+
+    Detached data must lie in the header's own folder. World coordinates are LPS in the file and RAS in the scan.
+    Without a spacing in the header, spacing and affine are unknown. Without a ``TransformMatrix``, the affine is
+    unknown. An origin that is not given is 0.
 
     Args:
         path: ``.mha`` or ``.mhd``; the name does not matter.
-        frame: Which frame of a 4-D file, from 0; the others have none, and it says nothing to them.
+        frame: Which frame of a 4-D file, from 0. Files without frames ignore it.
 
     Returns:
         Voxels ``(i, j, k)``, the file's fastest axis first (2-D files as ``(i, j, 1)``), in the stored type.
 
     Raises:
-        InputError: Damaged, cut off, detached data missing, an impossible shape, colours or vectors, a singular affine,
-            a frame that is missing or must be chosen.
+        InputError: The file is damaged or cut off, detached data are missing, the shape is impossible, the voxels are
+            colors or vectors, the affine is singular, or a frame is missing or must be chosen.
     """
     data, shape, geometry = _read(path, header_bytes(path, "MetaImage"), frame)
-    return volume_scan(path, "metaimage", data, shape, geometry, frame)
+    return volume_scan(path, "MetaImage", data, shape, geometry, frame)
 
 
 def metaimage_files(path: Path) -> list[Path]:
-    """The file, and the one that its header keeps its voxels in.
+    """The file, and the file in which its header keeps the voxels.
 
     Raises:
         InputError: It is missing.
     """
     where = _header(header_bytes(path, "MetaImage"))[0].get("ElementDataFile", "LOCAL")
-    return [path] if where.upper() == "LOCAL" else [path, beside(path, where, "MetaImage")]
+    return [path] if where.upper() == "LOCAL" else [path, detached_file(path, where, "MetaImage")]
 
 
 def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tuple[int, ...], Geometry]:
@@ -96,11 +102,11 @@ def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tup
         raise InputError("the MetaImage keeps its data in several files; save it as one")
     source = path
     if where.upper() != "LOCAL":
-        source, start = beside(path, where, "MetaImage"), max(skip, 0)
+        source, start = detached_file(path, where, "MetaImage"), max(skip, 0)
     compressed = _true(fields.get("CompressedData", "False"))
     needed = int(np.prod(shape)) * stored.itemsize
-    check_size(needed, [source], DEFLATE if compressed else 1, "MetaImage")
-    if skip == -1 and source != path and not compressed:  # whatever precedes the voxels
+    check_size(needed, [source], DEFLATE_RATIO if compressed else 1, "MetaImage")
+    if skip == -1 and source != path and not compressed:  # the voxels are the end of the file
         start = source.stat().st_size - needed
     with source.open("rb") as file:
         file.seek(start)
@@ -117,22 +123,22 @@ def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tup
 
 
 def _header(head: bytes) -> tuple[dict[str, str], int]:
-    """The fields, and where the data begin if they are in the same file: after the field that says so."""
+    """The fields, and where attached data begin: after the field ``ElementDataFile``."""
     fields: dict[str, str] = {}
     for line in re.finditer(rb"([^\n]*)\n?", head):
-        found = re.match(r"\s*(\w+)\s*[=:]\s*(.*?)\s*$", line[1].decode("latin-1"))
-        if found:
-            fields[found[1]] = found[2]
-            if found[1] == "ElementDataFile":
+        field = re.match(r"\s*(\w+)\s*[=:]\s*(.*?)\s*$", line[1].decode("latin-1"))
+        if field:
+            fields[field[1]] = field[2]
+            if field[1] == "ElementDataFile":
                 return fields, line.end()
     return fields, len(head)
 
 
 def _geometry(fields: dict[str, str], n: int) -> Geometry:
-    """Affine and spacing; the n x n direction matrix has one row for each array axis.
+    """Affine and spacing; the ``(n, n)`` direction matrix has one row for each array axis.
 
     Raises:
-        ValueError: Numbers that are none, or too few of them.
+        ValueError: A field does not hold numbers, or too few.
     """
 
     def numbers(*names: str) -> NDArray[np.float64] | None:
@@ -142,20 +148,18 @@ def _geometry(fields: dict[str, str], n: int) -> Geometry:
     if spacing is None:
         return None, None
     origin = numbers("Offset", "Position", "Origin")
-    factor = MM.get(fields.get("DistanceUnits", "").lower(), 1.0)
+    factor = MM_PER_UNIT.get(fields.get("DistanceUnits", "").lower(), 1.0)
     if len(spacing) != n or not spacing.all() or not np.isfinite(spacing).all():
         raise ValueError("spacing")
     if direction is None or n < 3:
-        return None, filled_spacing(factor * np.abs(spacing))
+        return None, spacing_of_lengths(factor * np.abs(spacing))
     origin = np.zeros(n) if origin is None else origin
-    affine = affine_to_ras(
-        direction.reshape(n, n).T, factor * spacing, factor * origin, TO_RAS["left-posterior-superior"]
-    )
-    return affine, spacing_of(affine)
+    affine = affine_to_ras(direction.reshape(n, n).T, factor * spacing, factor * origin, LPS_TO_RAS)
+    return affine, spacing_of_affine(affine)
 
 
 def _inflated(payload: bytes, needed: int) -> bytes:
-    """The decompressed bytes, or none of them if there are not exactly `needed` or their checksum does not fit."""
+    """The decompressed bytes; empty if they are not exactly `needed` bytes or their checksum is wrong."""
     unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
     try:
         voxels = unpack.decompress(payload, needed + 1)

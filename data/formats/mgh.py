@@ -10,24 +10,41 @@ from typing import Any
 import numpy as np
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.volumes import MGH_TYPES, check_frame, check_shape, spacing_of, spatial_shape, volume_scan
+from tumorlens.data.formats.volumes import check_frame, check_shape, spacing_of_affine, spatial_shape, volume_scan
 from tumorlens.data.scan import Scan, checked_affine
+
+_TYPES = (0, 1, 3, 4, 10)  # uint8, int32, float32, int16, uint16
+_FIRST_FIELDS = ">7ih"  # version, four lengths, type, degrees of freedom, goodRASFlag
+
+
+def is_mgh(head: bytes) -> bool:
+    """Whether a file begins as an MGH volume does.
+
+    Args:
+        head: The first 560 bytes, decompressed.
+    """
+    if len(head) < 30:
+        return False
+    version, *dims, kind, _, good_ras = struct.unpack(_FIRST_FIELDS, head[:30])
+    return version == 1 and kind in _TYPES and good_ras in (0, 1) and any(dims)
 
 
 def read_mgh(path: Path, frame: int | None = None) -> Scan:
-    """A FreeSurfer volume (https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat), or one frame of a 4-D one.
+    """Read a FreeSurfer volume, or one frame of a 4-D one.
 
-    Where the header's ``goodRASFlag`` is 0, FreeSurfer assumes 1 mm and coronal slices; here both stay unknown.
+    The format is described at https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat.
+    Where the header's ``goodRASFlag`` is 0, FreeSurfer assumes 1 mm and coronal slices. Here both stay unknown.
 
     Args:
-        path: MGH or MGZ; gzip is told by content.
-        frame: Which frame of a 4-D file, from 0; the others have none, and it says nothing to them.
+        path: MGH or MGZ; the content tells which.
+        frame: Which frame of a 4-D file, from 0. Files without frames ignore it.
 
     Returns:
-        Voxels ``(i, j, k)`` in the stored type, affine to RAS mm.
+        Voxels ``(i, j, k)`` in the stored type, affine ``(4, 4)`` to RAS mm.
 
     Raises:
-        InputError: Damaged, cut off, an impossible shape, a singular affine, a frame that is missing or must be chosen.
+        InputError: The file is damaged or cut off, its shape is impossible, its affine is singular, or a frame is
+            missing or must be chosen.
     """
     import nibabel as nib
 
@@ -36,9 +53,9 @@ def read_mgh(path: Path, frame: int | None = None) -> Scan:
     opener: Any = gzip.open if compressed else open
     try:
         with opener(path, "rb") as file:
-            version, *dims, kind, _, good_ras = struct.unpack(">7ih", file.read(30))
+            version, *dims, kind, _, good_ras = struct.unpack(_FIRST_FIELDS, file.read(30))
             place = np.frombuffer(file.read(60), ">f4")  # spacing, directions, center
-            if version != 1 or kind not in MGH_TYPES or (good_ras and not (np.abs(place) < 1e9).all()):
+            if version != 1 or kind not in _TYPES or (good_ras and not (np.abs(place) < 1e9).all()):
                 raise InputError("the MGH header is damaged")
             shape = tuple(dims) if dims[3] > 1 else tuple(dims[:3])
             check_shape(tuple(dims), "MGH")
@@ -52,4 +69,4 @@ def read_mgh(path: Path, frame: int | None = None) -> Scan:
     except Exception:  # nibabel passes on what gzip, numpy and struct raise on short data, with the stream's address
         raise InputError("the MGH data are damaged or cut off") from None
     affine = checked_affine(image.affine) if good_ras else None
-    return volume_scan(path, "mgh", data, shape, (affine, spacing_of(affine)), frame)
+    return volume_scan(path, "MGH", data, shape, (affine, spacing_of_affine(affine)), frame)

@@ -16,28 +16,28 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.volumes import check_frame, check_shape, spatial_shape
 from tumorlens.data.scan import Scan, checked_affine
 
-_MM = {"meter": 1000.0, "micron": 0.001}  # anything else is mm: writers that leave the unit out mean it
+_MM = {"meter": 1000.0, "micron": 0.001}  # anything else is mm: files without a unit mean it
 _PAIR = r"(.*)(\.hdr|\.img|\.HDR|\.IMG)(\.gz|\.GZ)?"
 _ANALYZE = "this is Analyze 7.5, which does not say which side is left; convert it to NIfTI where that is known"
 
 
 def read_nifti(path: Path, frame: int | None = None) -> Scan:
-    """A 2-D or 3-D NIfTI, or one frame of a 4-D one (the others have no frames, and `frame` says nothing to them).
+    """Read a 2-D or 3-D NIfTI, or one frame of a 4-D one.
 
     The standards are https://nifti.nimh.nih.gov/nifti-1 and /nifti-2.
 
     Args:
-        path: A single file, or either file of a pair, which end in ``.hdr`` and ``.img`` or these with ``.gz``.
-        frame: Which frame, from 0.
+        path: A single file, or either file of a pair, which end in ``.hdr`` and ``.img`` or in these with ``.gz``.
+        frame: Which frame of a 4-D file, from 0. Files without frames ignore it.
 
     Returns:
-        Voxels ``(i, j, k)`` in the stored type where the header scales nothing; else float32 where the stored type has
-        at most 16 bits, and float64 where it has more. The header is that of a single file. Where it has neither qform
-        nor sform there is no affine, and spacing only where it names a unit.
+        Voxels ``(i, j, k)``: in the stored type if the header scales nothing, else float32 if the stored type has at
+        most 16 bits, else float64. The header is that of a single file. Without qform and sform there is no affine, and
+        a spacing only if the header names a unit.
 
     Raises:
-        InputError: Damaged, half a pair, Analyze 7.5, more than four axes, a frame that is missing or must be chosen, a
-            singular affine.
+        InputError: The file is damaged, half a pair or Analyze 7.5, has more than four axes or a singular affine, or a
+            frame is missing or must be chosen.
     """
     image = _load(path)
     shape = tuple(int(n) for n in image.shape)
@@ -56,12 +56,12 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
     affine = np.diag([factor, factor, factor, 1.0]) @ affine
     known = bool(image.header["qform_code"] or image.header["sform_code"])
     spacing = None
-    if known or _unit(image.header) != "unknown":  # with none of the three, the header's 1 x 1 x 1 is filler
+    if known or _unit(image.header) != "unknown":  # without all three, the header's 1 x 1 x 1 is filler
         spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Scan(
         voxels,
         affine=affine if known else None,
-        assumed=None if known else affine,  # nibabel's own
+        assumed_affine=None if known else affine,  # made up by nibabel
         spacing_mm=spacing,
         path=path,
         format="nifti",
@@ -73,7 +73,7 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
 
 
 def _unit(header: Any) -> str:
-    """The unit of space, "unknown" too where the header's number stands for none."""
+    """The unit of space; "unknown" if the header gives none, or a number that stands for none."""
     try:
         return header.get_xyzt_units()[0]
     except KeyError:
@@ -86,13 +86,22 @@ def nifti_files(path: Path) -> list[Path]:
     Raises:
         InputError: The other one is missing.
     """
-    head, named = _bytes(path, 560), re.fullmatch(_PAIR, path.name)
-    single = head[344:347] == b"n+1" or head[4:7] == b"n+2"
-    return [path] if single or named is None else [path, _partner(path, named)]
+    name = re.fullmatch(_PAIR, path.name)
+    return [path] if name is None or _is_single(_bytes(path, 560)) else [path, _partner(path, name)]
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether a file begins as a NIfTI does, or as Analyze 7.5, which `read_nifti` refuses with a reason.
+
+    Args:
+        head: The first 560 bytes, decompressed.
+    """
+    magic = head[344:348] in (b"n+1\x00", b"ni1\x00") or head[4:8] in (b"n+2\x00", b"ni2\x00")
+    return magic or is_analyze(head)
 
 
 def is_analyze(head: bytes) -> bool:
-    """Whether a file begins as an Analyze 7.5 header does: that of a NIfTI pair without the pair's magic.
+    """Whether a file begins as an Analyze 7.5 header does: as that of a NIfTI pair, without the pair's magic.
 
     Args:
         head: The first 348 bytes or more, decompressed.
@@ -110,13 +119,12 @@ def _load(path: Path) -> Any:
     logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # header repairs are not the user's business
     compressed = _is_gzip(path)
     head = _bytes(path, 560)
-    single = head[344:347] == b"n+1" or head[4:7] == b"n+2"
-    if not single:
+    if not _is_single(head):
         return _load_pair(path, head)
     kind = nib.Nifti2Image if head[4:7] == b"n+2" else nib.Nifti1Image
     try:
-        named_so = path.name.endswith(".nii.gz") if compressed else path.name.endswith(".nii")
-        if named_so:  # read lazily from disk; under another name nibabel would refuse it
+        # nibabel refuses files with other names. These it reads lazily from disk.
+        if path.name.endswith(".nii.gz" if compressed else ".nii"):
             return kind.from_filename(path)
         return kind.from_bytes(_bytes(path))
     except Exception as error:  # nibabel's header checks raise many types; all of them mean a damaged file
@@ -124,23 +132,24 @@ def _load(path: Path) -> Any:
 
 
 def _load_pair(path: Path, head: bytes) -> Any:
-    """The image of a pair, of which `path` is either file and `head` its first bytes."""
+    """The image of a pair; `path` is either file of it, and `head` the file's first bytes."""
     import nibabel as nib
 
     if is_analyze(head):
         raise InputError(_ANALYZE)
-    named = re.fullmatch(_PAIR, path.name)
-    if named is None or (named[2].lower() == ".hdr") != _is_pair(head):
-        what = "a NIfTI pair's header, but not called .hdr" if _is_pair(head) else "no NIfTI, or its header is damaged"
-        raise InputError(f"this is {what}")
-    partner = _partner(path, named)
+    name = re.fullmatch(_PAIR, path.name)
+    if name is None or (name[2].lower() == ".hdr") != _is_pair(head):
+        if _is_pair(head):
+            raise InputError("this is a NIfTI pair's header, but not called .hdr")
+        raise InputError("this is not a NIfTI, or its header is damaged")
+    partner = _partner(path, name)
     header, voxels = (path, partner) if _is_pair(head) else (partner, path)
     try:
         head = _bytes(header, 560)
         if is_analyze(head):
             raise InputError(_ANALYZE)
         if not _is_pair(head):
-            raise InputError(f"{header.name} beside it is no NIfTI header, or a damaged one")
+            raise InputError(f"{header.name} beside it is not a NIfTI header, or is damaged")
         kind = nib.Nifti2Pair if head[4:7] == b"ni2" else nib.Nifti1Pair
         streams = {"header": io.BytesIO(_bytes(header)), "image": io.BytesIO(_bytes(voxels))}
         return kind.from_file_map({name: nib.FileHolder(fileobj=stream) for name, stream in streams.items()})
@@ -150,15 +159,23 @@ def _load_pair(path: Path, head: bytes) -> Any:
         raise InputError(f"the NIfTI pair is damaged or cut off ({_reason(error)})") from None
 
 
-def _partner(path: Path, named: re.Match[str]) -> Path:
-    """The other file of a pair, compressed as the named one is or else."""
-    stem, own, gz = named.groups(default="")
+def _partner(path: Path, name: re.Match[str]) -> Path:
+    """The other file of a pair, compressed as `path` is, or else in the other way.
+
+    Raises:
+        InputError: It is missing.
+    """
+    stem, own, gz = name.groups(default="")
     suffix = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}[own]
     for end in (gz, "" if gz else ".gz"):
         partner = path.with_name(stem + suffix + end)
         if partner.is_file():
             return partner
     raise InputError(f"{stem}{suffix}{gz} is missing, the other file of this .hdr/.img pair")
+
+
+def _is_single(head: bytes) -> bool:
+    return head[344:347] == b"n+1" or head[4:7] == b"n+2"
 
 
 def _is_pair(head: bytes) -> bool:
@@ -178,11 +195,11 @@ def _bytes(path: Path, count: int = -1) -> bytes:
 
 
 def _values(proxy: Any, frame: int | None) -> NDArray[Any]:
-    """The scaled voxels. Small integers become float32, which tells them apart as well, at half the memory."""
+    """The scaled voxels. Small integers become float32, which keeps them apart at half the memory of float64."""
     slope, offset = float(proxy.slope), float(proxy.inter)
     plain = (slope, offset) == (1, 0)
     large = 2**16 * abs(slope) + abs(offset) > np.finfo(np.float32).max
-    apart = abs(offset) < 2**20 * abs(slope)  # else neighbouring values would be rounded to one
+    apart = abs(offset) < 2**20 * abs(slope)  # else neighboring values would be rounded to one
     if plain or proxy.dtype.kind not in "iu" or proxy.dtype.itemsize > 2 or large or not apart:
         return np.asanyarray(proxy if frame is None else proxy[..., frame])
     if frame is not None:

@@ -1,164 +1,310 @@
-"""NRRD volumes by ITK, whatever the file is called."""
+"""NRRD volumes, whatever the file is called.
+
+pynrrd parses the header's values. The voxels are read here, because pynrrd does not read data in several files, and
+decompresses without a limit.
+"""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import math
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, reason_of
 from tumorlens.data.formats.volumes import (
-    DEFLATE,
-    MM,
-    TO_RAS,
+    DEFLATE_RATIO,
+    LPS_TO_RAS,
+    MM_PER_UNIT,
     Geometry,
     affine_to_ras,
-    beside,
     check_frame,
     check_shape,
     check_size,
-    filled_spacing,
+    detached_file,
     header_bytes,
-    spacing_of,
+    spacing_of_affine,
+    spacing_of_lengths,
     spatial_shape,
     volume_scan,
 )
 from tumorlens.data.scan import Scan
 
+# Fields that pynrrd parses, by the names that it knows them by.
+_FIELDS = (
+    *("type", "dimension", "space", "space dimension", "sizes", "endian", "encoding", "kinds", "spacings"),
+    *("space directions", "space origin"),
+)
+_REQUIRED = ("type", "dimension", "sizes", "encoding")
+_DOMAIN_KINDS = ("domain", "space", "time", "???", "none")  # axes of the image; all other kinds are parts of a voxel
+_TO_RAS = {  # the spaces of the patient, by their names without "-" and "time"; voxels of other spaces have no place
+    **dict.fromkeys(("rightanteriorsuperior", "ras"), (1, 1, 1)),
+    **dict.fromkeys(("leftanteriorsuperior", "las"), (-1, 1, 1)),
+    **dict.fromkeys(("leftposteriorsuperior", "lps"), LPS_TO_RAS),
+}
+_BZIP2_RATIO = 2_000_000  # the largest ratio of plain to compressed bytes that bzip2 reaches
+
+
+def is_nrrd(head: bytes) -> bool:
+    """Whether a file begins as a NRRD does."""
+    return re.match(rb"NRRD000\d", head) is not None
+
 
 def read_nrrd(path: Path, frame: int | None = None) -> Scan:
-    """A NRRD (https://teem.sourceforge.net/nrrd/format.html), or one frame of a 4-D one, with detached data from the
-    header's own folder.
+    """Read a NRRD (https://teem.sourceforge.net/nrrd/format.html), or one frame of a 4-D one.
 
-    World coordinates are as ``space`` says, and RAS in the scan. Spacing is unknown where the header gives none; the
-    affine too, and where there is no ``space`` of the patient or no ``space directions``. An origin that is not given
-    is 0.
+    Detached data must lie in the header's own folder. World coordinates are as ``space`` says in the file and RAS in
+    the scan. Without a spacing in the header, spacing and affine are unknown. Without a ``space`` of the patient or
+    without ``space directions``, the affine is unknown. An origin that is not given is 0.
 
     Args:
         path: ``.nrrd`` or ``.nhdr``; the name does not matter.
-        frame: Which frame, from 0, of a 4-D file or of one whose one axis outside space is a list or a vector.
+        frame: Which frame, from 0, of a 4-D file or of a file with one axis that is a list or a vector. Files without
+            frames ignore it.
 
     Returns:
         Voxels ``(i, j, k)``, the file's fastest axis first (2-D files as ``(i, j, 1)``), in the stored type.
 
     Raises:
-        InputError: Damaged, cut off, detached data missing, an impossible shape, colours or vectors, a singular affine,
-            a frame that is missing or must be chosen.
+        InputError: The file is damaged or cut off, detached data are missing, the shape is impossible, the voxels are
+            colors or vectors, the affine is singular, or a frame is missing or must be chosen.
     """
-    data, shape, geometry = _read(path, header_bytes(path, "NRRD"), frame)
-    return volume_scan(path, "nrrd", data, shape, geometry, frame)
+    fields, start, detached = _header(path, header_bytes(path, "NRRD"))
+    header, stored = _parsed(fields)
+    sizes = tuple(int(n) for n in header["sizes"])
+    axes, channel_axis = _axes(header, sizes)
+    shape = tuple(sizes[axis] for axis in (*axes, *channel_axis))
+    check_shape(shape, "NRRD")
+    spatial = spatial_shape(shape, "NRRD")
+    check_frame(spatial, frame, "NRRD")
+    geometry = _geometry(fields, header, axes)
+    sources = [(file, 0) for file in detached] or [(path, start)]
+    payload = _payload(sources, fields, header["encoding"], stored, math.prod(sizes))
+    voxels = np.frombuffer(payload, stored).reshape(sizes, order="F").transpose(*axes, *channel_axis)
+    if len(spatial) == 4:
+        voxels = voxels[..., frame]
+    return volume_scan(path, "NRRD", np.array(voxels, order="F"), shape, geometry, frame)
 
 
 def nrrd_files(path: Path) -> list[Path]:
-    """The file, and those that its header keeps its voxels in.
+    """The file, and the files in which its header keeps the voxels.
 
     Raises:
         InputError: One of them is missing.
     """
-    return [path, *_header(path, header_bytes(path, "NRRD"))[1]]
+    return [path, *_header(path, header_bytes(path, "NRRD"))[2]]
 
 
-def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tuple[int, ...], Geometry]:
-    import SimpleITK as sitk  # noqa: N813 (its own habit)
+def _header(path: Path, head: bytes) -> tuple[dict[str, str], int, list[Path]]:
+    """The fields, where attached data begin, and the detached data files.
 
-    fields, detached = _header(path, head)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("NrrdImageIO")
-    try:
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-    except Exception as error:  # SimpleITK's bindings raise RuntimeError, and others on names that are no UTF-8
-        raise InputError(f"the NRRD header is damaged or cannot be used{_itk_reason(error)}") from None
-    keys = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    shape = tuple(int(n) for n in reader.GetSize())
-    listed = "NRRD_kinds[pixel]" in keys
-    if listed:
-        if keys["NRRD_kinds[pixel]"] not in ("list", "vector") or len(shape) != 3:
-            raise InputError(f"the NRRD holds {keys['NRRD_kinds[pixel]']} voxels; a scan has one number a voxel")
-        shape = (*shape, int(reader.GetNumberOfComponents()))
-    check_shape(shape, "NRRD")
-    check_frame(spatial_shape(shape, "NRRD"), frame, "NRRD")
-    raw = fields.get("encoding", "").lower() == "raw"
-    check_size(int(np.prod(shape)), [path, *detached], 1 if raw else DEFLATE, "NRRD")
-    geometry = _geometry(fields, keys, reader)
-    try:
-        image = reader.Execute()
-    except Exception as error:
-        raise InputError(f"the NRRD data are damaged or cut off{_itk_reason(error)}") from None
-    stored = sitk.GetArrayViewFromImage(image)  # the image's own memory, so what is returned is a copy
-    if listed:
-        stored = np.moveaxis(stored.reshape((*shape[2::-1], shape[3])), -1, 0)
-    if len(spatial_shape(shape, "NRRD")) == 4:
-        stored = stored[frame]
-    return np.array(stored.T, order="F"), shape, geometry
-
-
-def _header(path: Path, head: bytes) -> tuple[dict[str, str], list[Path]]:
-    """The fields, named in small letters without blanks, and the detached data files."""
+    Names of fields are in small letters without blanks, because both spellings occur.
+    """
     fields: dict[str, str] = {}
     files: list[Path] = []
-    lines = iter(re.split(r"\r?\n", head.decode("latin-1")))
+    lines = re.finditer(rb"([^\n]*?)\r?(?:\n|$)", head)
+    start = len(head)
     for line in lines:
-        if not line.strip():
+        written = line[1].decode("latin-1")
+        if not written.strip():
+            start = line.end()
             break
-        found = re.match(r"([^#:]+):(?!=)\s*(.*)", line)
-        if not found:
+        match = re.match(r"([^#:]+):(?!=)\s*(.*)", written)
+        if not match:
             continue
-        name, value = found[1].lower().replace(" ", ""), found[2].strip()
+        name, value = match[1].lower().replace(" ", ""), match[2].strip()
         fields[name] = value
         if name == "datafile":
-            listed = value.startswith("LIST")
-            names = (other.strip() for other in lines if other.strip()) if listed else _named(value)
-            files += [beside(path, other, "NRRD") for other in names]
-    return fields, files
+            listed = (other[1].decode("latin-1").strip() for other in lines)
+            names = filter(None, listed) if value.startswith("LIST") else _names_of(value)
+            files += [detached_file(path, other, "NRRD") for other in names]
+    return fields, start, files
 
 
-def _named(value: str) -> Iterator[str]:
-    """The names of the data files: one, or those of a pattern such as ``s%03d.raw 1 24 1``."""
+def _names_of(value: str) -> Iterator[str]:
+    """The names of the data files: a single name, or those of a pattern such as ``s%03d.raw 1 24 1``."""
     if not re.search(r"%\d*d", value):
         yield value
         return
-    found = re.fullmatch(r"([^%]*%\d{0,3}d[^%]*?)((?:\s+-?\d+){3})(\s+\d+)?", value)
-    first, last, step = (int(number) for number in found[2].split()) if found else (0, 0, 0)
-    if not found or not step:
-        raise InputError(f"the NRRD header's data files {value} are no pattern with a first, a last number and a step")
+    pattern = re.fullmatch(r"([^%]*%\d{0,3}d[^%]*?)((?:\s+-?\d+){3})(\s+\d+)?", value)
+    first, last, step = (int(number) for number in pattern[2].split()) if pattern else (0, 0, 0)
+    if not pattern or not step:
+        raise InputError(
+            f"the NRRD header's data files {value} are not a pattern with a first number, a last number and a step"
+        )
     for number in range(first, last + (1 if step > 0 else -1), step):
-        yield found[1] % number
+        yield pattern[1] % number
 
 
-def _geometry(fields: dict[str, str], keys: dict[str, str], reader: Any) -> Geometry:
-    """Affine and spacing as far as the header's text gives them: ITK fills the gaps with 1 mm and its own axes."""
-    n = int(reader.GetDimension())
-    vectors = [v for v in re.findall(r"\(([^)]*)\)", fields.get("spacedirections", "")) if "nan" not in v.lower()]
-    lengths = fields.get("spacings", "").split()
-    units = re.findall(r'"([^"]*)"', fields.get("spaceunits") or fields.get("units", ""))
-    if n == 4:  # the fourth axis is time
-        lengths, units = lengths[:3], units[:3]
-    lengths = [v for v in lengths if v.lower() != "nan"]
-    factors = {MM.get(unit.strip().lower()) for unit in units if unit.strip()} or {1.0}
+def _parsed(fields: dict[str, str]) -> tuple[dict[str, Any], np.dtype[Any]]:
+    """The values of a header as pynrrd parses them, and the type of a stored number."""
+    import nrrd
+
+    values = {name: fields[name.replace(" ", "")] for name in _FIELDS if name.replace(" ", "") in fields}
+    for name in ("type", "encoding", "endian"):
+        if name in values:
+            values[name] = " ".join(values[name].lower().split())
+    for name in ("space directions", "space origin"):  # pynrrd takes no blanks inside a vector
+        if name in values:
+            values[name] = re.sub(r"\(\s+|\s+\)|\s*,\s*", lambda blank: blank[0].strip(), values[name])
+    if values.get("space origin", "").lower() == "none":
+        del values["space origin"]
+    missing = [name for name in _REQUIRED if name not in values]
+    if missing:
+        raise InputError(f"the NRRD header is damaged (it has no {missing[0]})")
+    try:
+        header = dict(nrrd.read_header(["NRRD0005", *(f"{name}: {value}" for name, value in values.items())]))
+        for name in ("sizes", "kinds", "spacings", "space directions"):
+            if name in header and len(header[name]) != header["dimension"]:
+                raise ValueError(f"the number of {name} is not the dimension")
+        # pynrrd makes the stored type when it reads numbers. Here it reads a single 0.
+        single = {**header, "dimension": 1, "sizes": np.ones(1, int), "encoding": "raw"}
+        if header["encoding"] in _TEXTS:  # which have no byte order
+            single["endian"] = "little"
+        return header, nrrd.read_data(single, io.BytesIO(bytes(8))).dtype
+    except Exception as error:  # pynrrd passes on what its parsing of numbers and vectors raises
+        raise InputError(f"the NRRD header is damaged or cannot be used ({reason_of(error)})") from None
+
+
+def _axes(header: dict[str, Any], sizes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes of the image, and the axis whose entries are its frames, if there is one.
+
+    Raises:
+        InputError: The parts of a voxel are not frames, or the axes are not those of the header's space.
+    """
+    kinds = header.get("kinds", ["domain"] * len(sizes))
+    axes = tuple(axis for axis, kind in enumerate(kinds) if kind.lower() in _DOMAIN_KINDS)
+    others = tuple(axis for axis in range(len(sizes)) if axis not in axes)
+    if others and (len(others) > 1 or len(axes) != 3 or kinds[others[0]].lower() not in ("list", "vector")):
+        raise InputError(f"the NRRD holds {kinds[others[0]]} voxels; a scan has one number a voxel")
+    space = _space(header)
+    dimensions = 3 + space.endswith(("time", "st")) if space else header.get("space dimension", 0)
+    if dimensions and dimensions != len(axes):
+        raise InputError(
+            f"the NRRD has {len(axes)} axes of the image and a space of {dimensions} dimensions; give the kinds of its "
+            "axes"
+        )
+    return axes, others
+
+
+def _space(header: dict[str, Any]) -> str:
+    """The name of the header's space in small letters without "-" and blanks, or nothing."""
+    return re.sub(r"[-\s]", "", header.get("space", "").lower())
+
+
+def _geometry(fields: dict[str, str], header: dict[str, Any], axes: tuple[int, ...]) -> Geometry:
+    """Affine and spacing, as far as the header gives them.
+
+    Raises:
+        InputError: A spacing is 0 or infinite, the affine is singular, or the vectors do not fit the space.
+    """
+    n = len(axes)
+    units = re.findall(r'"([^"]*)"', fields.get("spaceunits") or fields.get("units", ""))[: 3 if n == 4 else None]
+    factors = {MM_PER_UNIT.get(unit.strip().lower()) for unit in units if unit.strip()} or {1.0}
     factor = factors.pop()
-    unknown = len(vectors) < n and len(lengths) < min(n, 3)
-    if unknown or factors or factor is None:  # no lengths, mixed units, or units that are no lengths
+    lengths = np.array([header["spacings"][axis] for axis in axes]) if "spacings" in header else np.full(n, np.nan)
+    vectors: Any = header.get("space directions")
+    origin: Any = header.get("space origin", np.zeros(n))
+    placed = vectors is not None and vectors.size > 0 and not np.isnan(vectors[list(axes)]).any()
+    unknown = not placed and np.isnan(lengths[:3]).any()
+    if unknown or factors or factor is None:  # no lengths, mixed units, or units that are not lengths
         return None, None
-    spacing = factor * np.array(reader.GetSpacing())
+    if placed:
+        vectors = vectors[list(axes)]
+        lengths = np.sqrt((vectors**2).sum(axis=1))
+    spacing = factor * np.where(np.isnan(lengths), 1.0, lengths)  # a fourth axis needs none
     if not spacing.all() or not np.isfinite(spacing).all():
         raise InputError("the NRRD header gives a spacing of 0 or infinity")
-    to_ras = TO_RAS.get(keys.get("NRRD_space", ""))
-    if to_ras is None or n < 3 or len(vectors) < n:
-        return None, filled_spacing(np.abs(spacing))
-    direction, origin = np.reshape(reader.GetDirection(), (n, n)), factor * np.array(reader.GetOrigin())
-    affine = affine_to_ras(direction, spacing, origin, to_ras)
-    return affine, spacing_of(affine)
+    to_ras = _TO_RAS.get(re.sub("(time|t)$", "", _space(header)))
+    if not placed or to_ras is None or n < 3:
+        return None, spacing_of_lengths(np.abs(spacing))
+    if vectors.shape != (n, n) or origin.shape != (n,):
+        raise InputError("the NRRD header is damaged (its vectors do not fit its space)")
+    direction = (vectors * (1 / lengths)[:, None]).T
+    affine = affine_to_ras(direction, spacing, factor * np.nan_to_num(origin), to_ras)
+    return affine, spacing_of_affine(affine)
 
 
-def _itk_reason(error: Exception) -> str:
-    """What teem or ITK says, in brackets, without the names of functions and addresses in memory."""
-    text = str(error)
-    found = re.findall(r"^\[nrrd\] (?:\w+: )?(.+)$", text, re.MULTILINE)[-1:]
-    found = found or re.findall(r"ERROR: \w+\(\w+\): (?:\w+: )?(.+)", text)[:1]
-    return f" ({' '.join(found[0].split())[:160].rstrip('.')})" if found else ""
+def _payload(
+    sources: list[tuple[Path, int]], fields: dict[str, str], encoding: str, stored: np.dtype[Any], count: int
+) -> bytes:
+    """The bytes of all numbers, of which each source holds as many.
+
+    Args:
+        sources: Each file, and where its data begin.
+        fields: The header's fields.
+        encoding: How the numbers are written.
+        stored: The type of a number.
+        count: How many numbers there are.
+
+    Raises:
+        InputError: Cut off, damaged, an unknown encoding, or a skip that is not possible.
+    """
+    if encoding not in _DECODERS:
+        raise InputError(f"the NRRD encoding {encoding[:20]} cannot be read; save it as raw or gzip")
+    decoder, ratio = _DECODERS[encoding]
+    try:
+        lines, skip = int(fields.get("lineskip", 0)), int(fields.get("byteskip", 0))
+    except ValueError:
+        raise InputError("the NRRD header is damaged (its skips are not numbers)") from None
+    if skip < -1 or lines < 0 or (skip == -1 and encoding != "raw"):
+        raise InputError(
+            f"the NRRD header's byte skip of {skip} or line skip of {lines} is not possible with {encoding} data"
+        )
+    check_size(count if encoding in _TEXTS else count * stored.itemsize, [file for file, _ in sources], ratio, "NRRD")
+    share = count * stored.itemsize // len(sources)
+    parts = []
+    for path, start in sources:
+        with path.open("rb") as file:
+            file.seek(start)
+            for _ in range(lines):
+                file.readline()
+            if skip == -1:  # the data end with the file
+                file.seek(max(path.stat().st_size - share, 0))
+            try:
+                stream = decoder(file, stored)
+                stream.seek(max(skip, 0), io.SEEK_CUR)
+                parts.append(stream.read(share))
+            except (EOFError, OSError, ValueError, zlib.error) as error:
+                raise InputError(f"the NRRD data are damaged or cut off ({reason_of(error)})") from None
+    payload = b"".join(parts)
+    if len(payload) < count * stored.itemsize:
+        raise InputError("the NRRD data are damaged or cut off")
+    return payload
+
+
+def _from_text(file: io.BufferedIOBase, stored: np.dtype[Any]) -> io.BufferedIOBase:
+    """Numbers that are written as text, as the bytes that they stand for."""
+    return io.BytesIO(np.array(file.read().replace(b",", b" ").split()).astype(stored).tobytes())
+
+
+def _from_hex(file: io.BufferedIOBase, stored: np.dtype[Any]) -> io.BufferedIOBase:
+    """Bytes that are written as hexadecimal digits."""
+    return io.BytesIO(bytes.fromhex(file.read().decode("ascii")))
+
+
+def _from_gzip(file: io.BufferedIOBase, stored: np.dtype[Any]) -> io.BufferedIOBase:
+    return gzip.GzipFile(fileobj=file)
+
+
+def _from_bzip2(file: io.BufferedIOBase, stored: np.dtype[Any]) -> io.BufferedIOBase:
+    return bz2.BZ2File(file)
+
+
+_TEXTS = ("text", "txt", "ascii")
+_DECODERS: dict[
+    str, tuple[Callable[[io.BufferedIOBase, np.dtype[Any]], io.BufferedIOBase], int]
+] = {  # and the largest ratio
+    "raw": (lambda file, stored: file, 1),
+    **dict.fromkeys(_TEXTS, (_from_text, 1)),
+    "hex": (_from_hex, 1),
+    **dict.fromkeys(("gzip", "gz"), (_from_gzip, DEFLATE_RATIO)),
+    **dict.fromkeys(("bzip2", "bz2"), (_from_bzip2, _BZIP2_RATIO)),
+}

@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG, TIFF, BMP, WebP with 8 or 16 bits, grey, colour, alpha or palette."""
+"""Pictures: PNG, JPEG, TIFF, BMP, WebP with 8 or 16 bits, gray, color, alpha or palette."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from tumorlens.data.files import whole_file
 from tumorlens.data.scan import Scan
 
 _ORIENTATION = 0x0112
+_BMP_HEADERS = tuple(n.to_bytes(4, "little") for n in (12, 40, 52, 56, 64, 108, 124))  # two letters are not enough
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 259, 262, 339  # tags of TIFF
 _SAMPLES = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
 _JPEG = ("JPEG", "MPO")  # in an MPO, phones put a second view or a depth map behind the photograph
@@ -31,12 +31,29 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # what undoes e
 }
 
 
-def read_image(path: Path, kind: str) -> Scan:
-    """One picture as ``(rows, columns)`` or ``(rows, columns, 3)``, upright as EXIF says, alpha laid on black.
+def is_bmp(head: bytes) -> bool:
+    """Whether a file begins as a BMP picture does."""
+    return head.startswith(b"BM") and head[14:18] in _BMP_HEADERS
+
+
+def is_webp(head: bytes) -> bool:
+    """Whether a file begins as a WebP picture does."""
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def read_picture(path: Path, kind: str) -> Scan:
+    """Read one picture, upright as EXIF says, with transparent parts laid on black.
+
+    Args:
+        path: The file.
+        kind: ``"png"``, ``"jpeg"``, ``"tiff"``, ``"bmp"`` or ``"webp"``.
+
+    Returns:
+        Voxels ``(rows, columns)``, or ``(rows, columns, 3)`` RGB.
 
     Raises:
-        InputError: Damaged, truncated, several pages, too large to be a slice, or a TIFF of numbers that Pillow cannot
-            read.
+        InputError: The picture is damaged or cut off, has several pages, is too large to be a slice, or is a TIFF of
+            numbers that Pillow cannot read.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -49,9 +66,11 @@ def read_image(path: Path, kind: str) -> Scan:
             with path.open("rb") as file, Image.open(file) as picture:
                 pages = getattr(picture, "n_frames", 1)
                 if pages > 1 and picture.format not in _JPEG:
-                    raise InputError(f"the {kind} file holds {pages} pages; give one picture a file, or a NIfTI volume")
+                    raise InputError(
+                        f"the {kind} file holds {pages} pages; save each page as a picture, or all as a NIfTI volume"
+                    )
                 picture.load()
-                deep = _deep_colour(picture, path)
+                deep = _deep_color(picture, path)
                 if deep is not None:
                     return Scan(deep, path=path, format=kind, source_shape=deep.shape[:2])
                 upright = ImageOps.exif_transpose(picture)
@@ -68,14 +87,14 @@ def read_image(path: Path, kind: str) -> Scan:
 
 
 def _pixels(picture: Any, tags: Any) -> NDArray[Any]:
-    """The pixels of 8 bits a channel, or grey ones of any depth; `tags` are those of a TIFF."""
+    """The pixels of a picture of 8 bits a channel, or of a gray picture of any depth; `tags` are those of a TIFF."""
     samples = tags.get(_SAMPLE_FORMAT, (1,))[0]
     if picture.mode in ("1", "L"):
         pixels = np.array(picture.convert("L"))
         return pixels.view(np.int8) if picture.mode == "L" and samples == 2 else pixels
     if picture.mode.startswith("I;16"):
         pixels = np.array(picture).astype(np.uint16)
-        return 65535 - pixels if tags.get(_PHOTOMETRIC) == 0 else pixels  # 0 is white; of 8 bits Pillow turns it itself
+        return 65535 - pixels if tags.get(_PHOTOMETRIC) == 0 else pixels  # 0 is white; Pillow inverts only 8 bits
     if picture.mode in ("I", "F"):
         pixels = np.array(picture)
         unsigned = samples == 1 and tags.get(_BITS, (0,))[0] == 32
@@ -83,17 +102,17 @@ def _pixels(picture: Any, tags: Any) -> NDArray[Any]:
     if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
         rgba = np.array(picture.convert("RGBA"))
         opaque = rgba[..., :3] * (rgba[..., 3:] / 255.0)
-        return _grey_if_colourless(np.rint(opaque).astype(np.uint8))
-    return _grey_if_colourless(np.array(picture.convert("RGB")))
+        return _gray_if_colorless(np.rint(opaque).astype(np.uint8))
+    return _gray_if_colorless(np.array(picture.convert("RGB")))
 
 
 def _strange_tiff(path: Path) -> str:
-    """What numbers an undamaged TIFF holds that Pillow knows nothing of; nothing for other files."""
+    """A message that names the numbers of an undamaged TIFF that Pillow cannot read; empty for other files."""
     from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("error")  # of tags that are cut off
+            warnings.simplefilter("error")  # Pillow warns of tags that are cut off
             head = file.read(8)
             tags = ImageFileDirectory_v2(head + file.read(8 if 43 in head[2:4] else 0))  # 43: a BigTIFF
             file.seek(tags.next)
@@ -103,15 +122,15 @@ def _strange_tiff(path: Path) -> str:
         if packed not in COMPRESSION_INFO:
             return f"this kind of TIFF cannot be read (compression {packed}); save it as PNG with 8 or 16 bits"
         if samples == 1 and bits[0] in (0, 8, 16):
-            return ""  # numbers that are read, so that something else is wrong
+            return ""  # Pillow reads these numbers, so something else is wrong
         what = f"{bits[0]}-bit {_SAMPLES.get(samples, 'numbers')}, {len(bits)} a pixel"
-    except Exception:  # damaged in one of many ways, or no TIFF
+    except Exception:  # damaged in one of many ways, or not a TIFF
         return ""
     return f"this kind of TIFF cannot be read ({what}); save it as PNG with 8 or 16 bits"
 
 
-def _deep_colour(picture: Any, path: Path) -> NDArray[np.uint16] | None:
-    """A colour picture of 16 bits a channel, of which Pillow would keep 8; none for all others."""
+def _deep_color(picture: Any, path: Path) -> NDArray[np.uint16] | None:
+    """A color picture of 16 bits a channel, of which Pillow would keep 8; none for all others."""
     if picture.mode in ("1", "L", "I", "F", "P") or picture.mode.startswith("I;16") or picture.format in _JPEG:
         return None
     import cv2
@@ -122,16 +141,18 @@ def _deep_colour(picture: Any, path: Path) -> NDArray[np.uint16] | None:
     color = decoded[..., 2::-1]
     if decoded.shape[2] == 4:
         color = np.rint(color * (decoded[..., 3:] / 65535.0)).astype(np.uint16)
-    return _grey_if_colourless(_UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1), lambda a: a)(color))
+    return _gray_if_colorless(_UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1), lambda a: a)(color))
 
 
-def _grey_if_colourless(pixels: NDArray[Any]) -> NDArray[Any]:
+def _gray_if_colorless(pixels: NDArray[Any]) -> NDArray[Any]:
     same = (pixels[..., :1] == pixels).all()
     return np.ascontiguousarray(pixels[..., 0]) if same else pixels
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """A grey ``(rows, columns)`` or RGB ``(rows, columns, 3)`` picture."""
+    """Write a gray ``(rows, columns)`` or RGB ``(rows, columns, 3)`` picture, whole or not at all."""
+    import cv2
+
     ordered = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     with whole_file(path) as part:
         _, encoded = cv2.imencode(".png", ordered)

@@ -1,10 +1,8 @@
-"""What the readers of MGH, NRRD and MetaImage have in common, and how the three are told apart."""
+"""What the readers of volumes share: checks of shape, frame and size, affine and spacing, detached data."""
 
 from __future__ import annotations
 
 import os
-import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,35 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.scan import Scan, checked_affine
 
 _MAX_VOXELS = 2_000_000_000
+MM_PER_UNIT = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
+
+LPS_TO_RAS = (-1, -1, 1)  # the signs that turn coordinates of DICOM and ITK to those of NIfTI
+
+_HEADER_BYTES = 1 << 20
+DEFLATE_RATIO = 1100  # zlib's largest ratio of plain to compressed bytes is 1032
+Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]  # affine and spacing in mm
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Refuse a shape that is no shape, or more than memory holds, before anything is read; `name` is the format's."""
+    """Check a header's shape before anything is read.
+
+    Args:
+        shape: Length of each axis.
+        name: The format's name, for the message.
+
+    Raises:
+        InputError: An axis is empty, or memory cannot hold as many voxels.
+    """
     if any(n < 1 for n in shape) or np.prod([float(n) for n in shape]) > _MAX_VOXELS:
         raise InputError(f"the {name} header gives an impossible shape {shape}")
 
 
 def spatial_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
-    """The shape without trailing axes of length 1 (beyond the second); four axes are space and frames."""
+    """The shape without trailing axes of length 1 (beyond the second). Four axes are space and frames.
+
+    Raises:
+        InputError: There are fewer than 2 axes, or more than 4.
+    """
     spatial = shape
     while len(spatial) > 2 and spatial[-1] == 1:
         spatial = spatial[:-1]
@@ -34,7 +51,11 @@ def spatial_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 
 
 def check_frame(spatial: tuple[int, ...], frame: int | None, name: str) -> None:
-    """Refuse a frame that is missing or does not exist; what is not 4-D has none to choose."""
+    """Check the chosen frame of a 4-D shape; other shapes have no frames, and `frame` does not matter.
+
+    Raises:
+        InputError: No frame is chosen, or it does not exist.
+    """
     if len(spatial) < 4:
         return
     if frame is None:
@@ -43,47 +64,15 @@ def check_frame(spatial: tuple[int, ...], frame: int | None, name: str) -> None:
         raise InputError(f"frame {frame} does not exist, the {name} has frames 0 to {spatial[3] - 1}")
 
 
-_NAMES = {"mgh": "MGH", "nrrd": "NRRD", "metaimage": "MetaImage"}
-MGH_TYPES = (0, 1, 3, 4, 10)  # uint8, int32, float32, int16, uint16
-MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
-
-# What turns ITK's coordinates to RAS, by the space that ITK names. It turns the three 3-D spaces of the body to LPS
-# and calls them so; those with time it leaves as they are. Any other space is not the patient's.
-TO_RAS = {
-    "left-posterior-superior": (-1, -1, 1),
-    "left-posterior-superior-time": (-1, -1, 1),
-    "left-anterior-superior-time": (-1, 1, 1),
-    "right-anterior-superior-time": (1, 1, 1),
-}
-
-_HEADER_BYTES = 1 << 20
-DEFLATE = 1100  # zlib makes nothing smaller than by a factor of 1032
-Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]
-
-
-def sniff_volume(head: bytes) -> str | None:
-    """``"mgh"``, ``"nrrd"`` or ``"metaimage"``, or none of them.
+def header_bytes(path: Path, name: str) -> bytes:
+    """The first mebibyte of a file, in which its header lies.
 
     Args:
-        head: The first 560 bytes, decompressed where the whole file is gzip.
-    """
-    if re.match(rb"NRRD000\d", head):
-        return "nrrd"
-    if len(head) >= 30:
-        version, *dims, kind, _, good_ras = struct.unpack(">7ih", head[:30])
-        if version == 1 and kind in MGH_TYPES and good_ras in (0, 1) and any(dims):
-            return "mgh"
-    keys = dict(re.findall(rb"^[ \t]*(\w+)[ \t]*[=:][ \t]*(\w+)", head, re.MULTILINE))
-    if keys.get(b"NDims", b"").isdigit() and keys.get(b"ObjectType", b"Image") == b"Image":
-        return "metaimage"
-    return None
-
-
-def header_bytes(path: Path, name: str) -> bytes:
-    """The beginning of a file, in which its header lies.
+        path: The file.
+        name: The format's name, for the message.
 
     Raises:
-        InputError: The whole file is compressed, which the format has no place for.
+        InputError: The file is compressed as a whole, which the format does not allow.
     """
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
@@ -93,17 +82,30 @@ def header_bytes(path: Path, name: str) -> bytes:
 
 
 def volume_scan(
-    path: Path, kind: str, data: NDArray[Any], shape: tuple[int, ...], geometry: Geometry, frame: int | None
+    path: Path, name: str, data: NDArray[Any], shape: tuple[int, ...], geometry: Geometry, frame: int | None
 ) -> Scan:
-    axes = spatial_shape(shape, _NAMES[kind])
+    """A volume's scan.
+
+    Args:
+        path: The file.
+        name: The format's name, such as ``"NRRD"``; in small letters it becomes the scan's `format`.
+        data: The voxels, of one frame if there are several.
+        shape: The file's own shape, with its frames.
+        geometry: Affine ``(4, 4)`` to RAS mm, and spacing in mm along each axis, or none.
+        frame: The chosen frame.
+
+    Raises:
+        InputError: The voxels are not real numbers.
+    """
+    axes = spatial_shape(shape, name)
     if data.dtype.kind not in "buif":
-        raise InputError(f"the {_NAMES[kind]} holds {data.dtype} values; a scan has one number a voxel")
+        raise InputError(f"the {name} holds {data.dtype} values; a scan has one number a voxel")
     return Scan(
         data.reshape((*axes, 1)[:3]).astype(data.dtype.newbyteorder("="), copy=False),
         affine=geometry[0],
         spacing_mm=geometry[1],
         path=path,
-        format=kind,
+        format=name.lower(),
         volume=True,
         source_shape=shape if len(axes) < 4 else shape[:3],
         frame=frame if len(axes) == 4 else None,
@@ -114,37 +116,63 @@ def volume_scan(
 def affine_to_ras(
     direction: NDArray[np.float64], spacing: NDArray[np.float64], origin: NDArray[np.float64], to_ras: tuple[int, ...]
 ) -> NDArray[np.float64]:
-    """``(4, 4)`` to RAS mm from ITK's direction (its columns are the array axes), spacing and origin in mm."""
+    """The affine ``(4, 4)`` to RAS mm.
+
+    Args:
+        direction: ``(n, n)``, n >= 3; its columns are the directions of the array axes, of length 1.
+        spacing: ``(n,)`` in mm.
+        origin: ``(n,)`` in mm.
+        to_ras: The signs that turn the file's world axes to RAS.
+
+    Raises:
+        InputError: The affine is singular or not finite.
+    """
     affine = np.eye(4)
     affine[:3, :3] = direction[:3, :3] * spacing[:3]
     affine[:3, 3] = origin[:3]
     return checked_affine(np.diag([*to_ras, 1]) @ affine)
 
 
-def spacing_of(affine: NDArray[np.float64] | None) -> tuple[float, ...] | None:
+def spacing_of_affine(affine: NDArray[np.float64] | None) -> tuple[float, ...] | None:
+    """Voxel size in mm along each array axis of an affine ``(4, 4)``; none without an affine."""
     return None if affine is None else tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def filled_spacing(spacing: NDArray[np.float64]) -> tuple[float, ...]:
-    """Three lengths; a 2-D file's thickness is filler, as a 2-D NIfTI's is, and the shape of the source says so."""
+def spacing_of_lengths(spacing: NDArray[np.float64]) -> tuple[float, ...]:
+    """Three lengths in mm. The thickness of a 2-D file is filler, as in a 2-D NIfTI; its source shape shows that."""
     return tuple(float(s) for s in (*spacing, 1.0)[:3])
 
 
-def beside(path: Path, name: str, kind: str) -> Path:
+def detached_file(path: Path, target_name: str, name: str) -> Path:
     """The detached data file that a header names.
 
-    Only in the header's own folder: elsewhere, a header that came from a stranger could show any file of this machine.
+    It must lie in the header's own folder: otherwise a header from a stranger could show any file of this machine.
+
+    Raises:
+        InputError: It lies elsewhere, or is missing.
     """
-    folder = Path(os.path.normpath(path.parent.absolute()))  # not resolve: links in the folder are its owner's
-    target = Path(os.path.normpath(folder / name))
+    folder = Path(os.path.normpath(path.parent.absolute()))  # not resolved: links in the folder are the owner's
+    target = Path(os.path.normpath(folder / target_name))
     if not target.is_relative_to(folder):
-        raise InputError(f"the {kind} header keeps its data outside its own folder, in {name}; put both in one folder")
+        raise InputError(
+            f"the {name} header keeps its data outside its own folder, in {target_name}; put both in one folder"
+        )
     if not target.is_file():
-        raise InputError(f"the {kind} header's data file {name} is missing")
+        raise InputError(f"the {name} header's data file {target_name} is missing")
     return target
 
 
-def check_size(needed: int, sources: list[Path], ratio: int, kind: str) -> None:
-    """Refuse a header that promises more than its files can hold before memory is set aside for it."""
+def check_size(needed: int, sources: list[Path], ratio: int, name: str) -> None:
+    """Check, before memory is set aside, that the files can hold what the header promises.
+
+    Args:
+        needed: Bytes of all voxels.
+        sources: The files that hold them.
+        ratio: The largest ratio of plain to compressed bytes that the compression reaches; 1 without one.
+        name: The format's name, for the message.
+
+    Raises:
+        InputError: The files are too small.
+    """
     if needed > ratio * sum(source.stat().st_size for source in sources):
-        raise InputError(f"the {kind} data are damaged or cut off")
+        raise InputError(f"the {name} data are damaged or cut off")

@@ -1,1 +1,1 @@
-"""`tumorlens data explore | check | split`."""
+"""Looks at a data set before training: its report, its faults, its division into parts."""

@@ -1,4 +1,4 @@
-"""Divide a data set by patient into training, validation and test, or into folds, written as an index."""
+"""Divides a data set by patient into training, validation and test, or into folds, and writes that as an index."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.datasets.duplicates import CLUSTER, Pair, group_patients, signatures, telling_pairs
+from tumorlens.data.datasets.duplicates import CLUSTER, Pair, copy_pairs, group_patients, signatures
 from tumorlens.data.datasets.folds import make_folds
-from tumorlens.data.datasets.index import find_index
+from tumorlens.data.datasets.listing import HINT, Row
+from tumorlens.data.datasets.load import list_rows, samples_of
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Unread, sweep
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import sha256_of, whole_file
+from tumorlens.data.files import claim, sha256_of, whole_file
 from tumorlens.data.formats.open import source_files
-from tumorlens.data.inspection.listing import Row, list_rows, load_listed, whole_files
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION
@@ -30,7 +30,8 @@ from tumorlens.data.scan import ACQUISITION
 PARTS = ("train", "validation", "test")
 SHARES = (0.70, 0.15, 0.15)
 MIN_FOLDS = 3  # one to test, one to validate, one to train
-_COLUMNS = ["image", "mask", "label", "patient"]
+_COLUMNS = ["image", "mask", "label", "patient", "split"]
+_MORE_COLUMNS = {"fold", "every", "channel", "cut"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Division:
     """A divided data set.
 
     Attributes:
-        root: The folder that the index's paths start at.
-        samples: Slices with patient, and with `split` or `fold` set. Where the set knows no patient, look-alikes
+        root: The folder at which the paths of the index start.
+        samples: Slices with their patient, and with `split` or `fold` set. Where the set knows no patient, look-alikes
             share an invented one.
-        rows: The files that they come from, with the label and the mask of the whole file.
-        merged: How many patients were put together with another because slices of theirs show the same picture.
+        rows: The files of these slices, with the label and the mask of the whole file.
+        merged: How many patients were kept together with another because they have slices of the same picture.
     """
 
     root: Path
@@ -72,34 +73,33 @@ def divide(
     channel: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Division:
-    """Divide a data set so that no patient, and no copy or mirror image of a slice, is in two parts.
+    """A division of a data set in which no patient, and no copy or mirror image of a slice, is in two parts.
 
     Args:
         source: As in `data.datasets.load.load_samples`.
         label_map: The user's own label names -> classes.
-        shares: Of training, validation and test; they sum to 1 (or 100). Without validation (0), training takes a
-            fifth of the training patients for it.
+        shares: Shares of training, validation and test, which sum to 1 (or 100). With 0 for validation, training
+            validates on a fifth of the training patients.
         folds: Make this many folds of equal size instead.
         seed: Another seed, another division.
-        channel: Which channel of colour pictures to take, as in `load_samples`; it decides what looks alike.
+        channel: Which channel of color pictures to take, as in `load_samples`; it decides what looks alike.
         progress: Called with the number of slices read and of all.
 
     Raises:
-        InputError: Shares or folds that make no sense, an unusable set, two rows that contradict each other, or too few
-            patients.
+        InputError: The shares or folds make no sense, the set cannot be used, two rows contradict each other, or there
+            are too few patients.
     """
     shares = _checked_shares(shares)
     if folds is not None and folds < MIN_FOLDS:
         raise InputError(f"{folds} folds are too few to train, validate and test; {MIN_FOLDS} are needed")
-    samples = load_listed(source, label_map, channel)
+    listing = list_rows(source, label_map, channel)
+    samples = samples_of(listing)
     if not all(sample.label for sample in samples):
         raise InputError(f"{source}: the set gives no labels, and an index needs one in every row")
-    index, root = find_index(source)
-    rows = list_rows(source, label_map, channel).rows if index else [Row(sample) for sample in whole_files(samples)]
-    _check_rows(rows, root)
-    samples, marks_nd = _read(samples, progress)
-    groups = group_patients(samples, [*telling_pairs(samples, marks_nd), *_of_one_file(samples)])
-    named = _with_patients(samples, groups, root)
+    _check_rows(listing.rows, listing.root)
+    samples, signatures_nd = _read(samples, progress)
+    groups = group_patients(samples, [*copy_pairs(samples, signatures_nd), *_pairs_of_one_file(samples)])
+    named = _with_patients(samples, groups, listing.root)
     grouped = [replace(sample, patient=str(group)) for sample, group in zip(samples, groups, strict=True)]
     if folds is None:
         parts = assign_parts(grouped, shares, seed)
@@ -108,26 +108,27 @@ def divide(
         numbers = make_folds(grouped, folds, seed)
         divided = [replace(s, split="", fold=number) for s, number in zip(named, numbers, strict=True)]
     merged = len({sample.patient for sample in named}) - len(set(groups))
-    return Division(root, divided, rows, merged)
+    return Division(listing.root, divided, listing.rows, merged)
 
 
 def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int = 0) -> list[str]:
-    """The part of each sample: whole patients, each class in every part by its share, in slices and in patients.
+    """The part of each sample. Patients stay whole, and a part gets its share of each class, in slices and patients.
 
-    The patients are dealt out from the largest to the smallest, each to the part where it lessens the chi-squared
-    distance to the wanted counts most; that is what scikit-learn's StratifiedGroupKFold does for equal shares.
+    Patients are assigned from the largest to the smallest, each to the part where it reduces the chi-squared distance
+    to the target counts most. scikit-learn's StratifiedGroupKFold does the same for equal shares.
 
     Args:
-        samples: Every one with a patient and a label.
-        shares: Of training, validation and test, summing to 1.
+        samples: All slices; each needs a patient and a label.
+        shares: Shares of training, validation and test, which sum to 1.
+        seed: Another seed, another division.
 
     Raises:
-        InputError: Fewer patients than parts.
+        InputError: There are fewer patients than parts.
     """
     patients = sorted({sample.patient for sample in samples})
-    wanted = [part for part, share in zip(PARTS, shares, strict=True) if share > 0]
-    if len(patients) < len(wanted):
-        raise InputError(f"{len(patients)} patients are too few for {' and '.join(wanted)}")
+    names = [part for part, share in zip(PARTS, shares, strict=True) if share > 0]
+    if len(patients) < len(names):
+        raise InputError(f"{len(patients)} patients are too few for {' and '.join(names)}")
     counts_pc = _class_counts(samples, patients)
     share_of = np.array([share for share in shares if share > 0])
     target_sc = share_of[:, None] * counts_pc.sum(axis=0)
@@ -139,22 +140,22 @@ def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int =
         after = filled_sc + counts_pc[i]
         gain = (((filled_sc - target_sc) ** 2 - (after - target_sc) ** 2) / target_sc).sum(axis=1)
         empty = filled_sc.sum(axis=1) == 0
-        if empty.sum() == len(order) - position:  # no part may go without
+        if empty.sum() == len(order) - position:  # no part may stay empty
             gain[~empty] = -np.inf
         best = int(gain.argmax())
         filled_sc[best] = after[best]
-        part_of[patients[i]] = wanted[best]
+        part_of[patients[i]] = names[best]
     return [part_of[sample.patient] for sample in samples]
 
 
 def write_index(division: Division, path: Path, overwrite: bool = False) -> None:
-    """Write ``image, mask, label, patient, split`` (and ``fold``, ``every``, ``channel``, ``cut`` where there are any).
+    """Write ``image, mask, label, patient, split`` (and ``fold``, ``every``, ``channel``, ``cut`` where they are used).
 
-    A file has one row, and more where the set has: a volume for each plane that it is cut in, a picture for each of its
-    channels or masks. Rows that are the same but for patient and part are written once.
+    A file has one row, or as many as the set has for it: a volume one for each plane, a picture one for each channel or
+    mask. Rows that differ only in patient and part are written once.
 
     Raises:
-        InputError: The file is there already, and is none that this function wrote or need not be replaced.
+        InputError: The file must not be replaced, see `check_index`.
     """
     check_index(path, overwrite)
     first = {(sample.image, sample.plane): sample for sample in reversed(division.samples)}
@@ -163,7 +164,7 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
         if _place(row) in first:
             contents.setdefault(_content(row), row)
     rows = list(contents.values())
-    columns = [*_COLUMNS, "split"]
+    columns = [*_COLUMNS]
     columns += ["fold"] if any(sample.fold is not None for sample in division.samples) else []
     columns += ["every"] if any(row.every > 1 for row in rows) else []
     columns += ["channel"] if any(sample.channel is not None for sample in division.samples) else []
@@ -173,13 +174,13 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
         writer.writeheader()
         for row in rows:
             divided = first[_place(row)]
-            own = row.sample.patient  # of a volume in a folder it is the file, which says where the user keeps it
+            own = row.sample.patient
             writer.writerow(
                 {
                     "image": _below(row.sample.image, division.root),
                     "mask": "" if row.sample.mask is None else _below(row.sample.mask, division.root),
                     "label": row.sample.label,
-                    "patient": divided.patient if own in ("", str(row.sample.image)) else own,
+                    "patient": own or divided.patient,
                     "split": divided.split,
                     "fold": divided.fold,
                     "every": row.every,
@@ -190,28 +191,24 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
 
 
 def check_index(path: Path, overwrite: bool = False) -> None:
-    """Raise an `InputError` unless `path` may be written: it is not there, or is an index of ours to be replaced."""
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder; -o takes the name of a CSV file")
-    if not path.exists():
-        return
+    """Raise an `InputError` unless an index may be written to a file, see `data.files.claim`."""
+    claim([path], "an index", _is_ours, overwrite)
+
+
+def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
         header = file.readline(200).decode("utf-8", "replace").strip().split(",")
-    ours = header[:5] == [*_COLUMNS, "split"] and set(header[5:]) <= {"fold", "every", "channel", "cut"}
-    if not ours:
-        raise InputError(f"{path}: this file was not written by this command and is left alone; choose another name")
-    if not overwrite:
-        raise InputError(f"{path}: an index is here already; give --overwrite to replace it, or another name")
+    return header[: len(_COLUMNS)] == _COLUMNS and set(header[len(_COLUMNS) :]) <= _MORE_COLUMNS
 
 
 def _checked_shares(shares: Sequence[float]) -> tuple[float, float, float]:
     train, validation, test = (float(share) for share in shares)
     total = train + validation + test
-    said = " ".join(f"{share:g}" for share in shares)
+    given = " ".join(f"{share:g}" for share in shares)
     if not (train > 0 and validation >= 0 and test > 0):
-        raise InputError(f"shares {said}: training and test need more than 0, validation at least 0")
+        raise InputError(f"shares {given}: training and test need more than 0, validation at least 0")
     if not any(abs(total - whole) < 1e-3 * whole for whole in (1, 100)):
-        raise InputError(f"shares {said} sum to {total:g}, not to 1")
+        raise InputError(f"shares {given} sum to {total:g}, not to 1")
     return train / total, validation / total, test / total
 
 
@@ -219,31 +216,31 @@ def _read(
     samples: list[Sample], progress: Callable[[int, int], None] | None
 ) -> tuple[list[Sample], NDArray[np.float32]]:
     """The samples, with the patients that the files themselves name, and their signatures ``(n, 576)``."""
-    known, marks = [], []
+    read, signature_rows = [], []
     for slice_ in sweep(samples, Preprocess(), progress):
         if isinstance(slice_, Unread):
-            raise InputError(f"{slice_.reason}; `tumorlens data check` lists all that is wrong")
-        known.append(slice_.reading.sample)
-        marks.append(signatures(slice_.prepared.image[None])[0])
-    return known, np.stack(marks)
+            raise InputError(f"{slice_.reason}; {HINT}")
+        read.append(slice_.reading.sample)
+        signature_rows.append(signatures(slice_.prepared.image[None])[0])
+    return read, np.stack(signature_rows)
 
 
 def _check_rows(rows: Sequence[Row], root: Path) -> None:
-    """Raise an `InputError` if two rows of an image give it two labels or two patients."""
+    """Raise an `InputError` if two rows of an image give it different labels or patients."""
     first: dict[tuple[Path, str], Row] = {}
     for row in rows:
-        for what, said in (("label", row.sample.label), ("patient", row.sample.patient)):
-            other = first.setdefault((row.sample.image, what), row) if said else row
-            known = getattr(other.sample, what)
-            if known != said:
+        for column, value in (("label", row.sample.label), ("patient", row.sample.patient)):
+            other = first.setdefault((row.sample.image, column), row) if value else row
+            other_value = getattr(other.sample, column)
+            if other_value != value:
                 raise InputError(
-                    f"{_below(row.sample.image, root)} has the {what} {known} in {other.where} of the index and {said} "
-                    f"in {row.where}"
+                    f"{_below(row.sample.image, root)} has the {column} {other_value} in {other.where} of the index "
+                    f"and {value} in {row.where}"
                 )
 
 
-def _of_one_file(samples: Sequence[Sample]) -> list[Pair]:
-    """Each sample with the first of its file: two channels of a picture are one head, even if they do not look so."""
+def _pairs_of_one_file(samples: Sequence[Sample]) -> list[Pair]:
+    """Each sample with the first of its file. Two channels of a picture show one head, even if they look different."""
     first: dict[Path, int] = {}
     pairs = [(first.setdefault(sample.image, i), i) for i, sample in enumerate(samples)]
     return [Pair(i, j, 1.0, False) for i, j in pairs if i < j]
@@ -254,14 +251,14 @@ def _place(row: Row) -> tuple[Path, str]:
 
 
 def _content(row: Row) -> tuple[Any, ...]:
-    """What a row says besides patient and part."""
+    """All that a row says besides patient and part."""
     return row.sample.image, row.sample.plane, row.sample.channel, row.sample.mask, row.every
 
 
 def _with_patients(samples: Sequence[Sample], groups: Sequence[int], root: Path) -> list[Sample]:
-    """The samples, each with a patient: its own, or the group's; a volume without one is named by its path in the set.
+    """The samples, each with a patient: its own or that of its group. A volume without one is named by its path.
 
-    Both names end with a hash of a file, lest a patient of another set, divided by itself, have the same name.
+    Both invented names end with a hash of a file, so that they differ from those of another set that is divided alone.
     """
     hashes: dict[Path, str] = {}
     first: dict[int, Path] = {}
@@ -280,12 +277,12 @@ def _with_patients(samples: Sequence[Sample], groups: Sequence[int], root: Path)
 
 
 def _hash(path: Path) -> str:
-    """Of a scan's content, whichever files hold it."""
+    """A hash of a scan's content, in all of its files."""
     return hashlib.sha256("".join(sha256_of(file) for file in source_files(path)).encode()).hexdigest()[:12]
 
 
 def _class_counts(samples: Sequence[Sample], patients: Sequence[str]) -> NDArray[np.float64]:
-    """Slices of each class that there is, and whether there are any, ``(patients, 2 * classes)``."""
+    """Slices of each class, then 1 where there are any and 0 elsewhere, ``(patients, 2 * classes)``."""
     row = {patient: i for i, patient in enumerate(patients)}
     column = {label: i for i, label in enumerate(sorted({sample.label for sample in samples}))}
     slices = np.zeros((len(row), len(column)))
@@ -295,7 +292,7 @@ def _class_counts(samples: Sequence[Sample], patients: Sequence[str]) -> NDArray
 
 
 def _below(path: Path, root: Path) -> str:
-    """The path from the root on, with forward slashes."""
+    """The path relative to the root, with forward slashes."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 

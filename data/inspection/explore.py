@@ -1,4 +1,4 @@
-"""The data report: what a data set holds, in numbers, pictures and one HTML page."""
+"""Writes the data report: what a data set holds, in numbers, pictures and one HTML page."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorlens.data.datasets.duplicates import telling_pairs
+from tumorlens.data.datasets.duplicates import Pair, copy_pairs
 from tumorlens.data.datasets.index import find_index
+from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import whole_file, write_text
-from tumorlens.data.inspection.listing import load_listed
+from tumorlens.data.files import claim, whole_file, write_text
 from tumorlens.data.inspection.page import GENERATOR, Picture, page
+from tumorlens.data.plotting import save_figure
 from tumorlens.data.preprocessing.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tumorlens.data.inspection.survey import Survey
+    from tumorlens.data.inspection.statistics import Statistics
 
 PAGE, NUMBERS, FIGURES = "index.html", "report.json", "figures"
 KIND = "tumorlens data report"
@@ -59,29 +60,29 @@ def explore(
         out: The report's folder.
         label_map: The user's own label names -> classes.
         seed: Another seed, other examples.
-        overwrite: Replace a report that is there; files of others are never replaced.
-        channel: Which channel of colour pictures to take, as in `load_samples`.
-        command: What the user typed.
+        overwrite: Replace a report that is there. Files that tumorlens did not write are never replaced.
+        channel: Which channel of color pictures to take, as in `load_samples`.
+        command: The command that the user typed.
         progress: Called with the number of slices done and of all.
 
     Returns:
         The content of ``report.json``.
 
     Raises:
-        InputError: An unusable set, no slice that can be read, or a folder that must not be written to.
+        InputError: The set cannot be used, no slice can be read, or the folder must not be written to.
     """
     from tumorlens.data.inspection.numbers import folds_of, numbers_of, remarks
-    from tumorlens.data.inspection.survey import survey
+    from tumorlens.data.inspection.statistics import measure
 
     index, root = find_index(source)
-    check_out(out, root if index is None else None, overwrite)
-    samples = load_listed(source, label_map, channel)
+    _check_place(out, root if index is None else None, overwrite)
+    samples = load_samples(source, label_map, channel)
     preprocess = Preprocess()
-    found = survey(samples, preprocess, seed=seed, progress=progress)
-    if not found.samples:
-        raise InputError(f"{source}: none of {len(samples)} slices can be read; the first: {found.failures[0]}")
-    pairs = telling_pairs(found.samples, found.marks)
-    folds = folds_of(found)
+    stats = measure(samples, preprocess, seed=seed, progress=progress)
+    if not stats.samples:
+        raise InputError(f"{source}: none of {len(samples)} slices can be read; the first: {stats.failures[0]}")
+    pairs = copy_pairs(stats.samples, stats.signatures)
+    folds = folds_of(stats)
     numbers = {
         "kind": KIND,
         "tumorlens": _version(),
@@ -89,63 +90,44 @@ def explore(
         "command": command,
         "data": str(source),
         "size": preprocess.size,
-        **numbers_of(found, pairs, folds),
+        **numbers_of(stats, pairs, folds),
     }
     numbers["remarks"] = remarks(numbers)
-    pictures = _pictures(found, numbers, pairs, preprocess, seed)
+    pictures = _pictures(stats, numbers, pairs, preprocess, seed)
     numbers["figures"] = [f"{FIGURES}/{name}.png" for name in pictures]
     _write(out, numbers, pictures)
     return numbers
 
 
-def check_out(out: Path, root: Path | None, overwrite: bool = False) -> None:
-    """Raise an `InputError` unless a report may be written to a folder.
+def _check_place(out: Path, root: Path | None, overwrite: bool) -> None:
+    """Raise an `InputError` unless a report may be written to a folder, see `data.files.claim`.
 
-    It may if none of the report's files is there, or if they are of a report and `overwrite` is set. It may never lie
-    below `root`, the folder of a set without an index, where its pictures would be taken for scans.
+    It may never lie below `root`, the folder of a set without an index, where its pictures would be taken for scans.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: this is a file; -o takes a folder")
     if root is not None and out.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{out}: the report cannot lie inside the data, where its pictures would be taken for scans")
-    there = [name for name in _names() if (out / name).exists()]
-    if not there:
-        return
-    strange = _strange(out)
-    if strange:
-        raise InputError(
-            f"{out / strange}: this file is no report of this command and is left alone; choose another -o"
+    files = [out / NUMBERS, out / PAGE, *(out / FIGURES / f"{name}.png" for name in _ALT)]
+    claim(files, "a report", lambda path: _is_ours(path, out), overwrite)
+
+
+def _is_ours(path: Path, out: Path) -> bool:
+    """Whether a file in the report's folder was written with a report."""
+    if path.name == PAGE:
+        with path.open("rb") as file:
+            return GENERATOR.encode() in file.read(1000)
+    try:
+        numbers = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
+        return bool(numbers["kind"] == KIND) and (
+            path.name == NUMBERS or path.relative_to(out).as_posix() in numbers["figures"]
         )
-    if not overwrite:
-        raise InputError(f"{out}: a report is here already; give --overwrite to replace it, or another -o")
-
-
-def _names() -> list[str]:
-    return [NUMBERS, PAGE, *(f"{FIGURES}/{name}.png" for name in _ALT)]
-
-
-def _strange(out: Path) -> str:
-    """A file in the report's place that is none of a report, or nothing."""
-    figures: list[str] = []
-    if (out / NUMBERS).exists():
-        try:
-            said = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
-            figures = said["figures"] if said["kind"] == KIND else []
-        except (ValueError, KeyError, TypeError, OSError):
-            return NUMBERS
-        if said["kind"] != KIND:
-            return NUMBERS
-    if (out / PAGE).exists():
-        with (out / PAGE).open("rb") as file:
-            if GENERATOR.encode() not in file.read(1000):
-                return PAGE
-    return next((name for name in _names()[2:] if (out / name).exists() and name not in figures), "")
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
 
 
 def _pictures(
-    found: Survey, numbers: dict[str, Any], pairs: list[Any], preprocess: Preprocess, seed: int
+    stats: Statistics, numbers: dict[str, Any], pairs: list[Pair], preprocess: Preprocess, seed: int
 ) -> dict[str, Picture]:
-    """Every figure that this set has, by name."""
+    """Every figure of this set, by name."""
     from tumorlens.data.inspection.charts import (
         draw_balance,
         draw_intensities,
@@ -164,43 +146,43 @@ def _pictures(
 
     folds, split = numbers["folds"]["table"], numbers["official_split"]
     figures = {
-        "balance": draw_balance(found, numbers),
-        "samples": draw_samples(found),
-        "masks": draw_masks(found),
-        "means": draw_means(found),
-        "sizes": draw_sizes(found, numbers),
-        "intensities": draw_intensities(found),
-        "lesion_sizes": draw_lesion_sizes(found),
-        "locations": draw_locations(found),
-        "folds": draw_parts(found, folds, "fold") if folds else None,
-        "split": draw_parts(found, split, "") if split else None,
-        "pairs": draw_pairs(found.samples, pairs, preprocess),
-        "augmentation": draw_augmentation(found, seed),
+        "balance": draw_balance(stats, numbers),
+        "samples": draw_samples(stats),
+        "masks": draw_masks(stats),
+        "means": draw_means(stats),
+        "sizes": draw_sizes(stats, numbers),
+        "intensities": draw_intensities(stats),
+        "lesion_sizes": draw_lesion_sizes(stats),
+        "locations": draw_locations(stats),
+        "folds": draw_parts(stats, folds, "fold") if folds else None,
+        "split": draw_parts(stats, split, "") if split else None,
+        "pairs": draw_pairs(stats.samples, pairs, preprocess),
+        "augmentation": draw_augmentation(stats, seed),
     }
     return {name: Picture(name, _ALT[name], _png(f)) for name, f in figures.items() if f is not None}
 
 
 def _png(figure: Figure) -> bytes:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=130, format="png")
-    return drawn.getvalue()
+    stream = io.BytesIO()
+    save_figure(figure, stream)
+    return stream.getvalue()
 
 
 def _write(out: Path, numbers: dict[str, Any], pictures: Mapping[str, Picture]) -> None:
-    """The numbers first: they mark the folder as a report's, should the rest be cut off."""
+    """Write all files, the numbers first: they mark the folder as ours if the rest is cut off."""
     write_text(out / NUMBERS, json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     for name in _ALT:
         path = out / FIGURES / f"{name}.png"
         if name not in pictures:
-            path.unlink(missing_ok=True)  # of an earlier report, which `check_out` has seen
+            path.unlink(missing_ok=True)  # of an earlier report, see `_check_place`
             continue
         with whole_file(path) as part:
             part.write_bytes(pictures[name].png)
-    write_text(out / PAGE, page(numbers, numbers["remarks"], pictures))
+    write_text(out / PAGE, page(numbers, pictures))
 
 
 def _version() -> str:
     try:
         return version("tumorlens")
-    except PackageNotFoundError:  # run from a folder that was never installed
+    except PackageNotFoundError:  # run from a checkout that was never installed
         return "unknown"

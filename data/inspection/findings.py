@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, in words: kinds of findings, their order, the list that a person reads."""
+"""The report of a check: the kinds of findings in their order, the list that a person reads, the JSON file."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.errors import InputError
-from tumorlens.data.files import write_text
+from tumorlens.data.files import claim, write_text
 
 KIND = "tumorlens data check"
 
 PROBLEMS: dict[str, str] = {
     "bad_row": "rows of the index that cannot be used",
     "missing_file": "files that are named but not there",
-    "unknown_label": "labels that are none of the four classes (see --map)",
+    "unknown_label": "labels and folders that name none of the four classes (see --map)",
     "repeated_row": "files that are listed more than once",
     "unreadable": "files that cannot be read",
     "constant": "pictures with the same value everywhere",
     "tiny": "pictures too small to show a head",
+    "ambiguous_mask": "masks that could belong to two pictures, and pictures with two masks",
+    "repeated_patient": "patients with two folders",
     "mask_shape": "masks that do not fit their scan",
     "empty_mask": "tumor slices with an empty mask",
     "healthy_mask": "no_tumor slices with a mask that is not empty",
     "volume_without_mask": "tumor volumes without a mask that says in which slices",
-    "file_label": "files that say another label than the set",
+    "file_label": "files whose own label differs from the set's",
     "label_conflict": "the same picture under two labels",
     "patient_in_two_splits": "patients on both sides of the official split",
     "patient_in_two_folds": "patients in two folds",
@@ -37,8 +38,8 @@ PROBLEMS: dict[str, str] = {
 NOTES: dict[str, str] = {
     "no_mask": "tumor pictures without a mask: of use to the classifier only",
     "no_label": "files without a label: of use to the segmenter only",
-    "mask_values": "masks of more than one value besides 0, and what of them counts as lesion",
-    "unmasked": "images that have no mask in the mask folder: they teach the segmenter that there is no lesion",
+    "mask_values": "masks with more than one value besides 0, and the values that count as lesion",
+    "unmasked": "images without a mask in the mask folder: they teach the segmenter that there is no lesion",
     "no_patient": "files without a patient: only look-alikes can be kept together",
     "equal_files": "files with the same bytes within one part",
     "copy": "the same picture under two patients, or without a patient, within one part",
@@ -61,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         data: The data set, as the user named it.
@@ -104,13 +105,13 @@ class CheckReport:
         head += _count(self.patients, "patient") if self.patients else "patients not known"
         lines = [head]
         for title, kinds in (("problems", PROBLEMS), ("notes", NOTES)):
-            there = [kind for kind in kinds if self.of(kind)]
-            if there:
+            present = [kind for kind in kinds if self.of(kind)]
+            if present:
                 lines += ["", title]
-            for kind in there:
+            for kind in present:
                 lines += _listed(f"  {kinds[kind]}: {len(self.of(kind))}", self.of(kind), examples)
-        kinds_found = len({f.kind for f in self.findings if f.kind in PROBLEMS})
-        end = f"{_count(self.problems, 'problem')} of {_count(kinds_found, 'kind')}" if self.problems else "no problems"
+        n_kinds = len({f.kind for f in self.findings if f.kind in PROBLEMS})
+        end = f"{_count(self.problems, 'problem')} of {_count(n_kinds, 'kind')}" if self.problems else "no problems"
         return "\n".join([*lines, "", end])
 
     def _by_kind(self, kinds: dict[str, str]) -> dict[str, Any]:
@@ -132,19 +133,15 @@ def write_findings(report: CheckReport, path: Path, overwrite: bool = False) -> 
 
 
 def check_out(path: Path, overwrite: bool = False) -> None:
-    """Raise an `InputError` unless findings may be written there: nothing is there, or findings to be replaced."""
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder; -o takes the name of a JSON file")
-    if not path.exists():
-        return
+    """Raise an `InputError` unless findings may be written to a file, see `data.files.claim`."""
+    claim([path], "a list of findings", _is_ours, overwrite)
+
+
+def _is_ours(path: Path) -> bool:
     try:
-        ours = json.loads(path.read_text(encoding="utf-8"))["kind"] == KIND
+        return bool(json.loads(path.read_text(encoding="utf-8"))["kind"] == KIND)
     except (ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise InputError(f"{path}: this file was not written by this command and is left alone; choose another name")
-    if not overwrite:
-        raise InputError(f"{path}: findings are here already; give --overwrite to replace them, or another name")
+        return False
 
 
 def _listed(title: str, items: Sequence[str], examples: int) -> list[str]:

@@ -1,4 +1,13 @@
-"""Which values of a mask file are lesion: masks come as classes, as grey pictures, as JPEG, as fractions."""
+"""Mask files -> masks of 0 and 1 in the order of their scans.
+
+Masks come as classes, as gray pictures, as JPEG and as fractions, so which values are lesion depends on the file:
+
+- Whole numbers are classes, and each but 0 is lesion: in volumes always, in pictures if the numbers are small and the
+  format keeps them.
+- Gray levels are cut at half of their maximum, because JPEG and smooth drawing blur a border.
+- Fractions are cut at 0.5, which leaves the border in its place after interpolation.
+- Any channel of a color counts.
+"""
 
 from __future__ import annotations
 
@@ -12,80 +21,42 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.scan import Scan
 
-_MOST_CLASSES = 31  # larger values of a picture are grey levels: 127 beside 255 is a border drawn smooth
+_MOST_CLASSES = 31  # larger values of a picture are gray levels: 127 beside 255 is a smooth border
 _LOSSY = ("jpeg", "webp")
 
 
-def lesion_of(mask: Scan) -> NDArray[np.uint8]:
-    """A mask's lesion as 0 and 1, ``(rows, columns)`` or the volume's shape; any channel of a colour counts.
-
-    Whole numbers are classes, each but 0 lesion: in volumes always, in pictures where they are small and the format
-    keeps them. Grey levels are cut at half of their maximum, for JPEG and smooth drawing blur a border. Fractions are
-    cut at 0.5, where interpolation leaves the border in its place.
-    """
-    drawn = _flat(mask)
-    cut = _cut(drawn, mask)
-    return (drawn >= cut).astype(np.uint8) if _fractions(drawn) else (drawn > cut).astype(np.uint8)
-
-
-def values_told(mask: Scan) -> str:
-    """How a mask with more than one value besides 0 is read; empty for plain ones."""
-    drawn = _flat(mask)
-    values = np.unique(drawn)
-    values = values[values > 0]
-    if len(values) < 2:
-        return ""
-    cut = _cut(drawn, mask)
-    if _fractions(drawn):
-        return f"fractions up to {values[-1]:g}, lesion from {cut:g} on"
-    if cut == 0:
-        shown = ", ".join(f"{value:g}" for value in values[:8])
-        return f"values {shown}{' ...' if len(values) > 8 else ''}, all of them lesion"
-    return f"{len(values)} grey levels, lesion above {cut:g}"
-
-
-def _flat(mask: Scan) -> NDArray[Any]:
-    return mask.voxels.max(axis=2) if mask.voxels.ndim == 3 and not mask.volume else mask.voxels
-
-
-def _whole(drawn: NDArray[Any]) -> bool:
-    return drawn.dtype.kind != "f" or bool((drawn == np.rint(drawn)).all())
-
-
-def _fractions(drawn: NDArray[Any]) -> bool:
-    """Whether values are shares of lesion; larger broken ones are grey levels that were resized."""
-    return not _whole(drawn) and float(drawn.max()) <= _MOST_CLASSES
-
-
-def _cut(drawn: NDArray[Any], mask: Scan) -> float:
-    """The value at which lesion begins; 0 where every positive value is lesion."""
-    top = float(drawn.max())
-    if _fractions(drawn):
-        return 0.5 if top >= 0.5 else max(top / 2, 1e-30)
-    classes = mask.volume or (top <= _MOST_CLASSES and mask.format not in _LOSSY)
-    return 0.0 if (classes and _whole(drawn)) or top <= 0 else top / 2
-
-
 def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:
-    """One slice of a mask file as 0 and 1 (see `lesion_of`), in the view of ``scan.slice(index)``.
+    """Read one slice of a mask file.
+
+    Args:
+        path: The mask file.
+        scan: The scan to which it belongs.
+        index: The slice, from 0.
+
+    Returns:
+        0 and 1 in the view of ``scan.slice(index)``, ``(rows, columns)``.
 
     Raises:
-        InputError: The mask cannot be read, or has another shape or place in space than its scan.
+        InputError: The mask cannot be read, or its shape or place in space is not that of its scan.
     """
     if scan.volume:
         return scan.view(read_volume_mask(path, scan), index)
     mask = open_mask(path)
-    lesion = mask.view(lesion_of(mask), 0)
+    lesion = mask.view(_lesion(mask), 0)
     if lesion.shape != scan.voxels.shape[:2]:
         raise InputError(f"{path}: the mask has shape {lesion.shape}, its image {scan.voxels.shape[:2]}")
     return lesion
 
 
 def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
-    """A volume's mask as 0 and 1 in the array order of ``scan.voxels``.
+    """Read the mask of a volume.
+
+    Returns:
+        0 and 1 in the array order of ``scan.voxels``, ``(i, j, k)``.
 
     Raises:
-        InputError: The mask cannot be read, has another shape, or lies elsewhere by more than half a voxel.
+        InputError: The mask cannot be read, has another shape than its scan, or lies elsewhere by more than half a
+            voxel.
     """
     mask = open_mask(path)
     if mask.voxels.shape != scan.voxels.shape:
@@ -95,9 +66,59 @@ def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
         apart = np.linalg.solve(scan.affine, mask.affine @ corners) - corners
         if np.abs(apart).max() > 0.5:
             raise InputError(f"{path}: the mask lies up to {np.abs(apart).max():.1f} voxels away from its scan")
-    return lesion_of(mask)
+    return _lesion(mask)
 
 
 def open_mask(path: Path) -> Scan:
-    """A mask file as a scan; unlike one, it may be empty."""
+    """Read a mask file as a scan, with the values of the file. It may be empty, unlike a scan.
+
+    Raises:
+        InputError: As `data.formats.open.open_scan`.
+    """
     return open_scan(path, constant=True)
+
+
+def describe_values(mask: Scan) -> str:
+    """How a mask with several values besides 0 is read, in words; empty for a mask with one value."""
+    drawn = _flat(mask)
+    values = np.unique(drawn)
+    values = values[values > 0]
+    if len(values) < 2:
+        return ""
+    cut = _cut(drawn, mask)
+    if _is_fractions(drawn):
+        return f"fractions up to {values[-1]:g}, lesion from {cut:g} on"
+    if cut == 0:
+        shown = ", ".join(f"{value:g}" for value in values[:8])
+        return f"values {shown}{' ...' if len(values) > 8 else ''}, all of them lesion"
+    return f"{len(values)} gray levels, lesion above {cut:g}"
+
+
+def _lesion(mask: Scan) -> NDArray[np.uint8]:
+    """The lesion of a mask as 0 and 1, ``(rows, columns)`` or the volume's shape."""
+    drawn = _flat(mask)
+    cut = _cut(drawn, mask)
+    return (drawn >= cut).astype(np.uint8) if _is_fractions(drawn) else (drawn > cut).astype(np.uint8)
+
+
+def _flat(mask: Scan) -> NDArray[Any]:
+    """The values without a channel axis: the largest of the channels."""
+    return mask.voxels.max(axis=2) if mask.voxels.ndim == 3 and not mask.volume else mask.voxels
+
+
+def _is_whole(drawn: NDArray[Any]) -> bool:
+    return drawn.dtype.kind != "f" or bool((drawn == np.rint(drawn)).all())
+
+
+def _is_fractions(drawn: NDArray[Any]) -> bool:
+    """Whether values are shares of lesion. Larger values that are not whole are gray levels after a resize."""
+    return not _is_whole(drawn) and float(drawn.max()) <= _MOST_CLASSES
+
+
+def _cut(drawn: NDArray[Any], mask: Scan) -> float:
+    """The value at which lesion begins; 0 if every positive value is lesion."""
+    top = float(drawn.max())
+    if _is_fractions(drawn):
+        return 0.5 if top >= 0.5 else max(top / 2, 1e-30)
+    classes = mask.volume or (top <= _MOST_CLASSES and mask.format not in _LOSSY)
+    return 0.0 if (classes and _is_whole(drawn)) or top <= 0 else top / 2

@@ -1,4 +1,4 @@
-"""Masks -> files in the source's own geometry."""
+"""Masks of 0 and 1 -> files in the geometry of their scans."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tumorlens.data.scan import Scan
 
 
 def write_mask_png(path: Path, mask_hw: NDArray[np.uint8]) -> None:
-    """A mask of 0 and 1 as a picture of 0 and 255, in the rows and columns of its slice."""
+    """Write a mask of 0 and 1, ``(rows, columns)`` of its slice, as a picture of 0 and 255."""
     write_png(path, (mask_hw != 0).astype(np.uint8) * 255)
 
 
 def write_mask_nifti(path: Path, mask: NDArray[np.uint8], scan: Scan) -> None:
-    """A mask as uint8 NIfTI with the source's shape and place.
+    """Write a mask as uint8 NIfTI with the source's shape and place in space.
 
-    From a NIfTI: its affine, qform, sform and their codes, but none of its words, which may name the patient. From
-    another file with an affine: that as sform (code 1, scanner) and qform (code 1; 0 if it is sheared, which a qform
-    cannot say), in mm.
+    If the source is a NIfTI, the mask takes over its affine, qform, sform and their codes, but none of its texts, which
+    may name the patient. The affine of any other source becomes sform (code 1, scanner) and qform (code 1, or 0 for a
+    sheared affine, which a qform cannot express), in mm.
 
     Args:
         path: Ends in ``.nii.gz``.
@@ -34,13 +34,13 @@ def write_mask_nifti(path: Path, mask: NDArray[np.uint8], scan: Scan) -> None:
 
     shaped = mask.reshape(scan.source_shape or mask.shape).astype(np.uint8)
     if scan.header is not None:
-        header = _wordless(scan.header)
+        header = _without_texts(scan.header)
         header.set_data_dtype(np.uint8)
         header.set_slope_inter(1, 0)
         header["cal_max"], header["cal_min"] = 0, 0
         header["descrip"] = b"tumorlens tumor mask"
         kind: Any = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
-        # No affine: nibabel would rewrite both forms and their codes from it; the header's own are to stay.
+        # No affine, from which nibabel would rewrite both forms and their codes: the header's own stay.
         image = kind(shaped, None, header)
     elif scan.affine is not None:
         image = nib.Nifti1Image(shaped, scan.affine)
@@ -53,8 +53,8 @@ def write_mask_nifti(path: Path, mask: NDArray[np.uint8], scan: Scan) -> None:
         nib.save(image, part)
 
 
-def _wordless(header: Any) -> Any:
-    """A copy of a NIfTI header without extensions (they hold DICOM headers, comments), free text and intent."""
+def _without_texts(header: Any) -> Any:
+    """A copy of a NIfTI header without free text, intent and extensions (which hold DICOM headers and comments)."""
     copy = type(header)(header.binaryblock, header.endianness, check=False)
     copy.set_intent("none", (), "")
     for field in ("data_type", "db_name", "descrip", "aux_file", "unused_str"):
@@ -64,6 +64,6 @@ def _wordless(header: Any) -> Any:
 
 
 def _is_sheared(affine: NDArray[np.float64]) -> bool:
-    """Whether the array axes are not at right angles, by more than the float32 of a header loses."""
+    """Whether the array axes are not at right angles, within the precision of a header's float32."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)

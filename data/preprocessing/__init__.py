@@ -1,1 +1,1 @@
-"""From a slice to the network input, and the exact way back."""
+"""From a slice to the input of a network, and back to the slice."""

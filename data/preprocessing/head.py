@@ -1,4 +1,4 @@
-"""Where the head lies in a slice: the first step that takes a picture's frame out of the picture."""
+"""Where the head lies in a slice, so that the borders of a picture do not reach a network."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from tumorlens.data.preprocessing.percentiles import percentiles
 from tumorlens.data.scan import Scan
 
 _WORK_SIZE = 256  # the mask is found at this size: fast, and independent of the source's resolution
-_UNIFORM = 0.08  # a row whose values (but for the outer 3 % on both ends) span less of the slice's range is a frame's
+_UNIFORM = 0.08  # a row belongs to a border if its values (without 3 % at both ends) span less of the slice's range
 _THRESHOLD_RANGE = (0.06, 0.22)  # of the bright level; below lies air and ringing, above lie dark tissue and fluid
 
 
 def find_head(image_hw: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Convex mask of the head.
+    """The convex mask of the head.
 
-    Uniform frames of any grey level are trimmed, air is split from tissue by a damped Otsu threshold
-    (N. Otsu, IEEE Trans. SMC 1979), thin lines and letters are opened away, and the convex hull of what is left is
-    taken, so that sinuses, ventricles and dark lesions stay inside.
+    Uniform borders of any gray level are trimmed. A damped Otsu threshold (N. Otsu, IEEE Trans. SMC 1979) splits air
+    from tissue. Morphological opening removes thin lines and letters. The convex hull of the rest is the head, so that
+    sinuses, ventricles and dark lesions stay inside.
 
     Args:
-        image_hw: One grey slice, any intensity unit, finite.
+        image_hw: ``(rows, columns)``, one gray slice in any intensity unit, finite.
 
     Returns:
-        Mask of the same rows x columns; empty when no head stands out from its background.
+        ``(rows, columns)`` bool; empty if no head stands out from its background.
     """
-    inside = _inside_frame(image_hw)
+    inside = _inside_borders(image_hw)
     first = _hull_in(image_hw, inside)
-    # The second look is at the head's own box: the amount of air around it must not matter.
+    # The second pass sees the head's own box, because the amount of air around it must not matter.
     return _hull_in(image_hw, _box_around(first, inside)) if first.any() else first
 
 
 def tissue_shares(scan: Scan) -> NDArray[np.float64]:
-    """For each slice of a volume the share of its pixels that are brighter than the volume's air, ``(n_slices,)``.
+    """``(n_slices,)``: the share of each slice's pixels that are brighter than the air of the volume.
 
-    One level serves the whole volume: seen alone, a slice of nothing but noise looks as full as any.
+    The level is that of the whole volume, because a slice of noise alone looks as full as any other.
     """
     few = scan.voxels.reshape(-1)[:: max(1, scan.voxels.size // 1_000_000)]
     low, high = (float(v) for v in percentiles(few, (1, 99)))
@@ -45,7 +45,7 @@ def tissue_shares(scan: Scan) -> NDArray[np.float64]:
 
 
 def _hull_in(image_hw: NDArray[np.float32], window: tuple[slice, slice]) -> NDArray[np.bool_]:
-    """The tissue's hull in a window of the slice, found at the working size, as a mask of the whole slice."""
+    """The tissue's hull in a window of the slice, computed at the working size, as a mask of the whole slice."""
     part = image_hw[window]
     hull = _tissue_hull(_shrunk(part))
     mask = np.zeros(image_hw.shape, bool)
@@ -70,8 +70,8 @@ def _box_around(mask_hw: NDArray[np.bool_], inside: tuple[slice, slice]) -> tupl
     )
 
 
-def _inside_frame(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Rows and columns of a slice inside its uniform borders (black, white, grey bars, thin lines), by a small copy."""
+def _inside_borders(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Rows and columns of a slice inside its uniform borders (black, white, gray bars, thin lines), by a small copy."""
     small = _shrunk(image_hw)
     window = _trimmed(small)
     scale = (image_hw.shape[0] / small.shape[0], image_hw.shape[1] / small.shape[1])
@@ -83,7 +83,7 @@ def _inside_frame(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
 
 
 def _trimmed(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Rows and columns that are left when uniform borders are trimmed from all sides; all if nothing would be left."""
+    """Rows and columns inside uniform borders on all sides; all rows and columns if nothing would be left."""
     low, high = percentiles(image_hw, (0.5, 99.5))
     tolerance = _UNIFORM * max(float(high - low), 1e-6)
     top, left = 0, 0
@@ -102,8 +102,8 @@ def _trimmed(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
             break
     if bottom - top < 8 or right - left < 8:
         return slice(None), slice(None)
-    # Dark lines are given back: they are air, in which the tip of a head may show, and do no harm. Next to a bright
-    # one lies a line in which resizing has mixed frame and picture; it goes as well.
+    # Dark lines stay: they are air, in which the tip of a head may show, and do no harm. Next to a bright line lies one
+    # in which resizing has mixed border and picture; it goes as well.
     bright = low + _UNIFORM * (high - low)
     rows = np.flatnonzero(np.median(image_hw[:, left:right], axis=1) > bright)
     columns = np.flatnonzero(np.median(image_hw[top:bottom], axis=0) > bright)
@@ -111,19 +111,20 @@ def _trimmed(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
 
 
 def _between(bright: NDArray[np.int_], start: int, stop: int, length: int) -> slice:
-    """From behind the last bright line before `start` to before the first one from `stop` on."""
+    """From behind the last bright line before `start` to before the first bright line from `stop` on."""
     before, after = bright[bright < start], bright[bright >= stop]
     return slice(int(before[-1]) + 2 if before.size else 0, int(after[0]) - 1 if after.size else length)
 
 
 def _busy(window: NDArray[np.float32], along: int, tolerance: float) -> tuple[int, int] | None:
-    """First and one past the last line that is not uniform along an axis, or none."""
+    """The first and one past the last line that is not uniform along an axis, or none if all are uniform."""
     low, high = percentiles(window, (3, 97), along)
     lines = np.flatnonzero(high - low > tolerance)
     return (int(lines[0]), int(lines[-1]) + 1) if lines.size else None
 
 
 def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The convex hull of everything brighter than air as 0 and 1; empty if nothing is."""
     low, high = percentiles(image_hw, (0.5, 99.0))
     empty = np.zeros(image_hw.shape, np.uint8)
     if high - low <= 1e-6 or min(image_hw.shape) < 8:
@@ -135,7 +136,7 @@ def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
     tissue = (level_u8 > threshold).astype(np.uint8)
     radius = max(1, round(0.012 * max(image_hw.shape)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    # Padded, because the head may touch the frame and the border must count as air.
+    # Padded, because the head may touch the edge, and what lies beyond must count as air.
     tissue = cv2.copyMakeBorder(tissue, 2 * radius, 2 * radius, 2 * radius, 2 * radius, cv2.BORDER_CONSTANT, value=0)
     solid = cv2.morphologyEx(_filled(cv2.morphologyEx(tissue, cv2.MORPH_CLOSE, kernel)), cv2.MORPH_OPEN, kernel)
     solid = solid[2 * radius : -2 * radius, 2 * radius : -2 * radius]
@@ -143,15 +144,17 @@ def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
     if count < 2:
         return empty
     areas = stats[1:, cv2.CC_STAT_AREA]
-    # Eyes and cerebellum are separate islands in skull-stripped slices; letters and scan artefacts are smaller.
-    kept = np.concatenate([[False], areas >= 0.06 * areas.max()])
-    cv2.fillConvexPoly(empty, cv2.convexHull(_row_ends(kept[labels])), 1)
+    # Eyes and cerebellum are separate islands in skull-stripped slices; letters and scan artifacts are smaller.
+    large = np.concatenate([[False], areas >= 0.06 * areas.max()])
+    cv2.fillConvexPoly(empty, cv2.convexHull(_row_ends(large[labels])), 1)
     return empty
 
 
 def _row_ends(mask_hw: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """First and last column of each row that is not empty, ``(n, 1, 2)`` x and y: all that a convex hull depends on,
-    and a hundredth of the mask's points."""
+    """``(n, 1, 2)`` x and y of the first and last pixel of each row that is not empty.
+
+    The convex hull depends on these points only, a hundredth of the mask's.
+    """
     rows = np.flatnonzero(mask_hw.any(axis=1))
     filled = mask_hw[rows]
     first, last = filled.argmax(axis=1), mask_hw.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
@@ -160,6 +163,7 @@ def _row_ends(mask_hw: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def _filled(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mask with its holes filled."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = np.zeros_like(mask)
     cv2.drawContours(filled, contours, -1, 1, thickness=cv2.FILLED)

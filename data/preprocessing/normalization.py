@@ -1,4 +1,4 @@
-"""What a network's weights expect of the pixels."""
+"""The normalization of pixels that a network's weights expect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and deviation of the three channels (of pixels 0..1) that a network's weights expect to be taken out."""
+    """Mean and standard deviation of pixels 0..1, for each of the three channels: ``(pixel - mean) / std``."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -24,13 +24,13 @@ IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # most e
 
 
 def normalization_of(card: dict[str, Any], default: Normalization) -> Normalization:
-    """The normalisation that a card of `data.cards.weights.load_weights` tells; `default` where it tells none."""
-    told = card.get("normalization")
-    return default if told is None else Normalization(tuple(told["mean"]), tuple(told["std"]))
+    """The normalization of a card of `data.cards.weights.load_weights`; `default` if the card has none."""
+    entry = card.get("normalization")
+    return default if entry is None else Normalization(tuple(entry["mean"]), tuple(entry["std"]))
 
 
 def to_batch(images_nhw: NDArray[np.uint8] | torch.Tensor, normalization: Normalization = IMAGENET) -> torch.Tensor:
-    """Prepared slices ``(n, size, size)`` uint8 -> normalised ``(n, 3, size, size)`` float32, channels last."""
+    """Prepared slices ``(n, size, size)`` uint8 -> normalized ``(n, 3, size, size)`` float32, channels last."""
     import torch
 
     images = torch.as_tensor(images_nhw).float().div_(255)

@@ -1,4 +1,4 @@
-"""The one path from a slice to a network's input, used by training and by serving, and its exact inverse."""
+"""The one path from a slice to the input of a network, for training and prediction alike, and its inverse."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PREPROCESS_VERSION = 1  # raise it when any output pixel changes: weights traine
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a prepared slice came from: all that is needed to put a mask back.
+    """Where a prepared slice lies in its source: all that is needed to put a mask back.
 
     Attributes:
         source_shape: Rows and columns of the source slice.
-        box: Crop in the source, ``(top, bottom, left, right)`` in pixels, bottom and right exclusive; it may reach
+        box: Crop of the source, ``(top, bottom, left, right)`` in pixels, bottom and right exclusive. It may reach
             beyond the slice, where the input is 0.
-        inner: Rows and columns that the crop takes inside the network's square.
-        offset: Row and column of that inner rectangle.
+        inner: Rows and columns of the crop inside the network's square.
+        offset: First row and column of the crop inside the network's square.
     """
 
     source_shape: tuple[int, int]
@@ -35,13 +35,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class PreparedSlice:
-    """A network's input and the way back.
+    """The input of a network and the way back.
 
     Attributes:
-        image: ``(size, size)`` uint8; 0 outside the head. Eight bits, so that a cached training sample and a served
-            slice are the same to the last bit.
+        image: ``(size, size)`` uint8; 0 outside the head. Eight bits, so that a cached training sample and a slice in
+            prediction are the same to the last bit.
         head: ``(size, size)`` bool, the head's convex mask in the same grid.
-        head_fraction: Share of the source slice that the head covers, 0..1; 0 when no head was found.
+        head_fraction: Share of the source slice that the head covers, 0..1; 0 if there is no head.
         placement: The way back to the source's grid.
     """
 
@@ -53,15 +53,25 @@ class PreparedSlice:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Grey slice -> head crop -> robust intensities -> square without distortion.
+    """Gray slice -> head crop -> robust intensities -> square without distortion.
 
-    Frame size, borders, what lies outside the head, intensity unit and window are all gone afterwards: they tell the
-    source of a picture, not the health of the patient.
+    Size, borders, everything outside the head, intensity unit and window are removed: they show the source of a
+    picture, not the health of the patient.
 
     Attributes:
         size: Side of the square output in pixels.
         margin: Free rim around the head, as a share of the head's longer side.
-        percentiles: Intensities inside the head that become 0 and 1.
+        percentiles: Percentiles of the intensities inside the head that become 0 and 1.
+        version: `PREPROCESS_VERSION` of the output.
+
+    Example:
+        >>> preprocess = Preprocess(size=224)
+        >>> prepared = preprocess(scan.slice(12), scan.pixel_aspect)
+        >>> prepared.image.shape, prepared.image.dtype
+        ((224, 224), dtype('uint8'))
+        >>> map_hw = np.zeros((224, 224), np.uint8)  # a segmenter's answer, 255 is certain
+        >>> preprocess.mask_to_source(map_hw, prepared.placement).shape == scan.slice(12).shape
+        True
     """
 
     size: int = 224
@@ -73,21 +83,21 @@ class Preprocess:
         """Prepare one slice.
 
         Args:
-            slice_hw: One slice, ``(rows, columns)`` grey or ``(rows, columns, 3 or 4)`` colour, any numeric type.
-            pixel_aspect: Height of a pixel divided by its width, from the spacing in mm; 1 when unknown.
+            slice_hw: One slice, ``(rows, columns)`` gray or ``(rows, columns, 3 or 4)`` color, any numeric type.
+            pixel_aspect: Height of a pixel divided by its width, from the spacing in mm; 1 if unknown.
 
         Raises:
-            InputError: Wrong shape, no pixels, NaN or infinite values, or one value everywhere.
+            InputError: As `to_gray`.
         """
         image_hw = to_gray(slice_hw)
         head = find_head(image_hw)
         head_fraction = float(head.mean())
-        if not head.any():  # nothing stands out: the whole picture is what there is to look at
+        if not head.any():  # nothing stands out, so the whole picture counts
             head = np.ones(image_hw.shape, bool)
         box = self._box(head, pixel_aspect)
         inside = image_hw[head]
         low, high = percentiles(inside, self.percentiles)
-        if high - low <= 0:  # a few bright pixels on a flat field: fall back to the full range
+        if high - low <= 0:  # a few bright pixels on a flat field: use the full range
             low, high = float(inside.min()), float(inside.max())
         if high - low <= 0:
             low, high = float(image_hw.min()), float(image_hw.max())
@@ -102,7 +112,11 @@ class Preprocess:
         )
 
     def mask_to_input(self, mask_hw: NDArray[np.generic], placement: Placement) -> NDArray[np.uint8]:
-        """Bring a source mask (non-zero is lesion) to the network's grid; returns 0 and 1, ``(size, size)``.
+        """A mask of the source on the network's grid, 0 and 1, ``(size, size)``.
+
+        Args:
+            mask_hw: ``(rows, columns)`` of the source slice; non-zero is lesion.
+            placement: Where the slice lies on the network's grid.
 
         Raises:
             InputError: The mask has another shape than the slice.
@@ -114,19 +128,19 @@ class Preprocess:
     def mask_to_source(
         self, map_hw: NDArray[np.uint8], placement: Placement, threshold: float = 0.5
     ) -> NDArray[np.uint8]:
-        """The exact inverse: a lesion map on the network's grid -> mask of 0 and 1 on the source's grid.
+        """A lesion map on the network's grid -> mask of 0 and 1 on the source's grid, ``(rows, columns)``.
 
-        The map has eight bits before it is resampled, which is faster than floats and smoother than a mask.
+        The map is resampled with eight bits, which is faster than floats and smoother than a mask.
 
         Args:
-            map_hw: ``(size, size)`` uint8, 255 is certain; a mask of 0 and 255 is one, too.
-            placement: The slice's way back.
+            map_hw: ``(size, size)`` uint8, 255 is certain; a mask of 0 and 255 is a map, too.
+            placement: Where the slice lies on the network's grid.
             threshold: Share of 255 from which a pixel of the source belongs to the mask.
         """
         return (self.map_to_source(map_hw, placement) >= max(1, round(threshold * 255))).astype(np.uint8)
 
     def map_to_source(self, map_hw: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
-        """A map of bytes ``(size, size)`` on the source's grid, ``(rows, columns)``; 0 outside the crop."""
+        """A map ``(size, size)`` uint8 on the source's grid, ``(rows, columns)``; 0 outside the crop."""
         top, left = placement.offset
         rows, columns = placement.inner
         inner_u8 = np.ascontiguousarray(map_hw[top : top + rows, left : left + columns], np.uint8)
@@ -163,12 +177,12 @@ class Preprocess:
 
 
 def to_gray(slice_hw: NDArray[np.generic]) -> NDArray[np.float32]:
-    """One grey float32 channel from a grey or colour slice.
+    """One gray float32 channel ``(rows, columns)`` of a gray or color slice.
 
-    Colour is weighted by ITU-R BT.601; a fourth channel (alpha) is dropped, since readers have applied it.
+    Colors are weighted by ITU-R BT.601. A fourth channel (alpha) is dropped, because readers have applied it.
 
     Raises:
-        InputError: Wrong shape, no pixels, NaN or infinite values, or one value everywhere.
+        InputError: The array is not a slice, has no pixels, holds NaN or infinite values, or one value everywhere.
     """
     array = np.asarray(slice_hw)
     if array.ndim == 3 and array.shape[2] in (3, 4):
@@ -179,7 +193,7 @@ def to_gray(slice_hw: NDArray[np.generic]) -> NDArray[np.float32]:
         image = array.astype(np.float32)
     else:
         raise InputError(
-            f"a slice has rows and columns, with 3 or 4 colours at most; this array has shape {array.shape}"
+            f"a slice has rows and columns, with 3 or 4 colors at most; this array has shape {array.shape}"
         )
     if image.size == 0:
         raise InputError("the slice has no pixels")
@@ -191,6 +205,7 @@ def to_gray(slice_hw: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def _place(array_hw: NDArray, placement: Placement, size: int) -> NDArray:
+    """An array of the source, ``(rows, columns)``, on the network's grid, ``(size, size)``."""
     y0, y1, x0, x1 = placement.box
     height, width = placement.source_shape
     crop = array_hw[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]

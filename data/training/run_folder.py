@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 import yaml
 
-from tumorlens.data.cards.lineage import START_HASH, known_start
+from tumorlens.data.cards.lineage import START_HASH, known_start, patients_of_run
+from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.devices import pick_device
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of, whole_file, write_text
@@ -26,11 +28,18 @@ _PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:
-    """The part of a card that says how the weights came about; the settings are those that the run's folder keeps, for
-    the file of the first weights may hold others by now."""
+    """The part of a card that says how the weights came about.
+
+    The settings are those that the run's folder keeps, since the file of the initial weights may hold others by now.
+    The patients are hashes, see `data.datasets.patient_hashes`.
+    """
+    training = read_config(out)
+    members = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    with suppress(OSError, InputError):  # a file that was moved during the training must not cost the weights
+        training = patients_of_run(training, {name: hash_patients(part.samples) for name, part in members.items()})
     return {
-        "training": read_config(out),
-        "n_slices": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
+        "training": training,
+        "n_slices": {name: len(part) for name, part in members.items()},
         "dropped_near_duplicates": len(parts.dropped),
         **({} if parts.leaks is None else {"leaking_test_slices": parts.leaks}),
         "best_epoch": best_epoch,

@@ -1,255 +1,277 @@
-"""What the user named on the command line -> the scans to run, each with a name of its own."""
+"""The inputs on the command line -> the scans to run, each with a name of its own."""
 
 from __future__ import annotations
 
 import glob
 import os
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError
 from tumorlens.data.formats.archives import is_zip, unpack
 from tumorlens.data.formats.open import SCAN_SUFFIXES, is_dicom, sniff
-from tumorlens.pipeline.batch.job import Job, Work, _Found
-from tumorlens.pipeline.batch.names import output_folders, unique_names
-from tumorlens.pipeline.batch.series import Candidate, DicomInput, survey
+from tumorlens.pipeline.batch.job import Job
+from tumorlens.pipeline.batch.names import name_jobs
+from tumorlens.pipeline.batch.series import Candidate, DicomInput, find_candidates
 from tumorlens.pipeline.outputs import RESULT_FILES
 
-_LOST = "the link leads nowhere"
+_DEAD_LINK = "the link leads nowhere"
+
+
+@dataclass
+class Work:
+    """Everything in the inputs.
+
+    Attributes:
+        jobs: The scans to run, then the inputs that failed.
+        candidates: Every DICOM series, with the name it has, or would have, in ``results.csv``.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    candidates: list[tuple[str, Candidate]] = field(default_factory=list)
 
 
 def collect(inputs: Iterable[str], out: Path, scratch: Path, wanted: Sequence[str] = ()) -> Work:
     """Files, folders (searched recursively), zips, DICOMDIRs and glob patterns as jobs, in order, each scan once.
 
-    In folders, files are taken that have a scan's suffix or a scan's content; hidden ones, the output folder and the
-    results of other runs are left out. DICOM files are grouped to series; of a study one is run (see
-    `pipeline.batch.series.survey`). An input that is not there, or a folder without scans, becomes a job with an error.
+    In folders, a file is a scan if it has a scan's extension or content. Hidden files, the output folder and the
+    results of other runs are left out. DICOM files are grouped to series, and one series of each study is run (see
+    `pipeline.batch.series.find_candidates`). An input that does not exist, or a folder without scans, becomes a job
+    with an error. For the names see `pipeline.batch.names`.
 
     Args:
-        inputs: What the user named.
+        inputs: Paths and patterns.
         out: The output folder.
-        scratch: An empty folder that lives as long as the jobs; zips are unpacked there.
-        wanted: The DICOM series to run, by UID or number, and nothing else; or ``all``, and all other scans, too.
+        scratch: An empty folder that lives as long as the jobs. Zips are unpacked there.
+        wanted: The DICOM series to run, by UID or number, and nothing else; or ``all``, which adds all other scans.
 
     Raises:
-        InputError: Nothing in all inputs that looks like a scan, or a wanted series that is not there.
+        InputError: No input looks like a scan, or a wanted series does not exist.
     """
     search = _Search(out.resolve(), scratch, wanted)
-    for text in inputs:
-        if not text.strip():
-            raise InputError("an input is empty text")
-        search.look_at(text)
-    search.look_at_named_dicom()
-    found = search.found
+    search.look_at(inputs)
+    scans = _each_once(search.scans)
     if wanted:
-        every = "all" in (w.lower() for w in wanted)
-        found = [f for f in found if f.files or every]
-        missing = [w for w in wanted if not any(c.series.is_called(w) for c in search.candidates)]
-        if found and every:  # pictures have no series
-            missing = [w for w in missing if w.lower() != "all"]
+        run_all = "all" in (name.lower() for name in wanted)
+        scans = [job for job in scans if job.files or run_all]
+        missing = [name for name in wanted if not any(c.series.is_called(name) for _, c in search.candidates)]
+        if scans and run_all:  # pictures have no series
+            missing = [name for name in missing if name.lower() != "all"]
         if missing:
-            there = ", ".join(c.series.tag for c in search.candidates[:20]) or "no DICOM series"
+            there = ", ".join(c.series.tag for _, c in search.candidates[:20]) or "no DICOM series"
             raise InputError(f"no series is called {missing[0]!r}; there is {there}")
-    if not found and not search.broken:
-        raise InputError("; ".join(reason for _, reason, _ in search.failures) or "no input given")
-    return _work(found, search)
+    if not scans and not search.broken:
+        raise InputError("; ".join(str(job.error) for job in search.failures) or "no input given")
+    runs = [*_without_parts(scans), *search.failures]
+    keys = {job.key for job in runs}
+    others = _each_once(job for job, _ in search.candidates if job.key not in keys)  # they keep their names free
+    named = name_jobs([*runs, *others])
+    names = {job.key: job.name for job in named}
+    return Work(named[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
 
 
 @dataclass
 class _Search:
-    """Looks through the inputs, and keeps what it finds."""
+    """Looks through the inputs and collects scans, failures and DICOM series."""
 
-    results: Path
+    out: Path
     scratch: Path
     wanted: Sequence[str]
-    found: list[_Found] = field(default_factory=list)
-    failures: list[tuple[str, str, Path]] = field(default_factory=list)  # name, reason, place
-    broken: bool = False  # whether one of the failures is of a scan that is there
-    candidates: list[Candidate] = field(default_factory=list)
-    named_dicom: list[Path] = field(default_factory=list)
+    scans: list[Job] = field(default_factory=list)
+    failures: list[Job] = field(default_factory=list)
+    broken: bool = False  # whether a failure is of something that exists
+    candidates: list[tuple[Job, Candidate]] = field(default_factory=list)
+    dicom_files: list[Path] = field(default_factory=list)  # named one by one: a shell's *.dcm is one series
     unpacked: set[Path] = field(default_factory=set)
 
-    def look_at(self, text: str) -> None:
-        paths = _expand(text)
-        if not paths:
-            self.failures.append((text, f"{text}: no such file or folder", Path(text)))
-        for path in paths:
-            if _is_lost(path):
-                self.failures.append((str(path), f"{path}: {_LOST}", path))
-            elif path.is_dir():
-                if not self.folder(path, PurePosixPath(path.resolve().name)) and path.resolve() != self.results:
-                    self.failures.append((str(path), f"{path}: the folder holds no scan", path))
-            elif path.is_file() and is_zip(path):
-                self.archive(path, PurePosixPath(path.name))
-            elif not is_dicom(path):
-                self.found.append(_Found(path, PurePosixPath(path.name)))
-            elif is_dicomdir(path):
-                self.directory(path)
-            else:
-                self.named_dicom.append(path)
+    def look_at(self, inputs: Iterable[str]) -> None:
+        """Look through all inputs, the outermost folders first: they give the longest names to what is in them."""
+        paths = list(self._expand(inputs))
+        scans: dict[int, list[Job]] = {}
+        for n in sorted(range(len(paths)), key=lambda n: (os.path.realpath(paths[n]).count(os.sep), str(paths[n]))):
+            self._look_at_path(paths[n])
+            scans[n], self.scans = self.scans, []
+        self.scans = [job for n in range(len(paths)) for job in scans[n]]
+        if self.dicom_files:
+            root = self.dicom_files[0].parent
+            self._add_dicom(DicomInput(tuple(self.dicom_files), root, PurePosixPath(root.name), named=True))
 
-    def folder(self, folder: Path, name: PurePosixPath, unpacked: tuple[Path, PurePosixPath] | None = None) -> bool:
-        """Whether there is anything in the folder that can be a scan."""
-        before = self._seen()
-        pictures, dicom, zips, closed = _scans_below(folder, self.results)
-        for file, reason in closed:
-            self.failures.append((file.relative_to(folder).as_posix(), f"{file}: cannot be read ({reason})", file))
-            self.broken = True
-        alias = None if unpacked is None else (str(folder), str(unpacked[0]))
-        for file in pictures:
+    def _look_at_path(self, path: Path) -> None:
+        if _is_dead_link(path):
+            self._fail(path, str(path), _DEAD_LINK)
+        elif path.is_dir():
+            if not self._add_folder(path, PurePosixPath(path.resolve().name)) and path.resolve() != self.out:
+                self._fail(path, str(path), "the folder holds no scan")
+        elif path.is_file() and is_zip(path):
+            if not self._add_zip(path, PurePosixPath(path.name)):
+                self._fail(path, str(path), "the archive holds no scan")
+        elif not is_dicom(path):
+            self.scans.append(Job(path, path.name))
+        elif is_dicomdir(path):
+            self._add_dicomdir(path)
+        else:
+            self.dicom_files.append(path)
+
+    def _expand(self, inputs: Iterable[str]) -> Iterator[Path]:
+        for text in inputs:
+            if not text.strip():
+                raise InputError("an input is empty text")
+            paths = _matches(text)
+            if not paths:
+                self._fail(Path(text), text, "no such file or folder")
+            yield from paths
+
+    def _fail(self, path: Path, name: str, reason: str, unpacked: tuple[str, str] | None = None) -> None:
+        job = Job(path, name, unpacked=unpacked)
+        self.failures.append(replace(job, error=job.with_path(reason)))
+
+    def _fail_broken(self, path: Path, name: str, reason: str, unpacked: tuple[str, str] | None = None) -> None:
+        self._fail(path, name, reason, unpacked)
+        self.broken = True
+
+    def _add_folder(self, folder: Path, name: PurePosixPath, archive: Path | None = None) -> bool:
+        """Add the scans of a folder, or of the folder that a zip was unpacked to; returns whether there are any."""
+        before = self._count()
+        unpacked = (str(folder), str(archive)) if archive else None
+        contents = _look_into(folder, self.out)
+
+        def name_of(file: Path) -> PurePosixPath:
             inside = PurePosixPath(file.relative_to(folder).as_posix())
-            shown = inside if unpacked is None else unpacked[1] / inside
-            self.found.append(_Found(file, shown, unpacked=alias))
-        if dicom:
-            self.dicom(DicomInput(tuple(dicom), folder, name, whole=unpacked is not None), alias)
-        for file in zips if unpacked is None else ():  # a zip within a zip is left alone
-            self.archive(file, PurePosixPath(file.relative_to(folder).as_posix()), inside=True)
-        return self._seen() > before
+            return name / inside if archive else inside
 
-    def _seen(self) -> int:
-        return len(self.found) + len(self.failures) + len(self.candidates)
+        for file, reason in contents.unreadable:
+            self._fail_broken(file, str(name_of(file)), f"cannot be read ({reason})", unpacked)
+        self.scans += [Job(file, str(name_of(file)), unpacked=unpacked) for file in contents.scans]
+        if contents.dicom:
+            self._add_dicom(DicomInput(tuple(contents.dicom), folder, name, whole=archive is not None), unpacked)
+        for file in [] if archive else contents.zips:  # a zip within a zip is left alone
+            self._add_zip(file, name_of(file))
+        return self._count() > before
 
-    def archive(self, path: Path, name: PurePosixPath, inside: bool = False) -> None:
-        """A zip, named by the user or found `inside` a folder, where one without scans says nothing."""
-        if path.resolve() in self.unpacked:  # named twice, or by itself and with its folder
-            return
-        place = self.scratch / str(len(self.unpacked))
+    def _count(self) -> int:
+        return len(self.scans) + len(self.failures) + len(self.candidates)
+
+    def _add_zip(self, path: Path, name: PurePosixPath) -> bool:
+        """Add the scans of a zip; returns False if it holds none."""
+        if path.resolve() in self.unpacked:
+            return True
+        folder = self.scratch / str(len(self.unpacked))
         self.unpacked.add(path.resolve())
         try:
-            unpack(path, place)
+            unpack(path, folder)
         except InputError as error:
-            self.failures.append((str(name), str(error), path))
-            self.broken = True
-            return
-        if not self.folder(place, name, (path, name)) and not inside:
-            self.failures.append((str(path), f"{path}: the archive holds no scan", path))
+            self._fail_broken(path, str(name), str(error))
+            return True
+        return self._add_folder(folder, name, path)
 
-    def directory(self, path: Path) -> None:
+    def _add_dicomdir(self, path: Path) -> None:
         try:
-            files, missing = read_dicomdir(path)
+            files, n_missing = read_dicomdir(path)
         except InputError as error:
-            self.failures.append((str(path), str(error), path))
-            self.broken = True
+            self._fail_broken(path, str(path), str(error))
             return
-        if missing:
-            lost = f"{path}: {missing} of the {missing + len(files)} files that it lists are missing"
-            self.failures.append((path.name, lost, path))
-        self.dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True), None)
+        if n_missing:
+            n_listed = n_missing + len(files)
+            self._fail(path, path.name, f"{n_missing} of the {n_listed} files that it lists are missing")
+        self._add_dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True))
 
-    def look_at_named_dicom(self) -> None:
-        """All files the user named belong together: a shell's ``*.dcm`` is one series, not a hundred scans."""
-        if self.named_dicom:
-            first = self.named_dicom[0]
-            self.dicom(DicomInput(tuple(self.named_dicom), first.parent, PurePosixPath(first.name), named=True), None)
-
-    def dicom(self, source: DicomInput, alias: tuple[str, str] | None) -> None:
-        seen = survey(source, self.wanted)
-        self.candidates += seen.candidates
-        for candidate in seen.candidates:
-            if candidate.taken:
-                files = candidate.series.files
-                path = files[0] if len(files) == 1 else candidate.series.folder
-                if source.whole and alias:
-                    path = source.root  # the zip: what lies in it has no other name for the user
-                notes = (candidate.why,) if candidate.why else ()
-                self.found.append(_Found(path, candidate.name, candidate.tail, files, notes, alias))
-            elif alias:  # many archives at once must not fill the disk with what is not run
-                for file in candidate.series.files:
+    def _add_dicom(self, source: DicomInput, unpacked: tuple[str, str] | None = None) -> None:
+        candidates, failures = find_candidates(source, self.wanted)
+        for candidate in candidates:
+            series = candidate.series
+            path = series.files[0] if len(series.files) == 1 else series.folder
+            if candidate.chosen and unpacked:
+                path = source.root  # the zip: a path inside it means nothing to you
+            notes = (candidate.reason,) if candidate.chosen and candidate.reason else ()
+            job = Job(path, candidate.name, series.refusal, series.files, series.uid, notes, unpacked)
+            self.candidates.append((job, candidate))
+            if candidate.chosen:
+                self.scans.append(job)
+            elif candidate.error:
+                self.failures.append(replace(job, error=job.with_path(candidate.error)))
+                self.broken = True
+            elif unpacked:  # many archives at once must not fill the disk with series that are not run
+                for file in series.files:
                     file.unlink()
-        for failure in seen.failures:
-            told = failure.reason if str(failure.path) in failure.reason else f"{failure.path}: {failure.reason}"
-            place = failure.path
-            if alias is not None:
-                told, place = told.replace(*alias), Path(str(place).replace(*alias))
-            self.failures.append((failure.name, told, place))
-            self.broken = True
+        for failure in failures:
+            self._fail_broken(failure.path, failure.name, failure.reason, unpacked)
 
 
-def _work(found: list[_Found], search: _Search) -> Work:
-    once = _without_parts(list({_key(f): f for f in reversed(found)}.values())[::-1])
-    names = [PurePosixPath(f"{name}{f.tail}") for f, name in zip(once, unique_names(once), strict=True)]
-    folders = output_folders(names)
-    jobs = [
-        Job(f.path, printable(str(name)), printable(folder), files=f.files, notes=f.notes, unpacked=f.unpacked)
-        for f, name, folder in zip(once, names, folders, strict=True)
-    ]
-    taken = {job.name for job in jobs}
-    for text, error, place in search.failures:
-        name = printable(text)
-        while name in taken:
-            name += " (not run)"
-        jobs.append(Job(place, name, "", error))
-        taken.add(name)
-    called = {job.files: job.name for job in jobs if job.files}
-    listed = [(called.get(c.series.files, printable(f"{c.name}{c.tail}")), c) for c in search.candidates]
-    return Work(jobs, listed)
+def _each_once(jobs: Iterable[Job]) -> list[Job]:
+    """Each scan once, by its longest name: the one below the outermost folder that you named."""
+    best: dict[frozenset[str], Job] = {}
+    for job in jobs:
+        known = best.get(job.key)
+        if known is None or (job.name.count("/"), job.name) > (known.name.count("/"), known.name):
+            best[job.key] = job
+    return list(best.values())
 
 
-def _without_parts(found: list[_Found]) -> list[_Found]:
-    """Without series of which another input has all files, and more."""
-    files = [set(_key(f)) if f.files else set() for f in found]
-    return [f for f, own in zip(found, files, strict=True) if not own or not any(own < other for other in files)]
+def _without_parts(jobs: list[Job]) -> list[Job]:
+    """The jobs without series of which another job has all files, and more."""
+    keys = [job.key for job in jobs if job.files]
+    return [job for job in jobs if not job.files or not any(job.key < other for other in keys)]
 
 
-def _key(found: _Found) -> tuple[Path, ...]:
-    return tuple(file.resolve() for file in found.files or (found.path,))
-
-
-def _expand(text: str) -> list[Path]:
+def _matches(text: str) -> list[Path]:
     path = Path(text)
     if path.exists() or path.is_symlink():
         return [path]
     if any(mark in text for mark in "*?["):
-        matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-        return [m for m in matches if not (m.name in RESULT_FILES and _is_result(m.parent))]
+        paths = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+        return [p for p in paths if not (p.name in RESULT_FILES and _is_result(p.parent))]
     return []
 
 
-def _scans_below(folder: Path, results: Path) -> tuple[list[Path], list[Path], list[Path], list[tuple[Path, str]]]:
-    """The scans below a folder, the DICOM files, the zips, and what may not be read, with the reason."""
-    files: list[Path] = []
-    dicom: list[Path] = []
-    zips: list[Path] = []
-    closed: list[tuple[Path, str]] = []
-    been: set[Path] = set()  # links are followed, but not in circles
+@dataclass(frozen=True)
+class _Contents:
+    """The files below a folder by kind; the last kind is what cannot be read, with the reason."""
 
-    def tell(error: OSError) -> None:
-        closed.append((Path(error.filename), error.strerror or "error"))
+    scans: list[Path] = field(default_factory=list)
+    dicom: list[Path] = field(default_factory=list)
+    zips: list[Path] = field(default_factory=list)
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
 
-    for place, folders, names in os.walk(folder, onerror=tell, followlinks=True):
+
+def _look_into(folder: Path, out: Path) -> _Contents:
+    contents = _Contents()
+    visited: set[Path] = set()  # links are followed, but not in circles
+
+    def report(error: OSError) -> None:
+        contents.unreadable.append((Path(error.filename), error.strerror or "error"))
+
+    for place, folders, names in os.walk(folder, onerror=report, followlinks=True):
         here = Path(place)
-        real = here.resolve()
-        if real in been:
+        if here.resolve() in visited:
             folders.clear()
             continue
-        been.add(real)
-        if _is_result(here):  # which may be the folder of its source
-            names = [n for n in names if n not in RESULT_FILES]
-        folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != results)
-        for file in (here / n for n in sorted(names) if n[0] != "."):
-            if _is_lost(file):
-                closed.append((file, _LOST))
+        visited.add(here.resolve())
+        folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != out)
+        results = RESULT_FILES if _is_result(here) else ()  # they may lie beside their source
+        for file in (here / name for name in sorted(names) if name[0] != "." and name not in results):
+            if _is_dead_link(file):
+                contents.unreadable.append((file, _DEAD_LINK))
             elif file.is_file() and not os.access(file, os.R_OK):
-                closed.append((file, "Permission denied"))
+                contents.unreadable.append((file, "Permission denied"))
             elif is_dicom(file):
-                if file.name.upper() != "DICOMDIR":  # it lists the files that are found anyway
-                    dicom.append(file)
+                if file.name.upper() != "DICOMDIR":  # its files are found anyway
+                    contents.dicom.append(file)
             elif _is_scan(file):
-                files.append(file)
+                contents.scans.append(file)
             elif file.suffix.lower() == ".zip" and file.is_file() and is_zip(file):
-                zips.append(file)
-    return files, dicom, zips, closed
+                contents.zips.append(file)
+    return contents
 
 
-def _is_lost(path: Path) -> bool:
+def _is_dead_link(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
 def _is_result(folder: Path) -> bool:
-    """Whether a folder holds the result of a run, whose files are no scans."""
+    """Whether a folder holds the result of a run; its files are not scans."""
     return (folder / "result.json").is_file() and (folder / "overlay.png").is_file()
 
 

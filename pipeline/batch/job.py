@@ -1,71 +1,88 @@
-"""`Job`: one scan to run."""
+"""`Job`: one scan to run, and the names that it has."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from tumorlens.data.dicom.series import common_folder
 from tumorlens.data.errors import printable
-from tumorlens.pipeline.batch.series import Candidate
+from tumorlens.data.formats.open import SCAN_SUFFIXES
+
+_EXTENSIONS = sorted((*SCAN_SUFFIXES, ".zip", ".img", ".img.gz"), key=len, reverse=True)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scan to run.
+    """One scan to run, or an input that cannot be run.
 
     Attributes:
         path: The file, or the folder of a DICOM series.
-        name: What `results.csv` calls it: the path relative to the input folder, with forward slashes; for a series in
-            a folder that holds several, with ``#`` and the series number.
-        folder: Where its outputs go, relative to the output folder.
-        error: Why there is nothing to run, or none.
+        name: The scan's name in ``results.csv``, with forward slashes.
+        error: Why it cannot be run, or None.
         files: The files of a DICOM series; empty for other scans.
-        notes: What was chosen on the way, in words.
-        unpacked: The folder a zip was unpacked to, and the zip's own path, which messages shall name.
+        uid: The Series Instance UID of a DICOM series; empty for other scans.
+        notes: Why this series of a study was chosen, in words.
+        unpacked: The folder that a zip was unpacked to, and the path of the zip, which messages name instead.
+        plain_name: The name before `pipeline.batch.names.name_jobs` made it unique; empty means `name`.
     """
 
     path: Path
     name: str
-    folder: str
     error: str | None = None
     files: tuple[Path, ...] = ()
+    uid: str = ""
     notes: tuple[str, ...] = ()
     unpacked: tuple[str, str] | None = None
+    plain_name: str = ""
 
-    def known(self, path: Path) -> Path:
-        """A path of this scan as the user knows it: within the zip, and not where that was unpacked."""
+    @property
+    def folder(self) -> str:
+        """The output folder, relative to OUT and always inside it: the name without its extension."""
+        return folder_of(self.name)
+
+    @cached_property
+    def key(self) -> frozenset[str]:
+        """The real paths of the files: two jobs with the same files are one scan."""
+        return frozenset(os.path.realpath(file) for file in self.files or (self.path,))
+
+    @cached_property
+    def place(self) -> str:
+        """Where the scan lies: the real path of the file, of the series' folder, or inside a zip."""
+        return os.path.realpath(self.shown_path(common_folder(self.files) if self.files else self.path))
+
+    def shown_path(self, path: Path | None = None) -> Path:
+        """The job's path, or a path below it, as the user knows it: inside the zip, not in the temporary folder."""
+        path = self.path if path is None else path
         return Path(str(path).replace(*self.unpacked)) if self.unpacked else path
 
-    def told(self, message: str) -> str:
-        """A message about this scan, with the path that the user knows."""
+    def with_path(self, message: str) -> str:
+        """A message about this scan that names its path as the user knows it."""
         if self.unpacked:
             message = message.replace(*self.unpacked)
-        path = printable(str(self.known(self.path)))
-        if path in message:
+        path = printable(str(self.shown_path()))
+        if message.startswith(f"{path}:") or (os.sep in path and path in message):
             return message
         return f"{path}: {message.removeprefix(f'{self.path.name}: ')}"
 
 
-@dataclass
-class Work:
-    """All that the inputs gave.
-
-    Attributes:
-        jobs: The scans to run, and the inputs that failed.
-        candidates: Every DICOM series that was found, with the name it has, or would have, in ``results.csv``.
-    """
-
-    jobs: list[Job] = field(default_factory=list)
-    candidates: list[tuple[str, Candidate]] = field(default_factory=list)
+def place_of(job: Job) -> str:
+    """SHA-256 of where a scan lies. It tells scans of one name apart; the path itself may name the patient."""
+    return hashlib.sha256(os.fsencode(job.place)).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A scan with its first name; `path` can lend it more parent folders."""
+def split_extension(name: str) -> tuple[str, str]:
+    """A scan's name without its extension, and the extension."""
+    for extension in _EXTENSIONS:
+        if name.lower().endswith(extension) and len(PurePosixPath(name).name) > len(extension):
+            return name[: -len(extension)], name[-len(extension) :]
+    return name, ""
 
-    path: Path
-    name: PurePosixPath
-    tail: str = ""
-    files: tuple[Path, ...] = ()
-    notes: tuple[str, ...] = ()
-    unpacked: tuple[str, str] | None = None
+
+def folder_of(name: str) -> str:
+    """The output folder of a scan's name, relative to OUT and always inside it."""
+    parts = PurePosixPath(split_extension(name)[0]).parts
+    return str(PurePosixPath(*(part for part in parts if part != ".." and "/" not in part)))

@@ -1,82 +1,76 @@
-"""Names and output folders of scans: one each, whatever the inputs are called."""
+"""The one rule for names of results.
+
+A scan is called by its path below the input that you named. Its output folder is that name without the extension.
+Where another scan has this folder, the later one gets ``-`` and six digits of the hash of its place in its name, and so
+in its folder: ``t1.png`` and ``t1-3f2a91.png``. Letter case makes no difference, because many disks take ``P1`` for
+``p1``.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from itertools import islice
+from pathlib import PurePosixPath
 
-from tumorlens.data.formats.open import SCAN_SUFFIXES
-from tumorlens.pipeline.batch.job import _Found
+from tumorlens.data.errors import printable
+from tumorlens.pipeline.batch.job import Job, place_of, split_extension
 from tumorlens.pipeline.outputs import TABLE
 
-_STRIPPED = (*SCAN_SUFFIXES, ".zip", ".img", ".img.gz")
+
+def name_jobs(
+    jobs: Sequence[Job],
+    is_free: Callable[[Job], bool] = lambda job: True,
+    has_result: Callable[[Job], bool] = lambda job: False,
+) -> list[Job]:
+    """The jobs in the same order, each with a name and an output folder of its own.
+
+    The names do not depend on the order of the jobs. Where several want one folder, the first in the order of their
+    places gets it, and scans that can be run come before inputs that cannot.
+
+    Args:
+        jobs: Each with its path below the input as its name.
+        is_free: Whether no other scan has a result in the job's output folder.
+        has_result: Whether this scan has a result there. Such a scan keeps its name before others get theirs.
+    """
+    order = sorted(range(len(jobs)), key=lambda n: (jobs[n].error is not None, jobs[n].place, jobs[n].uid))
+    named: dict[int, Job] = {}
+    folders: set[str] = set()
+    for accepts, tries in ((has_result, 2), (is_free, None)):
+        for n in order:
+            if n in named:
+                continue
+            for job in islice(_possible_jobs(jobs[n]), tries):
+                folder = job.folder.casefold()
+                if folder not in folders and folder.split("/")[0] != TABLE and accepts(job):
+                    named[n] = job
+                    folders.add(folder)
+                    break
+    return [named[n] for n in range(len(jobs))]
 
 
-def bare_name(name: str) -> str:
-    """A scan's name without its extension."""
-    for suffix in sorted(_STRIPPED, key=len, reverse=True):
-        if name.lower().endswith(suffix) and len(PurePosixPath(name).name) > len(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def unique_names(found: list[_Found]) -> list[PurePosixPath]:
-    """Names, with as many parent folders put in front as it takes to tell two inputs apart."""
-    shown = [replace(f, path=Path(str(f.path).replace(*f.unpacked))) if f.unpacked else f for f in found]
-    names = [f.name for f in shown]
+def _possible_jobs(job: Job) -> Iterator[Job]:
+    """The job with its plain name, then with digits of the hash of its place, of the hash of that hash, and so on."""
+    plain = printable(job.plain_name or job.name)
+    yield replace(job, name=plain, plain_name=plain)
+    digest = place_of(job)
+    if job.uid:  # the series of one folder have one place
+        digest = _sha256(digest + job.uid)
     while True:
-        count = Counter((name, f.tail) for f, name in zip(shown, names, strict=True))
-        longer = [
-            _one_folder_more(f.path, name) if count[name, f.tail] > 1 else name
-            for f, name in zip(shown, names, strict=True)
-        ]
-        if longer == names:
-            return _numbered(names, [f.tail for f in shown])
-        names = longer
+        yield replace(job, name=_with_digits(plain, digest[:6]), plain_name=plain)
+        digest = _sha256(digest)
 
 
-def _numbered(names: list[PurePosixPath], tails: list[str]) -> list[PurePosixPath]:
-    """Names with a number behind those that no folder tells apart (two studies in the same one)."""
-    seen: Counter[tuple[PurePosixPath, str]] = Counter()
-    numbered = []
-    for name, tail in zip(names, tails, strict=True):
-        seen[name, tail] += 1
-        again = seen[name, tail]
-        numbered.append(name if again == 1 else name.with_name(f"{name.name}.{again}"))
-    return numbered
+def _with_digits(name: str, digits: str) -> str:
+    """The name with ``-`` and digits before its extension, or behind the folder that has the name of the table."""
+    above = PurePosixPath(name).parts[:-1]
+    top = next((part for part in above if part != ".." and "/" not in part), "")
+    if top.casefold() == TABLE:
+        return name.replace(top, f"{top}-{digits}", 1)
+    stem, extension = split_extension(name)
+    return f"{stem}-{digits}{extension}"
 
 
-def _one_folder_more(path: Path, name: PurePosixPath) -> PurePosixPath:
-    resolved = path.resolve()
-    parts = [p for p in resolved.parts if p != resolved.anchor]  # an output folder must not be absolute
-    return PurePosixPath(*parts[-min(len(parts), len(name.parts) + 1) :])
-
-
-def output_folders(names: list[PurePosixPath]) -> list[str]:
-    """Names without their extension, which stays where two would collide."""
-    # Many a disk takes "P1" and "p1" for the same folder.
-    bare = [bare_name(str(name)) for name in names]
-    count = Counter(b.casefold() for b in bare)
-    # A bare name may also be the full name of another scan ("a" beside "a.png"), or a folder that others lie in.
-    taken = Counter(str(place).casefold() for name in names for place in (name, *name.parents))
-    free = [
-        b if count[b.casefold()] == 1 and not taken[b.casefold()] else str(n) for b, n in zip(bare, names, strict=True)
-    ]
-    again: Counter[str] = Counter()
-    folders = []
-    for folder in free:
-        again[folder.casefold()] += 1
-        number = again[folder.casefold()]
-        folders.append(_beside_table(folder if number == 1 else f"{folder}.{number}"))
-    return folders
-
-
-def _beside_table(folder: str) -> str:
-    """The table of all results has its place, too."""
-    return f"_{folder}" if PurePosixPath(folder).parts[0].lower() == TABLE else folder
-
-
-def possible_folders(name: str) -> list[str]:
-    """All that may be a scan's output folder, the likeliest first."""
-    return [_beside_table(folder) for folder in (bare_name(name), name, *(f"{name}.{n}" for n in range(2, 10)))]
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,36 +7,49 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 from tumorlens.data.formats.open import open_scan, open_series, source_files
 from tumorlens.pipeline.batch.job import Job
-from tumorlens.pipeline.case import Case, open_case
+from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.options import RunOptions
 
 AT_ONCE = 8  # slices that the networks take together
-_AHEAD = 3 * AT_ONCE  # scans read before the networks want them, at most
-_BUDGET = 192 * 1024**2  # and bytes
-_GROWS = 8  # a compressed file's voxels, before it is read
+_SCANS_AHEAD = 3 * AT_ONCE  # at most so many scans are read before the networks need them,
+_BYTES_AHEAD = 192 * 1024**2  # and at most so many bytes
+_UNPACKED_SHARE = 8  # voxels take about so many times the bytes of their compressed file
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A scan that was read.
+class Reading:
+    """A scan that was read, or the reason why it was not.
 
     Attributes:
-        case: For the networks.
-        made_of: What its result depends on, as ``result.json`` will keep it.
+        job: The job.
+        case: The scan, prepared for the networks; None if there is an error or an earlier result.
+        made_of: What its result depends on, as ``result.json`` will store it.
+        earlier: The content of an earlier ``result.json`` that still holds, or None.
+        error: What went wrong, or None.
     """
 
-    case: Case
-    made_of: dict[str, Any]
+    job: Job
+    case: Case | None = None
+    made_of: dict[str, Any] = field(default_factory=dict)
+    earlier: dict[str, Any] | None = None
+    error: Exception | None = None
 
+    @property
+    def n_slices(self) -> int:
+        """How many slices the networks will see."""
+        return 0 if self.case is None else int(self.case.used.sum())
 
-Reading = tuple[Job, "Future[Opened] | dict[str, Any]"]  # or the result of an earlier run
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the scan takes."""
+        return 0 if self.case is None else self.case.n_bytes
 
 
 def read_ahead(
@@ -45,89 +58,65 @@ def read_ahead(
     options: RunOptions,
     settings: dict[str, Any],
     readers: int = 1,
-    earlier: Callable[[Job], dict[str, Any] | None] = lambda job: None,
+    find_earlier: Callable[[Job], dict[str, Any] | None] = lambda job: None,
 ) -> Iterator[list[Reading]]:
-    """Jobs in order, in groups of what is ready: one at least, and no more slices than go into a common batch.
+    """Jobs in order, in groups of those that are ready: at least one, and no more slices than share a batch.
 
     Args:
         jobs: All of them.
         size: Side of the classifier's input in pixels.
         options: Settings of the run.
         settings: What every result depends on.
-        readers: Threads.
-        earlier: Gives the result of an earlier run for a job that need not be read.
+        readers: Number of threads.
+        find_earlier: Returns the earlier result of a job that need not be read, or None.
     """
+
+    def read(job: Job) -> Reading:
+        try:
+            earlier = find_earlier(job)
+            return Reading(job, earlier=earlier) if earlier else open_job(job, size, options, settings)
+        except Exception as error:
+            return Reading(job, error=error)
+
     with ThreadPoolExecutor(max(1, readers), thread_name_prefix="read") as pool:
-        left = iter(jobs)
-        waiting: deque[Reading] = deque()
+        remaining = iter(jobs)
+        waiting: deque[tuple[Job, Future[Reading]]] = deque()
         try:
             while True:
-                for job in left:
-                    kept = earlier(job)
-                    waiting.append((job, kept or pool.submit(_open, job, size, options, settings)))
-                    if len(waiting) > 2 * readers and (len(waiting) >= _AHEAD or _weight(waiting) > _BUDGET):
+                for job in remaining:
+                    waiting.append((job, pool.submit(read, job)))
+                    if len(waiting) > 2 * readers and (
+                        len(waiting) >= _SCANS_AHEAD or _n_bytes(waiting) > _BYTES_AHEAD
+                    ):
                         break
                 if not waiting:
                     return
-                yield _take(waiting)
+                yield _take_ready(waiting)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _take(waiting: deque[Reading]) -> list[Reading]:
-    """The first one, waited for, and those after it that are ready, too."""
-    group: list[Reading] = []
-    slices = 0
-    while waiting:
-        reading = waiting[0][1]
-        if isinstance(reading, Future):
-            if group and not reading.done():
-                break
-            slices += 0 if reading.exception() else int(reading.result().case.used.sum())
-        if group and slices > AT_ONCE:
-            break
-        group.append(waiting.popleft())
-    return group
+def open_job(job: Job, size: int, options: RunOptions, settings: dict[str, Any]) -> Reading:
+    """The job's scan, read and prepared.
 
-
-def _weight(waiting: deque[Reading]) -> int:
-    """Bytes that the scans ahead take, or will."""
-    total = 0
-    for job, reading in waiting:
-        if not isinstance(reading, Future):
-            continue
-        if not reading.done():
-            total += _GROWS * _size_of(job)
-        elif reading.exception() is None:
-            total += reading.result().case.n_bytes
-    return total
-
-
-def _size_of(job: Job) -> int:
-    try:
-        return sum(file.stat().st_size for file in job.files or (job.path,))
-    except OSError:  # gone; its reader will say so
-        return 0
-
-
-def _open(job: Job, size: int, options: RunOptions, settings: dict[str, Any]) -> Opened:
+    Raises:
+        InputError: The scan cannot be used.
+    """
     if job.error:
         raise InputError(job.error)
     begun = time.perf_counter()
     scan = open_series(job.files, options.frame) if job.files else open_scan(job.path, options.frame)
     scan = replace(scan, notes=(*job.notes, *scan.notes))
     made_of = {"source_sha256": hash_of(job), **settings, "frame": scan.frame}
-    seconds = time.perf_counter() - begun
-    case = open_case(scan, size, plane=options.plane, channel=options.channel)
-    case.timings_s["read"] += seconds
-    return Opened(case, made_of)
+    scan = open_source(scan, options)
+    return Reading(job, prepare(scan, size, read_s=time.perf_counter() - begun), made_of)
 
 
 def hash_of(job: Job) -> str:
-    """SHA-256 of a file, or of the hashes of all files that a scan has, whatever their names and order.
+    """SHA-256 of a file, or of the hashes of all files of a scan, whatever their names and order.
 
     Raises:
-        InputError: One of them is gone.
+        InputError: A file cannot be read.
     """
     files = job.files or tuple(source_files(job.path))
     try:
@@ -135,3 +124,31 @@ def hash_of(job: Job) -> str:
     except OSError as error:
         raise InputError(f"{job.path}: cannot be read ({error.strerror or error})") from None
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _take_ready(waiting: deque[tuple[Job, Future[Reading]]]) -> list[Reading]:
+    """The first scan, which is waited for, and those after it that are ready too."""
+    group = [waiting.popleft()[1].result()]
+    slices = group[0].n_slices
+    while waiting and waiting[0][1].done():
+        reading = waiting[0][1].result()
+        slices += reading.n_slices
+        if slices > AT_ONCE:
+            break
+        group.append(reading)
+        waiting.popleft()
+    return group
+
+
+def _n_bytes(waiting: deque[tuple[Job, Future[Reading]]]) -> int:
+    """Memory that the scans ahead take, or will take once they are read."""
+    return sum(
+        future.result().n_bytes if future.done() else _UNPACKED_SHARE * _file_bytes(job) for job, future in waiting
+    )
+
+
+def _file_bytes(job: Job) -> int:
+    try:
+        return sum(file.stat().st_size for file in job.files or (job.path,))
+    except OSError:  # the file is gone; reading will say so
+        return 0

@@ -1,36 +1,50 @@
-"""Where results go in an output folder that holds those of earlier calls: never in the place of another scan's."""
+"""All that ``--continue`` and ``--overwrite`` need: the results of earlier calls in OUT, and whose they are."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator
+import json
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
-from itertools import count
-from pathlib import Path, PurePosixPath
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from tumorlens.data.dicom.series import common_folder
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
-from tumorlens.pipeline.batch.job import Job
-from tumorlens.pipeline.batch.names import possible_folders
+from tumorlens.pipeline.batch.job import Job, folder_of, place_of
+from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.read_ahead import hash_of
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import TABLE
 from tumorlens.pipeline.outputs.table import read_table
-from tumorlens.pipeline.outputs.write import origin_of, read_result, remove_result
+from tumorlens.pipeline.outputs.write import remove_result
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.pipeline.versions import package_versions
 
-# What of a card a result depends on; all but the first two can change under the very same weights.
+# The parts of a card that a result depends on. All but the first two can change while the weights stay the same.
 _OF_CLASSIFIER = ("sha256", "input_size", "normalization", "operating_point", "calibration", "conformal", "refusal")
 _OF_SEGMENTER = ("sha256", "input_size", "normalization", "operating_point")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The scan that a result belongs to.
+
+    Attributes:
+        name: The scan's name in ``results.csv``.
+        place_sha256: From `pipeline.batch.job.place_of`, or None if the result does not say.
+        series_uid: The Series Instance UID of a DICOM series, else empty.
+        source_sha256: From `pipeline.batch.read_ahead.hash_of`, or None if the result does not say.
+    """
+
+    name: str
+    place_sha256: str | None
+    series_uid: str
+    source_sha256: str | None
+
+
 def settings_of(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
-    """What a result depends on besides its source."""
+    """Everything that a result depends on besides its source."""
     return {
         "tumorlens": package_versions()["tumorlens"],
         "classification": {key: pipeline.classifier.card.get(key) for key in _OF_CLASSIFIER},
@@ -44,94 +58,88 @@ def settings_of(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
 
 
 def remove_earlier_results(out: Path) -> None:
-    """Remove the results in the table of an earlier run, so that none of them is taken for one of this run."""
+    """Remove the results in the table of an earlier call, so that none of them looks like a result of this call."""
     for row in read_table(out / TABLE):
-        for folder in possible_folders(row["scan"]):
-            origin = origin_of(out / folder)
-            if origin and origin.name == row["scan"]:
-                remove_result(out / folder)
-                with suppress(OSError):  # files of the user's may lie there too
-                    (out / folder).rmdir()
+        folder = out / folder_of(row["scan"])
+        origin = origin_of(folder)
+        if origin and origin.name == row["scan"]:
+            remove_result(folder)
+            with suppress(OSError):  # your own files may lie there too
+                folder.rmdir()
     (out / TABLE).unlink(missing_ok=True)  # a run that is killed at once must not leave rows without results
 
 
-def earlier_result(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of the very same file, models and settings, or none."""
-    if job.error or not (out / job.folder / "result.json").is_file():
-        return None
-    try:
-        return read_result(out / job.folder, job.name, {"source_sha256": hash_of(job), **settings})
-    except (InputError, OSError):
-        return None
+def name_beside_results(jobs: Sequence[Job], out: Path) -> list[Job]:
+    """The jobs with names and output folders that hold no result of another scan.
 
-
-def place_of(job: Job) -> str:
-    """SHA-256 of where a scan lies. It tells scans of one name apart; the path itself may name the patient."""
-    path = job.known(common_folder(job.files) if job.files else job.path)
-    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
-
-
-def beside_earlier(jobs: list[Job], out: Path) -> list[Job]:
-    """The jobs with names and output folders that no other scan's result has.
-
-    An earlier call may have run a scan of the same name from elsewhere (another patient's, as a rule); then the name
-    gets as many parent folders in front as it takes, and where no folder tells the two apart, a number behind. Two
-    scans are the same where either place or content is.
+    A scan that was run before keeps its name. Two scans are the same if they lie in the same place, or if they have the
+    same name and content: a scan that was moved is still the same.
     """
-    names = {job.name for job in jobs}
-    folders = {job.folder.casefold() for job in jobs}
-    placed = []
-    for job in jobs:
-        names.discard(job.name)
-        folders.discard(job.folder.casefold())
-        placed.append(_beside_earlier(job, out, names, folders))
-        names.add(placed[-1].name)
-        folders.add(placed[-1].folder.casefold())
-    return placed
+    folders = {folder.casefold(): folder for folder in (folder_of(row["scan"]) for row in read_table(out / TABLE))}
+
+    def origin_at(job: Job) -> Origin | None:
+        return origin_of(out / job.folder) or origin_of(out / folders.get(job.folder.casefold(), job.folder))
+
+    def has_result(job: Job) -> bool:
+        origin = origin_at(job)
+        return origin is not None and origin.name == job.name and _is_place_of(origin, job)
+
+    def is_free(job: Job) -> bool:
+        origin = origin_at(job)
+        if origin is None or has_result(job):
+            return True
+        if origin.name != job.name:
+            return False
+        return origin.place_sha256 is None or origin.source_sha256 == _content_of(job)
+
+    return name_jobs(jobs, is_free, has_result)
 
 
-def _beside_earlier(job: Job, out: Path, names: set[str], folders: set[str]) -> Job:
-    """One job, beside the names and folders of the others."""
-    name = next(name for name in _possible_names(job) if name not in names and not _is_anothers(name, job, out))
-    if job.error:
-        return replace(job, name=name)
-    own = [job.folder] if name == job.name else []
-    for folder in (*own, *possible_folders(name)):
-        origin = origin_of(out / folder)
-        if folder.casefold() not in folders and (origin is None or origin.name == name):
-            return replace(job, name=name, folder=folder)
-    error = f"{out / job.folder}: this is the result of another scan; choose another -o"
-    return replace(job, name=name, folder="", error=error)
+def earlier_result(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The content of the job's ``result.json``, if it is complete and of the same source, models and settings.
 
-
-def _is_anothers(name: str, job: Job, out: Path) -> bool:
-    """Whether a result of this name came neither of the job's place nor of its content. One that does not say of which
-    place it came is the job's own."""
-    origins = [origin_of(out / folder) for folder in dict.fromkeys((job.folder or name, *possible_folders(name)))]
-    elsewhere = [o for o in origins if o and o.name == name and o.place_sha256 not in (None, place_of(job))]
-    if not elsewhere or job.error:
-        return bool(elsewhere)
+    Args:
+        job: The job.
+        out: The output folder.
+        settings: From `settings_of`. A frame counts only where the source has several.
+    """
+    folder = out / job.folder
+    if job.error or not (folder / "result.json").is_file():
+        return None
     try:
-        content = hash_of(job)
-    except InputError:  # its reader will say so
-        return True
-    return any(origin.source_sha256 != content for origin in elsewhere)
+        content: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        frame = None if content["made_of"]["frame"] is None else settings["frame"]
+        made_of = {"source_sha256": hash_of(job), **settings, "frame": frame}
+        is_complete = all((folder / file).is_file() for file in content["files"])
+        return (
+            content if is_complete and content["scan"]["name"] == job.name and content["made_of"] == made_of else None
+        )
+    except (InputError, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _possible_names(job: Job) -> Iterator[str]:
-    yield job.name
-    above = _folders_above(job)
-    yield from ("/".join((*above[-n:], job.name)) for n in range(1, len(above) + 1))
-    yield from (f"{job.name}.{n}" for n in count(2))
+def origin_of(folder: Path) -> Origin | None:
+    """The scan that the result in a folder belongs to, complete or not; None if there is no result."""
+    try:
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return Origin(
+            name=str(content["scan"]["name"]),
+            place_sha256=content.get("place_sha256"),
+            series_uid=str(content["scan"].get("dicom", {}).get("series_instance_uid", "")),
+            source_sha256=(content.get("made_of") or {}).get("source_sha256"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
-def _folders_above(job: Job) -> tuple[str, ...]:
-    """The folders that lie above those in a scan's name; none where the name is not the end of its path."""
-    own = PurePosixPath(job.name).parts
-    path = Path(os.path.realpath(job.known(job.path)))
-    for place in (path, path.parent):  # a series of one file may go by its folder
-        parts = [printable(part) for part in place.parts if part != place.anchor]
-        end = parts[-len(own) :]
-        if end and end[:-1] == list(own[:-1]) and (own[-1] == end[-1] or own[-1].startswith(f"{end[-1]}#")):
-            return tuple(parts[: -len(own)])
-    return ()
+def _is_place_of(origin: Origin, job: Job) -> bool:
+    """Whether the result's scan lay where the job's lies. Of a series that has no UID, the place alone decides."""
+    is_other_series = bool(job.uid and origin.series_uid) and job.uid != origin.series_uid
+    return origin.place_sha256 == place_of(job) and not is_other_series
+
+
+def _content_of(job: Job) -> str | None:
+    try:
+        return hash_of(job)
+    except InputError:  # reading will say why
+        return None

@@ -1,4 +1,4 @@
-"""Many scans in one call: read ahead, run, write, go on after a failure, take up where a run was cut off."""
+"""Many scans in one call: open, decide, conclude, write, and add a row to ``results.csv``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError, printable
-from tumorlens.pipeline.batch.job import Job
-from tumorlens.pipeline.batch.read_ahead import Opened, Reading, read_ahead
+from tumorlens.data.files import claim
+from tumorlens.pipeline.batch.job import Job, place_of
+from tumorlens.pipeline.batch.read_ahead import Reading, read_ahead
 from tumorlens.pipeline.batch.resume import (
-    beside_earlier,
     earlier_result,
-    place_of,
+    name_beside_results,
     remove_earlier_results,
     settings_of,
 )
@@ -30,23 +30,23 @@ from tumorlens.pipeline.outputs import TABLE
 from tumorlens.pipeline.outputs.table import csv_row, error_row, read_table, write_table
 from tumorlens.pipeline.outputs.write import remove_result, write_result
 from tumorlens.pipeline.pipeline import Decision, Pipeline
-from tumorlens.pipeline.result import Result
 
 _TABLE_EVERY_S = 5.0
-_WAITING = 2  # judged scans, masks and all, whose files are still to be written
+_MOST_WAITING = 2  # scans, masks and all, whose files are still to be written
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
 _log = logging.getLogger(__name__)
 Done = Callable[[Job, dict[str, str], dict[str, Any]], None]
+Written = Future[dict[str, Any]]  # the content of result.json, once the files of a scan are written
 
 
 @dataclass
 class BatchReport:
-    """What became of a batch.
+    """The outcome of a batch.
 
     Attributes:
         rows: The rows of ``results.csv``.
         failed: Number of scans with an error.
-        kept: Number of scans left as an earlier run had finished them.
+        kept: Number of scans whose earlier result still holds.
     """
 
     rows: list[dict[str, str]] = field(default_factory=list)
@@ -55,16 +55,20 @@ class BatchReport:
 
 
 def check_output(out: Path, jobs: list[Job], overwrite: bool, resume: bool) -> None:
-    """Raise an `InputError` if `out` cannot take results, holds some and neither flag says what to do, or holds a table
-    that is none of ours. Results count as well where the table has been moved away."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: this is a file; -o takes a folder")
-    if (out / TABLE).exists() and not (overwrite or resume):
-        raise InputError(f"{out}: results are here already; use --continue to add to them or --overwrite")
-    there = next((out / job.folder for job in jobs if job.folder and (out / job.folder / "result.json").exists()), None)
+    """Check, before any model is loaded, that results may be written to an output folder.
+
+    Results count as well where their table has been moved away.
+
+    Raises:
+        InputError: The folder cannot be written to, holds results and neither flag says what to do with them, or holds
+            a table that tumorlens did not write.
+    """
+    files = [out / TABLE, *(out / job.folder / "result.json" for job in jobs)]
+    there = next((file.parent for file in files if file.exists()), None)
     if there and not (overwrite or resume):
-        raise InputError(f"{there}: a result is here already; use --continue to add to it or --overwrite")
-    read_table(out / TABLE)  # raises if it is none of ours
+        raise InputError(f"{there}: results are here already; use --continue to add to them, or --overwrite")
+    claim([out / TABLE], "a table of results", is_ours=lambda table: True, overwrite=True)
+    read_table(out / TABLE)  # raises if tumorlens did not write it
 
 
 def run_batch(
@@ -76,18 +80,18 @@ def run_batch(
     options: RunOptions = RunOptions(),
     done: Done | None = None,
 ) -> BatchReport:
-    """Run every job; a failure is a row with its error, and the others are done.
+    """Run every job. A scan that fails has a row with its error, and the others are run all the same.
 
     Args:
         pipeline: The loaded models.
         jobs: From `pipeline.batch.inputs.collect`.
         out: The output folder.
-        resume: Keep scans that an earlier run finished with the same source, models and settings; without, the results
-            in the table that is there are replaced.
-        readers: Threads that read scans ahead.
+        resume: Keep the rows of other scans, and the results of an earlier call that have the same source, models and
+            settings. By default the results in the table that is there are removed.
+        readers: Number of threads that read scans ahead.
         options: Settings of the run.
-        done: Called after each job, with the name and folder that it got, its row and the content of its
-            ``result.json``, empty where it failed.
+        done: Called after each job with the job (its name may have changed), its row, and the content of its
+            ``result.json``, which is empty if the scan failed.
 
     Raises:
         InputError: The output folder cannot be written to.
@@ -95,165 +99,128 @@ def run_batch(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror})") from None
-    if not resume:
-        remove_earlier_results(out)
+        raise InputError(f"{out}: this folder cannot be made ({error.strerror})") from None
+    if resume:
+        jobs = name_beside_results(jobs, out)
     else:
-        jobs = beside_earlier(jobs, out)
+        remove_earlier_results(out)
+    _say_renamed(jobs)
     settings = settings_of(pipeline, options)
-    names = {job.name for job in jobs}
-    earlier = [row for row in read_table(out / TABLE) if row["scan"] not in names] if resume else []
-    report = BatchReport(rows=earlier)
-    record = _Record(report, out, done)
-    kept = (lambda job: earlier_result(job, out, settings)) if resume else (lambda job: None)
-    groups = read_ahead(jobs, pipeline.classifier.input_size, options, settings, readers, kept)
-    desk = _Desk(pipeline, out, options, report)
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # files are written while the next are judged
-        waiting: deque[tuple[Job, Future[dict[str, Any]]]] = deque()
+    report = BatchReport()
+    if resume:
+        names = {job.name for job in jobs}
+        report.rows = [row for row in read_table(out / TABLE) if row["scan"] not in names]
+    table = _Table(out, report, done)
+
+    def find_earlier(job: Job) -> dict[str, Any] | None:
+        return earlier_result(job, out, settings) if resume else None
+
+    def finish(reading: Reading, decision: Decision | Exception | None) -> dict[str, Any]:
+        if reading.earlier is not None:
+            return reading.earlier
+        if isinstance(decision, Exception):
+            raise decision
+        assert reading.case is not None and decision is not None
+        result = pipeline.conclude(reading.case, decision)
+        job = reading.job
+        return write_result(result, out / job.folder, job.name, reading.made_of, options, place_of(job))
+
+    waiting: deque[tuple[Job, Written]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # it works while the networks see the next scans
         try:
-            for group in groups:
-                waiting.extend(desk.judge(group, writer))
-                while len(waiting) > _WAITING + len(group):
-                    _take_first(waiting, record)
+            for group in read_ahead(jobs, pipeline.classifier.input_size, options, settings, readers, find_earlier):
+                report.kept += sum(reading.earlier is not None for reading in group)
+                for reading, decision in zip(group, _decide(pipeline, group, options), strict=True):
+                    waiting.append((reading.job, writer.submit(finish, reading, decision)))
+                while len(waiting) > _MOST_WAITING + len(group):
+                    table.add_first(waiting)
             while waiting:
-                _take_first(waiting, record)
-        finally:  # also when the user stops the run: what is done stays on record
+                table.add_first(waiting)
+        finally:  # also when you stop the run: every scan that is written has its row
             try:
                 writer.shutdown(wait=True, cancel_futures=True)
             finally:
-                record.close(waiting)
+                table.close(waiting)
     return report
 
 
-def _take_first(waiting: deque[tuple[Job, Future[dict[str, Any]]]], record: _Record) -> None:
-    wait([waiting[0][1]])  # before it leaves the queue: who stops the run here must not lose its row
-    record.take(*waiting.popleft())
+def _say_renamed(jobs: list[Job]) -> None:
+    for job in jobs:
+        if job.plain_name not in ("", job.name) and not job.error:
+            path = printable(str(job.shown_path()))
+            _log.warning("%s: this is %s, because another scan is called %s", job.name, path, job.plain_name)
 
 
-class _Desk:
-    """Where scans that were read meet the networks."""
-
-    def __init__(self, pipeline: Pipeline, out: Path, options: RunOptions, report: BatchReport) -> None:
-        self.pipeline, self.out, self.options, self.report = pipeline, out, options, report
-
-    def judge(self, group: list[Reading], writer: ThreadPoolExecutor) -> Iterator[tuple[Job, Future[dict[str, Any]]]]:
-        """For each scan the content of its ``result.json``, as it will be once its files are written; or the error that
-        it met."""
-        opened: dict[int, Opened] = {}
-        futures: dict[int, Future[dict[str, Any]]] = {}
-        for n, (_, reading) in enumerate(group):
-            if isinstance(reading, dict):
-                self.report.kept += 1
-                futures[n] = _ready(reading)
-                continue
-            try:
-                opened[n] = reading.result()
-            except Exception as error:
-                futures[n] = _ready(error)
-        decisions = dict(zip(opened, self._decide([one.case for one in opened.values()]), strict=True))
-        for n, (job, _) in enumerate(group):  # one by one, so that whoever stops the run loses no row that is written
-            yield job, futures[n] if n in futures else self._submit(job, opened[n], decisions[n], writer)
-
-    def _submit(
-        self, job: Job, opened: Opened, decision: Decision | Exception, writer: ThreadPoolExecutor
-    ) -> Future[dict[str, Any]]:
-        if isinstance(decision, Exception):
-            return _ready(decision)
-        if self.options.explain:  # asks the classifier once more, which only one thread at a time may do
-            return self._explained(job, opened, decision, writer)
-        return writer.submit(self._conclude, job, opened, decision)
-
-    def _decide(self, cases: list[Case]) -> list[Decision | Exception]:
-        """All at once; where that fails, one by one, so that a scan's fault costs no other scan."""
-        if not cases:
-            return []
-        try:
-            return list(self.pipeline.decide(cases, self.options.force))
-        except Exception as error:
-            if len(cases) == 1:
-                return [error]
-            return [decision for case in cases for decision in self._decide([case])]
-
-    def _explained(
-        self, job: Job, opened: Opened, decision: Decision, writer: ThreadPoolExecutor
-    ) -> Future[dict[str, Any]]:
-        try:
-            result = self.pipeline.conclude(opened.case, decision, explain=True)
-        except Exception as error:
-            return _ready(error)
-        return writer.submit(self._write, result, job, opened)
-
-    def _conclude(self, job: Job, opened: Opened, decision: Decision) -> dict[str, Any]:
-        return self._write(self.pipeline.conclude(opened.case, decision), job, opened)
-
-    def _write(self, result: Result, job: Job, opened: Opened) -> dict[str, Any]:
-        folder = self.out / job.folder
-        return write_result(result, folder, job.name, opened.made_of, self.options, place_of(job))
+def _decide(pipeline: Pipeline, group: list[Reading], options: RunOptions) -> list[Decision | Exception | None]:
+    """The decision about each scan, or the error of its reading or of the networks; None for an earlier result."""
+    decisions = iter(_decide_cases(pipeline, [r.case for r in group if r.case is not None], options))
+    return [reading.error if reading.case is None else next(decisions) for reading in group]
 
 
-def _ready(outcome: dict[str, Any] | Exception) -> Future[dict[str, Any]]:
-    future: Future[dict[str, Any]] = Future()
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
-    return future
+def _decide_cases(pipeline: Pipeline, cases: list[Case], options: RunOptions) -> list[Decision | Exception]:
+    """All cases at once. If that fails, one by one, so that a scan's fault costs no other scan."""
+    if not cases:
+        return []
+    try:
+        return list(pipeline.decide(cases, options.force, options.explain))
+    except Exception as error:
+        if len(cases) == 1:
+            return [error]
+        return [decision for case in cases for decision in _decide_cases(pipeline, [case], options)]
 
 
-class _Record:
-    """The table of a batch, kept up to date on disk."""
+class _Table:
+    """``results.csv``, kept up to date on disk."""
 
-    def __init__(self, report: BatchReport, out: Path, done: Done | None) -> None:
-        self.report, self.out, self.done = report, out, done
-        self._written = time.monotonic()
+    def __init__(self, out: Path, report: BatchReport, done: Done | None) -> None:
+        self.out, self.report, self.done = out, report, done
+        self._written_at = time.monotonic()
 
-    def take(self, job: Job, outcome: Future[dict[str, Any]]) -> None:
-        """Wait for a scan's files and add its row.
+    def add_first(self, waiting: deque[tuple[Job, Written]]) -> None:
+        """Wait for the files of the first scan that is waiting, and add its row.
 
         Raises:
             InputError: No later scan can be written either.
         """
-        row, content = self._row(job, outcome)
+        wait([waiting[0][1]])  # before it leaves the queue: if you stop the run here, `close` adds its row
+        job, written = waiting.popleft()
+        row, content = self._row(job, written)
         _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
         self.report.failed += bool(row["error"])
         self.report.rows.append(row)
         if self.done:
             self.done(job, row, content)
-        if time.monotonic() - self._written > _TABLE_EVERY_S:
+        if time.monotonic() - self._written_at > _TABLE_EVERY_S:
             write_table(self.out / TABLE, self.report.rows)
-            self._written = time.monotonic()
+            self._written_at = time.monotonic()
 
-    def close(self, waiting: Iterable[tuple[Job, Future[dict[str, Any]]]]) -> None:
-        """Write the table, with what was finished although nobody waited for it any more."""
-        for job, outcome in waiting:
-            if outcome.done() and not outcome.cancelled() and outcome.exception() is None:
-                self.report.rows.append(self._row(job, outcome)[0])
+    def close(self, waiting: deque[tuple[Job, Written]]) -> None:
+        """Write the table, also with the scans that were finished while nobody waited for them."""
+        for job, written in waiting:
+            if written.done() and not written.cancelled() and written.exception() is None:
+                self.report.rows.append(self._row(job, written)[0])
         try:
             write_table(self.out / TABLE, self.report.rows)
         except OSError as error:
             raise InputError(f"{self.out / TABLE}: cannot be written ({error.strerror})") from None
 
-    def _row(self, job: Job, outcome: Future[dict[str, Any]]) -> tuple[dict[str, str], dict[str, Any]]:
-        out = self.out
+    def _row(self, job: Job, written: Written) -> tuple[dict[str, str], dict[str, Any]]:
         try:
-            content = outcome.result()
+            content = written.result()
             return csv_row(content), content
         except InputError as error:
-            return _failed(job, job.told(str(error)), out), {}
-        except OSError as error:  # reading raises InputError, so this is the output's
+            message = job.with_path(str(error))
+        except OSError as error:  # reading raises InputError, so the output is the problem
             if error.errno in _HOPELESS:
-                raise InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue") from None
-            return _failed(job, f"{out / job.folder}: cannot be written ({error.strerror or error})", out), {}
-        except Exception as error:  # a fault of ours must not cost the user the rest of the batch
-            # Its type and place alone: its text may quote a header, and with it a patient.
+                raise InputError(
+                    f"{self.out}: {error.strerror}; stopped at {job.name}, go on with --continue"
+                ) from None
+            message = f"{self.out / job.folder}: cannot be written ({error.strerror or error})"
+        except Exception as error:  # a fault of ours must not cost you the rest of the batch
+            # Only its type and place: its text may quote a header, and so a patient.
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.info("internal error in %s: %s\n%s", job.path, type(error).__name__, where)
-            return _failed(job, job.told(f"internal error, please report it ({type(error).__name__})"), out), {}
-
-
-def _failed(job: Job, error: str, out: Path) -> dict[str, str]:
-    """The row of a failure; what an earlier run left for this scan goes, it must not be taken for today's result."""
-    if job.folder:
+            message = job.with_path(f"internal error, please report it ({type(error).__name__})")
         with suppress(OSError, InputError):  # the folder may be what failed
-            remove_result(out / job.folder)
-    return error_row(job.name, printable(error))
+            remove_result(self.out / job.folder)  # an earlier result must not look like one of this call
+        return error_row(job.name, printable(message)), {}

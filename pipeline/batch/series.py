@@ -1,4 +1,4 @@
-"""DICOM files of one input -> the series to run, each with its name in `results.csv`."""
+"""DICOM files of one input -> the series in them, which of them are run, and what each is called."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tumorlens.data.dicom.series import Series, choose_series, find_series
 
 @dataclass(frozen=True)
 class DicomInput:
-    """The DICOM files that one input of the user's gave.
+    """The DICOM files of one input.
 
     Attributes:
         files: The files.
         root: The folder that names are relative to.
-        name: The input's own name; what a series in the root itself is called.
-        whole: Whether all series go by the input's name (a zip, a DICOMDIR), wherever in it they lie.
-        named: Whether the user named these very files; then all their series are run, and not one of each study.
+        name: The input's own name. A series in the root itself is called so.
+        whole: Whether all series are called by the input's name (a zip, a DICOMDIR), wherever in it they lie.
+        named: Whether you named these very files. Then all their series are run instead of one of each study.
     """
 
     files: tuple[Path, ...]
@@ -32,31 +32,31 @@ class DicomInput:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A series that was found, and what becomes of it.
+    """A series in an input.
 
     Attributes:
         series: The series.
-        name: Its name in ``results.csv``, without the number.
-        tail: ``#5`` where several scans have that name, else empty.
-        taken: Whether it is run.
-        why: Why it is taken, or why not; may be empty.
+        name: Its path below the input; where its folder holds several series, with ``#`` and its number.
+        chosen: Whether it is run.
+        reason: Why it is chosen, or why not; may be empty.
+        error: Why it cannot be run although you asked for it, or None.
     """
 
     series: Series
-    name: PurePosixPath
-    tail: str
-    taken: bool
-    why: str
+    name: str
+    chosen: bool
+    reason: str
+    error: str | None = None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What cannot be run.
+    """A study without a series that can be run, or a file that cannot be read.
 
     Attributes:
         name: Its name in ``results.csv``.
         path: Where it lies.
-        reason: Why, in words.
+        reason: What is wrong, in words.
     """
 
     name: str
@@ -64,96 +64,71 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What the DICOM files of an input hold.
-
-    Attributes:
-        candidates: Every series.
-        failures: Studies of which nothing can be run, series that were asked for and cannot, files that cannot be read.
-    """
-
-    candidates: tuple[Candidate, ...]
-    failures: tuple[Failure, ...]
-
-
-def survey(source: DicomInput, wanted: Sequence[str] = ()) -> Survey:
-    """Group an input's DICOM files to series, and choose: the `wanted` ones, or of each study the one that fits best.
+def find_candidates(source: DicomInput, wanted: Sequence[str] = ()) -> tuple[list[Candidate], list[Failure]]:
+    """Every series in an input's DICOM files and which of them are run: the wanted ones, or the best of each study.
 
     Args:
         source: The files.
         wanted: Series Instance UIDs, series numbers, or ``all``.
     """
-    found = find_series(source.files)
-    names = {s: _name(source, s) for s in found.series}
-    scans = Counter(names[s] for s in found.series if not s.refusal)  # a report that comes later must rename nothing
-    tails = _tails([s for s in found.series if scans[names[s]] > (0 if s.refusal else 1)], names)
-    for s, tail in list(tails.items()):
-        if "." in tail and len(s.files) == 1 and not source.whole:  # files of other studies with the same number
-            names[s], tails[s] = _file_name(source, s.files[0]), ""
+    contents = find_series(source.files)
+    names = _names(source, contents.series)
+    unreadable = [*contents.problems, *(contents.others if source.named else ())]
+    failures = [Failure(_file_name(source, path), path, reason) for path, reason in unreadable]
     candidates: list[Candidate] = []
-    unread = [*found.problems, *(found.others if source.named else ())]
-    failures = [Failure(str(_file_name(source, path)), path, reason) for path, reason in unread]
-    for _, members in groupby(found.series, key=lambda s: s.study):
+    for _, members in groupby(contents.series, key=lambda series: series.study):
         study = list(members)
-        reasons = _choice(study, source.named, wanted)
-        candidates += [Candidate(s, names[s], tails.get(s, ""), s in reasons, _why(s, reasons)) for s in study]
-        failures += [
-            Failure(f"{names[s]}{tails.get(s, '')}", _place(s), f"series {s.tag} cannot be run: {s.refusal}")
-            for s in study
-            if s.refusal and (source.named or any(s.is_called(w) and w.lower() != "all" for w in wanted))
-        ]
+        reasons = _choose(study, source.named, wanted)
+        for series in study:
+            reason = reasons.get(series, series.refusal or series.unfitness or "")
+            asked_for = source.named or any(series.is_called(name) and name.lower() != "all" for name in wanted)
+            error = f"series {series.tag} cannot be run: {series.refusal}" if series.refusal and asked_for else None
+            candidates.append(Candidate(series, names[series], series in reasons, reason, error))
         if not reasons and not wanted and not source.named:
             reason = f"no series can be run: {choose_series(study)[1]}"
-            failures.append(Failure(str(names[study[0]]), study[0].folder, reason))
-    return Survey(tuple(candidates), tuple(failures))
+            failures.append(Failure(str(_folder_name(source, study[0])), study[0].folder, reason))
+    return candidates, failures
 
 
-def _choice(study: list[Series], named: bool, wanted: Sequence[str]) -> dict[Series, str]:
-    """Series -> why, of those of one study that are run."""
+def _choose(study: list[Series], named: bool, wanted: Sequence[str]) -> dict[Series, str]:
+    """The series of one study that are run -> why."""
     if wanted:
-        return {s: "" for s in study if not s.refusal and any(_asked_for(s, w) for w in wanted)}
+        return {s: "" for s in study if not s.refusal and any(_is_wanted(s, name) for name in wanted)}
     if named:
         return {s: "" for s in study if not s.refusal}
     best, why = choose_series(study)
     return {} if best is None else {best: why}
 
 
-def _asked_for(series: Series, name: str) -> bool:
-    """``all`` means all that are scans; a localizer has to be named."""
+def _is_wanted(series: Series, name: str) -> bool:
+    """``all`` means every series that shows a head; a localizer has to be named."""
     return series.is_called(name) and not (name.lower() == "all" and series.unfitness)
 
 
-def _why(series: Series, reasons: dict[Series, str]) -> str:
-    return reasons.get(series, series.refusal or series.unfitness or "")
+def _names(source: DicomInput, all_series: list[Series]) -> dict[Series, str]:
+    """Series -> its folder's name. Of several in one folder, single files go by their own names, others by numbers."""
+    folders = {series: _folder_name(source, series) for series in all_series}
+    n_scans = Counter(folders[s] for s in all_series if not s.refusal)  # a report that is added later renames nothing
+    names = {}
+    for series, folder in folders.items():
+        names[series] = str(folder)
+        if n_scans[folder] > (0 if series.refusal else 1):
+            if len(series.files) == 1:
+                names[series] = _file_name(source, series.files[0])
+            elif series.number is not None:
+                names[series] = f"{folder}#{series.number}"
+    return names
 
 
-def _name(source: DicomInput, series: Series) -> PurePosixPath:
+def _folder_name(source: DicomInput, series: Series) -> PurePosixPath:
     if source.named:
         return PurePosixPath(series.files[0].name if len(series.files) == 1 else series.folder.resolve().name)
     inside = series.folder.relative_to(source.root)
     return source.name if source.whole or inside == Path() else PurePosixPath(inside.as_posix())
 
 
-def _file_name(source: DicomInput, path: Path) -> PurePosixPath:
+def _file_name(source: DicomInput, path: Path) -> str:
     if source.named:
-        return PurePosixPath(path.name)
+        return path.name
     inside = PurePosixPath(path.relative_to(source.root).as_posix())
-    return source.name / inside if source.whole else inside
-
-
-def _place(series: Series) -> Path:
-    return series.files[0] if len(series.files) == 1 else series.folder
-
-
-def _tails(series: list[Series], names: dict[Series, PurePosixPath]) -> dict[Series, str]:
-    """``#`` and the series number; what still is the same gets its place in the order of UIDs, too."""
-    plain = {s: f"#{'?' if s.number is None else s.number}" for s in series}
-    same = Counter((names[s], tail) for s, tail in plain.items())
-    seen: Counter[tuple[PurePosixPath, str]] = Counter()
-    tails = {}
-    for s in sorted(plain, key=lambda s: (s.uid, s.study)):
-        key = (names[s], plain[s])
-        seen[key] += 1
-        tails[s] = plain[s] if same[key] == 1 and plain[s] != "#?" else f"{plain[s].replace('?', '')}.{seen[key]}"
-    return tails
+    return str(source.name / inside if source.whole else inside)

@@ -1,152 +1,140 @@
-"""The command line `tumorlens`; heavy imports come late, so that `--help` is quick."""
+"""The command line `tumorlens` on one page. A command's module is imported when the command is called, not before."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from enum import StrEnum
-from pathlib import Path
+from importlib import import_module
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from tumorlens.pipeline.cli.crossval import crossval_app
-from tumorlens.pipeline.cli.data import data_app
-from tumorlens.pipeline.cli.evaluate import evaluate_app
-from tumorlens.pipeline.cli.options import Device, parse_numbers
-from tumorlens.pipeline.cli.run import run
-from tumorlens.pipeline.cli.screen import user_errors
-from tumorlens.pipeline.cli.train import train_app
+from tumorlens.pipeline.cli.screen import HELP_WIDTH, note, show_error, usage_message
 
-app = typer.Typer(
-    help="Brain tumors in MRI: a ResNet-50 says whether and which, a Res-U-Net shows where. For research only.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # it takes "[default: ...]" for markup and drops it
-)
+if TYPE_CHECKING:
+    from tumorlens.pipeline.cli.options import Command
 
-app.command()(run)
-app.add_typer(train_app, name="train", help="Train a stage on your own data.")
-app.add_typer(evaluate_app, name="evaluate", help="Measure a stage, or both together, on labelled scans.")
-app.add_typer(crossval_app, name="crossval", help="Train and measure on every fold.")
-app.add_typer(data_app, name="data", help="Look at a data set, check it, split it by patient.")
-Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.")]
-
-
-@app.command()
-def demo(
-    scan: Annotated[Path | None, typer.Option(help="A scan of yours instead of the phantom.")] = None,
-    out: Out = Path("demo-out"),
-    seed: Annotated[int, typer.Option(help="Another seed, another phantom.")] = 7,
-    device: Device = "auto",
-) -> None:
-    """Make a phantom scan (or take yours), run the pipeline on it, say where label and overlay are."""
-    with user_errors():
-        from tumorlens.pipeline.batch.demo import run_demo
-
-        run_demo(scan, out, seed, device, typer.echo)
-
-
-class Stage(StrEnum):
-    """Names of the stages on the command line."""
-
-    CLASSIFICATION = "classification"
-    SEGMENTATION = "segmentation"
+# Name -> place of the command (module and attribute below pipeline.cli, or the commands of a group), and the first line
+# of its help.
+Commands = Mapping[str, tuple[Any, str]]
+TRAIN: Commands = {
+    "classification": ("train.classification", "Train the classifier (four classes; ResNet-50 or another network)."),
+    "segmentation": ("train.segmentation", "Train the segmenter (one mask; Res-U-Net or another network)."),
+}
+EVALUATE: Commands = {
+    "classification": ("evaluate.classification", "Measure a classifier: accuracy, AUC, calibration, gate, shortcuts."),
+    "segmentation": ("evaluate.segmentation", "Measure a segmenter alone: Dice, IoU, HD95, lesions, false masks."),
+    "pipeline": ("evaluate.pipeline", "Measure both stages end to end, as `tumorlens run` uses them."),
+    "engines": ("evaluate.engines", "Compare the engines and precisions of this machine on the same slices."),
+}
+CROSSVAL: Commands = {
+    "classification": ("crossval.classification", "Train and measure the classifier on every fold."),
+    "segmentation": ("crossval.segmentation", "Train and measure the segmenter on every fold."),
+    "pipeline": ("crossval.pipeline", "Train both stages on every fold and measure them end to end."),
+}
+DATA: Commands = {
+    "explore": ("data.explore", "Write a report on a data set: index.html (opens offline), report.json, figures/."),
+    "check": ("data.check", "Report what is wrong with a data set: files, labels, masks, copies, patients."),
+    "split": ("data.split", "Divide a data set by patient into parts or folds, and write them as an index."),
+}
+COMMANDS: Commands = {
+    "run": ("run.run", "Label scans, segment the positive ones, write results.csv, masks and overlays."),
+    "demo": ("tools.demo", "Run the pipeline on a phantom scan, or on yours, and say where the results are."),
+    "train": (TRAIN, "Train a stage on your own data."),
+    "evaluate": (EVALUATE, "Measure a stage, or both together, on labelled scans."),
+    "crossval": (CROSSVAL, "Train and measure on every fold."),
+    "data": (DATA, "Look at a data set, check it, split it by patient."),
+    "export": ("tools.export", "Write a stage for other programs (Triton, ONNX Runtime, OpenVINO, LibTorch)."),
+    "info": ("info.info", "Show versions, devices, models and their hashes."),
+}
 
 
-class Format(StrEnum):
-    """Formats of exported models."""
+class LazyGroup(click.Group):
+    """A group that knows the names of its commands and a line on each, and imports a command when it is called."""
 
-    ONNX = "onnx"
-    OPENVINO = "openvino"
-    TORCHSCRIPT = "torchscript"
+    def __init__(self, name: str, text: str, places: Commands, **rest: Any) -> None:
+        super().__init__(name, help=text, context_settings={"max_content_width": HELP_WIDTH}, **rest)
+        self.places = places
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.places)
 
-@app.command()
-def export(
-    stage: Annotated[Stage, typer.Argument(help="Which network.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .onnx, .xml or .pt.")],
-    kind: Annotated[Format, typer.Option("--format", help="Of the file.")] = Format.ONNX,
-    weights: Annotated[Path | None, typer.Option(help="Your own weights. [default: the shipped ones]")] = None,
-) -> None:
-    """Write a stage for other programs (Triton, ONNX Runtime, OpenVINO, LibTorch), once its outputs are checked."""
-    with user_errors():
-        from tumorlens.classification.predict import SHIPPED as CLASSIFIER
-        from tumorlens.pipeline.engines.export import export_stage
-        from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.places:
+            return None
+        place, text = self.places[cmd_name]
+        if not isinstance(place, str):
+            return LazyGroup(cmd_name, text, place)
+        module, attribute = place.split(".")
+        loaded: Command = getattr(import_module(f"tumorlens.pipeline.cli.{module}"), attribute)
+        return loaded.with_help(text)
 
-        shipped = {Stage.CLASSIFICATION: CLASSIFIER, Stage.SEGMENTATION: SEGMENTER}
-        done = export_stage(weights or shipped[stage], stage.value, kind.value, out)
-        differences = ", ".join(f"{name} {far:.2g}" for name, far in done.difference.items())
-        typer.echo(f"{done.path}: largest difference from PyTorch: {differences}")
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.places.items()])
 
 
-@app.command()
-def benchmark(
-    slices: Annotated[int, typer.Option(min=4, help="Pictures in the folder that is run.")] = 200,
-    depth: Annotated[int, typer.Option(min=0, help="Slices of the volume that is run; 0: none.")] = 155,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute. [default: all cores]")] = None,
-    growth: Annotated[
-        str, typer.Option(metavar="10,100,..", help="Run so many pictures, too, each number in a process of its own.")
-    ] = "",
-    training: Annotated[
-        int, typer.Option(min=0, help="Steps of each stage's training that are timed, too; 0: none.")
-    ] = 0,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file for the figures.")] = None,
-) -> None:
-    """Measure the speed on this machine beside what plain PyTorch does in the same minute (phantoms, CPU)."""
-    with user_errors():
-        from tests.benchmarks.benchmark import benchmark as measure
-        from tumorlens.data.files import write_text
+class Program(LazyGroup):
+    """The group on top: a mistake in the command's words is one sentence and exit code 2."""
 
-        numbers = parse_numbers(growth, "--growth")
-        figures = measure(
-            slices, depth, threads, numbers, training, lambda text: typer.echo(f"tumorlens: {text}", err=True)
+    def main(self, *args: Any, **rest: Any) -> Any:
+        rest["standalone_mode"] = False  # otherwise click prints its own messages and exits
+        try:
+            code = super().main(*args, **rest)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = 2
+        except click.UsageError as error:
+            show_error(usage_message(error))
+            code = 2
+        except click.Abort:
+            note("stopped")
+            code = 130
+        sys.exit(code)
+
+
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"tumorlens {version('tumorlens')}")
+        ctx.exit()
+
+
+app = Program(
+    "tumorlens",
+    "Brain tumors in MRI: a ResNet-50 says whether and which, a Res-U-Net shows where. For research only.",
+    COMMANDS,
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_version,
+            help="Print the version and leave.",
         )
-        if out is not None:
-            write_text(out, json.dumps({"figures": figures.rows, "context": figures.context}, indent=2) + "\n")
-        typer.echo(figures.table())
-        for line in figures.remarks():
-            typer.echo(line)
-
-
-@app.command()
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Versions, devices, models and their hashes."""
-    with user_errors():
-        from tumorlens.pipeline.cli.info import collect_info, format_info
-
-        facts = collect_info()
-        typer.echo(json.dumps(facts, indent=2) if as_json else format_info(facts))
-
-
-@app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"tumorlens {installed('tumorlens')}")
-        raise typer.Exit()
+    ],
+)
 
 
 def main() -> None:
     """Entry point of the console command."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    with stopped_as_by_ctrl_c():
-        app()
+    with handle_termination_signals():
+        app(prog_name="tumorlens")
 
 
 @contextmanager
-def stopped_as_by_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `KeyboardInterrupt`, and the exit code is then 143 or 129.
+def handle_termination_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does, and the exit code is then 143 or 129.
 
-    Else they would end the process at once, and what was unpacked of a patient's archive would stay on the disk. For
-    the command's own process only: signals are no business of a library. Signals that are ignored (`nohup`) stay so.
+    Otherwise they would end the process at once and leave the unpacked files of a patient's archive on the disk. Use it
+    in the command's own process only: signals are not a library's business. Ignored signals (`nohup`) stay ignored.
     """
     received: list[int] = []
 

@@ -1,12 +1,27 @@
-"""What is installed here: versions, devices, models and their hashes."""
+"""`tumorlens info`: versions, devices, models and their hashes."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
-from tumorlens.data.cards.weights import load_weights
+from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.versions import package_versions
+from tumorlens.pipeline.cli.options import Values, command, fill
+from tumorlens.pipeline.cli.screen import say
+
+
+@dataclass(frozen=True)
+class InfoCall:
+    """How the facts are printed."""
+
+    as_json: bool = setting(False, "Print JSON.", flag="--json")
+
+
+def _info(values: Values) -> None:
+    facts = collect_info()
+    say(json.dumps(facts, indent=2) if fill(InfoCall, values).as_json else format_info(facts))
 
 
 def collect_info() -> dict[str, Any]:
@@ -14,7 +29,9 @@ def collect_info() -> dict[str, Any]:
     import torch
 
     from tumorlens.classification.predict import SHIPPED as CLASSIFIER
+    from tumorlens.data.cards.weights import load_weights
     from tumorlens.data.devices import has_bf16, pick_device
+    from tumorlens.pipeline.versions import package_versions
     from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 
     names = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -23,8 +40,8 @@ def collect_info() -> dict[str, Any]:
     for stage, path in (("classification", CLASSIFIER), ("segmentation", SEGMENTER)):
         try:
             _, card = load_weights(path, stage)
-            kept = ("architecture", "encoder", "input_size", "operating_point", "sha256", "date")
-            models[stage] = {"file": path.name, **{k: card[k] for k in kept if k in card}, "intact": True}
+            keys = ("architecture", "encoder", "input_size", "operating_point", "sha256", "date")
+            models[stage] = {"file": path.name, **{key: card[key] for key in keys if key in card}, "intact": True}
         except InputError as error:
             models[stage] = {"file": path.name, "intact": False, "error": str(error)}
     return {
@@ -49,3 +66,13 @@ def format_info(facts: dict[str, Any]) -> str:
             keys = ("architecture", "encoder", "input_size", "operating_point", "date", "sha256")
             lines += [f"    {key} {model[key]}" for key in keys if key in model]
     return "\n".join(lines)
+
+
+info = command(
+    _info,
+    InfoCall,
+    examples="""
+    tumorlens info
+    tumorlens info --json
+    """,
+)

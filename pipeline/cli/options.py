@@ -1,118 +1,196 @@
-"""Options that several commands share."""
+"""Commands made from dataclasses: each field that has a `data.config.setting` becomes an option or an argument."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
-import typer
+import click
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.config import Setting
+from tumorlens.pipeline.cli.screen import HELP_WIDTH, user_errors
 
-if TYPE_CHECKING:
-    pass
-
-
-def parse_numbers(text: str, option: str) -> tuple[int, ...]:
-    """``"10,100"`` as numbers; nothing as none.
-
-    Raises:
-        InputError: The text is no list of whole numbers above 0.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise InputError(f"{option} {text!r} is no list of whole numbers such as 10,100")
-    return tuple(int(part) for part in parts)
+Settings = TypeVar("Settings")
+Values = Mapping[str, Any]  # field -> value of the options that the user gave; the dataclasses hold the defaults
 
 
-def parse_folds(text: str | None) -> tuple[int, ...] | None:
-    """``"0,2"`` as numbers, ``"all"`` as none of them, nothing as None.
+class Number(click.ParamType):
+    """A number of a kind, within the bounds of its setting."""
 
-    Raises:
-        InputError: The text is neither.
-    """
-    if text is None:
-        return None
-    if text.strip().lower() == "all":
-        return ()
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"--folds {text!r} is neither all nor numbers such as 0,1")
-    return tuple(sorted({int(part) for part in parts}))
+    name = "number"
 
+    def __init__(self, kind: type[int] | type[float], setting: Setting) -> None:
+        self.kind, self.setting = kind, setting
 
-LAYOUTS = (
-    "Data folder (index.csv, class folders, images/ + masks/, LGG folders of patients with pictures and their *_mask "
-    "files) or INDEX.csv, or INDEX.csv@FOLDER"
-)
-
-Data = Annotated[
-    list[str],
-    typer.Option(
-        "--data",
-        help=f"{LAYOUTS}; repeatable.",
-    ),
-]
-
-LabelMap = Annotated[list[str] | None, typer.Option("--map", help="Your label name for one of ours: NAME=CLASS.")]
-
-Channel = Annotated[
-    int | None,
-    typer.Option(
-        "--frame-channel",
-        min=0,
-        max=2,
-        help="Channel of color pictures to take. [default: what the index says, FLAIR (1) of LGG folders, else the "
-        "brightness]",
-    ),
-]
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        try:
+            number = self.kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a {'whole ' if self.kind is int else ''}number", param, ctx)
+        least, most = self.setting.least, self.setting.most
+        if not ((least is None or number >= least) and (most is None or number <= most)):
+            self.fail(f"{value} is not allowed; give {_bounds(self.setting)}", param, ctx)
+        return number
 
 
-def config_of(stage: str, settings: dict[str, Any]) -> Any:
-    """A stage's `ClassifierConfig` or `SegmenterConfig` from the options of its training command.
+class NamePair(click.ParamType):
+    """``NAME=CLASS`` as a pair."""
+
+    name = "NAME=CLASS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, _, label = str(value).partition("=")
+        if not (name and label):
+            self.fail(f"{value!r} is not NAME=CLASS", param, ctx)
+        return name, label
+
+
+class Folds(click.ParamType):
+    """``"0,2"`` as sorted numbers, ``"all"`` as an empty tuple."""
+
+    name = "all|0,1,.."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple) or value.strip().lower() == "all":
+            return value if isinstance(value, tuple) else ()
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdecimal() for part in parts):
+            self.fail(f"{value!r} is neither all nor numbers such as 0,1", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
+# Type of a field -> how click reads its value; numbers, flags and choices are made in `_param`.
+_SHAPES: dict[Any, dict[str, Any]] = {
+    str: {"type": str},
+    Path: {"type": click.Path(path_type=Path)},
+    tuple[str, ...]: {"type": str, "multiple": True},
+    tuple[tuple[str, str], ...]: {"type": NamePair(), "multiple": True},
+    tuple[int, ...]: {"type": Folds()},
+    tuple[float, float, float]: {"type": float, "nargs": 3},
+}
+
+
+def command(
+    run: Callable[[Values], int | None],
+    *settings: type,
+    leave_out: Collection[str] = (),
+    details: str = "",
+    examples: str,
+    stopped: str = "",
+) -> Command:
+    """A command whose options are the fields of dataclasses. Its name and its first line of help are in `app`.
 
     Args:
-        stage: ``classification`` or ``segmentation``.
-        settings: Option -> value as the command line gives it; options that are left out have the stage's own default.
-
-    Raises:
-        InputError: A label mapping, a size or an architecture that cannot be.
+        run: Gets what the user gave and returns the exit code, none for 0. `fill` makes the dataclasses of it.
+        settings: The dataclasses, in the order of ``--help``.
+        leave_out: Fields that are not options of this command.
+        details: Help below the first line.
+        examples: Lines for the end of ``--help``.
+        stopped: What to tell a user who has stopped the command.
     """
-    known = dict(settings)
-    known["data"] = tuple(known["data"])
-    known["label_map"] = parse_map(known.get("label_map"))
-    if known.get("epochs", 8) % known.get("validate_every", 1):
-        raise InputError(f"--epochs {known['epochs']} is no multiple of --validate-every {known['validate_every']}")
-    known["out_of_fold"] = known.get("out_of_fold") or ""
-    known["prepared"] = known.get("prepared") or ""
-    if known["out_of_fold"]:
-        if known.get("split", "folds") not in ("folds", "all"):
-            raise InputError(f"--out-of-fold trains on all patients, so --split {known['split']} cannot be")
-        known["split"] = "all"
-    if known.get("freeze_stem") and known.get("init") == "none":
-        raise InputError("--freeze-stem keeps the first weights of the stem; give it some with --init FILE")
-    if stage == "classification":
-        from tumorlens.classification.architectures import find_architecture
-        from tumorlens.classification.config import ClassifierConfig
+    params = [param for each in settings for param in _params(each, leave_out)]
+    repeatable = {param.name for param in params if param.multiple or param.nargs == -1}
 
-        known["not_brain"] = tuple(known.get("not_brain") or ())
-        known["size"] = known.get("size") or find_architecture(known["arch"]).input_size
-        return ClassifierConfig(**known)
-    from tumorlens.segmentation.config import SegmenterConfig
+    def callback(**parsed: Any) -> None:
+        values = {k: v for k, v in parsed.items() if v is not None and not (k in repeatable and v == ())}
+        with user_errors(bool(values.get("verbose")), stopped):
+            code = run(values)
+        click.get_current_context().exit(code or 0)
 
-    config = SegmenterConfig(**known)
-    if config.size % 32:
-        raise InputError(f"--size {config.size} is not divisible by 32, as the networks need it")
-    return config
+    built = Command(None, callback=callback, params=params, epilog=examples)
+    built.context_settings = {"max_content_width": HELP_WIDTH}
+    built.details = details
+    return built
 
 
-def parse_map(texts: list[str] | None) -> tuple[tuple[str, str], ...]:
-    """``NAME=CLASS`` texts as pairs."""
-    pairs = []
-    for text in texts or ():
-        name, equals, label = text.partition("=")
-        if not (name and equals and label):
-            raise InputError(f"--map {text!r} is not NAME=CLASS")
-        pairs.append((name, label))
-    return tuple(pairs)
+def fill(settings: type[Settings], values: Values, **fixed: Any) -> Settings:
+    """A dataclass with the values that the user gave and some that the command sets itself.
+
+    Args:
+        settings: The dataclass. A field that neither the user nor the command sets has its default.
+        values: As `command` hands it over. Values for other dataclasses are left out.
+        fixed: Values that the command sets.
+    """
+    names = {each.name for each in fields(settings)}  # type: ignore[arg-type]
+    return settings(**{name: value for name, value in values.items() if name in names} | fixed)
+
+
+def _params(settings: type, leave_out: Collection[str]) -> list[click.Parameter]:
+    hints = get_type_hints(settings)
+    return [
+        _param(each, hints[each.name], each.metadata["setting"])
+        for each in fields(settings)
+        if "setting" in each.metadata and each.name not in leave_out
+    ]
+
+
+def _param(field: Field[Any], hint: Any, setting: Setting) -> click.Parameter:
+    kind = next(part for part in get_args(hint) if part is not NoneType) if NoneType in get_args(hint) else hint
+    if kind is bool:
+        shape: dict[str, Any] = {"is_flag": True}
+    elif kind in (int, float):
+        shape = {"type": Number(kind, setting), "metavar": "N" if kind is int else "X"}
+    else:
+        shape = dict(_SHAPES[kind])
+    if setting.choices:
+        shape["type"] = click.Choice(setting.choices)
+    if setting.metavar:
+        shape["metavar"] = setting.metavar
+    required = field.default is MISSING
+    if setting.argument:
+        if shape.pop("multiple", False):
+            shape["nargs"] = -1
+        return click.Argument([field.name], required=required, help=setting.help, **shape)
+    flag = setting.flag or "--" + field.name.replace("_", "-")
+    if kind is bool and field.default:
+        flag = f"{flag}/--no-{flag[2:]}"
+    option = _Option([*flag.split(), field.name], default=None, required=required, help=setting.help, **shape)
+    option.shown = setting.shown or _words(field.default, flag)
+    option.bounds = _bounds(setting)
+    return option
+
+
+def _words(default: Any, flag: str) -> str:
+    """A default as ``--help`` shows it; empty where there is none to show."""
+    if isinstance(default, bool):
+        return flag.partition("/")[0][2:] if default else ""
+    if isinstance(default, tuple):
+        return " ".join(f"{part:g}" for part in default)
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "" if default in (None, "", MISSING) else str(default)
+
+
+def _bounds(setting: Setting) -> str:
+    if setting.most is None:
+        return "" if setting.least is None else f"at least {setting.least:g}"
+    return f"{setting.least:g} to {setting.most:.10g}"
+
+
+class _Option(click.Option):
+    """An option whose default is the dataclass's, which click shows but does not set."""
+
+    shown = ""
+    bounds = ""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = {**super().get_help_extra(ctx), "default": self.shown, "range": self.bounds}
+        return {name: words for name, words in extra.items() if words}
+
+
+class Command(click.Command):
+    """A command that ends its help with examples, line by line."""
+
+    details = ""
+
+    def with_help(self, first_line: str) -> Command:
+        """The command, once its help begins with this line."""
+        self.help = "\n\n".join(text for text in (first_line, self.details) if text)
+        return self
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {line.strip()}\n" for line in (self.epilog or "").strip().splitlines()))

@@ -3,141 +3,115 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from tumorlens.pipeline.cli.options import Device
-from tumorlens.pipeline.cli.screen import print_line, progress_bar, usage_error, user_errors
+from tumorlens.data.config import setting
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.cli.options import Values, command, fill
+from tumorlens.pipeline.cli.screen import Progress, note, own_remarks, say, show_error
+from tumorlens.pipeline.options import LoadOptions, RunOptions
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.batch.job import Job
     from tumorlens.pipeline.batch.run import BatchReport
 
 
-class Plane(StrEnum):
-    """Names of planes on the command line."""
+@dataclass(frozen=True)
+class RunCall:
+    """What a call runs on, where its results go, and what it prints."""
 
-    ACQUISITION = "acquisition"
-    AXIAL = "axial"
-    CORONAL = "coronal"
-    SAGITTAL = "sagittal"
+    inputs: tuple[str, ...] = setting(help="Files, folders (recursive) or globs.", metavar="INPUT...", argument=True)
+    out: Path | None = setting(None, "Output folder.", flag="-o --out")
+    overwrite: bool = setting(False, "Replace results in OUT.")
+    resume: bool = setting(False, "Keep results in OUT, do the rest.", flag="--continue")
+    list_only: bool = setting(False, "Show the scans and DICOM series found, and leave.", flag="--list")
+    series: tuple[str, ...] = setting(
+        (), "DICOM series to run: UID, number or all; repeatable.", metavar="UID", shown="post-contrast T1"
+    )
+    jobs: int = setting(1, "Threads that read and prepare scans ahead.", least=1)
+    quiet: bool = setting(False, "Print errors only.", flag="-q --quiet")
+    verbose: bool = setting(False, "Print what other packages log and warn of, too.", flag="-v --verbose")
+    as_json: bool = setting(False, "Print one JSON object per scan.", flag="--json")
 
 
-def run(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, folders (recursive) or globs.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder.")] = None,
-    device: Device = "auto",
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Tumor probability from which a slice is positive. [default: chosen on validation]"
-        ),
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Threads that read and prepare scans ahead.")] = 1,
-    frame: Annotated[int | None, typer.Option(min=0, help="Volume of a 4-D file or series, from 0.")] = None,
-    channel: Annotated[
-        int | None,
-        typer.Option(
-            "--frame-channel", min=0, max=2, help="Channel of color pictures that is the scan. [default: brightness]"
-        ),
-    ] = None,
-    plane: Annotated[Plane, typer.Option(help="How volumes are cut into slices.")] = Plane.ACQUISITION,
-    show: Annotated[bool, typer.Option("--list", help="Show the scans and DICOM series found, and leave.")] = False,
-    series: Annotated[
-        list[str] | None,
-        typer.Option(metavar="UID", help="DICOM series to run: UID, number or all. [default: post-contrast T1]"),
-    ] = None,
-    secondary_capture: Annotated[
-        bool, typer.Option("--secondary-capture", help="Write the overlay of DICOM scans as overlay.dcm, too.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Judge what does not look like a brain MRI, too.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Write where the classifier looked (Grad-CAM).")] = False,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average over each slice and its mirror image: twice the time.")
-    ] = False,
-    keep_identifiers: Annotated[
-        bool,
-        typer.Option("--keep-identifiers", help="Put patient's name, ID, birth date and texts into result.json."),
-    ] = False,
-    engine: Annotated[
-        str, typer.Option(help="torch or openvino. [default: openvino where there is no accelerator]")
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="fp32 or bf16. [default: bf16 in OpenVINO where the hardware computes it]")
-    ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute. [default: all cores]")] = None,
-    classifier: Annotated[Path | None, typer.Option(help="Your own classifier.safetensors.")] = None,
-    segmenter: Annotated[Path | None, typer.Option(help="Your own segmenter.safetensors.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in OUT.")] = False,
-    resume: Annotated[bool, typer.Option("--continue", help="Keep results in OUT, do the rest.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per scan.")] = False,
-) -> None:
-    """Label scans, segment the positive ones, write results.csv, masks and overlays.
-
-    Exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong use.
-    """
-    if overwrite and resume:
-        raise usage_error("give --overwrite or --continue, not both")
-    if quiet and verbose:
-        raise usage_error("give -q or -v, not both")
-    if out is None and not show:
-        raise usage_error("-o OUT is missing: the folder for the results")
-    with user_errors(verbose, "go on with --continue", quiet), TemporaryDirectory(prefix="tumorlens-") as scratch:
+def _run(values: Values) -> int:
+    call = fill(RunCall, values)
+    if call.overwrite and call.resume:
+        raise InputError("give --overwrite or --continue, not both")
+    if call.quiet and call.verbose:
+        raise InputError("give -q or -v, not both")
+    if call.out is None and not call.list_only:
+        raise InputError("-o OUT is missing: the folder for the results")
+    load, options = fill(LoadOptions, values), fill(RunOptions, values)
+    with own_remarks(hidden=call.quiet), TemporaryDirectory(prefix="tumorlens-") as scratch:
         from tumorlens.pipeline.batch.inputs import collect
         from tumorlens.pipeline.batch.listing import check_headers, describe, list_work
 
-        found = collect(inputs, out or Path(scratch) / "none", Path(scratch), series or ())
-        if out is None or show:
-            found.jobs = [check_headers(job, frame) for job in found.jobs]
-            typer.echo(json.dumps(describe(found, keep_identifiers)) if as_json else list_work(found))
-            raise typer.Exit(1 if any(job.error for job in found.jobs) else 0)
-        work = found.jobs
-        for job in work if not (quiet or as_json) else ():
-            for note in job.notes:
-                typer.echo(f"tumorlens: {job.name}: {note}", err=True)
-
-        from tumorlens.pipeline.batch.run import check_output, run_batch
-        from tumorlens.pipeline.options import RunOptions
-        from tumorlens.pipeline.pipeline import Pipeline
-
-        check_output(out, work, overwrite, resume)
-        pipeline = Pipeline.load(classifier, segmenter, device, threshold, tta, engine, precision, threads)
-        options = RunOptions(frame, plane.value, secondary_capture, force, explain, channel, keep_identifiers)
-        ran: list[Job] = []
-        with progress_bar(len(work), quiet or as_json) as advance:
-
-            def done(job: Job, row: dict[str, str], content: dict[str, Any]) -> None:
-                ran.append(job)
-                advance()
-                if row["error"]:
-                    typer.echo(f"tumorlens: error: {row['error']}", err=True)
-                if as_json:
-                    print_line(json.dumps(content or {"scan": {"name": job.name}, "error": row["error"]}))
-
-            report = run_batch(pipeline, work, out, resume, jobs, options, done)
-        if not (quiet or as_json):
-            _tell(report, ran, out)
-    if report.failed:
-        raise typer.Exit(1)
+        work = collect(call.inputs, call.out or Path(scratch) / "none", Path(scratch), call.series)
+        if call.out is None or call.list_only:
+            work.jobs = [check_headers(job, options.frame) for job in work.jobs]
+            say(json.dumps(describe(work, options.keep_identifiers)) if call.as_json else list_work(work))
+            return 1 if any(job.error for job in work.jobs) else 0
+        for job in () if call.quiet or call.as_json else work.jobs:
+            for text in job.notes:
+                note(f"{job.name}: {text}")
+        return _run_jobs(work.jobs, call.out, call, load, options)
 
 
-def _tell(report: BatchReport, ran: list[Job], out: Path) -> None:
-    if len(ran) == 1 and not report.failed:
-        job, row = ran[0], report.rows[-1]
-        note = f"  [review: {row['review']}]" if row["review"] else ""
-        sure = f" ({row['confidence']})" if row["confidence"] else ""
-        typer.echo(f"{job.name}: {row['label']}{sure}{note}")
-        typer.echo(f"overlay: {out / job.folder / 'overlay.png'}")
-    counts: dict[str, int] = {}
-    for row in report.rows:
-        counts[row["label"] or "failed"] = counts.get(row["label"] or "failed", 0) + 1
+def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, options: RunOptions) -> int:
+    """Run the scans, print what became of them, and return the exit code."""
+    from tumorlens.pipeline.batch.run import check_output, run_batch
+    from tumorlens.pipeline.pipeline import Pipeline
+
+    check_output(out, jobs, call.overwrite, call.resume)
+    pipeline = Pipeline.load(**vars(load))
+    finished: list[Job] = []
+    with Progress("scans", hidden=call.quiet or call.as_json or len(jobs) < 2) as progress:
+
+        def done(job: Job, row: dict[str, str], content: dict[str, Any]) -> None:
+            finished.append(job)
+            if row["error"]:
+                show_error(row["error"])
+            if call.as_json:
+                say(json.dumps(content or {"scan": {"name": job.name}, "error": row["error"]}))
+            if progress:
+                progress(len(finished), len(jobs))
+
+        report = run_batch(pipeline, jobs, out, call.resume, call.jobs, options, done)
+    if not (call.quiet or call.as_json):
+        _print_summary(report, finished, out)
+    return 1 if report.failed else 0
+
+
+def _print_summary(report: BatchReport, finished: list[Job], out: Path) -> None:
+    if len(finished) == 1 and not report.failed:
+        job, row = finished[0], report.rows[-1]
+        review = f"  [review: {row['review']}]" if row["review"] else ""
+        confidence = f" ({row['confidence']})" if row["confidence"] else ""
+        say(f"{job.name}: {row['label']}{confidence}{review}")
+        say(f"overlay: {out / job.folder / 'overlay.png'}")
+    counts = Counter(row["label"] or "failed" for row in report.rows)
     kept = f" ({report.kept} kept from before)" if report.kept else ""
-    summary = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+    labels = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
     scans = "scan" if len(report.rows) == 1 else "scans"
-    typer.echo(f"{len(report.rows)} {scans}{kept}: {summary}; table: {out / 'results.csv'}")
+    say(f"{len(report.rows)} {scans}{kept}: {labels}; table: {out / 'results.csv'}")
+
+
+run = command(
+    _run,
+    RunCall,
+    RunOptions,
+    LoadOptions,
+    details="Exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong use.",
+    stopped="go on with --continue",
+    examples="""
+    tumorlens run scan.nii.gz -o results
+    tumorlens run study/ "more/*.png" -o results --continue
+    tumorlens run study/ --list
+    tumorlens run export.zip -o results --series all --json
+    """,
+)

@@ -1,147 +1,172 @@
-"""What the command line shows: errors, warnings, progress."""
+"""What the command line shows: results, warnings, errors, progress."""
 
 from __future__ import annotations
 
-import logging
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from tumorlens.data.errors import InputError, printable
 
-if TYPE_CHECKING:
-    pass
+HELP_WIDTH = 100  # columns of --help on a wide terminal
+_shown_progress: list[Progress] = []  # at most one; other lines wipe it first
 
 
-def print_line(text: str) -> None:
-    """A line on the output; where nobody reads it any more (`| head -1`), the batch goes on all the same."""
+def say(text: str) -> None:
+    """Print a line of results. Where nobody reads it any more (`| head -1`), the command goes on all the same."""
+    _wipe_progress()
     try:
-        print(text, flush=True)
+        click.echo(printable(text))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def usage_error(message: str) -> typer.Exit:
-    typer.echo(f"tumorlens: error: {message}", err=True)
-    return typer.Exit(2)
+def say_unless(quiet: bool) -> Callable[[str], None]:
+    """`say`, or a function that says nothing."""
+    return (lambda text: None) if quiet else say
+
+
+def note(text: str) -> None:
+    """Print a line on stderr, with our name in front."""
+    _wipe_progress()
+    click.echo(printable(f"tumorlens: {text}"), err=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    note(f"warning: {text}")
+
+
+def show_error(text: str) -> None:
+    """Print an error on stderr."""
+    note(f"error: {text}")
+
+
+def typed_command() -> str:
+    """The command as the user typed it, for reports."""
+    return "tumorlens " + shlex.join(sys.argv[1:])
 
 
 @contextmanager
-def user_errors(verbose: bool = False, stopped: str = "", quiet: bool = False) -> Iterator[None]:
-    """Turn an `InputError`, or a failure of disk or network, into one line and exit code 2, and keep other packages'
-    warnings off the screen.
+def user_errors(verbose: bool = False, stopped: str = "") -> Iterator[None]:
+    """Turn an `InputError`, or a failure of disk or network, into one line and exit code 2, and keep the warnings of
+    other packages off the screen.
 
     Args:
         verbose: Let warnings and logs through.
         stopped: What to tell a user who has stopped the command.
-        quiet: Keep our own remarks off the screen, too.
     """
-    remarks = logging.getLogger("tumorlens")
-    before = remarks.level
     if verbose:
+        import logging
+
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     else:
-        import warnings
-
         warnings.simplefilter("ignore")
-    if quiet:
-        remarks.setLevel(logging.ERROR)
     try:
         yield
     except InputError as error:
-        typer.echo(f"tumorlens: error: {error}", err=True)
-        raise typer.Exit(2) from None
+        show_error(str(error))
+        raise click.exceptions.Exit(2) from None
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        typer.echo(printable(f"tumorlens: error: {where}{error.strerror or error}"), err=True)
-        raise typer.Exit(2) from None
+        place = f"{error.filename}: " if error.filename else ""
+        show_error(f"{place}{error.strerror or error}")
+        raise click.exceptions.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("tumorlens: stopped" + (f"; {stopped}" if stopped else ""), err=True)
-        raise typer.Exit(130) from None
-    finally:
-        remarks.setLevel(before)
+        note("stopped" + (f"; {stopped}" if stopped else ""))
+        raise click.exceptions.Exit(130) from None
 
 
 @contextmanager
-def progress_bar(total: int, hidden: bool) -> Iterator[typer.models.Any]:
-    """A bar on stderr for more than one scan, if stderr is a terminal."""
-    if hidden or total < 2 or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+def own_remarks(hidden: bool) -> Iterator[None]:
+    """Keep our own remarks (log records below an error) off the screen, if `hidden`."""
+    import logging
 
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("scans", total=total)
-        yield lambda: bar.advance(task)
-
-
-def warned(text: str) -> None:
-    """A warning on stderr."""
-    typer.echo(printable(f"tumorlens: warning: {text}"), err=True)
+    logger = logging.getLogger("tumorlens")
+    before = logger.level
+    if hidden:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
-def hushed(quiet: bool) -> Any:
-    """What takes the lines for the screen."""
-    return (lambda text: None) if quiet else lambda text: typer.echo(printable(text))
+def usage_message(error: click.UsageError) -> str:
+    """A mistake in the words of a command, as one sentence that says what to do."""
+    advice = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        return f"{_name_of(error.param)} is missing{advice}"
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f"{_name_of(error.param)}: {error.message.rstrip('.')}{advice}"
+    if isinstance(error, click.NoSuchOption | click.exceptions.NoSuchCommand) and error.possibilities:
+        advice = f"; did you mean {' or '.join(error.possibilities)}?"
+    return f"{error.message[:1].lower()}{error.message[1:].rstrip('.')}{advice}"
 
 
-class ProgressLine:
-    """One line on stderr that is written over as work goes on, if stderr is a terminal, and gone when it is done."""
+def _name_of(param: click.Parameter) -> str:
+    if isinstance(param, click.Option):
+        return max(param.opts, key=len)
+    return (param.metavar or param.human_readable_name).rstrip(".")
 
-    def __init__(self, hidden: bool = False) -> None:
-        self.shown = not hidden and sys.stderr.isatty()
+
+class Progress:
+    """A line on stderr that is written over as work goes on and wiped when it is done: what, how many, how long still.
+
+    As a context it is what functions call with the numbers done and of all, or None where stderr is not a terminal:
+
+        with Progress("slices", hidden=quiet) as progress:
+            evaluate(request, out, progress=progress)
+    """
+
+    def __init__(self, what: str, hidden: bool = False) -> None:
+        self._what = what
+        self._shown = not hidden and sys.stderr.isatty()
         self._width = 0
+        self._begun: float | None = None
 
-    def __enter__(self) -> Any:
-        return self.update if self.shown else None
+    def __enter__(self) -> Callable[[int, int], None] | None:
+        return self.update if self._shown else None
 
     def update(self, done: int, total: int) -> None:
         """Show the number done and of all."""
-        text = f"{done} of {total}"
+        now = time.monotonic()
+        if self._begun is None or done >= total:
+            self._begun = now if done < total else None
+        if done >= total:
+            self.wipe()
+            return
+        _wipe_progress(but=self)
+        left = f", {_clock((now - (self._begun or now)) / done * (total - done))} left" if done else ""
+        bar = "#" * (20 * done // total)
+        text = f"[{bar:<20}] {done} of {total} {self._what}{left}"
         sys.stderr.write("\r" + text.ljust(self._width))
         sys.stderr.flush()
         self._width = len(text)
-        if done >= total:
-            self.clear()
+        _shown_progress[:] = [self]
 
-    def clear(self) -> None:
+    def wipe(self) -> None:
         """Wipe the line, so that other lines can follow."""
         if self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
             self._width = 0
+        _shown_progress[:] = [each for each in _shown_progress if each is not self]
 
     def __exit__(self, *_: object) -> None:
-        self.clear()
+        self.wipe()
 
 
-class Reading:
-    """A progress bar for the reading of the data, gone when it is done."""
+def _wipe_progress(but: Progress | None = None) -> None:
+    for each in list(_shown_progress):
+        if each is not but:
+            each.wipe()
 
-    def __init__(self, show: bool) -> None:
-        self.show = show
 
-    def __enter__(self) -> Any:
-        if not self.show:
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.bar = Progress(console=Console(stderr=True), transient=True)
-        self.task = self.bar.add_task("reading slices", total=None)
-        self.bar.start()
-        return self.update
-
-    def update(self, done: int, total: int) -> None:
-        self.bar.update(self.task, completed=done, total=total)
-        if done == total:
-            self.bar.stop()
-
-    def __exit__(self, *_: object) -> None:
-        if self.show:
-            self.bar.stop()
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

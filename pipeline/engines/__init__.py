@@ -1,7 +1,7 @@
-"""What computes the two networks: PyTorch, or OpenVINO where there is no accelerator.
+"""The engines that compute the two networks: PyTorch, or OpenVINO where there is no accelerator.
 
-OpenVINO sends usage events through the package openvino_telemetry where that can be imported, and does without where it
-cannot. This module makes sure that it cannot, before any engine imports OpenVINO: nothing leaves the user's machine.
+OpenVINO sends usage events through the package openvino_telemetry if it can import it. This module blocks that import
+before any engine imports OpenVINO, so nothing leaves your machine.
 """
 
 from __future__ import annotations

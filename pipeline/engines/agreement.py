@@ -1,4 +1,4 @@
-"""How far engines and precisions agree with PyTorch in fp32, slice by slice, and what each is worth."""
+"""Agreement of engines and precisions with PyTorch in fp32, slice by slice, with accuracy and speed of each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.classification.predict import Classifier
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR
@@ -21,21 +22,24 @@ from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
 from tumorlens.pipeline.engines.opening import open_stages
 from tumorlens.segmentation.evaluation.metrics import dice_scores
 from tumorlens.segmentation.postprocess import clean_mask
+from tumorlens.segmentation.predict import Segmenter
 
 REFERENCE = Engine("torch", "cpu", "fp32")
-LABELS, MASKS, LOSS = 0.998, 0.995, 0.001  # least agreement of labels, least mean Dice of masks, most that may be lost
+# An engine may replace the reference from this agreement of labels and mean Dice of masks on, and up to this loss of
+# accuracy and Dice against the truth.
+_LEAST_AGREEMENT, _LEAST_DICE, _MOST_LOSS = 0.998, 0.995, 0.001
 _CHUNK = 64
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What an engine says of slices.
+    """An engine's answers for slices.
 
     Attributes:
         labels: ``(n,)`` index into `data.labels.CLASSES`, -1 where the slice is refused.
-        masks: ``(n, size, size)`` uint8, 0 and 1, on the network's grid, of every slice.
-        seconds: Of both stages for all slices.
+        masks: ``(n, size, size)`` uint8, 0 and 1, of every slice on the network's grid.
+        seconds: Time that both stages take for all slices.
     """
 
     labels: NDArray[np.int64]
@@ -49,25 +53,26 @@ def compare_engines(
     segmenter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each engine and precision that this machine has, the reference first.
+    """A row for each engine and precision of this machine; the reference comes first.
 
     Args:
-        samples: Labelled slices, best of patients that the weights have not seen.
-        classifier: Weights, or none for the shipped ones.
+        samples: Labeled slices, preferably of patients that the weights were not trained on.
+        classifier: Weights, or None for the shipped ones.
         segmenter: The same for stage two.
-        progress: Called with the number of slices done and of all.
+        progress: Called with the number of finished slices and of all slices.
 
     Returns:
-        ``engine, precision, n, labels_agree, masks_dice, accuracy, dice_tumor, ms_per_slice, holds``; `masks_dice` is
-        the mean over the slices in which the reference finds a tumor, `holds` whether the engine may stand in for it.
+        ``engine, precision, n, labels_agree, masks_dice, accuracy, dice_tumor, ms_per_slice, holds``. `masks_dice` is
+        the mean over the slices in which the reference finds a tumor. `holds` says whether the engine may replace the
+        reference.
 
     Raises:
-        InputError: Unusable weights or slices, or stages of different sizes.
+        InputError: Weights or slices are unusable, or the stages have different input sizes.
     """
     engines = [REFERENCE, *_others()]
     rows: list[dict[str, Any]] = []
-    first: Answers | None = None
-    known: PreparedSet | None = None
+    reference: Answers | None = None
+    prepared: PreparedSet | None = None
     for number, engine in enumerate(engines):
         try:
             stages = open_stages(classifier, segmenter, engine)
@@ -75,36 +80,41 @@ def compare_engines(
             continue
         size = stages[0].input_size
         if size != stages[1].input_size:
-            raise InputError(f"the stages see {size} and {stages[1].input_size} pixels; compare weights of one size")
-        if known is None:
-            known = prepare(samples, Preprocess(size))
+            raise InputError(
+                f"the stages take slices of {size} and {stages[1].input_size} pixels; give weights of one size"
+            )
+        if prepared is None:
+            prepared = prepare(samples, Preprocess(size))
         done = _offset(progress, number * len(samples), len(engines) * len(samples))
-        answers = _ask(*stages, known, done)
-        first = first or answers
-        rows.append(_row(engine, answers, first, known))
+        answers = _answers(*stages, prepared, done)
+        reference = reference or answers
+        rows.append(compare_answers(engine, answers, reference, prepared))
     return rows
 
 
 def _others() -> list[Engine]:
-    found = []
+    engines = []
     for name in ("torch", "openvino"):
         for precision in ("fp32", "bf16"):
             try:
                 engine = choose_engine(name, "cpu", precision)
-            except InputError:  # not of this machine
+            except InputError:  # this machine does not have it
                 continue
             if engine != REFERENCE:
-                found.append(engine)
-    return found
+                engines.append(engine)
+    return engines
 
 
 def _offset(progress: Progress | None, begun: int, total: int) -> Callable[[int], None]:
     return (lambda done: progress(begun + done, total)) if progress else lambda done: None
 
 
-def _ask(classifier: Any, segmenter: Any, known: PreparedSet, progress: Callable[[int], None]) -> Answers:
-    images = known.images
-    classifier.look(images[:2]), segmenter.predict(images[:2])  # what is done once is no part of the time
+def _answers(
+    classifier: Classifier, segmenter: Segmenter, prepared: PreparedSet, progress: Callable[[int], None]
+) -> Answers:
+    images = prepared.images
+    classifier.look(images[:2])  # the first call takes longer and is not timed
+    segmenter.predict(images[:2])
     labels, masks, begun = [], [], time.perf_counter()
     for start in range(0, len(images), _CHUNK):
         part = images[start : start + _CHUNK]
@@ -116,32 +126,41 @@ def _ask(classifier: Any, segmenter: Any, known: PreparedSet, progress: Callable
     return Answers(np.concatenate(labels), np.concatenate(masks), time.perf_counter() - begun)
 
 
-def _row(engine: Engine, answers: Answers, first: Answers, known: PreparedSet) -> dict[str, Any]:
-    found = first.labels > NO_TUMOR
-    sick = known.masks.any(axis=(1, 2))
-    gated = answers.masks * (answers.labels > NO_TUMOR)[:, None, None]
-    gated_first = first.masks * found[:, None, None]
-    between = float(dice_scores(answers.masks[found], first.masks[found]).mean()) if found.any() else 1.0
-    agree = float((answers.labels == first.labels).mean())
-
-    def worth(labels: NDArray[np.int64], masks: NDArray[np.uint8]) -> tuple[float, float]:
-        drawn = float(dice_scores(masks[sick], known.masks[sick]).mean()) if sick.any() else 1.0
-        return float((labels == known.labels).mean()), drawn
-
-    accuracy, dice = worth(answers.labels, gated)
-    best = worth(first.labels, gated_first)
-    holds = agree >= LABELS and between >= MASKS and accuracy >= best[0] - LOSS and dice >= best[1] - LOSS
+def compare_answers(engine: Engine, answers: Answers, reference: Answers, truth: PreparedSet) -> dict[str, Any]:
+    """The row of an engine, see `compare_engines`."""
+    positive = reference.labels > NO_TUMOR
+    agreement = float((answers.labels == reference.labels).mean())
+    dice_between = _mean_dice(answers.masks[positive], reference.masks[positive])
+    accuracy, dice = _scores(answers, truth)
+    reference_accuracy, reference_dice = _scores(reference, truth)
+    holds = (
+        agreement >= _LEAST_AGREEMENT
+        and dice_between >= _LEAST_DICE
+        and accuracy >= reference_accuracy - _MOST_LOSS
+        and dice >= reference_dice - _MOST_LOSS
+    )
     return {
         "engine": engine.name,
         "precision": engine.precision,
-        "n": len(known),
-        "labels_agree": round(agree, 5),
-        "masks_dice": round(between, 5),
+        "n": len(truth),
+        "labels_agree": round(agreement, 5),
+        "masks_dice": round(dice_between, 5),
         "accuracy": round(accuracy, 5),
         "dice_tumor": round(dice, 5),
-        "ms_per_slice": round(1000 * answers.seconds / max(1, len(known)), 2),
+        "ms_per_slice": round(1000 * answers.seconds / max(1, len(truth)), 2),
         "holds": holds,
     }
+
+
+def _scores(answers: Answers, truth: PreparedSet) -> tuple[float, float]:
+    """Accuracy, and mean Dice over the slices with a lesion; a slice that is called free of tumor has no mask."""
+    sick = truth.masks.any(axis=(1, 2))
+    gated = answers.masks * (answers.labels > NO_TUMOR)[:, None, None]
+    return float((answers.labels == truth.labels).mean()), _mean_dice(gated[sick], truth.masks[sick])
+
+
+def _mean_dice(masks: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
+    return float(dice_scores(masks, others).mean()) if len(masks) else 1.0
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -160,12 +179,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def labelled(samples: Sequence[Sample]) -> list[Sample]:
-    """Those of the samples that say what they show.
+    """The samples that have a label.
 
     Raises:
-        InputError: None does.
+        InputError: No sample has a label.
     """
-    known = [s for s in samples if s.label in CLASSES]
-    if not known:
-        raise InputError("no labelled slice to compare engines on")
-    return known
+    with_label = [s for s in samples if s.label in CLASSES]
+    if not with_label:
+        raise InputError("no slice has a label; engines can only be compared on labeled slices")
+    return with_label

@@ -1,4 +1,4 @@
-"""`Engine`: what computes the networks, where, and in which precision."""
+"""`Engine`: the library, device and precision that compute the networks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tumorlens.data.errors import InputError
 
 
 class UnsupportedNetworkError(InputError):
-    """An engine cannot take a network that another one can."""
+    """This engine cannot compute a network. Another engine may."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What computes.
+    """The library, device and precision that compute the networks.
 
     Attributes:
         name: ``torch`` or ``openvino``.
-        device: As torch names it; OpenVINO runs on the CPU.
-        precision: ``fp32`` or ``bf16`` (of multiplications; sums and results are float32).
-        threads: Of one network's computation; none leaves it to the engine.
+        device: PyTorch's name of the device; OpenVINO runs on the CPU.
+        precision: ``fp32``, or ``bf16`` for multiplications (sums and results are float32).
+        threads: Threads that compute one network; None leaves the number to the engine.
     """
 
     name: str = "torch"
@@ -29,7 +29,7 @@ class Engine:
     threads: int | None = None
 
     def facts(self) -> dict[str, Any]:
-        """For ``result.json``: what a result may depend on in its last digits."""
+        """The entry in ``result.json``: everything that may change the last digits of a result."""
         return {key: value for key, value in asdict(self).items() if key != "threads"}
 
 

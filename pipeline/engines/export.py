@@ -1,4 +1,4 @@
-"""A stage as a file for other programs: ONNX, OpenVINO or TorchScript, checked before it is there."""
+"""A stage as a file for other programs: ONNX, OpenVINO or TorchScript, checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import torch
 from numpy.typing import NDArray
 
 from tumorlens.data.cards.card import read_card
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, reason_of
 from tumorlens.data.files import whole_file, write_text
+from tumorlens.data.labels import CLASSES
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION, Preprocess
 from tumorlens.pipeline.engines.graphs import INPUT, OUTPUTS, load_graph, to_openvino
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt"}
-_TOLERANCE = {"logits": 2e-3, "features": 2e-3, "map": 2.0}  # fp32 on both sides; a map has 255 levels
-_LABELS = ("no_tumor", "glioma", "meningioma", "pituitary")
+_TOLERANCE = {"logits": 2e-3, "features": 2e-3, "map": 2.0}  # in fp32; a map has 255 levels
 _OPSET = 18
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """An exported stage.
 
     Attributes:
-        path: The file; OpenVINO's has a ``.bin`` beside it.
-        difference: Output -> its largest difference from PyTorch on the slices of the check.
+        path: The file; an OpenVINO file has a ``.bin`` beside it.
+        difference: Output -> its largest difference from PyTorch on the test slices.
     """
 
     path: Path
@@ -40,19 +40,20 @@ class Exported:
 
 
 def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
-    """Write a stage as one graph: prepared slices ``images`` ``(n, size, size)`` uint8 -> ``logits`` ``(n, 4)`` and
-    ``features`` ``(n, d)``, or ``map`` ``(n, size, size)`` uint8. What a caller has to know lies beside it, as
-    ``FILE.json``.
+    """Write a stage as one graph, and ``FILE.json`` beside it with its inputs, outputs and thresholds.
+
+    The graph takes prepared slices ``images`` ``(n, size, size)`` uint8. It returns ``logits`` ``(n, 4)`` and
+    ``features`` ``(n, d)`` for classification, or ``map`` ``(n, size, size)`` uint8 for segmentation.
 
     Args:
         weights: A ``.safetensors`` file with its card beside it.
         stage: ``classification`` or ``segmentation``.
         kind: ``onnx``, ``openvino`` or ``torchscript``.
-        out: The file to write; its suffix has to be the format's.
+        out: The file to write, with the suffix of the format.
 
     Raises:
-        InputError: Unusable weights, a wrong suffix, a network that the format cannot express, a package that is
-            missing, or outputs that differ from PyTorch's: then nothing is written.
+        InputError: The weights are unusable, the suffix is wrong, the format cannot express the network, a package is
+            missing, or the outputs differ from PyTorch's. In all cases nothing is written.
     """
     if out.suffix != SUFFIXES[kind]:
         raise InputError(f"{out}: a file of format {kind} ends in {SUFFIXES[kind]}")
@@ -60,20 +61,19 @@ def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
     names = OUTPUTS[stage]
     images = _slices(size)
     with torch.inference_mode():
-        wanted = _arrays(graph(torch.from_numpy(images)))
-    names = names[: len(wanted)]
+        expected = _arrays(graph(torch.from_numpy(images)))
+    names = names[: len(expected)]  # a classifier may have no features
     write, run = _FORMATS[kind]
     with whole_file(out) as part:
         try:
             write(graph, size, names, part)
-            difference = _compare(names, wanted, run(part, images), out)
+            difference = _compare(names, expected, run(part, images), out)
             if kind == "openvino":
                 part.with_suffix(".bin").replace(out.with_suffix(".bin"))
         except (InputError, OSError):
             raise
-        except Exception as error:  # each exporter has a hundred ways to say no
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"{weights}: cannot be written as {kind} ({lines[0]})") from None
+        except Exception as error:  # exporters fail in a hundred ways
+            raise InputError(f"{weights}: cannot be written as {kind} ({reason_of(error)})") from None
         finally:
             part.with_suffix(".bin").unlink(missing_ok=True)
     write_text(out.with_name(f"{out.name}.json"), _card(weights, kind, names, size))
@@ -82,7 +82,7 @@ def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
 
 def _slices(size: int) -> NDArray[np.uint8]:
     preprocess = Preprocess(size)
-    return np.stack([preprocess(phantom_slice(n, label).image).image for n, label in enumerate(_LABELS)])
+    return np.stack([preprocess(phantom_slice(n, label).image).image for n, label in enumerate(CLASSES)])
 
 
 def _arrays(outputs: Any) -> list[NDArray[Any]]:
@@ -91,24 +91,29 @@ def _arrays(outputs: Any) -> list[NDArray[Any]]:
 
 
 def _compare(
-    names: Sequence[str], wanted: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]], out: Path
+    names: Sequence[str], expected: Sequence[NDArray[Any]], exported: Sequence[NDArray[Any]], out: Path
 ) -> dict[str, float]:
+    """The largest difference of each output.
+
+    Raises:
+        InputError: A difference is too large.
+    """
     difference = {}
-    for name, one, other in zip(names, wanted, found, strict=True):
+    for name, one, other in zip(names, expected, exported, strict=True):
         far = float(np.abs(one.astype(np.float64) - other).max())
         size = 1.0 if name == "map" else max(1.0, float(np.abs(one).max()) / 10)
         if one.shape != other.shape or not far <= _TOLERANCE[name] * size:
-            raise InputError(f"{out}: not written, its {name} differ from PyTorch's by {far:.3g}")
+            raise InputError(f"{out}: not written, because its {name} differ from PyTorch's by {far:.3g}")
         difference[name] = far
     return difference
 
 
 def _card(weights: Path, kind: str, names: Sequence[str], size: int) -> str:
     card = read_card(weights)
-    told = ("stage", "architecture", "encoder", "classes", "operating_point", "calibration", "conformal", "sha256")
-    kept = {key: card[key] for key in told if key in card}
+    keys = ("stage", "architecture", "encoder", "classes", "operating_point", "calibration", "conformal", "sha256")
+    from_card = {key: card[key] for key in keys if key in card}
     facts = {"format": kind, "input": {INPUT: ["n", size, size]}, "input_type": "uint8", "outputs": list(names)}
-    return json.dumps(facts | {"preprocess_version": PREPROCESS_VERSION} | kept, indent=2) + "\n"
+    return json.dumps(facts | {"preprocess_version": PREPROCESS_VERSION} | from_card, indent=2) + "\n"
 
 
 def _write_onnx(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:
@@ -116,7 +121,7 @@ def _write_onnx(graph: torch.nn.Module, size: int, names: Sequence[str], path: P
 
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise InputError(f"ONNX export needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        raise InputError(f"ONNX export needs {' and '.join(missing)}; install with pip install {' '.join(missing)}")
     import contextlib
     import io
     import warnings

@@ -1,4 +1,4 @@
-"""Each stage as one graph from prepared slices to what its caller needs: for OpenVINO, and for other programs."""
+"""Each stage as one graph from prepared slices to its outputs, for OpenVINO and for other programs."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ class _Graph(nn.Module):
         super().__init__()
         self.model = model
         mean, std = (torch.tensor(t).view(1, 3, 1, 1) for t in (normalization.mean, normalization.std))
-        # One multiplication and one sum: in bfloat16 each step rounds, and a slice has no more than 8 bits to lose.
+        # One multiplication and one sum: in bfloat16 each step rounds, and a slice has only 8 bits to lose.
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
 
-    def _normalised(self, images_nhw: torch.Tensor) -> torch.Tensor:
+    def _normalized(self, images_nhw: torch.Tensor) -> torch.Tensor:
         return images_nhw.float()[:, None] * self.scale + self.shift
 
 
 class ClassifierGraph(_Graph):
-    """Prepared slices ``(n, size, size)`` uint8 -> logits ``(n, 4)``, and the pooled features ``(n, d)`` of a layer if
-    one is named."""
+    """Prepared slices ``(n, size, size)`` uint8 -> logits ``(n, 4)`` and, if a layer is named, its pooled features
+    ``(n, d)``."""
 
     def __init__(self, model: nn.Module, normalization: Normalization, layer: str | None) -> None:
         super().__init__(model, normalization)
         self.layer = layer
-        self._kept: list[torch.Tensor] = []
+        self._features: list[torch.Tensor] = []
         if layer is not None:
-            model.get_submodule(layer).register_forward_hook(lambda _m, _i, output: self._kept.append(output))
+            model.get_submodule(layer).register_forward_hook(lambda _m, _i, output: self._features.append(output))
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        self._kept.clear()
-        logits = self.model(self._normalised(images_nhw))
+        self._features.clear()
+        logits = self.model(self._normalized(images_nhw))
         if self.layer is None:
             return logits
-        return logits, _pooled(self._kept.pop())
+        return logits, _pooled(self._features.pop())
 
 
 class SegmenterGraph(_Graph):
     """Prepared slices ``(n, size, size)`` uint8 -> lesion probability of each pixel, uint8, 255 is certain."""
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
-        probability = self.model(self._normalised(images_nhw)).sigmoid()[:, 0]
+        probability = self.model(self._normalized(images_nhw)).sigmoid()[:, 0]
         return (probability * 255).round().to(torch.uint8)
 
 
@@ -73,7 +73,7 @@ def load_graph(path: Path, stage: str) -> tuple[nn.Module, int]:
         stage: ``classification`` or ``segmentation``.
 
     Raises:
-        InputError: Files missing or damaged, another stage or architecture.
+        InputError: Files are missing, damaged, or of another stage or architecture.
     """
     from tumorlens.data.cards.card import read_card
 
@@ -81,18 +81,18 @@ def load_graph(path: Path, stage: str) -> tuple[nn.Module, int]:
     if stage == "classification":
         from tumorlens.classification.network import load_network
 
-        one = load_network(path, "cpu")
-        graph = ClassifierGraph(one.model, one.normalization, one.layer)
+        classifier = load_network(path, "cpu")
+        graph = ClassifierGraph(classifier.model, classifier.normalization, classifier.layer)
     else:
         from tumorlens.segmentation.network import load_network as load_segmenter
 
-        two = load_segmenter(path, "cpu")
-        graph = SegmenterGraph(two.model, two.normalization)
+        segmenter = load_segmenter(path, "cpu")
+        graph = SegmenterGraph(segmenter.model, segmenter.normalization)
     return graph.eval(), int(read_card(path)["input_size"])
 
 
 def to_openvino(graph: nn.Module, size: int, stage: str) -> openvino.Model:
-    """A graph as OpenVINO's model, for any number of slices; raises whatever OpenVINO does where it cannot take it."""
+    """A graph as an OpenVINO model for any number of slices; OpenVINO's own errors pass through."""
     example = torch.zeros(2, size, size, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")

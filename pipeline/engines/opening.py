@@ -1,4 +1,4 @@
-"""Both stages, opened on an engine."""
+"""Opening both stages on an engine."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ _Opened = TypeVar("_Opened")
 
 
 def open_or_torch(
-    open_on: Callable[[Engine], _Opened], engine: Engine, asked: str, precision: str
+    open_on: Callable[[Engine], _Opened], engine: Engine, requested: str, precision: str
 ) -> tuple[_Opened, Engine]:
-    """What is opened, and the engine that took it: PyTorch where the first one cannot and was not asked for by name.
+    """The opened networks, and their engine: PyTorch replaces an engine that cannot compute them and was not requested.
 
     Args:
-        open_on: Opens a network, or several, on an engine.
-        engine: The first to try.
-        asked: The user's word for it: ``auto``, ``torch`` or ``openvino``.
-        precision: The user's word for that.
+        open_on: Opens one or several networks on an engine.
+        engine: The engine to try first.
+        requested: The engine that you requested: ``auto``, ``torch`` or ``openvino``.
+        precision: The precision that you requested.
 
     Raises:
-        InputError: What `open_on` raises; the engine that was asked for cannot take the network.
+        InputError: The networks cannot be opened, or the requested engine cannot compute them.
     """
     try:
         return open_on(engine), engine
     except UnsupportedNetworkError as error:
-        if asked != "auto":
+        if requested != "auto":
             raise InputError(f"{error}; use --engine torch") from None
-        _log.warning("%s; PyTorch computes it instead, and --engine torch saves the attempt", error)
-        instead = choose_engine("torch", "cpu", precision, engine.threads)
-        return open_on(instead), instead
+        _log.warning("%s; PyTorch computes it instead. Use --engine torch to skip the attempt", error)
+        torch_engine = choose_engine("torch", "cpu", precision, engine.threads)
+        return open_on(torch_engine), torch_engine
 
 
 def open_stages(
     classifier: str | Path | None, segmenter: str | Path | None, engine: Engine, tta: bool = False
 ) -> tuple[Classifier, Segmenter]:
-    """Both stages; on OpenVINO side by side, so that neither waits for the other's file.
+    """Both stages. On OpenVINO they open in parallel, so that neither waits for the other's file.
 
     Args:
-        classifier: Weights, or none for the shipped ones.
+        classifier: Weights, or None for the shipped ones.
         segmenter: The same for stage two.
         engine: From `pipeline.engines.choice.choose_engine`.
         tta: See `classification.predict.Classifier`.
 
     Raises:
-        InputError: Weights missing, damaged or of another architecture, or a network that the engine cannot take.
+        InputError: Weights are missing, damaged or of another architecture, or the engine cannot compute a network.
     """
 
-    def one() -> Classifier:
+    def open_stage_one() -> Classifier:
         return Classifier.load(classifier, tta=tta, network=lambda path: open_classifier(path, engine))
 
-    def two() -> Segmenter:
+    def open_stage_two() -> Segmenter:
         return Segmenter.load(segmenter, tta=tta, network=lambda path: open_segmenter(path, engine))
 
     if engine.name == "torch":
         _set_threads(engine)
-        return one(), two()
+        return open_stage_one(), open_stage_two()
     with ThreadPoolExecutor(2, thread_name_prefix="open") as pool:
-        first, second = pool.submit(one), pool.submit(two)
+        first, second = pool.submit(open_stage_one), pool.submit(open_stage_two)
         return first.result(), second.result()
 
 

@@ -1,4 +1,4 @@
-"""Both networks on OpenVINO, which computes them faster on a CPU than PyTorch does, and starts at once."""
+"""Both networks on OpenVINO, which starts faster than PyTorch and computes faster on a CPU."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tumorlens.data.labels import CLASSES
 from tumorlens.pipeline.engines.cache import read_model
 from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
 
-_BATCH = 8  # slices at once: more is no faster, and takes memory
+_BATCH = 8  # slices at once: more are not faster and take memory
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
 @cache
 def core() -> openvino.Core:
-    """OpenVINO's own registry of devices; one a process."""
+    """OpenVINO's registry of devices, one for each process."""
     return openvino.Core()
 
 
 def computes_bf16() -> bool:
-    """Whether this processor computes bfloat16 in hardware (AMX, AVX512-BF16), as OpenVINO finds out."""
+    """Whether this processor computes bfloat16 in hardware (AMX, AVX512-BF16), according to OpenVINO."""
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -36,7 +36,7 @@ class _Compiled:
     def __init__(self, path: Path, stage: str, engine: Engine) -> None:
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[engine.precision],
-            "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch; two streams are no faster
+            "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch; two streams are not faster
         }
         if engine.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = engine.threads
@@ -44,11 +44,12 @@ class _Compiled:
         try:
             self._request = core().compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise UnsupportedNetworkError(f"{path}: OpenVINO cannot compute this network ({_line(error)})") from None
+            reason = _last_line(error)
+            raise UnsupportedNetworkError(f"{path}: OpenVINO cannot compute this network ({reason})") from None
         self._lock = Lock()  # a request computes one thing at a time
 
     def infer(self, images_nhw: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Each output for all slices; none for no slices."""
+        """Each output for all slices; an empty list without slices."""
         parts: list[list[NDArray[Any]]] = []
         with self._lock:
             for start in range(0, len(images_nhw), _BATCH):
@@ -85,5 +86,5 @@ class OpenVinoSegmenter:
         return self._compiled.infer(images_nhw)[0]
 
 
-def _line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.classification.architectures import find_architecture
-from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.gradcam import target_layer
 from tumorlens.classification.model import build_classifier
 from tumorlens.classification.train import train_classifier
@@ -22,50 +21,16 @@ from tumorlens.data.training.networks import freeze_stem
 from tumorlens.data.training.partition import kept_in_memory
 from tumorlens.data.training.run_folder import changed_setting, check_run, plain_config, with_start
 from tumorlens.pipeline.evaluation.evaluate import Say, evaluate
-from tumorlens.pipeline.evaluation.protocols import DataRequest, Progress, folds_are_common
+from tumorlens.pipeline.evaluation.protocols import Progress, folds_are_common
 from tumorlens.pipeline.evaluation.report import REPORT, check_out
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import count_folds, lgg_flaw
 from tumorlens.pipeline.evaluation.weights import PLACEHOLDER
-from tumorlens.segmentation.config import SegmenterConfig
 from tumorlens.segmentation.model import build_segmenter
 from tumorlens.segmentation.train import train_segmenter
 
 WEIGHTS = {"classification": "classifier.safetensors", "segmentation": "segmenter.safetensors"}
 _TRAIN: dict[str, Callable[..., Any]] = {"classification": train_classifier, "segmentation": train_segmenter}
-
-
-@dataclass(frozen=True)
-class CrossvalRequest:
-    """What to train and how to measure it.
-
-    Attributes:
-        stage: ``classification``, ``segmentation`` or ``pipeline``.
-        classifier: Settings of stage one, where it is trained; the fold is replaced, and so is ``{fold}`` in `init`.
-        segmenter: The same for stage two.
-        folds: Test folds; an empty tuple takes all.
-        protocol: ``p1``, ``p2`` or ``p4``; none measures all classes, and an LGG folder by ``p4``.
-        measure: Measure the folds once they are trained.
-        explain: Score Grad-CAM against the masks.
-        probe: Run the no-shortcut probe.
-        command: What the user typed.
-    """
-
-    stage: str
-    classifier: ClassifierConfig | None = None
-    segmenter: SegmenterConfig | None = None
-    folds: tuple[int, ...] = ()
-    protocol: str | None = None
-    measure: bool = True
-    explain: bool = False
-    probe: bool = True
-    command: str = ""
-
-    @property
-    def configs(self) -> dict[str, TrainingConfig]:
-        """Stage -> its settings, in the order of training."""
-        both = {"classification": self.classifier, "segmentation": self.segmenter}
-        return {stage: config for stage, config in both.items() if config is not None}
 
 
 @dataclass(frozen=True)
@@ -125,8 +90,9 @@ class FoldRun:
 
 
 def crossval(
-    request: CrossvalRequest,
+    request: EvaluationRequest,
     out: Path,
+    measure: bool = True,
     show: bool = True,
     prepared: Progress | None = None,
     say: Say = print,
@@ -135,8 +101,9 @@ def crossval(
     """Train and measure every fold. A call that was stopped goes on when it is repeated.
 
     Args:
-        request: What to train and how to measure it.
+        request: What to train (its `training`) and how to measure it.
         out: Folder of the runs, and of the report on all of them.
+        measure: Measure the folds once they are trained.
         show: Show Lightning's progress bar.
         prepared: Called with the number of slices done and of all, in reading and in measuring.
         say: Gets one line of text at each step.
@@ -155,9 +122,10 @@ def crossval(
     folds = _folds(request)
     _check_common_folds(request)
     _check_stems(request)
-    if request.explain and request.classifier is not None:  # not after hours of training
-        architecture = find_architecture(request.classifier.arch)
-        size = request.classifier.size
+    classifier = request.training.get("classification")
+    if request.explain and classifier is not None:  # not after hours of training
+        architecture = find_architecture(classifier.arch)
+        size = classifier.size
         target_layer(build_classifier(architecture, size), (3, size, size))
     runs = list(_runs(request, folds, out))
     _check_starts(runs, out)
@@ -166,22 +134,22 @@ def crossval(
     with kept_in_memory():
         for run in runs:
             run.train(show, say, prepared, request.command)
-    if not request.measure:
+    if not measure:
         return {}
     return evaluate(_measurement(request, folds, out), out, True, prepared, say, warn)
 
 
-def _check_stems(request: CrossvalRequest) -> None:
+def _check_stems(request: EvaluationRequest) -> None:
     """What has no stem to freeze is told before the first stage is trained."""
-    if request.classifier is not None and request.classifier.freeze_stem:
-        freeze_stem(build_classifier(find_architecture(request.classifier.arch), request.classifier.size))
-    drawing = request.segmenter
-    if drawing is not None and drawing.freeze_stem:
-        model = build_segmenter(drawing.arch, drawing.encoder, drawing.decoder_channels)
+    classifier, segmenter = request.training.get("classification"), request.training.get("segmentation")
+    if classifier is not None and classifier.freeze_stem:
+        freeze_stem(build_classifier(find_architecture(classifier.arch), classifier.size))
+    if segmenter is not None and segmenter.freeze_stem:
+        model = build_segmenter(segmenter.arch, segmenter.encoder, segmenter.decoder_channels)
         freeze_stem(getattr(model, "encoder", model))
 
 
-def _check_report(request: CrossvalRequest, out: Path) -> None:
+def _check_report(request: EvaluationRequest, out: Path) -> None:
     """A report of the same cross-validation is written anew; another one is not lost."""
     try:
         kept = json.loads((out / REPORT).read_text(encoding="utf-8"))
@@ -191,48 +159,42 @@ def _check_report(request: CrossvalRequest, out: Path) -> None:
     check_out(out, overwrite=same)
 
 
-def _own_protocol(request: CrossvalRequest) -> str | None:
+def _own_protocol(request: EvaluationRequest) -> str | None:
     """P4 for a segmenter on LGG folders."""
-    config = request.segmenter
-    if request.stage != "segmentation" or config is None:
+    if request.stage != "segmentation":
         return None
-    sets = {source: load_samples(source, dict(config.label_map), config.channel) for source in config.data}
+    sets = {source: load_samples(source, dict(request.label_map), request.channel) for source in request.data}
     return None if any(lgg_flaw(source, samples) for source, samples in sets.items()) else "p4"
 
 
-def _folds(request: CrossvalRequest) -> tuple[int, ...]:
-    config = next(iter(request.configs.values()))
-    asked = DataRequest(
-        config.data, request.stage, request.protocol, request.folds, config.label_map, config.channel, config.seed
-    )
-    n_folds = count_folds(asked)
-    for fold in request.folds:
+def _folds(request: EvaluationRequest) -> tuple[int, ...]:
+    n_folds = count_folds(request)
+    for fold in request.folds or ():
         if fold >= n_folds:
-            raise InputError(f"{', '.join(config.data)}: no fold {fold}, the data have folds 0 to {n_folds - 1}")
+            raise InputError(f"{', '.join(request.data)}: no fold {fold}, the data have folds 0 to {n_folds - 1}")
     return request.folds or tuple(range(n_folds))
 
 
-def _check_common_folds(request: CrossvalRequest) -> None:
+def _check_common_folds(request: EvaluationRequest) -> None:
     """Refuse two stages that would make different folds: one would train on whom the other is tested on.
 
     Folds that are made depend on the samples that a stage can use, and on look-alikes where a patient is unknown.
     """
-    if len(request.configs) < 2:
+    if len(request.training) < 2:
         return
-    config = next(iter(request.configs.values()))
-    samples = [s for source in config.data for s in load_samples(source, dict(config.label_map), config.channel)]
+    samples = [s for source in request.data for s in load_samples(source, dict(request.label_map), request.channel)]
     if folds_are_common(samples):
         return
     raise InputError(
-        f"{', '.join(config.data)}: not every scan has a fold, and the two stages would make different ones, so that "
+        f"{', '.join(request.data)}: not every scan has a fold, and the two stages would make different ones, so that "
         "one is tested on patients the other was trained on; write folds with `tumorlens data split --folds 5`"
     )
 
 
-def _runs(request: CrossvalRequest, folds: tuple[int, ...], out: Path) -> Iterator[FoldRun]:
+def _runs(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> Iterator[FoldRun]:
     """Fold by fold, so that a stopped cross-validation has whole folds."""
     for fold in folds:
-        for stage, config in request.configs.items():
+        for stage, config in request.training.items():
             init = config.init.replace(PLACEHOLDER, str(fold))
             yield FoldRun(stage, replace(config, fold=fold, init=init), folder(out, request.stage, stage, str(fold)))
 
@@ -251,22 +213,13 @@ def _check_starts(runs: list[FoldRun], out: Path) -> None:
             raise InputError(f"{init}: no such weight file, from which fold {run.config.fold} is to start")
 
 
-def _measurement(request: CrossvalRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:
-    config = next(iter(request.configs.values()))
-    files = {stage: str(folder(out, request.stage, stage, PLACEHOLDER) / WEIGHTS[stage]) for stage in request.configs}
-    return EvaluationRequest(
-        data=config.data,
-        stage=request.stage,
-        protocol=request.protocol,
+def _measurement(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:
+    """The request with the weights that the folds have written."""
+    files = {stage: str(folder(out, request.stage, stage, PLACEHOLDER) / WEIGHTS[stage]) for stage in request.training}
+    return replace(
+        request,
         folds=folds,
         classifier=files.get("classification"),
         segmenter=files.get("segmentation"),
-        label_map=config.label_map,
-        channel=config.channel,
-        device=config.device,
-        seed=config.seed,
-        explain=request.explain,
-        probe=request.probe,
-        command=request.command,
-        training={stage: plain_config(config) for stage, config in request.configs.items()},
+        training={stage: plain_config(config) for stage, config in request.training.items()},
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.evaluation.leaks import leak_warnings
-from tumorlens.pipeline.evaluation.protocols import DataRequest, Progress, Selection, find_protocol
+from tumorlens.pipeline.evaluation.leaks import copy_warning, leak_warnings, measured_patients
+from tumorlens.pipeline.evaluation.protocols import Progress, Selection, find_protocol
 from tumorlens.pipeline.evaluation.report import check_out, screen_table, unit_of, write_report
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import known_leaks, select
@@ -48,16 +48,16 @@ def evaluate(
     weights = Weights(request)
     weights.check_name(request)
     card = weights.first_card()
-    wanted = _data_request(request, weights, card)
-    selection = select(wanted, card, progress)
+    request = _completed(request, weights, card)
+    selection = select(request, card, progress)
     weights.check(selection)
-    warnings = _warnings(selection, wanted, weights)
+    warnings = _warnings(selection, weights)
     for text in warnings:
         warn(text)
-    evaluation = _evaluation(request, selection, wanted.seed)
+    evaluation = _evaluation(request, selection, request.fold_seed)
     for fold, samples in selection.parts.items():
         evaluation.measure(weights.load(fold), samples, fold, progress)
-    about = _about(request, wanted, selection, weights, warnings)
+    about = _about(request, selection, weights, warnings)
     report = write_report(out, about, evaluation, list(selection.parts))
     say(screen_table(report, evaluation.headline))
     counted = f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"
@@ -65,39 +65,29 @@ def evaluate(
     return report
 
 
-def _data_request(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> DataRequest:
+def _completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> EvaluationRequest:
+    """The request with what the weights' card says where the user says nothing: folds, seed, input size."""
     training = card.get("training")
     seed = training.get("seed") if isinstance(training, dict) else None
     folds = request.folds
     if weights.per_fold and folds is None and find_protocol(request.protocol, request.stage, None).split == "folds":
         folds = ()  # weights of every fold were given: measure them all
-    return DataRequest(
-        data=request.data,
-        stage=request.stage,
-        protocol=request.protocol,
-        folds=folds,
-        label_map=request.label_map,
-        channel=request.channel,
-        seed=request.seed if request.seed is not None else seed if isinstance(seed, int) else 0,
-        size=int(card.get("input_size", 224)),
-    )
+    seed = request.seed if request.seed is not None else seed if isinstance(seed, int) else 0
+    return replace(request, folds=folds, seed=seed, size=int(card.get("input_size", 224)))
 
 
-def _warnings(selection: Selection, wanted: DataRequest, weights: Weights) -> list[str]:
-    """The official split's own flaw, then why each model may have seen what it is measured on."""
-    flaw = known_leaks(selection.samples) if selection.protocol.split == "official" else ""
-    found = [flaw] if flaw else []
-    for fold in selection.parts:
+def _warnings(selection: Selection, weights: Weights) -> list[str]:
+    """The official split's own flaw, then how many patients each model has learnt from."""
+    official = selection.protocol.split == "official"
+    flaw = known_leaks(selection.samples) if official else ""
+    warnings = [flaw] if flaw else []
+    for fold, samples in selection.parts.items():
+        patients = measured_patients(samples)
         for stage in weights.names:
-            alone = replace(wanted, stage=stage)
-            found += leak_warnings(stage, weights.card(stage, fold), fold, selection, alone)
-    made = selection.n_folds is not None and not selection.own_folds
-    if made and wanted.stage == "pipeline" and not selection.common_folds:
-        found.append(
-            "the data have no folds of their own, and scans without a label, a mask or a patient, so training makes "
-            "other folds for the segmenter than for the classifier; write folds with `tumorlens data split --folds 5`"
-        )
-    return list(dict.fromkeys(found))
+            card = weights.card(stage, fold)
+            warnings += copy_warning(stage, card, patients) if official else []
+            warnings += leak_warnings(stage, card, patients, "measured" if fold is None else f"of fold {fold}")
+    return list(dict.fromkeys(warnings))
 
 
 def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> Any:
@@ -114,9 +104,7 @@ def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> 
     return kind(selection.protocol, seed)
 
 
-def _about(
-    request: EvaluationRequest, wanted: DataRequest, selection: Selection, weights: Weights, warnings: list[str]
-) -> dict[str, Any]:
+def _about(request: EvaluationRequest, selection: Selection, weights: Weights, warnings: list[str]) -> dict[str, Any]:
     """What the report says of itself."""
     folds = list(selection.parts)
     return {
@@ -136,9 +124,9 @@ def _about(
         "tta": request.tta,
         "engine": weights.engine.facts(),
         "models": weights.describe(folds),
-        "seed": wanted.seed,
+        "seed": request.fold_seed,
         "versions": package_versions(),
         "date": date.today().isoformat(),
         "command": request.command,
-        **({"crossval": request.training} if request.training else {}),
+        **({"crossval": dict(request.training)} if request.training else {}),
     }

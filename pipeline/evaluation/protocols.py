@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from tumorlens.data.datasets.sample import Sample, has_truth
 from tumorlens.data.errors import InputError
@@ -45,31 +44,6 @@ NONE = Protocol("none", "no protocol: all scans as one set", split="all")
 NONE_FOLDS = Protocol("none", "no protocol: all classes that the data have, folds by patient")
 
 
-@dataclass(frozen=True)
-class DataRequest:
-    """Which data to measure.
-
-    Attributes:
-        data: As for training.
-        stage: One of `STAGES`.
-        protocol: A key of `PROTOCOLS`, or none for all scans as one set.
-        folds: Test folds; none leaves the choice to the card, an empty tuple takes all.
-        label_map: The user's label names -> classes.
-        channel: Which channel of colour pictures.
-        seed: Of folds that the data do not have.
-        size: Side of the network's input with which training looked for copies among slices of unknown patients.
-    """
-
-    data: tuple[str, ...]
-    stage: str
-    protocol: str | None = None
-    folds: tuple[int, ...] | None = None
-    label_map: tuple[tuple[str, str], ...] = ()
-    channel: int | None = None
-    seed: int = 0
-    size: int = 224
-
-
 def folds_are_common(samples: Sequence[Sample]) -> bool:
     """Whether both stages make the same folds of these samples. Folds that are made depend on the samples that a stage
     can use, and on look-alikes where a patient is unknown."""
@@ -83,12 +57,11 @@ class Selection:
 
     Attributes:
         protocol: How.
-        parts: Fold -> its samples; the only key is none where the data are one set.
+        parts: Fold -> its samples; the only key is None where the data are one set.
         n_folds: How many folds there are, or none.
         own_folds: Whether the data name the folds themselves.
         choice: A sentence on how folds were chosen.
         notes: What a reader should know of the data.
-        known: All samples of the data, also those of no use to the stage.
     """
 
     protocol: Protocol
@@ -97,12 +70,6 @@ class Selection:
     own_folds: bool
     choice: str
     notes: tuple[str, ...]
-    known: tuple[Sample, ...] = ()
-
-    @cached_property
-    def common_folds(self) -> bool:
-        """See `folds_are_common`."""
-        return folds_are_common(self.known)
 
     @property
     def samples(self) -> list[Sample]:
@@ -110,7 +77,7 @@ class Selection:
 
 
 def find_protocol(name: str | None, stage: str, folds: tuple[int, ...] | None) -> Protocol:
-    """The protocol of a name; without one, all scans, or the folds that were asked for.
+    """The protocol of a name; without a name, all scans as one set, or the folds that are named.
 
     Raises:
         InputError: No such protocol, or not for this stage.

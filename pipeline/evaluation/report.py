@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
-from tumorlens.data.errors import InputError
-from tumorlens.data.files import whole_file, write_text
+from tumorlens.data.files import claim, whole_file, write_text
+from tumorlens.pipeline.evaluation.stage import Evaluation
 from tumorlens.pipeline.evaluation.tables import Table, cell, fold_table, leaves, number, over_folds
 
 SCHEMA_VERSION = 1
@@ -21,49 +19,25 @@ PICTURES = ("confusion.png", "roc.png", "reliability.png", "worst.png", "dice_by
 _DIGITS = 9  # a float32 survives that
 
 
-class Evaluation(Protocol):
-    """What a stage's measurement offers to a report."""
-
-    headline: ClassVar[dict[str, str]]
-
-    @property
-    def policy(self) -> str: ...
-    def figures(self, fold: int | str | None = "all") -> dict[str, Any]: ...
-    def rows(self) -> list[dict[str, Any]]: ...
-    def plots(self) -> dict[str, Callable[[Path], None]]: ...
-    def tables(self, figures: dict[str, Any]) -> list[Table]: ...
-
-
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work is done, a folder that cannot be written or holds what is not to be replaced.
+    """Check, before any work is done, that a report may be written to a folder.
 
     Raises:
-        InputError: It is a file, cannot be written, or holds a report, or files of others with a report's names.
+        InputError: See `data.files.claim`.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: this is a file; -o takes a folder")
     ours = _files_of(out)
-    strange = [name for name in (REPORT, TEXT, CASES, *PICTURES) if (out / name).exists() and name not in ours]
-    if strange:
-        raise InputError(
-            f"{out / strange[0]}: this file is no report of this command and is left alone; choose another -o"
-        )
-    if ours and not overwrite:
-        raise InputError(f"{out}: a report is here already; use --overwrite to replace it, or another -o")
-    nearest = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+    files = [out / name for name in (REPORT, TEXT, CASES, *PICTURES)]
+    claim(files, "a report", lambda path: path.name in ours, overwrite)
 
 
-def write_report(out: Path, about: dict[str, Any], evaluation: Evaluation, folds: list[int | None]) -> dict[str, Any]:
-    """Write everything; what an earlier report wrote there and this one does not is removed.
+def write_report(
+    out: Path, about: dict[str, Any], evaluation: Evaluation[Any], folds: list[int | None]
+) -> dict[str, Any]:
+    """Write the report's files, and delete those of an earlier report that this one does not have.
 
     Args:
         out: The folder.
-        about: Data, protocol, models, command ...: what the report begins with.
+        about: What the report begins with: data, protocol, models, command ...
         evaluation: A measured stage.
         folds: The parts that were measured.
 
@@ -86,9 +60,9 @@ def write_report(out: Path, about: dict[str, Any], evaluation: Evaluation, folds
         "over_folds": over_folds(by_fold) if len(by_fold) > 1 else {},
         "files": files,
     }
-    for name in _files_of(out) - set(files):  # of another stage, of which this report does not speak
+    for name in _files_of(out) - set(files):  # of a report on another stage
         (out / name).unlink(missing_ok=True)
-    # First, since it marks the other files as a report's, should the rest be cut off.
+    # First, because it marks the other files as a report's if writing them is interrupted.
     write_text(out / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
     _write_cases(out / CASES, evaluation.rows())
     for name, write in plots.items():
@@ -98,7 +72,7 @@ def write_report(out: Path, about: dict[str, Any], evaluation: Evaluation, folds
 
 
 def _files_of(out: Path) -> set[str]:
-    """The files of a report of ours in a folder, those that it may have; none where it holds no such report."""
+    """The names of the files that a report in a folder lists as its own, or none where there is no report."""
     try:
         report = json.loads((out / REPORT).read_text(encoding="utf-8"))
         named = report["files"] if report["kind"] == KIND else []
@@ -122,7 +96,7 @@ def _text(value: Any) -> str:
     return f"{float(value):.{_DIGITS}g}" if hasattr(value, "__float__") and not isinstance(value, int) else str(value)
 
 
-def _markdown(report: dict[str, Any], evaluation: Evaluation, plots: list[str]) -> str:
+def _markdown(report: dict[str, Any], evaluation: Evaluation[Any], plots: list[str]) -> str:
     parts = [f"# tumorlens: {report['stage']}", ""]
     parts += [f"**Warning: {text}.**\n" for text in report["warnings"]]
     facts = [
@@ -161,13 +135,13 @@ def _model_text(model: dict[str, Any]) -> str:
 
 def screen_table(report: dict[str, Any], headline: dict[str, str]) -> str:
     """The headline figures as lines for a terminal."""
-    found, spread = dict(leaves(report["figures"])), report["over_folds"]
+    pooled, spread = dict(leaves(report["figures"])), report["over_folds"]
     lines = []
-    width = max((len(title) for path, title in headline.items() if path in found or path in spread), default=0)
+    width = max((len(title) for path, title in headline.items() if path in pooled or path in spread), default=0)
     for path, title in headline.items():
-        if found.get(path) is None and path not in spread:
+        if pooled.get(path) is None and path not in spread:
             continue
-        text = cell(found.get(path))
+        text = cell(pooled.get(path))
         if path in spread and spread[path]["sd"] is not None:
             text += f"  folds {number(spread[path]['mean'])} ± {number(spread[path]['sd'])}"
         lines.append(f"{title:<{width}}  {text}")

@@ -1,49 +1,92 @@
-"""What an evaluation is asked to do."""
+"""What an evaluation, or a cross-validation, is asked to do. Needs neither torch nor NumPy."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from tumorlens.data.config import CHANNEL, DEVICE, LABEL_MAP, LAYOUTS, MAX_SEED, TrainingConfig, setting
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to measure with what.
+    """Which data to measure, how, and with which weights.
 
     Attributes:
-        data: As for training.
         stage: ``classification``, ``segmentation`` or ``pipeline``.
-        protocol: ``p1`` to ``p4``; none for all scans as one set, or for the folds that are named.
-        folds: Test folds; an empty tuple takes all, none leaves the choice to the weights' card.
+        protocol: ``p1`` to ``p4``; None for all scans as one set, or for the folds that are named.
+        folds: Test folds; an empty tuple takes all, None leaves the choice to the weights' card.
         classifier: Weights, or the shipped ones; ``{fold}`` stands for the fold's number.
         segmenter: The same for stage two.
-        label_map: The user's label names -> classes.
-        channel: Which channel of colour pictures.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
-        tta: Average over each slice and its mirror image.
-        engine: ``torch``, ``openvino`` or ``auto``, see `pipeline.engines.choice.choose_engine`.
-        precision: ``fp32``, ``bf16`` or ``auto``. With the defaults figures are the same on every machine.
-        seed: Of the bootstrap, and of folds that the data do not have; by default the one on the weights' card.
-        explain: Score Grad-CAM against the masks.
-        probe: Run the no-shortcut probe.
+        seed: Of the bootstrap, and of folds that the data do not have; None takes the one on the weights' card.
+        engine: See `pipeline.engines.choice.choose_engine`. With the defaults of `engine` and `precision` figures are
+            the same on every machine.
+        size: Side of the network's input in pixels, with which training looked for copies among slices without a
+            patient.
         command: What the user typed.
         training: The settings of the cross-validation that this measures, by stage; empty for weights from elsewhere.
     """
 
-    data: tuple[str, ...]
-    stage: str
-    protocol: str | None = None
-    folds: tuple[int, ...] | None = None
-    classifier: str | None = None
-    segmenter: str | None = None
-    label_map: tuple[tuple[str, str], ...] = ()
-    channel: int | None = None
-    device: str = "auto"
-    tta: bool = False
-    engine: str = "torch"
-    precision: str = "fp32"
-    seed: int | None = None
-    explain: bool = False
-    probe: bool = True
+    data: tuple[str, ...] = setting(help=f"{LAYOUTS}; repeatable.")
+    stage: str = ""
+    protocol: str | None = setting(
+        None,
+        "p1: tumor types, by folds; p2: four classes, by folds; p3: official split (may leak); p4: LGG folder, "
+        "segmentation only.",
+        metavar="p1|p2|p3|p4",
+        shown="all scans as one set",
+    )
+    folds: tuple[int, ...] | None = setting(
+        None, "Test folds.", metavar="all|0,1,..", shown="the test fold on the weights' card"
+    )
+    classifier: str | None = setting(
+        None, "Your own classifier.safetensors; {fold} stands for the fold's number.", metavar="FILE"
+    )
+    segmenter: str | None = setting(
+        None, "Your own segmenter.safetensors; {fold} stands for the fold's number.", metavar="FILE"
+    )
+    label_map: tuple[tuple[str, str], ...] = setting((), LABEL_MAP)
+    channel: int | None = setting(None, CHANNEL)
+    device: str = setting("auto", DEVICE)
+    tta: bool = setting(False, "Average over each slice and its mirror image.")
+    engine: str = setting("torch", "torch, openvino or auto.")
+    precision: str = setting("fp32", "fp32, bf16 or auto (what the hardware computes).")
+    seed: int | None = setting(
+        None,
+        "Seed of folds, where the data have none, and of the intervals.",
+        least=0,
+        most=MAX_SEED,
+        shown="the one on the weights' card",
+    )
+    explain: bool = setting(False, "Score Grad-CAM against the masks.")
+    probe: bool = setting(True, "Test that the label does not come from the picture's source.")
+    size: int = 224
     command: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fold_seed(self) -> int:
+        """The seed of folds and intervals, 0 where neither the user nor a card names one."""
+        return 0 if self.seed is None else self.seed
+
+
+def crossval_request(training: Mapping[str, TrainingConfig], **rest: Any) -> EvaluationRequest:
+    """A request to train the stages of `training` on every fold and to measure them on the same data.
+
+    Args:
+        training: Stage -> its settings, in the order of training; the fold is replaced, and so is ``{fold}`` in `init`.
+        rest: Fields of `EvaluationRequest` that say how to measure: `protocol`, `folds`, `explain`, `probe`, `command`.
+            Without a protocol all classes are measured, and an LGG folder by ``p4``.
+    """
+    first = next(iter(training.values()))
+    return EvaluationRequest(
+        data=first.data,
+        stage="pipeline" if len(training) > 1 else next(iter(training)),
+        label_map=first.label_map,
+        channel=first.channel,
+        device=first.device,
+        seed=first.seed,
+        training=training,
+        **{"folds": (), **rest},
+    )

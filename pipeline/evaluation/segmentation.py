@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tumorlens.data.datasets.sample import Sample
-from tumorlens.data.datasets.sweep import Swept, sweep
-from tumorlens.data.errors import InputError
+from tumorlens.data.datasets.sweep import Swept
+from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
-from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
+from tumorlens.pipeline.evaluation.protocols import Progress
+from tumorlens.pipeline.evaluation.stage import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
-from tumorlens.pipeline.evaluation.worst_cases import GalleryCase, Worst, plot_worst
+from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores, volume_dice
 from tumorlens.segmentation.evaluation.plots import plot_dice_by_size
 from tumorlens.segmentation.predict import Segmenter
@@ -39,29 +40,18 @@ _OTHERS = {
 
 
 @dataclass(frozen=True)
-class SegmentationCase:
-    """One slice and how the segmenter's mask agrees with the truth, on the source's grid.
+class SegmentationCase(SliceCase):
+    """One slice and how the segmenter's mask agrees with the truth.
 
     Attributes:
-        sample: The slice.
-        patient: Its patient; its own name where the data name none.
-        fold: Which part it belongs to.
         scores: On the grid of the file.
     """
 
-    sample: Sample
-    patient: str
-    fold: int | None
     scores: SliceScores
 
 
-class SegmentationEvaluation:
-    """Measures segmenters, a part of the data at a time.
-
-    Args:
-        protocol: P4 adds Dice over each patient's stacked slices.
-        seed: Of the bootstrap.
-    """
+class SegmentationEvaluation(Evaluation[SegmentationCase]):
+    """Measures segmenters, a part of the data at a time. Protocol P4 adds Dice over each patient's stacked slices."""
 
     headline: ClassVar[dict[str, str]] = {
         "slice.dice_all": "Dice, all slices",
@@ -82,14 +72,8 @@ class SegmentationEvaluation:
         "volume.median": "Dice of volumes, median",
     }
 
-    def __init__(self, protocol: Protocol, seed: int) -> None:
-        self.protocol, self.seed = protocol, seed
-        self.cases: list[SegmentationCase] = []
-        self.worst: Worst[GalleryCase] = Worst()
-
     @property
     def policy(self) -> str:
-        """How the figures are to be read."""
         text = f"every slice through the segmenter alone, its mask compared on the source's own grid; {EMPTY_CASES}"
         if self.protocol.id == "p4":
             text += "; Dice of a volume counts the pixels of all slices of a patient"
@@ -98,93 +82,60 @@ class SegmentationEvaluation:
     def measure(
         self, models: dict[str, Any], samples: Sequence[Sample], fold: int | None, progress: Progress | None = None
     ) -> None:
-        """Draw every slice's mask once and compare.
-
-        Args:
-            models: ``{"segmentation": Segmenter}``.
-            samples: Slices whose lesion is known.
-            fold: Which part they are.
-            progress: Called with the number of slices done and of all.
-
-        Raises:
-            InputError: A slice or a mask cannot be used.
-        """
+        """Draw every slice's mask once and compare; see `Evaluation.measure`."""
         segmenter: Segmenter = models["segmentation"]
         preprocess = Preprocess(segmenter.input_size)
-        batch: list[Swept] = []
-        for swept in sweep(samples, preprocess, progress):
-            if not isinstance(swept, Swept):
-                raise InputError(swept.reason)
-            batch.append(swept)
-            if len(batch) == _BATCH:
-                self._compare(segmenter, preprocess, batch, fold)
-                batch = []
-        if batch:
+        for batch in batches(samples, preprocess, _BATCH, progress):
             self._compare(segmenter, preprocess, batch, fold)
 
     def _compare(self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None) -> None:
         maps = segmenter.predict(np.stack([swept.prepared.image for swept in batch]))
         for swept, map_hw in zip(batch, maps, strict=True):
-            sample, reading = swept.reading.sample, swept.reading
+            reading = swept.reading
             guess = preprocess.mask_to_source(map_hw, swept.prepared.placement, segmenter.mask_threshold)
             truth = np.zeros_like(guess) if reading.mask is None else reading.mask
-            scores = slice_scores(guess, truth)
-            case = SegmentationCase(sample, sample.patient or sample.name, fold, scores)
+            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth))
             self.cases.append(case)
-            shown = GalleryCase(reading.image, truth, guess, sample.label, case.patient, scores.dice, reading.aspect)
-            self.worst.offer(badness(scores), shown)
+            title = mask_title(case.sample.label, case.scores)
+            shown = WorstCase(reading.image, title, case.patient, truth, guess, reading.aspect)
+            self.worst.offer(badness(case.scores), shown)
 
-    def figures(self, fold: int | str | None = "all") -> dict[str, Any]:
-        """All figures of one part, or of all of them together."""
-        cases = self.cases if fold == "all" else [c for c in self.cases if c.fold == fold]
+    def figures_of(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
+        """The `segmentation_report` of some slices, and Dice of their volumes by P4."""
         scores, who = [c.scores for c in cases], [c.patient for c in cases]
-        found = segmentation_report(scores, [c.sample.label for c in cases], who, self.seed)
-        if self.protocol.id == "p4":
-            found["volume"] = volume_dice(scores, who, self.seed)
-        return found
+        figures = segmentation_report(scores, [c.sample.label for c in cases], who, self.seed)
+        return figures | ({"volume": volume_dice(scores, who, self.seed)} if self.protocol.id == "p4" else {})
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows_of(self, case: SegmentationCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for each slice."""
-        return [
-            {
-                "file": str(case.sample.image),
-                "slice": case.sample.place,
-                "patient": case.patient,
-                "fold": case.fold,
-                "label": case.sample.label,
-                **asdict(case.scores),
-            }
-            for case in self.cases
-        ]
+        return [case.row | asdict(case.scores)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """File name -> what writes it."""
-        return mask_plots(
-            [c.scores for c in self.cases],
-            [c.sample.label for c in self.cases],
-            [c.patient for c in self.cases],
-            self.worst.items,
-        )
+        """Dice by lesion size and the lowest Dice."""
+        scores, labels = [c.scores for c in self.cases], [c.sample.label for c in self.cases]
+        return mask_plots(scores, labels, [c.patient for c in self.cases], self.worst.items)
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
-        """What ``report.md`` shows of the figures of all parts."""
-        found = mask_tables(figures)
-        if "volume" in figures:
-            found.insert(0, listing("Dice of volumes, one per patient", figures["volume"]))
-        return found
+        """Tables of the masks, after that of the volumes."""
+        volumes = [listing("Dice of volumes, one per patient", figures["volume"])] if "volume" in figures else []
+        return volumes + mask_tables(figures)
 
 
 def badness(scores: SliceScores) -> tuple[float, ...]:
-    """Lowest Dice first; of equal ones, most pixels in the wrong place first."""
+    """The key of a slice in `worst_cases.Worst`: lowest Dice first; of equal ones, most pixels in the wrong place."""
     return (scores.dice, 2.0 * scores.overlap_px - scores.truth_px - scores.guess_px)
 
 
+def mask_title(label: str, scores: SliceScores) -> str:
+    """What stands above one of the worst slices."""
+    return f"{plain(label or 'tumor')}, Dice {scores.dice:.2f}"
+
+
 def mask_plots(
-    scores: Sequence[SliceScores], labels: Sequence[str], patients: Sequence[str], worst: Sequence[GalleryCase]
+    scores: Sequence[SliceScores], labels: Sequence[str], patients: Sequence[str], worst: Sequence[WorstCase]
 ) -> dict[str, Callable[[Path], None]]:
-    """Dice by lesion size and the gallery: file name -> what writes it."""
-    sick = sum(s.truth_px > 0 for s in scores)
-    title = f"tumor slices, n = {sick}"
+    """Dice by lesion size and the worst slices: file name -> what writes the picture."""
+    title = f"tumor slices, n = {sum(s.truth_px > 0 for s in scores)}"
     return {
         "dice_by_size.png": lambda path: plot_dice_by_size(scores, labels, path, title, patients),
         "worst.png": lambda path: plot_worst(worst, path, "lowest Dice"),
@@ -203,6 +154,6 @@ def mask_tables(figures: dict[str, Any], title: str = "Masks") -> list[Table]:
         (name, cell(per_slice[key]), cell(per_patient[key]) if key in per_patient else "")
         for key, name in _OTHERS.items()
     ]
-    rows += [(f"Dice, {label}", cell(found), "") for label, found in per_slice["dice_by_label"].items()]
+    rows += [(f"Dice, {label}", cell(dice), "") for label, dice in per_slice["dice_by_label"].items()]
     about = f"{title}: {figures['n']} slices, {figures['n_tumor']} with a tumor, {figures['n_lesions']} lesions"
     return [Table(about, ("", "per slice", "per patient"), rows)]

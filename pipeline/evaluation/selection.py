@@ -11,76 +11,107 @@ from tumorlens.data.datasets.folds import N_FOLDS, make_folds, split_by_fold
 from tumorlens.data.datasets.index import find_index
 from tumorlens.data.datasets.lgg import is_lgg_slice
 from tumorlens.data.datasets.load import load_samples
-from tumorlens.data.datasets.sample import Sample, has_colour, has_truth
+from tumorlens.data.datasets.sample import Sample, has_color, has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
-from tumorlens.pipeline.evaluation.leaks import tested_fold
-from tumorlens.pipeline.evaluation.protocols import LEAKS, DataRequest, Progress, Protocol, Selection, find_protocol
+from tumorlens.pipeline.evaluation.leaks import has_test_patients, is_test_fold, measured_patients
+from tumorlens.pipeline.evaluation.protocols import LEAKS, Progress, Protocol, Selection, find_protocol
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
 _BRISC_TEST = "brisc2025_test_"  # begins the names of its test pictures
 
 
-def select(request: DataRequest, card: dict[str, Any] | None = None, progress: Progress | None = None) -> Selection:
-    """The scans to measure. Folds are the data's own where all of them have one, else those that training with the same
-    data and seed makes, so that fold k holds exactly the patients which training on fold k has not seen.
+def select(
+    request: EvaluationRequest, card: dict[str, Any] | None = None, progress: Progress | None = None
+) -> Selection:
+    """The scans to measure.
+
+    Folds are the data's own where every scan has one. Else they are those that a training with the same data and seed
+    makes, so that fold k holds exactly the patients that a training on fold k has not seen.
 
     Args:
         request: Data and protocol.
-        card: Of the weights; unless the request names folds, the test fold on it is measured if the weights were
-            trained on these data, else all scans as one set.
+        card: Of the weights. Unless the request names folds, the test fold on it is measured if it is one of these
+            data, else all scans as one set.
         progress: Called with the number of slices read and of all, where copies have to be looked for.
 
     Raises:
         InputError: Unusable data, a protocol that does not fit them, no such fold.
     """
     protocol = find_protocol(request.protocol, request.stage, request.folds)
-    known = _load(request, protocol)
-    samples = [s for s in known if _is_of_use(s, request.stage)]
-    _check_use(samples, known, request, protocol)
-    notes = _notes(samples, known, request, protocol)
+    loaded = _load(request, protocol)
+    samples = [s for s in loaded if _is_of_use(s, request.stage)]
+    _check_use(samples, loaded, request, protocol)
+    notes = _notes(samples, loaded, request, protocol)
     if protocol.split == "all":
         return Selection(protocol, {None: samples}, None, False, "all scans as one set", notes)
     if protocol.split == "official":
-        test = [s for s in samples if s.split == "test"]
-        if not test:
-            raise InputError(f"{_names(request)}: protocol p3 needs an official split, and the data have no test part")
-        flaw = known_leaks(test)
-        told = replace(protocol, title=f"{protocol.title}; {flaw}") if flaw else protocol
-        return Selection(told, {None: test}, None, False, "test part of the official split", notes)
+        return _official(samples, request, protocol, notes)
     own = all(s.fold is not None for s in samples)
+    whole = samples
     if request.folds is None:
-        fold = tested_fold(card or {}, request.data, request.seed, own)
-        if fold is None:
+        number, whole = _test_fold(samples, request, card or {}, own, progress)
+        if number is None:
             return _one_set(samples, request, protocol, notes)
-        request = replace(request, folds=(fold,))
+        request = replace(request, folds=(number,))
         choice = "the test fold on the weights' card"
     else:
+        whole = samples if own else assign_folds(samples, request.size, request.fold_seed, progress)
         choice = "as asked for"
-    if not own:
-        samples = assign_folds(samples, request.size, request.seed, progress)
-    n_folds = 1 + max(s.fold for s in samples if s.fold is not None)
+    n_folds = 1 + max(s.fold for s in whole if s.fold is not None)
     chosen = _chosen(request, n_folds)
     choice = f"{_numbered(chosen)} of {n_folds}, {choice}"
-    choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.seed}"
+    choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.fold_seed}"
     parts: dict[int | None, list[Sample]] = {}
     for fold in chosen:
-        parts[fold] = _of_classes([samples[i] for i in split_by_fold(samples, fold).test], protocol)
+        parts[fold] = _of_classes([whole[i] for i in split_by_fold(whole, fold).test], protocol)
         if not parts[fold]:
             raise InputError(f"{_names(request)}: no {_wanted(protocol)} in fold {fold}")
-    return Selection(protocol, parts, n_folds, own, choice, notes, tuple(known))
+    return Selection(protocol, parts, n_folds, own, choice, notes)
+
+
+def _official(
+    samples: list[Sample], request: EvaluationRequest, protocol: Protocol, notes: tuple[str, ...]
+) -> Selection:
+    """The test part of the data set's own split."""
+    test = [s for s in samples if s.split == "test"]
+    if not test:
+        raise InputError(f"{_names(request)}: protocol p3 needs an official split, and the data have no test part")
+    flaw = known_leaks(test)
+    titled = replace(protocol, title=f"{protocol.title}; {flaw}") if flaw else protocol
+    return Selection(titled, {None: test}, None, False, "test part of the official split", notes)
+
+
+def _test_fold(
+    samples: list[Sample], request: EvaluationRequest, card: dict[str, Any], own: bool, progress: Progress | None
+) -> tuple[int | None, list[Sample]]:
+    """The fold that weights were tested on, if it is one of these data, and the samples with their folds."""
+    training = card.get("training")
+    if not isinstance(training, dict) or training.get("split", "folds") != "folds" or "fold" not in training:
+        return None, samples
+    if not own:
+        if not has_test_patients(card, measured_patients(samples)):
+            return None, samples  # before all slices are read to make folds
+        samples = assign_folds(samples, request.size, request.fold_seed, progress)
+    members = [s for s in samples if s.fold == training["fold"]]
+    return (training["fold"] if is_test_fold(card, measured_patients(members)) else None), samples
 
 
 def known_leaks(test: Sequence[Sample]) -> str:
-    """What is known of an official test part's leaks: BRISC's figure if all of it is BRISC's own, else nothing. What a
-    training counted is on its card, see `pipeline.evaluation.leaks`."""
+    """What is known of an official test part's leaks: BRISC's figure if all of it is BRISC's own, else nothing.
+
+    Leaks that a training counted are on its card, see `pipeline.evaluation.leaks`.
+    """
     return LEAKS if test and all(sample.image.name.startswith(_BRISC_TEST) for sample in test) else ""
 
 
-def _one_set(samples: list[Sample], request: DataRequest, protocol: Protocol, notes: tuple[str, ...]) -> Selection:
-    """All scans of the protocol's classes, for weights that no fold of these data was kept from."""
+def _one_set(
+    samples: list[Sample], request: EvaluationRequest, protocol: Protocol, notes: tuple[str, ...]
+) -> Selection:
+    """All scans of the protocol's classes, for weights that were not tested on a fold of these data."""
     measured = _of_classes(samples, protocol)
     if not measured:
         raise InputError(f"{_names(request)}: no {_wanted(protocol)}")
@@ -97,33 +128,33 @@ def _wanted(protocol: Protocol) -> str:
     return "scan" if NO_TUMOR in protocol.classes else "scan of a tumor"
 
 
-def count_folds(request: DataRequest) -> int:
+def count_folds(request: EvaluationRequest) -> int:
     """How many folds training finds in the data, or makes of them.
 
     Raises:
         InputError: Unusable data, or a protocol that does not fit them.
     """
     protocol = find_protocol(request.protocol, request.stage, request.folds)
-    known = _load(request, protocol)
-    samples = [s for s in known if _is_of_use(s, request.stage)]
-    _check_use(samples, known, request, protocol)
+    loaded = _load(request, protocol)
+    samples = [s for s in loaded if _is_of_use(s, request.stage)]
+    _check_use(samples, loaded, request, protocol)
     own = [s.fold for s in samples if s.fold is not None]
     return 1 + max(own) if len(own) == len(samples) else N_FOLDS
 
 
-def _load(request: DataRequest, protocol: Protocol) -> list[Sample]:
+def _load(request: EvaluationRequest, protocol: Protocol) -> list[Sample]:
     samples: list[Sample] = []
     for source in request.data:
-        found = load_samples(source, dict(request.label_map), request.channel)
-        flaw = lgg_flaw(source, found) if protocol.id == "p4" else ""
+        own = load_samples(source, dict(request.label_map), request.channel)
+        flaw = lgg_flaw(source, own) if protocol.id == "p4" else ""
         if flaw:
             raise InputError(f"{source}: protocol p4 {flaw}")
-        samples += found
+        samples += own
     return samples
 
 
 def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
-    """Why the samples of a source are not slices of an LGG folder in one sequence; empty where they are."""
+    """The reason why the samples of a source are not slices of an LGG folder in one sequence, or empty."""
     if not all(map(is_lgg_slice, samples)):
         return (
             "needs an LGG folder, a folder per patient with pictures and their *_mask files, or an index of one with "
@@ -132,7 +163,7 @@ def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
     if find_index(source)[0] is None:
         return ""
     for sample in samples:
-        if sample.channel is None and has_colour(open_scan(sample.image, constant=True)):
+        if sample.channel is None and has_color(open_scan(sample.image, constant=True)):
             return (
                 f"measures one sequence, but the index does not say which channel of the color picture "
                 f"{sample.image.name} is FLAIR; give --frame-channel, or write the index with `tumorlens data split`"
@@ -141,26 +172,28 @@ def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
 
 
 def _is_of_use(sample: Sample, stage: str) -> bool:
-    """The samples with which training of this stage works."""
+    """Whether training of this stage can use a sample."""
     return has_truth(sample) if stage == "segmentation" else bool(sample.label)
 
 
-def _check_use(samples: list[Sample], known: list[Sample], request: DataRequest, protocol: Protocol) -> None:
+def _check_use(samples: list[Sample], loaded: list[Sample], request: EvaluationRequest, protocol: Protocol) -> None:
     masks = request.stage == "segmentation"
     if not samples:
-        raise InputError(f"{_names(request)}: no {'scan with a mask' if masks else 'labelled scan'}")
+        raise InputError(f"{_names(request)}: no {'scan with a mask' if masks else 'labeled scan'}")
     free = all(s.label == CLASSES[NO_TUMOR] for s in samples)
-    if masks and free and any(s.label not in ("", CLASSES[NO_TUMOR]) for s in known):
+    if masks and free and any(s.label not in ("", CLASSES[NO_TUMOR]) for s in loaded):
         raise InputError(f"{_names(request)}: no scan of a tumor has a mask")
     if protocol.id in ("p1", "p2", "p3") and not any(s.label for s in samples):
         raise InputError(f"{_names(request)}: protocol {protocol.id} needs labels, and no scan has one")
 
 
-def _notes(samples: list[Sample], known: list[Sample], request: DataRequest, protocol: Protocol) -> tuple[str, ...]:
+def _notes(
+    samples: list[Sample], loaded: list[Sample], request: EvaluationRequest, protocol: Protocol
+) -> tuple[str, ...]:
     notes = []
-    if len(samples) < len(known):
+    if len(samples) < len(loaded):
         lack = "mask" if request.stage == "segmentation" else "label"
-        notes.append(f"{len(known) - len(samples)} slices without a {lack} were left out")
+        notes.append(f"{len(loaded) - len(samples)} slices without a {lack} were left out")
     if any(not s.patient for s in samples):
         notes.append(
             "the data do not name every patient: a slice of unknown origin counts as a patient of its own unless "
@@ -197,7 +230,7 @@ def assign_folds(samples: Sequence[Sample], size: int, seed: int, progress: Prog
     return [replace(sample, fold=fold) for sample, fold in zip(samples, folds, strict=True)]
 
 
-def _chosen(request: DataRequest, n_folds: int) -> list[int]:
+def _chosen(request: EvaluationRequest, n_folds: int) -> list[int]:
     chosen = sorted(set(request.folds or ())) or list(range(n_folds))
     for fold in chosen:
         if fold >= n_folds:
@@ -209,5 +242,5 @@ def _numbered(folds: Sequence[int]) -> str:
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
 
 
-def _names(request: DataRequest) -> str:
+def _names(request: EvaluationRequest) -> str:
     return ", ".join(request.data)

@@ -1,4 +1,4 @@
-"""Figures as tables: values with their intervals, flat lists of nested figures, mean and deviation over folds."""
+"""Figures as tables: values with their intervals, nested figures as flat lists, mean and deviation over folds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 _ESTIMATE = {"value", "low", "high"}
-_BY_NAME = ("by_patient",)  # figures of persons: in the JSON file only
+_BY_NAME = ("by_patient",)  # figures of single patients stand in the JSON file only
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def cell(figure: Any) -> str:
-    """A figure as text: ``0.9564 [0.9421, 0.9688]``; ``-`` where it is undefined."""
+    """A figure as text, such as ``0.9564 [0.9421, 0.9688]``, or ``-`` where it is undefined."""
     if figure is None:
         return "-"
     if is_estimate(figure):
@@ -53,7 +53,7 @@ def cell(figure: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Four decimals; two from 10 on, where they are pixels."""
+    """A number with four decimals, or with two from 10 on, where it counts pixels."""
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
 
 
@@ -63,7 +63,7 @@ def is_estimate(figure: Any) -> bool:
 
 
 def leaves(figures: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every figure of a nested report with its dotted path: estimates, numbers, truths, and what is undefined."""
+    """Every figure of a nested report with its dotted path; an estimate is one figure, an undefined one is None."""
     if is_estimate(figures) or not isinstance(figures, dict):
         yield path, figures
         return
@@ -85,21 +85,21 @@ def count_table(title: str, names: Sequence[str], counts: Sequence[Sequence[int]
 
 
 def over_folds(by_fold: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation (n - 1; None for one fold) over the folds that define a figure, by dotted path."""
-    found: dict[str, list[float]] = {}
+    """Mean and standard deviation (n - 1, None for one fold) over the folds that define a figure, by dotted path."""
+    defined: dict[str, list[float]] = {}
     for figures in by_fold.values():
         for path, figure in leaves(figures):
             value = figure["value"] if is_estimate(figure) else figure
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                found.setdefault(path, []).append(float(value))
+                defined.setdefault(path, []).append(float(value))
     return {
         path: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None, "folds": len(values)}
-        for path, values in found.items()
+        for path, values in defined.items()
     }
 
 
 def fold_table(headline: dict[str, str], by_fold: dict[str, dict[str, Any]], pooled: dict[str, Any]) -> Table:
-    """The headline figures of each fold, their mean and deviation, and the figure of all slices with its interval."""
+    """A table of the headline figures: each fold, mean and deviation, and all slices with their interval."""
     spread, everything = over_folds(by_fold), dict(leaves(pooled))
     each = {fold: dict(leaves(figures)) for fold, figures in by_fold.items()}
     rows = []
@@ -108,7 +108,7 @@ def fold_table(headline: dict[str, str], by_fold: dict[str, dict[str, Any]], poo
             continue
         about = spread[path]
         deviation = "" if about["sd"] is None else f" ± {number(about['sd'])}"
-        values = [_value(found.get(path)) for found in each.values()]
+        values = [_value(figures.get(path)) for figures in each.values()]
         rows.append((title, *values, number(about["mean"]) + deviation, cell(everything.get(path))))
     header = ("", *(f"fold {fold}" for fold in by_fold), "mean ± sd", "all folds together")
     return Table("Fold by fold", header, rows)

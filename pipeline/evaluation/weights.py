@@ -1,4 +1,4 @@
-"""The weights that an evaluation measures, one file or one a fold."""
+"""The weights that an evaluation measures: one file, or one for each fold."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Weights:
         return Path(self.names[stage].replace(PLACEHOLDER, str(fold)))
 
     def card(self, stage: str, fold: int | None) -> dict[str, Any]:
-        """Its card.
+        """The card of that file.
 
         Raises:
-            InputError: No weights or no card there, or those of another stage.
+            InputError: The weights or the card are not there, are wrong, or are of another stage.
         """
         path = self.path(stage, fold)
         card = read_card(path)
@@ -54,7 +54,7 @@ class Weights:
         return next(self.card(stage, self.first) for stage in self.names)
 
     def check_name(self, request: EvaluationRequest) -> None:
-        """Raise an `InputError` if a name asks for a fold where there are none, before anything is read."""
+        """Raise an `InputError`, before anything is read, if a name has ``{fold}`` but the protocol has no folds."""
         protocol = find_protocol(request.protocol, request.stage, request.folds)
         if not self.per_fold or protocol.split == "folds":
             return
@@ -73,9 +73,8 @@ class Weights:
         """The models of a fold, by stage."""
         from tumorlens.pipeline.engines.opening import open_or_torch
 
-        asked = self.request.engine
         models, self.engine = open_or_torch(
-            lambda engine: self._open(fold, engine), self.engine, asked, self.request.precision
+            lambda engine: self._open(fold, engine), self.engine, self.request.engine, self.request.precision
         )
         return models
 
@@ -94,13 +93,13 @@ class Weights:
         return {self.stage: Segmenter.load(path, tta=self.tta, network=lambda p: open_segmenter(p, engine))}
 
     def describe(self, folds: list[int | None]) -> list[dict[str, Any]]:
-        """Fold, stage, file, architecture and hash of each, and what its card says of its training."""
-        found = []
+        """Stage, fold, file, architecture, hash, test fold and operating point of each file."""
+        files = []
         for stage, name in self.names.items():
             for fold in folds if PLACEHOLDER in name else [None]:
                 card = self.card(stage, fold)
                 training = card.get("training") or {}
-                found.append(
+                files.append(
                     {
                         "stage": stage,
                         "fold": fold,
@@ -112,4 +111,4 @@ class Weights:
                         "operating_point": card.get("operating_point"),
                     }
                 )
-        return found
+        return files

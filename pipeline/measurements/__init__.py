@@ -1,1 +1,1 @@
-"""Sizes and places of lesions, in millimetres where the scan says how large a voxel is."""
+"""Sizes and places of lesions, in millimeters where the voxel size is known."""

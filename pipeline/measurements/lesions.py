@@ -1,4 +1,4 @@
-"""What can be measured on a mask: numbered lesions, areas, volumes, diameters, where they lie."""
+"""Measurements on a mask: numbered lesions, their areas, volumes, diameters and places."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from tumorlens.data.scan import PLANES, Scan
 from tumorlens.pipeline.measurements.diameters import Diameters, diameters
 from tumorlens.pipeline.measurements.midline import Midline, find_midline
 
-_MOST = int(np.iinfo(np.uint16).max)
+_MOST = int(np.iinfo(np.uint16).max)  # lesions that have a number
 _AXIAL = next(world for world, name in PLANES.items() if name == "axial")
 Box = tuple[slice, ...]
-_FEW = 32  # lesions of a picture, which are measured sooner than SciPy is imported
+_FEW = 32  # locating up to so many lesions of a picture is faster than importing SciPy
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected lesion. Fields in mm, mm2, mm3 and ml are none where the spacing is not known.
+    """One connected lesion. Fields in mm, mm2, mm3 and ml are None where the spacing is not known.
 
-    "The slice" is that one of the scan's slices in which the lesion is largest. Diameters include one pixel.
+    "The slice" is the slice of the scan in which the lesion is largest. Diameters include one pixel.
 
     Attributes:
-        number: Its value in the numbered mask, 1 for the largest.
+        number: Its value in the numbered mask; the largest lesion has number 1.
         bbox_min: Lowest index along each axis of the mask.
         bbox_max: Highest index along each axis, exclusive.
         voxels: Number of mask pixels or voxels.
         slice_index: The slice in which the lesion is largest (0 for a picture).
-        area_px: Its area in that slice.
+        area_px: Its area in the slice, in pixels.
         area_mm2: The same in mm2.
-        longest_diameter_px: Longest straight line across the lesion in that slice, in pixels.
-        longest_diameter_mm: Longest straight line across the lesion within one slice, in mm.
-        perpendicular_diameter_px: Longest chord at a right angle to it in that slice, in pixels.
+        longest_diameter_px: Longest straight line across the lesion in the slice, in pixels.
+        longest_diameter_mm: Longest straight line across the lesion in the slice, in mm.
+        perpendicular_diameter_px: Longest chord at a right angle to it in the slice, in pixels.
         perpendicular_diameter_mm: The same in mm, at a right angle to `longest_diameter_mm`.
-        volume_mm3: Volume; none for a picture.
+        volume_mm3: Volume in mm3; None for a picture.
         volume_ml: The same in ml.
-        axial_longest_mm: The largest diameter in any axial plane (across the array axis nearest to head-foot, whatever
-            the plane of acquisition), as RANO measures it (Wen et al., JCO 2010, doi 10.1200/JCO.2009.26.3541). This
-            and the other axial fields are none for a picture, for a volume without affine, and for a single slice that
-            is not axial.
+        axial_longest_mm: The largest diameter in any axial plane, as RANO measures it (Wen et al., JCO 2010, doi
+            10.1200/JCO.2009.26.3541). Axial planes lie across the array axis nearest to head-foot, whatever the plane
+            of acquisition. This and the other axial fields are None for a picture, for a volume without affine, and
+            for a single slice that is not axial.
         axial_perpendicular_mm: Longest chord at a right angle to it in the same plane.
         axial_index: Index of that plane along the array axis nearest to head-foot.
-        centroid_index: Centre of gravity, indices along the array axes.
-        centroid_ras_mm: The same in mm to the right, to anterior, to superior, by the affine; none without.
+        centroid_index: Center of gravity as indices along the array axes.
+        centroid_ras_mm: The same in mm to the right, to anterior and to superior, by the affine; None without affine.
         side: ``"left"`` or ``"right"`` of the patient where at least 75 % of the voxels lie on that side of the head's
-            mid-sagittal plane, else ``"midline"``; none where that plane is not known (see `find_midline`).
+            mid-sagittal plane, else ``"midline"``; None where the plane is not known (see `find_midline`).
     """
 
     number: int
@@ -72,38 +72,37 @@ class Lesion:
 
 
 def number_lesions(mask: NDArray[np.uint8], scan: Scan, min_volume_mm3: float = 0.0) -> NDArray[np.uint16]:
-    """Number the connected lesions (corners count as contact) of a mask, 1 for the largest.
+    """Number the connected lesions of a mask by size; the largest has number 1, and corners count as contact.
 
-    Of equally large lesions the one that comes first in the array (rows before columns) has the lower number.
+    Of lesions of equal size, the one that comes first in the array (rows before columns) has the lower number.
 
     Args:
         mask: Non-zero is lesion, in the array order of the scan.
-        scan: Gives the voxel's volume.
-        min_volume_mm3: Smaller lesions are left out. A picture, or a volume of unknown spacing, has no mm3: nothing is
-            left out.
+        scan: The source of the voxel's volume.
+        min_volume_mm3: Smaller lesions are left out, except in a picture or a volume of unknown spacing.
 
     Returns:
-        The number of each voxel's lesion, 0 outside, in the mask's shape.
+        uint16 in the mask's shape: the number of each voxel's lesion, 0 outside.
 
     Raises:
-        InputError: More than 65535 lesions are left.
+        InputError: More than 65535 lesions remain.
     """
     numbered = np.zeros(mask.shape, np.uint16)
     box = _bounding_box(mask)
     if box is None:
         return numbered
     labels, count = _components(mask[box] != 0)
-    points = np.flatnonzero(labels)  # the lesions' voxels only: a count over the whole box would need 8 bytes for each
-    found = labels.reshape(-1)[points]
-    sizes = np.bincount(found, minlength=count + 1)[1:]
+    points = np.flatnonzero(labels)  # only lesion voxels: a count over the whole box would need 8 bytes for each voxel
+    label_of_point = labels.reshape(-1)[points]
+    sizes = np.bincount(label_of_point, minlength=count + 1)[1:]
     first = np.zeros(count + 1, np.intp)
-    first[found[::-1]] = points[::-1]  # of several assignments the last one stays
+    first[label_of_point[::-1]] = points[::-1]  # of several assignments the last one stays
     order = np.lexsort((first[1:], -sizes))
     voxel = voxel_volume_mm3(scan)
-    if voxel is not None:  # a limit of just so many voxels must not fail by rounding
+    if voxel is not None:  # a lesion of exactly the limit must not be lost by rounding
         order = order[sizes[order] * voxel >= min_volume_mm3 * (1 - 1e-6)]
     if len(order) > _MOST:
-        raise InputError(f"the mask falls into {len(order)} pieces, of which no more than {_MOST} can be numbered")
+        raise InputError(f"the mask falls into {len(order)} pieces, and at most {_MOST} can be numbered")
     numbers = np.zeros(count + 1, np.uint16)
     numbers[order + 1] = np.arange(1, len(order) + 1)
     numbered[box] = numbers[labels]
@@ -111,11 +110,11 @@ def number_lesions(mask: NDArray[np.uint8], scan: Scan, min_volume_mm3: float = 
 
 
 def measure_lesions(numbers: NDArray[np.uint16], scan: Scan) -> list[Lesion]:
-    """Measure the lesions of a mask that `number_lesions` has numbered, in the order of their numbers.
+    """The measurements of each numbered lesion, in the order of the numbers.
 
     Args:
-        numbers: Number of each voxel's lesion, 0 outside, in the array order of the scan.
-        scan: Gives the geometry and, for the side, the head.
+        numbers: From `number_lesions`: the number of each voxel's lesion, 0 outside, in the array order of the scan.
+        scan: The source of the geometry and, for the side, of the head.
     """
     box = _bounding_box(numbers)
     if box is None:
@@ -131,7 +130,7 @@ def measure_lesions(numbers: NDArray[np.uint16], scan: Scan) -> list[Lesion]:
 
 
 def voxel_volume_mm3(scan: Scan) -> float | None:
-    """Volume of a voxel in mm3, or none for a picture (a 2-D NIfTI has no thickness) or an unknown spacing."""
+    """Volume of a voxel in mm3; None for a picture (a 2-D NIfTI has no thickness) or an unknown spacing."""
     if not scan.volume or scan.spacing_mm is None or 0 < len(scan.source_shape) < 3:
         return None
     if scan.affine is not None:
@@ -140,13 +139,13 @@ def voxel_volume_mm3(scan: Scan) -> float | None:
 
 
 def pixel_area_mm2(scan: Scan) -> float | None:
-    """Area of a slice's pixel in mm2, or none for an unknown spacing."""
+    """Area of a slice's pixel in mm2, or None for an unknown spacing."""
     spacing = scan.slice_spacing_mm
     return None if spacing is None else spacing[0] * spacing[1]
 
 
 def slice_areas_px(mask: NDArray[np.integer] | NDArray[np.bool_], scan: Scan) -> NDArray[np.int64]:
-    """Mask pixels in each slice, ``(n_slices,)``."""
+    """Number of mask pixels in each slice, ``(n_slices,)``."""
     if not scan.volume:
         return np.array([int(np.count_nonzero(mask))])
     others = tuple(a for a in range(3) if a != scan.slice_axis)
@@ -154,14 +153,14 @@ def slice_areas_px(mask: NDArray[np.integer] | NDArray[np.bool_], scan: Scan) ->
 
 
 def _measure(number: int, member: NDArray[np.bool_], box: Box, scan: Scan, midline: Midline | None) -> Lesion:
-    """One lesion.
+    """The measurements of one lesion.
 
     Args:
         number: Its number.
         member: Its voxels, within its box.
-        box: Where the box lies in the scan.
-        scan: The geometry.
-        midline: The head's middle, or none.
+        box: The place of the box in the scan.
+        scan: The source of the geometry.
+        midline: The head's mid-sagittal plane, or None.
     """
     voxels = int(np.count_nonzero(member))
     start = np.array([s.start for s in box])
@@ -207,7 +206,7 @@ def _axial(member: NDArray[np.bool_], box: Box, scan: Scan) -> tuple[Diameters |
     others = [a for a in range(3) if a != axis]
     if any(scan.voxels.shape[a] == 1 for a in others):
         return None, None
-    # In a plane across thick slices pixels are far from square: their mean size would make short diameters long.
+    # In a plane across thick slices pixels are far from square: their mean size would make short diameters too long.
     size = (scan.spacing_mm[others[0]], scan.spacing_mm[others[1]])
     planes = [diameters(plane, size, along=True) for plane in np.moveaxis(member, axis, 0) if plane.any()]
     filled = np.flatnonzero(member.any(axis=tuple(others)))
@@ -223,8 +222,8 @@ def _place_in_body(index: NDArray[np.float64], scan: Scan) -> tuple[float, float
 
 
 def _components(part: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
-    """Connected components in 16 bits where their number allows."""
-    if _is_flat(part):  # a picture must not wait for SciPy's import
+    """Connected components, in 16 bits where their number allows it."""
+    if _is_flat(part):  # a picture need not wait for the import of SciPy
         import cv2
 
         plane = part.astype(np.uint8).reshape([n for n in part.shape if n > 1] or [1])
@@ -235,27 +234,27 @@ def _components(part: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
     structure = np.ones((3,) * part.ndim)
     try:
         return ndimage.label(part, structure, output=np.uint16)
-    except RuntimeError:  # scipy's word for too many of them
+    except RuntimeError:  # too many components for 16 bits
         return ndimage.label(part, structure)
 
 
 def _boxes(numbered: NDArray[np.integer]) -> list[Box | None]:
-    """The bounding box of each number from 1 on; none where a number does not occur."""
+    """The bounding box of each number from 1 on, or None where a number does not occur."""
     if _is_flat(numbered) and numbered.max() <= _FEW:
         return [_bounding_box(numbered == number) for number in range(1, int(numbered.max()) + 1)]
     from scipy import ndimage
 
-    found: list[Box | None] = ndimage.find_objects(numbered)
-    return found
+    boxes: list[Box | None] = ndimage.find_objects(numbered)
+    return boxes
 
 
 def _is_flat(part: NDArray[np.generic]) -> bool:
-    """Whether an array is a picture, perhaps as a volume of one slice."""
+    """Whether an array is a picture or a volume of one slice."""
     return sum(n > 1 for n in part.shape) <= 2
 
 
 def _bounding_box(mask: NDArray[np.integer]) -> Box | None:
-    """The smallest box that holds all of a mask, or none where it is empty."""
+    """The smallest box around a mask, or None if the mask is empty."""
     box: list[slice] = []
     for axis in range(mask.ndim):
         filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))

@@ -1,9 +1,10 @@
-"""The head's mid-sagittal plane, and on which side of it a lesion lies.
+"""The head's mid-sagittal plane, and the side of it on which a lesion lies.
 
-The scanner's x = 0 is not the middle of the patient: heads lie off the isocentre and are turned in the coil. The plane
-comes from the head instead: first halfway between the outermost tissue on the right and on the left, then turned and
-moved to where the head is most like its mirror image (as B. Ardekani et al., IEEE Trans. Med. Imaging 1997, find it).
-The outline alone would not do: a turned oval has its middles on a plane that is turned less than half as far.
+The scanner's x = 0 is not the middle of the patient: heads lie off the isocenter and are turned in the coil. The plane
+therefore comes from the head itself. It starts halfway between the outermost tissue on the right and on the left.
+Then it is turned and moved to where the head is most like its mirror image (B. Ardekani et al., IEEE Trans. Med.
+Imaging 1997). The outline alone is not enough: the middles of a turned oval lie on a plane that is turned less than
+half as far.
 """
 
 from __future__ import annotations
@@ -15,46 +16,41 @@ from numpy.typing import NDArray
 
 from tumorlens.data.scan import Scan
 
-SIDE_SHARE = 0.75  # of a lesion's voxels
-_MIN_WIDTH_MM = 60.0  # fewer sagittal slices show too little of both halves
-_GRID_MM = 3.0  # the head's surface is looked for on a grid of about this step
+SIDE_SHARE = 0.75  # share of a lesion's voxels that makes a side
+_MIN_WIDTH_MM = 60.0  # narrower volumes show too little of both halves
+_GRID_MM = 3.0  # approximate step of the grid on which the head's surface is searched
 
-_AIR = (
-    0.1  # tissue is brighter than air by this share of the range, as in tumorlens.data.preprocessing.head.tissue_shares
-)
+# Tissue is brighter than air by this share of the range, as in `data.preprocessing.head.tissue_shares`.
+_AIR = 0.1
 
-_MIN_LINE_MM = 30.0  # shorter lines run through an ear's tip or the rim of the vertex
+_MIN_LINE_MM = 30.0  # shorter lines run through the tip of an ear or the rim of the vertex
 _MIN_LINES = 20
 _MIN_SHARE_FREE = 0.2
 _MIN_SHARE_SEEN = 0.3
-_POINTS = 6000  # of the head, compared with their mirror images
-_TRIED_TURN = 0.2  # tangent; the search starts from the best of a grid that reaches so far
+_POINTS = 6000  # points of the head that are compared with their mirror images
+_TRIED_TURN = 0.2  # tangent of the largest turn on the grid of starting points
 _MAX_TURN = 0.36
 _MAX_SHIFT_MM = 12.0
 
 
 @dataclass(frozen=True)
 class Midline:
-    """A plane between the patient's halves.
+    """A plane between the patient's halves. A voxel lies ``index @ steps + offset`` mm to the right of it.
 
     Attributes:
-        steps: ``(3,)`` mm that one voxel along each array axis leads to the patient's right.
+        steps: ``(3,)`` mm to the patient's right for one voxel along each array axis.
         offset: Distance of voxel (0, 0, 0) to the right of the plane, in mm.
     """
 
     steps: NDArray[np.float64]
     offset: float
 
-    def distance_mm(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far voxels ``(..., 3)`` lie to the right of the plane, in mm; negative on the left."""
-        return indices @ self.steps + self.offset
-
     def side(self, member: NDArray[np.bool_], start: NDArray[np.int_]) -> str:
         """The patient's side that holds at least `SIDE_SHARE` of a lesion.
 
         Args:
-            member: ``(i, j, k)`` the lesion's voxels in a box.
-            start: ``(3,)`` where the box begins.
+            member: ``(i, j, k)`` bool, the lesion's voxels in a box.
+            start: ``(3,)`` index of the box's first voxel.
 
         Returns:
             ``"left"``, ``"right"`` or ``"midline"``.
@@ -72,8 +68,8 @@ def find_midline(scan: Scan) -> Midline | None:
     """The mid-sagittal plane of the head in a volume.
 
     Returns:
-        None for a picture, an affine or a spacing that is not known, less than 60 mm from left to right, and where too
-        little of the head's surface is seen on both sides, as in a volume of one half of the head.
+        None for a picture, for an unknown affine or spacing, for less than 60 mm from left to right, and where too
+        little of the head's surface is visible on both sides, as in a volume of one half of the head.
     """
     if not scan.volume or scan.affine is None or scan.spacing_mm is None:
         return None
@@ -89,8 +85,8 @@ def find_midline(scan: Scan) -> Midline | None:
     middle = _middle(tissue, step[0])
     if middle is None:
         return None
-    normal, offset = _most_alike(coarse, tissue, step, middle)
-    # The array's frame and not the scanner's: slices are laid along the patient, whatever way he lies.
+    normal, offset = _plane_of_symmetry(coarse, tissue, step, middle)
+    # The frame of the array and not of the scanner: slices are aligned with the patient, however the patient lies.
     to_right = 1.0 if scan.affine[0, axis] > 0 else -1.0
     steps = np.zeros(3)
     steps[order] = to_right * normal * spacing[order]
@@ -106,12 +102,12 @@ def _head_tissue(volume: NDArray[np.float32]) -> NDArray[np.bool_]:
     if count == 0:
         return labels > 0
     tissue = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    # The dark fissure between the halves must not look like the head's surface where a volume ends there.
+    # Where a volume ends at the dark fissure between the halves, that must not look like the head's surface.
     return np.stack([ndimage.binary_fill_holes(plane) for plane in tissue])
 
 
 def _middle(tissue: NDArray[np.bool_], step_mm: float) -> float | None:
-    """Median over the lines along axis 0 of the middle between their first and last tissue, in mm; or none.
+    """Middle between the first and last tissue on a line along axis 0, in mm: the median over all lines, or None.
 
     Lines that leave the volume inside the head (an ear is cut off) have no middle.
     """
@@ -123,12 +119,12 @@ def _middle(tissue: NDArray[np.bool_], step_mm: float) -> float | None:
     return float(np.median((first + last)[free])) / 2 * step_mm
 
 
-def _most_alike(
+def _plane_of_symmetry(
     coarse: NDArray[np.float32], tissue: NDArray[np.bool_], step: NDArray[np.float64], middle: float
 ) -> tuple[NDArray[np.float64], float]:
-    """Unit normal and offset (mm) of the plane across which the head is most like its mirror image, near to `middle`.
+    """Unit normal and offset (mm) of the plane near `middle` across which the head is most like its mirror image.
 
-    Likeness is the correlation between the head's voxels and those across the plane, as far as the volume reaches.
+    Similarity is the correlation between the head's voxels and their mirror images, as far as the volume reaches.
     """
     from scipy import ndimage, optimize
 
@@ -140,21 +136,21 @@ def _most_alike(
     center = points.mean(axis=0)
     center[0] = middle
 
-    def unlike(guess: NDArray[np.float64]) -> float:
+    def dissimilarity(guess: NDArray[np.float64]) -> float:
         normal, offset = _plane(guess, center)
         mirrored = (points - 2 * (points @ normal + offset)[:, None] * normal) / step
-        seen = ((mirrored >= 0) & (mirrored <= np.array(coarse.shape) - 1)).all(axis=1)
-        if seen.mean() < _MIN_SHARE_SEEN:
+        visible = ((mirrored >= 0) & (mirrored <= np.array(coarse.shape) - 1)).all(axis=1)
+        if visible.mean() < _MIN_SHARE_SEEN:
             return 1.0
-        there = ndimage.map_coordinates(levels, mirrored[seen].T, order=1)
-        here = values[seen]
+        there = ndimage.map_coordinates(levels, mirrored[visible].T, order=1)
+        here = values[visible]
         flat = np.ptp(here) == 0 or np.ptp(there) == 0
         return 1.0 if flat else 1 - float(np.corrcoef(here, there)[0, 1])
 
     turns = np.linspace(-_TRIED_TURN, _TRIED_TURN, 5)
-    start = min((np.array([a, b, 0.0]) for a in turns for b in turns), key=unlike)
-    found = optimize.minimize(
-        unlike,
+    start = min((np.array([a, b, 0.0]) for a in turns for b in turns), key=dissimilarity)
+    optimum = optimize.minimize(
+        dissimilarity,
         start,
         method="Nelder-Mead",
         bounds=[(-_MAX_TURN, _MAX_TURN), (-_MAX_TURN, _MAX_TURN), (-_MAX_SHIFT_MM / 100, _MAX_SHIFT_MM / 100)],
@@ -165,11 +161,11 @@ def _most_alike(
             "maxfev": 80,
         },
     )
-    return _plane(found.x, center)
+    return _plane(optimum.x, center)
 
 
 def _plane(guess: NDArray[np.float64], center: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Normal and offset for the tangents of both turns and a shift in units of 100 mm, at which they weigh alike."""
+    """Normal and offset for the tangents of both turns and a shift in units of 100 mm: all have a similar scale."""
     normal = np.array([1.0, guess[0], guess[1]])
     normal /= np.linalg.norm(normal)
     return normal, float(-normal @ center - guess[2] * 100)

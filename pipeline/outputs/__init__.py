@@ -1,4 +1,4 @@
-"""The names of what a run writes."""
+"""The files that a run writes, and their names."""
 
 from __future__ import annotations
 

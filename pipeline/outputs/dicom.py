@@ -1,4 +1,4 @@
-"""The DICOM files of a result: mask as SEG, measurements as SR and, if asked for, the overlay as a picture."""
+"""The DICOM files of a result: mask as SEG, measurements as SR and, on request, the overlay as a picture."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tumorlens.pipeline.result import Result
 def write_dicom(
     result: Result, folder: Path, picture: NDArray[np.uint8], secondary_capture: bool
 ) -> tuple[list[str], list[str]]:
-    """Write ``mask.dcm``, ``measurements.dcm`` and, if wanted, ``overlay.dcm``.
+    """Write ``mask.dcm``, ``measurements.dcm`` and, on request, ``overlay.dcm``.
 
     Args:
-        result: Of a scan that came from DICOM.
-        folder: Where to.
-        picture: The overlay, RGB.
-        secondary_capture: Whether ``overlay.dcm`` is wanted.
+        result: The result of a scan that was read from DICOM.
+        folder: The output folder.
+        picture: ``(rows, columns, 3)`` uint8, the overlay.
+        secondary_capture: Whether to write ``overlay.dcm``.
 
     Returns:
-        The names of the files, and why others could not be made (a source that lacks what the standard requires): the
-        result stands without them.
+        The names of the files, and the reasons why others could not be made: the source lacks attributes that the
+        standard requires. The rest of the result is written without them.
     """
     files, problems = [], []
     if result.scan.volume:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tumorlens.data.dicom.derived import (
     OVERLAY_SERIES,
     RESEARCH_ONLY,
-    highdicom_at_work,
+    highdicom_errors,
     inherit,
     new_series,
     reference_item,
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 _WHAT = "DICOM secondary capture"
 _DESCRIPTION = f"tumorlens overlay, {RESEARCH_ONLY}"
 
-# Where a row and a column of the radiological view lead to (`Scan.slice`).
+# The directions of the rows and the columns of the radiological view (`data.scan.Scan.slice`).
 _DIRECTIONS = {"axial": ("L", "P"), "coronal": ("L", "F"), "sagittal": ("P", "F")}
 
 
 def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Result) -> Dataset:
-    """Write the overlay as a colour Secondary Capture in the study of the scan.
+    """Write the overlay as a color Secondary Capture into the study of the scan.
 
     Args:
-        path: Where to.
-        picture_rgb: ``(rows, columns, 3)`` as `pipeline.outputs.overlay.draw_overlay` gives it.
-        result: Of a scan from DICOM.
+        path: The file to write.
+        picture_rgb: ``(rows, columns, 3)`` uint8 from `pipeline.outputs.overlay.draw_overlay`.
+        result: The result of a scan that was read from DICOM.
 
     Returns:
         The object as written, a ``highdicom.sc.SCImage``.
 
     Raises:
-        InputError: The scan is not from DICOM, its headers lack the UIDs by which the picture refers to it, or
-            highdicom does not take them; the message says what is missing.
+        InputError: The scan is not from DICOM, its headers lack the UIDs that the picture refers to, or highdicom
+            rejects them; the message says what is missing.
     """
     import highdicom as hd
     from pydicom.uid import ExplicitVRLittleEndian
@@ -55,7 +55,7 @@ def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Resu
     source = source_of(result.scan)
     algorithm = segmenter_of(result)
     directions = _DIRECTIONS.get(result.scan.plane or "")
-    with highdicom_at_work(_WHAT):
+    with highdicom_errors(_WHAT):
         made: Dataset = hd.sc.SCImage.from_ref_dataset(
             ref_dataset=reference_to(source.datasets[0]),
             pixel_array=np.ascontiguousarray(picture_rgb),
@@ -73,9 +73,9 @@ def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Resu
         if directions is None:
             made.PatientOrientation = ""
         made.BodyPartExamined = "BRAIN"
-        made.ConversionType = "WSD"  # made by a workstation; highdicom says that it came off a video interface
+        made.ConversionType = "WSD"  # made by a workstation; highdicom writes that it came from a video interface
         made.DerivationDescription = _DESCRIPTION
-        # Our lettering does not tell who the patient is, and so does not count (PS3.3 C.7.6.1); the source's may.
+        # Our lettering does not identify the patient, so it does not count (PS3.3 C.7.6.1). The source's may.
         made.BurnedInAnnotation = "YES" if _is_burned_in(source) else "NO"
         made.SourceImageSequence = _shown_instances(result, source)
         inherit(made, source)
@@ -84,7 +84,7 @@ def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Resu
 
 
 def _shown_instances(result: Result, source: DicomSource) -> list[Dataset]:
-    """The frame that the picture shows; all instances where it was cut across them."""
+    """The frame that the picture shows, or all instances if the shown plane cuts across them."""
     scan = result.scan
     along_slices = not scan.volume or scan.slice_axis == 2
     place = source.places[result.shown_slice] if along_slices else None

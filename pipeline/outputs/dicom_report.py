@@ -1,7 +1,7 @@
-"""A `Result` -> DICOM Structured Report: what was measured, coded by template TID 1500 (PS3.16), for machines to read.
+"""A `Result` -> DICOM Structured Report: the measurements, coded by template TID 1500 (PS3.16), for machines to read.
 
 A Comprehensive 3D SR (PS3.3 A.35.13). One measurement group for each lesion (TID 1411) refers to the lesion's segment
-in the DICOM Segmentation; one for the whole scan (TID 1501) holds the presence of a tumor and the probabilities.
+in the DICOM Segmentation. One group for the whole scan (TID 1501) holds the presence of a tumor and the probabilities.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tumorlens.data.dicom.derived import (
     RESEARCH_ONLY,
     Algorithm,
     frame_of_reference,
-    highdicom_at_work,
+    highdicom_errors,
     inherit,
     new_series,
     reference_to,
@@ -24,7 +24,7 @@ from tumorlens.data.dicom.derived import (
     uid,
 )
 from tumorlens.data.dicom.source import DicomSource
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TABLE, class_of
 from tumorlens.pipeline.measurements.lesions import Lesion
 from tumorlens.pipeline.result import Result
 
@@ -36,35 +36,26 @@ _SCHEME = "99TUMORLENS"  # private: PS3.16 has no codes for the probabilities of
 
 _OWN_CODES = {
     "P_TUMOR": "Probability of a tumor",
-    "P_NO_TUMOR": "Probability of no tumor",
-    "P_GLIOMA": "Probability of glioma",
-    "P_MENINGIOMA": "Probability of meningioma",
-    "P_PITUITARY": "Probability of pituitary tumor",
+    **{f"P_{row.name.upper()}": f"Probability of {row.prose}" for row in TABLE},
     "TUMOR_TYPE": "Predicted tumor type",
 }
 
 _COMMENT = f"Output of tumorlens, {RESEARCH_ONLY}: not a diagnosis, not verified by a physician."
 
-# SNOMED CT codes that pydicom's dictionary of DICOM's own context groups does not have.
+# SNOMED CT codes that are not in pydicom's dictionary.
 _MRI_OF_BRAIN = ("816077007", "SCT", "Magnetic resonance imaging of brain")
 _SOURCE = ("260753009", "SCT", "Source")
 
-_TYPES = {
-    "glioma": ("393564001", "SCT", "Glioma"),
-    "meningioma": ("302820008", "SCT", "Intracranial meningioma"),
-    "pituitary": ("254956000", "SCT", "Pituitary adenoma"),
-}
-
 
 def classifier_of(result: Result) -> Algorithm:
-    """Stage one as DICOM names an algorithm."""
+    """Stage one as a DICOM algorithm."""
     card = result.models.get("classification", {})
     name = f"tumorlens classifier ({card.get('architecture') or 'unknown'})"
     return _algorithm(name, card, result, {"tumor threshold": f"{result.threshold:.6g}"})
 
 
 def segmenter_of(result: Result) -> Algorithm:
-    """Stage two as DICOM names an algorithm; what `data.dicom.seg.write_mask_dicom` wants to know."""
+    """Stage two as a DICOM algorithm, for `data.dicom.seg.write_mask_dicom`."""
     card = result.models.get("segmentation", {})
     kind = card.get("encoder") or card.get("architecture") or "unknown"
     return _algorithm(f"tumorlens Res-U-Net ({kind})", card, result, {})
@@ -73,19 +64,19 @@ def segmenter_of(result: Result) -> Algorithm:
 def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dataset:
     """Write the measurements of a scan as a DICOM Structured Report.
 
-    It is complete, not verified and preliminary. A scan without lesions has the group of the whole scan only.
+    The report is complete, preliminary and not verified. A scan without lesions has only the group of the whole scan.
 
     Args:
-        path: Where to.
-        result: Of a scan from DICOM.
-        segmentation: What `data.dicom.seg.write_mask_dicom` made of the same lesions.
+        path: The file to write.
+        result: The result of a scan that was read from DICOM.
+        segmentation: The object that `data.dicom.seg.write_mask_dicom` made of the same lesions.
 
     Returns:
         The object as written, a ``highdicom.sr.Comprehensive3DSR``.
 
     Raises:
-        InputError: The scan is not from DICOM, its headers lack the UIDs by which the report refers to it, or highdicom
-            does not take them; the message says what is missing.
+        InputError: The scan is not from DICOM, its headers lack the UIDs that the report refers to, or highdicom
+            rejects them; the message says what is missing.
     """
     import highdicom as hd
 
@@ -93,7 +84,7 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
     instances = [reference_to(dataset) for dataset in source.datasets]
     series = new_series(source, REPORT_SERIES)
     classifier = classifier_of(result)
-    with highdicom_at_work(_WHAT):
+    with highdicom_errors(_WHAT):
         content = hd.sr.MeasurementReport(
             observation_context=_observer(classifier),
             procedure_reported=hd.sr.CodedConcept(*_MRI_OF_BRAIN),
@@ -104,7 +95,7 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
         )
         content[0].ContentSequence.insert(-1, _image_library(instances, frame_of_reference(source)))
         made: Dataset = hd.sr.Comprehensive3DSR(
-            evidence=[reference_to(segmentation), *instances],  # of the first it wants to know the class; ours it knows
+            evidence=[reference_to(segmentation), *instances],
             content=content,
             is_complete=True,
             is_final=False,
@@ -148,8 +139,8 @@ def _observer(algorithm: Algorithm) -> Any:
 def _image_library(instances: list[Dataset], frame_of_reference_uid: str) -> Any:
     """The source instances (TID 1600), with the descriptors (TID 1602) that all of them share.
 
-    highdicom's own library repeats a dozen descriptors for each instance, wants elements that not every header has, and
-    takes no multi-frame instance.
+    highdicom's own image library repeats a dozen descriptors for each instance, requires elements that not every header
+    has, and does not accept multi-frame instances.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -177,16 +168,14 @@ def _image_library(instances: list[Dataset], frame_of_reference_uid: str) -> Any
 
 
 def _scan_group(result: Result, classifier: Algorithm) -> Any:
-    """Presence of a tumor and the probabilities, of the whole scan (TID 1501)."""
+    """Presence of a tumor and the probabilities for the whole scan (TID 1501)."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     probabilities = {"P_TUMOR": 1.0 - result.probabilities[CLASSES[NO_TUMOR]]}
     probabilities |= {f"P_{name.upper()}": p for name, p in result.probabilities.items()}
     present = codes.SCT.Present if result.positive else codes.SCT.Absent  # CID 240
-    evaluations = [hd.sr.QualitativeEvaluation(codes.DCM.PresenceOfProperty, present)]
-    if result.positive:
-        evaluations.append(_predicted_type(result.label))
+    presence = hd.sr.QualitativeEvaluation(codes.DCM.PresenceOfProperty, present)
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier="Whole scan"),
         finding_type=codes.SCT.Neoplasm,
@@ -196,7 +185,7 @@ def _scan_group(result: Result, classifier: Algorithm) -> Any:
             hd.sr.Measurement(_own_code(code), round(100 * float(p), 4), codes.UCUM.Percent)
             for code, p in probabilities.items()
         ],
-        qualitative_evaluations=evaluations,
+        qualitative_evaluations=[presence, *_predicted_type(result.label)],
     )
     remarks = [_COMMENT, *([f"To be looked at: {'; '.join(result.review)}."] if result.review else [])]
     group[0].ContentSequence.append(
@@ -223,18 +212,17 @@ def _lesion_group(lesion: Lesion, result: Result, segmentation: Dataset, source:
         finding_sites=[_site(lesion, result.label)],
         algorithm_id=_identification(segmenter_of(result)),
         measurements=_measurements(lesion) or None,
-        qualitative_evaluations=[_predicted_type(result.label)] if result.positive else None,
+        qualitative_evaluations=_predicted_type(result.label) or None,
     )
     if lesion.centroid_ras_mm is not None:
-        group[0].ContentSequence.append(_centre(lesion.centroid_ras_mm, frame_of_reference(source)))
+        group[0].ContentSequence.append(_center(lesion.centroid_ras_mm, frame_of_reference(source)))
     return group
 
 
 def _measurements(lesion: Lesion) -> list[Any]:
-    """Volume and the two diameters, those that are known.
+    """Volume and the two diameters, as far as they are known.
 
-    The diameters are the axial ones, which stand for a lesion in reports; where the scan has no axial plane, those of
-    the slice.
+    Reports give the axial diameters of a lesion. Where the scan has no axial plane, those of the slice replace them.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -242,12 +230,12 @@ def _measurements(lesion: Lesion) -> list[Any]:
     long, short = lesion.axial_longest_mm, lesion.axial_perpendicular_mm
     if long is None:
         long, short = lesion.longest_diameter_mm, lesion.perpendicular_diameter_mm
-    known = (
+    measures = (
         (codes.SCT.Volume, lesion.volume_mm3, codes.UCUM.CubicMillimeter),
         (codes.SCT.LongAxis, long, codes.UCUM.Millimeter),
         (codes.SCT.ShortAxis, short, codes.UCUM.Millimeter),
     )
-    return [hd.sr.Measurement(name, float(value), unit) for name, value, unit in known if value is not None]
+    return [hd.sr.Measurement(name, float(value), unit) for name, value, unit in measures if value is not None]
 
 
 def _site(lesion: Lesion, label: str) -> Any:
@@ -255,13 +243,13 @@ def _site(lesion: Lesion, label: str) -> Any:
     from pydicom.sr.codedict import codes
 
     laterality = {"left": codes.SCT.Left, "right": codes.SCT.Right}.get(lesion.side or "")  # CID 244 has no midline
-    return hd.sr.FindingSite(codes.SCT.Pituitary if label == "pituitary" else codes.SCT.Brain, laterality)
+    return hd.sr.FindingSite(getattr(codes.SCT, class_of(label).site), laterality)
 
 
-def _centre(ras_mm: tuple[float, float, float], frame_of_reference_uid: str) -> Any:
-    """The centre of gravity as a point in the patient's coordinates, which DICOM counts to the left and to posterior.
+def _center(ras_mm: tuple[float, float, float], frame_of_reference_uid: str) -> Any:
+    """The center of gravity as a point in DICOM's patient coordinates, which run to left, posterior and superior.
 
-    An addition to TID 1411, which is extensible.
+    This is an addition to TID 1411, which is extensible.
     """
     import highdicom as hd
     import numpy as np
@@ -277,10 +265,14 @@ def _centre(ras_mm: tuple[float, float, float], frame_of_reference_uid: str) -> 
     )
 
 
-def _predicted_type(label: str) -> Any:
+def _predicted_type(label: str) -> list[Any]:
+    """The tumor type as an evaluation; empty for a scan without tumor."""
     import highdicom as hd
 
-    return hd.sr.QualitativeEvaluation(_own_code("TUMOR_TYPE"), hd.sr.CodedConcept(*_TYPES[label]))
+    concept = class_of(label).concept
+    if concept is None:
+        return []
+    return [hd.sr.QualitativeEvaluation(_own_code("TUMOR_TYPE"), hd.sr.CodedConcept(*concept))]
 
 
 def _own_code(value: str) -> Any:
@@ -290,7 +282,7 @@ def _own_code(value: str) -> Any:
 
 
 def _own_scheme() -> Dataset:
-    """What the private designator stands for (SOP Common Module, PS3.3 C.12.1)."""
+    """Meaning of the private coding scheme designator (SOP Common Module, PS3.3 C.12.1)."""
     from pydicom.dataset import Dataset
 
     item = Dataset()

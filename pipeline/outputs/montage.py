@@ -1,4 +1,4 @@
-"""A volume in one picture: its tumor slices at true proportions, and three planes through the largest lesion."""
+"""The montage: a volume's tumor slices at true proportions, and three planes through its largest lesion."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from tumorlens.pipeline.result import Result
 
 _MOST_TUMOR_SLICES = 20
 _MOST_HEALTHY_SLICES = 12
-_TILE = 256  # px of a tile's longer side
-_LEAST_SIDE = 64  # of a tile's shorter side: a slice number must find room
+_TILE = 256  # pixels along the longer side of a tile
+_LEAST_SIDE = 64  # pixels along the shorter side of a tile: the slice number needs room
 _GAP = 4
 _MARGIN = 22  # around a plane, for the letters of its directions
-_PLANES_WIDTH = 1024  # of the three planes together, at least
+_PLANES_WIDTH = 1024  # least width of the three planes together
 _TALLEST_PLANE = 640
 _TICK = 14
 _SMALL, _MEDIUM, _LARGE = 0.45, 0.5, 0.8  # font scales
-_GROUND = 16  # grey, so that a slice's black border shows where it ends
+_GROUND = 16  # dark gray, so that the black border of a slice stays visible
 _TEXT = (235, 235, 235)
 _MARK = (90, 220, 255)
 Picture = NDArray[np.uint8]
 
 
 def draw_montage(result: Result) -> Picture:
-    """RGB picture ``(rows, columns, 3)`` of a volume, no larger than 2400 x 2400 pixels.
+    """RGB picture ``(rows, columns, 3)`` uint8 of a volume, at most 2400 x 2400 pixels.
 
-    Above, the slices with tumor, up to 20 of them; of more, 20 spread evenly with the first, the last and the one of
-    the largest area among them; without tumor, up to 12 of the judged slices. Below, where the orientation is known,
-    the axial, coronal and sagittal plane through the largest lesion's center, marked by ticks at the borders. One
-    range of grey levels serves all.
+    The upper part shows the slices with tumor (see `shown_slices`). Where the orientation is known, the lower part
+    shows the axial, coronal and sagittal plane through the center of the largest lesion. Ticks at the borders point to
+    the center. All parts share one range of gray levels.
 
     Raises:
-        InputError: A picture, or a volume of one slice: `pipeline.outputs.overlay.draw_overlay` shows all of it.
+        InputError: The scan has one slice; `pipeline.outputs.overlay.draw_overlay` shows all of it.
     """
     scan = result.scan
     if scan.n_slices < 2:
@@ -52,14 +51,18 @@ def draw_montage(result: Result) -> Picture:
 
 
 def shown_slices(result: Result) -> list[int]:
-    """The slices that the montage shows, in order."""
+    """The slices that the montage shows, in order.
+
+    These are the slices with tumor. Of more than 20, the montage shows 20 that are spread evenly and include the first,
+    the last and the one with the largest area. Without tumor it shows up to 12 of the judged slices.
+    """
     areas = slice_areas_px(result.mask, result.scan)
     tumor = np.flatnonzero(areas)
     if not len(tumor):
         return _spread(np.array([s["index"] for s in result.slices]), _MOST_HEALTHY_SLICES)
     chosen = _spread(tumor, _MOST_TUMOR_SLICES)
     largest = int(areas.argmax())
-    if largest not in chosen:  # it takes the place of its neighbour, but never that of the first or the last
+    if largest not in chosen:  # it replaces its nearest neighbor, but never the first or the last
         inner = chosen[1:-1]
         chosen[1 + int(np.abs(np.array(inner) - largest).argmin())] = largest
     return chosen
@@ -85,7 +88,7 @@ def _grid(result: Result, limits: tuple[float, float]) -> Picture:
 
 
 def _planes(result: Result, limits: tuple[float, float], width: int) -> Picture:
-    """Three planes through the largest lesion's center at one scale, side by side."""
+    """Three planes through the center of the largest lesion, side by side at one scale."""
     center = result.lesions[0].centroid_index
     views = [scan for scan in (_cut(result.scan, name) for name in PLANES.values()) if scan is not None]
     sizes = [_size_mm(scan) for scan in views]
@@ -103,7 +106,7 @@ def _planes(result: Result, limits: tuple[float, float], width: int) -> Picture:
 
 
 def _cut(scan: Scan, name: str) -> Scan | None:
-    """The scan in a plane, or none where the volume is one voxel thick in it."""
+    """The scan in a plane, or None where the volume is only one voxel thick in it."""
     try:
         return scan.with_plane(name)
     except InputError:
@@ -113,7 +116,7 @@ def _cut(scan: Scan, name: str) -> Scan | None:
 def _panel(
     scan: Scan, mask: Picture, center: tuple[float, ...], limits: tuple[float, float], px_per_mm: float
 ) -> Picture:
-    """One plane through the center with letters around it and ticks that point to the center."""
+    """One plane through the center, with letters around it and ticks that point to the center."""
     index = min(max(round(center[scan.slice_axis]), 0), scan.n_slices - 1)
     height, width = (max(1, round(mm * px_per_mm)) for mm in _size_mm(scan))
     picture = draw_slice(scan, mask, index, limits, (height, width))
@@ -152,7 +155,7 @@ def _slice_picture(scan: Scan, mask: Picture, index: int, limits: tuple[float, f
 
 
 def _size_mm(scan: Scan) -> tuple[float, float]:
-    """Height and width of a slice."""
+    """Height and width of a slice in mm, or in pixels where their size is not known."""
     rows, columns = scan.slice(0).shape[:2]
     spacing = scan.slice_spacing_mm or (1.0, 1.0)
     return rows * spacing[0], columns * spacing[1]
@@ -174,7 +177,7 @@ def _ground(height: int, width: int) -> Picture:
 
 
 def _letters(picture: Picture, text: str, x: int | None, y: int) -> None:
-    """Text in the margin, centered on a place, or from the picture's left edge on."""
+    """Write text into the margin, centered on `x`, or from the left margin on where `x` is None."""
     font = cv2.FONT_HERSHEY_SIMPLEX
     (width, height), _ = cv2.getTextSize(text, font, _MEDIUM, 1)
     left = _MARGIN if x is None else x - width // 2

@@ -1,4 +1,4 @@
-"""The picture for the reader: the scan at its own resolution, the mask as tint and contour, label and confidence."""
+"""The overlay: the scan at its own resolution, the mask as tint and contour, label and confidence."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
+from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.percentiles import percentiles
 from tumorlens.data.preprocessing.preprocess import to_gray
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.result import Result
 
 _TINT = (255, 40, 40)
-_CONTOUR = (255, 225, 0)  # yellow on red stays visible to colour-blind readers
+_CONTOUR = (255, 225, 0)  # yellow on red stays visible to color-blind readers
 _TINT_SHARE = 0.3
-_SQUARE = 0.02  # pixels whose sides differ by less are shown as they are
+_SQUARE = 0.02  # pixels whose sides differ by less are not stretched
 
-# What lies at the left, right, upper and lower border of each plane's radiological view (see `data.scan`).
+# The patient's directions at the left, right, upper and lower border of each radiological view (see `data.scan`).
 BORDERS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
-_LEAST_COVERED = 0.2  # of the slice's grey levels, for a header's window to be of use
+_LEAST_COVERED = 0.2  # share of the slice's gray levels that a header's window must cover to be used
 
 
 def draw_overlay(result: Result) -> NDArray[np.uint8]:
-    """RGB picture ``(rows, columns, 3)`` of the scan, or of the slice in which a volume's largest lesion is largest.
+    """RGB picture ``(rows, columns, 3)`` uint8 of the shown slice with its mask, label and confidence.
 
-    Pixels that are not square are stretched to true proportions; where the orientation is known, letters say it.
+    Pixels that are not square are stretched to true proportions. Letters show the orientation where it is known.
     """
     scan, index = result.scan, result.shown_slice
     gray = _gray(scan, index)
@@ -38,15 +39,15 @@ def draw_overlay(result: Result) -> NDArray[np.uint8]:
 
 
 def draw_heat(result: Result) -> NDArray[np.uint8]:
-    """The same slice with the classifier's heat over it and the mask's contour: where it looked for its label.
+    """RGB picture of the same slice under the classifier's heat, with the mask's contour: the evidence for the label.
 
     Raises:
-        InputError: The run was not asked to explain.
+        InputError: The result has no heat.
     """
     from tumorlens.classification.evaluation.explanation import draw_explanation
 
     if result.heat is None:
-        raise InputError("the result has no explanation; run with explain=True")
+        raise InputError("the result has no explanation; run with RunOptions(explain=True)")
     scan, index = result.scan, result.shown_slice
     gray = _gray(scan, index)
     size = _true_size(gray.shape, scan.pixel_aspect)
@@ -58,8 +59,10 @@ def draw_heat(result: Result) -> NDArray[np.uint8]:
 
 
 def mark_sides(picture: NDArray[np.uint8], scan: Scan, note: str = "") -> NDArray[np.uint8]:
-    """Letters of the patient's directions at the borders of a volume's slice, and its plane with a note below; nothing
-    where the orientation is not known."""
+    """Write the patient's directions at the borders of a volume's slice, and its plane with a note below.
+
+    The picture stays as it is where the orientation is not known.
+    """
     if not scan.volume or scan.affine is None or scan.spacing_mm is None:
         return picture
     height, width = picture.shape[:2]
@@ -80,14 +83,14 @@ def _text_width(text: str, scale: float) -> int:
 
 
 def caption(result: Result) -> str:
-    """Label and confidence, and nothing that says whose scan it is."""
+    """Label and confidence, without anything that identifies the patient."""
     if result.confidence is None:
         return "refused: no MRI of the brain"
-    return f"{result.label.replace('_', ' ')} {result.confidence:.2f}"
+    return f"{plain(result.label)} {result.confidence:.2f}"
 
 
 def display_limits(values: NDArray[Any]) -> tuple[float, float]:
-    """The values to show as black and as white, with the darkest and brightest 0.5 % beyond them."""
+    """The values shown as black and as white; the darkest and the brightest 0.5 % lie beyond them."""
     low, high = (float(v) for v in percentiles(values, (0.5, 99.5)))
     if high <= low:
         low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1)
@@ -95,7 +98,7 @@ def display_limits(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def gray_bytes(gray_hw: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
-    """Grey values as bytes, 0 from the lower limit down and 255 from the upper one up."""
+    """Gray values as bytes: 0 up to the lower limit, 255 from the upper limit on."""
     low, high = limits
     return (np.clip((gray_hw - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
@@ -103,7 +106,7 @@ def gray_bytes(gray_hw: NDArray[Any], limits: tuple[float, float]) -> NDArray[np
 def draw_slice(
     scan: Scan, mask: NDArray[np.uint8], index: int, limits: tuple[float, float], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """A slice with its mask at a size ``(height, width)``; the line around the mask is drawn at that size."""
+    """A slice with its mask at a size ``(height, width)``. The mask's contour is drawn after resizing."""
     gray = gray_bytes(_gray(scan, index), limits)
     mask_hw = np.ascontiguousarray(scan.view(mask, index)) * np.float32(1)
     shrinks = size[0] * size[1] < gray.size
@@ -117,7 +120,7 @@ def draw_slice(
 
 
 def draw_mask(picture_hw3: NDArray[np.uint8], mask_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay a mask (0 and 1) over an RGB picture: tint inside, line along the border."""
+    """An RGB picture under a mask (0 and 1): a tint inside, a line along the border."""
     drawn = picture_hw3.copy()
     inside = mask_hw != 0
     drawn[inside] = ((1 - _TINT_SHARE) * drawn[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
@@ -132,7 +135,7 @@ def _gray(scan: Scan, index: int) -> NDArray[np.float32]:
 
 
 def _limits(scan: Scan, index: int, gray: NDArray[np.float32]) -> tuple[float, float]:
-    """The window of the header, which the reader is used to, where it fits the slice; else from the values."""
+    """The window in the header, which readers are used to, if it fits the slice; else limits from the values."""
     low, high = display_limits(gray)
     as_acquired = scan.plane_axis is None and index < len(scan.windows)
     window = scan.windows[index] if as_acquired else None
@@ -144,7 +147,7 @@ def _limits(scan: Scan, index: int, gray: NDArray[np.float32]) -> tuple[float, f
 
 
 def _true_size(shape: tuple[int, ...], aspect: float) -> tuple[int, int]:
-    """Height and width with square pixels; the finer side keeps its number of pixels."""
+    """Height and width with square pixels; the side with the finer pixels keeps their number."""
     rows, columns = shape[:2]
     if abs(aspect - 1) < _SQUARE:
         return rows, columns
@@ -152,7 +155,7 @@ def _true_size(shape: tuple[int, ...], aspect: float) -> tuple[int, int]:
 
 
 def write_text(picture: NDArray[np.uint8], text: str, scale: float | None = None) -> NDArray[np.uint8]:
-    """Text in the upper left corner, on a dark ground, at a font scale or else as large as the picture allows."""
+    """Write text into the upper left corner on a dark ground, at a font scale or as large as the picture allows."""
     font = cv2.FONT_HERSHEY_SIMPLEX
     scale = float(np.clip(picture.shape[1] / 700, 0.3, 2.0)) if scale is None else scale
     room = 0.94 * picture.shape[1] / cv2.getTextSize(text, font, scale, 1)[0][0]

@@ -1,4 +1,4 @@
-"""A `Result` -> files: overlay, mask, result.json and the row in results.csv."""
+"""A `Result` -> the files of one scan: overlay, montage, mask, DICOM objects and result.json."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tumorlens.data.errors import InputError
+from tumorlens.data.files import claim
 from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.masks.write import write_mask_nifti, write_mask_png
 from tumorlens.pipeline.options import RunOptions
@@ -22,7 +18,7 @@ from tumorlens.pipeline.outputs.montage import draw_montage
 from tumorlens.pipeline.outputs.overlay import draw_heat, draw_overlay
 from tumorlens.pipeline.result import Result
 
-_PART = ".part-"  # the folder in which a result is made
+_PART = ".part-"  # prefix of the folder in which a result is made
 
 
 def write_result(
@@ -33,76 +29,81 @@ def write_result(
     options: RunOptions = RunOptions(),
     place_sha256: str | None = None,
 ) -> dict[str, Any]:
-    """Write all files of one scan; returns the content of ``result.json``, which is written last.
+    """Write all files of one scan and return the content of ``result.json``, which is written last.
 
-    The files are made in a folder beside and moved one by one, after an old ``result.json`` has gone and before the new
-    one comes, so that a scan with a ``result.json`` is complete.
+    The files are made in a folder inside `folder` and then moved one by one. An old ``result.json`` is removed before
+    the first move and the new one comes last, so a folder with a ``result.json`` is complete.
 
     Args:
-        result: What was found.
-        folder: The scan's output folder; files of ours in it are replaced.
+        result: From `pipeline.pipeline.Pipeline.run`.
+        folder: The scan's output folder; files of an earlier result in it are replaced.
         name: The scan's name in ``results.csv``.
-        made_of: What the result depends on, kept as ``made_of`` (see `read_result`).
-        options: Which files are wanted.
-        place_sha256: Where the source lies (see `pipeline.batch.resume.place_of`).
+        made_of: Everything that the result depends on, stored as ``made_of``.
+        options: Which files to write.
+        place_sha256: Hash of the place of the source.
 
     Raises:
-        InputError: The folder holds files of these names that are of no result.
+        InputError: The folder holds files with these names that tumorlens did not write.
     """
     begun = time.perf_counter()
-    check_folder(folder)
+    _claim_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_PART}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    scan = result.scan
-    files = ["overlay.png"]
-    problems: list[str] = []
+    for leftover in folder.glob(f"{_PART}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_PART, dir=folder) as temporary:
-        beside = Path(temporary)
-        overlay = draw_overlay(result)
-        write_png(beside / "overlay.png", overlay)
-        if not result.refused:
-            made, problems = _write_findings(result, beside, overlay, options)
-            files += made
+        part = Path(temporary)
+        files, problems = _write_files(result, part, options)
         content = result.to_dict()
         content["scan"] = {"name": name, **content["scan"]}
         content["review"] = [*content["review"], *problems]
-        if options.keep_identifiers and scan.dicom is not None:
-            content["scan"]["identifiers"] = scan.dicom.identifiers
+        if options.keep_identifiers and result.scan.dicom is not None:
+            content["scan"]["identifiers"] = result.scan.dicom.identifiers
         content["place_sha256"] = place_sha256
         content["made_of"] = made_of or {}
         content["files"] = files
         content["timings_s"]["write"] = round(time.perf_counter() - begun, 4)
-        (beside / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (part / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         remove_result(folder)  # a mask.png must not outlive the picture that a volume has replaced
         try:
             for file in (*files, "result.json"):
-                shutil.move(beside / file, folder / file)
-        except BaseException:  # half a result would pass for files of the user's
+                shutil.move(part / file, folder / file)
+        except BaseException:  # without a result.json, the files moved so far would look like the user's own
             for file in files:
                 (folder / file).unlink(missing_ok=True)
             raise
     return content
 
 
-def check_folder(folder: Path) -> None:
-    """Raise an `InputError` if a folder holds files that a result would replace and that are of no result: a mask that
-    the user drew beside the scan has the same name. What a run that was killed left behind has its folder ``.part-``
-    beside it, and is ours."""
-    if (folder / "result.json").is_file() or any(left.is_dir() for left in folder.glob(f"{_PART}*")):
-        return
-    foreign = [file for file in RESULT_FILES if (folder / file).exists()]
-    if foreign:
-        raise InputError(f"{folder / foreign[0]}: this is of no result, and would be replaced; choose another -o")
+def remove_result(folder: Path) -> None:
+    """Delete the files of an earlier result; other files in the folder stay.
+
+    Raises:
+        InputError: The folder holds files with these names that tumorlens did not write.
+    """
+    _claim_folder(folder)
+    for file in RESULT_FILES:
+        (folder / file).unlink(missing_ok=True)
 
 
-def _write_findings(
-    result: Result, folder: Path, overlay: NDArray[np.uint8], options: RunOptions
-) -> tuple[list[str], list[str]]:
-    """The files of a scan that was judged: their names, and why others could not be made."""
+def _claim_folder(folder: Path) -> None:
+    """Refuse a folder with files that have the names of a result and belong to none, such as a mask that you drew.
+
+    Files without a ``result.json`` belong to a result if a run was killed while it wrote them: its ``.part-`` folder is
+    still there.
+    """
+    ours = (folder / "result.json").is_file() or any(part.is_dir() for part in folder.glob(f"{_PART}*"))
+    claim([folder / file for file in RESULT_FILES], "a result", lambda _: ours, overwrite=True)
+
+
+def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[list[str], list[str]]:
+    """Write all files but ``result.json``; returns their names, and the reasons why others could not be made."""
     scan = result.scan
-    files: list[str] = []
+    overlay = draw_overlay(result)
+    write_png(folder / "overlay.png", overlay)
+    files: list[str] = ["overlay.png"]
     problems: list[str] = []
+    if result.refused:
+        return files, problems
     if result.heat is not None:
         write_png(folder / "explanation.png", draw_heat(result))
         files.append("explanation.png")
@@ -118,58 +119,6 @@ def _write_findings(
     if scan.dicom is not None:
         from tumorlens.pipeline.outputs.dicom import write_dicom
 
-        made, problems = write_dicom(result, folder, overlay, options.secondary_capture)
-        files += made
+        dicom_files, problems = write_dicom(result, folder, overlay, options.secondary_capture)
+        files += dicom_files
     return files, problems
-
-
-def remove_result(folder: Path) -> None:
-    """Delete the files of an earlier result; other files in the folder stay.
-
-    Raises:
-        InputError: See `check_folder`.
-    """
-    check_folder(folder)
-    for file in RESULT_FILES:
-        (folder / file).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Of what a result came, as far as it says so: the scan's name, where that lay, and its content."""
-
-    name: str
-    place_sha256: str | None
-    source_sha256: str | None
-
-
-def origin_of(folder: Path) -> Origin | None:
-    """Of what the result in a folder came, whole or not; none where there is no result."""
-    try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        made_of = content.get("made_of") or {}
-        return Origin(str(content["scan"]["name"]), content.get("place_sha256"), made_of.get("source_sha256"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def read_result(folder: Path, name: str, made_of: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The ``result.json`` of a scan that was finished earlier, or none.
-
-    Args:
-        folder: The scan's output folder.
-        name: The scan's name in ``results.csv``.
-        made_of: If given, the result must have come of the very same: source, models, settings. A frame counts only
-            where the source has several.
-    """
-    try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        complete = all((folder / file).is_file() for file in content["files"])
-        fits = content["scan"]["name"] == name
-        if made_of is not None:
-            kept = content["made_of"]
-            frame = None if kept["frame"] is None else made_of["frame"]
-            fits = fits and kept == {**made_of, "frame": frame}
-        return content if complete and fits else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -1,4 +1,4 @@
-"""Speed, each figure beside its baseline in the same run: ratios travel between machines, seconds do not."""
+"""Speed, each figure beside its baseline in the same run: ratios can be compared between machines, seconds cannot."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 
 Say = Callable[[str], None]
 
-
 _HEALTHY_SHARE = 2  # every second slice of the folder
-
-
 _REPEATS = 3  # of starts; the best counts, for a busy machine only adds
+_COMMAND = "import sys; from tumorlens.pipeline.cli.app import main; sys.argv = ['tumorlens', *sys.argv[1:]]; main()"
 
 
 @dataclass
@@ -46,20 +44,20 @@ class Figures:
     context: dict[str, Any] = field(default_factory=dict)
 
     def add(self, what: str, ours: float, baseline: float, unit: str) -> None:
-        """A figure for which less is better, and its baseline."""
+        """Add a figure for which less is better, and its baseline."""
         ratio = round(baseline / max(ours, 1e-9), 2)
         row = {"what": what, "ours": round(ours, 3), "baseline": round(baseline, 3), "unit": unit, "ratio": ratio}
         self.rows.append(row)
 
     def table(self) -> str:
-        """Markdown."""
+        """The figures as a Markdown table."""
         lines = ["| | ours | plain PyTorch | ratio |", "| --- | --- | --- | --- |"]
         for row in self.rows:
             lines.append(f"| {row['what']}, {row['unit']} | {row['ours']:g} | {row['baseline']:g} | {row['ratio']:g} |")
         return "\n".join(lines)
 
     def remarks(self) -> list[str]:
-        """Lines on what has no baseline."""
+        """Lines about the figures that have no baseline."""
         floor = self.context["floor"]
         lines = [
             f"both networks, in batches: {floor['both_networks_ms_per_slice']:g} ms a slice; their "
@@ -86,9 +84,9 @@ def benchmark(
     Args:
         slices: Pictures in the folder.
         depth: Slices of the volume, 240 x 240 pixels and 1 mm each.
-        threads: Of both sides; by default all cores.
+        threads: Threads that both sides compute with; None takes all cores.
+        growth: Numbers of pictures. Each is run in a process of its own: time and memory must not grow faster.
         training: Steps of each stage's training that are timed; 0 leaves training out.
-        growth: Numbers of pictures, each of which is run in a process of its own: time and memory must not grow faster.
         say: Gets a line at each step.
     """
     import torch
@@ -139,25 +137,25 @@ def _write_slices(folder: Path, slices: int) -> list[Path]:
 def _measure_starts(figures: Figures, source: Path, folder: Path, threads: int | None) -> None:
     """Whole processes, from the command to files on disk."""
     own = "" if threads is None else f"torch.set_num_threads({threads})\n"
-    ours = "import sys; from tumorlens.pipeline.cli.app import main; sys.argv = ['tumorlens', *sys.argv[1:]]; main()"
     plain = (
         f"import sys, torch; from pathlib import Path\n{own}"
-        "from tumorlens.classification.predict import SHIPPED as one; from tumorlens.segmentation.predict import SHIPPED as two\n"
+        "from tumorlens.classification.predict import SHIPPED as one\n"
+        "from tumorlens.segmentation.predict import SHIPPED as two\n"
         "from tests.benchmarks.plain import PlainTorch\n"
         "PlainTorch(one, two).run_file(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     runs = {
-        "ours": [sys.executable, "-c", ours, *_run(source, folder / "o", threads)],
+        "ours": [sys.executable, "-c", _COMMAND, *_run(source, folder / "o", threads)],
         "plain": [sys.executable, "-c", plain, str(source), str(folder / "p")],
-        "help": [sys.executable, "-c", ours, "--help"],
+        "help": [sys.executable, "-c", _COMMAND, "--help"],
         "python": [sys.executable, "-c", "pass"],
     }
     best: dict[str, tuple[float, float]] = {}
     for _ in range(_REPEATS):
         for name, command in runs.items():
             took = _process(command)
-            known = best.get(name, took)
-            best[name] = min(known[0], took[0]), min(known[1], took[1])
+            before = best.get(name, took)
+            best[name] = min(before[0], took[0]), min(before[1], took[1])
     figures.add("start to result, one picture", best["ours"][0], best["plain"][0], "s")
     figures.add("peak memory of that", best["ours"][1], best["plain"][1], "MB")
     figures.context["help_s"] = round(best["help"][0], 3)
@@ -174,12 +172,12 @@ _WATCH = (
 
 
 def _process(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory in MB of a process that has to succeed."""
+    """Seconds and peak memory in MB of a process. It has to succeed."""
     watched = subprocess.run([sys.executable, "-c", _WATCH, *command], capture_output=True, text=True, check=True)
     code, seconds, peak = watched.stdout.split()
     if code != "0":
-        last = (watched.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InputError(f"a process that was to be measured ended with {code} ({last})")
+        last = (watched.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise InputError(f"a measured process ended with {code} ({last})")
     return float(seconds), float(peak) / (1024 if sys.platform != "darwin" else 1024**2)
 
 
@@ -205,7 +203,7 @@ def _measure_folder(figures: Figures, ours: Pipeline, plain: Any, sources: list[
     took = time.perf_counter() - begun
     if report.failed:
         raise InputError(f"{report.failed} of {len(sources)} phantoms failed, so there is nothing to measure")
-    few = sources[: max(20, len(sources) // 5)]  # the plain way is slow; its time a slice does not change
+    few = sources[: max(20, len(sources) // 5)]  # plain PyTorch is slow, and its time a slice does not change
     begun = time.perf_counter()
     for source in few:
         plain.run_file(source, folder / "plain" / source.stem)
@@ -258,10 +256,9 @@ def _measure_growth(figures: Figures, sources: list[Path], number: int, folder: 
     inside.mkdir()
     for n in range(number):
         (inside / f"{n:06d}.png").hardlink_to(sources[n % len(sources)])
-    code = "import sys; from tumorlens.pipeline.cli.app import main; sys.argv = ['tumorlens', *sys.argv[1:]]; main()"
-    seconds, peak = _process([sys.executable, "-c", code, *_run(inside, folder / f"g{number}", threads)])
-    told = {"pictures": number, "ms_each": round(1000 * seconds / number, 1), "peak_mb": round(peak)}
-    figures.context.setdefault("growth", []).append(told)
+    seconds, peak = _process([sys.executable, "-c", _COMMAND, *_run(inside, folder / f"g{number}", threads)])
+    row = {"pictures": number, "ms_each": round(1000 * seconds / number, 1), "peak_mb": round(peak)}
+    figures.context.setdefault("growth", []).append(row)
 
 
 def _run(source: Path, out: Path, threads: int | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a processor could do at best: its matrix-multiply rate, and the operations that both networks count."""
+"""The least time a slice can take: the operations of both networks, at the processor's matrix-multiply rate."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 
 _SIDE = 2048
-
-
 _REPEATS = 5
 
 
@@ -40,11 +38,8 @@ def measure_floor(classifier: Path, segmenter: Path, precision: str) -> Floor:
         segmenter: The same for stage two.
         precision: ``fp32`` or ``bf16``.
     """
-    return Floor(sum(_operations(path, stage) for path, stage in _stages(classifier, segmenter)), _rate(precision))
-
-
-def _stages(classifier: Path, segmenter: Path) -> list[tuple[Path, str]]:
-    return [(classifier, "classification"), (segmenter, "segmentation")]
+    operations = _operations(classifier, "classification") + _operations(segmenter, "segmentation")
+    return Floor(operations, _rate(precision))
 
 
 def _operations(path: Path, stage: str) -> float:

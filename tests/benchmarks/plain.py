@@ -1,6 +1,6 @@
-"""What a user would write with torchvision and SMP alone: eager, fp32, a slice at a time. The baseline of benchmarks.
+"""The baseline of the benchmark: torchvision and SMP alone, eager, fp32, one slice at a time.
 
-Nothing but benchmarks uses it. It has the shipped weights, so that both sides compute the same networks.
+It loads the shipped weights, so that both sides compute the same networks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tumorlens.data.labels import NO_TUMOR
 
 
 class PlainTorch:
-    """Two networks as their libraries give them."""
+    """Both networks as their libraries build them."""
 
     def __init__(self, classifier: Path, segmenter: Path) -> None:
         from tumorlens.classification.network import load_network
@@ -31,7 +31,7 @@ class PlainTorch:
         self.std = torch.tensor(one.normalization.std).view(1, 3, 1, 1)
 
     def judge(self, image_hw: NDArray[np.uint8]) -> tuple[int, NDArray[np.uint8]]:
-        """Label and mask of one grey picture."""
+        """Label and mask of one gray picture."""
         small = cv2.resize(image_hw, (self.size, self.size))
         batch = (torch.from_numpy(small).float().div(255)[None, None].repeat(1, 3, 1, 1) - self.mean) / self.std
         mask = np.zeros(image_hw.shape, np.uint8)
@@ -43,7 +43,7 @@ class PlainTorch:
         return label, mask
 
     def run_file(self, source: Path, out: Path) -> int:
-        """Read, judge, write mask and overlay."""
+        """Label of a picture file; mask and overlay are written to `out`."""
         image: Any = cv2.imread(str(source), cv2.IMREAD_GRAYSCALE)
         label, mask = self.judge(image)
         overlay = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
@@ -54,7 +54,7 @@ class PlainTorch:
         return label
 
     def run_volume(self, voxels_hwd: NDArray[Any]) -> NDArray[np.uint8]:
-        """Each slice along the last axis, scaled to bytes."""
+        """Masks of the slices along the last axis, scaled to bytes."""
         low, high = np.percentile(voxels_hwd, (1, 99.5))
-        grey = (np.clip((voxels_hwd - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-        return np.stack([self.judge(np.ascontiguousarray(grey[..., k]))[1] for k in range(grey.shape[-1])], axis=-1)
+        gray = (np.clip((voxels_hwd - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        return np.stack([self.judge(np.ascontiguousarray(gray[..., k]))[1] for k in range(gray.shape[-1])], axis=-1)

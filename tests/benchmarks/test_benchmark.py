@@ -1,25 +1,24 @@
-"""The benchmark measures both sides in one run, and says when a number is none."""
+"""The benchmark measures both sides in one run, and refuses a number that is not one."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.benchmarks import benchmark
 from tests.benchmarks import training as benchmark_training
+from tests.benchmarks.__main__ import main
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.cli.app import app
 
 
-def test_figures_stand_beside_their_baseline(tmp_path, monkeypatch):
+@pytest.mark.slow  # measures starts of processes, both stages and both trainings
+def test_figures_stand_beside_their_baseline(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "_REPEATS", 1)
     real = benchmark_training.measure_training  # at 192 pixels it takes minutes where cores are shared
     monkeypatch.setattr(benchmark_training, "measure_training", lambda stage, steps, size: real(stage, steps, 64))
     options = ["--slices", "4", "--depth", "8", "--growth", "3", "--training", "1", "-o", str(tmp_path / "speed.json")]
-    done = CliRunner().invoke(app, ["benchmark", *options])
-    assert done.exit_code == 0, done.output
+    main(options)
     found = json.loads((tmp_path / "speed.json").read_text())
     assert [row["unit"] for row in found["figures"]] == [
         *("s", "MB", "ms", "ms", "ms a slice", "s"),
@@ -36,15 +35,38 @@ def test_figures_stand_beside_their_baseline(tmp_path, monkeypatch):
     )
     assert [row["stage"] for row in found["context"]["loader"]] == ["classification", "segmentation"]
     assert found["context"]["growth"][0]["pictures"] == 3
-    assert "| start to result, one picture, s |" in done.stdout
+    assert "| start to result, one picture, s |" in capsys.readouterr().out
 
 
-def test_growth_that_is_no_number():
-    done = CliRunner().invoke(app, ["benchmark", "--growth", "10,many"])
-    assert done.exit_code == 2
-    assert "--growth '10,many' is no list of whole numbers such as 10,100" in done.stderr
+def test_the_figures_are_printed_and_written(tmp_path, monkeypatch, capsys):
+    figures = benchmark.Figures()
+    figures.add("a folder, read to written", 20.0, 50.0, "ms a slice")
+    floor = dict.fromkeys(("both_networks_ms_per_slice", "gflop_per_slice", "least_ms_per_slice"), 8.0)
+    figures.context = {"floor": floor | {"matrix_product_tflops": 0.2, "share_of_rate": 0.5}}
+    calls = []
+    monkeypatch.setattr("tests.benchmarks.__main__.benchmark", lambda *a, say: calls.append(a) or figures)
+    main(["--slices", "4", "--growth", "10, 100", "-o", str(tmp_path / "speed.json")])
+    assert calls == [(4, 155, None, (10, 100), 0)]
+    assert json.loads((tmp_path / "speed.json").read_text())["figures"][0]["ratio"] == 2.5
+    lines = capsys.readouterr().out.splitlines()
+    assert "| a folder, read to written, ms a slice | 20 | 50 | 2.5 |" in lines
+    assert lines[-1].startswith("both networks, in batches: 8 ms a slice")
 
 
-def test_a_start_that_fails_is_no_figure():
-    with pytest.raises(InputError, match=r"was to be measured ended with 1 \(no such thing\)"):
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--growth", "10,many"], "--growth: '10,many' is not a list of whole numbers such as 10,100"),
+        (["--slices", "3"], "--slices: 3 is less than 4"),
+    ],
+)
+def test_numbers_that_cannot_be_measured(options, reason, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(options)
+    assert stop.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_start_that_fails_is_not_a_figure():
+    with pytest.raises(InputError, match=r"a measured process ended with 1 \(no such thing\)"):
         benchmark._process([benchmark.sys.executable, "-c", "raise SystemExit('no such thing')"])

@@ -1,4 +1,4 @@
-"""What a slice costs, step by step: `pytest tests/benchmarks --benchmark-only`; whole runs: `tumorlens benchmark`."""
+"""What a slice costs, step by step: `pytest tests/benchmarks --benchmark-only`; whole runs: `make benchmark`."""
 
 from __future__ import annotations
 

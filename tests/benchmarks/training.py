@@ -1,4 +1,4 @@
-"""Speed of training: the loop that `tumorlens train` runs, beside the plain one, and beside itself without a loader."""
+"""Speed of training: the loop of `tumorlens train`, the same loop without a loader, and a plain PyTorch loop."""
 
 from __future__ import annotations
 

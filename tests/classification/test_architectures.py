@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.data.training.runs import BACKBONE, classifier_config, train
 from tumorlens.classification.architectures import find_architecture

@@ -1,4 +1,4 @@
-"""What a machine can do, and how it is told."""
+"""The memory that glibc keeps."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ FAULTS = """
 import resource, sys
 import numpy as np
 from tumorlens.data.devices import keep_freed_memory
-told = keep_freed_memory() if sys.argv[1] == "kept" else True
+done = keep_freed_memory() if sys.argv[1] == "kept" else True
 for _ in range(3):
     np.ones(64 * 1024**2, np.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     np.ones(64 * 1024**2, np.uint8)
-print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_freed_memory_is_kept():
     """Page faults of one allocation after another, with and without."""
-    told, faults = {}, {}
+    applied, faults = {}, {}
     for how in ("kept", "given back"):
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
         answer, number = done.stdout.split()
-        told[how], faults[how] = answer == "True", int(number)
-    if not told["kept"]:
+        applied[how], faults[how] = answer == "True", int(number)
+    if not applied["kept"]:
         pytest.skip("another C library")
     assert faults["kept"] < 100
     assert faults["given back"] > 200  # ten times 32 huge pages, or 16 384 small ones

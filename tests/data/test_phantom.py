@@ -36,5 +36,5 @@ def test_volume_has_its_lesion_in_neighbouring_slices():
 
 
 def test_an_unknown_label():
-    with pytest.raises(InputError, match="'zebra' is none of"):
+    with pytest.raises(InputError, match="'zebra' is not one of"):
         phantom_slice(0, "zebra")

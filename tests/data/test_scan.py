@@ -1,4 +1,4 @@
-"""Geometry of a scan: which way its slices are cut and shown, and that masks find their way back."""
+"""Geometry of a scan: how its slices are cut and shown, and how masks go back into the volume."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_slices_look_the_same_in_every_orientation(code):
     scan = Scan.from_array(voxels, affine)
     assert scan.plane == "axial"
     assert scan.n_slices == 10
-    seen = {scan.slice(k).tobytes() for k in range(10)}
-    assert seen == {reference.slice(k).tobytes() for k in range(10)}
+    slices = {scan.slice(k).tobytes() for k in range(10)}
+    assert slices == {reference.slice(k).tobytes() for k in range(10)}
     masks = np.stack([(scan.slice(k) > 300).astype(np.uint8) for k in range(10)])
     np.testing.assert_array_equal(scan.mask_from_slices(masks), voxels > 300)
 
@@ -151,7 +151,7 @@ def test_planes_without_orientation():
         picture.in_plane(0)
     with pytest.raises(InputError, match="no axis 3"):
         volume.in_plane(3)
-    with pytest.raises(InputError, match="'oblique' is none of"):
+    with pytest.raises(InputError, match="'oblique' is not one of"):
         volume.with_plane("oblique")
     assert volume.in_plane(0).slice(3).shape == (20, 6)
     assert volume.with_plane("acquisition").n_slices == 6
@@ -175,4 +175,4 @@ def test_an_array_of_truth_values_is_a_scan_like_any_other():
     volume[5:15, 5:15, 5:15] = True
     scan = Scan.from_array(volume)
     assert scan.volume and scan.voxels.dtype == np.uint8
-    assert Scan.from_array(volume[..., :3]).volume  # three slices, no colour
+    assert Scan.from_array(volume[..., :3]).volume  # three slices, not a color

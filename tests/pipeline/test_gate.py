@@ -1,11 +1,15 @@
-"""The gate, and the rule that makes one label of many slices."""
+"""The gate: the rule that turns many slices into one label, and refusal."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tumorlens.pipeline.gate import judge_slice, judge_volume
+from tumorlens.data.phantom import phantom_volume
+from tumorlens.pipeline.case import prepare
+from tumorlens.pipeline.gate import Scores, judge, judge_slice, judge_volume
 
 
 def rows(tumor, kind=1):
@@ -26,7 +30,7 @@ def test_a_picture_is_positive_from_the_threshold_on(tumor, label):
     assert verdict.positive.tolist() == [label != "no_tumor"]
 
 
-def test_one_bright_slice_makes_no_tumor():
+def test_one_bright_slice_is_not_a_tumor():
     tumor = [0.02] * 12
     tumor[6] = 0.97
     verdict = judge_volume(rows(tumor), ALL, 0.5, 5.0)
@@ -36,13 +40,13 @@ def test_one_bright_slice_makes_no_tumor():
 
 
 @pytest.mark.parametrize("at", [0, 11])
-def test_one_bright_slice_at_the_rim_makes_no_tumor(at):
+def test_one_bright_slice_at_the_rim_is_not_a_tumor(at):
     tumor = [0.02] * 12
     tumor[at] = 0.97
     assert judge_volume(rows(tumor), ALL, 0.5, 5.0).label == "no_tumor"
 
 
-def test_neighbouring_slices_make_a_tumor():
+def test_neighboring_bright_slices_are_a_tumor():
     tumor = [0.02] * 12
     tumor[5:8] = [0.8, 0.95, 0.9]
     verdict = judge_volume(rows(tumor, 3), ALL, 0.5, 5.0)
@@ -54,7 +58,7 @@ def test_neighbouring_slices_make_a_tumor():
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
 def test_thin_slices_are_averaged_over_millimetres(threshold):
-    """Four slices of 1 mm are too little of a lesion, eight are one."""
+    """Four slices of 1 mm are not enough for a lesion, eight are."""
     used = np.ones(155, bool)
     tumor = np.full(155, 0.01)
     tumor[60:64] = 0.95
@@ -67,7 +71,7 @@ def test_thin_slices_are_averaged_over_millimetres(threshold):
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
 @pytest.mark.parametrize(("first", "n", "spacing"), [(4, 6, 6.0), (0, 3, 5.0), (22, 2, 5.0), (5, 6, 1.0), (3, 2, None)])
-def test_a_lesion_is_taken_whole(threshold, first, n, spacing):
+def test_all_slices_of_a_lesion_are_positive(threshold, first, n, spacing):
     tumor = np.full(24, 0.01)
     tumor[first : first + n] = 0.98
     verdict = judge_volume(rows(tumor), np.ones(24, bool), threshold, spacing)
@@ -100,31 +104,47 @@ def test_probabilities_agree_with_the_label_below_the_threshold():
     assert verdict.probabilities[0] > 0.5
 
 
-class CountingSegmenter:
-    """Passes on to the real segmenter and remembers how many slices it was given."""
-
-    tta = False
-
-    def __init__(self, real):
-        self.real, self.slices = real, 0
-        self.input_size, self.mask_threshold, self.card = real.input_size, real.mask_threshold, real.card
-
-    def predict(self, images):
-        self.slices += len(images)
-        return self.real.predict(images)
+# ---- refusal ----
 
 
-def test_the_segmenter_sees_positive_slices_only(pipeline):
-    from dataclasses import replace
+@pytest.fixture(scope="module")
+def case():
+    """A volume of 12 slices, all of which are judged."""
+    return prepare(phantom_volume(7, "meningioma", shape=(64, 75, 12), spacing_mm=(3, 3, 10)).scan, 64)
 
-    from tumorlens.data.phantom import phantom_volume
 
-    volume = phantom_volume(7, "meningioma")
-    counting = CountingSegmenter(pipeline.segmenter)
-    closed = replace(pipeline, segmenter=counting, threshold=1.0).run(volume.scan)
-    assert counting.slices == 0
-    assert closed.label == "no_tumor"
-    assert not closed.mask.any()
-    opened = replace(pipeline, segmenter=counting).run(volume.scan)
-    assert counting.slices == sum(s["segmented"] for s in opened.slices)
-    assert 0 < counting.slices < volume.scan.n_slices
+def test_a_volume_is_refused_where_more_than_half_of_its_slices_are_strange(case):
+    for n_strange, refused in ((6, False), (7, True)):
+        strangeness = np.where(np.arange(12) < n_strange, 9.0, 1.0).astype(np.float32)
+        verdict = judge(case, Scores(rows([0.9] * 12, 2), strangeness), 0.5, 5.0)
+        assert verdict.refused == refused
+        assert verdict.label == ("refused" if refused else "meningioma")
+        assert verdict.positive.any() != refused
+        assert (verdict.doubt is not None) == refused
+    assert "7 of 12 slices do not look like an MRI of the brain (score 9.00, at most 5.00 in brains)" in verdict.doubt
+
+
+def test_force_judges_a_strange_scan_and_keeps_the_doubt(case):
+    strangeness = np.full(12, 9.0, np.float32)
+    verdict = judge(case, Scores(rows([0.9] * 12, 2), strangeness), 0.5, 5.0, force=True)
+    assert (verdict.label, verdict.refused) == ("meningioma", False)
+    assert "12 of 12 slices" in verdict.doubt
+
+
+def test_weights_without_a_score_refuse_only_scans_without_head(case):
+    scores = Scores(rows([0.9] * 12, 2), None)
+    assert judge(case, scores, 0.5, None).doubt is None
+    headless = [None if p is None else replace(p, head_fraction=0.0) for p in case.prepared]
+    verdict = judge(replace(case, prepared=headless), scores, 0.5, None)
+    assert (verdict.label, verdict.doubt) == ("refused", "no head stands out from the background")
+
+
+def test_the_spacing_across_the_slices_sets_the_window():
+    """Slices of 1 mm: a lesion of four slices does not fill the window of 8 mm."""
+    volume = phantom_volume(7, "meningioma", shape=(40, 46, 120), spacing_mm=(4, 4, 1))
+    case = prepare(volume.scan, 64)
+    tumor = np.full(120, 0.01)
+    tumor[60:64] = 0.95
+    assert judge(case, Scores(rows(tumor), None), 0.5, None).label == "no_tumor"
+    tumor[60:68] = 0.95
+    assert judge(case, Scores(rows(tumor), None), 0.5, None).label == "glioma"

@@ -1,33 +1,61 @@
-"""The pipeline on volumes and arrays: which slices are judged, and what is refused."""
+"""The pipeline, step by step: which slices are judged and segmented, and what becomes of masks and reasons."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.pipeline.fixed import SIZE, fixed_pipeline
+from tumorlens.classification.predict import Classifier
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import Scan
+from tumorlens.pipeline.case import open_source, prepare
+from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs.write import write_result
+from tumorlens.pipeline.pipeline import Pipeline
+from tumorlens.pipeline.result import Result
+
+VOLUME = phantom_volume(7, "meningioma", shape=(64, 75, 12), spacing_mm=(3, 3, 10))
 
 
 @pytest.fixture(scope="module")
 def tall():
     """A volume that reaches beyond the head at both ends, where it shows noise."""
-    volume = phantom_volume(7, "meningioma", shape=(96, 112, 44), spacing_mm=(2, 2, 5))
+    volume = phantom_volume(7, "meningioma", shape=(64, 75, 44), spacing_mm=(3, 3, 5))
     noise = np.random.default_rng(0).rayleigh(2.5, volume.image.shape)
     return volume, Scan.from_array((volume.image + noise).astype(np.float32), volume.affine)
 
 
-def test_slices_of_nothing_but_noise_are_not_judged(pipeline, tall):
+def brightness(image):
+    """A tumor probability that differs from slice to slice."""
+    return 0.3 + 0.6 * float(image.mean()) / 255
+
+
+def test_the_public_names_are_imported_when_they_are_used():
+    import tumorlens
+
+    assert (tumorlens.Pipeline, tumorlens.Result, tumorlens.RunOptions) == (Pipeline, Result, RunOptions)
+    with pytest.raises(AttributeError, match="no attribute 'Scanner'"):
+        tumorlens.Scanner  # noqa: B018
+
+
+# ---- open and prepare ----
+
+
+def test_slices_of_noise_are_not_judged(tall):
     volume, scan = tall
     head = np.array([(volume.scan.slice(k) > 40).mean() for k in range(44)])
-    judged = {s["index"] for s in pipeline.run(scan).slices}
+    judged = set(np.flatnonzero(prepare(scan, SIZE).used))
     assert not judged & set(np.flatnonzero(head < 0.01))
     assert judged >= set(np.flatnonzero(head > 0.5 * head.max()))
+    assert {s["index"] for s in fixed_pipeline().run(scan).slices} == judged
 
 
 def test_tissue_is_measured_against_the_whole_volume(tall):
@@ -38,65 +66,130 @@ def test_tissue_is_measured_against_the_whole_volume(tall):
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (16, 64, 64)])
-def test_arrays_with_nan_are_refused(pipeline, shape):
+def test_arrays_with_nan_are_refused(shape):
     voxels = np.random.default_rng(0).normal(size=shape)
     voxels[3] = np.nan
-    with pytest.raises(InputError, match="NaN or infinite"):
-        pipeline.run(voxels)
-    with pytest.raises(InputError, match="NaN or infinite"):
-        pipeline.run(Scan.from_array(voxels))
+    for source in (voxels, Scan.from_array(voxels)):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            fixed_pipeline().run(source)
 
 
-def test_a_path_an_array_and_a_scan_give_the_same(pipeline, tmp_path):
-    from PIL import Image
-
+def test_a_path_an_array_and_a_scan_give_the_same_result(tmp_path):
     image = phantom_slice(7, "meningioma").image
     Image.fromarray(image).save(tmp_path / "a.png")
+    pipeline = fixed_pipeline(brightness)
     results = [pipeline.run(source) for source in (tmp_path / "a.png", image, Scan.from_array(image))]
     for result in results[1:]:
         assert result.probabilities == results[0].probabilities
         np.testing.assert_array_equal(result.mask, results[0].mask)
 
 
-def test_the_shown_slice_is_that_of_the_largest_lesion(pipeline, monkeypatch):
-    """Not that of the largest area: a flat false piece must not stand for the scan."""
-    import tumorlens.pipeline.pipeline as module
-
-    phantom = phantom_volume(7, "meningioma")
-    mask = np.zeros(phantom.image.shape, np.uint8)
-    mask[60:70, 60:70, 3:9] = 1  # 600 voxels, 100 a slice
-    mask[100:115, 100:120, 15] = 1  # 300 voxels in one slice
-    monkeypatch.setattr(module.Pipeline, "_mask", lambda *_: mask)
-    result = pipeline.run(phantom.scan)
-    assert [lesion.voxels for lesion in result.lesions] == [600, 300]
-    assert 3 <= result.shown_slice < 9 and result.tumor_area_px == 100
+def test_options_choose_channel_and_plane():
+    image = phantom_slice(7, "meningioma").image
+    colors = np.stack([np.zeros_like(image), image, image // 2], axis=-1)
+    np.testing.assert_array_equal(open_source(colors, RunOptions(channel=1)).voxels, image)
+    result = fixed_pipeline().run(VOLUME.scan, RunOptions(plane="coronal"))
+    assert (result.scan.plane, result.scan.n_slices) == ("coronal", 75)
+    with pytest.raises(InputError, match="channel 1 was asked for, but the scan is"):
+        open_source(image, RunOptions(channel=1))
 
 
-def test_specks_of_a_volume_are_left_out(pipeline, monkeypatch):
-    import tumorlens.pipeline.pipeline as module
+def test_a_slice_is_prepared_again_for_a_stage_of_another_size():
+    case = prepare(VOLUME.scan, SIZE)
+    assert case.slice_at(5, SIZE) is case.prepared[5]
+    np.testing.assert_array_equal(case.slice_at(5, 96).image, Preprocess(96)(VOLUME.scan.slice(5)).image)
 
-    phantom = phantom_volume(7, "meningioma")  # voxels of 5 mm3
-    mask = np.zeros(phantom.image.shape, np.uint8)
-    mask[60:64, 60:65, 3] = 1  # 100 mm3
-    mask[100, 100:119, 15] = 1  # 95 mm3
-    monkeypatch.setattr(module.Pipeline, "_mask", lambda *_: mask)
-    result = pipeline.run(phantom.scan)
+
+# ---- classify, gate, segment ----
+
+
+def test_scans_that_share_batches_get_the_answers_that_each_gets_alone():
+    pipeline = fixed_pipeline(brightness)
+    sources = [phantom_slice(1, "no_tumor").image, VOLUME.scan, phantom_slice(7, "meningioma").image]
+    cases = [prepare(open_source(source), SIZE) for source in sources]
+    together = [pipeline.conclude(case, decision) for case, decision in zip(cases, pipeline.decide(cases), strict=True)]
+    for source, result in zip(sources, together, strict=True):
+        alone = pipeline.run(source)
+        np.testing.assert_array_equal(result.mask, alone.mask)
+        assert result.to_dict() | {"timings_s": {}} == alone.to_dict() | {"timings_s": {}}
+        assert list(result.timings_s) == ["read", "preprocess", "classify", "segment", "postprocess"]
+
+
+def test_slices_that_are_not_judged_count_as_free_of_tumor(tall):
+    case = prepare(tall[1], SIZE)
+    (scores,) = fixed_pipeline().classify([case])
+    np.testing.assert_array_equal(scores.probabilities[~case.used], [[1, 0, 0, 0]] * int((~case.used).sum()))
+    np.testing.assert_allclose(scores.probabilities[case.used, 2], 0.98, atol=1e-5)
+
+
+def test_the_segmenter_sees_only_positive_slices():
+    tumor = [0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.8, 0.1, 0.1, 0.1, 0.1]
+    case = prepare(VOLUME.scan, SIZE)
+    assert case.used.all()
+    closed = fixed_pipeline(tumor, threshold=1.0)
+    result = closed.run(VOLUME.scan)
+    assert not closed.segmenter.network.images
+    assert result.label == "no_tumor"
+    assert not result.mask.any()
+    opened = fixed_pipeline(tumor)
+    result = opened.run(VOLUME.scan)
+    positive = [s["index"] for s in result.slices if s["segmented"]]
+    assert positive == [3, 4, 5]  # slice 7 has no neighbor
+    np.testing.assert_array_equal(opened.segmenter.network.images, [case.prepared[k].image for k in positive])
+    assert [s["index"] for s in result.slices if s["area_px"]] == positive
+
+
+def test_a_forced_scan_is_judged_and_sent_to_review():
+    noise = np.random.default_rng(0).integers(0, 3, (64, 64))
+    noise[:, :] = 7
+    noise[10, 10] = 9  # no head stands out
+    refused = fixed_pipeline().run(noise)
+    assert (refused.label, refused.probabilities, refused.slices, refused.tumor_area_px) == ("refused", {}, [], None)
+    assert refused.review[0] == "refused: no head stands out from the background; --force judges it all the same"
+    forced = fixed_pipeline().run(noise, RunOptions(force=True))
+    assert forced.label == "meningioma"
+    assert forced.review[0] == "no head stands out from the background; judged all the same, as --force asked"
+
+
+# ---- measure ----
+
+
+def test_the_shown_slice_is_that_of_the_largest_lesion(monkeypatch):
+    """It is not the slice with the largest area: a flat false piece must not stand for the scan."""
+    pipeline = fixed_pipeline()
+    mask = np.zeros(VOLUME.image.shape, np.uint8)
+    mask[20:25, 20:25, 1:7] = 1  # 150 voxels, 25 in each slice
+    mask[40:48, 40:48, 9] = 1  # 64 voxels in one slice
+    monkeypatch.setattr(type(pipeline), "to_source_grid", lambda *_: mask)
+    result = pipeline.run(VOLUME.scan)
+    assert [lesion.voxels for lesion in result.lesions] == [150, 64]
+    assert 1 <= result.shown_slice < 7 and result.tumor_area_px == 25
+
+
+def test_specks_of_a_volume_are_left_out(monkeypatch):
+    pipeline = fixed_pipeline()
+    scan = Scan.from_array(VOLUME.image, np.diag([1.0, 1.0, 5.0, 1.0]))
+    mask = np.zeros(VOLUME.image.shape, np.uint8)
+    mask[10:14, 10:15, 3] = 1  # 100 mm3
+    mask[40, 40:59, 8] = 1  # 95 mm3
+    monkeypatch.setattr(type(pipeline), "to_source_grid", lambda *_: mask)
+    result = pipeline.run(scan)
     assert [lesion.volume_mm3 for lesion in result.lesions] == [100]
     assert result.mask.sum() == 20
+    assert result.tumor_volume_mm3 == 100
 
 
-def test_a_volume_of_unknown_orientation_is_sent_to_review(pipeline):
-    result = pipeline.run(phantom_volume(7, "meningioma").image)
+def test_a_volume_of_unknown_orientation_is_sent_to_review():
+    result = fixed_pipeline().run(VOLUME.image)
     assert any("nothing of size and orientation" in reason for reason in result.review)
 
 
-def test_a_volume_of_known_size_and_unknown_orientation_has_no_side(pipeline, tmp_path):
-    phantom = phantom_volume(7, "meningioma")
-    image = nib.Nifti1Image(phantom.image, None)
-    image.header.set_zooms(np.linalg.norm(phantom.affine[:3, :3], axis=0))
+def test_a_volume_of_known_size_and_unknown_orientation_has_no_side(tmp_path):
+    image = nib.Nifti1Image(VOLUME.image, None)
+    image.header.set_zooms(np.linalg.norm(VOLUME.affine[:3, :3], axis=0))
     image.header.set_xyzt_units("mm")
     nib.save(image, tmp_path / "a.nii.gz")
-    result = pipeline.run(tmp_path / "a.nii.gz")
+    result = fixed_pipeline().run(tmp_path / "a.nii.gz")
     assert any("nothing of orientation" in reason and "no side is known" in reason for reason in result.review)
     assert result.tumor_volume_mm3 > 0 and result.lesions
     assert {(lesion.side, lesion.centroid_ras_mm) for lesion in result.lesions} == {(None, None)}
@@ -105,3 +198,60 @@ def test_a_volume_of_known_size_and_unknown_orientation_has_no_side(pipeline, tm
     mask = nib.load(tmp_path / "out" / "mask.nii.gz").header
     assert (int(mask["qform_code"]), int(mask["sform_code"]), mask.get_xyzt_units()[0]) == (0, 0, "mm")
     assert mask.get_zooms() == image.header.get_zooms()
+
+
+# ---- explain ----
+
+
+def test_an_explanation_is_drawn_before_the_result_is_made(monkeypatch):
+    """The networks are needed only in `decide`, so that results can be made in another thread."""
+    calls = []
+
+    def explain(self, images, classes):
+        calls.append(classes)
+        return np.ones(images.shape, np.float32)
+
+    monkeypatch.setattr(Classifier, "explain", explain)
+    pipeline, case = fixed_pipeline(), prepare(VOLUME.scan, SIZE)
+    (decision,) = pipeline.decide([case], explain=True)
+    assert calls == [[2]]
+    result = pipeline.conclude(case, decision)
+    assert len(calls) == 1
+    assert result.heat.shape == case.scan.slice(result.shown_slice).shape
+    assert result.heat.max() == 1
+    alone = pipeline.run(VOLUME.scan, RunOptions(explain=True))
+    np.testing.assert_array_equal(alone.heat, result.heat)
+    assert pipeline.run(VOLUME.scan).heat is None
+
+
+def test_a_refused_scan_has_no_explanation(monkeypatch):
+    monkeypatch.setattr(Classifier, "explain", lambda *_: pytest.fail("explained"))
+    flat = np.full((64, 64), 7)
+    flat[10, 10] = 9
+    assert fixed_pipeline().run(flat, RunOptions(explain=True)).heat is None
+
+
+def test_a_network_that_cannot_be_explained_still_gives_its_result(monkeypatch):
+    def no_maps(*_):
+        raise InputError("this network has no feature maps")
+
+    monkeypatch.setattr(Classifier, "explain", no_maps)
+    result = fixed_pipeline().run(phantom_slice(7, "meningioma").image, RunOptions(explain=True))
+    assert result.label == "meningioma"
+    assert result.heat is None
+    assert result.review[-1] == "no explanation: this network has no feature maps"
+
+
+# ---- prediction sets ----
+
+
+def test_the_label_is_in_its_prediction_set_at_any_threshold():
+    pipeline = fixed_pipeline(0.9)
+    card = pipeline.classifier.card | {"conformal": {"thresholds": dict.fromkeys(("no_tumor", "glioma"), 0.99)}}
+    card["conformal"]["thresholds"] |= {"meningioma": 0.5, "pituitary": 0.99}
+    pipeline = replace(pipeline, classifier=replace(pipeline.classifier, card=card))
+    image = phantom_slice(7, "meningioma").image
+    for threshold in (0.0, 0.5, 1.0):
+        result = replace(pipeline, threshold=threshold).run(image)
+        assert result.label in result.prediction_set
+        assert "meningioma" in result.prediction_set

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a slice and its mirror image get the same answer, and nobody pays for it unasked."""
+"""Test-time augmentation: a slice and its mirror image get the same answer. It is off by default."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tumorlens.data.preprocessing.preprocess import Preprocess
 
 @pytest.fixture(scope="module")
 def pair():
-    """Prepared phantoms, and the same mirrored."""
+    """Prepared phantoms and their mirror images."""
     preprocess = Preprocess(224)
     images = np.stack([preprocess(phantom_slice(k, "glioma").image).image for k in (3, 4)])
     return images, np.ascontiguousarray(images[:, :, ::-1])
@@ -36,13 +36,13 @@ def test_the_mask_is_mirrored_back(pipeline, pair):
     assert (plain.predict(pair[0]) != one).any()
 
 
-def test_a_run_says_whether_it_was_used(tumorlens, tmp_path):
+def test_a_result_reports_whether_it_was_used(tumorlens, tmp_path):
     from PIL import Image
 
     Image.fromarray(phantom_slice(3, "glioma").image).save(tmp_path / "a.png")
-    for flags, told in (([], False), (["--tta"], True)):
-        out = tmp_path / f"out{told}"
+    for flags, used in (([], False), (["--tta"], True)):
+        out = tmp_path / f"out{used}"
         done = tumorlens("run", tmp_path / "a.png", "-o", out, *flags)
         assert done.exit_code == 0
         models = json.loads(next(out.rglob("result.json")).read_text())["models"]
-        assert [models[stage]["tta"] for stage in ("classification", "segmentation")] == [told, told]
+        assert [models[stage]["tta"] for stage in ("classification", "segmentation")] == [used, used]

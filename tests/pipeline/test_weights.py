@@ -1,4 +1,4 @@
-"""The shipped weights: whole, described, and still saying what they said when they were made."""
+"""The shipped weights: whole, described by their cards, and with the outputs recorded when they were made."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def test_recorded_outputs(pipeline, kind, seed):
     assert result.tumor_area_px == pytest.approx(area, rel=0.05, abs=5)
 
 
+@pytest.mark.slow
 def test_lesions_of_phantoms_are_found(pipeline):
-    """Where they are; their type is no promise, as only a real tumor has one."""
+    """The place is checked and the type is not, because only a real tumor has a type."""
     scores = []
     for kind in ("glioma", "meningioma", "pituitary"):
         for seed in range(20, 26):

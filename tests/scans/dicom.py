@@ -68,7 +68,7 @@ def headers(series=None, **tags):
 
 
 def save_series(folder, volume, affine, plane="axial", shuffle=3, **tags):
-    """Write a classic MR series, one file a slice; names and instance numbers say nothing of the order.
+    """Write a classic MR series, one file a slice; names and instance numbers do not follow the order.
 
     Args:
         folder: Where to.
@@ -162,7 +162,7 @@ def _ds(value):
 
 
 def small_volume(seed=0, shape=(20, 24, 9)):
-    """Random voxels, so that no flip or swap goes unseen, with an affine of three different spacings."""
+    """Random voxels, so that every flip or swap shows, with an affine of three different spacings."""
     volume = np.random.default_rng(seed).integers(-200, 3000, shape).astype(np.int16)
     return volume, np.array([[1.1, 0, 0, -30], [0, 0.7, 0, -20], [0, 0, 4.5, 10], [0, 0, 0, 1.0]])
 

@@ -1,4 +1,4 @@
-"""DICOM series of every kind, lesions and results for the tests of what is written back to DICOM, and its judge."""
+"""DICOM series of every kind, lesions and results for the tests of DICOM results, and dciodvfy as their judge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALGORITHM = Algorithm("tumorlens Res-U-Net (resnet50)", "0.1.0", "ab" * 32, {"th
 
 
 def turned(affine):
-    """The affine of a head that lies askew in the scanner."""
+    """The affine of a head that lies oblique in the scanner."""
     a, b = np.radians([14.0, -9.0])
     x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
@@ -59,7 +59,7 @@ def saved(folder, kind, **tags):
 
 
 def with_lesions(scan):
-    """A numbered mask with two lesions that share slices, a hole in one, and none in slices that are missing."""
+    """A numbered mask with two lesions that share slices, one with a hole, and none in missing slices."""
     numbers = np.zeros(scan.voxels.shape, np.uint16)
     a, b, c = (max(n // 2, 1) for n in scan.voxels.shape)
     numbers[2:a, 3:b, : c + 1] = 1
@@ -72,7 +72,7 @@ def with_lesions(scan):
 
 
 def lesion(number, **known):
-    """A lesion whose measurements are told apart by its number."""
+    """A lesion with measurements that depend on its number."""
     fields = dict.fromkeys(Lesion.__dataclass_fields__)
     fields |= {"number": number, "voxels": 100 // number, "slice_index": 1}
     fields |= {"volume_mm3": 123.456 / number, "volume_ml": 0.123456 / number}
@@ -124,7 +124,7 @@ def written(folder, scan, label="meningioma", numbers=None):
 
 
 def errors_in(path):
-    """What dciodvfy finds wrong."""
+    """The errors that dciodvfy reports."""
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy (dicom3tools) is not installed")
     done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, errors="replace", check=False)
@@ -133,6 +133,6 @@ def errors_in(path):
 
 
 def value_of(group, name):
-    """The value of the one evaluation or measurement of a group that has this name."""
+    """The value of the evaluation or measurement of a group by its name."""
     (item,) = [i for i in (*group.get_measurements(), *group.get_qualitative_evaluations()) if i.name == name]
     return item.value

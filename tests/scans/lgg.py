@@ -1,4 +1,4 @@
-"""A phantom copy of the LGG set's layout, to try the protocol without the set."""
+"""Phantoms in the layout of the LGG set, to try the protocol without the set."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from tumorlens.data.files import whole_file
 from tumorlens.data.phantom import phantom_volume
 
 _LOWEST_MM, _HIGHEST_MM = -37.0, 73.0  # below and above every phantom glioma
-
-
 _PIXELS = 96
-
-
 _PIXEL_MM = 2.3
 
 
@@ -28,7 +24,7 @@ def write_lgg_phantoms(folder: Path, patients: int = 8, slices: int = 6, seed: i
     patient; the lesion is in some slices, never in the first and last. Masks are 0 and 255.
 
     Args:
-        folder: Where to write; made if need be.
+        folder: Where to write; it is made if it is not there.
         patients: Number of patients.
         slices: Slices each patient, 5 or more, evenly spaced from the skull base to the vertex.
         seed: The same seed gives the same files.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its own habit)
@@ -11,7 +9,7 @@ import SimpleITK as sitk  # noqa: N813 (its own habit)
 from tumorlens.data.formats.metaimage import read_metaimage
 from tumorlens.data.formats.mgh import read_mgh
 from tumorlens.data.formats.nrrd import read_nrrd
-from tumorlens.data.formats.volumes import sniff_volume
+from tumorlens.data.formats.open import sniff
 
 VOXELS = np.random.default_rng(0).integers(0, 900, (6, 7, 5)).astype(np.int16)
 VOXELS[1, 5, 3] = 999  # the marked voxel
@@ -23,7 +21,7 @@ NRRD = ("type: short", "dimension: 3", "sizes: 5 4 3", "endian: little", "encodi
 
 
 def oblique_affine():
-    """An affine with three spacings, a turn and an offset, in which no axis can be taken for another."""
+    """An affine with three spacings, a rotation and an offset, so that axes cannot be confused."""
     a, b = 0.2, -0.1
     turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
     turn = turn @ np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
@@ -53,10 +51,7 @@ def save_as(folder, suffix, voxels, affine):
 
 def read_volume(path, frame=None):
     """By content, as the program does."""
-    head = path.read_bytes()
-    kind = sniff_volume((gzip.decompress(head) if head[:2] == b"\x1f\x8b" else head)[:560])
-    assert kind
-    return READERS[kind](path, frame)
+    return READERS[sniff(path)](path, frame)
 
 
 def place_of(affine, index):

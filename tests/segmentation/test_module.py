@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.data.training.runs import quiet, segmenter_config
 from tumorlens.data.training.partition import load_partition

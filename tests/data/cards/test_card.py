@@ -15,7 +15,7 @@ from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.classification.predict import Classifier
 from tumorlens.classification.trust.calibration import TEMPERATURES
 from tumorlens.data.cards.card import _TEMPERATURES
-from tumorlens.data.cards.weights import load_weights, read_state, save_weights
+from tumorlens.data.cards.weights import card_text, load_weights, read_state, save_weights
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.normalization import IMAGENET, Normalization, normalization_of
@@ -23,6 +23,7 @@ from tumorlens.segmentation.model import build_segmenter, initialize_encoder
 from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 from tumorlens.segmentation.predict import Segmenter
 
+HASHES = {"train": ["a"], "validation": [], "test": [], "start": None}
 THRESHOLDS = dict.fromkeys(CLASSES, 0.2)
 RESNET = find_architecture("resnet50")
 
@@ -59,43 +60,55 @@ def test_a_missing_card(copy):
     [
         ({"preprocess_version": 0}, "preprocessing version 0"),
         ({"classes": ["a", "b"]}, "is needed"),
-        ({"architecture": "vgg16"}, "the checkpoint is of another architecture"),
+        ({"architecture": "resnet18"}, "the checkpoint is of another architecture"),
         ({"architecture": "nonet"}, "architecture 'nonet' is not one of cnn, mlp"),
-        ({"architecture": 7}, "architecture 7 is no name"),
+        ({"architecture": 7}, "architecture 7 is not a name"),
         ({"classes": ["a", "b"]}, r"this model is for \['a', 'b'\]"),
         ({"stage": "segmentation"}, "for segmentation, not for classification"),
         ({"schema_version": 99}, "unknown schema"),
-        ({"operating_point": {}}, "tumor_threshold None is no number from 0 to 1"),
-        ({"operating_point": "high"}, "tumor_threshold None is no number"),
-        ({"operating_point": {"tumor_threshold": 5}}, "tumor_threshold 5 is no number from 0 to 1"),
-        ({"input_size": 0}, "input_size 0 is no whole number from 32 on"),
-        ({"input_size": "abc"}, "input_size 'abc' is no whole number from 32 on"),
-        ({"calibration": None}, "calibration None is no JSON object"),
-        ({"calibration": [1.5]}, r"calibration \[1.5\] is no JSON object"),
-        ({"calibration": {}}, "calibration.temperature None is no number from 0.05 to 20"),
-        ({"calibration": {"temperature": 0}}, "calibration.temperature 0 is no number from 0.05 to 20"),
-        ({"calibration": {"temperature": "1"}}, "calibration.temperature '1' is no number"),
-        ({"calibration": {"temperature": float("nan")}}, "calibration.temperature nan is no number"),
-        ({"calibration": {"temperature": True}}, "calibration.temperature True is no number"),
-        ({"conformal": None}, "conformal None is no JSON object"),
-        ({"conformal": {}}, "conformal.thresholds None is no JSON object"),
-        ({"conformal": {"thresholds": {"glioma": 0.1}}}, r"conformal.thresholds are for \['glioma'\], not for"),
+        ({"operating_point": {}}, "operating_point.tumor_threshold None is not a number from 0 to 1"),
+        ({"operating_point": "high"}, "operating_point 'high' is not a JSON object"),
+        ({"operating_point": {"tumor_threshold": 5}}, "tumor_threshold 5 is not a number from 0 to 1"),
+        ({"input_size": 0}, "input_size 0 is not a whole number from 32 on"),
+        ({"input_size": "abc"}, "input_size 'abc' is not a whole number from 32 on"),
+        ({"calibration": None}, "calibration None is not a JSON object"),
+        ({"calibration": [1.5]}, r"calibration \[1.5\] is not a JSON object"),
+        ({"calibration": {}}, "calibration.temperature None is not a number from 0.05 to 20"),
+        ({"calibration": {"temperature": 0}}, "calibration.temperature 0 is not a number from 0.05 to 20"),
+        ({"calibration": {"temperature": "1"}}, "calibration.temperature '1' is not a number"),
+        ({"calibration": {"temperature": float("nan")}}, "calibration.temperature nan is not a number"),
+        ({"calibration": {"temperature": True}}, "calibration.temperature True is not a number"),
+        ({"conformal": None}, "conformal None is not a JSON object"),
+        ({"conformal": {}}, "conformal.thresholds None is not a JSON object"),
+        (
+            {"conformal": {"thresholds": {"glioma": 0.1}}},
+            r"conformal.thresholds \{'glioma': 0.1\} is not a JSON object with a threshold for each of no_tumor, glioma",
+        ),
         (
             {"conformal": {"thresholds": THRESHOLDS | {"glioma": 2}}},
-            "glioma 2 is neither a number from 0 to 1",
+            "conformal.thresholds.glioma 2 is not a number from 0 to 1 or null",
         ),
-        ({"conformal": {"thresholds": THRESHOLDS | {"metastasis": 0.1}}}, "conformal.thresholds are for"),
-        ({"calibration": {"temperature": 10**400}}, "is no number from 0.05"),
+        (
+            {"conformal": {"thresholds": THRESHOLDS | {"metastasis": 0.1}}},
+            "'metastasis': 0.1} is not a JSON object with",
+        ),
+        ({"calibration": {"temperature": 10**400}}, "is not a number from 0.05"),
         ({"refusal": {"layer": "layer3", "bias": 0, "limit": 10**400}}, "refusal.limit 1"),
-        ({"refusal": []}, r"refusal \[\] is no JSON object"),
-        ({"refusal": None}, "refusal None is no JSON object"),
-        ({"refusal": {"bias": 0, "limit": 1}}, "refusal.layer None is no name"),
-        ({"refusal": {"layer": "layer3", "bias": None, "limit": 1}}, "refusal.bias None is no number"),
-        ({"refusal": {"layer": "layer3", "bias": 0, "limit": float("inf")}}, "refusal.limit inf is no number"),
-        ({"normalization": None}, "normalization None is no JSON object"),
-        ({"normalization": {"mean": [0, 0, 0]}}, "normalization.std None are not three numbers above 0"),
-        ({"normalization": {"mean": [0, 0], "std": [1, 1, 1]}}, r"normalization.mean \[0, 0\] are not three numbers"),
-        ({"normalization": {"mean": [0, 0, 0], "std": [1, 1, 0]}}, r"normalization.std \[1, 1, 0\] are not three"),
+        ({"refusal": []}, r"refusal \[\] is not a JSON object"),
+        ({"refusal": None}, "refusal None is not a JSON object"),
+        ({"refusal": {"bias": 0, "limit": 1}}, "refusal.layer None is not a name"),
+        ({"refusal": {"layer": "layer3", "bias": None, "limit": 1}}, "refusal.bias None is not a number"),
+        ({"refusal": {"layer": "layer3", "bias": 0, "limit": float("inf")}}, "refusal.limit inf is not a number"),
+        ({"normalization": None}, "normalization None is not a JSON object"),
+        ({"normalization": {"mean": [0, 0, 0]}}, "normalization.std None is not a list of three numbers above 0"),
+        (
+            {"normalization": {"mean": [0, 0], "std": [1, 1, 1]}},
+            r"normalization.mean \[0, 0\] is not a list of three numbers",
+        ),
+        (
+            {"normalization": {"mean": [0, 0, 0], "std": [1, 1, 0]}},
+            r"normalization.std \[1, 1, 0\] is not a list of three",
+        ),
     ],
 )
 def test_a_card_that_does_not_fit(copy, change, reason):
@@ -109,14 +122,14 @@ def test_a_card_that_says_when_to_believe_it(copy):
     """Thresholds of classes that were never seen are null; whole numbers are numbers; all of it may be absent."""
     card = copy.with_suffix(".json")
     content = json.loads(card.read_text())
-    told = {
+    trust = {
         "calibration": {"temperature": 20},
         "conformal": {"thresholds": THRESHOLDS | {"glioma": None, "pituitary": 0}},
         "normalization": {"mean": [0, 0, 0.5], "std": [1, 0.5, 0.5]},
     }
-    card.write_text(json.dumps(content | told))
+    card.write_text(json.dumps(content | trust))
     load_weights(copy, "classification")
-    bare = {k: v for k, v in content.items() if k not in (*told, "refusal")}
+    bare = {k: v for k, v in content.items() if k not in (*trust, "refusal")}
     card.write_text(json.dumps(bare))
     load_weights(copy, "classification")
 
@@ -159,12 +172,16 @@ def test_a_refusal_that_reads_no_layer(copy):
 @pytest.mark.parametrize(
     ("training", "reason"),
     [
-        (None, "training is no JSON object"),
-        ({"fold": "0"}, r"training\.fold '0' is no whole number"),
-        ({"seed": 2**32}, r"training\.seed 4294967296 is no number from 0 to 4294967295"),
-        ({"seed": -1}, r"training\.seed -1 is no number from 0"),
-        ({"data": "brisc"}, r"training\.data 'brisc' is no list of names"),
-        ({"data": [1]}, r"training\.data \[1\] is no list of names"),
+        (None, "training None is not a JSON object"),
+        ({"fold": "0"}, r"training\.fold '0' is not a whole number from 0 on"),
+        ({"seed": 2**32}, r"training\.seed 4294967296 is not a whole number from 0 to 4294967295"),
+        ({"seed": -1}, r"training\.seed -1 is not a whole number from 0"),
+        ({"data": "brisc"}, r"training\.data 'brisc' is not a list of names"),
+        ({"data": [1]}, r"training\.data \[1\] is not a list of names"),
+        ({"patient_hashes": ["a"]}, r"training\.patient_hashes \['a'\] is not a JSON object"),
+        ({"patient_hashes": HASHES | {"test": "a"}}, r"training\.patient_hashes\.test 'a' is not a list of hashes"),
+        ({"patient_hashes": HASHES | {"start": [1]}}, r"hashes\.start \[1\] is not a list of hashes or null"),
+        ({"patient_hashes": {"train": []}}, r"training\.patient_hashes\.validation None is not a list of hashes"),
     ],
 )
 def test_a_card_whose_training_cannot_be(copy, training, reason):
@@ -188,14 +205,24 @@ def test_a_segmenters_card(tmp_path):
         (tmp_path / f"s{suffix}").write_bytes(SEGMENTER.with_suffix(suffix).read_bytes())
     card = json.loads((tmp_path / "s.json").read_text())
     for change, reason in (
-        ({"decoder_channels": [1, 2]}, "are not five whole numbers"),
-        ({"encoder": 7}, "encoder 7 is no name"),
-        ({"normalization": [0.5]}, r"normalization \[0.5\] is no JSON object"),
-        ({"operating_point": {"mask_threshold": 0.5}}, "min_lesion_px None is no number"),
+        ({"decoder_channels": [1, 2]}, "is not a list of five whole numbers above 0"),
+        ({"encoder": 7}, "encoder 7 is not a name"),
+        ({"normalization": [0.5]}, r"normalization \[0.5\] is not a JSON object"),
+        ({"operating_point": {"mask_threshold": 0.5}}, "min_lesion_px None is not a number"),
     ):
         (tmp_path / "s.json").write_text(json.dumps(card | change))
         with pytest.raises(InputError, match=reason):
             Segmenter.load(tmp_path / "s.safetensors", "cpu")
+
+
+def test_hashes_of_patients_stand_seven_a_line(tmp_path):
+    hashes = [f"{i:012x}" for i in range(15)]
+    card = {"training": {"fold": 0, "patient_hashes": HASHES | {"train": hashes, "start": hashes[:1]}}, "sha256": "x"}
+    text = card_text(card)
+    assert json.loads(text) == card
+    lines = [line for line in text.splitlines() if "00000000" in line]
+    assert [line.count("00000000") for line in lines] == [7, 7, 1, 1]
+    assert max(map(len, lines)) <= 120
 
 
 def test_the_other_stage_is_refused():

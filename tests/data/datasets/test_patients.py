@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.data.inspection.test_divide import table
 from tests.scans.dicom import edit, save_series
+from tests.scans.phantoms import read_rows
 from tumorlens.data.config import DataConfig
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.inspection.check import check_set
@@ -46,7 +46,7 @@ def test_slices_of_one_patient_id_are_one_patient(hospital, tmp_path):
     assert [s.patient for s in prepare(samples, Preprocess(64)).samples] == [s.patient for s in samples]
     index = tmp_path / "index.csv"
     write_index(divide(hospital, shares=(0.5, 0.25, 0.25)), index)
-    assert len({(row["patient"], row["split"]) for row in table(index)}) == 4
+    assert len({(row["patient"], row["split"]) for row in read_rows(index)}) == 4
     run = load_partition(DataConfig((f"{index}@{hospital}",), split="official", size=64))
     assert len({s.patient for s in run.train.samples}) == 2
 
@@ -72,7 +72,7 @@ def test_without_a_patient_id_a_study_is_a_patient(tmp_path, patient):
     assert all(whose.values())
 
 
-def test_the_index_knows_better_than_the_header(hospital):
+def test_the_index_overrules_the_header(hospital):
     rows = [f"glioma/{k}_0.dcm,glioma,{'mine' if k == 0 else ''}" for k in range(2)]
     (hospital / "index.csv").write_text("\n".join(["image,label,patient", *rows]))
     first, second = load_samples(hospital)
@@ -89,7 +89,7 @@ def test_a_volume_of_dicom_belongs_to_its_patient(tmp_path):
     assert check_set(tmp_path).patients == 1
 
 
-def test_a_single_slice_is_no_volume_without_a_mask(hospital):
+def test_a_single_slice_is_not_a_volume_without_a_mask(hospital):
     report = check_set(hospital)
     assert report.of("volume_without_mask") == []
     assert len(report.of("no_mask")) == 12

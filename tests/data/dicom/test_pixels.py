@@ -69,14 +69,14 @@ def test_files_of_other_writers(name, reference):
 
 @pytest.mark.parametrize("name", ["SC_rgb_jpeg_gdcm.dcm", "SC_rgb_small_odd_jpeg.dcm"])
 def test_jpeg_decoders_are_installed(name):
-    """JPEG lossless and baseline; none of these files is an MR, so the decoder is asked directly."""
+    """JPEG lossless and baseline; none of these files is an MR, so the test calls the decoder."""
     from tumorlens.data.dicom.pixels import stored_frames
 
     ds = pydicom.dcmread(get_testdata_file(name))
     assert stored_frames(ds, [0])[0].any()
 
 
-def test_rescaling_is_undone_slice_by_slice(tmp_path):
+def test_rescaling_is_applied_slice_by_slice(tmp_path):
     volume, affine = small_volume()
     paths = save_series(tmp_path, volume, affine)
     plain = open_scan(tmp_path)
@@ -88,7 +88,7 @@ def test_rescaling_is_undone_slice_by_slice(tmp_path):
     assert scaled.voxels.dtype == np.float32
 
 
-def test_monochrome1_is_turned_over(tmp_path):
+def test_monochrome1_is_inverted(tmp_path):
     volume, affine = small_volume()
     paths = save_series(tmp_path, volume, affine)
     plain = open_scan(tmp_path).voxels.astype(int)
@@ -162,7 +162,7 @@ def ds_without_meta(ds):
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16])
-def test_turning_over_does_not_overflow(tmp_path, dtype):
+def test_inversion_does_not_overflow(tmp_path, dtype):
     from tumorlens.data.dicom.pixels import _finished
 
     limits = np.iinfo(dtype)

@@ -12,11 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-)
 from scipy.spatial.transform import Rotation
 
 from tests.scans.dicom import PATIENT, edit, planes_of, save_enhanced, save_series, small_volume
@@ -44,7 +40,7 @@ def world_of(scan, value):
 
 @pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("oblique", [False, True])
-def test_each_voxel_lies_where_it_was(tmp_path, plane, oblique):
+def test_each_voxel_keeps_its_place(tmp_path, plane, oblique):
     volume, affine = small_volume()
     affine = rotated(affine) if oblique else affine
     volume[3, 17, 2] = 9999  # one voxel of known place
@@ -105,7 +101,7 @@ def check_against_dcm2niix(folder, tmp_path):
     return scan
 
 
-def test_the_order_is_the_position_whatever_names_and_numbers_say(tmp_path):
+def test_the_order_is_the_position_not_the_names_and_numbers(tmp_path):
     volume, affine = small_volume()
     for shuffle in (1, 2):
         save_series(tmp_path / str(shuffle), volume, affine, shuffle=shuffle)
@@ -121,7 +117,7 @@ def test_a_single_image_without_place_is_a_picture(tmp_path):
     assert any("place in space" in warning for warning in scan.warnings)
 
 
-def test_facts_name_no_patient(tmp_path):
+def test_facts_do_not_name_the_patient(tmp_path):
     volume, affine = small_volume()
     save_series(tmp_path, volume, affine)
     scan = open_scan(tmp_path)
@@ -131,8 +127,9 @@ def test_facts_name_no_patient(tmp_path):
     assert not hasattr(scan.dicom.datasets[0], "PixelData")
 
 
+@pytest.mark.slow
 def test_reading_is_quick(tmp_path):
-    """0.3 s for 100 slices of 512 x 512; twice that is allowed for a busy machine, best of three."""
+    """0.3 s for 100 slices of 512 x 512; twice that is allowed on a busy machine, best of three."""
     volume = np.random.default_rng(0).integers(0, 3000, (512, 512, 100)).astype(np.int16)
     save_series(tmp_path, volume, np.diag([0.5, 0.5, 1.5, 1]))
     seconds = []
@@ -144,18 +141,18 @@ def test_reading_is_quick(tmp_path):
 
 
 def test_phantom_lesion_keeps_its_place(tmp_path):
-    phantom = phantom_volume(7, "meningioma")
+    phantom = phantom_volume(7, "meningioma", shape=(96, 112, 16), spacing_mm=(2.0, 2.0, 7.0))
     save_series(tmp_path / "image", phantom.image, phantom.affine, "sagittal")
     save_series(tmp_path / "mask", phantom.mask.astype(np.int16), phantom.affine, "sagittal")
     image, mask = open_scan(tmp_path / "image"), open_scan(tmp_path / "mask")
     np.testing.assert_allclose(image.affine, mask.affine, atol=1e-6)
-    centre = (image.affine @ [*np.argwhere(mask.voxels).mean(axis=0), 1])[:3]
+    center = (image.affine @ [*np.argwhere(mask.voxels).mean(axis=0), 1])[:3]
     truth = (phantom.affine @ [*np.argwhere(phantom.mask).mean(axis=0), 1])[:3]
-    np.testing.assert_allclose(centre, truth, atol=1e-3)
+    np.testing.assert_allclose(center, truth, atol=1e-3)
 
 
-def test_planes_of_is_right_itself():
-    """The writer of the tests, checked on a volume that can be told by eye."""
+def test_the_writer_of_the_tests_is_right():
+    """Checked on a volume of one bright voxel."""
     volume = np.zeros((3, 3, 3), np.int16)
     volume[2, 0, 1] = 7  # right, posterior
     frames, positions, orientation, _ = planes_of(volume, np.eye(4))
@@ -176,48 +173,28 @@ def test_files_that_share_a_uid_but_differ_are_all_read(tmp_path):
     assert "1 file is a copy of others and left out" in open_scan(tmp_path).warnings
 
 
-def test_files_without_a_uid_share_none(tmp_path):
+def test_files_without_a_uid_do_not_share_one(tmp_path):
     volume, affine = small_volume()
     edit(save_series(tmp_path, volume, affine), SOPInstanceUID=None)
     scan = open_scan(tmp_path)
     assert scan.n_slices == 9 and not any("UID" in w for w in scan.warnings)
 
 
-def test_bombs_inside_dicom_are_refused_at_once(tmp_path):
+def test_an_impossible_number_of_frames_is_refused_at_once(tmp_path):
     volume, affine = small_volume(shape=(20, 24, 1))
-    (path,) = save_series(tmp_path / "a", volume, affine)
+    (path,) = save_series(tmp_path, volume, affine)
     edit([path], NumberOfFrames=1_900_000_000)
     with pytest.raises(InputError, match="impossible size"):
         open_scan(path)
-    ds = pydicom.dcmread(path)
-    ds.NumberOfFrames = 1
-    ds.add_new((0x0009, 0x0010), "LO", "X")
-    ds.add_new((0x0009, 0x1001), "OB", bytes(600 * 2**20))
-    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    pydicom.dcmwrite(tmp_path / "bomb.dcm", ds, implicit_vr=False, little_endian=True)
-    with pytest.raises(InputError, match="would inflate to over 512 MiB"):
-        open_scan(tmp_path / "bomb.dcm")
 
 
-def test_reading_leaves_the_warning_filters_of_the_program_alone(tmp_path):
-    import warnings
-    from concurrent.futures import ThreadPoolExecutor
-
-    volume, affine = small_volume()
-    paths = save_series(tmp_path, volume, affine)
-    open_scan(paths[0])
-    before = list(warnings.filters)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(open_scan, paths * 6))
-    assert warnings.filters == before
-
-
-def test_a_damaged_enhanced_header_is_an_input_error(tmp_path):
+@pytest.mark.parametrize("times", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_a_damaged_enhanced_header_is_an_input_error(tmp_path, times):
     volume, affine = small_volume(shape=(8, 8, 6))
     raw = save_enhanced(tmp_path / "e.dcm", volume, affine).read_bytes()
     end, rng = len(raw) - 8 * 8 * 6 * 2, np.random.default_rng(0)
     (tmp_path / "m.dcm").write_bytes(raw)
-    for _ in range(400):
+    for _ in range(times):
         broken = bytearray(raw)
         for at in rng.integers(132, end, rng.integers(1, 5)):
             broken[at] = rng.integers(0, 256)

@@ -34,14 +34,14 @@ hd = pytest.importorskip("highdicom")
 KINDS = ("axial", "sagittal", "coronal", "oblique", "enhanced", "two enhanced", "gaps", "single")
 
 
-def assert_in_place(found, affine_ras, wanted, scan):
+def assert_in_place(drawn, affine_ras, expected, scan):
     """The voxels of one mask lie, in mm, where those of the other lie by the scan's affine, and none is left over."""
-    places = np.argwhere(found) @ affine_ras[:3, :3].T + affine_ras[:3, 3]
+    places = np.argwhere(drawn) @ affine_ras[:3, :3].T + affine_ras[:3, 3]
     index = (places - scan.affine[:3, 3]) @ np.linalg.inv(scan.affine[:3, :3]).T
     assert np.abs(index - index.round()).max() < 1e-3
-    there = np.zeros(wanted.shape, bool)
+    there = np.zeros(expected.shape, bool)
     there[tuple(index.round().astype(int).T)] = True
-    np.testing.assert_array_equal(there, wanted)
+    np.testing.assert_array_equal(there, expected)
 
 
 def as_ras(affine_lps):
@@ -103,11 +103,11 @@ def test_a_flawed_header_does_no_harm(tmp_path, flaw, recwarn):
     paths = save_series(tmp_path / "series", pixels(), AFFINE)
     for path in paths:  # afterwards, because pydicom would not write some of them
         ds = dcmread(path)
-        for name, found in tags.items():
-            if found is None and name in ds:
+        for name, value in tags.items():
+            if value is None and name in ds:
                 delattr(ds, name)
-            elif found is not None:
-                ds.add_new(name, ds[name].VR if name in ds else _VR[name], found)
+            elif value is not None:
+                ds.add_new(name, ds[name].VR if name in ds else _VR[name], value)
         ds.save_as(path)
     scan = read_series(paths)
     recwarn.clear()
@@ -137,7 +137,7 @@ def test_objects_of_a_real_series(tmp_path, real):
     for path in paths:
         assert errors_in(path) == [], path.name
     segmentation, source = dcmread(paths[0]), scan.dicom.datasets[0]
-    assert segmentation.PatientSex == ""  # the source's 0000 is no code
+    assert segmentation.PatientSex == ""  # the source's 0000 is not a code
     for name in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber", "StudyID", "StudyDescription"):
         assert str(segmentation[name].value) == str(source[name].value)
     assert segmentation.FrameOfReferenceUID == source.FrameOfReferenceUID
@@ -298,19 +298,19 @@ def test_names_that_archives_file_under_are_passed_on_and_free_text_is_not(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [("5", 502), ("601", 60102), ("0", 2), ("-3", 2), ("", 2), (str(2**31 - 1), 2)]
+    ("of_source", "expected"), [("5", 502), ("601", 60102), ("0", 2), ("-3", 2), ("", 2), (str(2**31 - 1), 2)]
 )
-def test_series_numbers_stay_within_their_limits(given, wanted):
+def test_series_numbers_stay_within_their_limits(of_source, expected):
     ds = Dataset()
-    ds.SeriesNumber = given
-    assert series_number(DicomSource((ds,), ()), 2) == wanted
+    ds.SeriesNumber = of_source
+    assert series_number(DicomSource((ds,), ()), 2) == expected
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing"])
-def test_no_geometry_is_told_in_a_sentence(tmp_path, name):
+def test_missing_geometry_is_reported_in_a_sentence(tmp_path, name):
     scan = read_series(saved(tmp_path, "axial"))
     for ds in scan.dicom.datasets:
         delattr(ds, name)
@@ -319,14 +319,14 @@ def test_no_geometry_is_told_in_a_sentence(tmp_path, name):
     assert not (tmp_path / "seg.dcm").exists()
 
 
-def test_different_frames_of_reference_are_told_in_a_sentence(tmp_path):
+def test_different_frames_of_reference_are_reported_in_a_sentence(tmp_path):
     scan = read_series(saved(tmp_path, "axial"))
     scan.dicom.datasets[3].FrameOfReferenceUID = generate_uid()
     with pytest.raises(InputError, match="different frames of reference"):
         write_mask_dicom(tmp_path / "seg.dcm", with_lesions(scan), scan, "glioma", ALGORITHM)
 
 
-def test_no_uid_is_told_in_a_sentence(tmp_path):
+def test_a_missing_uid_is_reported_in_a_sentence(tmp_path):
     scan = read_series(saved(tmp_path, "axial"))
     del scan.dicom.datasets[2].SOPInstanceUID
     result = result_of(scan)
@@ -336,7 +336,7 @@ def test_no_uid_is_told_in_a_sentence(tmp_path):
         write_overlay_dicom(tmp_path / "sc.dcm", np.zeros((8, 8, 3), np.uint8), result)
 
 
-def test_what_highdicom_does_not_take_is_told_in_a_sentence(tmp_path):
+def test_a_source_that_highdicom_refuses_is_reported_in_a_sentence(tmp_path):
     scan = read_series(saved(tmp_path, "axial"))
     for ds in scan.dicom.datasets:
         ds.ImageOrientationPatient = [1, 0, 0, 1, 0, 0]

@@ -60,7 +60,7 @@ def test_a_header_that_lies_about_the_size_gives_no_more_than_it_says(tmp_path):
     assert not (tmp_path / "in").exists()
 
 
-def test_a_password_and_damage_are_told(tmp_path):
+def test_a_password_and_damage_are_reported(tmp_path):
     path = pack(tmp_path / "a.zip", {"a": b"x" * 100})
     raw = bytearray(path.read_bytes())
     raw[6] |= 1
@@ -89,7 +89,7 @@ def test_an_entry_without_a_name_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_entries_of_one_name_and_odd_characters_are_told(tmp_path):
+def test_entries_of_one_name_and_odd_characters_are_reported(tmp_path):
     with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
         archive.writestr("a", b"1")
         archive.writestr("a", b"2")
@@ -100,7 +100,7 @@ def test_entries_of_one_name_and_odd_characters_are_told(tmp_path):
     assert "(../?[31m?x)" in str(caught.value)
 
 
-def test_every_damaged_compression_is_told(tmp_path):
+def test_every_damaged_compression_is_reported(tmp_path):
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
         path = tmp_path / f"{method}.zip"
         with zipfile.ZipFile(path, "w", method) as archive:

@@ -1,4 +1,4 @@
-"""MGH: the voxels' own type, and no place where the header gives none."""
+"""MGH: voxels keep their type, and a header without a place gives none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,11 @@
-"""NRRD: which spaces are the patient's, the spacing where there is none, and which axis is the frames'."""
+"""NRRD: encodings, the spaces of the patient, the spacing of files without a place, the axis of the frames."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+
+import nrrd
 import numpy as np
 import pytest
 
@@ -109,7 +113,7 @@ def test_data_in_several_files(tmp_path, pattern, names):
 @pytest.mark.parametrize("pattern", ["s%03d.raw", "s%d.raw 1 3 0", "s%d%d.raw 1 3 1", "s%9999d.raw 1 3 1"])
 def test_patterns_that_name_no_files(tmp_path, pattern):
     path = save_nrrd(tmp_path / "a.nhdr", *NRRD, f"data file: {pattern}")
-    with pytest.raises(InputError, match="are no pattern"):
+    with pytest.raises(InputError, match="are not a pattern with a first number"):
         read_volume(path)
 
 
@@ -117,3 +121,87 @@ def test_patterns_stay_in_the_headers_own_folder(tmp_path):
     path = save_nrrd(tmp_path / "a.nhdr", *NRRD, "data file: ../s%d.raw 1 3 1")
     with pytest.raises(InputError, match="outside its own folder"):
         read_volume(path)
+
+
+DATA = SMALL.tobytes()
+NUMBERS = " ".join(str(number) for number in SMALL).encode()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        ("raw", DATA),
+        ("gzip", gzip.compress(DATA)),
+        ("gz", gzip.compress(DATA[:40]) + gzip.compress(DATA[40:])),
+        ("bzip2", bz2.compress(DATA)),
+        ("bz2", bz2.compress(DATA)),
+        ("text", NUMBERS),
+        ("ascii", NUMBERS.replace(b" ", b",\n")),
+        ("hex", DATA.hex().encode()),
+    ],
+)
+def test_encodings(tmp_path, encoding, data):
+    fields = (*NRRD[:4], f"encoding: {encoding}")
+    attached = save_nrrd(tmp_path / "a.nrrd", *fields, data=data)
+    (tmp_path / "b.raw").write_bytes(data)
+    detached = save_nrrd(tmp_path / "b.nhdr", *fields, "data file: b.raw")
+    for path in (attached, detached):
+        np.testing.assert_array_equal(read_volume(path).voxels.ravel("F"), SMALL)
+
+
+def test_an_unknown_encoding_is_named(tmp_path):
+    path = save_nrrd(tmp_path / "a.nrrd", *NRRD[:4], "encoding: zstd", data=DATA)
+    with pytest.raises(InputError, match="the NRRD encoding zstd cannot be read; save it as raw or gzip"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "skips", "data"),
+    [
+        ("raw", ("byte skip: 3",), b"abc" + DATA),
+        ("raw", ("byteskip: -1",), b"whatever precedes it" + DATA),
+        ("raw", ("line skip: 2",), b"one\ntwo\n" + DATA),
+        ("raw", ("lineskip: 1", "byte skip: 2"), b"one\nab" + DATA),
+        ("gzip", ("byte skip: 3",), gzip.compress(b"abc" + DATA)),
+    ],
+)
+def test_what_precedes_the_data_is_skipped(tmp_path, encoding, skips, data):
+    path = save_nrrd(tmp_path / "a.nrrd", *NRRD[:4], f"encoding: {encoding}", *skips, data=data)
+    np.testing.assert_array_equal(read_volume(path).voxels.ravel("F"), SMALL)
+
+
+@pytest.mark.parametrize("skip", ["byte skip: -2", "line skip: -1"])
+def test_skips_that_are_not_possible(tmp_path, skip):
+    path = save_nrrd(tmp_path / "a.nrrd", *NRRD, skip, data=DATA)
+    with pytest.raises(InputError, match="is not possible with raw data"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("type: short", "dimension: 4", *NRRD[2:]),
+        ("type: strange", *NRRD[1:]),
+        ("type: block", *NRRD[1:]),
+        (*NRRD[:3], "encoding: raw"),  # no endian
+        (*NRRD, "kinds: domain domain"),
+        (*NRRD, "spacings: 1 1"),
+        (*NRRD[:2], "space: LPS", *NRRD[2:], "space directions: (1,0) (0,1) (1,1)"),
+        (*NRRD[:2], "space: LPS", *NRRD[2:], "space directions: (1,0,0) (0,1,0)"),
+        (*NRRD[:2], "space: LPS", *NRRD[2:], "space directions: (1,0,0) (0,1,0) (0,0,1)", "space origin: (1,2)"),
+    ],
+)
+def test_headers_that_contradict_themselves(tmp_path, fields):
+    path = save_nrrd(tmp_path / "a.nrrd", *fields, data=DATA)
+    with pytest.raises(InputError, match="the NRRD header is damaged"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
+def test_what_pynrrd_writes(tmp_path, encoding):
+    voxels = np.random.default_rng(0).integers(0, 999, (5, 4, 3)).astype(np.int16)
+    header = {"space": "RAS", "space directions": np.diag([2.0, 3, 4]), "space origin": [10, 20, 30]}
+    nrrd.write(str(tmp_path / "a.nrrd"), voxels, header | {"encoding": encoding})
+    scan = read_volume(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(scan.voxels, voxels)
+    np.testing.assert_allclose(scan.affine, [[2, 0, 0, 10], [0, 3, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]])

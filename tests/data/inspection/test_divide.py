@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.scans.lgg import write_lgg_phantoms
+from tests.scans.phantoms import read_rows, save_mat, small_slice, write_rows
 from tests.scans.pictures import save, save_volume
 from tumorlens.data.config import DataConfig
 from tumorlens.data.datasets.load import load_samples
@@ -20,13 +20,8 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
 from tumorlens.data.inspection.divide import assign_parts, divide, write_index
 from tumorlens.data.labels import CLASSES
-from tumorlens.data.phantom import phantom_slice, phantom_volume
+from tumorlens.data.phantom import phantom_volume
 from tumorlens.data.training.partition import load_partition
-
-
-def table(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def many_patients(n=200, seed=0):
@@ -59,7 +54,7 @@ def test_another_seed_another_division():
     assert first != other
 
 
-def test_no_part_goes_without():
+def test_no_part_stays_empty():
     samples = [Sample(Path(f"{p}{k}"), "glioma", f"p{p}") for p in range(3) for k in range(10)]
     assert set(assign_parts(samples, (0.7, 0.15, 0.15))) == {"train", "validation", "test"}
     assert set(assign_parts(samples, (0.8, 0.0, 0.2))) == {"train", "test"}
@@ -71,10 +66,10 @@ def test_an_index_that_training_takes(phantom_set, tmp_path):
     index = tmp_path / "index.csv"
     division = divide(phantom_set)
     write_index(division, index)
-    rows = table(index)
+    rows = read_rows(index)
     assert list(rows[0]) == ["image", "mask", "label", "patient", "split"]
-    assert [r["image"] for r in rows] == [r["image"] for r in table(phantom_set / "index.csv")]
-    assert [r["mask"] for r in rows] == [r["mask"] for r in table(phantom_set / "index.csv")]
+    assert [r["image"] for r in rows] == [r["image"] for r in read_rows(phantom_set / "index.csv")]
+    assert [r["mask"] for r in rows] == [r["mask"] for r in read_rows(phantom_set / "index.csv")]
     parts = {part: {r["patient"] for r in rows if r["split"] == part} for part in ("train", "validation", "test")}
     assert (
         not parts["train"] & parts["validation"] | parts["train"] & parts["test"] | parts["validation"] & parts["test"]
@@ -91,7 +86,7 @@ def test_an_index_that_training_takes(phantom_set, tmp_path):
 def test_folds_that_training_takes(phantom_set, tmp_path):
     index = tmp_path / "index.csv"
     write_index(divide(phantom_set, folds=4), index)
-    rows = table(index)
+    rows = read_rows(index)
     assert {r["fold"] for r in rows} == {"0", "1", "2", "3"}
     assert {r["split"] for r in rows} == {""}
     run = load_partition(DataConfig(data=(f"{index}@{phantom_set}",), fold=3, size=64))
@@ -104,12 +99,12 @@ def test_folds_that_training_takes(phantom_set, tmp_path):
 def test_copies_stay_together_without_patients_and_with(tmp_path):
     """Class folders whose every picture has a mirror image, and an index that gives the mirrors other patients."""
     for i in range(12):
-        image = phantom_slice(i, CLASSES[i % 4], size=128, pixel_mm=1.8).image
+        image = small_slice(i, CLASSES[i % 4]).image
         save(tmp_path / CLASSES[i % 4] / f"{i}a.png", image)
         save(tmp_path / CLASSES[i % 4] / f"{i}b.png", image[:, ::-1].copy())
     index = tmp_path / "index.csv"
     write_index(divide(tmp_path, shares=(0.5, 0.25, 0.25)), index)
-    rows = table(index)
+    rows = read_rows(index)
     by_picture = {}
     for row in rows:
         by_picture.setdefault(Path(row["image"]).stem[:-1], set()).add((row["patient"], row["split"]))
@@ -117,14 +112,11 @@ def test_copies_stay_together_without_patients_and_with(tmp_path):
     load_partition(DataConfig(data=(str(tmp_path),), split="official", size=224))  # the index beside its pictures
     for number, row in enumerate(rows):
         row["patient"] = f"p{number}"
-    with index.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(index, rows, ",".join(rows[0]))
     division = divide(tmp_path, shares=(0.5, 0.25, 0.25), seed=4)
     assert division.merged == 12
     write_index(division, index, overwrite=True)
-    assert len({r["patient"] for r in table(index)}) == 24
+    assert len({r["patient"] for r in read_rows(index)}) == 24
     load_partition(DataConfig(data=(str(tmp_path),), split="official", size=224))
 
 
@@ -144,7 +136,7 @@ def test_volumes_round_trip(tmp_path):
     source = volumes(tmp_path / "set")
     index = tmp_path / "index.csv"
     write_index(divide(source), index)
-    rows = table(index)
+    rows = read_rows(index)
     assert [r["every"] for r in rows] == ["1", "1", "2", "1"]
     assert {r["label"] for r in rows} == {"glioma"}
     assert rows[1]["patient"].startswith("1.nii.gz-")
@@ -164,7 +156,7 @@ def test_the_planes_of_a_volume_round_trip(tmp_path):
     cuts = [f"{row},{cut}" for row in rows for cut in ("", "coronal")]
     (source / "index.csv").write_text("\n".join([f"{head},cut", *cuts]))
     write_index(divide(source), index)
-    assert [row["cut"] for row in table(index)] == ["", "coronal"] * 4
+    assert [row["cut"] for row in read_rows(index)] == ["", "coronal"] * 4
     before, after = load_samples(source), load_samples(f"{index}@{source}")
     assert [(s.image, s.place, s.label) for s in before] == [(s.image, s.place, s.label) for s in after]
     write_index(divide(source), index, overwrite=True)  # it is known as ours
@@ -173,9 +165,9 @@ def test_the_planes_of_a_volume_round_trip(tmp_path):
 def rows_of_one_image(folder, rows):
     """Four patients with a picture each, and an index whose first picture stands in several rows."""
     for i in range(4):
-        save(folder / f"{i}.png", np.stack([phantom_slice(10 * i + c, "glioma").image for c in range(3)], axis=-1))
-        save(folder / f"{i}_a.png", phantom_slice(i, "glioma").mask)
-        save(folder / f"{i}_b.png", phantom_slice(i + 50, "glioma").mask)
+        save(folder / f"{i}.png", np.stack([small_slice(10 * i + c, "glioma").image for c in range(3)], axis=-1))
+        save(folder / f"{i}_a.png", small_slice(i, "glioma").mask)
+        save(folder / f"{i}_b.png", small_slice(i + 50, "glioma").mask)
     more = [f"{i}.png,{i}_a.png,glioma,p{i},1" for i in range(1, 4)]
     (folder / "index.csv").write_text("\n".join(["image,mask,label,patient,channel", *rows, *more]) + "\n")
     return folder
@@ -187,7 +179,7 @@ def test_all_rows_of_an_image_are_kept(tmp_path):
     source, index = rows_of_one_image(tmp_path / "set", first), tmp_path / "index.csv"
     division = divide(source)
     write_index(division, index)
-    rows = [row for row in table(index) if row["image"] == "0.png"]
+    rows = [row for row in read_rows(index) if row["image"] == "0.png"]
     assert [(row["mask"], row["channel"]) for row in rows] == [("0_a.png", "1"), ("0_b.png", "1"), ("0_a.png", "2")]
     assert len({(row["patient"], row["split"]) for row in rows}) == 1
     before, after = load_samples(source), load_samples(f"{index}@{source}")
@@ -213,13 +205,13 @@ def test_groups_of_two_sets_are_not_one_patient(tmp_path):
     for number in range(2):
         folder = tmp_path / f"set{number}"
         for i in range(6):
-            image = phantom_slice(100 * number + i, CLASSES[i % 2], size=128, pixel_mm=1.8).image
+            image = small_slice(100 * number + i, CLASSES[i % 2]).image
             save(folder / CLASSES[i % 2] / f"{i}.png", image)
             save(folder / CLASSES[i % 2] / f"{i}b.png", image[:, ::-1].copy())
         save_volume(folder / "no_tumor" / "v.nii.gz", phantom_volume(number, "no_tumor", (48, 60, 8), (3.9, 3.6, 22)))
         write_index(divide(folder, seed=number), tmp_path / f"{number}.csv")
         sources.append(f"{tmp_path / f'{number}.csv'}@{folder}")
-    patients = [{row["patient"] for row in table(tmp_path / f"{number}.csv")} for number in range(2)]
+    patients = [{row["patient"] for row in read_rows(tmp_path / f"{number}.csv")} for number in range(2)]
     assert [len(names) for names in patients] == [7, 7]
     assert not patients[0] & patients[1]
     assert not [name for names in patients for name in names if str(tmp_path) in name]
@@ -227,10 +219,10 @@ def test_groups_of_two_sets_are_not_one_patient(tmp_path):
     assert len(run.train) > 0
 
 
-def test_a_group_of_look_alikes_is_no_patient_of_a_divided_set(tmp_path):
+def test_a_group_of_look_alikes_is_not_a_patient_of_a_divided_set(tmp_path):
     for name in ("divided", "plain"):
         for i in range(4):
-            save(tmp_path / name / "glioma" / f"{i}.png", phantom_slice(i + 50 * (name == "plain"), "glioma").image)
+            save(tmp_path / name / "glioma" / f"{i}.png", small_slice(i + 50 * (name == "plain"), "glioma").image)
     rows = [f"glioma/{i}.png,glioma,alike-{i + 4}" for i in range(4)]
     (tmp_path / "divided" / "index.csv").write_text("\n".join(["image,label,patient", *rows]))
     run = load_partition(DataConfig((str(tmp_path / "divided"), str(tmp_path / "plain")), split="all", size=64))
@@ -238,13 +230,11 @@ def test_a_group_of_look_alikes_is_no_patient_of_a_divided_set(tmp_path):
 
 
 def test_matlab_files_bring_their_patients(tmp_path):
-    from tests.data.datasets.test_load import save_mat
-
     for i in range(6):
-        save_mat(tmp_path / f"{i}.mat", phantom_slice(i, "glioma"), 2, f"p{i // 2}")
+        save_mat(tmp_path / f"{i}.mat", small_slice(i, "glioma"), 2, f"p{i // 2}")
     index = tmp_path / "index.csv"
     write_index(divide(tmp_path), index)
-    assert [r["patient"] for r in table(index)] == ["p0", "p0", "p1", "p1", "p2", "p2"]
+    assert [r["patient"] for r in read_rows(index)] == ["p0", "p0", "p1", "p1", "p2", "p2"]
     assert [s.label for s in load_samples(tmp_path)] == ["glioma"] * 6
 
 
@@ -272,7 +262,7 @@ def test_shares_in_percent(phantom_set):
 
 
 def test_sets_that_cannot_be_divided(tmp_path):
-    save(tmp_path / "one" / "glioma" / "1.png", phantom_slice(1).image)
+    save(tmp_path / "one" / "glioma" / "1.png", small_slice(1).image)
     with pytest.raises(InputError, match="patients are too few"):
         divide(tmp_path / "one")
     with pytest.raises(InputError, match="1 patients are too few for 3 folds"):
@@ -282,8 +272,8 @@ def test_sets_that_cannot_be_divided(tmp_path):
     (tmp_path / "one" / "glioma" / "2.png").write_text("no picture")
     with pytest.raises(InputError, match=r"2\.png.*tumorlens data check"):
         divide(tmp_path / "one")
-    save(tmp_path / "two" / "images" / "1.png", phantom_slice(1).image)
-    save(tmp_path / "two" / "masks" / "1.png", phantom_slice(1).mask)
+    save(tmp_path / "two" / "images" / "1.png", small_slice(1).image)
+    save(tmp_path / "two" / "masks" / "1.png", small_slice(1).mask)
     with pytest.raises(InputError, match="gives no labels"):
         divide(tmp_path / "two")
 
@@ -293,7 +283,7 @@ def test_files_of_others_are_left_alone(phantom_set, tmp_path):
     foreign = tmp_path / "mine.csv"
     foreign.write_text("image,label,plane\n")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="was not written by this command"):
+        with pytest.raises(InputError, match="tumorlens did not write this file and leaves it alone"):
             write_index(division, foreign, overwrite)
     assert foreign.read_text() == "image,label,plane\n"
     write_index(division, tmp_path / "index.csv")

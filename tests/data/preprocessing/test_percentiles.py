@@ -1,4 +1,4 @@
-"""Percentiles by sorting are NumPy's, to the last bit: prepared slices must not change by a grey level."""
+"""Percentiles by sorting are NumPy's, to the last bit: prepared slices must not change by a gray level."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.data.training.runs import ENCODER, STAGES, stage_of, train
 from tumorlens.data.errors import InputError

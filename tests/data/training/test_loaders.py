@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from tests.data.training.runs import segmenter_config
 from tumorlens.data.config import DataConfig
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import EpochSampler, SliceDataset, epoch_length, loaders
 from tumorlens.data.training.partition import load_partition
-from tumorlens.pipeline.cli.train import train_app
 from tumorlens.segmentation.module import build_module
 
 
@@ -51,15 +49,15 @@ def test_an_epoch_has_as_few_negative_samples_as_it_is_asked_for(most, length, n
     assert negative[shown].sum() > len(set(np.array(shown)[negative[shown]])) > 2 * negatives  # others every time
 
 
-def test_the_share_of_negative_samples_is_counted_before_transplants_and_says_so(phantom_set):
+def test_the_share_of_negative_samples_is_counted_before_transplants_and_says_so(command, phantom_set):
     config = segmenter_config(phantom_set, negative_share=0.1, transplant=1.0, epochs=1)
     training, _ = loaders(config, load_partition(config), negative_share=0.1)
     drawn = list(training.sampler)
     before = np.mean([not training.dataset.prepared.masks[i].any() for _, i in drawn])
     shown = np.mean([not training.dataset[index]["mask"].any() for index in drawn])
     assert before <= 0.1 < shown
-    text = CliRunner().invoke(train_app, ["segmentation", "--help"], env={"COLUMNS": "300"}).output
-    assert "shows no lesion, before --transplant heals others" in text
+    text = command("train", "segmentation", "--help").output
+    assert "shows no lesion, before --transplant heals others" in " ".join(text.split())
 
 
 def test_a_set_without_negatives_is_taken_whole():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from PIL import Image
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from tests.data.training.runs import (
     STAGES,

@@ -1,4 +1,4 @@
-"""A command that is stopped from outside cleans up, and says by its exit code what stopped it."""
+"""A command that a signal stops cleans up, and its exit code names the signal."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def stopped(arguments, monkeypatch):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)], ids=str
 )
-def test_nothing_that_was_unpacked_stays(tmp_path, scratch, monkeypatch, capsys, number, code):
+def test_unpacked_files_are_removed(tmp_path, scratch, monkeypatch, capsys, number, code):
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
         for path in series(tmp_path / "tmp"):
             archive.write(path, path.name)
     seen = []
 
-    def load(*_):
+    def load(**_):
         seen.extend(scratch.rglob("IM*"))
         os.kill(os.getpid(), number)
         time.sleep(10)
@@ -72,7 +72,7 @@ def test_nothing_that_was_unpacked_stays(tmp_path, scratch, monkeypatch, capsys,
 def test_a_second_signal_does_not_stop_the_cleaning_up(tmp_path, scratch, monkeypatch):
     real = tempfile.TemporaryDirectory.cleanup
 
-    def load(*_):
+    def load(**_):
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(10)
 
@@ -87,10 +87,10 @@ def test_a_second_signal_does_not_stop_the_cleaning_up(tmp_path, scratch, monkey
     assert not list(scratch.iterdir())
 
 
-def test_what_is_ignored_stays_ignored(tmp_path, monkeypatch):
+def test_ignored_signals_stay_ignored(tmp_path, monkeypatch):
     """As nohup does, for a training that outlives its terminal."""
 
-    def load(*_):
+    def load(**_):
         os.kill(os.getpid(), signal.SIGHUP)
         raise OSError("was not stopped")
 

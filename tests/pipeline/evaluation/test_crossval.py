@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from tests.data.training.runs import stopped_by
 from tests.pipeline.evaluation.test_evaluate import TINY
@@ -18,11 +17,11 @@ from tumorlens.classification import train as classification
 from tumorlens.data.errors import InputError
 from tumorlens.data.training import run as run_module
 from tumorlens.data.training.run_folder import changed_setting, plain_config, with_start
-from tumorlens.pipeline.cli.crossval import crossval_app
-from tumorlens.pipeline.cli.options import config_of
+from tumorlens.pipeline.cli.train import config_of
 from tumorlens.pipeline.evaluation import crossval as room
-from tumorlens.pipeline.evaluation.crossval import CrossvalRequest, FoldRun, crossval
+from tumorlens.pipeline.evaluation.crossval import FoldRun, crossval
 from tumorlens.pipeline.evaluation.report import KIND, REPORT
+from tumorlens.pipeline.evaluation.request import crossval_request
 from tumorlens.segmentation.config import SegmenterConfig
 
 
@@ -30,23 +29,23 @@ def config(data, **rest):
     return classification.ClassifierConfig(data=(str(data),), arch="mlp", **(TINY | rest))
 
 
-def run(request, out):
+def run(request, out, **rest):
     said = []
-    report = crossval(request, out, show=False, say=said.append, warn=said.append)
+    report = crossval(request, out, show=False, **rest, say=said.append, warn=said.append)
     return report, said
 
 
 @pytest.fixture
 def request_of(phantom_set):
     def make(folds=(0, 1), **rest):
-        return CrossvalRequest("classification", config(phantom_set, **rest), folds=folds, probe=False, command="x")
+        return crossval_request({"classification": config(phantom_set, **rest)}, folds=folds, probe=False, command="x")
 
     return make
 
 
 def test_every_fold_is_measured_with_its_own_weights(phantom_set, tmp_path):
-    """All five folds hold all patients once, and no weights have seen whom they are measured on."""
-    request = CrossvalRequest("classification", config(phantom_set), protocol="p2", probe=False, command="again")
+    """All five folds hold every patient once, and no weights have learnt from a patient that they are measured on."""
+    request = crossval_request({"classification": config(phantom_set)}, protocol="p2", probe=False, command="again")
     report, said = run(request, tmp_path)
     assert report["warnings"] == []
     assert report["n"] == 40
@@ -99,7 +98,7 @@ def test_a_stopped_call_goes_on(request_of, tmp_path, monkeypatch):
 
 
 def test_folds_can_be_trained_without_measuring_them(request_of, tmp_path):
-    report, said = run(replace(request_of(), measure=False), tmp_path)
+    report, said = run(request_of(), tmp_path, measure=False)
     assert report == {}
     assert not (tmp_path / REPORT).exists()
     assert (tmp_path / "fold-1" / "classifier.json").is_file()
@@ -114,10 +113,10 @@ def test_a_changed_setting_is_named(request_of, tmp_path, monkeypatch):
     run(request_of(folds=(0,), device="auto", workers=1), tmp_path)  # changes no result
 
 
-def test_other_first_weights_of_the_same_name_are_told(request_of, tmp_path, monkeypatch):
+def test_other_initial_weights_of_the_same_name_are_reported(request_of, tmp_path, monkeypatch):
     start = tmp_path / "start.safetensors"
     start.write_bytes(b"one")
-    settings = plain_config(request_of().classifier) | {"init": str(start)}
+    settings = plain_config(request_of().training["classification"]) | {"init": str(start)}
     assert changed_setting(with_start(settings), with_start(settings)) == ""
     kept = with_start(settings)
     start.write_bytes(b"two")
@@ -136,7 +135,7 @@ def test_a_changed_setting_of_an_interrupted_fold_is_named(request_of, tmp_path)
 
 def test_a_report_of_something_else_is_kept(request_of, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"stage": "classification"}))
-    with pytest.raises(InputError, match="this file is no report of this command"):
+    with pytest.raises(InputError, match="tumorlens did not write this file"):
         run(request_of(), tmp_path)
     (tmp_path / "report.json").write_text(json.dumps({"kind": KIND, "stage": "classification", "files": [REPORT]}))
     with pytest.raises(InputError, match="a report is here already"):
@@ -152,21 +151,22 @@ def test_folds_and_starts_are_checked_before_any_training(request_of, phantom_se
         run(request_of(init=init), tmp_path)
     segmenter = SegmenterConfig(data=(str(phantom_set),), **TINY)
     with pytest.raises(InputError, match="p4 needs an LGG folder"):
-        run(CrossvalRequest("segmentation", segmenter=segmenter, protocol="p4"), tmp_path)
+        run(crossval_request({"segmentation": segmenter}, protocol="p4"), tmp_path)
 
 
 def test_fold_in_init_is_the_folds_number(phantom_set, tmp_path):
     first = config(phantom_set, init="a/{fold}/b.safetensors")
-    runs = list(room._runs(CrossvalRequest("classification", first), (2, 4), tmp_path))
+    runs = list(room._runs(crossval_request({"classification": first}), (2, 4), tmp_path))
     assert [(r.config.fold, r.config.init) for r in runs] == [(2, "a/2/b.safetensors"), (4, "a/4/b.safetensors")]
 
 
-def test_both_stages_fold_by_fold(phantom_set, tmp_path):
+@pytest.mark.slow
+def test_both_stages_fold_by_fold(command, phantom_set, tmp_path):
     """The encoder of a fold starts from that fold's classifier, so that it has not seen the fold's patients either."""
     arguments = ["pipeline", "--data", phantom_set, "-o", tmp_path, "--folds", "0,3", "--arch", "resnet18"]
     arguments += ["--encoder", "resnet18", "--epochs", 1, "--size", 64, "--segmenter-size", 64, "--batch-size", 8]
     arguments += ["--segmenter-batch-size", 8, "--init", "none", "--device", "cpu", "--precision", "fp32"]
-    done = CliRunner().invoke(crossval_app, [str(a) for a in arguments])
+    done = command("crossval", *arguments)
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["stage"] == "pipeline"
@@ -184,10 +184,10 @@ def test_both_stages_fold_by_fold(phantom_set, tmp_path):
     assert "label right (slices)" in done.output
 
 
-def test_the_classifier_with_one_call(phantom_set, tmp_path):
+def test_the_classifier_with_one_call(command, phantom_set, tmp_path):
     arguments = ["classification", "--data", phantom_set, "-o", tmp_path / "out", "--folds", "0,1", "--arch", "mlp"]
     arguments += ["--size", 64, "--epochs", 1, "--init", "none", "--device", "cpu", "--no-probe", "--batch-size", 8]
-    done = CliRunner().invoke(crossval_app, [str(a) for a in arguments])
+    done = command("crossval", *arguments)
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["folds"]["measured"] == [0, 1]
@@ -195,11 +195,11 @@ def test_the_classifier_with_one_call(phantom_set, tmp_path):
 
 
 def test_options_make_the_settings_of_a_stage():
-    both = {"data": ["a", "b"], "label_map": ["x=glioma"]}
-    own = config_of("classification", {**both, "arch": "resnet50", "size": None, "not_brain": None})
+    both = {"data": ("a", "b"), "label_map": (("x", "glioma"),)}
+    own = config_of("classification", {**both, "arch": "resnet50"})
     assert (own.data, own.label_map, own.not_brain) == (("a", "b"), (("x", "glioma"),), ())
     assert own.size == 224
-    assert config_of("classification", {**both, "arch": "mlp", "size": 64, "not_brain": ["n"]}).not_brain == ("n",)
+    assert config_of("classification", {**both, "arch": "mlp", "size": 64, "not_brain": ("n",)}).not_brain == ("n",)
     assert config_of("segmentation", both).label_map == (("x", "glioma"),)
     with pytest.raises(InputError, match="--size 100 is not divisible by 32"):
         config_of("segmentation", {**both, "size": 100})
@@ -215,7 +215,7 @@ def test_stages_that_would_make_different_folds_are_refused(phantom_set, tmp_pat
         index.write_text("\n".join(",".join(row) for row in rows) + "\n")
         settings = {"label_map": (), **TINY, "data": (f"{index}@{phantom_set}",)}
         first = classification.ClassifierConfig(arch="mlp", **settings)
-        return CrossvalRequest("pipeline", first, SegmenterConfig(**settings), folds=(0,))
+        return crossval_request({"classification": first, "segmentation": SegmenterConfig(**settings)}, folds=(0,))
 
     with pytest.raises(KeyError, match="classification"):  # goes on to train
         run(both(), tmp_path / "out")
@@ -231,11 +231,12 @@ def test_p3_has_nothing_to_cross_validate(request_of, tmp_path):
         run(replace(request_of(folds=()), protocol="p3"), tmp_path)
 
 
-def test_a_segmenter_on_an_lgg_folder_with_one_call(tmp_path):
+@pytest.mark.slow
+def test_a_segmenter_on_an_lgg_folder_with_one_call(command, tmp_path):
     write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
     arguments = ["segmentation", "--data", tmp_path / "lgg", "-o", tmp_path / "out", "--folds", "0,1", "--epochs", 1]
     arguments += ["--size", 64, "--encoder", "resnet18", "--init", "none", "--batch-size", 4, "--duplicates", "drop"]
-    done = CliRunner().invoke(crossval_app, [str(a) for a in (*arguments, "--device", "cpu")])
+    done = command("crossval", *arguments, "--device", "cpu")
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["protocol"]["id"] == "p4"
@@ -243,16 +244,16 @@ def test_a_segmenter_on_an_lgg_folder_with_one_call(tmp_path):
     assert len(report["figures"]["volume"]["by_patient"]) == report["n_patients"] == 2
 
 
-def test_the_options_are_those_of_training(phantom_set, tmp_path):
-    wrong = CliRunner().invoke(crossval_app, ["segmentation", "--data", "x", "-o", str(tmp_path), "--size", "100"])
+def test_the_options_are_those_of_training(command, phantom_set, tmp_path):
+    wrong = command("crossval", "segmentation", "--data", "x", "-o", tmp_path, "--size", "100")
     assert wrong.exit_code == 2
     assert "--size 100 is not divisible by 32" in wrong.stderr
     for stage, name in (("classification", "--blank"), ("segmentation", "--encoder"), ("pipeline", "--segmenter-init")):
-        text = CliRunner().invoke(crossval_app, [stage, "--help"], env={"COLUMNS": "200"}).output
+        text = command("crossval", stage, "--help").output
         assert name in text
         assert "--folds" in text
         assert "--resume" not in text
-    missing = CliRunner().invoke(crossval_app, ["classification", "--data", str(tmp_path / "no"), "-o", str(tmp_path)])
+    missing = command("crossval", "classification", "--data", tmp_path / "no", "-o", tmp_path)
     assert missing.exit_code == 2
     assert "no such data folder" in missing.stderr
 
@@ -267,12 +268,51 @@ def test_a_finished_run_needs_weights_and_card(phantom_set, tmp_path):
     assert replace(fold, stage="segmentation").finished is False
 
 
-def test_a_stopped_call_says_how_to_go_on(phantom_set, tmp_path, monkeypatch):
+def test_a_stopped_call_says_how_to_go_on(command, phantom_set, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(room, "_TRAIN", {"classification": stop})
     arguments = ["classification", "--data", str(phantom_set), "-o", str(tmp_path), "--init", "none", "--size", "64"]
-    done = CliRunner().invoke(crossval_app, arguments)
+    done = command("crossval", *arguments)
     assert done.exit_code == 130
     assert done.stderr.strip() == "tumorlens: stopped; repeat the command to go on"
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """Runs a cross-validation that trains and measures nothing: what it would train, and what it would measure."""
+
+    def run_plan(request):
+        trained, measured = [], []
+        train = {stage: lambda config, folder, *_: trained.append((config, folder)) for stage in room.WEIGHTS}
+        monkeypatch.setattr(room, "_TRAIN", train)
+        monkeypatch.setattr(room, "evaluate", lambda request, *_: measured.append(request))
+        run(request, tmp_path)
+        return trained, measured[0]
+
+    return run_plan
+
+
+def test_the_two_stages_of_a_fold_follow_each_other(plan, phantom_set, tmp_path):
+    """So that a segmenter can start from its fold's classifier, and a call that was stopped leaves whole folds."""
+    init = str(tmp_path / "classification" / "fold-{fold}" / "classifier.safetensors")
+    segmenter = SegmenterConfig(data=(str(phantom_set),), **(TINY | {"init": init}))
+    trained, measured = plan(
+        crossval_request({"classification": config(phantom_set), "segmentation": segmenter}, folds=(0, 3))
+    )
+    stages = ("classification", "segmentation")
+    assert [folder for _, folder in trained] == [tmp_path / s / f"fold-{k}" for k in (0, 3) for s in stages]
+    assert [settings.fold for settings, _ in trained] == [0, 0, 3, 3]
+    assert [settings.init for settings, _ in trained] == ["none", init.format(fold=0), "none", init.format(fold=3)]
+    assert (measured.stage, measured.folds, measured.classifier) == ("pipeline", (0, 3), init)
+    assert measured.segmenter == str(tmp_path / "segmentation" / "fold-{fold}" / "segmenter.safetensors")
+
+
+def test_an_lgg_folder_is_measured_by_p4(plan, tmp_path):
+    write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
+    segmenter = SegmenterConfig(data=(str(tmp_path / "lgg"),), **TINY)
+    trained, measured = plan(crossval_request({"segmentation": segmenter}))
+    assert measured.protocol == "p4"
+    assert measured.folds == (0, 1, 2, 3, 4)
+    assert len(trained) == 5

@@ -1,4 +1,4 @@
-"""End to end: what counts as a hit, a miss, a refusal and a false mask, and that patients are what is drawn."""
+"""End to end: what counts as a hit, a miss, a refusal and a false mask, and that intervals draw patients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.pipeline.evaluation.test_evaluate import measure, tiny_classifier, ti
 from tests.scans.pictures import save_volume
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.phantom import phantom_slice, phantom_volume
-from tumorlens.pipeline.evaluation.end_to_end import Case, dice, evaluate_pipeline, summarise
+from tumorlens.pipeline.evaluation.end_to_end import PipelineEvaluation, ScanCase, dice
+from tumorlens.pipeline.evaluation.protocols import NONE
 from tumorlens.pipeline.pipeline import Pipeline
 
 
@@ -59,10 +60,20 @@ def test_a_missed_or_refused_tumor_has_dice_0(phantom_set, weights, tmp_path, mo
 
 
 def case(patient, label, guess, score, free=0, marked=0, volume=False):
-    return Case("x", patient, volume, label, guess, score, free, marked)
+    return ScanCase("x", patient, volume, label, guess, score, free, marked)
 
 
-def test_dice_of_empty_masks_is_told():
+def figures_of(cases):
+    return PipelineEvaluation(NONE, 0).figures_of(cases)
+
+
+def cases_of(pipeline, folder):
+    evaluation = PipelineEvaluation(NONE, 0)
+    evaluation.measure({"pipeline": pipeline}, load_samples(folder), None)
+    return evaluation.cases
+
+
+def test_dice_of_empty_masks():
     empty, full = np.zeros((3, 3)), np.ones((3, 3))
     assert (dice(empty, empty), dice(empty, full), dice(full, empty), dice(full, full)) == (1, 0, 0, 1)
     assert dice(np.eye(3), full) == pytest.approx(2 * 3 / 12)
@@ -77,7 +88,7 @@ def test_figures_count_misses_and_false_masks():
         case("d", "no_tumor", "pituitary", 0.0, 1, 1),
         case("e", "glioma", "glioma", 0.5, 10, 2, volume=True),
     ]
-    figures = summarise(cases)
+    figures = figures_of(cases)
     slices = figures["slices"]
     assert (slices["n"], slices["n_patients"], slices["n_tumor_free_slices"]) == (5, 4, 2)
     assert slices["accuracy"]["value"] == pytest.approx(2 / 5)
@@ -95,20 +106,20 @@ def test_figures_count_misses_and_false_masks():
 def test_a_tumor_that_nobody_outlined_counts_for_the_label_only():
     cases = [case("a", "glioma", "glioma", None), case("b", "glioma", "glioma", 0.5)]
     cases.append(case("c", "no_tumor", "no_tumor", 1, 1))
-    slices = summarise(cases)["slices"]
+    slices = figures_of(cases)["slices"]
     assert (slices["n"], slices["n_outlined"]) == (3, 2)
     assert slices["accuracy"]["value"] == 1
     assert slices["dice_tumor"]["value"] == 0.5
-    assert summarise(cases[:1])["slices"]["dice_tumor"] is None
+    assert figures_of(cases[:1])["slices"]["dice_tumor"] is None
 
 
 def test_the_interval_is_over_patients_not_slices():
     """A hundred slices of four patients are four draws."""
     right = [case(p, "glioma", "glioma", 1.0) for p in "ab" for _ in range(50)]
     wrong = [case(p, "glioma", "meningioma", 0.0) for p in "cd" for _ in range(50)]
-    few = summarise(right + wrong)["slices"]["accuracy"]
+    few = figures_of(right + wrong)["slices"]["accuracy"]
     apart = [case(str(i), c.label, c.guess, c.dice) for i, c in enumerate(right + wrong)]
-    many = summarise(apart)["slices"]["accuracy"]
+    many = figures_of(apart)["slices"]["accuracy"]
     assert few["value"] == many["value"] == 0.5
     assert (few["low"], few["high"]) == (0, 1)
     assert many["high"] - many["low"] < 0.2
@@ -122,7 +133,7 @@ def test_a_set_is_measured_from_its_files(pipeline, tmp_path):
         Image.fromarray(phantom.mask * np.uint8(255)).save(tmp_path / f"{seed}_mask.png")
         rows.append(f"{seed}.png,{seed}_mask.png,{label},p{seed},{int(seed == 5)}")
     (tmp_path / "index.csv").write_text("\n".join(rows) + "\n")
-    cases = evaluate_pipeline(pipeline, load_samples(tmp_path))
+    cases = cases_of(pipeline, tmp_path)
     assert [c.scan for c in cases] == ["7.png", "3.png", "5.png"]
     assert cases[0].dice > 0.6
     assert cases[0].scores[0].dice == pytest.approx(cases[0].dice)
@@ -139,7 +150,7 @@ def test_a_volume_keeps_a_lesion_that_none_of_its_training_slices_shows(pipeline
     (tmp_path / "index.csv").write_text("image,mask,label,patient\nv.nii.gz,m.nii.gz,meningioma,a\n")
     samples = load_samples(tmp_path)
     assert {s.label for s in samples} == {"no_tumor"} and not any(s.mask for s in samples)
-    (case,) = evaluate_pipeline(pipeline, samples)
+    (case,) = cases_of(pipeline, tmp_path)
     assert case.label == "meningioma"
     assert sum(s.truth_px for s in case.scores) == 9
 

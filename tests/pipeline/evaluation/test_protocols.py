@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from tests.scans.lgg import write_lgg_phantoms
+from tumorlens.data.cards.card import PARTS
+from tumorlens.data.cards.lineage import patients_of_run
 from tumorlens.data.config import DataConfig
 from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.divide import divide, write_index
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.training.partition import load_partition
-from tumorlens.pipeline.evaluation.leaks import OTHER, SAME, UNSURE, kinship, leak_warnings
-from tumorlens.pipeline.evaluation.protocols import DataRequest, find_protocol
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import count_folds, select
 
 
@@ -32,11 +33,12 @@ def lgg(tmp_path_factory):
 def bare(phantom_set, tmp_path):
     """Rewrites the phantoms' index with some of its columns only."""
 
-    def write(*columns, name="bare.csv", rows=None):
-        lines = [line.split(",") for line in (phantom_set / "index.csv").read_text().splitlines()]
-        places = [lines[0].index(c) for c in columns]
-        kept = [[row[i] for i in places] for row in lines]
-        (tmp_path / name).write_text("\n".join(",".join(row) for row in kept[:rows]) + "\n")
+    def write(*columns, name="bare.csv", rename=""):
+        header, *lines = [line.split(",") for line in (phantom_set / "index.csv").read_text().splitlines()]
+        places = [header.index(c) for c in columns]
+        for row in lines:
+            row[header.index("patient")] = rename + row[header.index("patient")]
+        (tmp_path / name).write_text("\n".join(",".join(row[i] for i in places) for row in [header, *lines]) + "\n")
         return f"{tmp_path / name}@{phantom_set}"
 
     return write
@@ -47,11 +49,15 @@ def names(samples):
 
 
 def request(data, stage="classification", **rest):
-    return DataRequest((str(data),), stage, **rest)
+    return EvaluationRequest((str(data),), stage, **rest)
 
 
-def card_of(*data, **training):
-    return {"training": {"data": [str(d) for d in data], "split": "folds", "seed": 0, **training}}
+def card_of(data, fold, seed=0, **training):
+    """The card of weights that were trained on a fold of some data."""
+    parts = load_partition(DataConfig((str(data),), fold=fold, seed=seed, size=64))
+    settings = {"fold": fold, "split": "folds", "seed": seed, "init": "none"} | training
+    hashes = {part: hash_patients(getattr(parts, part).samples) for part in PARTS}
+    return {"training": patients_of_run(settings, hashes)}
 
 
 def test_folds_of_the_data_are_those_of_training(phantom_set):
@@ -122,21 +128,27 @@ def test_without_a_protocol_all_scans_are_one_set(phantom_set):
     assert list(select(request(phantom_set, folds=(2,))).parts) == [2]
 
 
-def test_the_fold_is_the_cards_unless_another_is_asked_for(phantom_set):
+def test_the_fold_is_the_cards_unless_another_is_asked_for(phantom_set, tmp_path):
+    """Whatever the data's folder is called by now."""
     card = card_of(phantom_set, fold=3)
-    measured = select(request(phantom_set, protocol="p2"), card)
-    assert list(measured.parts) == [3]
-    assert "fold 3 of 5, the test fold on the weights' card" in measured.choice
+    shutil.copytree(phantom_set, tmp_path / "renamed")
+    for data in (phantom_set, tmp_path / "renamed"):
+        measured = select(request(data, protocol="p2"), card)
+        assert list(measured.parts) == [3]
+        assert "fold 3 of 5, the test fold on the weights' card" in measured.choice
     assert list(select(request(phantom_set, protocol="p2", folds=(1,)), card).parts) == [1]
 
 
 @pytest.mark.parametrize("protocol", ["p1", "p2"])
-def test_data_that_the_weights_were_not_trained_on_are_one_set(phantom_set, bare, protocol):
-    """So are those of another index, other made folds, an official split, and weights that tell nothing."""
+def test_data_that_the_weights_were_not_tested_on_are_one_set(phantom_set, bare, tmp_path, protocol):
+    """So are those with other folds, an official split, and weights whose card lists no patients."""
     own, made = request(phantom_set, protocol=protocol), request(bare("image", "label", "patient"), protocol=protocol)
-    strangers = [(own, card_of("a/other", fold=3)), (own, card_of(phantom_set, fold=3, split="official")), (own, {})]
-    strangers += [(own, card_of(f"new.csv@{phantom_set}", fold=3)), (own, None)]
-    strangers += [(made, card_of(*made.data, fold=3, seed=7)), (made, card_of(*made.data, "and/more", fold=3))]
+    write_index(divide(phantom_set, folds=5, seed=9), tmp_path / "new.csv")
+    other = bare("image", "label", "patient", "fold", name="others.csv", rename="of-another-set-")
+    strangers = [(own, card_of(other, fold=3)), (own, card_of(phantom_set, fold=3, split="official"))]
+    strangers += [(own, {}), (own, None), (own, {"training": {"fold": 3, "split": "folds"}})]
+    strangers += [(own, card_of(f"{tmp_path / 'new.csv'}@{phantom_set}", fold=3))]
+    strangers += [(made, card_of(*made.data, fold=3, seed=7)), (made, card_of(other, fold=3))]
     for asked, card in strangers:
         measured = select(asked, card)
         assert list(measured.parts) == [None]
@@ -187,7 +199,7 @@ def test_data_without_labels_or_masks(phantom_set, bare, tmp_path):
     unlabelled.mkdir()
     for name in ("images", "masks"):
         (unlabelled / name).symlink_to(phantom_set / name)
-    with pytest.raises(InputError, match="no labelled scan"):
+    with pytest.raises(InputError, match="no labeled scan"):
         select(request(unlabelled))
     with pytest.raises(InputError, match="p2 needs labels"):
         select(request(unlabelled, "segmentation", protocol="p2"))
@@ -198,98 +210,6 @@ def test_data_without_labels_or_masks(phantom_set, bare, tmp_path):
     assert len(select(request(no_masks, "pipeline")).samples) == 40
 
 
-def test_slices_of_unknown_patients_are_told(bare):
+def test_slices_of_unknown_patients_are_noted(bare):
     notes = select(request(bare("image", "label"))).notes
     assert any("do not name every patient" in note for note in notes)
-
-
-CARD = {"training": {"fold": 0, "split": "folds", "data": ["elsewhere/phantoms"], "seed": 0, "init": "none"}}
-
-
-def warnings(selection, asked, measured, /, **changed):
-    card = {"training": CARD["training"] | changed}
-    return leak_warnings("classification", card, measured, selection, asked)
-
-
-def test_warnings_say_what_the_weights_have_seen(phantom_set):
-    asked = request(phantom_set, protocol="p2", folds=())
-    measured = select(asked)
-    same = {"data": [f"moved/{phantom_set.name}"]}
-    assert warnings(measured, asked, 0, **same) == []
-    assert "patients of fold 1 chose the epoch" in warnings(measured, asked, 1, **same)[0]
-    for fold in (2, 3, 4):
-        assert f"patients of fold {fold} trained the weights" in warnings(measured, asked, fold, **same)[0]
-    assert "patients of fold 0 chose" in warnings(measured, asked, 0, fold=4, **same)[0]
-    assert "official split" in warnings(measured, asked, 0, split="official", **same)[0]
-    for fold in range(5):
-        assert warnings(measured, asked, fold) == []  # other data, whose fold numbers mean nothing here
-    assert "does not say" in leak_warnings("classification", {}, 0, measured, asked)[0]
-
-
-def test_warnings_where_folds_are_made(bare):
-    data = bare("image", "label", "patient")
-    asked = request(data, protocol="p2", folds=(0,))
-    measured = select(asked)
-    same = {"data": ["moved/bare.csv@" + data.rpartition("@")[2]]}
-    assert warnings(measured, asked, 0, **same) == []
-    assert "another --seed" in warnings(measured, asked, 0, seed=1, **same)[0]
-    assert "another --data" in warnings(measured, asked, 0, data=["other.csv"])[0]
-
-
-def test_warnings_without_folds(phantom_set):
-    asked = request(phantom_set)
-    measured = select(asked)
-    assert warnings(measured, asked, None) == []
-    assert "only the test part" in warnings(measured, asked, None, data=[f"x/{phantom_set.name}"])[0]
-    official = replace(measured, protocol=find_protocol("p3", "classification", None))
-    same = {"data": [f"x/{phantom_set.name}"]}
-    assert "not trained with --split official" in warnings(official, asked, None, **same)[0]
-    assert warnings(official, asked, None, split="official", **same) == []
-    assert warnings(official, asked, None) == []
-    counted = {"training": CARD["training"] | same | {"split": "official"}, "leaking_test_slices": 7}
-    (text,) = leak_warnings("classification", counted, None, official, asked)
-    assert text.startswith("leaks: 7 of the test slices of the classification weights are copies of slices that they")
-
-
-def test_another_index_of_the_same_pictures_is_told(phantom_set, tmp_path):
-    """Divided anew, fold 0 holds others; whether the weights have seen them, nobody knows."""
-    write_index(divide(phantom_set, folds=4, seed=9), tmp_path / "again.csv")
-    write_index(divide(phantom_set, folds=4, seed=9), tmp_path / "index.csv")
-    for name in ("again.csv", "index.csv"):
-        asked = request(f"{tmp_path / name}@{phantom_set}", protocol="p2", folds=(0,))
-        (text,) = warnings(select(asked), asked, 0, data=[str(phantom_set)])
-        assert text.startswith("it is not known whether the classification weights have seen these patients")
-        assert f"trained on {phantom_set.name}, and {name}@{phantom_set.name} may hold" in text
-        asked = request(asked.data[0])
-        assert "it is not known" in warnings(select(asked), asked, None, data=[str(phantom_set)])[0]
-    shutil.copytree(phantom_set, tmp_path / "set")
-    for name in ("a.csv", "b.csv"):
-        (tmp_path / "set" / "index.csv").rename(tmp_path / "set" / name)
-        shutil.copy(tmp_path / "set" / name, tmp_path / "set" / "index.csv")
-    asked = request(tmp_path / "set" / "b.csv", protocol="p2", folds=(0,))
-    assert "it is not known" in warnings(select(asked), asked, 0, data=[str(tmp_path / "set" / "a.csv")])[0]
-    assert "it is not known" in warnings(select(asked), asked, 0, data=["a.csv"])[0]
-    assert warnings(select(asked), asked, 0, data=["elsewhere/set/b.csv"]) == []
-
-
-@pytest.mark.parametrize(
-    ("source", "trained", "kin"),
-    [
-        ("a/set", "b/set", SAME),
-        ("a/set/index.csv", "b/set", SAME),
-        ("a/set/index.csv@a/set", "b/set/", SAME),
-        ("a/set/mine.csv", "x/mine.csv@b/set", SAME),
-        ("new/index.csv@a/set", "b/set", UNSURE),
-        ("a/set/one.csv", "a/set/two.csv", UNSURE),
-        ("a/set/one.csv", "one.csv", UNSURE),
-        ("a/set", "b/other", OTHER),
-        ("a/set/index.csv", "b/other/index.csv", OTHER),
-        ("datasets/figshare", "/data/BRISC", SAME),
-        ("datasets/brisc", "figshare/index.csv", SAME),
-        ("folds.csv@figshare", "brisc", UNSURE),
-    ],
-)
-def test_sources_are_compared_by_folder_and_index(source, trained, kin):
-    assert kinship(source, [trained]) == kin
-    assert kinship(source, ["yet/another", trained]) == kin
-    assert kinship(source, []) == UNSURE

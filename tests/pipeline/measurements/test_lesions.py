@@ -1,4 +1,4 @@
-"""Numbers, areas, volumes, diameters and places of shapes whose measures are known."""
+"""Numbers, areas, volumes, diameters and places of shapes with known measures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.data.test_scan import all_orientations, reoriented
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import Scan
-from tumorlens.pipeline.measurements.diameters import diameters, longest_chord, longest_diameter
+from tumorlens.pipeline.measurements.diameters import diameters, longest_chord
 from tumorlens.pipeline.measurements.lesions import measure_lesions, number_lesions
 
 
@@ -19,7 +19,7 @@ def measured(mask, scan):
 
 
 def ellipsoid(half_axes_mm, spacing_mm, turn_deg=0.0, shape_mm=(100, 110, 90)):
-    """A mask in RAS order with an ellipsoid in its middle, turned about the foot-head axis, and its scan."""
+    """A mask in RAS order with an ellipsoid in its middle, turned about the foot-head axis; and its scan."""
     shape = [round(mm / s) for mm, s in zip(shape_mm, spacing_mm, strict=True)]
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
@@ -45,7 +45,7 @@ def test_a_picture_with_known_spacing():
     mask[4:8, 3:13] = 1
     (lesion,) = measured(mask, Scan.from_array(mask, spacing_mm=(2.0, 0.5)))
     assert lesion.area_mm2 == 40
-    # 3 steps of 2 mm and 9 of 0.5 mm between centres, and one pixel's mean width
+    # 3 steps of 2 mm and 9 of 0.5 mm between centers, and the mean width of one pixel
     assert lesion.longest_diameter_mm == pytest.approx(np.hypot(6, 4.5) + 1.25, abs=0.01)
 
 
@@ -76,7 +76,7 @@ def test_an_empty_mask_has_no_lesion():
 def test_a_single_pixel_is_as_long_as_a_pixel():
     mask = np.zeros((5, 5), bool)
     mask[2, 3] = True
-    assert longest_diameter(mask, (1.0, 1.0)) == 1.0
+    assert diameters(mask, (1.0, 1.0)).longest == 1.0
 
 
 # ---- numbering ----
@@ -103,7 +103,7 @@ def test_of_equal_lesions_the_first_in_the_array_comes_first():
     assert [int(numbers[corner]) for corner in ((0, 3, 6), (0, 6, 3), (3, 0, 0), (6, 0, 0))] == [1, 2, 3, 4]
 
 
-def test_corners_of_voxels_in_neighbouring_slices_are_contact():
+def test_corners_of_voxels_in_neighboring_slices_are_contact():
     mask = np.zeros((4, 4, 4), np.uint8)
     mask[1, 1, 1] = mask[2, 2, 2] = 1
     assert number_lesions(mask, Scan.from_array(mask)).max() == 1
@@ -136,7 +136,7 @@ def test_more_pieces_than_there_are_numbers():
     scan = Scan.from_array(mask, np.diag([1.0, 1.0, 5.0, 1.0]))
     with pytest.raises(InputError, match="69633 pieces"):
         number_lesions(mask, scan)
-    assert number_lesions(mask, scan, 6.0).max() == 1  # what is left out needs no number
+    assert number_lesions(mask, scan, 6.0).max() == 1  # lesions that are left out need no number
 
 
 def test_a_small_lesion_in_a_large_volume_costs_little_memory():
@@ -179,7 +179,7 @@ def test_the_longest_chord_against_a_fine_comb():
         assert longest_chord(polygon, d) >= (top - bottom).max() - 1e-9
 
 
-def test_the_perpendicular_is_a_chord_and_no_width():
+def test_the_perpendicular_is_a_chord_and_not_a_width():
     parallelogram = np.array([[0.0, 0.0], [0.0, 10.0], [4.0, 16.0], [4.0, 6.0]])
     diagonal = np.array([4.0, 16.0])
     across = np.array([-16.0, 4.0]) / np.hypot(4, 16)
@@ -213,8 +213,8 @@ def test_the_perpendicular_of_a_line_and_of_a_point_is_a_pixel():
     mask[4, 4] = True
     assert diameters(mask, (1.0, 1.0)).perpendicular == 1.0
     mask[4, :] = True
-    found = diameters(mask, (1.0, 1.0))
-    assert (found.longest, found.perpendicular) == (9.0, 1.0)
+    line = diameters(mask, (1.0, 1.0))
+    assert (line.longest, line.perpendicular) == (9.0, 1.0)
 
 
 # Acquired in axial, coronal and sagittal slices of 5 mm, and in pixels that are not square.
@@ -242,7 +242,7 @@ def test_an_ellipsoid_in_every_plane_of_acquisition(spacing):
 def test_a_turned_ellipsoid(turn, spacing):
     mask, scan = ellipsoid((14, 26, 20), spacing, turn)
     (lesion,) = measured(mask, scan)
-    # outlines in steps of 5 mm: in the two reformatted planes the truth is known to a thick voxel only
+    # outlines in steps of 5 mm: in the two reformatted planes the truth is known only up to a thick voxel
     tolerance = max(spacing[:2])
     assert lesion.axial_longest_mm == pytest.approx(52, abs=tolerance)
     assert lesion.axial_perpendicular_mm == pytest.approx(28, abs=tolerance)
@@ -265,7 +265,7 @@ def test_axial_measures_need_axial_planes():
     for sick in (
         Scan.from_array(mask),
         Scan.from_array(mask, spacing_mm=(1.0, 1.0, 1.0)),
-        Scan(mask, scan.affine, None, volume=True),  # a header that does not speak of space
+        Scan(mask, scan.affine, None, volume=True),  # a header without spacing
     ):
         (lesion,) = measured(mask, sick)
         assert lesion.axial_longest_mm is lesion.axial_perpendicular_mm is lesion.axial_index is None

@@ -1,4 +1,4 @@
-"""The head's middle and the side of a lesion: off center, turned, cut off, in every orientation."""
+"""The head's mid-sagittal plane and the side of a lesion: off center, turned, cut off, in every orientation."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def box(shape, center, half=(3, 4, 1)):
 def side(mask, scan):
     (lesion,) = measure_lesions(number_lesions(mask, scan), scan)
     return lesion.side
+
+
+def distance_mm(midline, indices):
+    """How far voxels lie to the right of the plane."""
+    return np.asarray(indices) @ midline.steps + midline.offset
 
 
 def turned(head, degrees, axis=2, shift_mm=0.0):
@@ -64,7 +69,7 @@ def test_a_head_at_the_edge_of_the_field(seed):
     whole = phantom_volume(seed, "no_tumor", shape=(140, 112, 22), spacing_mm=SPACING)
     voxels = whole.image[26:]  # the head's middle moves from 69.5 to 43.5 of 114
     midline = find_midline(Scan.from_array(voxels, whole.affine))
-    assert abs(midline.distance_mm(np.array([43.5, 55.5, 10.0]))) < 2.5
+    assert abs(distance_mm(midline, [43.5, 55.5, 10.0])) < 2.5
 
 
 @pytest.mark.parametrize("axis", [1, 2])
@@ -75,9 +80,9 @@ def test_a_turned_head(head, axis, degrees):
     midline = find_midline(scan)
     normal = midline.steps / np.array(SPACING)
     assert np.linalg.norm(normal) == pytest.approx(1)
-    # against the same phantom untouched: its halves are not alike, and its own middle is not quite at x = 0
+    # compare with the same phantom unturned: its halves are not alike, and its own middle is not quite at x = 0
     assert np.degrees(np.arccos(normal @ turn @ (straight.steps / SPACING))) < 2.5
-    assert abs(midline.distance_mm(center) - straight.distance_mm((np.array(SHAPE) - 1) / 2)) < 1.5
+    assert abs(distance_mm(midline, center) - distance_mm(straight, (np.array(SHAPE) - 1) / 2)) < 1.5
 
 
 def test_a_lesion_beside_the_falx_of_a_turned_head(head):
@@ -88,7 +93,7 @@ def test_a_lesion_beside_the_falx_of_a_turned_head(head):
         place = center + (turn @ np.array([x, 66.0, 0.0])) / spacing
         mask = box(SHAPE, place, half=(1, 1, 1))
         assert side(mask, scan) == expected
-    # what a plane straight along the array would say of the lesion on the right
+    # a plane straight along the array would put the lesion on the right to the left
     assert (center + (turn @ np.array([9.0, 66.0, 0.0])) / spacing)[0] < center[0]
 
 
@@ -113,14 +118,14 @@ def test_an_oblique_affine(head, degrees):
 def test_a_head_that_is_cut_off(head, cut, middle):
     midline = find_midline(Scan.from_array(head.image[cut], head.affine))
     shape = head.image[cut].shape
-    assert abs(midline.distance_mm(np.array([middle, shape[1] / 2, 10.0]))) < 5
+    assert abs(distance_mm(midline, [middle, shape[1] / 2, 10.0])) < 5
     mask = box(shape, (middle + 10, shape[1] / 2, 10))
     assert side(mask, Scan.from_array(head.image[cut], head.affine)) == "right"
 
 
-@pytest.mark.parametrize("kept", [slice(0, 47), slice(48, 96), slice(0, 40), slice(52, 96)])
-def test_half_a_head_has_no_middle(head, kept):
-    assert find_midline(Scan.from_array(head.image[kept], head.affine)) is None
+@pytest.mark.parametrize("half", [slice(0, 47), slice(48, 96), slice(0, 40), slice(52, 96)])
+def test_half_a_head_has_no_middle(head, half):
+    assert find_midline(Scan.from_array(head.image[half], head.affine)) is None
 
 
 def test_a_few_sagittal_slices_have_no_middle(head):
@@ -132,18 +137,18 @@ def test_a_few_sagittal_slices_have_no_middle(head):
 def test_sagittal_slices_across_the_whole_head(head):
     whole = phantom_volume(3, "no_tumor", shape=(30, 112, 80), spacing_mm=(6.0, 2.0, 2.0))
     midline = find_midline(whole.scan)
-    assert abs(midline.distance_mm(np.array([14.5, 56, 40]))) < 2.5
+    assert abs(distance_mm(midline, [14.5, 56, 40])) < 2.5
 
 
 def test_noise_does_not_move_the_middle(head):
     rng = np.random.default_rng(0)
     noisy = head.image + rng.rayleigh(45, head.image.shape)
-    clean, found = find_midline(head.scan), find_midline(Scan.from_array(noisy, head.affine))
+    clean, with_noise = find_midline(head.scan), find_midline(Scan.from_array(noisy, head.affine))
     middle = np.array([47.5, 55.5, 10.0])
-    assert abs(found.distance_mm(middle) - clean.distance_mm(middle)) < 1.5
+    assert abs(distance_mm(with_noise, middle) - distance_mm(clean, middle)) < 1.5
 
 
-def test_no_middle_where_nothing_is_known(head):
+def test_no_middle_without_geometry_or_head(head):
     assert find_midline(Scan.from_array(head.image)) is None
     assert find_midline(Scan.from_array(head.image[:, :, 10])) is None
     assert find_midline(Scan(head.image, head.affine, None, volume=True)) is None

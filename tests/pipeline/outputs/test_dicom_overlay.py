@@ -1,4 +1,4 @@
-"""DICOM Secondary Capture: the overlay keeps its pixels and says which slice it shows and where it looks."""
+"""DICOM Secondary Capture: the overlay keeps its pixels and names its slice and its directions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("highdicom")
 
 
 @pytest.mark.parametrize(("kind", "directions"), [("axial", "LP"), ("coronal", "LF"), ("sagittal", "PF")])
-def test_the_overlay_keeps_its_pixels_and_says_where_it_looks(tmp_path, kind, directions):
+def test_the_overlay_keeps_its_pixels_and_names_its_directions(tmp_path, kind, directions):
     scan = read_series(saved(tmp_path, kind))
     picture = np.random.default_rng(0).integers(0, 255, (31, 45, 3)).astype(np.uint8)  # an odd number of bytes
     write_overlay_dicom(tmp_path / "sc.dcm", picture, result_of(scan))

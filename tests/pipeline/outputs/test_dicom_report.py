@@ -1,4 +1,4 @@
-"""DICOM Structured Report: every lesion under its segment, with its measurements, its place and its codes."""
+"""DICOM Structured Report: each lesion with its segment, measurements, place and codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def report(tmp_path):
     return hd.sr.srread(tmp_path / "sr.dcm"), segmentation, result
 
 
-def test_the_report_gives_each_lesion_under_its_segment(report):
+def test_the_report_lists_each_lesion_with_its_segment(report):
     sr, segmentation, _ = report
     series = segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID
     for segment in segmentation.SegmentSequence:
@@ -46,7 +46,7 @@ def test_the_report_gives_each_lesion_under_its_segment(report):
         assert value_of(group, own("TUMOR_TYPE")).value == "302820008"
 
 
-def test_the_report_gives_the_measurements(report):
+def test_the_report_holds_the_measurements(report):
     sr, _, result = report
     first, second = sr.content.get_volumetric_roi_measurement_groups()
     assert value_of(first, codes.SCT.Volume) == pytest.approx(result.lesions[0].volume_mm3)
@@ -58,20 +58,20 @@ def test_the_report_gives_the_measurements(report):
     assert (value_of(second, codes.SCT.LongAxis), value_of(second, codes.SCT.ShortAxis)) == (9.5, 4.5)
 
 
-def test_the_report_gives_the_place(report):
+def test_the_report_holds_the_place(report):
     sr, segmentation, _ = report
     first, second = sr.content.get_volumetric_roi_measurement_groups()
     for group, side in ((first, codes.SCT.Left), (second, codes.SCT.Right)):
         (site,) = group.finding_sites
         assert site.value == codes.SCT.Brain
         assert site.laterality == side
-    (centre,) = hd.sr.utils.find_content_items(first[0], name=codes.DCM.Center)
-    np.testing.assert_allclose(centre.value, [[-10.5, 20.25, 30.0]])
-    assert centre.frame_of_reference_uid == segmentation.FrameOfReferenceUID
+    (center,) = hd.sr.utils.find_content_items(first[0], name=codes.DCM.Center)
+    np.testing.assert_allclose(center.value, [[-10.5, 20.25, 30.0]])
+    assert center.frame_of_reference_uid == segmentation.FrameOfReferenceUID
     assert hd.sr.utils.find_content_items(second[0], name=codes.DCM.Center) == []
 
 
-def test_the_report_gives_the_whole_scan(report):
+def test_the_report_describes_the_whole_scan(report):
     sr, _, result = report
     (group,) = sr.content.get_image_measurement_groups()
     assert value_of(group, codes.DCM.PresenceOfProperty) == codes.SCT.Present
@@ -84,7 +84,7 @@ def test_the_report_gives_the_whole_scan(report):
     assert "low confidence (0.60)" in comment.value
 
 
-def test_the_report_says_what_it_is(report):
+def test_the_report_describes_itself(report):
     sr, segmentation, result = report
     assert (sr.CompletionFlag, sr.PreliminaryFlag, sr.VerificationFlag) == ("COMPLETE", "PRELIMINARY", "UNVERIFIED")
     assert sr.SeriesNumber == 502
@@ -111,7 +111,7 @@ def test_other_types_have_their_codes(tmp_path, label, snomed):
     assert (group.finding_sites[0].value == codes.SCT.Pituitary) == (label == "pituitary")
 
 
-def test_a_lesion_of_unknown_measures(tmp_path):
+def test_a_lesion_without_measurements(tmp_path):
     scan = read_series(saved(tmp_path, "axial"))
     unknown = dict.fromkeys(["volume_mm3", "volume_ml", "axial_longest_mm", "axial_perpendicular_mm"])
     result = result_of(scan, lesions=[lesion(1, **unknown, centroid_ras_mm=None, side=None)])

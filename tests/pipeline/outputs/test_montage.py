@@ -1,8 +1,9 @@
-"""The montage: which slices it shows, at what proportions, and what it says."""
+"""The montage: its slices, their proportions and its text."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,25 +11,18 @@ import numpy as np
 import pytest
 
 import tumorlens.pipeline.outputs.montage as module
+from tests.scans.results import result_of
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.measurements.lesions import measure_lesions, number_lesions
 from tumorlens.pipeline.outputs.montage import draw_montage, shown_slices
-from tumorlens.pipeline.result import Result
 
 CONTOUR = (255, 225, 0)
 THREE_PLANES = 3
 
 
-def result_of(scan, mask, label="glioma", judged=None):
-    probabilities = {"no_tumor": 0.01, "glioma": 0.01, "meningioma": 0.01, "pituitary": 0.01, label: 0.97}
-    slices = [{"index": int(k)} for k in (range(scan.n_slices) if judged is None else judged)]
-    lesions = measure_lesions(number_lesions(mask, scan), scan)
-    return Result(scan, label, probabilities, mask, lesions, slices, [], 0.5, {}, {}, {}, 0, None, None, 0)
-
-
 def ball(shape, spacing, center_mm, radius=22.0):
-    """A ball in a grey volume in RAS order, and its scan."""
+    """A ball in a gray volume in RAS order, and its scan."""
     x, y, z = np.meshgrid(*(np.arange(n) * s for n, s in zip(shape, spacing, strict=True)), indexing="ij")
     distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip((x, y, z), center_mm, strict=True)))
     mask = (distance <= radius).astype(np.uint8)
@@ -111,9 +105,7 @@ def test_planes_are_radiological_and_say_so(thick, monkeypatch):
     assert [w[0] for w in written if len(w[0]) > 1] == ["axial 12", "coronal 150", "sagittal 130"]
 
 
-def test_it_says_label_and_confidence_and_not_whose_scan_it_is(thick, monkeypatch):
-    from dataclasses import replace
-
+def test_it_shows_label_and_confidence_and_nothing_of_the_patient(thick, monkeypatch):
     texts = []
     real = module.write_text
     monkeypatch.setattr(module, "write_text", lambda *a: (texts.append(a[1]), real(*a))[1])
@@ -166,16 +158,15 @@ def test_a_healthy_volume_shows_judged_slices_and_no_planes():
     assert shown_slices(result_of(scan, result.mask, "no_tumor", judged=[3, 9])) == [3, 9]
 
 
-@pytest.mark.parametrize("known", ["nothing", "spacing"])
-def test_without_orientation_there_is_only_the_grid(thick, known):
-    spacing = None if known == "nothing" else (1.0, 1.0, 5.0)
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 5.0)])
+def test_without_orientation_there_is_only_the_grid(thick, spacing):
     result = result_of(Scan.from_array(thick.scan.voxels, spacing_mm=spacing), thick.mask)
     picture = draw_montage(result)
     assert not np.all(picture == module._MARK, axis=-1).any()
     assert len(rings(picture)) == len(shown_slices(result)) == 9
 
 
-def test_grey_levels_are_those_of_the_whole_volume():
+def test_gray_levels_are_those_of_the_whole_volume():
     voxels = np.zeros((64, 64, 4))
     voxels[16:48, 16:48] = np.array([25.0, 50.0, 100.0, 100.0])
     scan = Scan.from_array(voxels, np.diag([1, 1, 9, 1.0]))
@@ -201,8 +192,6 @@ def test_a_picture_and_a_single_slice_have_no_montage():
 
 
 def test_other_planes_of_the_same_volume(thick):
-    from dataclasses import replace
-
     scan = thick.scan.with_plane("coronal")
     result = replace(thick, scan=scan, lesions=measure_lesions(number_lesions(thick.mask, scan), scan))
     chosen = shown_slices(result)

@@ -1,4 +1,4 @@
-"""A real archive as a peer: Orthanc, started on loopback ports, gets a series, gives it back, keeps mask and report."""
+"""A real archive as a peer: Orthanc on loopback ports stores a series, its mask and its report, and returns them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from tumorlens.data.phantom import phantom_volume
 
 ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 PLUGINS = Path("/usr/share/orthanc/plugins")
-pytestmark = pytest.mark.skipif(
-    ORTHANC is None or not (PLUGINS / "libOrthancDicomWeb.so").exists(),
-    reason="Orthanc with its DICOMweb plugin is not installed (Debian: orthanc, orthanc-dicomweb)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        ORTHANC is None or not (PLUGINS / "libOrthancDicomWeb.so").exists(),
+        reason="Orthanc with its DICOMweb plugin is not installed (Debian: orthanc, orthanc-dicomweb)",
+    ),
+]
 SICK = phantom_volume(7, "meningioma", shape=(96, 112, 16), spacing_mm=(2.0, 2.0, 7.0))
 
 
@@ -38,7 +41,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory):
-    """Ports of a running server: http, dicom, and the one it sends to when it is asked to move."""
+    """Ports of a running server: http, dicom, and the one to which it moves series."""
     folder = tmp_path_factory.mktemp("orthanc")
     http, dicom, receiver = free_port(), free_port(), free_port()
     settings = {

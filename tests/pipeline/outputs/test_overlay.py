@@ -1,4 +1,4 @@
-"""The overlay: true proportions, and the window of the header where it is of use."""
+"""The overlay: true proportions, the window of the header where it fits, and the directions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.pipeline.outputs.test_montage import result_of
+from tests.scans.results import result_of
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.outputs.overlay import draw_overlay
 
@@ -32,7 +32,7 @@ def test_thick_slices_seen_from_the_side_have_true_proportions():
 
 
 @pytest.mark.parametrize(
-    ("window", "used"),
+    ("window", "fits"),
     [
         ((200.0, 600.0), True),
         (None, False),
@@ -41,10 +41,10 @@ def test_thick_slices_seen_from_the_side_have_true_proportions():
         ((500.0, 501.0), False),
     ],
 )
-def test_the_window_of_the_header_is_used_where_it_fits(window, used):
+def test_the_window_of_the_header_is_used_where_it_fits(window, fits):
     plain, row = drawn(scan_of()), drawn(scan_of(windows=(window,) * 8))
-    assert (not np.array_equal(row, plain)) == used
-    if used:
+    assert (not np.array_equal(row, plain)) == fits
+    if fits:
         values = np.linspace(1000, 0, 60)
         assert (row[values >= 600] == 255).all() and (row[values <= 200] == 0).all()
         assert 100 < row[np.abs(values - 400).argmin()] < 155
@@ -56,7 +56,7 @@ def test_the_window_belongs_to_the_slices_as_acquired():
 
 
 @pytest.mark.parametrize(("plane", "letters"), [("axial", "RL"), ("coronal", "RL"), ("sagittal", "AP")])
-def test_a_volume_says_which_side_is_which(plane, letters, monkeypatch):
+def test_a_volume_shows_its_directions(plane, letters, monkeypatch):
     from tumorlens.pipeline.outputs import overlay
 
     written = []
@@ -69,7 +69,7 @@ def test_a_volume_says_which_side_is_which(plane, letters, monkeypatch):
     assert f"{plane} slice 3, research only" in places
 
 
-def test_a_picture_has_no_sides():
+def test_a_picture_has_no_directions():
     scan = Scan.from_array(np.tile(np.arange(64, dtype=np.uint8), (64, 1)))
     result = replace(result_of(scan, np.zeros((64, 64), np.uint8)), shown_slice=0)
     assert (draw_overlay(result)[32:, 0] < 5).all()  # where a letter would stand

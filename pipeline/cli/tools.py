@@ -1,0 +1,74 @@
+"""`tumorlens demo` and `tumorlens export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tumorlens.data.config import DEVICE, setting
+from tumorlens.pipeline.cli.options import Values, command, fill
+from tumorlens.pipeline.cli.screen import say
+
+
+@dataclass(frozen=True)
+class DemoCall:
+    """What a demonstration shows."""
+
+    scan: Path | None = setting(None, "A scan of yours instead of the phantom.")
+    out: Path = setting(Path("demo-out"), "Output folder.", flag="-o --out")
+    seed: int = setting(7, "Another seed makes another phantom.")
+    device: str = setting("auto", DEVICE)
+
+
+def _demo(values: Values) -> None:
+    from tumorlens.pipeline.batch.demo import run_demo
+
+    call = fill(DemoCall, values)
+    run_demo(call.scan, call.out, call.seed, call.device, say)
+
+
+@dataclass(frozen=True)
+class ExportCall:
+    """Which network is exported, and how."""
+
+    stage: str = setting(
+        help="Which network: classification or segmentation.",
+        argument=True,
+        choices=("classification", "segmentation"),
+        metavar="STAGE",
+    )
+    out: Path = setting(help="File to write: .onnx, .xml or .pt.", flag="-o --out")
+    kind: str = setting("onnx", "Format of the file.", flag="--format", choices=("onnx", "openvino", "torchscript"))
+    weights: Path | None = setting(None, "Your own weights.", shown="the shipped ones")
+
+
+def _export(values: Values) -> None:
+    from tumorlens.classification.predict import SHIPPED as CLASSIFIER
+    from tumorlens.pipeline.engines.export import export_stage
+    from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
+
+    call = fill(ExportCall, values)
+    shipped = {"classification": CLASSIFIER, "segmentation": SEGMENTER}
+    exported = export_stage(call.weights or shipped[call.stage], call.stage, call.kind, call.out)
+    differences = ", ".join(f"{name} {difference:.2g}" for name, difference in exported.difference.items())
+    say(f"{exported.path}: largest difference from PyTorch: {differences}")
+
+
+demo = command(
+    _demo,
+    DemoCall,
+    examples="""
+    tumorlens demo
+    tumorlens demo --scan scan.nii.gz -o demo-out
+    """,
+)
+
+export = command(
+    _export,
+    ExportCall,
+    details="The outputs of the exported network are compared with those of PyTorch first.",
+    examples="""
+    tumorlens export classification -o classifier.onnx
+    tumorlens export segmentation -o segmenter.xml --format openvino --weights run/segmenter.safetensors
+    """,
+)

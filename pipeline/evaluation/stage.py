@@ -1,0 +1,140 @@
+"""What the three evaluations share: cases of each fold, batches of slices, the worst cases, and what a report asks for."""
+
+from __future__ import annotations
+
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.datasets.sweep import Swept, sweep
+from tumorlens.data.errors import InputError
+from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
+from tumorlens.pipeline.evaluation.tables import Table
+from tumorlens.pipeline.evaluation.worst_cases import Worst
+
+
+class Measured(typing.Protocol):
+    """A slice or a scan that was measured: whose it is, and in which fold. A case of no fold has none."""
+
+    @property
+    def patient(self) -> str: ...
+    @property
+    def fold(self) -> int | None: ...
+
+
+CaseT = TypeVar("CaseT", bound=Measured)
+
+
+@dataclass(frozen=True)
+class SliceCase:
+    """A measured slice.
+
+    Attributes:
+        sample: The slice.
+        fold: Which part it belongs to.
+    """
+
+    sample: Sample
+    fold: int | None
+
+    @property
+    def patient(self) -> str:
+        """Its patient; its own name where the data name none."""
+        return self.sample.patient or self.sample.name
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The columns of ``cases.csv`` that say which slice it is."""
+        place = {"file": str(self.sample.image), "slice": self.sample.place}
+        return place | {"patient": self.patient, "fold": self.fold, "label": self.sample.label}
+
+
+class Evaluation(ABC, Generic[CaseT]):
+    """Measures models, a part of the data at a time, and says what a report holds.
+
+    Args:
+        protocol: What counts.
+        seed: Of the bootstrap.
+
+    Attributes:
+        headline: Dotted path of a figure -> its title, for the table on the screen and that of the folds.
+    """
+
+    headline: ClassVar[dict[str, str]]
+
+    def __init__(self, protocol: Protocol, seed: int) -> None:
+        self.protocol, self.seed = protocol, seed
+        self.cases: list[CaseT] = []
+        self.worst = Worst()
+
+    @property
+    @abstractmethod
+    def policy(self) -> str:
+        """How the figures are to be read."""
+
+    @abstractmethod
+    def measure(
+        self, models: dict[str, Any], samples: Sequence[Sample], fold: int | None, progress: Progress | None = None
+    ) -> None:
+        """Predict every scan once and keep the cases.
+
+        Args:
+            models: The stage's name -> what predicts, as `pipeline.evaluation.weights.Weights.load` gives it.
+            samples: Slices of use to the stage.
+            fold: Which part they are, or None where the data are one set.
+            progress: Called with the number of slices or scans done and of all.
+
+        Raises:
+            InputError: A scan or a mask cannot be used.
+        """
+
+    def figures(self, fold: int | None = None) -> dict[str, Any]:
+        """All figures of one fold, or of all cases together."""
+        cases = [case for case in self.cases if fold in (None, case.fold)]
+        counts = {"n": len(cases), "n_patients": len({case.patient for case in cases})}
+        return counts | self.figures_of(cases)
+
+    @abstractmethod
+    def figures_of(self, cases: Sequence[CaseT]) -> dict[str, Any]:
+        """All figures of some cases, with 95 % intervals by bootstrap over patients."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of ``cases.csv``."""
+        return [row for case in self.cases for row in self.rows_of(case)]
+
+    @abstractmethod
+    def rows_of(self, case: CaseT) -> list[dict[str, Any]]:
+        """The rows of one case."""
+
+    @abstractmethod
+    def plots(self) -> dict[str, Callable[[Path], None]]:
+        """File name -> what writes the picture."""
+
+    @abstractmethod
+    def tables(self, figures: dict[str, Any]) -> list[Table]:
+        """What ``report.md`` shows of the figures of all cases."""
+
+
+def batches(
+    samples: Sequence[Sample], preprocess: Preprocess, size: int, progress: Progress | None
+) -> Iterator[list[Swept]]:
+    """Slices, read and prepared, some at a time.
+
+    Raises:
+        InputError: A slice cannot be used. None may be left out of a measurement.
+    """
+    batch: list[Swept] = []
+    for swept in sweep(samples, preprocess, progress):
+        if not isinstance(swept, Swept):
+            raise InputError(swept.reason)
+        batch.append(swept)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,58 @@
+"""DICOMDIR: the files it lists, missing ones, and paths out of its disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.fileset import FileSet
+
+from tests.scans.dicom import save_series
+from tests.scans.studies import AFFINE, VOLUME
+from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
+from tumorlens.data.errors import InputError
+from tumorlens.data.formats.open import open_scan
+
+
+def test_a_dicomdir_leads_to_its_files(tmp_path):
+    files = save_series(tmp_path / "in", VOLUME, AFFINE)
+    directory = FileSet()
+    for file in files:
+        directory.add(file)
+    directory.write(tmp_path / "disk")
+    path = tmp_path / "disk" / "DICOMDIR"
+    assert is_dicomdir(path) and not is_dicomdir(files[0])
+    listed, missing = read_dicomdir(path)
+    assert (len(listed), missing) == (9, 0)
+    assert np.array_equal(open_scan(path).voxels, open_scan(tmp_path / "in").voxels)
+    listed[3].rename(listed[3].with_name(listed[3].name.lower()))
+    listed[4].rename(listed[4].with_name(f"{listed[4].name}.dcm"))
+    assert len(read_dicomdir(path)[0]) == 9
+    listed[5].unlink()
+    assert [len(read_dicomdir(path)[0]), read_dicomdir(path)[1]] == [8, 1]
+    assert "1 of the 9 files that the DICOMDIR lists are missing" in open_scan(path).warnings
+    for file in read_dicomdir(path)[0]:
+        file.unlink()
+    with pytest.raises(InputError, match="all of the 9 files that it lists are missing"):
+        open_scan(path)
+
+
+@pytest.mark.parametrize("name", ["../outside/IM0000", "..\\outside\\IM0000", "/outside/IM0000"])
+def test_a_dicomdir_cannot_point_out_of_its_medium(tmp_path, name):
+    save_series(tmp_path / "outside", VOLUME[..., :1], AFFINE)
+    (file,) = save_series(tmp_path / "in", VOLUME[..., :1], AFFINE)
+    directory = FileSet()
+    directory.add(file)
+    directory.write(tmp_path / "disk")
+    path = tmp_path / "disk" / "DICOMDIR"
+    ds = pydicom.dcmread(path)
+    for record in ds.DirectoryRecordSequence:
+        if "ReferencedFileID" in record:
+            record.add_new(
+                "ReferencedFileID",
+                "CS",
+                name.replace("/outside", str(tmp_path / "outside")) if name.startswith("/") else name.split("\\"),
+            )
+    pydicom.dcmwrite(path, ds)
+    with pytest.raises(InputError, match="lists no file"):
+        read_dicomdir(path)

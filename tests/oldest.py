@@ -1,0 +1,19 @@
+"""Print pip constraints that hold every direct dependency at the oldest version that pyproject.toml supports.
+
+Left out are torch and torchvision: each of their versions is a download of gigabytes, and their range is narrow.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+LARGE = ("torch", "torchvision")
+
+if __name__ == "__main__":
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        name, oldest = re.fullmatch(r"([\w-]+)>=([\w.]+),<[\w.]+", requirement).groups()
+        if name not in LARGE:
+            print(f"{name}=={oldest}.*")

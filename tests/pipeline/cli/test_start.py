@@ -1,0 +1,127 @@
+"""The command starts quickly, because it loads only what the call needs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.scans.pictures import save
+from tumorlens.data.phantom import phantom_slice
+from tumorlens.pipeline.cli import app as page
+from tumorlens.pipeline.pipeline import Pipeline
+
+HELP = "import sys; sys.argv = ['tumorlens', '--help']; from tumorlens.pipeline.cli.app import main; main()"
+RUN = (
+    "import sys; sys.argv = ['tumorlens', 'run', 'a.png', '-o', 'out', '--overwrite', '--device', 'cpu', '-q']\n"
+    "from tumorlens.pipeline.cli.app import main\n"
+    "try:\n    main()\n"
+    "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+)
+NEVER_FOR_HELP = {"numpy", "torch", "openvino", "cv2", "PIL", "pydantic", "rich", "logging", "yaml"}
+NEVER_FOR_A_PICTURE = {
+    *("torch", "torchvision", "monai", "lightning", "torchmetrics", "timm", "scipy", "sklearn", "matplotlib", "jinja2"),
+    *("pydicom", "highdicom", "nibabel", "h5py", "SimpleITK", "nrrd", "gdcm", "rich", "pydantic", "typer", "onnx"),
+    "openvino_telemetry.main",
+}
+
+
+def python(*arguments, cwd=REPOSITORY):
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+def commands(places=page.COMMANDS, above=()):
+    """Words of a command, and the line on it in the list of commands."""
+    for name, (place, text) in places.items():
+        yield [*above, name], text
+        if not isinstance(place, str):
+            yield from commands(place, (*above, name))
+
+
+@pytest.fixture
+def warm(tmp_path):
+    """A folder with a picture, on a machine that has run the pipeline before."""
+    Pipeline.load(device="cpu")
+    save(tmp_path / "a.png", phantom_slice(7, "meningioma").image)
+    return tmp_path
+
+
+def test_help_loads_nothing_heavy():
+    """Of the top and of every command, in one process."""
+    words = [[], *(words for words, _ in commands())]
+    code = (
+        "import sys; from tumorlens.pipeline.cli.app import app\n"
+        f"for words in {words}:\n"
+        "    try:\n        app.main([*words, '--help'], prog_name='tumorlens')\n"
+        "    except SystemExit as stop:\n        assert not stop.code, words\n"
+        f"print(sorted({NEVER_FOR_HELP} & set(sys.modules)))"
+    )
+    assert python("-c", code).stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_on_a_picture_loads_nothing_for_other_formats_and_no_torch(warm):
+    done = python("-c", RUN + f"print(sorted({NEVER_FOR_A_PICTURE} & set(sys.modules)))", cwd=warm)
+    assert done.stdout.strip() == "[]"
+    assert (warm / "out" / "a" / "overlay.png").is_file()
+
+
+def seconds(*arguments, repeats=5):
+    """The least time of a process."""
+
+    def once():
+        start = time.perf_counter()
+        python(*arguments)
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(repeats))
+
+
+def slowness():
+    """How many times slower this machine is now than a quiet one, where an empty interpreter takes 20 ms."""
+    return max(1.0, seconds("-I", "-S", "-c", "pass") / 0.02)
+
+
+@pytest.mark.slow  # measures time
+def test_help_is_quick():
+    assert seconds("-c", HELP) < 0.12 * slowness()
+
+
+@pytest.mark.slow  # measures time
+def test_the_imports_of_a_run_are_quick(warm):
+    def imports():
+        lines = python("-X", "importtime", "-c", RUN, cwd=warm).stderr.splitlines()
+        return sum(int(found[1]) for line in lines if (found := re.match(r"import time: +(\d+) \|", line))) / 1e6
+
+    imports()  # compiles
+    least = min(imports() for _ in range(4))
+    assert least < 0.35 * slowness()
+
+
+def test_the_list_of_commands_says_what_the_commands_say(command):
+    for words, text in commands():
+        done = command(*words, "--help")
+        assert done.exit_code == 0
+        assert " ".join(done.stdout.split("\n\n")[1].split()) == text, words
+        assert len(text) <= 88  # a line of the list
+
+
+def test_every_command_ends_its_help_with_examples(command):
+    for words, _ in commands():
+        text = command(*words, "--help").stdout
+        if "Commands:" not in text:
+            examples = text.partition("\nExamples:\n")[2].strip().splitlines()
+            assert examples
+            assert all(line.strip().startswith(f"tumorlens {' '.join(words)}") for line in examples)

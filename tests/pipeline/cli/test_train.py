@@ -1,0 +1,131 @@
+"""`tumorlens train` and `crossval`: which settings a training gets. Nothing is trained here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from tumorlens.classification.config import ClassifierConfig
+from tumorlens.pipeline.evaluation import crossval as room
+from tumorlens.segmentation.config import SegmenterConfig
+
+
+@pytest.fixture
+def trained(command, monkeypatch):
+    """Calls `tumorlens train` and returns the arguments that the training gets."""
+
+    def call(*words):
+        calls = []
+        monkeypatch.setattr("tumorlens.classification.train.train_classifier", lambda *a: calls.append(a))
+        monkeypatch.setattr("tumorlens.segmentation.train.train_segmenter", lambda *a: calls.append(a))
+        done = command("train", *words)
+        assert (done.exit_code, done.output) == (0, ""), done.output
+        return calls[0]
+
+    return call
+
+
+@pytest.fixture
+def requested(command, monkeypatch):
+    """Calls `tumorlens crossval` and returns the request, and whether the folds are measured."""
+
+    def call(*words):
+        calls = []
+        monkeypatch.setattr(room, "crossval", lambda request, out, measure, *_: calls.append((request, measure)))
+        done = command("crossval", *words)
+        assert (done.exit_code, done.output) == (0, ""), done.output
+        return calls[0]
+
+    return call
+
+
+def test_without_options_a_training_has_the_stage_s_defaults(trained):
+    assert trained("classification", "--data", "x", "-o", "out")[0] == ClassifierConfig(("x",))
+    assert trained("segmentation", "--data", "x", "-o", "out")[0] == SegmenterConfig(("x",))
+
+
+def test_options_of_a_training(trained, tmp_path):
+    words = (
+        "--data a --data b --map x=glioma --lr 0.001 --no-balance --not-brain n --frame-channel 2 --arch inception_v3"
+    )
+    config, out, resume, show, *_ = trained("classification", *words.split(), "--resume", "-q", "-o", tmp_path)
+    assert config == ClassifierConfig(
+        data=("a", "b"),
+        label_map=(("x", "glioma"),),
+        learning_rate=0.001,
+        balance=False,
+        not_brain=("n",),
+        channel=2,
+        arch="inception_v3",
+        size=299,  # the architecture's own
+    )
+    assert (out, resume, show) == (tmp_path, True, False)
+    assert trained("classification", *words.split(), "--size", 128, "-o", "out")[0].size == 128
+
+
+def test_a_training_with_the_thresholds_of_a_cross_validation_takes_all_patients(trained):
+    config = trained("segmentation", "--data", "x", "-o", "out", "--out-of-fold", "cv")[0]
+    assert (config.split, config.out_of_fold) == ("all", "cv")
+
+
+def test_a_cross_validation_of_one_stage(requested):
+    request, measure = requested("segmentation", "--data", "x", "-o", "out", "--folds", "2,0", "--no-measure")
+    assert (request.stage, request.data, request.folds, request.protocol, measure) == (
+        *("segmentation", ("x",), (0, 2), None),
+        False,
+    )
+    assert request.training == {"segmentation": SegmenterConfig(("x",))}
+    words = "classification --data x -o out --seed 4 --frame-channel 1 --no-probe --explain --protocol p1"
+    request, measure = requested(*words.split())
+    assert (request.seed, request.channel, request.probe, request.explain, request.protocol, request.folds) == (
+        *(4, 1, False, True, "p1"),
+        (),
+    )
+    assert measure
+
+
+def test_a_segmenter_beside_a_classifier(requested, tmp_path):
+    """It has the classifier's settings, but for those that have an option of their own, and starts from it."""
+    words = ("pipeline", "--data", "x", "-o", tmp_path, "--turn", 0.3, "--epochs", 6, "--lr", 0.001)
+    request, _ = requested(*words)
+    first, second = request.training["classification"], request.training["segmentation"]
+    assert request.stage == "pipeline"
+    assert first == ClassifierConfig(("x",), turn=0.3, epochs=6, learning_rate=0.001)
+    own = {"encoder": "resnet50", "arch": "unet", "batch_size": 16, "size": 224}
+    start = tmp_path / "classification" / "fold-{fold}" / "classifier.safetensors"
+    assert second == SegmenterConfig(
+        ("x",), turn=0.3, epochs=6, learning_rate=0.001, transplant=first.transplant, init=str(start), **own
+    )
+    words += (
+        "--segmenter-epochs",
+        9,
+        "--segmenter-size",
+        64,
+        "--segmenter-batch-size",
+        2,
+        "--segmenter-arch",
+        "unet++",
+    )
+    second = requested(*words)[0].training["segmentation"]
+    assert {name: asdict(second)[name] for name in ("epochs", "size", "batch_size", "arch")} == {
+        "epochs": 9,
+        "size": 64,
+        "batch_size": 2,
+        "arch": "unet++",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        (["--encoder", "resnet18"], "imagenet"),  # the classifier has another architecture
+        (["--encoder", "resnet18", "--init", "none"], "none"),
+        (["--encoder", "resnet18", "--init", "weights.safetensors"], "imagenet"),
+        (["--segmenter-arch", "plain-unet"], "imagenet"),
+        (["--segmenter-init", "mine.safetensors"], "mine.safetensors"),
+    ],
+)
+def test_first_weights_of_a_segmenter_beside_a_classifier(requested, options, start):
+    request, _ = requested("pipeline", "--data", "x", "-o", "out", *options)
+    assert request.training["segmentation"].init == start
