@@ -119,9 +119,11 @@ class Classifier:
 
     def logits(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Uncalibrated logits ``(n, 4)`` in the order of `data.labels.CLASSES` for prepared slices."""
-        return self.look(images_nhw)[0]
+        return self.logits_and_strangeness(images_nhw)[0]
 
-    def look(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def logits_and_strangeness(
+        self, images_nhw: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Uncalibrated logits ``(n, 4)`` and, from the same pass, each slice's strangeness ``(n,)``.
 
         The strangeness is None for weights without a refusal.
@@ -176,7 +178,7 @@ class Classifier:
         """Whether each slice by itself is refused, ``(n,)``: no head stands out in it, or it is too strange.
 
         Args:
-            strangeness_n: ``(n,)`` from `look`.
+            strangeness_n: ``(n,)`` from `logits_and_strangeness`.
             has_head_n: ``(n,)`` whether preprocessing found a head.
         """
         if strangeness_n is None or self.strangeness_limit is None:
@@ -185,7 +187,7 @@ class Classifier:
 
     def judge(self, prepared: Sequence[PreparedSlice]) -> NDArray[np.int64]:
         """The label of each slice by itself, ``(n,)`` index; -1 where it is refused."""
-        logits, strangeness = self.look(np.stack([p.image for p in prepared]))
+        logits, strangeness = self.logits_and_strangeness(np.stack([p.image for p in prepared]))
         refused = self.refuses(strangeness, np.array([p.head_fraction > 0 for p in prepared]))
         return np.where(refused, -1, self.labels(self.calibrate(logits)))
 

@@ -184,14 +184,18 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
         (
             "classification",
             ["--epochs", "5", "--validate-every", "2"],
-            "--epochs 5 is no multiple of --validate-every 2",
+            "--epochs 5 is not a multiple of --validate-every 2",
         ),
         (
             "classification",
             ["--freeze-stem"],
             "--freeze-stem keeps the first weights of the stem; give it some with --init FILE",
         ),
-        ("classification", ["--split", "official", "--out-of-fold", "cv"], "--split official cannot be"),
+        (
+            "classification",
+            ["--split", "official", "--out-of-fold", "cv"],
+            "--out-of-fold trains on all patients; leave --split official out",
+        ),
         ("classification", ["--split", "all"], "needs a cross-validation (--out-of-fold)"),
         ("classification", ["--out", "/proc/nowhere/run"], "/proc/nowhere/run: --out cannot be written"),
         (
