@@ -15,6 +15,7 @@ from statistics import mean, stdev
 from typing import Any, TypeVar
 
 from tumorlens.data.cards.card import check_settings, read_card
+from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.run_folder import FREE, changed_setting, plain_config
 
@@ -87,7 +88,9 @@ class Evidence:
 StageEvidence = TypeVar("StageEvidence", bound=Evidence)
 
 
-def find_evidence(config: Any, read: Callable[[str | Path, Mapping[str, Any]], StageEvidence]) -> StageEvidence | None:
+def find_evidence(
+    config: TrainingConfig, read: Callable[[str | Path, Mapping[str, Any]], StageEvidence]
+) -> StageEvidence | None:
     """The evidence that a run on all patients is calibrated on; None for a run with validation patients.
 
     Args:
