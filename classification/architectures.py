@@ -1,6 +1,6 @@
-"""The classifiers by name: the seeds' own networks and all of torchvision's and timm's, each with its right input.
+"""The classifiers by name: two small networks and all of torchvision's and timm's, with size and normalization.
 
-ResNet-50 is the default; the others are here to be compared with it.
+ResNet-50 is the default; the others are for comparison.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Architecture:
     """A network by name.
 
     Attributes:
-        name: What ``--arch`` and the card say.
+        name: Its name for ``--arch`` and on the card.
         input_size: Side in pixels of the square that it was designed for.
         normalization: What its (pretrained) weights expect of the pixels.
-        build: Input side in pixels -> a network with one logit per class of `data.labels.CLASSES`, from chance.
-        pretrained: Its ImageNet weights, downloaded; none where there are none.
+        build: Input side in pixels -> a network with random weights and one logit per class of `data.labels.CLASSES`.
+        pretrained: Downloads its ImageNet weights; None if there are none.
     """
 
     name: str
@@ -44,7 +44,7 @@ def find_architecture(name: str) -> Architecture:
     (``timm/NAME`` where both have the name).
 
     Raises:
-        InputError: Nobody knows the name.
+        InputError: The name is unknown.
     """
     if name in _OWN:
         return _OWN[name]
@@ -56,7 +56,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 class Cnn(nn.Module):
-    """A CNN from scratch, as students build it: four 5x5 convolutions of stride 2 (64-128-128-256), dense 64-32."""
+    """A small CNN: four 5x5 convolutions of stride 2 (64-128-128-256 channels), dense layers of 64 and 32 units."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Cnn(nn.Module):
 
 
 class Mlp(nn.Module):
-    """A multi-layer perceptron on the grey pixels: two hidden layers, blind to where a pixel lies."""
+    """A multi-layer perceptron with two hidden layers on the gray pixels; it cannot tell which pixels are neighbors."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Mlp(nn.Module):
         )
 
     def forward(self, batch_nchw: torch.Tensor) -> torch.Tensor:
-        return self.layers(batch_nchw[:, :1])  # the three channels are one
+        return self.layers(batch_nchw[:, :1])  # the three channels are equal
 
 
 _OWN = {
@@ -120,10 +120,10 @@ def _from_torchvision(name: str) -> Architecture:
     recipe = best.transforms() if best is not None else None
     size = int(recipe.crop_size[0]) if recipe is not None else 224
     shown = Normalization(tuple(recipe.mean), tuple(recipe.std)) if recipe is not None else IMAGENET
-    # Their weights, ported from TensorFlow, expect -1 to 1; torchvision converts inside the network when it loads them.
+    # Weights ported from TensorFlow expect -1 to 1; torchvision converts inside the network when it loads them.
     if name in ("inception_v3", "googlenet"):
         shown = _HALF
-    # The auxiliary heads of 2015 are left out: batch normalisation has made them needless.
+    # The auxiliary heads of 2015 are left out: batch normalization made them unnecessary.
     extra = {"aux_logits": False, "init_weights": True} if name in ("inception_v3", "googlenet") else {}
 
     def build(side: int) -> nn.Module:
@@ -140,29 +140,27 @@ def _from_timm(name: str) -> Architecture:
 
     bare = name.removeprefix("timm/")
     if not timm.is_model(bare):
-        raise InputError(
-            f"architecture {name!r} is none of {', '.join(_OWN)}, none of torchvision's and none of timm's"
-        )
+        raise InputError(f"architecture {name!r} is not one of {', '.join(_OWN)}, nor one of torchvision's or timm's")
     settings = timm.get_pretrained_cfg(bare)
     size = 224 if settings is None else int(settings.input_size[-1])
     shown = IMAGENET if settings is None else Normalization(tuple(settings.mean), tuple(settings.std))
-    known = settings is not None and settings.has_weights
+    has_weights = settings is not None and settings.has_weights
 
-    def made(**extra: Any) -> nn.Module:
+    def create(**extra: Any) -> nn.Module:
         return timm.create_model(bare, pretrained=False, num_classes=len(CLASSES), **extra)
 
     def build(side: int) -> nn.Module:
         try:
             if side == size:
-                return made()
-            try:  # most transformers are built for one input side, which has to be said
-                return made(img_size=side)
-            except TypeError:  # most convolutional networks take any, and do not know the word
-                return made()
+                return create()
+            try:  # most transformers are built for one input side
+                return create(img_size=side)
+            except TypeError:  # most convolutional networks take any side, and do not have this argument
+                return create()
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise InputError(f"architecture {name!r} cannot be built for {side} pixels ({reason_of(error)})") from None
 
     def pretrained() -> dict[str, torch.Tensor]:
         return dict(timm.create_model(bare, pretrained=True, num_classes=len(CLASSES)).state_dict())
 
-    return Architecture(name, size, shown, build, pretrained if known else None)
+    return Architecture(name, size, shown, build, pretrained if has_weights else None)

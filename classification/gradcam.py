@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of a slice speak for a class, and the picture of it."""
+"""Grad-CAM: which parts of a slice speak for a class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from monai.visualize import GradCAM, ModelWithHooks
@@ -15,29 +14,26 @@ from torch import nn
 
 from tumorlens.data.errors import InputError
 
-_OPACITY = 0.6  # of the hottest spot
-_CONTOUR = (0, 255, 255)
-
 
 def grad_cam(
     model: nn.Module, batch_nchw: torch.Tensor, class_indices: Sequence[int] | NDArray[Any], layer: str | None = None
 ) -> NDArray[np.float32]:
-    """Grad-CAM (R. Selvaraju et al., ICCV 2017) by MONAI: what in each slice speaks for a class.
+    """Grad-CAM (R. Selvaraju et al., ICCV 2017) by MONAI: the parts of each slice that speak for a class.
 
-    The network runs in eval mode; its modes and parameters are as before when this returns.
+    The network runs in evaluation mode; its modes and parameters are restored.
 
     Args:
         model: Any convolutional network that gives logits ``(n, c)``.
         batch_nchw: From `data.preprocessing.normalization.to_batch`.
         class_indices: ``(n,)`` the class to explain in each slice.
-        layer: Dotted name of the module whose output is weighed; by default that of `target_layer`.
+        layer: Dotted name of the module whose output is weighted; by default that of `target_layer`.
 
     Returns:
         ``(n, h, w)`` on the batch's own grid, 0 .. 1: each map divided by its maximum, all 0 where nothing speaks for
         the class.
 
     Raises:
-        InputError: The network has no feature maps to weigh, or no such layer.
+        InputError: The network has no feature maps to weight, or no such layer.
     """
     if not len(batch_nchw):
         return np.zeros((0, *batch_nchw.shape[2:]), np.float32)
@@ -53,8 +49,10 @@ def grad_cam(
 
 
 class _Watched(ModelWithHooks):
-    """MONAI's wrapper, but with a class for each slice, gradients down to the layer only (which halves the time, and
-    lets later layers work in place), and no hook left behind."""
+    """MONAI's wrapper with a class for each slice, gradients only down to the layer, and no hook left behind.
+
+    Gradients that end at the layer halve the time, and later layers may work in place.
+    """
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         super().__init__(model, layer)
@@ -84,16 +82,16 @@ def _share_of_maximum(maps: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients of the parameters, until the block ends."""
+    """Evaluation mode, and no gradients of the parameters, until the block ends."""
     training = [(module, module.training) for module in model.modules()]
-    wanted = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     model.eval().requires_grad_(False)
     try:
         yield
     finally:
         for module, mode in training:
             module.training = mode
-        for parameter, requires, gradient in wanted:
+        for parameter, requires, gradient in gradients:
             parameter.requires_grad_(requires)
             parameter.grad = gradient
 
@@ -104,12 +102,12 @@ def target_layer(model: nn.Module, input_chw: tuple[int, ...] = (3, 224, 224)) -
     ``layer4`` in torchvision's ResNets, the last ReLU before pooling in VGG and AlexNet. Found by one pass of zeros.
 
     Args:
-        model: In eval mode on return as on entry.
+        model: Its training mode is restored.
         input_chw: Shape of one network input.
 
     Raises:
-        InputError: There is no convolution, or tokens follow the last one (a transformer, an MLP-Mixer): what tells the
-            classes apart is then in no feature map.
+        InputError: There is no convolution, or tokens follow the last one (a transformer, an MLP-Mixer), so that no
+            feature map tells the classes apart.
     """
     name = type(model).__name__
     outputs = _outputs(model, input_chw)
@@ -124,23 +122,23 @@ def target_layer(model: nn.Module, input_chw: tuple[int, ...] = (3, 224, 224)) -
 
 
 def _convolves(module: nn.Module, shape: tuple[int, ...]) -> bool:
-    """A 2-D convolution over more than one pixel; what works on pooled features has no place in the picture."""
+    """Whether a module is a 2-D convolution over more than one pixel: pooled features have no place in the picture."""
     return isinstance(module, nn.Conv2d) and max(shape[2:]) > 1
 
 
 def _makes_tokens(module: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Tokens x channels, or the rows x columns x channels of a Swin transformer."""
+    """Whether a module's output is tokens x channels, or rows x columns x channels as in a Swin transformer."""
     return len(shape) == 3 or (len(shape) == 4 and isinstance(module, nn.Linear))
 
 
 def _outputs(model: nn.Module, input_chw: tuple[int, ...]) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
-    """Name, module and output shape in the order in which the modules finish; without the model itself."""
-    seen: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+    """Name, module and output shape of all parts of a model, in the order in which they finish."""
+    outputs: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor):
-                seen.append((name, module, tuple(output.shape)))
+                outputs.append((name, module, tuple(output.shape)))
 
         return hook
 
@@ -151,27 +149,4 @@ def _outputs(model: nn.Module, input_chw: tuple[int, ...]) -> list[tuple[str, nn
     finally:
         for handle in handles:
             handle.remove()
-    return seen
-
-
-def draw_explanation(
-    image_hw: NDArray[np.uint8], cam_hw: NDArray[Any], mask_hw: NDArray[Any] | None = None
-) -> NDArray[np.uint8]:
-    """The slice under its heat, as RGB ``(h, w, 3)``: matplotlib's perceptually uniform *inferno*, transparent at 0.
-
-    Args:
-        image_hw: Grey slice.
-        cam_hw: Map on the same grid, 0 .. 1.
-        mask_hw: The true or the drawn mask; its contour is cyan.
-    """
-    from matplotlib import colormaps
-
-    heat = np.clip(np.asarray(cam_hw, float), 0, 1)
-    color = colormaps["inferno"](heat)[..., :3] * 255
-    opacity = (_OPACITY * heat)[..., None]
-    picture = np.round((1 - opacity) * image_hw[..., None] + opacity * color).astype(np.uint8)
-    if mask_hw is not None:
-        inside = (np.asarray(mask_hw) != 0).astype(np.uint8)
-        contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, contours, -1, _CONTOUR, 1)
-    return picture
+    return outputs

@@ -1,4 +1,4 @@
-"""The classifier's network, and where its weights start from."""
+"""The classifier's network and its initial weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from tumorlens.data.errors import InputError, reason_of
 
 @dataclass(frozen=True)
 class InitReport:
-    """What an initialisation gave: how many tensors fitted, and which parts of the network start from chance."""
+    """The result of an initialization.
+
+    Attributes:
+        source: Where the weights come from.
+        loaded: Number of tensors that fitted.
+        total: Number of the network's tensors.
+        fresh: Parts of the network that start from random weights.
+    """
 
     source: str
     loaded: int
@@ -30,7 +37,7 @@ class InitReport:
 
 
 def build_classifier(architecture: Architecture, size: int | None = None) -> nn.Module:
-    """The network with one logit per class of `data.labels.CLASSES`, from chance.
+    """A network with random weights and one logit per class of `data.labels.CLASSES`.
 
     Args:
         architecture: From `classification.architectures.find_architecture`.
@@ -44,18 +51,18 @@ def build_classifier(architecture: Architecture, size: int | None = None) -> nn.
     return architecture.build(size or architecture.input_size)
 
 
-def initialise(model: nn.Module, architecture: Architecture, init: str = "imagenet") -> InitReport:
-    """Give a fresh classifier its first weights.
+def initialize(model: nn.Module, architecture: Architecture, init: str = "imagenet") -> InitReport:
+    """Load the initial weights of a new classifier.
 
     Args:
         model: From `build_classifier`.
-        architecture: What it is.
-        init: ``"imagenet"`` (downloaded; nothing for an architecture that has no such weights), ``"none"``, or a
-            ``.safetensors`` or ``.pth`` file with the network's names, or of a segmenter whose encoder has them; what
-            the file lacks stays as it is.
+        architecture: The model's architecture.
+        init: ``"imagenet"`` (downloaded; nothing for an architecture without such weights), ``"none"``, or a
+            ``.safetensors`` or ``.pth`` file of such a network, or of a segmenter with such an encoder. Tensors that
+            the file lacks keep their random weights.
 
     Raises:
-        InputError: No download possible, no such file, or nothing in it fits.
+        InputError: The download fails, the file is missing, or none of its tensors fits.
     """
     if init == "none":
         return _report(model, set(), "nothing")
@@ -85,7 +92,7 @@ def initialise(model: nn.Module, architecture: Architecture, init: str = "imagen
 
 
 def _of_encoder(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """The state; of a segmenter, its encoder's tensors under the names that they have in a classifier."""
+    """The state with a segmenter's encoder under the names that a classifier has."""
     return {name if name in own else name.removeprefix("encoder."): tensor for name, tensor in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""The classifier as Lightning trains it: loss, optimizer, validation accuracy."""
+"""The classifier's Lightning module: loss, optimizer, validation accuracy."""
 
 from __future__ import annotations
 
@@ -17,45 +17,52 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import total_steps
-from tumorlens.data.training.module import Stage, adamw_one_cycle, to_small_batch
-from tumorlens.data.training.networks import check_input, still_stem
+from tumorlens.data.training.module import StageModule, adamw_one_cycle, to_small_batch
+from tumorlens.data.training.networks import check_output, freeze_stem_statistics
 from tumorlens.data.training.partition import Partition
 
 
-def check_size(model: nn.Module, architecture: Architecture, size: int) -> None:
-    """Raise an `InputError` if a network does not take inputs of this side in pixels."""
-    check_input(model, architecture.name, size, (1, len(CLASSES)))
+def check_input_size(model: nn.Module, architecture: Architecture, size: int) -> None:
+    """Raise an `InputError` if a classifier does not take inputs of this side in pixels."""
+    check_output(model, architecture.name, size, (1, len(CLASSES)))
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Let only the head learn, as in transfer learning with a frozen backbone.
+    """Freeze everything but the head, as in transfer learning.
 
-    The head is what timm calls a network's classifier, or its last linear layer.
+    The head is timm's ``classifier`` of the network, or its last linear layer.
 
     Raises:
-        InputError: The network has no such layer at its end.
+        InputError: The network has no such layer.
     """
-    learning = [parameter for layer in _head(model) for parameter in layer.parameters()]
-    if not learning:
-        raise InputError("this architecture ends in no linear layer, so its backbone cannot be frozen")
+    head = [parameter for layer in _head(model) for parameter in layer.parameters()]
+    if not head:
+        raise InputError("this architecture does not end in a linear layer, so its backbone cannot be frozen")
     model.requires_grad_(False)
-    for parameter in learning:
+    for parameter in head:
         parameter.requires_grad_(True)
 
 
 def _head(model: nn.Module) -> list[nn.Module]:
-    """All layers that turn features into logits: a network that was distilled has two of them."""
+    """All layers that turn features into logits; a distilled network has two."""
     classifier: Any = getattr(model, "get_classifier", None)
     if classifier is not None:
-        told = classifier()
-        layers = told if isinstance(told, (tuple, list)) else [told]
+        head = classifier()
+        layers = head if isinstance(head, (tuple, list)) else [head]
         return [layer for layer in layers if isinstance(layer, nn.Module)]
     linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return linear[-1:]
 
 
-class ClassifierModule(Stage):
-    """A classifier with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule."""
+class ClassifierModule(StageModule):
+    """A classifier with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule.
+
+    Args:
+        config: The run's settings.
+        model: The network.
+        class_weights: ``(4,)`` of the loss.
+        total_steps: Optimizer steps of the whole run.
+    """
 
     def __init__(
         self, config: ClassifierConfig, model: nn.Module, class_weights: torch.Tensor, total_steps: int
@@ -77,16 +84,16 @@ class ClassifierModule(Stage):
         loss = logits.new_zeros(())
         if not blank.all():
             loss = loss + (~blank).float().mean() * self.loss(logits[~blank], batch["label"][~blank])
-        if blank.any():  # cross-entropy to the uniform distribution: no opinion
+        if blank.any():  # cross-entropy to the uniform distribution: a blanked head shows no class
             loss = loss - blank.float().mean() * logits[blank].log_softmax(1).mean()
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
         return loss
 
     def on_train_epoch_start(self) -> None:
-        if self.config.frozen:  # a frozen backbone keeps its batch statistics, too
+        if self.config.frozen:  # freezes the batch statistics, too
             self.model.eval()
         elif self.config.freeze_stem:
-            still_stem(self.model)
+            freeze_stem_statistics(self.model)
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits = self(batch["image"]).float()
@@ -101,10 +108,15 @@ class ClassifierModule(Stage):
 
 
 def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:
-    """A module around a model (a fresh one, if none is given); loss weights undo the classes' imbalance, the schedule
-    spans the whole run."""
+    """A module around a model, whose loss weights undo the classes' imbalance and whose schedule spans the whole run.
+
+    Args:
+        config: The run's settings.
+        parts: The run's slices.
+        model: The network; by default a new one.
+    """
     counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES))
-    counts[counts < 1] = max(1.0, counts.max())  # label smoothing would pull to an absent class that weighs much
+    counts[counts < 1] = max(1.0, counts.max())  # label smoothing would pull towards an absent class of large weight
     weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
     class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
     model = model or build_classifier(find_architecture(config.arch), config.size)

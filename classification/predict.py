@@ -1,4 +1,4 @@
-"""A trained classifier, ready to answer: weights are loaded once and reused."""
+"""A trained classifier: loaded once, it predicts any number of slices."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
 
 
 class Network(Protocol):
-    """Stage one's network on whatever computes it."""
+    """Stage one's network on an engine."""
 
     def __call__(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Prepared slices ``(n, size, size)`` -> uncalibrated logits ``(n, 4)``, and the features ``(n, d)`` that the
-        refusal reads; none for weights without one."""
+        """Uncalibrated logits ``(n, 4)`` of prepared slices ``(n, size, size)``, and the features ``(n, d)`` that the
+        refusal reads; None for weights without a refusal."""
         ...
 
 
@@ -42,12 +42,12 @@ class Classifier:
     """Stage one.
 
     Attributes:
-        network: What computes.
-        card: What the weights are.
-        source: Their file.
-        refusal: What tells brains from other pictures, or none.
-        tta: Whether each slice is also seen mirrored left to right and the logits are averaged (test-time
-            augmentation): twice the time.
+        network: The network on an engine.
+        card: The weights' card.
+        source: The weight file.
+        refusal: Tells brains from other pictures; None for weights without one.
+        tta: Test-time augmentation: each slice is also seen mirrored left to right, and the logits are averaged. It
+            takes twice the time.
     """
 
     network: Network
@@ -70,24 +70,24 @@ class Classifier:
             weights: A ``.safetensors`` file with its card beside it, as a training run writes it.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
             tta: See `Classifier`.
-            network: Opens a weight file on an engine of its own, instead of PyTorch on that device.
+            network: Opens a weight file on another engine than PyTorch on that device.
 
         Raises:
-            InputError: Files missing or damaged, another stage, architecture or class list.
+            InputError: Files missing or damaged, or of another stage, architecture or class list.
         """
         path = Path(weights) if weights is not None else SHIPPED
         card = checked_card(path, "classification")
         if card.get("classes") != list(CLASSES):
-            raise InputError(f"{path}: a model for {card.get('classes')}, where one for {list(CLASSES)} is needed")
+            raise InputError(f"{path}: this model is for {card.get('classes')}; one for {list(CLASSES)} is needed")
         opened = network(path) if network else _torch_network(path, device)
         refusal = take_refusal(read_arrays(path, PREFIX), card, path)
         return cls(opened, card, path, refusal, tta)
 
     @cached_property
     def model(self) -> torch.nn.Module:
-        """The network in PyTorch, for what needs its gradients or its layers."""
-        own: torch.nn.Module | None = getattr(self.network, "model", None)
-        return own if own is not None else _torch_network(self.source, "cpu").model
+        """The network in PyTorch, for Grad-CAM."""
+        loaded: torch.nn.Module | None = getattr(self.network, "model", None)
+        return loaded if loaded is not None else _torch_network(self.source, "cpu").model
 
     @property
     def input_size(self) -> int:
@@ -96,7 +96,7 @@ class Classifier:
 
     @property
     def normalization(self) -> Normalization:
-        """What the weights expect of the pixels."""
+        """The normalization that the weights expect."""
         from tumorlens.classification.architectures import find_architecture
         from tumorlens.data.preprocessing.normalization import normalization_of
 
@@ -104,26 +104,30 @@ class Classifier:
 
     @property
     def tumor_threshold(self) -> float:
-        """The tumor probability from which a picture is positive, chosen on patients not learnt from."""
+        """The tumor probability from which a picture is positive."""
         return float(self.card["operating_point"]["tumor_threshold"])
 
     @property
     def volume_threshold(self) -> float:
-        """The same for a slice of a volume; that of pictures where the card tells no other."""
+        """The tumor probability from which a volume's slice is positive; that of pictures if the card has no other."""
         return float(self.card["operating_point"].get("volume_threshold", self.tumor_threshold))
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by; 1 where the weights were never calibrated."""
+        """The calibration's divisor of the logits; 1 for weights that were not calibrated."""
         return float(self.card.get("calibration", {}).get("temperature", 1.0))
 
     def logits(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Uncalibrated logits ``(n, 4)`` in the order of `data.labels.CLASSES` for prepared slices."""
-        return self.look(images_nhw)[0]
+        return self.logits_and_strangeness(images_nhw)[0]
 
-    def look(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Uncalibrated logits ``(n, 4)`` and, in the same pass, how strange each slice is ``(n,)``; None for weights
-        that cannot tell."""
+    def logits_and_strangeness(
+        self, images_nhw: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Uncalibrated logits ``(n, 4)`` and, from the same pass, each slice's strangeness ``(n,)``.
+
+        The strangeness is None for weights without a refusal.
+        """
         logits, features = self.network(images_nhw)
         if self.tta:
             mirrored, _ = self.network(np.ascontiguousarray(images_nhw[:, :, ::-1]))
@@ -138,11 +142,11 @@ class Classifier:
 
     @property
     def strangeness_limit(self) -> float | None:
-        """The highest strangeness of a brain slice; None for weights that cannot tell."""
+        """The highest strangeness of a brain slice; None for weights without a refusal."""
         return None if self.refusal is None else self.refusal.limit
 
     def explain(self, images_nhw: NDArray[np.uint8], class_indices: Sequence[int]) -> NDArray[np.float32]:
-        """Grad-CAM ``(n, size, size)`` in 0..1 of prepared slices for one class each, see `classification.evaluation.explanation`.
+        """Grad-CAM ``(n, size, size)`` in 0..1 of prepared slices for one class each, see `classification.gradcam`.
 
         Raises:
             InputError: The architecture has no feature maps.
@@ -159,11 +163,11 @@ class Classifier:
     def labels(
         self, probabilities_nc: NDArray[np.float32], from_volumes_n: NDArray[np.bool_] | None = None
     ) -> NDArray[np.int64]:
-        """The label of each slice alone, ``(n,)`` index: the likeliest tumor from the threshold on, else no tumor.
+        """The label of each slice by itself, ``(n,)`` index: the likeliest tumor from the threshold on, else no tumor.
 
         Args:
             probabilities_nc: ``(n, 4)``, calibrated.
-            from_volumes_n: ``(n,)`` which are slices of volumes and not pictures; none are, by default.
+            from_volumes_n: ``(n,)`` whether each is a slice of a volume; by default all are pictures.
         """
         volumes = np.zeros(len(probabilities_nc), bool) if from_volumes_n is None else from_volumes_n
         thresholds = threshold_of_each(volumes, self.tumor_threshold, self.volume_threshold)
@@ -171,26 +175,32 @@ class Classifier:
         return np.where(positive, 1 + probabilities_nc[:, 1:].argmax(axis=1), NO_TUMOR)
 
     def refuses(self, strangeness_n: NDArray[np.float32] | None, has_head_n: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which slices alone would be taken for no brain, ``(n,)``: no head stands out, or too strange a one."""
+        """Whether each slice by itself is refused, ``(n,)``: no head stands out in it, or it is too strange.
+
+        Args:
+            strangeness_n: ``(n,)`` from `logits_and_strangeness`.
+            has_head_n: ``(n,)`` whether preprocessing found a head.
+        """
         if strangeness_n is None or self.strangeness_limit is None:
             return ~has_head_n
         return ~has_head_n | (strangeness_n > self.strangeness_limit)
 
     def judge(self, prepared: Sequence[PreparedSlice]) -> NDArray[np.int64]:
-        """The label of each slice alone, ``(n,)`` index, -1 where it is refused."""
-        logits, strangeness = self.look(np.stack([p.image for p in prepared]))
+        """The label of each slice by itself, ``(n,)`` index; -1 where it is refused."""
+        logits, strangeness = self.logits_and_strangeness(np.stack([p.image for p in prepared]))
         refused = self.refuses(strangeness, np.array([p.head_fraction > 0 for p in prepared]))
         return np.where(refused, -1, self.labels(self.calibrate(logits)))
 
     def prediction_sets(
         self, probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64] | None = None
     ) -> NDArray[np.bool_] | None:
-        """The classes that remain possible at the card's coverage, ``(n, 4)``, the label always among them; None for
-        weights without such figures.
+        """The classes that remain possible at the card's coverage, ``(n, 4)``; the label is always among them.
+
+        None for weights without conformal thresholds.
 
         Args:
             probabilities_nc: ``(n, 4)``, calibrated.
-            labels_n: ``(n,)`` what was decided; by default what `labels` says of pictures.
+            labels_n: ``(n,)`` the decided labels; by default those of pictures, see `labels`.
         """
         conformal = self.card.get("conformal")
         if conformal is None:

@@ -1,9 +1,9 @@
-"""What is no MRI of the brain: a linear head on the classifier's own features, learnt at the end of a training run.
+"""The refusal of pictures that are not an MRI of the brain: a linear head on the classifier's own features.
 
-A softmax over four classes is sure of anything, a photograph included. The features of the middle layers are not:
-textures and shapes of brains lie in a small part of their space. A logistic regression on them, taught with pictures
-that are no brains (outlier exposure: D. Hendrycks et al., ICLR 2019), finds its border. How it compares with distances
-and energy is in docs/benchmarks.md.
+A softmax over four classes is sure of any picture, photographs included. The features of the middle layers are not:
+textures and shapes of brains fill a small part of their space. A logistic regression on them finds its border, taught
+with pictures that are not brains (outlier exposure: D. Hendrycks et al., ICLR 2019). It is compared with distances and
+energy in docs/background/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from tumorlens.data.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-# Share of the validation slices that are let in. At most one brain in a hundred may be refused on others.
-ADMITTED = 0.993
+ADMITTED = 0.993  # share of the validation slices below the limit, so that on others one brain in a hundred is refused
 CLIP = 8.0  # deviations: one wild feature must not outvote two thousand
 PREFIX = "refusal."  # of its tensors in the weight file
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """The head.
+    """The fitted head.
 
     Attributes:
         layer: Name of the network's module whose output it reads.
@@ -47,45 +46,51 @@ class Refusal:
     limit: float
 
     def strangeness(self, features_nd: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How little like a brain slices are, ``(n,)``: log-odds, any number."""
+        """Log-odds that slices are not brains, ``(n,)``."""
         standard = ((features_nd - self.mean) / self.std).clip(-CLIP, CLIP)
         return (standard @ self.weight + self.bias).astype(np.float32)
 
     def limited(self, strangeness_n: NDArray[np.float32]) -> Refusal:
-        """The head with a limit at which at least `ADMITTED` of some brain slices are let in, and whatever is likelier
-        a brain than not, for slices of other scanners lie nearer to the border than those of a training's kind.
+        """The head with a limit that lets in at least `ADMITTED` of some brain slices.
+
+        The limit is never below even odds, because slices of other scanners lie nearer to the border.
 
         Args:
-            strangeness_n: ``(n,)`` of brain slices that taught it nothing.
+            strangeness_n: ``(n,)`` of brain slices that it was not taught with.
         """
         return replace(self, limit=max(0.0, float(np.quantile(strangeness_n, ADMITTED))))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What is kept in the weight file, beside the network's own tensors."""
+        """The tensors for the weight file, beside the network's own."""
         import torch
 
         arrays = {"mean": self.mean, "std": self.std, "weight": self.weight}
         return {PREFIX + name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
 
     def facts(self) -> dict[str, Any]:
-        """What is kept on the card."""
+        """The entries for the card."""
         return {"layer": self.layer, "bias": round(self.bias, 6), "limit": round(self.limit, 4)}
 
 
 def take_refusal(state: dict[str, Any], card: dict[str, Any], path: Path) -> Refusal | None:
-    """Take the head's tensors, or arrays, out of a state; None for weights without one.
+    """Take the head out of a state and return it; None for weights without one.
+
+    Args:
+        state: Tensors or arrays by name; those of the head are removed.
+        card: The weights' card.
+        path: The weight file, for messages.
 
     Raises:
         InputError: Card and tensors do not go together.
     """
-    found = {n.removeprefix(PREFIX): np.asarray(state.pop(n), np.float32) for n in list(state) if n.startswith(PREFIX)}
+    arrays = {n.removeprefix(PREFIX): np.asarray(state.pop(n), np.float32) for n in list(state) if n.startswith(PREFIX)}
     facts = card.get("refusal")
-    if facts is None and not found:
+    if facts is None and not arrays:
         return None
     try:
-        mean, std, weight = (found[name] for name in ("mean", "std", "weight"))
-        told: dict[str, Any] = facts or {}
-        head = Refusal(str(told["layer"]), mean, std, weight, float(told["bias"]), float(told["limit"]))
+        mean, std, weight = (arrays[name] for name in ("mean", "std", "weight"))
+        entries: dict[str, Any] = facts or {}
+        head = Refusal(str(entries["layer"]), mean, std, weight, float(entries["bias"]), float(entries["limit"]))
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path.with_suffix('.json')}: the card's refusal does not fit the weights") from None
     if len({a.shape for a in (mean, std, weight)}) != 1 or mean.ndim != 1:

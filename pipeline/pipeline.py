@@ -201,7 +201,8 @@ class Pipeline:
         begun = time.perf_counter()
         counts = [len(case.chosen) for case in cases]
         ends = np.cumsum(counts)[:-1]
-        logits, strangeness = self.classifier.look(np.stack([p.image for case in cases for p in case.chosen]))
+        images = np.stack([prepared.image for case in cases for prepared in case.chosen])
+        logits, strangeness = self.classifier.logits_and_strangeness(images)
         logits_of = np.split(logits, ends)
         strangeness_of = [None] * len(cases) if strangeness is None else np.split(strangeness, ends)
         scores = []

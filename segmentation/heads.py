@@ -1,4 +1,4 @@
-"""Data sets that outline the same lesion in other ways, learnt side by side."""
+"""Layers that only training needs: an output layer per data set, and a classification layer on the encoder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tumorlens.data.labels import CLASSES
 class OwnOutlines(nn.Module):
     """A segmenter's last layer, once for each data set.
 
-    Two sets may outline the same lesions in other ways: BRISC's outlines of figshare's gliomas agree with figshare's
-    own by a Dice of 0.71. Here all layers but the last are common, and a slice teaches the last layer of its own set.
-    What is kept is one layer as before: the mean of all by their number of slices with a lesion, which in a linear
-    layer is the mean of their logits.
+    Data sets outline the same lesions in different ways: BRISC's outlines of figshare's gliomas agree with figshare's
+    own by a Dice of 0.71. All layers but the last are shared, and a slice teaches the last layer of its own set. The
+    trained segmenter has one last layer: their mean, weighted by the sets' numbers of slices with a lesion. For a
+    linear layer that is the mean of the logits.
 
     Args:
         model: A segmenter of segmentation-models-pytorch.
@@ -42,12 +42,17 @@ class OwnOutlines(nn.Module):
         self.register_buffer("share", share / share.sum())
 
     def forward(self, decoded_nchw: torch.Tensor, source_n: torch.Tensor) -> torch.Tensor:
-        """Logits ``(n, 1, h, w)`` of the decoder's features, each slice's by the layer of its set."""
+        """Logits ``(n, 1, h, w)`` of the decoder's features, each slice by the layer of its data set.
+
+        Args:
+            decoded_nchw: The decoder's output.
+            source_n: ``(n,)`` index of each slice's data set.
+        """
         every = self.layer(decoded_nchw)
         return every[torch.arange(len(every), device=every.device), source_n][:, None]
 
     def give_mean(self, model: nn.Module) -> None:
-        """Put the mean of all layers into the segmenter."""
+        """Write the mean of all layers into the segmenter's last layer."""
         last = self._last_of(model)
         with torch.no_grad():
             last.weight.copy_((self.share[:, None, None, None] * self.layer.weight).sum(0, keepdim=True))
@@ -57,7 +62,7 @@ class OwnOutlines(nn.Module):
     def _last_of(model: nn.Module) -> Any:
         head: Any = getattr(model, "segmentation_head", [None])
         if not isinstance(head[0], nn.Conv2d):
-            raise InputError("--own-outlines needs a segmenter of segmentation-models-pytorch; a plain U-Net is none")
+            raise InputError("--own-outlines needs a segmenter of segmentation-models-pytorch, not a plain U-Net")
         return head[0]
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy + Dice in which tumor-free slices do teach."""
+"""The segmenter's loss: cross-entropy + Dice, to which tumor-free slices contribute."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from torch import nn
 
 
 class CrossEntropyDice(nn.Module):
-    """Pixel-wise binary cross-entropy and soft Dice (Milletari et al., 3DV 2016), each slice's and the whole batch's.
+    """Pixel-wise binary cross-entropy and soft Dice (F. Milletari et al., 3DV 2016), per slice and over the batch.
 
-    Dice of a tumor-free slice alone teaches next to nothing: SMP masks it, and with a smoothing term its gradient fades
-    as soon as more than a few pixels are wrong, so that a segmenter outlines something in healthy slices, too. Over the
-    batch, as nnU-Net does it (F. Isensee et al., Nature Methods 2021), a false pixel costs the same wherever it lies.
-    The slices with a lesion keep a Dice of their own, or small lesions would count for nothing beside large ones.
+    Dice of a tumor-free slice alone teaches almost nothing: SMP masks it, and with a smoothing term its gradient fades
+    as soon as more than a few pixels are wrong. Such a segmenter outlines something in healthy slices, too. Over the
+    batch, as in nnU-Net (F. Isensee et al., Nature Methods 2021), a false pixel costs the same in every slice. Slices
+    with a lesion also have a Dice of their own, because small lesions count little beside large ones.
+
+    Args:
+        dice_weight: Share of Dice in the loss.
     """
 
     def __init__(self, dice_weight: float = 0.5) -> None:

@@ -1,4 +1,4 @@
-"""The segmenters by name, their encoders, and where an encoder starts from."""
+"""The segmenters by name, their encoders, and the encoders' initial weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
-import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
@@ -22,8 +21,8 @@ def _plain_unet(**_: Any) -> nn.Module:
     return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1, features=(32, 32, 64, 128, 256, 32))
 
 
-# With a residual encoder the first is the Res-U-Net. U-Net++: Z. Zhou et al., DLMIA 2018. scSE, attention by concurrent
-# spatial and channel squeeze & excitation: A. Roy et al., MICCAI 2018.
+# With a residual encoder, the first is the Res-U-Net. U-Net++: Z. Zhou et al., DLMIA 2018. scSE, concurrent spatial and
+# channel squeeze & excitation: A. Roy et al., MICCAI 2018.
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "unet": smp.Unet,
     "unet++": smp.UnetPlusPlus,
@@ -39,45 +38,46 @@ _NORMALIZATIONS = {"inception": _HALF, "xception": _HALF, "efficientnet_lite": _
 def build_segmenter(
     arch: str = DEFAULT, encoder: str = ENCODER, decoder_channels: tuple[int, ...] = DECODER_CHANNELS
 ) -> nn.Module:
-    """A U-Net (Ronneberger et al., MICCAI 2015) with one logit a pixel, from chance.
+    """A U-Net (O. Ronneberger et al., MICCAI 2015) with random weights and one logit a pixel.
 
     Args:
         arch: One of `ARCHITECTURES`.
         encoder: Any encoder of segmentation-models-pytorch (``tu-NAME`` takes those of timm); not for ``plain-unet``.
         decoder_channels: Width of the decoder's five stages; not for ``plain-unet``.
 
-    Input ``(n, 3, h, w)`` as `data.preprocessing.normalization.to_batch` gives it, sides divisible by 32; output ``(n, 1, h, w)``.
+    Input ``(n, 3, h, w)`` as `data.preprocessing.normalization.to_batch` gives it, sides divisible by 32; output
+    ``(n, 1, h, w)``.
 
     Raises:
-        InputError: No such architecture or encoder, or they do not go together.
+        InputError: The architecture or the encoder is unknown, or they do not go together.
     """
     if arch not in ARCHITECTURES:
-        raise InputError(f"architecture {arch!r} is none of {', '.join(ARCHITECTURES)}")
+        raise InputError(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
     try:
         return ARCHITECTURES[arch](
             encoder_name=encoder, encoder_weights=None, decoder_channels=tuple(decoder_channels), classes=1
         )
     except KeyError:
-        raise InputError(f"encoder {encoder!r} is none of segmentation-models-pytorch's") from None
+        raise InputError(f"encoder {encoder!r} is not one of segmentation-models-pytorch's") from None
     except (ValueError, RuntimeError, TypeError, AssertionError) as error:
         raise InputError(f"encoder {encoder!r} does not go with {arch} ({reason_of(error)})") from None
 
 
 def encoder_normalization(arch: str, encoder: str) -> Normalization:
-    """What an encoder's pretrained weights expect of the pixels; ImageNet's figures where it says nothing."""
+    """The normalization that an encoder's pretrained weights expect; ImageNet's by default."""
     if arch == "plain-unet":
         return IMAGENET
     if encoder.startswith("tu-"):
         import timm
 
-        told = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
-        return IMAGENET if told is None else Normalization(tuple(told.mean), tuple(told.std))
-    # SMP keeps these on its hub, which prediction must not need; all but the following families use ImageNet's.
-    return next((shown for part, shown in _NORMALIZATIONS.items() if part in encoder), IMAGENET)
+        settings = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        return IMAGENET if settings is None else Normalization(tuple(settings.mean), tuple(settings.std))
+    # SMP has these on its hub, which prediction must not need; all families but the following use ImageNet's.
+    return next((values for family, values in _NORMALIZATIONS.items() if family in encoder), IMAGENET)
 
 
-def initialise_encoder(model: nn.Module, encoder: str = ENCODER, init: str = "imagenet") -> str:
-    """Give a fresh segmenter's encoder its first weights; returns one line on what was loaded.
+def initialize_encoder(model: nn.Module, encoder: str = ENCODER, init: str = "imagenet") -> str:
+    """Load the initial weights of a new segmenter's encoder; returns one line that reports them.
 
     Args:
         model: From `build_segmenter`.
@@ -86,7 +86,7 @@ def initialise_encoder(model: nn.Module, encoder: str = ENCODER, init: str = "im
             torchvision's names: a trained classifier, for instance.
 
     Raises:
-        InputError: No download possible, no such file, or nothing in it fits the encoder.
+        InputError: The download fails, the file is missing, or none of its tensors fits the encoder.
     """
     inner = getattr(model, "encoder", None)
     if inner is None:
@@ -110,12 +110,7 @@ def initialise_encoder(model: nn.Module, encoder: str = ENCODER, init: str = "im
     if not fitting:
         raise InputError(f"{init}: none of its {len(state)} tensors fits the encoder {encoder}")
     inner.load_state_dict(fitting, strict=False)
-    wanted = [n for n in own if not n.endswith("num_batches_tracked")]
-    fresh = sorted({n.split(".")[0] for n in wanted if n not in fitting})
+    weights = [n for n in own if not n.endswith("num_batches_tracked")]
+    fresh = sorted({n.split(".")[0] for n in weights if n not in fitting})
     rest = f"; from chance: {', '.join(fresh)}" if fresh else ""
-    return f"{len(fitting)} of {len(wanted)} encoder tensors from {Path(init).name}{rest}"
-
-
-def probabilities(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """Lesion probability per pixel, ``(n, h, w)`` in 0..1."""
-    return model(batch).float().sigmoid()[:, 0]
+    return f"{len(fitting)} of {len(weights)} encoder tensors from {Path(init).name}{rest}"

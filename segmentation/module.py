@@ -1,4 +1,4 @@
-"""The segmenter as Lightning trains it: loss, optimizer, validation Dice."""
+"""The segmenter's Lightning module: loss, optimizer, validation Dice."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import total_steps
-from tumorlens.data.training.module import Stage, adamw_one_cycle, to_small_batch
-from tumorlens.data.training.networks import check_input, still_stem
+from tumorlens.data.training.module import StageModule, adamw_one_cycle, to_small_batch
+from tumorlens.data.training.networks import check_output, freeze_stem_statistics
 from tumorlens.data.training.partition import Partition
 from tumorlens.segmentation.config import SegmenterConfig
 from tumorlens.segmentation.heads import OwnOutlines, label_head
@@ -22,14 +22,21 @@ from tumorlens.segmentation.loss import CrossEntropyDice
 from tumorlens.segmentation.model import build_segmenter, encoder_normalization
 
 
-def check_size(model: nn.Module, arch: str, encoder: str, size: int) -> None:
+def check_input_size(model: nn.Module, arch: str, encoder: str, size: int) -> None:
     """Raise an `InputError` if a segmenter does not take inputs of this side in pixels."""
     name = arch if arch == "plain-unet" else f"{arch} with encoder {encoder}"
-    check_input(model, name, size, (1, 1, size, size))
+    check_output(model, name, size, (1, 1, size, size))
 
 
-class SegmenterModule(Stage):
-    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule; its encoder may have to name the tumor."""
+class SegmenterModule(StageModule):
+    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule; its encoder may also classify the slice.
+
+    Args:
+        config: The run's settings.
+        model: The network.
+        total_steps: Optimizer steps of the whole run.
+        outlined: Each data set's number of training slices with a lesion.
+    """
 
     def __init__(
         self, config: SegmenterConfig, model: nn.Module, total_steps: int, outlined: Sequence[int] = (1,)
@@ -48,23 +55,28 @@ class SegmenterModule(Stage):
 
     def on_train_epoch_start(self) -> None:
         if self.config.freeze_stem:
-            still_stem(self.model.get_submodule("encoder"))
+            freeze_stem_statistics(self.model.get_submodule("encoder"))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
-        logits, names = self._draw_and_name(images, batch["source"])
+        logits, class_logits = self.draw_and_classify(images, batch["source"])
         truth = batch["mask"][:, None].float()
         if logits.shape != truth.shape:
             logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
         loss = self.loss(logits, truth)
-        known = batch["label"] >= 0
-        if names is not None and known.any():
-            loss = loss + self.config.label_weight * F.cross_entropy(names[known], batch["label"][known])
+        labeled = batch["label"] >= 0
+        if class_logits is not None and labeled.any():
+            loss = loss + self.config.label_weight * F.cross_entropy(class_logits[labeled], batch["label"][labeled])
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
         return loss
 
-    def _draw_and_name(self, images: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits of the pixels, as a slice's own data set outlines, and of the labels if there is a layer for them."""
+    def draw_and_classify(self, images: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits of the pixels ``(n, 1, h, w)`` and of the classes ``(n, 4)``; None for these without a label head.
+
+        Args:
+            images: A normalized batch.
+            source: ``(n,)`` the data set of each slice, whose last layer draws it where each set has its own.
+        """
         if self.label_head is None and self.own is None:
             return self.model(images).float(), None
         network: Any = self.model
@@ -91,11 +103,17 @@ class SegmenterModule(Stage):
         self.dice.reset()
 
     def configure_optimizers(self) -> Any:
-        return adamw_one_cycle(self, self.config, self.total_steps)  # the label head learns, too
+        return adamw_one_cycle(self, self.config, self.total_steps)  # of the label head, too
 
 
 def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | None = None) -> SegmenterModule:
-    """A module around a model (a fresh one, if none is given) whose schedule spans the whole run."""
+    """A module around a model, whose schedule spans the whole run.
+
+    Args:
+        config: The run's settings.
+        parts: The run's slices.
+        model: The network; by default a new one.
+    """
     model = model or build_segmenter(config.arch, config.encoder, config.decoder_channels)
     sick = parts.train.masks.any(axis=(1, 2))
     sources = np.array([sample.source for sample in parts.train.samples])

@@ -1,4 +1,4 @@
-"""From which probability on a pixel is lesion, and how small a lesion may be: chosen on patients not learnt from."""
+"""The operating point: mask threshold and smallest lesion, chosen on patients that the network has not learned from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import whole_file
-from tumorlens.data.training.out_of_fold import fold_runs, mean_and_deviation
+from tumorlens.data.training.out_of_fold import Evidence, finished_folds, mean_and_deviation
 from tumorlens.segmentation.evaluation.metrics import dice_scores
 from tumorlens.segmentation.postprocess import clean_mask
 
@@ -25,13 +25,13 @@ _AREAS_PX = (0, 15, 30, 60)
 
 @dataclass(frozen=True)
 class PointScore:
-    """What an operating point is worth.
+    """The score of an operating point.
 
     Attributes:
-        threshold: Probability from which a pixel is lesion.
+        threshold: Lowest probability of a lesion's pixel.
         min_lesion_px: Smallest lesion, in pixels of the network's grid.
         dice: Mean over the slices that decide, 1 where mask and truth are empty.
-        n: How many these are.
+        n: Number of these slices.
     """
 
     threshold: float
@@ -43,8 +43,8 @@ class PointScore:
 def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> list[PointScore]:
     """Mean Dice of every threshold with every smallest lesion.
 
-    Slices with a lesion decide, where there are any: the others seldom pass the gate, and would raise the smallest
-    lesion at the cost of small tumors.
+    Slices with a lesion decide, if there are any. The others seldom pass the gate, and would raise the smallest lesion
+    at the cost of small tumors.
 
     Args:
         maps_nhw: ``(n, size, size)`` uint8, 255 is certain.
@@ -53,16 +53,16 @@ def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> l
     sick = truth_nhw.any(axis=(1, 2))
     if sick.any():
         maps_nhw, truth_nhw = maps_nhw[sick], truth_nhw[sick]
-    found = []
+    scores = []
     for threshold in _THRESHOLDS:
         for area in _AREAS_PX:
             masks = np.stack([clean_mask(m, threshold, area) for m in maps_nhw])
-            found.append(PointScore(threshold, area, float(dice_scores(masks, truth_nhw).mean()), len(maps_nhw)))
-    return found
+            scores.append(PointScore(threshold, area, float(dice_scores(masks, truth_nhw).mean()), len(maps_nhw)))
+    return scores
 
 
 def choose_operating_point(scores: Sequence[PointScore]) -> dict[str, float]:
-    """The point with the best mean Dice; scores of several folds are weighed by their slices."""
+    """The point with the best mean Dice, for a card; scores of several folds are weighted by their slices."""
     total: dict[tuple[float, int], float] = {}
     slices: dict[tuple[float, int], int] = {}
     for score in scores:
@@ -77,8 +77,26 @@ def choose_operating_point(scores: Sequence[PointScore]) -> dict[str, float]:
     return {"mask_threshold": best[1], "min_lesion_px": best[2]}
 
 
+def fit_operating_point(
+    maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8], table: Path, evidence: PointEvidence | None
+) -> dict[str, float]:
+    """The operating point of a trained network, for its card.
+
+    Args:
+        maps_nhw: ``(n, size, size)`` maps of the validation slices.
+        truth_nhw: ``(n, size, size)`` their masks, 0 and 1.
+        table: Where to write the scores, which a later run on all patients reads.
+        evidence: Scores of a cross-validation, which replace those of the validation slices.
+    """
+    if evidence is not None:
+        return choose_operating_point(evidence.scores)
+    scores = score_points(maps_nhw, truth_nhw)
+    write_points(table, scores)
+    return choose_operating_point(scores)
+
+
 def write_points(path: Path, scores: Sequence[PointScore]) -> None:
-    """One row per point."""
+    """Write one row a point."""
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["threshold", "min_lesion_px", "dice", "n"])
@@ -86,43 +104,41 @@ def write_points(path: Path, scores: Sequence[PointScore]) -> None:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a cross-validation says of operating points.
+class PointEvidence(Evidence):
+    """Scores of operating points in a cross-validation.
 
     Attributes:
-        scores: Of every fold on its validation patients.
-        patients: Whom the folds validated.
-        figures: Mean and deviation of the folds' test figures, for a card.
+        scores: Those of every fold on its validation patients.
     """
 
     scores: list[PointScore]
-    patients: set[str]
-    figures: dict[str, Any]
 
 
-def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> Evidence:
-    """What the folds of a cross-validation measured.
+def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PointEvidence:
+    """The operating points of every fold of a cross-validation.
 
     Args:
-        folder: Of the cross-validation, with ``fold-0`` ... in it.
+        folder: The cross-validation's folder, with ``fold-0`` ... in it.
         recipe: Settings of the run on all patients.
 
     Raises:
-        InputError: See `data.training.out_of_fold.fold_runs`.
+        InputError: See `data.training.out_of_fold.finished_folds`, or a table that holds no operating points.
     """
-    runs = fold_runs(folder, WEIGHTS, "segmentation", recipe)
+    folds = finished_folds(folder, WEIGHTS, "segmentation", recipe)
     scores: list[PointScore] = []
     patients: set[str] = set()
-    for run in runs:
-        patients |= {row["patient"] for row in run.rows("validation.csv") if row.get("patient")}
+    for fold in folds:
+        patients |= {row["patient"] for row in fold.rows("validation.csv") if row.get("patient")}
         try:
             scores += [
                 PointScore(float(r["threshold"]), int(r["min_lesion_px"]), float(r["dice"]), int(r["n"]))
-                for r in run.rows(POINTS)
+                for r in fold.rows(POINTS)
             ]
         except (KeyError, TypeError, ValueError):
-            raise InputError(f"{run.folder / POINTS}: no table of operating points") from None
+            raise InputError(
+                f"{fold.folder / POINTS}: this is not a table of operating points; train this fold again"
+            ) from None
     figures: dict[str, Any] = {}
     for name in ("dice_tumor", "dice_tumor_median", "false_masks"):
-        figures[name] = mean_and_deviation([run.card["metrics"]["test"].get(name) for run in runs])
-    return Evidence(scores, patients, {"crossval_test": figures})
+        figures[name] = mean_and_deviation([fold.card["metrics"]["test"].get(name) for fold in folds])
+    return PointEvidence(Path(folder), patients, {"crossval_test": figures}, scores)

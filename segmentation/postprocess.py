@@ -1,4 +1,4 @@
-"""From a probability map to a clean map and mask, still on the network's grid."""
+"""Cleans probability maps and turns them into masks, on the network's grid."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from numpy.typing import NDArray
 
 
 def threshold_u8(threshold: float) -> int:
-    """The byte from which a map's pixel counts as lesion."""
+    """The lowest byte of a lesion's pixel in a map."""
     return max(1, round(threshold * 255))
 
 
 def clean_map(map_hw: NDArray[np.uint8], threshold: float, min_lesion_px: int) -> NDArray[np.uint8]:
-    """Set components smaller than `min_lesion_px` pixels, taken at `threshold`, to 0 in a map (255 is certain).
+    """A map in which lesions smaller than `min_lesion_px` pixels are 0.
 
-    The map keeps its grey levels elsewhere, so that the mask's border can be interpolated on the source's grid.
+    The map keeps its gray levels elsewhere, so that the mask's border can be interpolated on the source's grid.
+
+    Args:
+        map_hw: ``(rows, columns)`` uint8, 255 is certain.
+        threshold: Lowest probability of a lesion's pixel.
+        min_lesion_px: Smallest lesion, an 8-connected component.
     """
     mask = (map_hw >= threshold_u8(threshold)).astype(np.uint8)
     if min_lesion_px <= 0 or not mask.any():
@@ -30,5 +35,5 @@ def clean_map(map_hw: NDArray[np.uint8], threshold: float, min_lesion_px: int) -
 
 
 def clean_mask(map_hw: NDArray[np.uint8], threshold: float, min_lesion_px: int) -> NDArray[np.uint8]:
-    """The mask of a clean map: 0 and 1."""
+    """The mask of the clean map, 0 and 1; arguments as in `clean_map`."""
     return (clean_map(map_hw, threshold, min_lesion_px) >= threshold_u8(threshold)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A trained segmenter, ready to draw: weights are loaded once and reused."""
+"""A trained segmenter: loaded once, it predicts any number of slices."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
 
 
 class Network(Protocol):
-    """Stage two's network on whatever computes it."""
+    """Stage two's network on an engine."""
 
     def __call__(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Prepared slices ``(n, size, size)`` -> lesion probability of each pixel, the same shape; 255 is certain."""
+        """Lesion probability of each pixel of prepared slices, ``(n, size, size)``; 255 is certain."""
         ...
 
 
@@ -29,10 +29,10 @@ class Segmenter:
     """Stage two.
 
     Attributes:
-        network: What computes.
-        card: What the weights are.
-        tta: Whether each slice is also drawn mirrored left to right and the maps are averaged (test-time augmentation):
-            twice the time.
+        network: The network on an engine.
+        card: The weights' card.
+        tta: Test-time augmentation: each slice is also drawn mirrored left to right, and the maps are averaged. It
+            takes twice the time.
     """
 
     network: Network
@@ -59,11 +59,11 @@ class Segmenter:
 
     @property
     def mask_threshold(self) -> float:
-        """The lesion probability from which a pixel belongs to the mask, chosen on validation patients."""
+        """The lesion probability from which a pixel belongs to the mask."""
         return float(self.card["operating_point"]["mask_threshold"])
 
     def predict(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Lesion maps ``(n, size, size)`` uint8 for prepared slices; 255 is certain, specks are gone."""
+        """Lesion maps ``(n, size, size)`` uint8 of prepared slices, without the smallest specks; 255 is certain."""
         smallest = int(self.card["operating_point"]["min_lesion_px"])
         maps = self.network(images_nhw)
         if self.tta:

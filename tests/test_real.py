@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tumorlens.data.augmentation.frames import other_frames
+from tumorlens.data.augmentation.variants import picture_variants
 from tumorlens.data.datasets.folds import split_by_fold
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import read_sample
@@ -46,7 +46,7 @@ def test_the_label_survives_another_frame(pipeline, slices):
     for sample in slices[5::36]:
         image = read_sample(sample).image
         gray = image if image.ndim == 2 else image[..., 0]
-        variants = [gray, *other_frames(gray).values()]
+        variants = [gray, *picture_variants(gray).values()]
         probabilities = pipeline.classifier.predict(np.stack([preprocess(v).image for v in variants]))
         positive = 1 - probabilities[:, 0] >= pipeline.classifier.tumor_threshold
         labels = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), 0)

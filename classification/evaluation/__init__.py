@@ -1,1 +1,1 @@
-"""How good a classifier is: metrics, plots, scores of its explanations."""
+"""Measures a classifier: metrics, plots, scores of its explanations."""

@@ -1,4 +1,4 @@
-"""Where a classifier looked: Grad-CAM, how well it agrees with the true masks, and its picture."""
+"""Explanations of a classifier: how well Grad-CAM agrees with the true masks, and its picture."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from numpy.typing import NDArray
 from tumorlens.data.bootstrap import Patients, weighted_mean
 from tumorlens.data.labels import CLASSES
 
-# Zhang et al. forgive 15 px on photographs of about 500 px.
-TOLERANCE = 0.03
+TOLERANCE = 0.03  # of the longer side: Zhang et al. forgive 15 px on photographs of about 500 px
+_OPACITY = 0.6  # of the hottest spot
+_CONTOUR = (0, 255, 255)
+_SCORES = ("pointing_game", "pointing_chance", "pointing_center", "energy_inside", "energy_chance")
 
 
 def pointing_game(cam_hw: NDArray[Any], mask_hw: NDArray[Any], tolerance_px: float | None = None) -> bool | None:
-    """Whether the hottest pixel lies in the mask or at most a tolerance from it (J. Zhang et al., IJCV 2018).
+    """Whether the hottest pixel lies in the mask or within a tolerance of it (J. Zhang et al., IJCV 2018).
 
     Args:
-        cam_hw: Map, 0 or above; all 0 points nowhere and misses.
+        cam_hw: Map, 0 or above; a map of zeros misses.
         mask_hw: Truth on the same grid, non-zero inside.
         tolerance_px: `TOLERANCE` of the longer side by default: 7 px of 224.
 
     Returns:
-        None where the mask is empty.
+        None for an empty mask.
     """
     if not np.any(mask_hw):
         return None
@@ -35,7 +37,7 @@ def pointing_game(cam_hw: NDArray[Any], mask_hw: NDArray[Any], tolerance_px: flo
 
 
 def within(mask_hw: NDArray[Any], tolerance_px: float | None = None) -> NDArray[np.bool_]:
-    """The mask and all that is at most a tolerance (default: as in `pointing_game`) away from it."""
+    """The mask, grown by a tolerance (default: as in `pointing_game`)."""
     if not np.any(mask_hw):
         return np.zeros(mask_hw.shape, bool)
     allowed = TOLERANCE * max(mask_hw.shape) if tolerance_px is None else tolerance_px
@@ -47,11 +49,11 @@ def energy_inside(cam_hw: NDArray[Any], mask_hw: NDArray[Any]) -> float | None:
     """Share of the map's sum that lies inside the mask (H. Wang et al., Score-CAM, CVPRW 2020).
 
     Args:
-        cam_hw: Map, 0 or above; all 0 has nothing inside.
+        cam_hw: Map, 0 or above; a map of zeros has nothing inside.
         mask_hw: Truth on the same grid, non-zero inside.
 
     Returns:
-        0 .. 1; None where the mask is empty.
+        0 .. 1; None for an empty mask.
     """
     inside = np.asarray(mask_hw) != 0
     if not inside.any():
@@ -69,13 +71,13 @@ def explanation_report(
     tolerance_px: float | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How well maps agree with the true masks, over all slices that have one and per class.
+    """Agreement of Grad-CAM maps with the true masks, over all slices with a mask and per class.
 
-    Beside each score stands its chance: what a pixel drawn at random (or a uniform map) reaches in the region, and for
-    the pointing game also what the middle of the region reaches, which lies in many a tumor of the pituitary.
+    Each score has its chance level beside it: the score of a pixel drawn at random (or of a uniform map) in the region.
+    The pointing game also has the score of the region's center, which lies in many a tumor of the pituitary.
 
     Args:
-        cams_nhw: ``(n, h, w)`` from `grad_cam`.
+        cams_nhw: ``(n, h, w)`` from `classification.gradcam.grad_cam`.
         masks_nhw: ``(n, h, w)``, non-zero inside.
         labels_n: ``(n,)`` index into `data.labels.CLASSES`.
         patients: ``(n,)``.
@@ -86,11 +88,11 @@ def explanation_report(
     Returns:
         ``{"n_without_mask", "tolerance_px", "all", "by_class": {name: ...}}``; each part has ``n``, and
         ``pointing_game``, ``pointing_chance``, ``pointing_center``, ``energy_inside`` and ``energy_chance`` as
-        ``{"value", "low", "high"}``, or None where no slice has a mask.
+        ``{"value", "low", "high"}``, or None if no slice has a mask.
     """
     regions = np.ones(masks_nhw.shape, bool) if regions_nhw is None else np.asarray(regions_nhw) != 0
     scores = [_scores(*slices, tolerance_px) for slices in zip(cams_nhw, masks_nhw, regions, strict=True)]
-    drawn = np.array([np.any(mask) for mask in masks_nhw], bool)
+    has_mask = np.array([np.any(mask) for mask in masks_nhw], bool)
     labels_n = np.asarray(labels_n)
 
     def part(chosen: NDArray[np.bool_]) -> dict[str, Any]:
@@ -100,14 +102,11 @@ def explanation_report(
         return {"n": int(chosen.sum()), **{name: mean(name) for name in _SCORES}}
 
     return {
-        "n_without_mask": int((~drawn).sum()),
+        "n_without_mask": int((~has_mask).sum()),
         "tolerance_px": TOLERANCE * max(masks_nhw.shape[1:]) if tolerance_px is None else tolerance_px,
-        "all": part(drawn),
-        "by_class": {name: part(drawn & (labels_n == c)) for c, name in enumerate(CLASSES) if (labels_n == c).any()},
+        "all": part(has_mask),
+        "by_class": {name: part(has_mask & (labels_n == c)) for c, name in enumerate(CLASSES) if (labels_n == c).any()},
     }
-
-
-_SCORES = ("pointing_game", "pointing_chance", "pointing_center", "energy_inside", "energy_chance")
 
 
 def _scores(
@@ -120,5 +119,28 @@ def _scores(
     near, inside = within(mask_hw, tolerance_px), np.asarray(mask_hw) != 0
     rows, columns = np.nonzero(region)
     center = round(float(rows.mean())), round(float(columns.mean()))
-    found = (pointing, near[region].mean(), near[center], energy, inside[region].mean())
-    return {name: float(value) for name, value in zip(_SCORES, found, strict=True)}
+    scores = (pointing, near[region].mean(), near[center], energy, inside[region].mean())
+    return {name: float(value) for name, value in zip(_SCORES, scores, strict=True)}
+
+
+def draw_explanation(
+    image_hw: NDArray[np.uint8], cam_hw: NDArray[Any], mask_hw: NDArray[Any] | None = None
+) -> NDArray[np.uint8]:
+    """The slice with its heat map over it, RGB ``(h, w, 3)``: matplotlib's perceptually uniform *inferno*.
+
+    Args:
+        image_hw: Gray slice.
+        cam_hw: Map on the same grid, 0 .. 1; transparent at 0.
+        mask_hw: A mask; its contour is cyan.
+    """
+    from matplotlib import colormaps
+
+    heat = np.clip(np.asarray(cam_hw, float), 0, 1)
+    color = colormaps["inferno"](heat)[..., :3] * 255
+    opacity = (_OPACITY * heat)[..., None]
+    picture = np.round((1 - opacity) * image_hw[..., None] + opacity * color).astype(np.uint8)
+    if mask_hw is not None:
+        inside = (np.asarray(mask_hw) != 0).astype(np.uint8)
+        contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, _CONTOUR, 1)
+    return picture

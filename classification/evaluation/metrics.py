@@ -1,4 +1,4 @@
-"""The figures of a classifier on unseen patients, per slice and per patient, each with its interval over patients."""
+"""Metrics of a classifier on unseen patients, per slice and per patient, each with an interval over patients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import Draws, Patients, ratio, weighted_mean, with_bounds
@@ -14,11 +13,17 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.training.prepared import PreparedSet
 
+ECE_BINS = 15
+_DRAWS_AT_ONCE = 100  # of the AUC: 100 draws of 5000 slices take 4 MB an array
+_ROUNDING = 0.01  # by which the probabilities of a slice may miss a sum of 1
+Labels = NDArray[np.int64]
+Probabilities = NDArray[Any]
+
 
 def classification_metrics(part: PreparedSet, probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """Accuracy, balanced accuracy, macro-F1 and recall per class, per slice and per patient.
 
-    A patient's probability is the mean over the patient's slices, its label the commonest tumor among them.
+    A patient's probabilities are the mean over the patient's slices, the label is the commonest tumor among them.
 
     Returns:
         ``{"slice": {...}, "patient": {...}}``, each with ``n``.
@@ -46,8 +51,13 @@ def _metrics(truth: NDArray[np.int64], probabilities: NDArray[np.floating[Any]])
 def gate_metrics(
     labels: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float | NDArray[np.float32]
 ) -> dict[str, Any]:
-    """Sensitivity and specificity of tumor against no tumor, and four-class accuracy, at a threshold or at one for each
-    slice ``(n,)``."""
+    """Sensitivity and specificity of tumor against no tumor, and four-class accuracy, at a tumor threshold.
+
+    Args:
+        labels: ``(n,)`` index into `data.labels.CLASSES`.
+        probabilities: ``(n, 4)``, calibrated.
+        threshold: One for all slices, or ``(n,)``.
+    """
     sick = labels != NO_TUMOR
     positive = 1 - probabilities[:, NO_TUMOR] >= threshold
     guess = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), NO_TUMOR)
@@ -58,13 +68,6 @@ def gate_metrics(
     }
 
 
-ECE_BINS = 15
-_DRAWS_AT_ONCE = 100  # of the AUC's: 100 draws of 5000 slices take 4 MB an array
-_ROUNDING = 0.01  # what the probabilities of a slice may sum to beside 1
-Labels = NDArray[np.int64]
-Probabilities = NDArray[Any]
-
-
 def classification_report(
     labels_n: Labels,
     probabilities_nc: Probabilities,
@@ -72,20 +75,19 @@ def classification_report(
     seed: int = 0,
     classes: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Every figure per slice and per patient. Intervals are those of `data.bootstrap`: 1000 draws of patients.
+    """All metrics per slice and per patient, with intervals of `data.bootstrap` over 1000 draws of patients.
 
-    A patient's probability is the mean over the patient's slices, its label the commonest tumor among them. A class
-    that the truth lacks has neither recall nor AUC and is left out of the figures that average over classes (balanced
+    A patient's probabilities are the mean over the patient's slices, the label is the commonest tumor among them. A
+    class that the truth lacks has neither recall nor AUC and is left out of the averages over classes (balanced
     accuracy, macro-F1, mean AUC), in the whole set as in each draw. ECE is over the largest probability, in 15 bins of
-    equal width (C. Guo et al., ICML 2017); Brier is the squared error summed over the classes, 0 to 2.
+    equal width (C. Guo et al., ICML 2017). Brier is the squared error summed over the classes, 0 to 2.
 
     Args:
         labels_n: ``(n,)`` true index into `data.labels.CLASSES`.
         probabilities_nc: ``(n, 4)``.
         patients: ``(n,)``.
         seed: Of the draws.
-        classes: The classes of the task, if not all four. Probabilities are renormalised to them, and a label outside
-            is an error.
+        classes: The classes of the task, if not all four. Probabilities are renormalized to them; other labels raise.
 
     Returns:
         ``{"classes": names, "slice": {...}, "patient": {...}}``. Either part has ``n``; ``accuracy``,
@@ -94,21 +96,21 @@ def classification_report(
         ``confusion``, counts with a row per true class, in the order of ``classes``.
 
     Raises:
-        InputError: Shapes that do not fit, a label outside the classes, or rows that are no probabilities.
+        InputError: Shapes do not fit, a label is outside the classes, or a row does not hold probabilities.
     """
     chosen = tuple(classes) if classes is not None else tuple(range(len(CLASSES)))
     names = [CLASSES[c] for c in chosen]
     labels_n, probabilities_nc = np.asarray(labels_n), np.asarray(probabilities_nc, float)
     _check(labels_n, probabilities_nc, len(patients), chosen)
-    # Dividing all four by a sum of 1 and a rounding error would part equal scores, and move the AUC.
-    kept = probabilities_nc if classes is None else restrict(probabilities_nc, chosen)
-    people, truth, guess = per_patient(labels_n, kept, patients)
+    # Dividing all four by a sum that a rounding error keeps from 1 would separate equal scores, and change the AUC.
+    shares = probabilities_nc if classes is None else restrict(probabilities_nc, chosen)
+    people, truth, guess = per_patient(labels_n, shares, patients)
     place = {c: k for k, c in enumerate(chosen)}
 
     def part(labels: Labels, probabilities: Probabilities, whose: Patients) -> dict[str, Any]:
         return _figures(np.array([place[int(c)] for c in labels], np.int64), probabilities, whose, seed, names)
 
-    return {"classes": names, "slice": part(labels_n, kept, patients), "patient": part(truth, guess, people)}
+    return {"classes": names, "slice": part(labels_n, shares, patients), "patient": part(truth, guess, people)}
 
 
 def _check(labels: Labels, probabilities: Probabilities, n_patients: int, chosen: Sequence[int]) -> None:
@@ -119,19 +121,19 @@ def _check(labels: Labels, probabilities: Probabilities, n_patients: int, chosen
         )
     strange = sorted(set(labels.tolist()) - set(chosen))
     if strange:
-        raise InputError(f"label {strange[0]} is none of the classes {list(chosen)}")
+        raise InputError(f"label {strange[0]} is not one of the classes {list(chosen)}")
     good = np.isfinite(probabilities).all(axis=1) & (probabilities >= 0).all(axis=1)
     good &= abs(probabilities.sum(axis=1) - 1) <= _ROUNDING
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
-        raise InputError(f"row {row}: {probabilities[row].tolist()} are no probabilities that sum to 1")
+        raise InputError(f"row {row}: {probabilities[row].tolist()} are not probabilities that sum to 1")
 
 
 def restrict(probabilities_nc: Probabilities, classes: Sequence[int]) -> NDArray[np.float64]:
-    """Probabilities of some classes, made to sum to 1; equal ones where all of them are 0."""
-    kept = np.asarray(probabilities_nc, float)[:, list(classes)]
-    total = kept.sum(axis=1, keepdims=True)
-    return np.divide(kept, total, out=np.full_like(kept, 1 / len(classes)), where=total > 0)
+    """Probabilities of some classes, scaled to sum to 1; equal ones where all of them are 0."""
+    shares = np.asarray(probabilities_nc, float)[:, list(classes)]
+    total = shares.sum(axis=1, keepdims=True)
+    return np.divide(shares, total, out=np.full_like(shares, 1 / len(classes)), where=total > 0)
 
 
 def per_patient(
@@ -146,7 +148,7 @@ def per_patient(
 
 
 def patient_label(labels: Labels) -> int:
-    """The commonest tumor of a patient's slices: tumor-free slices do not make a patient healthy."""
+    """The commonest tumor of a patient's slices; no tumor only if all slices are tumor-free."""
     count = np.bincount(labels, minlength=len(CLASSES))
     count[NO_TUMOR] = 0
     return int(count.argmax()) if count.any() else NO_TUMOR
@@ -155,7 +157,7 @@ def patient_label(labels: Labels) -> int:
 def _figures(
     labels: Labels, probabilities: Probabilities, patients: Patients, seed: int, names: list[str]
 ) -> dict[str, Any]:
-    """One part of the report; here labels are columns of the probabilities."""
+    """One part of the report; labels are columns of the probabilities."""
     from sklearn.metrics import confusion_matrix
 
     n = len(labels)
@@ -165,7 +167,7 @@ def _figures(
     guess = probabilities.argmax(axis=1)
     recall, f1 = _recall_and_f1(labels, guess, names, draws)
     auc = _auc(labels, probabilities, names, draws)
-    eps = np.finfo(float).eps  # scikit-learn's bound: a certain error costs 36, not infinity
+    eps = np.finfo(float).eps  # scikit-learn's bound: an error with probability 1 costs 36, not infinity
     surprise = -np.log(np.clip(probabilities[np.arange(n), labels], eps, 1 - eps))
     error = ((probabilities - np.eye(len(names))[labels]) ** 2).sum(axis=1)
     signed = _signed_gaps(labels, probabilities)
@@ -193,7 +195,7 @@ def _no_figures(names: list[str]) -> dict[str, Any]:
     return {"n": 0, **dict.fromkeys(single), **by_class, "confusion": [[0] * len(names) for _ in names]}
 
 
-# A figure of one class: its value (None where undefined), and its value in each draw (NaN where undefined).
+# A metric of one class: its value (None where undefined), and its value in each draw (NaN where undefined).
 _Figure = tuple[float | None, NDArray[np.float64]]
 
 
@@ -220,35 +222,38 @@ def _auc(labels: Labels, probabilities: Probabilities, names: list[str], draws: 
     """Area under the ROC curve of each class against the rest; undefined where one side is empty."""
     from sklearn.metrics import roc_auc_score
 
-    found: dict[str, _Figure] = {}
+    areas: dict[str, _Figure] = {}
     for c, name in enumerate(names):
         positive = labels == c
         if positive.all() or not positive.any():
-            found[name] = (None, np.full(len(draws.times_rp), np.nan))
+            areas[name] = (None, np.full(len(draws.times_rp), np.nan))
         else:
             value = float(roc_auc_score(positive, probabilities[:, c]))
-            found[name] = (value, _auc_of_draws(positive, probabilities[:, c], draws))
-    return found
+            areas[name] = (value, _auc_of_draws(positive, probabilities[:, c], draws))
+    return areas
 
 
 def _auc_of_draws(positive_n: NDArray[np.bool_], score_n: NDArray[np.float64], draws: Draws) -> NDArray[np.float64]:
-    """The AUC of each draw exactly, in linear time after one sort: the share of pairs in which the positive slice has
-    the higher score, equal scores counting half (J. Hanley and B. McNeil, Radiology 1982)."""
+    """The exact AUC of each draw, in linear time after one sort.
+
+    It is the share of pairs in which the positive slice has the higher score; equal scores count half (J. Hanley and
+    B. McNeil, Radiology 1982).
+    """
     order = np.argsort(score_n, kind="stable")
     score, positive, patient = score_n[order], positive_n[order].astype(float), draws.patient_n[order]
     starts = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])  # of each run of equal scores
-    found = []
+    areas = []
     for first in range(0, len(draws.times_rp), _DRAWS_AT_ONCE):
         times = draws.times_rp[first : first + _DRAWS_AT_ONCE][:, patient]
         above = np.add.reduceat(times * positive, starts, axis=1)
         rest = np.add.reduceat(times * (1 - positive), starts, axis=1)
         pairs = (above * (rest.cumsum(axis=1) - rest / 2)).sum(axis=1)
-        found.append(ratio(pairs, above.sum(axis=1) * rest.sum(axis=1)))
-    return np.concatenate(found)
+        areas.append(ratio(pairs, above.sum(axis=1) * rest.sum(axis=1)))
+    return np.concatenate(areas)
 
 
 def _mean_of_defined(figures: dict[str, _Figure]) -> dict[str, Any] | None:
-    """Mean over the classes that have a value; in each draw over those that have one there."""
+    """Mean over the classes with a value; in each draw, over the classes with a value in that draw."""
     values = [value for value, _ in figures.values() if value is not None]
     draws_rk = np.stack([draws for _, draws in figures.values()], axis=1)
     defined = np.isfinite(draws_rk)
@@ -258,6 +263,7 @@ def _mean_of_defined(figures: dict[str, _Figure]) -> dict[str, Any] | None:
 
 def expected_calibration_error(labels: Labels, probabilities: Probabilities, bins: int = ECE_BINS) -> float:
     """Mean distance of confidence and accuracy over bins of equal width, by torchmetrics (l1); labels are columns."""
+    import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     shares, truth = torch.from_numpy(np.asarray(probabilities, float)), torch.from_numpy(np.asarray(labels))
@@ -265,21 +271,24 @@ def expected_calibration_error(labels: Labels, probabilities: Probabilities, bin
 
 
 def _signed_gaps(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    """``(n, bins + 1)`` each slice's confidence less its correctness, in the column of its bin: ECE is the sum of the
-    columns' magnitudes over n. As in torchmetrics, a confidence of exactly 1 has a bin of its own."""
+    """Each slice's confidence minus its correctness, ``(n, bins + 1)``, in the column of its bin.
+
+    ECE is the sum of the columns' magnitudes, divided by n. As in torchmetrics, a confidence of exactly 1 has a bin of
+    its own.
+    """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     return np.eye(ECE_BINS + 1)[_bins(confidence, ECE_BINS)] * (confidence - correct)[:, None]
 
 
 def _bins(confidence: NDArray[Any], bins: int) -> NDArray[np.int64]:
-    """In float32, as torchmetrics does it: bin k holds ``k / bins <= confidence < (k + 1) / bins``."""
+    """Number of each confidence's bin ``[k / bins, (k + 1) / bins)``, in float32 as in torchmetrics."""
     edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
     return np.searchsorted(edges, confidence.astype(np.float32), side="right") - 1
 
 
 def reliability(labels: Labels, probabilities: Probabilities, bins: int = ECE_BINS) -> list[dict[str, Any]]:
-    """How often the classifier is right at each confidence (A. Niculescu-Mizil and R. Caruana, ICML 2005).
+    """The accuracy at each confidence (A. Niculescu-Mizil and R. Caruana, ICML 2005).
 
     Args:
         labels: ``(n,)`` columns of the probabilities.
@@ -287,7 +296,7 @@ def reliability(labels: Labels, probabilities: Probabilities, bins: int = ECE_BI
         bins: Of equal width over 0 .. 1; the last one includes 1.
 
     Returns:
-        A row a bin, ``{"low", "high", "confidence", "accuracy", "count"}``; means are None where the count is 0.
+        A row for each bin, ``{"low", "high", "confidence", "accuracy", "count"}``; means are None if the count is 0.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
@@ -295,13 +304,13 @@ def reliability(labels: Labels, probabilities: Probabilities, bins: int = ECE_BI
     rows = []
     for k in range(bins):
         inside = number == k
-        some = bool(inside.any())
+        filled = bool(inside.any())
         rows.append(
             {
                 "low": k / bins,
                 "high": (k + 1) / bins,
-                "confidence": float(confidence[inside].mean()) if some else None,
-                "accuracy": float(correct[inside].mean()) if some else None,
+                "confidence": float(confidence[inside].mean()) if filled else None,
+                "accuracy": float(correct[inside].mean()) if filled else None,
                 "count": int(inside.sum()),
             }
         )

@@ -1,4 +1,4 @@
-"""The classifier's figures as pictures: confusion matrix, ROC curves, reliability diagram."""
+"""Plots of a classifier: confusion matrix, ROC curves, reliability diagram."""
 
 from __future__ import annotations
 
@@ -10,33 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.evaluation.metrics import expected_calibration_error, reliability
-from tumorlens.data.files import whole_file
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, color_of
+from tumorlens.data.plotting import new_figure, plain, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_COLORS = ("#009E73", "#D55E00", "#0072B2", "#CC79A7")  # Okabe and Ito's, told apart by colour-blind readers
-_BEFORE, _AFTER = "#999999", "#0072B2"
+_BEFORE, _AFTER = "#999999", "#0072B2"  # calibration
 
 
 def plot_confusion(truth: NDArray[np.int64], guess: NDArray[np.int64], path: Path, title: str) -> None:
-    """Counts of true (rows) against predicted (columns) classes, shaded by share of the row, as PNG."""
+    """Write a PNG with the counts of true (rows) against predicted (columns) classes, shaded by share of the row."""
     from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
     labels = range(len(CLASSES))
     counts = confusion_matrix(truth, guess, labels=labels)
     share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    figure = _figure(5.2, 4.6)
+    figure = new_figure(5.2, 4.6)
     axes = figure.add_subplot()
-    shown = ConfusionMatrixDisplay(share, display_labels=[_words(name) for name in CLASSES])
+    shown = ConfusionMatrixDisplay(share, display_labels=[plain(name) for name in CLASSES])
     shown.plot(ax=axes, cmap="Blues", colorbar=False, include_values=False, im_kw={"vmin": 0, "vmax": 1})
     for i in labels:
         for j in labels:
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="white" if share[i, j] > 0.5 else "0.1")
     axes.set(title=f"{title}, n = {counts.sum()}", xlabel="predicted", ylabel="true")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_roc(
@@ -46,9 +44,9 @@ def plot_roc(
     title: str,
     classes: Sequence[str] = CLASSES,
 ) -> None:
-    """ROC curve of each class against the rest, with its area, as PNG.
+    """Write a PNG with the ROC curve of each class against the rest, and its area.
 
-    A class that the truth lacks, or consists of, has no curve; the legend says so.
+    A class has no curve if no slice shows it, or if all do; the legend says so.
 
     Args:
         labels: ``(n,)`` columns of the probabilities.
@@ -59,22 +57,22 @@ def plot_roc(
     """
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    figure = _figure(5.0, 5.0)
+    figure = new_figure(5.0, 5.0)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.7", linestyle=":", label="chance 0.500")
     for c, name in enumerate(classes):
-        positive, color = labels == c, _COLORS[CLASSES.index(name)]
+        positive, color = labels == c, color_of(name)
         if positive.all() or not positive.any():
-            axes.plot([], [], color=color, label=f"{_words(name)} -")
+            axes.plot([], [], color=color, label=f"{plain(name)} -")
             continue
         false, true, _ = roc_curve(positive, probabilities[:, c])
         area = roc_auc_score(positive, probabilities[:, c])
-        axes.plot(false, true, color=color, label=f"{_words(name)} {area:.3f} (n = {positive.sum()})")
+        axes.plot(false, true, color=color, label=f"{plain(name)} {area:.3f} (n = {positive.sum()})")
     axes.set(title=f"{title}, n = {len(labels)}", xlabel="false positive rate", ylabel="true positive rate")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", title="AUC, one against rest")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_reliability(
@@ -84,7 +82,7 @@ def plot_reliability(
     path: Path,
     title: str,
 ) -> None:
-    """Accuracy against confidence before and after calibration, and how often each confidence occurs, as PNG.
+    """Write a PNG with accuracy against confidence before and after calibration, and a histogram of the confidence.
 
     Args:
         labels: ``(n,)`` columns of the probabilities.
@@ -93,7 +91,7 @@ def plot_reliability(
         path: The PNG.
         title: Above the plot; the number of slices or patients is added.
     """
-    figure = _figure(5.2, 6.2)
+    figure = new_figure(5.2, 6.2)
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     diagram.plot([0, 1], [0, 1], color="0.7", linestyle=":", label="perfect")
     for name, shares, color in (("before", before_nc, _BEFORE), ("after", after_nc, _AFTER)):
@@ -104,7 +102,7 @@ def plot_reliability(
     for axes in (diagram, histogram):
         axes.grid(alpha=0.3)
     diagram.legend(loc="upper left")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _add_reliability(
@@ -116,26 +114,8 @@ def _add_reliability(
     error = f"{expected_calibration_error(labels, shares_nc):.3f}" if len(labels) else "-"
     confidence, accuracy = ([row[key] for row in filled] for key in ("confidence", "accuracy"))
     diagram.plot(confidence, accuracy, color=color, label=f"{name}, ECE {error}")
-    # A point's area says how many slices it speaks for.
+    # A point's area grows with its number of slices.
     area = [12 + 160 * row["count"] / len(labels) for row in filled]
     diagram.scatter(confidence, accuracy, s=area, color=color, zorder=3)
     edges = [row["low"] for row in rows] + [1.0]
     histogram.stairs(share, edges, color=color, fill=name == "before", alpha=0.5 if name == "before" else 1)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=130, format="png")

@@ -1,1 +1,1 @@
-"""What is fitted after training: calibration, prediction sets, thresholds, refusal."""
+"""Fitted after training, on unseen patients: calibration, thresholds, prediction sets, refusal."""

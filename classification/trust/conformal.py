@@ -1,4 +1,4 @@
-"""Sets of classes instead of one: how many answers a slice leaves open at a promised error."""
+"""Prediction sets: the classes that remain possible for a slice at a promised error rate."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LEVEL = 0.95
 def fit_thresholds(
     probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64], level: float = LEVEL
 ) -> list[float | None]:
-    """For each class the least probability with which it belongs to the set, from validation slices.
+    """The lowest probability with which each class belongs to the set, from validation slices.
 
-    Split conformal prediction within each class (M. Sadinle, J. Lei and L. Wasserman, JASA 2019; V. Vovk, 2012): of the
-    slices of a class, at least the share `level` keeps its own class in the set, whatever the network is worth. The
-    promise holds for slices drawn like those of the validation patients; slices of one patient are alike, so with few
-    patients the coverage on others scatters more than the number of slices suggests.
+    Split conformal prediction within each class (M. Sadinle, J. Lei and L. Wasserman, JASA 2019; V. Vovk, 2012): at
+    least the share `level` of a class's slices have their own class in the set, however good the network is. The
+    promise holds for slices drawn like those of the validation patients. Slices of one patient are alike, so with few
+    patients the coverage on others varies more than the number of slices suggests.
 
     Args:
         probabilities_nc: ``(n, 4)``, calibrated.
@@ -30,18 +30,18 @@ def fit_thresholds(
         level: Wanted coverage.
 
     Returns:
-        A number per class; None for a class that the slices lack, which then is in a set only as the likeliest.
+        A number per class; None for a class that no slice shows. It is in a set only as the likeliest.
     """
     thresholds: list[float | None] = []
     for c in range(len(CLASSES)):
         own = np.sort(probabilities_nc[labels_n == c, c])
-        rank = int(np.floor((1 - level) * (len(own) + 1) + 1e-9))  # so many of them may be left out, less one
+        rank = int(np.floor((1 - level) * (len(own) + 1) + 1e-9))  # rank - 1 slices may be left out
         thresholds.append(None if not len(own) else float(own[rank - 1]) if rank else 0.0)
     return thresholds
 
 
 def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[float | None]) -> NDArray[np.bool_]:
-    """Which classes remain, ``(n, 4)`` bool; the likeliest is always among them."""
+    """The classes in each slice's set, ``(n, 4)`` bool; the likeliest is always among them."""
     least = np.array([np.inf if t is None else t for t in thresholds])
     sets = probabilities_nc >= least
     sets[np.arange(len(sets)), probabilities_nc.argmax(axis=1)] = True
@@ -51,8 +51,16 @@ def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[
 def coverage_report(
     sets_nc: NDArray[np.bool_], labels_n: NDArray[np.int64], patients: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """How often the truth is in the set, over all and per class, with intervals over patients; mean size; share of sets
-    with one class only."""
+    """Share of the sets that hold the true class, over all slices and per class, with intervals over patients.
+
+    Also the sets' mean size and the share of sets with a single class.
+
+    Args:
+        sets_nc: ``(n, 4)`` bool from `prediction_sets`.
+        labels_n: ``(n,)``.
+        patients: ``(n,)``.
+        seed: Of the intervals.
+    """
     inside = sets_nc[np.arange(len(labels_n)), labels_n].astype(float)
     size = sets_nc.sum(axis=1)
     whose = np.asarray(patients)

@@ -1,4 +1,4 @@
-"""What is fitted once the network is trained, on validation patients: calibration, gate, prediction sets, refusal."""
+"""Fits calibration, thresholds, prediction sets and refusal of a trained network on validation patients."""
 
 from __future__ import annotations
 
@@ -7,49 +7,46 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.evaluation.metrics import expected_calibration_error
-from tumorlens.classification.network import look, predict_logits
+from tumorlens.classification.network import TorchNetwork
 from tumorlens.classification.refusal import Refusal
 from tumorlens.classification.trust.calibration import calibrated, fit_temperature
 from tumorlens.classification.trust.conformal import LEVEL, fit_thresholds
-from tumorlens.classification.trust.evidence import Evidence
+from tumorlens.classification.trust.evidence import PredictionEvidence
 from tumorlens.classification.trust.operating_point import (
     RULE,
     VOLUME_RULE,
     choose_threshold,
     choose_volume_threshold,
-    enough,
+    has_enough_slices,
     threshold_of_each,
 )
 from tumorlens.classification.trust.refusal_fit import feature_layer, fit_refusal, training_pictures
-from tumorlens.data.devices import pick_device, wants_bf16
 from tumorlens.data.labels import CLASSES
-from tumorlens.data.preprocessing.normalization import Normalization
+from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet
 
 if TYPE_CHECKING:
-    from tumorlens.classification.config import ClassifierConfig
-    from tumorlens.data.training.partition import Partition
+    import torch
 
 
 @dataclass(frozen=True)
 class Trust:
-    """When to believe a classifier.
+    """Says how far to trust a classifier.
 
     Attributes:
         temperature: Of the softmax.
         tumor_threshold: Calibrated tumor probability from which a picture is positive.
-        volume_threshold: The same for a slice of a volume; None where too few of them decided.
-        set_thresholds: Per class, the least probability to be in the prediction set; None for a class never seen.
-        refusal: What tells brains from other pictures; none for networks without feature maps.
-        fitted_on: Which slices decided, in words.
+        volume_threshold: The same for a slice of a volume; None if there were too few such slices.
+        set_thresholds: Lowest probability of each class in a prediction set; None for a class that no slice shows.
+        refusal: Tells brains from other pictures; None for networks without feature maps.
+        fitted_on: The slices that decided, in words.
         logits: ``(n, 4)`` of these slices.
-        strangeness: ``(n,)`` of these slices, or none.
-        ece: Expected calibration error on them, before and after.
+        strangeness: ``(n,)`` of these slices; None without a refusal.
+        ece: Expected calibration error on them, before and after calibration.
     """
 
     temperature: float
@@ -63,21 +60,21 @@ class Trust:
     ece: tuple[float, float]
 
     def thresholds(self, part: PreparedSet) -> NDArray[np.float32]:
-        """The threshold that each of these slices is judged by, ``(n,)``."""
+        """The tumor threshold of each slice, ``(n,)``."""
         return threshold_of_each(_from_volumes(part), self.tumor_threshold, self.volume_threshold)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """For the weight file."""
+        """The tensors for the weight file."""
         return {} if self.refusal is None else self.refusal.tensors()
 
     def facts(self) -> dict[str, Any]:
-        """For the card."""
+        """The entries for the card."""
         rounded = [None if t is None else round(t, 6) for t in self.set_thresholds]
         return {
             "operating_point": {
                 "tumor_threshold": self.tumor_threshold,
                 "rule": f"{RULE}, on {self.fitted_on}",
-                **({} if self.volume_threshold is None else self._of_volumes()),
+                **({} if self.volume_threshold is None else self._volume_facts()),
             },
             "calibration": {
                 "method": f"temperature scaling on {self.fitted_on}",
@@ -89,54 +86,45 @@ class Trust:
             **({"refusal": self.refusal.facts()} if self.refusal is not None else {}),
         }
 
-    def _of_volumes(self) -> dict[str, Any]:
+    def _volume_facts(self) -> dict[str, Any]:
         rule = f"{VOLUME_RULE}, on the {self.fitted_on}"
         return {"volume_threshold": self.volume_threshold, "volume_rule": rule}
 
 
 def fit_trust(
-    model: nn.Module,
-    normalization: Normalization,
+    network: TorchNetwork,
     parts: Partition,
     config: ClassifierConfig,
-    others: Sequence[NDArray[np.uint8]] = (),
-    evidence: Evidence | None = None,
+    not_brains: Sequence[NDArray[np.uint8]] = (),
+    evidence: PredictionEvidence | None = None,
 ) -> Trust:
-    """Fit all of it.
+    """Fit everything that says how far to trust a trained network.
 
     Args:
-        model: The trained network.
-        normalization: Its input's.
-        parts: Training slices teach the refusal what a brain is; validation slices decide all else.
+        network: The trained network.
+        parts: Training slices teach the refusal what a brain is; validation slices decide everything else.
         config: The run's settings.
-        others: Prepared pictures that are no brains, besides those that are drawn.
-        evidence: Out-of-fold predictions, which then take the place of the validation slices.
+        not_brains: Prepared pictures that are not brains, beside those that are drawn.
+        evidence: Out-of-fold predictions, which replace the validation slices of a run on all patients.
     """
-    half = wants_bf16(config.precision, pick_device(config.device))
-    layer = feature_layer(model, config.size)
-    refusal, strangeness = None, None
-    if layer is not None:
-        pictures, strange = training_pictures(parts.train, config.size, others, config.seed)
-        features = look(model, pictures, layer, config.device, normalization, half).features
-        refusal = fit_refusal(layer, features, strange)
+    layer = feature_layer(network.model, config.size)
+    refusal = None if layer is None else _fit_refusal(network, layer, parts, config, not_brains)
     if evidence is not None:
         logits, strangeness = evidence.logits, evidence.strangeness
-    elif layer is None or refusal is None:
-        logits = predict_logits(model, parts.validation.images, config.device, normalization, half=half)
+        labels, from_volumes = evidence.labels, evidence.from_volumes
     else:
-        seen = look(model, parts.validation.images, layer, config.device, normalization, half)
-        logits, strangeness = seen.logits, refusal.strangeness(seen.features)
-    labels = parts.validation.labels if evidence is None else evidence.labels
-    cut = _from_volumes(parts.validation) if evidence is None else evidence.from_volumes
-    alone = ~cut if enough(labels[~cut]) else np.ones(len(labels), bool)
+        logits, strangeness = _predict(network, layer, refusal, parts.validation.images)
+        labels, from_volumes = parts.validation.labels, _from_volumes(parts.validation)
     if refusal is not None and strangeness is not None:
         refusal = refusal.limited(strangeness)
     temperature = fit_temperature(logits, labels)
     probabilities = calibrated(logits, temperature)
+    # Slices of volumes decide the pictures' threshold only where there are too few pictures.
+    pictures = ~from_volumes if has_enough_slices(labels[~from_volumes]) else np.ones(len(labels), bool)
     return Trust(
         temperature=temperature,
-        tumor_threshold=choose_threshold(labels[alone], probabilities[alone]),
-        volume_threshold=choose_volume_threshold(labels[cut], probabilities[cut]),
+        tumor_threshold=choose_threshold(labels[pictures], probabilities[pictures]),
+        volume_threshold=choose_volume_threshold(labels[from_volumes], probabilities[from_volumes]),
         set_thresholds=fit_thresholds(probabilities, labels),
         refusal=refusal,
         fitted_on="validation slices" if evidence is None else "out-of-fold predictions of a cross-validation",
@@ -147,6 +135,28 @@ def fit_trust(
             expected_calibration_error(labels, probabilities),
         ),
     )
+
+
+def _fit_refusal(
+    network: TorchNetwork,
+    layer: str,
+    parts: Partition,
+    config: ClassifierConfig,
+    not_brains: Sequence[NDArray[np.uint8]],
+) -> Refusal:
+    pictures, strange = training_pictures(parts.train, config.size, not_brains, config.seed)
+    _, features = network.predict_with_features(pictures, layer)
+    return fit_refusal(layer, features, strange)
+
+
+def _predict(
+    network: TorchNetwork, layer: str | None, refusal: Refusal | None, images: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Logits ``(n, 4)`` and strangeness ``(n,)`` of slices; no strangeness without a refusal."""
+    if layer is None or refusal is None:
+        return network.logits(images), None
+    logits, features = network.predict_with_features(images, layer)
+    return logits, refusal.strangeness(features)
 
 
 def _from_volumes(part: PreparedSet) -> NDArray[np.bool_]:

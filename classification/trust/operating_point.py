@@ -1,4 +1,4 @@
-"""From which tumor probability on a slice is positive: chosen on patients that the network has not learnt from."""
+"""The tumor thresholds of the gate, chosen on patients that the network has not learned from."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from numpy.typing import NDArray
 
 from tumorlens.data.labels import NO_TUMOR
 
-# Share of the tumor slices that the gate has to let through: what a tool for screening may miss is fixed first.
-SENSITIVITY = 0.98
-
-# Share of the tumor-free slices of volumes that it has to stop.
-VOLUME_SPECIFICITY = 0.95
-
-# A few hundred slices say little about the far ends.
-_THRESHOLDS = np.arange(30, 96) / 100
-_LEAST = 20  # tumor slices, and tumor-free ones, for a threshold of their own
+SENSITIVITY = 0.98  # share of the tumor slices that the gate must let through: a screening tool may miss few
+VOLUME_SPECIFICITY = 0.95  # share of the tumor-free slices of volumes that it must stop
+_THRESHOLDS = np.arange(30, 96) / 100  # a few hundred slices say little about lower and higher ones
+_LEAST = 20  # tumor slices, and tumor-free ones, that can decide a threshold
 RULE = f"Youden's index where {SENSITIVITY:.0%} of the tumor slices are positive (or the lowest, {_THRESHOLDS[0]:g})"
 VOLUME_RULE = f"the lowest at which {VOLUME_SPECIFICITY:.0%} of the tumor-free slices of volumes are negative"
 
 
 def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
-    """The threshold of single pictures: of those at which `SENSITIVITY` of the tumor slices are positive, the one with
-    the best sum of sensitivity and specificity (W. Youden, Cancer 1950); the highest of equal ones.
+    """The threshold of single pictures: the best sum of sensitivity and specificity (W. Youden, Cancer 1950).
+
+    Only thresholds at which `SENSITIVITY` of the tumor slices are positive compete; of equal ones the highest wins.
 
     Args:
         labels: ``(n,)`` class index.
@@ -38,17 +34,17 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float3
 def choose_volume_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float | None:
     """The threshold of volumes' slices: the lowest at which `VOLUME_SPECIFICITY` of the tumor-free ones are negative.
 
-    Of a picture, what may be missed is fixed first; of a volume, what may be marked. It has a hundred slices without a
-    tumor for a few that show one, and a lesion shows in more than one.
+    For a picture the rule limits missed tumors, for a volume false alarms: a volume has a hundred slices without a
+    tumor for a few that show one, and a lesion shows in several.
 
     Args:
         labels: ``(n,)`` class index of volumes' slices.
         probabilities: ``(n, 4)``, calibrated.
 
     Returns:
-        None where there are too few slices with a tumor, or without one.
+        The threshold; None if too few slices show a tumor, or too few show none.
     """
-    if not enough(labels):
+    if not has_enough_slices(labels):
         return None
     _, specificity = _rates(labels, probabilities)
     free = np.flatnonzero(specificity >= VOLUME_SPECIFICITY - 1e-9)
@@ -56,13 +52,18 @@ def choose_volume_threshold(labels: NDArray[np.int64], probabilities: NDArray[np
 
 
 def threshold_of_each(from_volumes_n: NDArray[np.bool_], pictures: float, volumes: float | None) -> NDArray[np.float32]:
-    """The threshold that each slice is judged by, ``(n,)``: that of volumes' slices, where there is one, or that of
-    pictures."""
+    """The tumor threshold of each slice, ``(n,)``.
+
+    Args:
+        from_volumes_n: ``(n,)`` whether each is a slice of a volume.
+        pictures: Threshold of pictures.
+        volumes: Threshold of volumes' slices; None takes that of pictures.
+    """
     return np.where(from_volumes_n, pictures if volumes is None else volumes, pictures).astype(np.float32)
 
 
-def enough(labels: NDArray[np.int64]) -> bool:
-    """Whether slices with these labels can decide a threshold of their own."""
+def has_enough_slices(labels: NDArray[np.int64]) -> bool:
+    """Whether slices with these labels can decide a threshold."""
     sick = int((labels != NO_TUMOR).sum())
     return min(sick, len(labels) - sick) >= _LEAST
 
@@ -70,7 +71,7 @@ def enough(labels: NDArray[np.int64]) -> bool:
 def _rates(
     labels: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sensitivity and specificity at each threshold; 1 where there is nothing to get wrong."""
+    """Sensitivity and specificity at each threshold; 1 where no slice could be wrong."""
     tumor = 1 - probabilities[:, NO_TUMOR]
     positive = tumor[None] >= _THRESHOLDS[:, None].astype(np.float32)
     sick = labels != NO_TUMOR

@@ -1,1 +1,1 @@
-"""What training does to slices."""
+"""Changes to prepared slices: augmentation, transplants, blanked heads, and pictures that are not brains."""

@@ -1,7 +1,7 @@
 """Augmentation of prepared slices for training, with MONAI's transforms where it has them.
 
-Left and right are swapped freely, for that is what another way to show slices does. Up and down are not: a head upside
-down is seen where an export went wrong, and gets a small share of its own (`Augment.turn`).
+Left and right are swapped freely, because viewers show slices both ways. Up and down are not: a head is upside down
+only where an export went wrong. Such slices have a small share of their own (`Augment.turn`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 class RandomJpeg(mt.RandomizableTransform):
-    """JPEG compression at a random quality, so that its blocks say nothing of a picture's origin."""
+    """JPEG compression at a random quality, so that its blocks do not reveal a picture's source."""
 
     def __init__(self, prob: float = 0.3, quality: tuple[int, int] = (30, 95)) -> None:
         super().__init__(prob)
@@ -29,14 +29,14 @@ class RandomJpeg(mt.RandomizableTransform):
         if not self._do_transform:
             return image_hw
         quality = int(self.R.randint(*self.quality))
-        grey = np.clip(np.rint(image_hw * 255), 0, 255).astype(np.uint8)
-        _, encoded = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        gray = np.clip(np.rint(image_hw * 255), 0, 255).astype(np.uint8)
+        _, encoded = cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_QUALITY, quality])
         decoded: Any = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
         return decoded.astype(np.float32) / 255
 
 
 class RandomBorder(mt.RandomizableTransform):
-    """A uniform bar of any grey level along some sides: what is left where the head was not cropped cleanly."""
+    """A uniform bar of any gray level along some sides, as a careless crop leaves it."""
 
     def __init__(self, prob: float = 0.15, max_share: float = 0.06) -> None:
         super().__init__(prob)
@@ -59,9 +59,9 @@ class RandomBorder(mt.RandomizableTransform):
 
 
 class RandomRimRemoval(mt.RandomizableTransform):
-    """Skull-strip-like masking: the head's rim (skin, fat, skull) becomes air; a lesion there is kept.
+    """Masking like skull stripping: the head's rim (skin, fat, skull) becomes air, except for a lesion there.
 
-    Done to healthy and sick alike, or the missing skull of a stripped scan would speak for one of them.
+    It is done to healthy and sick slices alike, so that the missing skull of a stripped scan speaks for neither.
     """
 
     def __init__(self, prob: float = 0.2, share: tuple[float, float] = (0.04, 0.12)) -> None:
@@ -84,8 +84,7 @@ class RandomRimRemoval(mt.RandomizableTransform):
 
 @contextmanager
 def _no_metadata() -> Iterator[None]:
-    """MONAI's transforms on plain tensors: its record of affines and transforms is a quarter of the time, and nobody
-    here reads it."""
+    """Run MONAI's transforms on plain tensors: its record of affines takes a quarter of the time and is not used."""
     before = get_track_meta()
     set_track_meta(False)
     try:
@@ -95,11 +94,11 @@ def _no_metadata() -> Iterator[None]:
 
 
 class Augment:
-    """The whole augmentation; the same numbers for the same seed, whatever was drawn before.
+    """The whole augmentation. The result depends on the seed alone, not on earlier calls.
 
     Args:
         strength: Scales rotation, zoom, shift and shear, and how often the appearance changes. A short run learns more
-            from less of it; a long one carries to more scanners with all of it (docs/experiments.md).
+            with a low strength; a long run works on more scanners with full strength (docs/notebook/experiments.md).
         turn: Share of the slices that are turned by one, two or three right angles.
     """
 
@@ -132,7 +131,7 @@ class Augment:
                     prob=often(0.25), zoom_range=(0.5, 1.0), downsample_mode="area", upsample_mode="bilinear"
                 ),
                 mt.RandAdjustContrast(prob=often(0.6), gamma=(0.6, 1.7)),
-                # Tissues in other proportions of brightness than any gamma gives: other sequences, other vendors.
+                # Changes the relative brightness of tissues as other sequences and vendors do; no gamma does that.
                 mt.RandHistogramShift(prob=often(0.2), num_control_points=(4, 8)),
                 mt.RandBiasField(prob=often(0.25), coeff_range=(0.0, 0.15)),
                 mt.RandGaussianSmooth(prob=often(0.2), sigma_x=(0.4, 1.2), sigma_y=(0.4, 1.2)),
@@ -146,7 +145,13 @@ class Augment:
     def __call__(
         self, image_hw: NDArray[np.uint8], mask_hw: NDArray[np.uint8], seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Augment one prepared slice and its mask (0 and 1), both ``(size, size)``."""
+        """One prepared slice and its mask (0 and 1), augmented, both ``(size, size)``.
+
+        Args:
+            image_hw: The slice.
+            mask_hw: Its mask; it moves with the slice.
+            seed: The same seed gives the same result.
+        """
         for number, transform in enumerate((self._rim, self._space, self._level, self._jpeg, self._border)):
             transform.set_random_state(seed=(seed * 5 + number) % 2**32)
         image = image_hw.astype(np.float32) / np.float32(255)
@@ -159,10 +164,10 @@ class Augment:
         level = np.clip(np.asarray(appearance)[0], 0, 1).astype(np.float32)
         level = self._border(self._jpeg(level))
         quarters = self._quarters(seed)
-        grey = np.rint(np.clip(level, 0, 1) * 255).astype(np.uint8)
-        return np.rot90(grey, quarters), np.rot90((mask > 0.5).astype(np.uint8), quarters)
+        gray = np.rint(np.clip(level, 0, 1) * 255).astype(np.uint8)
+        return np.rot90(gray, quarters), np.rot90((mask > 0.5).astype(np.uint8), quarters)
 
     def _quarters(self, seed: int) -> int:
-        """By how many right angles the slice is turned."""
+        """Number of right angles by which the slice is turned."""
         rng = np.random.default_rng((seed, 5))
         return int(rng.integers(1, 4)) if rng.uniform() < self.turn else 0

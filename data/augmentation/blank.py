@@ -1,4 +1,4 @@
-"""Slices with a blanked head."""
+"""Slices whose head is blanked: they show an outline and no brain."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 
 def blank_head(image_hw: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """The prepared slice with the inside of its head replaced by a flat tone or by grain: only the outline is left.
+    """The prepared slice with the inside of its head replaced by a flat tone or by grain, so that the outline is left.
 
-    A classifier that sees such slices in training, and is asked for no opinion on them, cannot learn to tell a scan's
-    source by its outline (outlier exposure: D. Hendrycks et al., ICLR 2019).
+    A classifier learns from such slices that all classes are equally likely, so it cannot recognize a scan's source by
+    the head's outline (outlier exposure: D. Hendrycks et al., ICLR 2019).
 
     Args:
         image_hw: ``(size, size)`` uint8, 0 outside the head's convex mask.

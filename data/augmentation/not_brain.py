@@ -1,7 +1,7 @@
-"""Pictures that are no MRI of the brain, made on the spot: what a classifier learns to refuse.
+"""Pictures that are not an MRI of the brain, drawn at random, from which a classifier learns to refuse.
 
-Noise, shapes, text and plots; textures in a head's outline; and brains that are none any more: shuffled, blanked, cut
-to a piece, many on one sheet.
+Noise, shapes, text and plots; textures in a head's outline; and pictures made of brains: shuffled, blanked, cut to a
+piece, many on one sheet.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _WORDS = ("patient", "report", "findings", "contrast", "slice", "date", "120", "
 
 
 def not_brains(brains_nhw: Sequence[Picture], count: int, seed: int = 0) -> Iterator[Picture]:
-    """`count` pictures of some 224 pixels, grey, each kind in turn.
+    """`count` gray pictures of about 224 pixels a side, each kind in turn.
 
     Args:
         brains_nhw: Prepared slices that the derived kinds are made of; without any, those kinds are left out.
-        count: How many.
+        count: Number of pictures; a picture of one tone is left out.
         seed: The same seed gives the same pictures.
     """
     kinds: list[Callable[[np.random.Generator], Picture]] = list(_DRAWN)
@@ -118,8 +118,8 @@ def _in_outline(rng: np.random.Generator) -> Picture:
     inside = (_noise, _pink, _gradient, _checks, _radial)[int(rng.integers(5))](rng)
     mask = np.zeros((_SIDE, _SIDE), np.uint8)
     axes = (int(rng.uniform(0.25, 0.48) * _SIDE), int(rng.uniform(0.3, 0.48) * _SIDE))
-    centre = (_SIDE // 2, _SIDE // 2)
-    cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    center = (_SIDE // 2, _SIDE // 2)
+    cv2.ellipse(mask, center, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
     picture = (rng.uniform(30, 140) + rng.uniform(0.1, 0.5) * inside).clip(0, 255).astype(np.uint8) * mask
     if rng.uniform() < 0.5:
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -128,7 +128,7 @@ def _in_outline(rng: np.random.Generator) -> Picture:
 
 
 def _radial(rng: np.random.Generator) -> Picture:
-    """Rings and spokes, as of cut fruit, targets and wheels."""
+    """Rings and spokes, like cut fruit, targets and wheels."""
     rows, columns = (np.mgrid[:_SIDE, :_SIDE] - _SIDE / 2) / _SIDE
     radius, angle = np.hypot(rows, columns), np.arctan2(rows, columns)
     return _stretched(np.sin(radius * rng.uniform(5, 120)) + rng.uniform(0, 2) * np.cos(angle * rng.integers(0, 24)))
@@ -149,7 +149,7 @@ def _cylinders(rng: np.random.Generator) -> Picture:
 
 
 def _shuffled(brains: Sequence[Picture], rng: np.random.Generator) -> Picture:
-    """The tiles of a brain in another order."""
+    """The tiles of a brain in random order."""
     picture = _one(brains, rng)
     n = int(rng.choice([2, 3, 4, 6]))
     side = picture.shape[0] // n
@@ -159,7 +159,7 @@ def _shuffled(brains: Sequence[Picture], rng: np.random.Generator) -> Picture:
 
 
 def _sheet(brains: Sequence[Picture], rng: np.random.Generator) -> Picture:
-    """A sheet of many slices: to be cut apart before anybody can judge it."""
+    """A sheet of many slices, which would have to be cut apart."""
     n = int(rng.choice([2, 3, 4]))
     small = [
         cv2.resize(_one(brains, rng), (_SIDE // n, _SIDE // n), interpolation=cv2.INTER_AREA) for _ in range(n * n)
@@ -168,7 +168,7 @@ def _sheet(brains: Sequence[Picture], rng: np.random.Generator) -> Picture:
 
 
 def _piece(brains: Sequence[Picture], rng: np.random.Generator) -> Picture:
-    """A small part, enlarged."""
+    """A small part of a brain, enlarged."""
     picture = _one(brains, rng)
     side = int(picture.shape[0] * rng.uniform(0.15, 0.33))
     middle = picture.shape[0] // 2

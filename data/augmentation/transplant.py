@@ -1,16 +1,16 @@
-"""Lesions moved between heads in training: what is left as a sign of a tumor is the tumor.
+"""Transplants: lesions moved between heads in training, so that only the tumor itself is a sign of a tumor.
 
-In public sets healthy and sick slices come from different scanners, and sick ones alone have contrast agent. A network
-that learns from them as they are knows the kind of picture before it has seen a lesion. Three operations on prepared
-slices take that knowledge from it:
+In public data sets healthy and sick slices come from different scanners, and only sick ones have contrast agent. A
+network that learns from them as they are recognizes the kind of picture instead of the lesion. Three operations on
+prepared slices prevent that:
 
 - *heal*: a sick slice's lesion is covered with the same place of another head; the slice is now healthy.
-- *plant*: a healthy slice gets the lesion of another head, at its own place; the slice is now sick.
-- *graft*: a piece without a lesion is exchanged, in healthy and sick alike; the label stays, so that the seams of the
-  other two say nothing.
+- *plant*: a healthy slice gets the lesion of another head, at the same place; the slice is now sick.
+- *graft*: a piece without a lesion is exchanged, in healthy and sick slices alike; the label stays. The seams of the
+  other two operations therefore do not reveal the label.
 
-Planting is TumorCP (J. Yang et al., MICCAI 2021) and CarveMix (X. Zhang et al., MICCAI 2021) with the tones of the
-target; healing is its inverse.
+Planting is TumorCP (J. Yang et al., MICCAI 2021) and CarveMix (X. Zhang et al., MICCAI 2021) in the target's gray
+levels; healing is its inverse.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from numpy.typing import NDArray
 
 from tumorlens.data.labels import NO_TUMOR
 
-_THUMB = 16  # side of the thumbnails by which alike heads are found: same plane, same height
-_CANDIDATES = 64  # donors looked at; the best of all would always be the same few
-_LEAST_PX = 40  # smaller lesions are hardly seen
-_GRAFTED = 1 / 3  # of the transplants leave the label
-_INSIDE = 0.9  # of a planted region has to lie in the head
-Transplanted = tuple[NDArray[np.uint8], NDArray[np.uint8], int, int]  # image, mask, label, whose outline
+_THUMB = 16  # side of the thumbnails by which similar heads are found: same plane, same height
+_CANDIDATES = 64  # donors to choose from; the best of all slices would always be the same few
+_LIKENESS = 0.5  # least correlation of a donor's thumbnail
+_LEAST_PX = 40  # smaller lesions are hardly visible
+_GRAFTED = 1 / 3  # share of the transplants that leave the label
+_INSIDE = 0.9  # share of a planted region that must lie in the head
+Transplanted = tuple[NDArray[np.uint8], NDArray[np.uint8], int, int]  # image, mask, label, index of the mask's slice
 
 
 class Donors:
-    """The training slices whose lesions are known, and what can be made of each with a piece of another patient's.
+    """Transplants between training slices of different patients.
 
     Args:
         images: ``(n, size, size)`` uint8, prepared.
         masks: ``(n, size, size)`` uint8, 0 and 1.
-        labels: ``(n,)`` index into `data.labels.CLASSES`. A slice with a tumor's label and no mask is left as it is and
-            gives nothing.
-        patients: ``(n,)`` whose slice it is; nobody is donor to themselves.
+        labels: ``(n,)`` index into `data.labels.CLASSES`. A slice with a tumor's label and no mask takes no part.
+        patients: ``(n,)``; no patient is their own donor.
     """
 
     def __init__(
@@ -61,20 +61,21 @@ class Donors:
         self._thumbs = thumbs / np.maximum(np.linalg.norm(thumbs, axis=1, keepdims=True), 1e-6)
 
     def transplant(self, index: int, seed: int) -> Transplanted:
-        """Heal, plant or graft slice `index`; returns image, mask, label, and which slice's outline the mask is,
-        unchanged where no donor fits.
+        """Image, mask and label of a slice after a transplant, and the index of the slice that the mask comes from.
+
+        They are unchanged if no donor fits.
 
         Args:
-            index: Which slice.
+            index: The slice to heal, plant or graft.
             seed: The same seed gives the same picture.
         """
         rng = np.random.default_rng(seed)
-        kept = self.images[index], self.masks[index], int(self.labels[index]), index
+        unchanged = self.images[index], self.masks[index], int(self.labels[index]), index
         if not (self.sick[index] or self.free[index]) or len(self._sick) == 0:
-            return kept
+            return unchanged
         if rng.uniform() < _GRAFTED:
-            return self._graft(index, rng) or kept
-        return (self._heal(index, rng) if self.sick[index] else self._plant(index, rng)) or kept
+            return self._graft(index, rng) or unchanged
+        return (self._heal(index, rng) if self.sick[index] else self._plant(index, rng)) or unchanged
 
     def _heal(self, index: int, rng: np.random.Generator) -> Transplanted | None:
         region = _grown(self.masks[index], int(rng.integers(4, 12)))
@@ -110,13 +111,13 @@ class Donors:
     def _donor(
         self, index: int, among: NDArray[np.int64], rng: np.random.Generator, without: NDArray[np.uint8] | None = None
     ) -> int | None:
-        """The most alike of some random slices of other patients, with no lesion in a region; none is found where the
-        likest head does not look alike at all."""
+        """The most similar of some random slices of other patients, without a lesion in a region; None if even that one
+        is not similar."""
         drawn = rng.choice(among, min(_CANDIDATES, len(among)), replace=False)
         drawn = drawn[self.patients[drawn] != self.patients[index]]
         likeness = self._thumbs[drawn] @ self._thumbs[index]
         for k in np.argsort(-likeness):
-            if likeness[k] < 0.5:
+            if likeness[k] < _LIKENESS:
                 return None
             if without is None or not (self.masks[drawn[k]] & without).any():
                 return int(drawn[k])
@@ -126,13 +127,13 @@ class Donors:
 def expected_counts(
     labels: NDArray[np.int64], masks: NDArray[np.uint8], share: float, n_classes: int
 ) -> NDArray[np.float64]:
-    """How many slices of each class an epoch shows, on average, where this share of them is transplanted.
+    """The mean number of slices of each class that an epoch with transplants shows, ``(n_classes,)``.
 
     Args:
         labels: ``(n,)`` class index of the training slices.
         masks: ``(n, size, size)`` their lesions; a sick slice without one takes no part.
-        share: Of the slices that are transplanted.
-        n_classes: Length of the answer.
+        share: Share of the slices that are transplanted.
+        n_classes: Number of classes.
     """
     counts = np.bincount(labels, minlength=n_classes).astype(np.float64)
     outlined = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.int64) >= _LEAST_PX
@@ -154,7 +155,7 @@ def _grown(mask_hw: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
 def _moved(
     target_hw: NDArray[np.uint8], donor_hw: NDArray[np.uint8], region_hw: NDArray[np.uint8], rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """The target with the donor's region, in the tones that the target has around it, and without a sharp seam."""
+    """The target with the donor's region, in the gray levels of its new surroundings and without a sharp seam."""
     ring = (_grown(region_hw, 8) > region_hw) & (target_hw > 0) & (donor_hw > 0)
     patch = donor_hw.astype(np.float32)
     if ring.sum() >= 20:

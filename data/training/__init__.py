@@ -1,1 +1,1 @@
-"""The training that both stages share. The only room of `data` that imports torch and Lightning at the top."""
+"""Networks of both stages, trained and run. Of `data`, only this and `augmentation.augment` need torch."""

@@ -1,24 +1,20 @@
-"""Learning curves of a run as a picture."""
+"""The learning curves of a run as a picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tumorlens.data.files import whole_file
+from tumorlens.data.plotting import new_figure, plain, save_figure
 
 
 def plot_learning_curves(table: list[dict[str, str]], path: Path) -> None:
-    """Losses on the left, validation scores on the right, over epochs, as PNG.
+    """Write a PNG with the losses on the left and the validation scores on the right, over epochs.
 
     Args:
         table: Rows of ``metrics.csv``.
-        path: The PNG.
+        path: Where to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 3.6)
     loss_axes, score_axes = figure.subplots(1, 2)
     names = dict.fromkeys(name for row in table for name in row)
     for name in names:
@@ -26,12 +22,11 @@ def plot_learning_curves(table: list[dict[str, str]], path: Path) -> None:
         if name == "epoch" or name.startswith("lr-") or not points:
             continue
         axes = loss_axes if name.endswith("loss") else score_axes
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.replace("_", " "))
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=plain(name))
     loss_axes.set(xlabel="epoch", ylabel="loss", title="loss")
     score_axes.set(xlabel="epoch", ylabel="score", title="validation scores")
     for axes in (loss_axes, score_axes):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=130, format="png")
+    save_figure(figure, path)

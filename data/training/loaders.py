@@ -1,9 +1,9 @@
-"""Samples -> prepared arrays -> batches for training, and arrays -> network inputs for both stages."""
+"""Prepared slices -> batches for training and validation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,24 +11,23 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tumorlens.data.augmentation.augment import Augment
+from tumorlens.data.augmentation.blank import blank_head
+from tumorlens.data.augmentation.transplant import Donors
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet, lesion_free
 
-if TYPE_CHECKING:
-    from tumorlens.data.augmentation.augment import Augment
-    from tumorlens.data.augmentation.transplant import Donors
-
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
-    """Batches' items from a prepared set; an index is ``(epoch, i)``, so that augmentation depends on nothing else.
+    """Training items of a prepared set. An index is ``(epoch, i)``: augmentation depends on it and the seed alone.
 
     Args:
         prepared: The slices.
-        augment: Applied to image and mask, or none.
-        seed: Of all that is drawn.
-        blank: Share of the items whose head is blanked (`data.augmentation.blank.blank_head`); ``"blank"`` tells which.
-        transplant: Share of the other items whose lesion is moved (`data.augmentation.transplant`); label and mask follow.
+        augment: Applied to image and mask; None for none.
+        seed: Of everything that is drawn at random.
+        blank: Share of the items whose head is blanked (`data.augmentation.blank.blank_head`); ``"blank"`` marks them.
+        transplant: Share of the other items whose lesion is moved (`data.augmentation.transplant`); label and mask
+            follow.
     """
 
     def __init__(
@@ -41,7 +40,10 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         self.prepared, self.augment, self.seed = prepared, augment, seed
         self.blank, self.transplant = blank, transplant
-        self._donors = _donors(prepared) if transplant > 0 else None
+        self._donors: Donors | None = None
+        if transplant > 0:
+            patients = [sample.patient for sample in prepared.samples]
+            self._donors = Donors(prepared.images, prepared.masks, prepared.labels, patients)
 
     def __len__(self) -> int:
         return len(self.prepared)
@@ -53,8 +55,6 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         outlined = i
         blank = draws[1] < self.blank * 2**32
         if blank:
-            from tumorlens.data.augmentation.blank import blank_head
-
             image, mask = blank_head(image, draws[2]), np.zeros_like(mask)
         elif self._donors is not None and draws[3] < self.transplant * 2**32:
             image, mask, label, outlined = self._donors.transplant(i, draws[2])
@@ -69,21 +69,16 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         }
 
 
-def _donors(prepared: PreparedSet) -> Donors:
-    from tumorlens.data.augmentation.transplant import Donors
-
-    return Donors(prepared.images, prepared.masks, prepared.labels, [s.patient for s in prepared.samples])
-
-
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Indices ``(epoch, i)``, shuffled by seed and epoch alone: a resumed run sees the very order it would have seen.
+    """Indices ``(epoch, i)``, shuffled by seed and epoch alone, so that a resumed run sees the same order.
 
     Args:
-        weights: ``(n,)`` chance of each sample, drawn with replacement (class balance), or none for each sample once.
-        most: An epoch has no more samples than this, others every time; 0 is no limit.
-        negative: ``(n,)`` bool: samples that an epoch is to have fewer of, or none for as many as there are.
-        negative_share: Their share of an epoch's samples, at most; of these as they are, before `SliceDataset` changes
-            them.
+        n: Number of samples.
+        seed: Of the order.
+        shuffle: Whether to shuffle and to limit the epoch.
+        most: An epoch has at most this many samples, different ones every time; 0 is no limit.
+        negative: ``(n,)`` bool: samples of which an epoch shows fewer; None shows all.
+        negative_share: Their share of an epoch's samples, at most, before `SliceDataset` changes any.
     """
 
     def __init__(
@@ -91,7 +86,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         n: int,
         seed: int,
         shuffle: bool = True,
-        weights: NDArray[np.float64] | None = None,
         most: int = 0,
         negative: NDArray[np.bool_] | None = None,
         negative_share: float = 0.0,
@@ -101,9 +95,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.length = min(n, most) if most and shuffle else n
         if self.negative is not None:
             self.length, self.negatives = epoch_length(self.negative, most, negative_share)
-        self.weights = None if weights is None else weights / weights.sum()
 
-    def set_epoch(self, epoch: int) -> None:  # Lightning calls it at the start of every epoch
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this at the start of every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -112,9 +106,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
         order = np.arange(self.n)
-        if self.weights is not None:
-            order = generator.choice(self.n, self.n, p=self.weights)
-        elif self.negative is not None:
+        if self.negative is not None:
             few = generator.permutation(np.flatnonzero(self.negative))[: self.negatives]
             many = generator.permutation(np.flatnonzero(~self.negative))[: self.length - self.negatives]
             order = generator.permutation(np.concatenate([many, few]))
@@ -124,11 +116,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def epoch_length(negative: NDArray[np.bool_], most: int, share: float) -> tuple[int, int]:
-    """Samples of an epoch in which at most a share are negative, and how many of them are.
+    """Length of an epoch in which at most a share of the samples is negative, and the number of negative ones.
 
     Args:
         negative: ``(n,)`` bool.
-        most: Limit of the epoch; 0 is none.
+        most: Longest epoch; 0 is no limit.
         share: Below 1.
     """
     few, many = int(negative.sum()), int((~negative).sum())
@@ -139,28 +131,24 @@ def epoch_length(negative: NDArray[np.bool_], most: int, share: float) -> tuple[
 
 
 def make_loader(
-    prepared: PreparedSet,
-    batch_size: int,
-    augment: Augment | None = None,
-    seed: int = 0,
-    workers: int = 0,
-    weights: NDArray[np.float64] | None = None,
-    shuffle: bool = False,
-    blank: float = 0.0,
-    transplant: float = 0.0,
-    most: int = 0,
-    negative_share: float = 0.0,
+    dataset: SliceDataset, batch_size: int, sampler: EpochSampler | None = None, workers: int = 0
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """A loader over a prepared set. Zero workers is the default: an error then reaches the user as it was raised."""
-    negative = lesion_free(prepared) if negative_share else None
-    sampler = EpochSampler(len(prepared), seed, shuffle, weights, most, negative, negative_share)
+    """A loader over a data set, in its own order by default.
+
+    Args:
+        dataset: The items.
+        batch_size: Items a batch; a shuffled epoch leaves an incomplete last batch out.
+        sampler: Chooses items and order.
+        workers: Processes that load ahead. With 0, the default, an error reaches the user as it was raised.
+    """
+    sampler = sampler or EpochSampler(len(dataset), 0, shuffle=False)
     return DataLoader(
-        SliceDataset(prepared, augment, seed, blank, transplant),
+        dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
-        drop_last=shuffle and len(sampler) > batch_size,
+        drop_last=sampler.shuffle and len(sampler) > batch_size,
     )
 
 
@@ -170,35 +158,29 @@ def loaders(
     """Augmented, shuffled training batches and plain validation batches.
 
     Args:
-        config: Of the run.
+        config: Settings of the run.
         parts: Its slices.
         blank: Share of the training slices with blanked heads.
         negative_share: See `epoch_length`; 0 takes slices as they come.
     """
     augment = Augment(config.augment, config.turn) if config.augment > 0 else None
-    training = make_loader(
-        parts.train,
-        config.batch_size,
-        augment,
-        config.seed,
-        config.workers,
-        shuffle=True,
-        blank=blank,
-        transplant=config.transplant,
-        most=config.epoch_slices,
-        negative_share=negative_share,
+    dataset = SliceDataset(parts.train, augment, config.seed, blank, config.transplant)
+    negative = lesion_free(parts.train) if negative_share else None
+    sampler = EpochSampler(
+        len(dataset), config.seed, most=config.epoch_slices, negative=negative, negative_share=negative_share
     )
-    return training, make_loader(parts.validation, 2 * config.batch_size)
+    training = make_loader(dataset, config.batch_size, sampler, config.workers)
+    return training, make_loader(SliceDataset(parts.validation), 2 * config.batch_size)
 
 
 def epoch_slices(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:
-    """How many slices an epoch shows."""
+    """Number of slices that an epoch shows."""
     if negative_share:
         return epoch_length(lesion_free(parts.train), config.epoch_slices, negative_share)[0]
     return min(len(parts.train), config.epoch_slices or len(parts.train))
 
 
 def total_steps(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:
-    """Optimizer steps of the whole run; a one-cycle schedule needs two."""
+    """Number of optimizer steps of the whole run; at least the two that a one-cycle schedule needs."""
     steps = epoch_slices(config, parts, negative_share) // config.batch_size
     return max(2, max(1, steps) * config.epochs)

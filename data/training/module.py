@@ -1,4 +1,4 @@
-"""What the training runs of both stages have in common: settings, loaders, optimizer, and their part of the card."""
+"""The common part of both stages' Lightning modules: input sizes, optimizer, seeding of every step."""
 
 from __future__ import annotations
 
@@ -17,21 +17,26 @@ from tumorlens.data.training.partition import Partition
 
 
 def chooses_epoch(config: TrainingConfig, parts: Partition) -> bool:
-    """Whether validation chooses between epochs. A run that would validate once, at its end, has nothing to choose: its
-    validation patients are measured when the network is trained, and not twice."""
+    """Whether validation chooses between epochs.
+
+    A run that validates once, at its end, has nothing to choose. Its validation patients are measured once, after
+    training.
+    """
     return len(parts.validation) > 0 and config.validate_every < config.epochs
 
 
-def sides(config: TrainingConfig) -> list[int]:
-    """The input's sides that a run will use, in pixels."""
+def input_sizes(config: TrainingConfig) -> list[int]:
+    """The sides of the network's input that a run uses, in pixels."""
     return [config.size, *([config.small_size] if config.small_epochs else [])]
 
 
 def to_small_batch(
     images_nhw: torch.Tensor, normalization: Normalization, config: TrainingConfig, epoch: int
 ) -> torch.Tensor:
-    """A training batch as `data.preprocessing.normalization.to_batch` gives it, made smaller in the first epochs of a run that asks for it
-    (progressive resizing: most of what there is to learn is seen at half the cost)."""
+    """A training batch, see `data.preprocessing.normalization.to_batch`, smaller in the run's first `small_epochs`.
+
+    Progressive resizing: a network learns most of what there is to learn at half the cost.
+    """
     batch = to_batch(images_nhw, normalization)
     if epoch >= config.small_epochs or config.small_size >= config.size:
         return batch
@@ -41,24 +46,30 @@ def to_small_batch(
 
 
 def adamw_one_cycle(model: nn.Module, config: TrainingConfig, steps: int) -> Any:
-    """AdamW (Loshchilov and Hutter, ICLR 2019) under one cycle of the learning rate (Smith and Topin, 2019), in
-    Lightning's form."""
+    """AdamW (I. Loshchilov and F. Hutter, ICLR 2019) under one cycle of the learning rate (L. Smith and N. Topin,
+    2019), as Lightning takes it.
+
+    Args:
+        model: Only parameters that require gradients are optimized.
+        config: Peak learning rate, weight decay and warm-up.
+        steps: Of the whole run.
+    """
     learning = [p for p in model.parameters() if p.requires_grad]
-    # One kernel a tensor instead of a dozen: 1 to 3 ms a slice less in batches of 16 on two CPU cores.
+    # Fused means one kernel a tensor instead of a dozen: 1 to 3 ms a slice less in batches of 16 on two CPU cores.
     optimizer = torch.optim.AdamW(learning, config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    warmup = max(config.warmup, 1.5 / steps)  # the schedule divides by zero where it is one step to the peak
+    warmup = max(config.warmup, 1.5 / steps)  # with one step to the peak the schedule divides by zero
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=warmup)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Stage(L.LightningModule):
-    """What the modules of both stages do in the same way."""
+class StageModule(L.LightningModule):
+    """Base of both stages' modules."""
 
     config: Any  # the stage's own `TrainingConfig`
     model: Any
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Dropout draws by seed and step alone, so that a resumed run draws what it would have drawn."""
+        """Seed dropout by seed and step alone, so that a resumed run drops the same units."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.trainer.global_step)
 
     def configure_gradient_clipping(
@@ -67,31 +78,39 @@ class Stage(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm. Lightning refuses to where the optimizer is fused, for such a one may unscale gradients by
-        itself; bfloat16 and float32 scale none."""
+        """Clip by norm.
+
+        Lightning refuses to clip for a fused optimizer, because it may unscale gradients itself. In bfloat16 and
+        float32 no gradient is scaled.
+        """
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
 
-def check_steps(module: Stage, config: TrainingConfig, slices: int) -> None:
-    """Raise an `InputError` if a run's steps show one slice, and the network cannot learn from one: batch normalization
-    needs more than one value per channel, and of a small input the deepest layer has one.
+def check_steps(module: StageModule, config: TrainingConfig, slices: int) -> None:
+    """Check that the network can learn from as few slices as a step of the run shows.
+
+    Batch normalization needs more than one value per channel. The deepest layer has a single one where a step shows one
+    slice and the input is small.
 
     Args:
-        module: Of the run; it stays as it is.
-        config: Of the run.
-        slices: How many an epoch shows.
+        module: The run's module; it is not changed.
+        config: The run's settings.
+        slices: Number of slices that an epoch shows.
+
+    Raises:
+        InputError: A step shows one slice, and the network cannot learn from one.
     """
     if min(config.batch_size, slices) > 1:
         return
-    for side in sides(config):
+    for size in input_sizes(config):
         trial = deepcopy(module).train()
-        trial.on_train_epoch_start()  # what is frozen does not count
+        trial.on_train_epoch_start()  # frozen layers take no batch statistics
         try:
             with torch.no_grad():
-                trial.model(torch.zeros(1, 3, side, side))
+                trial.model(torch.zeros(1, 3, size, size))
         except ValueError:
             raise InputError(
-                f"steps of one slice are too few for this network at {side} pixels; raise --batch-size"
+                f"steps of one slice are too few for this network at {size} pixels; raise --batch-size"
                 + (" and --epoch-slices" if slices == 1 else "")
             ) from None

@@ -1,26 +1,68 @@
-"""Networks of any library: whether they work on an input, told before the data are read."""
+"""Networks of any library: run on slices, checked on an input size, frozen in part."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tumorlens.data.errors import InputError, reason_of
+from tumorlens.data.preprocessing.normalization import Normalization, to_batch
 
 _STEM = ("conv1", "bn1", "layer1")  # of every ResNet of torchvision, timm and segmentation-models-pytorch
 
 
-def check_input(model: nn.Module, name: str, size: int, expected: tuple[int, ...]) -> None:
-    """Send one black picture through a network on the CPU; its training mode stays as it is.
+@dataclass(frozen=True)
+class BatchedNetwork:
+    """A network that predicts in batches; each stage adds what its outputs mean.
+
+    Attributes:
+        model: The network.
+        device: Where it runs.
+        normalization: What its weights expect of the pixels.
+        half: Compute in bfloat16 instead of fp32.
+    """
+
+    model: nn.Module
+    device: torch.device
+    normalization: Normalization
+    half: bool = False
+
+    def batches(
+        self, images_nhw: NDArray[np.uint8], batch_size: int, finish: Callable[[torch.Tensor], NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        """The outputs for prepared slices ``(n, size, size)``, one array a batch, without gradients.
+
+        Args:
+            images_nhw: Prepared slices.
+            batch_size: Slices a batch.
+            finish: Makes an array of the network's output.
+        """
+        model = self.model.to(self.device).to(memory_format=torch.channels_last).eval()
+        outputs: list[NDArray[Any]] = []
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            for start in range(0, len(images_nhw), batch_size):
+                batch = torch.from_numpy(images_nhw[start : start + batch_size]).to(self.device)
+                outputs.append(finish(model(to_batch(batch, self.normalization))))
+        return outputs
+
+
+def check_output(model: nn.Module, name: str, size: int, expected: tuple[int, ...]) -> None:
+    """Check a network with one black picture on the CPU; its training mode stays as it is.
 
     Args:
         model: Takes ``(1, 3, size, size)``.
-        name: What the user calls it.
+        name: The user's name for it.
         size: Side of the input in pixels.
         expected: Shape of the output.
 
     Raises:
-        InputError: The network fails on that size, or answers in another shape.
+        InputError: The network fails on that size, or its output has another shape.
     """
     training = model.training
     try:
@@ -32,13 +74,14 @@ def check_input(model: nn.Module, name: str, size: int, expected: tuple[int, ...
         model.train(training)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
     if shape != expected:
-        told = f"shape {shape}" if shape else f"a {type(output).__name__}"
-        raise InputError(f"{name} does not take inputs of {size} pixels (it gives {told}, not shape {expected})")
+        given = f"shape {shape}" if shape else f"a {type(output).__name__}"
+        raise InputError(f"{name} does not take inputs of {size} pixels (it gives {given}, not shape {expected})")
 
 
 def freeze_stem(network: nn.Module) -> None:
-    """Leave a ResNet's first convolution and first stage as they are: edges and textures need no more learning, and the
-    finest maps, which cost most, need no gradients.
+    """Freeze a ResNet's first convolution and first stage.
+
+    Edges and textures need no more learning, and the finest maps, which cost most, then need no gradients.
 
     Raises:
         InputError: The network has no such parts.
@@ -49,7 +92,7 @@ def freeze_stem(network: nn.Module) -> None:
         getattr(network, name).requires_grad_(False)
 
 
-def still_stem(network: nn.Module) -> None:
-    """Keep the batch statistics of a frozen stem while the rest of the network is in training."""
+def freeze_stem_statistics(network: nn.Module) -> None:
+    """Keep the batch statistics of a frozen stem while the rest of the network is in training mode."""
     for name in _STEM:
         getattr(network, name).eval()

@@ -1,4 +1,4 @@
-"""What a training run asks of its data: read, prepare, split by patient, refuse or drop what lies on both sides."""
+"""Reads, prepares and splits the data of a training run by patient, and refuses or drops copies across the split."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Partition:
     """The three parts of a run's data.
 
     Attributes:
-        train: What the network learns from.
-        validation: What the epoch and the operating point are chosen on.
-        test: What it is measured on.
+        train: The network learns from these.
+        validation: The epoch and the operating point are chosen on these.
+        test: The network is measured on these.
         dropped: Samples that were left out as near-duplicates.
-        left_out: How many samples were of no use to the stage.
-        leaks: How many test slices are also, as copies or by their patient, in training or validation. None where that
-            would have been an error.
+        left_out: Number of samples that the stage cannot use.
+        leaks: Number of test slices that are copies of training or validation slices, or of patients there. None where
+            that would have been an error.
     """
 
     train: PreparedSet
@@ -46,6 +46,11 @@ class Partition:
     dropped: tuple[Sample, ...]
     left_out: int = 0
     leaks: int | None = None
+
+    def held_out(self) -> dict[str, PreparedSet]:
+        """The parts that the network does not learn from, by name; a run on all patients has none."""
+        parts = {"validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if len(part)}
 
     def __str__(self) -> str:
         sizes = ", ".join(
@@ -70,24 +75,26 @@ def load_partition(
 
     Args:
         config: Which data, which split.
-        keep: Only samples for which it is true.
+        keep: Only samples for which it is true are read.
         progress: Called with the number of slices done and of all.
 
     Raises:
         InputError: Unusable data, an unknown setting, an empty part, or an overlap between the parts.
     """
     if config.split not in ("folds", "official", "all"):
-        raise InputError(f"split {config.split!r} is none of folds, official, all")
+        raise InputError(f"split {config.split!r} is not one of folds, official, all")
     if config.duplicates not in ("error", "drop", "keep"):
-        raise InputError(f"duplicates {config.duplicates!r} is none of error, drop, keep")
+        raise InputError(f"duplicates {config.duplicates!r} is not one of error, drop, keep")
     if config.duplicates == "keep" and config.split != "official":
-        raise InputError("duplicates are kept in an official split only (--split official): folds are for new patients")
+        raise InputError(
+            "--duplicates keep is for an official split only (--split official); folds measure new patients"
+        )
     whole, marks, left_out = _read(config, keep, progress)
     if config.split == "all":
         nothing = whole.subset([])
         everyone = range(len(whole))
-        kept = share_of_patients(whole.samples, everyone, config.patients, config.seed)
-        return Partition(whole if len(kept) == len(whole) else whole.subset(kept), nothing, nothing, (), left_out)
+        chosen = share_of_patients(whole.samples, everyone, config.patients, config.seed)
+        return Partition(whole if len(chosen) == len(whole) else whole.subset(chosen), nothing, nothing, (), left_out)
     split, dropped = _split(whole.samples, config)
     if config.duplicates == "drop":
         split, alike = drop_near_duplicates(whole.samples, split, marks)
@@ -110,13 +117,13 @@ def load_partition(
 
 
 _Read = tuple[PreparedSet, NDArray[np.float32], int]
-_STAGES = 2  # each keeps what it can use; thousands of slices are half a gigabyte
+_STAGES = 2  # each stage has its own samples; thousands of slices take half a gigabyte
 _shelf: dict[Any, _Read] | None = None
 
 
 @contextmanager
 def kept_in_memory() -> Iterator[None]:
-    """Inside, data that were read once are not read again: the folds of a cross-validation differ in the split only."""
+    """Inside this context, data are read once: the folds of a cross-validation differ only in the split."""
     global _shelf
     _shelf = {}
     try:
@@ -128,19 +135,19 @@ def kept_in_memory() -> Iterator[None]:
 def _read(
     config: DataConfig, keep: Callable[[Sample], bool] | None, progress: Callable[[int, int], None] | None
 ) -> _Read:
-    """All samples of use, prepared; their signatures; and how many samples are of none."""
+    """The samples that the stage can use, prepared; their signatures; and the number of samples that it cannot use."""
     key = (config.data, config.label_map, config.channel, config.size, keep)
     if _shelf is not None and key in _shelf:
         return _shelf[key]
     samples: list[Sample] = []
     for number, source in enumerate(config.data):
-        found = load_samples(source, dict(config.label_map), config.channel)
-        samples += [replace(sample, source=number) for sample in found]
-    known = len(samples)
+        loaded = load_samples(source, dict(config.label_map), config.channel)
+        samples += [replace(sample, source=number) for sample in loaded]
+    total = len(samples)
     if keep is not None:
         samples = [s for s in samples if keep(s)]
     if not samples:
-        raise InputError(f"{', '.join(config.data)}: no sample of use for this stage")
+        raise InputError(f"{', '.join(config.data)}: this stage can use none of the samples")
     report = (lambda done: progress(done, len(samples))) if progress else None
     if config.prepared:
         whole = prepare_once(samples, Preprocess(config.size), config.prepared, report)
@@ -152,8 +159,8 @@ def _read(
     if _shelf is not None:
         if len(_shelf) >= _STAGES:
             _shelf.clear()
-        _shelf[key] = whole, marks, known - len(samples)
-    return whole, marks, known - len(samples)
+        _shelf[key] = whole, marks, total - len(samples)
+    return whole, marks, total - len(samples)
 
 
 def _split(samples: Sequence[Sample], config: DataConfig) -> tuple[Split, list[int]]:

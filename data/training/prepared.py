@@ -1,4 +1,4 @@
-"""Prepared slices kept on disk, so that the next run over the same data need not read and prepare them again."""
+"""Prepared slices, in memory and on disk, so that the next run over the same data does not prepare them again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +20,13 @@ from tumorlens.data.formats.open import source_files
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import Preprocess
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class PreparedSet:
     """Slices as the networks see them.
 
     Attributes:
-        samples: Where they came from.
+        samples: Where each slice comes from.
         images: ``(n, size, size)`` uint8.
         masks: ``(n, size, size)`` uint8, 0 and 1; 0 where the sample has no mask.
         labels: ``(n,)`` index into `data.labels.CLASSES`, -1 where the set gives none.
@@ -44,21 +41,22 @@ class PreparedSet:
         return len(self.samples)
 
     def subset(self, indices: Sequence[int]) -> PreparedSet:
-        picked = list(indices)
+        """The slices at some indices."""
+        chosen = list(indices)
         return PreparedSet(
-            [self.samples[i] for i in picked], self.images[picked], self.masks[picked], self.labels[picked]
+            [self.samples[i] for i in chosen], self.images[chosen], self.masks[chosen], self.labels[chosen]
         )
 
 
 def prepare(
     samples: Sequence[Sample], preprocess: Preprocess, progress: Callable[[int], None] | None = None
 ) -> PreparedSet:
-    """Read and preprocess every sample once; training then works from memory (50 kB a slice at 224 px).
+    """Read and preprocess every sample once. Training then works from memory, at 100 kB a slice of 224 pixels.
 
     Args:
         samples: What to read.
-        preprocess: The same object that serves prediction.
-        progress: Called with the number done after each sample.
+        preprocess: The same as in prediction.
+        progress: Called with the number of samples done after each sample.
 
     Raises:
         InputError: A sample cannot be used; the message names it.
@@ -66,10 +64,10 @@ def prepare(
     size = preprocess.size
     images = np.zeros((len(samples), size, size), np.uint8)
     masks = np.zeros_like(images)
-    known: list[Sample] = []
+    complete: list[Sample] = []  # with what only the files know, such as a patient
     for i, sample in enumerate(samples):
         reading = read_sample(sample)
-        known.append(reading.sample)
+        complete.append(reading.sample)
         try:
             prepared = preprocess(reading.image, reading.aspect)
             images[i] = prepared.image
@@ -80,11 +78,11 @@ def prepare(
         if progress:
             progress(i + 1)
     labels = np.array([CLASSES.index(s.label) if s.label else -1 for s in samples], np.int64)
-    return PreparedSet(known, images, masks, labels)
+    return PreparedSet(complete, images, masks, labels)
 
 
 def lesion_free(prepared: PreparedSet) -> NDArray[np.bool_]:
-    """Which slices' masks are empty, ``(n,)``."""
+    """Whether each slice's mask is empty, ``(n,)``."""
     return np.asarray(~prepared.masks.any(axis=(1, 2)))
 
 
@@ -97,32 +95,33 @@ def prepare_once(
     folder: str | Path,
     progress: Callable[[int], None] | None = None,
 ) -> PreparedSet:
-    """`prepare`, whose result is kept in a folder and found there by the next call.
+    """`prepare`, with the result stored in a folder for the next call.
 
-    A kept set is named by all that it was made of: the files' paths, sizes and times, what is taken of them, and the
-    preprocessing. One that is damaged is made again. Two arrays of bytes a slice, the masks as bits: 40 kB at 192 px.
+    The file's name is a hash of everything that the set depends on: paths, sizes and times of the files, what is taken
+    of them, and the preprocessing. A damaged file is made again. A slice of 192 pixels takes 40 kB, masks being stored
+    as bits.
 
     Args:
         samples: What to read.
-        preprocess: How.
-        folder: Where sets are kept; made if it is not there.
-        progress: Called with the number done after each sample that has to be read.
+        preprocess: How to prepare it.
+        folder: Where to store the set; made if it is missing.
+        progress: Called with the number of samples done after each sample that has to be read.
 
     Raises:
-        InputError: A sample cannot be used, or the folder not be written to.
+        InputError: A sample cannot be used, or the folder cannot be written to.
     """
     path = Path(folder) / f"{_key(samples, preprocess)}.npz"
-    kept = _load(path, samples, preprocess.size)
-    if kept is not None:
-        return kept
-    made = prepare(samples, preprocess, progress)
-    patients = np.array([sample.patient for sample in made.samples], dtype=np.str_)
+    stored = _load(path, samples, preprocess.size)
+    if stored is not None:
+        return stored
+    fresh = prepare(samples, preprocess, progress)
+    patients = np.array([sample.patient for sample in fresh.samples], dtype=np.str_)
     try:
         with whole_file(path) as part:
-            np.savez(part, images=made.images, masks=np.packbits(made.masks), labels=made.labels, patients=patients)
+            np.savez(part, images=fresh.images, masks=np.packbits(fresh.masks), labels=fresh.labels, patients=patients)
     except OSError as error:
-        raise InputError(f"{folder}: prepared slices cannot be kept there ({error.strerror or error})") from None
-    return made
+        raise InputError(f"{folder}: prepared slices cannot be stored there ({error.strerror or error})") from None
+    return fresh
 
 
 def _key(samples: Sequence[Sample], preprocess: Preprocess) -> str:
@@ -141,7 +140,7 @@ def _key(samples: Sequence[Sample], preprocess: Preprocess) -> str:
 def _stamp(file: Path) -> list[Any]:
     try:
         state = file.stat()
-    except OSError:  # its reader will say so
+    except OSError:  # the reader reports it
         return [str(file.absolute())]
     return [str(file.absolute()), state.st_size, state.st_mtime_ns]
 
@@ -149,12 +148,12 @@ def _stamp(file: Path) -> list[Any]:
 def _load(path: Path, samples: Sequence[Sample], size: int) -> PreparedSet | None:
     shape = (len(samples), size, size)
     try:
-        with np.load(path) as kept:
-            images, labels, patients = kept["images"], kept["labels"], kept["patients"]
-            masks = np.unpackbits(kept["masks"], count=len(samples) * size * size).reshape(shape)
+        with np.load(path) as stored:
+            images, labels, patients = stored["images"], stored["labels"], stored["patients"]
+            masks = np.unpackbits(stored["masks"], count=len(samples) * size * size).reshape(shape)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if images.shape != shape or labels.shape != patients.shape or len(labels) != len(samples):
         return None
-    known = [replace(sample, patient=str(patient)) for sample, patient in zip(samples, patients, strict=True)]
-    return PreparedSet(known, images, masks, labels)
+    complete = [replace(sample, patient=str(patient)) for sample, patient in zip(samples, patients, strict=True)]
+    return PreparedSet(complete, images, masks, labels)

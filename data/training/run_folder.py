@@ -1,4 +1,4 @@
-"""The folder of a training run: settings, checkpoints, metrics, and what of it goes on the card."""
+"""The folder of a training run: settings, checkpoints, metrics, and the part of the card that describes the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of, whole_file, write_text
 from tumorlens.data.training.partition import Partition
 
+CONFIG = "config.yaml"
 BEST, LAST = "best", "last"  # checkpoints
+FREE = ("device", "workers", "prepared", "start")  # a resumed run may change these: they change no result
+_PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:
@@ -45,39 +48,6 @@ def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> 
     }
 
 
-CONFIG = "config.yaml"
-
-_HINTS = (
-    "does not have many workers",
-    "exists and is not empty",
-    "LeafSpec",
-    "logging interval",
-    "no .val_dataloader",
-)
-
-_PRECISIONS = ("auto", "bf16", "fp32")
-FREE = ("device", "workers", "prepared", "start")  # what a resumed run may change: it changes no result
-
-# What a run was that began before there was such a setting.
-_BEFORE: dict[str, Any] = {
-    "blank": 0.0,
-    "channel": None,
-    "epoch_slices": 0,
-    "freeze_stem": False,
-    "label_weight": 0.0,
-    "negative_share": 0.0,
-    "not_brain": [],
-    "own_outlines": False,
-    "out_of_fold": "",
-    "patients": 1.0,
-    "prepared": "",
-    "small_epochs": 0,
-    "transplant": 0.0,
-    "turn": 0.0,
-    "validate_every": 1,
-}
-
-
 def write_metrics_table(out: Path) -> list[dict[str, str]]:
     """Rewrite ``out/metrics.csv`` from all logs below ``out/logs``; returns its rows, one per epoch."""
     logs = sorted((out / "logs").glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
@@ -89,9 +59,9 @@ def write_metrics_table(out: Path) -> list[dict[str, str]]:
             for row in csv.DictReader(file):
                 if not row.get("epoch"):
                     continue
-                known = {k: v for k, v in row.items() if v and k != "step"}
-                fresh.setdefault(int(row["epoch"]), {}).update(known)
-        if fresh:  # a resumed run repeats the epoch it was cut off in, and all that came after it
+                filled = {k: v for k, v in row.items() if v and k != "step"}
+                fresh.setdefault(int(row["epoch"]), {}).update(filled)
+        if fresh:  # a resumed run repeats the epoch in which it was stopped, and all later ones
             rows = {epoch: row for epoch, row in rows.items() if epoch < min(fresh)} | fresh
     for row in rows.values():
         columns.update(dict.fromkeys(sorted(row)))
@@ -104,16 +74,16 @@ def write_metrics_table(out: Path) -> list[dict[str, str]]:
 
 
 def check_run(out: Path, config: Any, resume: bool) -> Path | None:
-    """Check the run's folder, without touching it; returns the checkpoint to resume from, or none.
+    """Check the run's folder without changing it; returns the checkpoint to resume from, None for a new run.
 
     Raises:
-        InputError: A fresh run would overwrite one, a resume finds nothing, or finds another configuration.
+        InputError: A new run would overwrite one, or a resumed one has no checkpoint or other settings.
     """
     last = out / "checkpoints" / f"{LAST}.ckpt"
     plain = with_start(config)
     pick_device(plain.get("device", "auto"))
     if plain.get("precision", "auto") not in _PRECISIONS:
-        raise InputError(f"precision {plain['precision']!r} is none of {', '.join(_PRECISIONS)}")
+        raise InputError(f"precision {plain['precision']!r} is not one of {', '.join(_PRECISIONS)}")
     if resume:
         if not (last.is_file() and (out / CONFIG).is_file()):
             raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
@@ -122,7 +92,7 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
             raise InputError(f"{out}: the run began with {changed}; resume with the same settings")
         return last
     if last.is_file():
-        raise InputError(f"{out}: a run is here already; use --resume to continue it, or another --out")
+        raise InputError(f"{out}: there is a run already; use --resume to continue it, or another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: this is a file; --out takes a folder")
     try:
@@ -133,25 +103,24 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
     return None
 
 
-def changed_setting(kept: dict[str, Any], wanted: dict[str, Any], free: Collection[str] = FREE) -> str:
-    """The first setting in which a run differs from what is wanted, as ``"seed = 0, not 3"``; empty if none does.
+def changed_setting(recorded: dict[str, Any], settings: dict[str, Any], free: Collection[str] = FREE) -> str:
+    """The first setting in which a recorded run differs, as ``"seed = 0, not 3"``; empty if none does.
 
     Args:
-        kept: Settings of the run, on its card or in its ``config.yaml``.
-        wanted: From `plain_config`.
+        recorded: Settings on the run's card or in its ``config.yaml``.
+        settings: The settings to compare with, from `plain_config`.
         free: Names that may differ.
     """
-    known = _BEFORE | kept
-    for name, value in wanted.items():
-        if name in known and known[name] != value and name not in free:
+    for name, value in settings.items():
+        if name in recorded and recorded[name] != value and name not in free:
             if name == START_HASH:
-                return f"other weights than {wanted['init']} now holds"
-            return f"{name} = {known[name]}, not {value}"
+                return f"other weights than {settings['init']} now holds"
+            return f"{name} = {recorded[name]}, not {value}"
     return ""
 
 
 def write_config(out: Path, config: Any) -> None:
-    """``config.yaml`` of a run. One that goes on without the file of its first weights keeps what it knew of them."""
+    """Write a run's ``config.yaml``. If the file of its initial weights is gone, what was recorded of it stays."""
     settings = with_start(config)
     if START_HASH not in settings and settings.get("init") not in ("imagenet", "none") and (out / CONFIG).is_file():
         settings |= {key: value for key, value in read_config(out).items() if key in (START_HASH, "start")}
@@ -159,16 +128,16 @@ def write_config(out: Path, config: Any) -> None:
 
 
 def read_config(out: Path) -> dict[str, Any]:
-    """The settings of a run, with what is known of its first weights."""
+    """The settings of a run, with what is recorded of its initial weights."""
     return dict(yaml.safe_load((out / CONFIG).read_text(encoding="utf-8")))
 
 
 def chosen_state(out: Path) -> tuple[dict[str, Any], int]:
-    """State and epoch of a run's best checkpoint, or of its last one where nothing was validated."""
+    """State and epoch of a run's best checkpoint, or of its last one where validation chose none."""
     folder = out / "checkpoints"
     path = next(p for p in (folder / f"{BEST}.ckpt", folder / f"{LAST}.ckpt") if p.is_file())
-    kept = torch.load(path, map_location="cpu", weights_only=True)
-    return kept["state_dict"], int(kept["epoch"])
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    return checkpoint["state_dict"], int(checkpoint["epoch"])
 
 
 def plain_config(config: Any) -> dict[str, Any]:
@@ -178,8 +147,10 @@ def plain_config(config: Any) -> dict[str, Any]:
 
 
 def with_start(config: Any) -> dict[str, Any]:
-    """`plain_config`, with the SHA-256 of the weight file that a run starts from, and what that had learnt from: a path
-    alone does not tell whether it still holds the same."""
+    """`plain_config`, with the SHA-256 of the initial weights' file and what those were trained on.
+
+    A path alone does not tell whether the file still holds the same weights.
+    """
     plain = plain_config(config)
     start = Path(str(plain.get("init", "")))
     return plain | ({START_HASH: sha256_of(start), **known_start(plain)} if start.is_file() else {})

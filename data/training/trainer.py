@@ -1,7 +1,4 @@
-"""The Lightning trainer as both stages use it, and what every run folder holds.
-
-It stands in `data` because this is the one room that both stages may import; it knows no model.
-"""
+"""The Lightning trainer of both stages: checkpoints, early stopping, one table of metrics, an end to diverged runs."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class MetricsTable(L.Callback):
-    """Joins Lightning's logs of this run and of the runs it resumes into one ``metrics.csv``, a row an epoch."""
+    """Joins Lightning's logs of a run and of its resumed parts into one ``metrics.csv``, one row an epoch."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -41,7 +38,7 @@ class MetricsTable(L.Callback):
 
 
 class Finite(L.Callback):
-    """Ends a run whose loss, weights or answers are no numbers any more, before a checkpoint keeps them."""
+    """Ends a run whose loss, weights or outputs are no longer finite, before they reach a checkpoint."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -49,11 +46,11 @@ class Finite(L.Callback):
         self.images = batch["image"]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        most = torch.finfo(torch.float16).max  # what the weight file can hold
-        learnt = all(bool(p.detach().abs().max() <= most) for p in pl_module.parameters())
-        if not (learnt and all(bool(b.isfinite().all()) for b in pl_module.buffers())):
+        most = torch.finfo(torch.float16).max  # of the weight file's numbers
+        small = all(bool(p.detach().abs().max() <= most) for p in pl_module.parameters())
+        if not (small and all(bool(b.isfinite().all()) for b in pl_module.buffers())):
             raise _diverged(trainer, "weights")
-        # Batch normalisation in training hides what the same weights answer later.
+        # In training mode, batch normalization can hide that the same weights fail in evaluation mode.
         modes = [(part, part.training) for part in pl_module.modules()]
         with torch.inference_mode():
             answers = pl_module.eval()(self.images)
@@ -73,8 +70,10 @@ def _diverged(trainer: L.Trainer, what: str) -> InputError:
 
 
 class _Best(ModelCheckpoint):
-    """The best checkpoint, which stays the best to beat where the run's folder was moved: Lightning takes up what it
-    knows of it only at the very same path."""
+    """The best checkpoint, also after the run's folder was moved.
+
+    Lightning restores the best score only if the folder has the same path.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
@@ -88,12 +87,12 @@ class _Best(ModelCheckpoint):
 
 
 def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progress: bool = True) -> L.Trainer:
-    """A trainer that keeps the best and the last checkpoint, stops early, and logs to CSV below `out`.
+    """A trainer that saves the best and the last checkpoint, stops early, and logs to CSV below `out`.
 
     Args:
         out: The run's folder.
         config: Epochs, patience, device and precision.
-        monitor: The validation figure that must rise; none for a run without validation, whose last epoch counts.
+        monitor: The validation figure that must rise; None for a run without validation, whose last epoch counts.
         progress: Show a progress bar.
     """
     quiet_lightning()
@@ -101,15 +100,14 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
     if where.type == "cpu":
         keep_freed_memory()
     callbacks: list[L.Callback] = []
-    if monitor is not None:  # before the last checkpoint, which keeps what the best one knows
+    if monitor is not None:  # before the last checkpoint, which stores the state of the best one
         callbacks += [
             _Best(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
             EarlyStopping(monitor, mode="max", patience=config.patience),
         ]
     callbacks += [
         Finite(),
-        # A callback of its own: Lightning's save_last follows the best checkpoint and skips epochs without a new best.
-        # After every epoch, validated or not.
+        # A second callback, after every epoch: Lightning's save_last skips epochs without a new best.
         ModelCheckpoint(out / "checkpoints", LAST, enable_version_counter=False, save_on_train_epoch_end=True),
         LearningRateMonitor("epoch"),
         MetricsTable(out),
@@ -132,15 +130,21 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
     )
 
 
-def fit(trainer: L.Trainer, module: L.LightningModule, training: Any, validation: Any, checkpoint: Path | None) -> None:
-    """Run the loop. Where the user stops it, Lightning leaves by `SystemExit`; here it stays a `KeyboardInterrupt`."""
+def run_trainer(
+    trainer: L.Trainer, module: L.LightningModule, training: Any, validation: Any, checkpoint: Path | None
+) -> None:
+    """Run the training loop, from a checkpoint if there is one. A run that stopped early is not trained further.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it; Lightning itself would raise `SystemExit`.
+    """
     if checkpoint is not None:
-        kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        stops = [state for name, state in kept["callbacks"].items() if name.startswith("EarlyStopping")]
-        if any(state["stopped_epoch"] for state in stops):  # the run was over; only what comes after it was cut off
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        stops = [stop for name, stop in state["callbacks"].items() if name.startswith("EarlyStopping")]
+        if any(stop["stopped_epoch"] for stop in stops):
             return
-        # Lightning opens the loader before it tells the sampler the epoch, and worker processes draw at once.
-        training.sampler.set_epoch(int(kept["epoch"]) + 1)
+        # Lightning opens the loader before it sets the sampler's epoch, and worker processes draw at once.
+        training.sampler.set_epoch(int(state["epoch"]) + 1)
     try:
         trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
@@ -148,7 +152,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, training: Any, validation
 
 
 def quiet_lightning() -> None:
-    """Keep Lightning's hints for developers off the user's screen; errors still show."""
+    """Hide Lightning's hints for developers; errors still show."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for hint in (

@@ -148,7 +148,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
 
     def _predict(self, classifier: Classifier, batch: list[Swept], fold: int | None) -> None:
         images = np.stack([swept.prepared.image for swept in batch])
-        logits, strangeness = classifier.look(images)
+        logits, strangeness = classifier.logits_and_strangeness(images)
         before, after = calibrated(logits), classifier.calibrate(logits)
         volumes = np.array([swept.reading.sample.from_volume for swept in batch], bool)
         labels = classifier.labels(after, volumes)

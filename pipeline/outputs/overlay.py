@@ -44,7 +44,7 @@ def draw_heat(result: Result) -> NDArray[np.uint8]:
     Raises:
         InputError: The result has no heat.
     """
-    from tumorlens.classification.gradcam import draw_explanation
+    from tumorlens.classification.evaluation.explanation import draw_explanation
 
     if result.heat is None:
         raise InputError("the result has no explanation; run with RunOptions(explain=True)")

@@ -1,1 +1,1 @@
-"""How good masks are: metrics and plots."""
+"""Measures masks: metrics and plots."""

@@ -1,4 +1,4 @@
-"""How far predicted masks agree with true ones: per slice, per patient, per volume, with a policy for empty masks."""
+"""Agreement of predicted with true masks: per slice, per patient and per volume, with a policy for empty masks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import interval, weighted_mean
@@ -20,9 +18,20 @@ from tumorlens.data.errors import InputError, printable
 from tumorlens.data.files import whole_file
 from tumorlens.data.training.prepared import PreparedSet
 
+NSD_TOLERANCE_PX = 2.0
+AGREEMENT = ("dice", "iou", "hd95", "nsd")
+
 
 def dice_scores(guess_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Dice per slice ``(n,)``: both empty gives 1, one of them empty gives 0, never NaN and never dropped."""
+    """Dice of each slice ``(n,)``: two empty masks give 1, one empty mask gives 0. It is never NaN.
+
+    Args:
+        guess_nhw: ``(n, rows, columns)`` predicted masks, 0 and 1.
+        truth_nhw: ``(n, rows, columns)`` true masks, 0 and 1.
+    """
+    import torch
+    from monai.metrics import compute_dice
+
     guess, truth = torch.from_numpy(guess_nhw)[:, None], torch.from_numpy(truth_nhw)[:, None]
     return compute_dice(guess, truth, include_background=True, ignore_empty=False)[:, 0].double().numpy()
 
@@ -30,7 +39,7 @@ def dice_scores(guess_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> N
 def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> dict[str, Any]:
     """Mean Dice over all and over tumor slices, per class, and the rate of false masks on tumor-free slices.
 
-    Measured on the network's grid; the pipeline's masks on the source grid differ by the resampling.
+    They are measured on the network's grid. The pipeline's masks on the source's grid differ by the resampling.
     """
     scores = dice_scores(masks_nhw, part.masks)
     sick = part.masks.max(axis=(1, 2)) > 0
@@ -49,38 +58,34 @@ def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> dic
 
 
 def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> None:
-    """One row per slice: image, slice, patient, label, area of truth and prediction on the network's grid, Dice."""
+    """Write one row a slice: image, slice, patient, label, area of truth and prediction on the network's grid, Dice."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "slice", "patient", "label", "truth_px", "mask_px", "dice"])
         for sample, truth, mask, dice in zip(
             part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True
         ):
-            known = (printable(sample.image.name), sample.place, printable(sample.patient), sample.label)
-            writer.writerow([*known, truth.sum(), mask.sum(), f"{dice:.4f}"])
+            name = (printable(sample.image.name), sample.place, printable(sample.patient), sample.label)
+            writer.writerow([*name, truth.sum(), mask.sum(), f"{dice:.4f}"])
 
 
 def _mean(values: NDArray[Any]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-NSD_TOLERANCE_PX = 2.0
-AGREEMENT = ("dice", "iou", "hd95", "nsd")
-
-
 @dataclass(frozen=True)
 class SliceScores:
-    """One slice's mask against the truth, on the grid on which both were given.
+    """Agreement of one slice's mask with the truth, on their common grid.
 
     Attributes:
         dice: 0 to 1.
         iou: Intersection over union, 0 to 1.
         hd95: The larger of the two directed 95th percentiles of the borders' distance, in pixels.
-        nsd: Normalised surface Dice at 2 pixels, 0 to 1.
+        nsd: Normalized surface Dice at 2 pixels, 0 to 1.
         truth_px: True lesion in pixels.
         guess_px: Predicted lesion in pixels.
         lesions: 8-connected components of the truth.
-        found: Those of them that the prediction overlaps in a pixel or more.
+        found: Number of these that the prediction overlaps in a pixel or more.
         false_lesions: Predicted components that overlap no truth.
         overlap_px: Pixels in both masks.
         picture_px: Pixels of the slice.
@@ -100,18 +105,18 @@ class SliceScores:
 
 
 def slice_scores(guess_hw: NDArray[Any], truth_hw: NDArray[Any]) -> SliceScores:
-    """Compare two masks of one slice; non-zero is lesion.
+    """Scores of a predicted mask of one slice; non-zero is lesion.
 
-    Dice (Dice 1945), IoU, HD95 (Huttenlocher et al., PAMI 1993, at the 95th percentile) and NSD (Nikolov et al.,
-    JMIR 2021) are MONAI's where both masks have a pixel. Two empty masks agree: Dice, IoU and NSD 1, HD95 0. Where one
-    is empty, Dice, IoU and NSD are 0 and HD95 is the slice's diagonal. No score is ever NaN.
+    Dice (L. Dice 1945), IoU, HD95 (D. Huttenlocher et al., PAMI 1993, at the 95th percentile) and NSD (S. Nikolov et
+    al., JMIR 2021) are MONAI's if both masks have a pixel. Two empty masks agree: Dice, IoU and NSD are 1, HD95 is 0.
+    If one is empty, Dice, IoU and NSD are 0 and HD95 is the slice's diagonal. No score is ever NaN.
 
     Args:
         guess_hw: ``(rows, columns)`` predicted mask.
         truth_hw: ``(rows, columns)`` true mask.
 
     Raises:
-        InputError: The masks have no two axes, no pixels, or different shapes.
+        InputError: The masks do not have two axes, have no pixels, or have different shapes.
     """
     guess, truth = np.asarray(guess_hw) != 0, np.asarray(truth_hw) != 0
     if guess.ndim != 2 or guess.shape != truth.shape or guess.size == 0:
@@ -136,10 +141,10 @@ def slice_scores(guess_hw: NDArray[Any], truth_hw: NDArray[Any]) -> SliceScores:
 
 
 def _box(mask_hw: NDArray[np.bool_], margin: int = 1) -> tuple[slice, slice]:
-    """The mask's bounding box and a margin, cut at the picture.
+    """The mask's bounding box with a margin, cut at the picture.
 
-    All scores of two masks are the same inside the box of their union: MONAI takes what lies outside an array as
-    background, so the borders are the same pixels, and their distances do not know the frame.
+    All scores of two masks are the same inside the box of their union. MONAI takes the outside of an array as
+    background, so the borders are the same pixels, and their distances do not depend on the frame.
     """
     left, top, width, height = cv2.boundingRect(mask_hw.astype(np.uint8))
     return slice(max(top - margin, 0), top + height + margin), slice(max(left - margin, 0), left + width + margin)
@@ -149,6 +154,9 @@ def _agreement(
     guess: NDArray[np.bool_], truth: NDArray[np.bool_], box: tuple[slice, slice]
 ) -> tuple[float, float, float, float]:
     """Dice, IoU, HD95 and NSD, with the policy for empty masks."""
+    import torch
+    from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
+
     if not guess.any() and not truth.any():
         return 1.0, 1.0, 0.0, 1.0
     if not guess.any() or not truth.any():
@@ -156,7 +164,7 @@ def _agreement(
     guess_11hw, truth_11hw = (torch.from_numpy(mask[box].astype(np.uint8))[None, None] for mask in (guess, truth))
     dice, iou = compute_dice(guess_11hw, truth_11hw), compute_iou(guess_11hw, truth_11hw)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument that it gives itself
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns about an argument that it passes itself
         hd95 = compute_hausdorff_distance(guess_11hw, truth_11hw, include_background=True, percentile=95)
         nsd = compute_surface_dice(guess_11hw, truth_11hw, [NSD_TOLERANCE_PX], include_background=True)
     return float(dice), float(iou), float(hd95), float(nsd)
@@ -165,7 +173,7 @@ def _agreement(
 def _count_lesions(
     guess: NDArray[np.bool_], truth: NDArray[np.bool_], overlap: NDArray[np.bool_]
 ) -> tuple[int, int, int]:
-    """True lesions, those found, and predicted lesions where there is none."""
+    """Numbers of true lesions, of found ones, and of predicted lesions that overlap no truth."""
     n_true, true_lesion_hw = _components(truth)
     n_guessed, guessed_lesion_hw = _components(guess)
     return (
@@ -185,14 +193,14 @@ def _components(mask: NDArray[np.bool_]) -> tuple[int, NDArray[np.int32]]:
 def segmentation_report(
     scores: Sequence[SliceScores], labels: Sequence[str], patients: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """What masks are worth per slice and per patient.
+    """Metrics of masks per slice and per patient.
 
-    Every estimate is ``{"value", "low", "high"}`` with the 95 % interval of `data.bootstrap` over patients, or None
-    where nothing defines it. Names that end in ``_all`` count every slice, in ``_tumor`` those with a true lesion.
+    Every estimate is ``{"value", "low", "high"}`` with the 95 % interval of `data.bootstrap` over patients, or None if
+    it is undefined. Names that end in ``_all`` count every slice, names in ``_tumor`` those with a true lesion.
 
     Args:
         scores: Of each slice.
-        labels: Class name of each slice; empty where only the mask is known.
+        labels: Class name of each slice; empty if only the mask is known.
         patients: Patient of each slice; an unknown one, ``""``, counts as a patient of its own.
         seed: Of the bootstrap.
 
@@ -201,7 +209,7 @@ def segmentation_report(
         ``dice_tumor_median``, ``dice_by_label`` (tumor slices), ``lesion_recall`` (of all lesions, the share found),
         ``false_lesions`` (per slice), ``missed`` (tumor slices with an empty prediction) and ``false_masks``
         (tumor-free slices with any); ``patient``: means over patients of a patient's mean of Dice, IoU, HD95 and NSD,
-        ``lesion_recall`` (of a patient's lesions; who has none has no say) and ``false_lesions`` (per slice).
+        ``lesion_recall`` (of a patient's lesions; patients without one do not count) and ``false_lesions`` (per slice).
     """
     kinds = [name or "tumor" for _, name in zip(scores, labels, strict=True)]
     who = _named(patients)
@@ -245,17 +253,17 @@ def segmentation_report(
 
 
 def volume_dice(scores: Sequence[SliceScores], patients: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """Dice over all voxels of a patient's slices stacked (M. Buda et al., Computers in Biology and Medicine 2019).
+    """Dice over all voxels of a patient's slices (M. Buda et al., Computers in Biology and Medicine 2019).
 
     Args:
-        scores: Of each slice; they hold the voxels that such a Dice needs.
+        scores: Of each slice.
         patients: Patient of each slice.
         seed: Of the bootstrap.
 
     Returns:
         ``n_patients``; ``mean`` and ``median``, each ``{"value", "low", "high"}`` or None without patients; ``sd``, the
-        standard deviation over patients (n - 1), None for fewer than two; ``by_patient``, each one's Dice. A patient
-        without lesion and mask has 1, with one of them 0.
+        standard deviation over patients (n - 1), None for fewer than two; ``by_patient``, the Dice of each. A patient
+        without lesion and mask has 1, a patient with only one of them 0.
     """
     voxels: dict[str, list[int]] = {}
     for patient, score in zip(_named(patients), scores, strict=True):
@@ -274,15 +282,6 @@ def volume_dice(scores: Sequence[SliceScores], patients: Sequence[str], seed: in
     }
 
 
-def worst_slices(scores: Sequence[SliceScores], n: int = 12) -> list[int]:
-    """Indices of the `n` slices with the lowest Dice, of equal ones those with more pixels in the wrong place first."""
-    return sorted(range(len(scores)), key=lambda i: (scores[i].dice, -_wrong_px(scores[i])))[:n]
-
-
-def _wrong_px(score: SliceScores) -> int:
-    return score.truth_px + score.guess_px - 2 * score.overlap_px
-
-
 def _named(patients: Sequence[str]) -> list[str]:
     return [patient or f"slice-{i}" for i, patient in enumerate(patients)]
 
@@ -290,8 +289,7 @@ def _named(patients: Sequence[str]) -> list[str]:
 def _mean_of_patients(
     values: NDArray[np.float64], weights: NDArray[Any], patients: list[str], seed: int
 ) -> dict[str, Any] | None:
-    """Mean over patients of the weighted mean over a patient's slices (0 and 1 choose slices); patients without any
-    weight have no say."""
+    """Mean over patients of the weighted mean over a patient's slices; patients without any weight do not count."""
     names, number = np.unique(patients, return_inverse=True)
     weight = np.bincount(number, weights, len(names))
     total = np.bincount(number, np.where(weights > 0, values, 0) * weights, len(names))
@@ -303,7 +301,7 @@ def _median(
     values: NDArray[np.float64], chosen: NDArray[np.bool_], patients: list[str], seed: int
 ) -> dict[str, Any] | None:
     def statistic(indices: NDArray[np.int64]) -> float | None:
-        kept = values[indices][chosen[indices]]
-        return float(np.median(kept)) if len(kept) else None
+        drawn = values[indices][chosen[indices]]
+        return float(np.median(drawn)) if len(drawn) else None
 
     return interval(statistic, patients, seed)

@@ -1,4 +1,4 @@
-"""What masks are worth, as pictures: Dice against lesion size, and a gallery of the worst cases."""
+"""Plots of masks: Dice against lesion size."""
 
 from __future__ import annotations
 
@@ -9,36 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import weighted_mean
-from tumorlens.data.files import whole_file
+from tumorlens.data.labels import color_of
+from tumorlens.data.plotting import new_figure, plain, save_figure
 from tumorlens.data.training.prepared import PreparedSet
 from tumorlens.segmentation.evaluation.metrics import SliceScores, dice_scores
 
-# Okabe and Ito's palette (2008), which all kinds of colour vision tell apart.
-_COLORS = {"glioma": "#0072B2", "meningioma": "#D55E00", "pituitary": "#009E73"}
 _BINS = 6
-_PER_BIN = 5  # fewer slices make no mean worth drawing
+_PER_BIN = 5  # the mean of fewer slices is not worth drawing
 
 
 def plot_dice(part: PreparedSet, masks_nhw: NDArray[np.uint8], path: Path, title: str) -> None:
-    """Dice of each tumor slice over the lesion's share of the input square, by class, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Write a PNG with the Dice of each tumor slice over the lesion's share of the network's input.
 
-    scores = dice_scores(masks_nhw, part.masks)
-    share = part.masks.mean(axis=(1, 2)) * 100
-    labels = np.array([s.label or "tumor" for s in part.samples])
-    figure = Figure(figsize=(5.6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name in sorted(set(labels[share > 0])):
-        chosen = (labels == name) & (share > 0)
-        axes.scatter(share[chosen], scores[chosen], s=9, alpha=0.6, label=f"{name}, mean {scores[chosen].mean():.3f}")
-    axes.set(xscale="log", xlabel="lesion, % of the input", ylabel="Dice", ylim=(-0.02, 1.02), title=title)
-    axes.grid(alpha=0.3)
-    if (share > 0).any():
-        axes.legend(loc="lower right")
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    Args:
+        part: The ``n`` slices.
+        masks_nhw: ``(n, size, size)`` predicted masks, 0 and 1.
+        path: Where to write.
+        title: Above the axes.
+    """
+    dice, share = dice_scores(masks_nhw, part.masks), part.masks.mean(axis=(1, 2))
+    _plot(dice, share, [s.label for s in part.samples], [s.patient for s in part.samples], path, title)
 
 
 def plot_dice_by_size(
@@ -48,52 +38,49 @@ def plot_dice_by_size(
     title: str,
     patients: Sequence[str] | None = None,
 ) -> None:
-    """Dice of each tumor slice over the lesion's share of the picture, and the mean of slices of like size, as PNG.
+    """Write a PNG with the Dice of each tumor slice over the lesion's share of the picture.
 
     Args:
-        scores: Of each slice; those without a true lesion are not drawn.
+        scores: Of each slice.
         labels: Class name of each slice.
         path: Where to write.
         title: Above the axes.
-        patients: Patient of each slice, over whom the means' 95 % intervals are drawn; else over slices.
+        patients: Patient of each slice, for the intervals; without them, intervals are over slices.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    dice = np.array([score.dice for score in scores], float)
+    share = np.array([score.truth_px / score.picture_px for score in scores], float)
+    _plot(dice, share, labels, [str(i) for i in range(len(scores))] if patients is None else patients, path, title)
+
+
+def _plot(
+    dice_n: NDArray[np.float64],
+    share_n: NDArray[np.float64],
+    labels: Sequence[str],
+    patients: Sequence[str],
+    path: Path,
+    title: str,
+) -> None:
+    """Points by class, and the mean of slices of similar size with its interval over patients."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    who = [str(i) for i in range(len(scores))] if patients is None else list(patients)
-    sick = [i for i, s in enumerate(scores) if s.truth_px > 0]
-    dice = np.array([scores[i].dice for i in sick])
-    share = np.array([100 * scores[i].truth_px / scores[i].picture_px for i in sick])
+    sick = np.flatnonzero(share_n > 0).tolist()
+    dice, percent = dice_n[sick], 100 * share_n[sick]
     names = np.array([labels[i] or "tumor" for i in sick])
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
     for name in sorted(set(names)):
         chosen = names == name
-        text = f"{name}, n = {chosen.sum()}, mean {dice[chosen].mean():.3f}"
-        axes.scatter(
-            share[chosen], dice[chosen], s=9, alpha=0.5, color=_COLORS.get(name, "0.45"), linewidths=0, label=text
-        )
-    bins = _bin_means(share, dice, [who[i] for i in sick])
+        text = f"{plain(name)}, n = {chosen.sum()}, mean {dice[chosen].mean():.3f}"
+        axes.scatter(percent[chosen], dice[chosen], s=9, alpha=0.5, color=color_of(name), linewidths=0, label=text)
+    bins = _bin_means(percent, dice, [patients[i] for i in sick])
     if bins:
         x, y, low, high = np.array(bins).T
         spread = np.stack([y - low, high - y]).clip(min=0)
-        axes.errorbar(
-            x,
-            y,
-            spread,
-            fmt="o-",
-            color="black",
-            ms=4,
-            lw=1.2,
-            capsize=3,
-            zorder=3,
-            label="mean of slices of like size, 95 % interval",
-        )
+        text = "mean of slices of similar size, 95 % interval"
+        axes.errorbar(x, y, spread, fmt="o-", color="black", ms=4, lw=1.2, capsize=3, zorder=3, label=text)
     axes.set(xlabel="lesion, % of the picture", ylabel="Dice", ylim=(-0.02, 1.02), title=title)
     axes.grid(alpha=0.3)
-    if sick:
+    if len(sick):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -104,18 +91,17 @@ def plot_dice_by_size(
                 handle.set_alpha(1)
     else:
         axes.text(0.5, 0.5, "no slice with a tumor", ha="center", va="center", transform=axes.transAxes)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    save_figure(figure, path)
 
 
 def _bin_means(
-    share: NDArray[np.float64], dice: NDArray[np.float64], patients: list[str]
+    percent: NDArray[np.float64], dice: NDArray[np.float64], patients: list[str]
 ) -> list[tuple[float, float, float, float]]:
-    """Of up to six equally filled bins: middle share, mean Dice, its interval."""
-    order = np.argsort(share, kind="stable")
-    found = []
+    """Middle size, mean Dice and its interval of up to six bins with equal numbers of slices."""
+    order = np.argsort(percent, kind="stable")
+    bins = []
     for members in np.array_split(order, max(1, min(_BINS, len(order) // _PER_BIN))):
         mean = weighted_mean(dice[members], np.ones(len(members)), [patients[i] for i in members])
         if mean is not None:
-            found.append((float(np.median(share[members])), mean["value"], mean["low"], mean["high"]))
-    return found
+            bins.append((float(np.median(percent[members])), mean["value"], mean["low"], mean["high"]))
+    return bins

@@ -17,13 +17,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tumorlens.classification import train as stage1
+from tumorlens.classification.module import ClassifierModule
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.preprocessing.preprocess import Preprocess
-from tumorlens.data.training.loaders import loaders, make_loader
+from tumorlens.data.training.loaders import SliceDataset, loaders, make_loader
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet
 from tumorlens.data.training.trainer import make_trainer
@@ -70,7 +71,7 @@ def measure_training(stage: str, steps: int = 8, size: int = 192) -> TrainingSpe
         return stage2.build_module(config, parts)
 
     training, _ = loaders(config, parts)
-    batch = next(iter(make_loader(parts.train, config.batch_size)))
+    batch = next(iter(make_loader(SliceDataset(parts.train), config.batch_size)))
     repeated: DataLoader[Any] = DataLoader([batch] * steps, batch_size=None)  # type: ignore[arg-type]
     return TrainingSpeed(
         _timed(fresh(), config, training), _timed(fresh(), config, repeated), _timed_plain(fresh(), batch, steps)
@@ -99,7 +100,7 @@ def _timed_plain(module: Any, batch: dict[str, torch.Tensor], steps: int) -> flo
     model: nn.Module = module.model.to(memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     images = to_batch(batch["image"], module.normalization).contiguous()
-    truth = batch["label"] if isinstance(module, stage1.ClassifierModule) else batch["mask"][:, None].float()
+    truth = batch["label"] if isinstance(module, ClassifierModule) else batch["mask"][:, None].float()
     begun = 0.0
     for step in range(steps):
         if step == _WARM:

@@ -1,4 +1,4 @@
-"""What is no MRI of the brain is refused, and brains are let in: the fit, the file, and the rule for scans."""
+"""The refusal lets brains in and refuses other pictures: its fit, its file, and the rule for scans."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.data.training.runs import classifier_config, train
 from tumorlens.classification.architectures import find_architecture
-from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.model import build_classifier
 from tumorlens.classification.network import pooled
 from tumorlens.classification.predict import Classifier
 from tumorlens.classification.refusal import ADMITTED, Refusal, take_refusal
-from tumorlens.classification.train import train_classifier
 from tumorlens.classification.trust.refusal_fit import feature_layer, fit_refusal, read_others, training_pictures
 from tumorlens.data.augmentation.not_brain import not_brains
 from tumorlens.data.datasets.load import load_samples
@@ -26,8 +25,6 @@ from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
 from tumorlens.pipeline.gate import reason_to_refuse
-
-QUICK = {"epochs": 1, "batch_size": 8, "init": "none", "device": "cpu", "precision": "fp32"}
 
 
 def test_the_head_parts_what_can_be_parted_and_admits_the_promised_share():
@@ -62,8 +59,8 @@ def test_features_are_mean_and_deviation():
     ("name", "layer"),
     [
         ("resnet50", "layer3"),
-        ("vgg16", "features.29"),
-        ("inception_v3", "Mixed_6e"),
+        pytest.param("vgg16", "features.29", marks=pytest.mark.slow),
+        pytest.param("inception_v3", "Mixed_6e", marks=pytest.mark.slow),
         ("cnn", "features"),
         ("mlp", None),
     ],
@@ -81,27 +78,24 @@ def test_a_trained_classifier_carries_its_refusal(phantom_set, tmp_path):
     for k in range(3):
         noise = np.random.default_rng(k).integers(0, 255, (80, 120), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / "others" / f"{k}.png")
-    config = ClassifierConfig(
-        data=(str(phantom_set),), arch="cnn", size=64, not_brain=(str(tmp_path / "others"),), **QUICK
-    )
-    card = train_classifier(config, tmp_path / "run", progress=False, say=lambda _: None)
+    config = classifier_config(phantom_set, arch="cnn", epochs=1, not_brain=(str(tmp_path / "others"),))
+    card = train(config, tmp_path / "run", few_pictures=False)
     assert card["refusal"]["layer"] == "features"
     model = Classifier.load(tmp_path / "run" / "classifier.safetensors", "cpu")
     assert model.strangeness_limit == pytest.approx(card["refusal"]["limit"])
     images = prepare(load_samples(phantom_set), Preprocess(64)).images
-    logits, strangeness = model.look(images)
+    logits, strangeness = model.logits_and_strangeness(images)
     np.testing.assert_allclose(model.calibrate(logits), model.predict(images), atol=1e-6)
     strange = np.stack([Preprocess(64)(p).image for p in not_brains([], 40, seed=99)])
     assert (strangeness > model.strangeness_limit).mean() < 0.3  # the limit is that of eight validation slices
-    assert (model.look(strange)[1] > model.strangeness_limit).mean() > 0.8
+    assert (model.logits_and_strangeness(strange)[1] > model.strangeness_limit).mean() > 0.8
 
 
 def test_a_network_without_feature_maps_has_none(phantom_set, tmp_path):
-    config = ClassifierConfig(data=(str(phantom_set),), arch="mlp", size=64, **QUICK)
-    card = train_classifier(config, tmp_path, progress=False, say=lambda _: None)
+    card = train(classifier_config(phantom_set, arch="mlp", epochs=1, epoch_slices=8), tmp_path)
     assert "refusal" not in card
     model = Classifier.load(tmp_path / "classifier.safetensors", "cpu")
-    assert model.look(np.zeros((1, 64, 64), np.uint8))[1] is None
+    assert model.logits_and_strangeness(np.zeros((1, 64, 64), np.uint8))[1] is None
     assert model.strangeness_limit is None
 
 
@@ -168,11 +162,11 @@ def test_both_kinds_are_in_the_training_pictures(phantom_set):
     ],
 )
 def test_the_rule_for_scans(head, scores, reason):
-    said = reason_to_refuse(head, None if scores is None else np.array(scores, np.float32), 1.0)
+    message = reason_to_refuse(head, None if scores is None else np.array(scores, np.float32), 1.0)
     if reason is None:
-        assert said is None
+        assert message is None
     else:
-        assert re.search(reason, said)
+        assert re.search(reason, message)
 
 
 class TwoMaps(nn.Module):

@@ -1,14 +1,17 @@
-"""The probe tells a classifier that reads the brain from ones that read the frame, the outline or nothing."""
+"""The probe tells classifiers that look at the brain from those that look at the frame, the outline or nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tumorlens.classification import shortcut
 from tumorlens.classification.shortcut import probe
-from tumorlens.data.augmentation.frames import other_frames
+from tumorlens.data.augmentation.variants import picture_variants
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import read_sample
 from tumorlens.data.phantom import phantom_slice
@@ -53,9 +56,9 @@ def outline(image):
 
 @pytest.fixture(scope="module")
 def set_of(tmp_path_factory):
-    """Healthy heads are narrow in this set: its source can be read off the outline."""
-    from PIL import Image
+    """A set by whether its healthy heads are narrow, so that the outline shows the source."""
 
+    @cache
     def make(narrow):
         folder = tmp_path_factory.mktemp("set")
         rows = ["image,mask,label,patient"]
@@ -75,6 +78,19 @@ def set_of(tmp_path_factory):
     return make
 
 
+@pytest.fixture(autouse=True)
+def dozen_of_slices_in_frames(monkeypatch):
+    """Each slice in a dozen frames takes most of the time."""
+    monkeypatch.setattr(shortcut, "_FRAMED", 12)
+
+
+@pytest.fixture
+def few_frames(monkeypatch):
+    """For tests that look neither at the frames nor at the intervals."""
+    monkeypatch.setattr(shortcut, "_FRAMED", 3)
+    monkeypatch.setattr(shortcut, "_DRAWS", 20)
+
+
 def test_a_classifier_that_reads_the_brain_passes(set_of):
     report = probe(Judge(brightest), set_of(narrow=False))
     assert report["blanked"]["auc"]["flat"]["value"] == pytest.approx(0.5, abs=0.1)
@@ -84,7 +100,7 @@ def test_a_classifier_that_reads_the_brain_passes(set_of):
     assert before > 0.8 > 0.3 > after
 
 
-def test_a_classifier_that_reads_the_outline_is_caught(set_of):
+def test_a_classifier_that_reads_the_outline_is_caught(set_of, few_frames):
     report = probe(Judge(outline), set_of(narrow=True))
     assert report["blanked"]["worst"] > 0.95
     assert report["blanked"]["passed"] is None, "a dozen of each is too few to pass or to fail"
@@ -93,7 +109,7 @@ def test_a_classifier_that_reads_the_outline_is_caught(set_of):
     )
 
 
-def test_saturated_probabilities_hide_nothing(set_of):
+def test_saturated_probabilities_hide_nothing(set_of, few_frames):
     """A network that is sure of every blanked head still ranks them."""
 
     class Sure(Judge):
@@ -104,15 +120,13 @@ def test_saturated_probabilities_hide_nothing(set_of):
     assert probe(Sure(outline), set_of(narrow=True))["blanked"]["worst"] > 0.95
 
 
-def test_enough_slices_pass_or_fail(set_of, monkeypatch):
-    from tumorlens.classification import shortcut
-
+def test_enough_slices_pass_or_fail(set_of, few_frames, monkeypatch):
     monkeypatch.setattr(shortcut, "_LEAST", 10)
     assert probe(Judge(outline), set_of(narrow=True))["blanked"]["passed"] is False
     assert probe(Judge(lambda image: image[0, 0] > 300), set_of(narrow=True))["blanked"]["passed"] is True
 
 
-def test_a_score_that_is_always_wrong_is_caught_as_well(set_of):
+def test_a_score_that_is_always_wrong_is_caught_as_well(set_of, few_frames):
     report = probe(Judge(lambda image: 1 - outline(image)), set_of(narrow=True))
     assert min(a["value"] for a in report["blanked"]["auc"].values()) < 0.05
     assert report["blanked"]["worst"] > 0.95
@@ -132,7 +146,7 @@ def test_a_classifier_that_reads_the_frame_is_caught(set_of):
     assert kept["low"] < kept["value"] < kept["high"]
     assert kept["value"] < 0.99
     assert not report["frames"]["passed"]
-    assert set(report["frames"]["by_frame"]) == set(other_frames(np.zeros((64, 64), np.uint8)))
+    assert set(report["frames"]["by_frame"]) == set(picture_variants(np.zeros((64, 64), np.uint8)))
 
 
 def test_a_slice_that_is_refused_with_and_without_a_frame_keeps_no_label(set_of):
@@ -167,7 +181,7 @@ def test_a_slice_that_is_refused_with_and_without_a_frame_keeps_no_label(set_of)
     assert (blind["kept"], blind["passed"], blind["refused_in_both"]) == (None, None, 8 * 12)
 
 
-def test_parts_that_a_set_does_not_allow(set_of):
+def test_parts_that_a_set_does_not_allow(set_of, few_frames):
     samples = set_of(narrow=False)
     sick = [s for s in samples if s.label != "no_tumor"]
     assert probe(Judge(brightest), sick)["blanked"] is None
@@ -176,7 +190,7 @@ def test_parts_that_a_set_does_not_allow(set_of):
     assert probe(Judge(brightest), []) == {"blanked": None, "frames": None, "erased": None}
 
 
-def test_progress_reaches_its_end(set_of):
-    seen = []
-    probe(Judge(brightest), set_of(narrow=False), progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1][0] == seen[-1][1] == len(seen)
+def test_progress_reaches_its_end(set_of, few_frames):
+    steps = []
+    probe(Judge(brightest), set_of(narrow=False), progress=lambda done, total: steps.append((done, total)))
+    assert steps[-1][0] == steps[-1][1] == len(steps)

@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from tumorlens.data import devices
+from tumorlens.data.errors import InputError
 
 FAULTS = """
 import resource, sys
@@ -33,3 +37,15 @@ def test_freed_memory_is_kept():
         pytest.skip("another C library")
     assert faults["kept"] < 100
     assert faults["given back"] > 200  # ten times 32 huge pages, or 16 384 small ones
+
+
+def test_bf16_only_where_the_processor_has_it(monkeypatch):
+    for capabilities in ({}, {"avx512_bf16": True}, {"amx_bf16": True}):
+        monkeypatch.setattr(devices, "cpu_capabilities", lambda answer=capabilities: answer)
+        assert devices.has_bf16(torch.device("cpu")) == bool(capabilities)
+
+
+@pytest.mark.parametrize("wish", ["gpu", "cuda:99", "mps:1", "cpu:0x", "cpu:", "cuda:"])
+def test_devices_that_are_not_there(wish):
+    with pytest.raises(InputError, match="device"):
+        devices.pick_device(wish)

@@ -1,4 +1,4 @@
-"""Figures of a classifier against scikit-learn and torchmetrics, their intervals against a loop, and edge cases."""
+"""Metrics of a classifier against scikit-learn and torchmetrics, their intervals against a loop, and edge cases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
+from tests.data.training.runs import fake_set
 from tumorlens.classification.evaluation.metrics import (
+    classification_metrics,
     classification_report,
     expected_calibration_error,
     patient_label,
@@ -77,9 +79,9 @@ def ece_by_hand(labels, probabilities, bins=15):
 
 def test_ece_is_the_gap_weighted_by_bin():
     labels, probabilities, patients = made_up(digits=5)
-    found = classification_report(labels, probabilities, patients)["slice"]["ece"]["value"]
-    assert found == pytest.approx(ece_by_hand(labels, probabilities), abs=1e-6)
-    assert found == pytest.approx(expected_calibration_error(labels, probabilities))
+    measured = classification_report(labels, probabilities, patients)["slice"]["ece"]["value"]
+    assert measured == pytest.approx(ece_by_hand(labels, probabilities), abs=1e-6)
+    assert measured == pytest.approx(expected_calibration_error(labels, probabilities))
 
 
 def test_ece_of_known_cases():
@@ -107,8 +109,8 @@ def statistics(labels, probabilities):
         return sorted(set(y.tolist()))
 
     def mean_auc(y, p):
-        found = [a for c in range(4) if (a := pairwise_auc(y == c, p[:, c])) is not None]
-        return np.mean(found) if found else None
+        measured = [a for c in range(4) if (a := pairwise_auc(y == c, p[:, c])) is not None]
+        return np.mean(measured) if measured else None
 
     return {
         "accuracy": on(lambda y, p: sk.accuracy_score(y, p.argmax(1))),
@@ -131,9 +133,11 @@ def test_fast_intervals_equal_the_libraries_in_every_draw(name):
     """Five patients of four classes: classes are missing in many draws."""
     labels, probabilities, patients = made_up(seed=1, n=50, n_patients=5)
     part = classification_report(labels, probabilities, patients, seed=4)["slice"]
-    found = {"recall": part["recall"]["no_tumor"], "roc_auc": part["roc_auc"]["meningioma"]}.get(name, part.get(name))
+    measured = {"recall": part["recall"]["no_tumor"], "roc_auc": part["roc_auc"]["meningioma"]}.get(
+        name, part.get(name)
+    )
     expected = interval(statistics(labels, probabilities)[name], patients, seed=4)
-    assert found == pytest.approx(expected, abs=2e-6)
+    assert measured == pytest.approx(expected, abs=2e-6)
     assert expected["low"] <= expected["value"] <= expected["high"] and expected["low"] < expected["high"]
 
 
@@ -151,11 +155,11 @@ def test_patient_part_is_the_slice_part_of_mean_probabilities(case, report):
     means = np.stack([probabilities[patients == p].mean(axis=0) for p in names])
     truth = np.array([labels[patients == p][0] for p in names])
     expected = classification_report(truth, means, names, seed=4)["slice"]
-    found = report["patient"]
-    assert found["n"] == len(names) and found["confusion"] == expected["confusion"]
+    measured = report["patient"]
+    assert measured["n"] == len(names) and measured["confusion"] == expected["confusion"]
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc_mean", "log_loss", "ece", "brier"):
-        assert found[name] == pytest.approx(expected[name]), name
-    assert values(found["recall"]) == pytest.approx(values(expected["recall"]))
+        assert measured[name] == pytest.approx(expected[name]), name
+    assert values(measured["recall"]) == pytest.approx(values(expected["recall"]))
 
 
 def test_label_of_a_patient():
@@ -167,13 +171,13 @@ def test_label_of_a_patient():
     assert means.tolist() == [[0, 1, 0, 0], [0.5, 0, 0.5, 0]]
 
 
-def test_three_classes_are_renormalised():
+def test_three_classes_are_renormalized():
     labels, probabilities, patients = made_up(classes=(1, 2, 3))
-    found = classification_report(labels, probabilities, patients, classes=(1, 2, 3))
+    measured = classification_report(labels, probabilities, patients, classes=(1, 2, 3))
     shares = probabilities[:, 1:] / probabilities[:, 1:].sum(1, keepdims=True)
-    part = found["slice"]
-    assert found["classes"] == ["glioma", "meningioma", "pituitary"]
-    assert set(part["recall"]) == set(found["classes"])
+    part = measured["slice"]
+    assert measured["classes"] == ["glioma", "meningioma", "pituitary"]
+    assert set(part["recall"]) == set(measured["classes"])
     assert part["confusion"] == sk.confusion_matrix(labels - 1, shares.argmax(1)).tolist()
     assert part["log_loss"]["value"] == pytest.approx(sk.log_loss(labels, shares))
     assert part["accuracy"]["value"] > (probabilities.argmax(1) == labels).mean()
@@ -206,8 +210,8 @@ def test_one_class_one_patient_and_nothing():
     none = classification_report(np.zeros(0, int), np.zeros((0, 4)), [])
     assert none["slice"]["n"] == none["patient"]["n"] == 0 and none["slice"]["accuracy"] is None
     assert none["slice"].keys() == one["slice"].keys()
-    for found in (one, none):
-        json.dumps(found, allow_nan=False)
+    for measured in (one, none):
+        json.dumps(measured, allow_nan=False)
 
 
 def test_a_certain_error_costs_much_but_not_infinitely_much():
@@ -228,13 +232,13 @@ def test_a_certain_error_costs_much_but_not_infinitely_much():
         ([1], [[2.0, 3, -1, -3]], ["a"], "row 0"),
     ],
 )
-def test_what_is_no_prediction_is_refused(labels, probabilities, patients, message):
+def test_wrong_predictions_are_refused(labels, probabilities, patients, message):
     with pytest.raises(InputError, match=message):
         classification_report(np.array(labels), np.array(probabilities, float), patients)
 
 
 def test_a_label_outside_the_task_is_refused():
-    with pytest.raises(InputError, match="label 0 is none of the classes"):
+    with pytest.raises(InputError, match="label 0 is not one of the classes"):
         classification_report(np.array([0]), np.eye(4)[[0]], ["a"], classes=(1, 2, 3))
 
 
@@ -267,3 +271,18 @@ def test_plots_are_written_whatever_the_classes(tmp_path, case):
         with Image.open(path) as picture:
             assert min(picture.size) > 300 and len(set(picture.convert("L").tobytes())) > 20
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_metrics_per_slice_and_per_patient():
+    part = fake_set([1, 1, 1, 2], patients=["a", "a", "a", "b"])
+    p = np.array([[0, 0.9, 0.1, 0], [0, 0.4, 0.6, 0], [0, 0.8, 0.2, 0], [0, 0.1, 0.9, 0]], np.float32)
+    metrics = classification_metrics(part, p)
+    assert metrics["slice"]["accuracy"] == 0.75
+    assert metrics["patient"]["accuracy"] == 1.0
+    assert metrics["slice"]["recall"] == pytest.approx({"glioma": 2 / 3, "meningioma": 1.0})
+
+
+def test_tumor_free_slices_do_not_make_a_patient_healthy():
+    part = fake_set([0, 0, 0, 1], patients=["a"] * 4)
+    p = np.array([[0.1, 0.9, 0, 0]] * 4, np.float32)
+    assert classification_metrics(part, p)["patient"]["accuracy"] == 1

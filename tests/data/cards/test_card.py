@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tumorlens.classification.architectures import find_architecture
-from tumorlens.classification.model import _of_encoder, build_classifier, initialise
+from tumorlens.classification.model import _of_encoder, build_classifier, initialize
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.classification.predict import Classifier
 from tumorlens.classification.trust.calibration import TEMPERATURES
@@ -19,7 +19,7 @@ from tumorlens.data.cards.weights import card_text, load_weights, read_state, sa
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.normalization import IMAGENET, Normalization, normalization_of
-from tumorlens.segmentation.model import build_segmenter, initialise_encoder
+from tumorlens.segmentation.model import build_segmenter, initialize_encoder
 from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 from tumorlens.segmentation.predict import Segmenter
 
@@ -61,9 +61,9 @@ def test_a_missing_card(copy):
         ({"preprocess_version": 0}, "preprocessing version 0"),
         ({"classes": ["a", "b"]}, "is needed"),
         ({"architecture": "resnet18"}, "the checkpoint is of another architecture"),
-        ({"architecture": "nonet"}, "architecture 'nonet' is none of cnn, mlp"),
+        ({"architecture": "nonet"}, "architecture 'nonet' is not one of cnn, mlp"),
         ({"architecture": 7}, "architecture 7 is not a name"),
-        ({"classes": ["a", "b"]}, r"a model for \['a', 'b'\]"),
+        ({"classes": ["a", "b"]}, r"this model is for \['a', 'b'\]"),
         ({"stage": "segmentation"}, "for segmentation, not for classification"),
         ({"schema_version": 99}, "unknown schema"),
         ({"operating_point": {}}, "operating_point.tumor_threshold None is not a number from 0 to 1"),
@@ -165,7 +165,7 @@ def test_a_refusal_that_reads_no_layer(copy):
     content = json.loads(card.read_text())
     content["refusal"]["layer"] = "layer9"
     card.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"refusal\.layer 'layer9' is no layer of resnet50"):
+    with pytest.raises(InputError, match=r"refusal\.layer 'layer9' is not a layer of resnet50"):
         Classifier.load(copy, "cpu")
 
 
@@ -260,11 +260,11 @@ def test_initialisation_reports_what_was_loaded(tmp_path):
     source = build_classifier(RESNET).state_dict()
     partial = {n: t for n, t in source.items() if not n.startswith(("layer4", "fc"))}
     torch.save(partial | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "partial.pth")
-    report = initialise(build_classifier(RESNET), RESNET, str(tmp_path / "partial.pth"))
+    report = initialize(build_classifier(RESNET), RESNET, str(tmp_path / "partial.pth"))
     assert "layer4" in report.fresh
     assert "fc" in report.fresh
     assert report.loaded < report.total
-    text = initialise_encoder(build_segmenter(), init=str(tmp_path / "partial.pth"))
+    text = initialize_encoder(build_segmenter(), init=str(tmp_path / "partial.pth"))
     assert "from chance: layer4" in text
 
 
@@ -273,7 +273,7 @@ def test_a_segmenters_encoder_starts_a_classifier(tmp_path):
     save_weights(segmenter.state_dict(), tmp_path / "s.safetensors", {"stage": "segmentation"})
     architecture = find_architecture("resnet18")
     model = build_classifier(architecture, 64)
-    report = initialise(model, architecture, str(tmp_path / "s.safetensors"))
+    report = initialize(model, architecture, str(tmp_path / "s.safetensors"))
     assert report.fresh == ("fc",)
     own = segmenter.encoder.state_dict()["layer3.0.conv1.weight"]
     torch.testing.assert_close(model.state_dict()["layer3.0.conv1.weight"], own.half().float())
@@ -288,16 +288,16 @@ def test_a_network_with_an_encoder_of_its_own_keeps_its_names():
 def test_an_initialisation_that_does_not_fit(tmp_path):
     torch.save({"a": torch.zeros(3)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match="none of its 1 tensors fits"):
-        initialise(build_classifier(RESNET), RESNET, str(tmp_path / "a.pth"))
+        initialize(build_classifier(RESNET), RESNET, str(tmp_path / "a.pth"))
     with pytest.raises(InputError, match="none of its 1 tensors fits the encoder"):
-        initialise_encoder(build_segmenter(), init=str(tmp_path / "a.pth"))
+        initialize_encoder(build_segmenter(), init=str(tmp_path / "a.pth"))
     with pytest.raises(InputError, match="no such weight file"):
-        initialise(build_classifier(RESNET), RESNET, "nowhere.pth")
+        initialize(build_classifier(RESNET), RESNET, "nowhere.pth")
 
 
 def test_a_segmenter_starts_from_a_classifier():
     model = build_segmenter()
-    text = initialise_encoder(model, init=str(CLASSIFIER))
+    text = initialize_encoder(model, init=str(CLASSIFIER))
     assert "from chance" not in text
     state, _ = load_weights(CLASSIFIER, "classification")
     torch.testing.assert_close(model.encoder.layer4[0].conv2.weight, state["layer4.0.conv2.weight"])

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tumorlens.data.augmentation.frames import other_frames
+from tumorlens.data.augmentation.variants import picture_variants
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.head import find_head
@@ -62,12 +62,12 @@ def test_mask_comes_back_in_place_not_only_in_shape():
     assert back.sum() == back[90:346, 400:656].sum()
 
 
-@pytest.mark.parametrize("name", other_frames(np.zeros((256, 256), np.uint8)))
+@pytest.mark.parametrize("name", picture_variants(np.zeros((256, 256), np.uint8)))
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_frame_is_gone(name, seed):
     image = phantom_slice(seed, "glioma").image
     reference = PREPROCESS(image).image
-    assert likeness(PREPROCESS(other_frames(image)[name]).image, reference) > 0.92
+    assert likeness(PREPROCESS(picture_variants(image)[name]).image, reference) > 0.92
 
 
 def test_nothing_outside_the_head_is_left():

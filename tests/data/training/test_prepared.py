@@ -1,4 +1,4 @@
-"""Prepared slices on disk: read once, made again where anything has changed."""
+"""Prepared slices on disk: read once, made again if anything has changed."""
 
 from __future__ import annotations
 
@@ -24,26 +24,31 @@ def copy(phantom_set, tmp_path):
 
 
 def count_readings(monkeypatch):
-    seen = []
+    readings = []
     real = prepared.prepare
-    monkeypatch.setattr(prepared, "prepare", lambda samples, *rest: seen.append(len(samples)) or real(samples, *rest))
-    return seen
+
+    def prepare(samples, *rest):
+        readings.append(len(samples))
+        return real(samples, *rest)
+
+    monkeypatch.setattr(prepared, "prepare", prepare)
+    return readings
 
 
 def test_the_second_run_reads_nothing(copy, tmp_path, monkeypatch):
-    seen = count_readings(monkeypatch)
+    readings = count_readings(monkeypatch)
     config = DataConfig((str(copy),), size=64)
     plain = load_partition(config)
-    kept = DataConfig((str(copy),), size=64, prepared=str(tmp_path / "kept"))
+    storing = DataConfig((str(copy),), size=64, prepared=str(tmp_path / "kept"))
     for _ in range(2):
-        parts = load_partition(kept)
+        parts = load_partition(storing)
         for name in ("train", "validation", "test"):
             one, other = getattr(plain, name), getattr(parts, name)
             assert one.samples == other.samples
             np.testing.assert_array_equal(one.images, other.images)
             np.testing.assert_array_equal(one.masks, other.masks)
             np.testing.assert_array_equal(one.labels, other.labels)
-    assert seen == [40]
+    assert readings == [40]
     assert plain.train.masks.any()
 
 
@@ -53,7 +58,7 @@ def test_whatever_changes_is_read_again(copy, tmp_path, monkeypatch, change):
     folder = tmp_path / "kept"
     prepared.prepare_once(samples, Preprocess(64), folder)
     (file,) = folder.iterdir()
-    seen = count_readings(monkeypatch)
+    readings = count_readings(monkeypatch)
     size = 64
     if change in ("a picture", "a mask"):
         sick = next(s for s in samples if s.mask)
@@ -68,14 +73,14 @@ def test_whatever_changes_is_read_again(copy, tmp_path, monkeypatch, change):
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     again = prepared.prepare_once(samples, Preprocess(size), folder)
-    assert seen == [40] and again.images.shape == (40, size, size)
+    assert readings == [40] and again.images.shape == (40, size, size)
     assert prepared.prepare_once(samples, Preprocess(size), folder).images.shape == (40, size, size)
-    assert seen == [40]
+    assert readings == [40]
 
 
-def test_a_folder_that_cannot_be(copy, tmp_path):
+def test_a_folder_that_cannot_be_written_to(copy, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/kept: prepared slices cannot be kept there"):
+    with pytest.raises(InputError, match="file/kept: prepared slices cannot be stored there"):
         prepared.prepare_once(load_samples(copy), Preprocess(64), tmp_path / "file" / "kept")
 
 

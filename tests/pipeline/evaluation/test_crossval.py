@@ -10,11 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.data.training.test_training import stopped_by
+from tests.data.training.runs import stopped_by
 from tests.pipeline.evaluation.test_evaluate import TINY
 from tests.scans.lgg import write_lgg_phantoms
 from tumorlens.classification import train as classification
 from tumorlens.data.errors import InputError
+from tumorlens.data.training import run as run_module
 from tumorlens.data.training.run_folder import changed_setting, plain_config, with_start
 from tumorlens.pipeline.cli.train import config_of
 from tumorlens.pipeline.evaluation import crossval as room
@@ -68,16 +69,16 @@ def test_every_fold_is_measured_with_its_own_weights(phantom_set, tmp_path):
 def test_a_stopped_call_goes_on(request_of, tmp_path, monkeypatch):
     """Fold 0 is whole, fold 1 stops in its second epoch; the same call finishes and leaves fold 0 alone."""
     request = request_of(epochs=2)
-    real = classification.make_trainer
+    real = run_module.make_trainer
     broken = stopped_by(KeyboardInterrupt(), real)
     monkeypatch.setattr(
-        classification, "make_trainer", lambda out, *a, **k: (broken if "fold-1" in str(out) else real)(out, *a, **k)
+        run_module, "make_trainer", lambda out, *a, **k: (broken if "fold-1" in str(out) else real)(out, *a, **k)
     )
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         run(request, tmp_path)
     signal.signal(signal.SIGINT, handler)  # Lightning turns it off on its way out
-    monkeypatch.setattr(classification, "make_trainer", real)
+    monkeypatch.setattr(run_module, "make_trainer", real)
     weights = tmp_path / "fold-0" / "classifier.safetensors"
     made = weights.stat().st_mtime_ns
     assert not (tmp_path / "report.json").exists()

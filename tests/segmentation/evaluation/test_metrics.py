@@ -12,16 +12,17 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from tests.data.training.runs import fake_set
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.evaluation.segmentation import SegmentationEvaluation, mask_tables
 from tumorlens.pipeline.evaluation.tables import cell
 from tumorlens.pipeline.evaluation.tables import leaves as leaf_figures
 from tumorlens.segmentation.evaluation.metrics import (
     SliceScores,
+    segmentation_metrics,
     segmentation_report,
     slice_scores,
     volume_dice,
-    worst_slices,
 )
 from tumorlens.segmentation.evaluation.plots import plot_dice_by_size
 
@@ -320,11 +321,16 @@ def test_volume_dice_of_one_patient_and_of_none():
     assert volume_dice([], []) == {"n_patients": 0, "mean": None, "median": None, "sd": None, "by_patient": {}}
 
 
-def test_worst_slices_first_those_that_miss_most():
-    scores = [score(0.9), score(0.0, guess=0), score(0.0, truth=500, guess=0), score(0.3)]
-    assert worst_slices(scores) == [2, 1, 3, 0]
-    assert worst_slices(scores, 2) == [2, 1]
-    assert worst_slices([]) == []
+def test_segmentation_metrics_count_false_masks_and_misses():
+    truth = np.zeros((4, 8, 8), np.uint8)
+    truth[:2, :4] = 1
+    guess = truth.copy()
+    guess[1] = 0
+    guess[3, 0, 0] = 1
+    metrics = segmentation_metrics(fake_set([1, 1, 0, 0], truth), guess)
+    assert (metrics["missed"], metrics["false_masks"]) == (0.5, 0.5)
+    assert metrics["dice_all"] == pytest.approx((1 + 0 + 1 + 0) / 4)
+    assert metrics["dice_tumor"] == 0.5
 
 
 def test_plots_are_drawn_for_any_set(tmp_path):

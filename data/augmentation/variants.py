@@ -1,4 +1,4 @@
-"""The same head as other archives would give it: what must not change a label."""
+"""The same picture in other colors, file formats, frames and sizes, none of which may change a label."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def other_frames(image_hw: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """A slice in other colours, depths, file formats, frames, aspects and sizes, by name."""
+def picture_variants(image_hw: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """A slice in other colors, bit depths, file formats, frames, aspects and sizes, by name."""
     jpeg = cv2.imdecode(cv2.imencode(".jpg", image_hw, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_GRAYSCALE)
     rows, columns = image_hw.shape
     return {

@@ -1,0 +1,129 @@
+"""A training run as both stages do it: begin, read the data, train, load the best epoch, save the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from tumorlens.data.cards.weights import save_weights
+from tumorlens.data.config import TrainingConfig
+from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.devices import pick_device, wants_bf16
+from tumorlens.data.training.curves import plot_learning_curves
+from tumorlens.data.training.loaders import epoch_slices, loaders
+from tumorlens.data.training.module import StageModule, check_steps, chooses_epoch
+from tumorlens.data.training.out_of_fold import Evidence
+from tumorlens.data.training.partition import Partition, load_partition
+from tumorlens.data.training.run_folder import check_run, chosen_state, write_config, write_metrics_table
+from tumorlens.data.training.trainer import make_trainer, run_trainer
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run; its methods are the steps, in the order in which a stage takes them.
+
+    Attributes:
+        config: All settings.
+        out: The run's folder.
+        checkpoint: Where a resumed run continues; None for a new one.
+        progress: Show Lightning's progress bar.
+        say: Gets one line of text at each step.
+    """
+
+    config: TrainingConfig
+    out: Path
+    checkpoint: Path | None
+    progress: bool = True
+    say: Say = print
+
+    @classmethod
+    def begin(cls, config: TrainingConfig, out: Path, resume: bool, progress: bool, say: Say) -> Run:
+        """Check the folder and the device, and set the seed.
+
+        Raises:
+            InputError: See `data.training.run_folder.check_run`.
+        """
+        checkpoint = check_run(out, config, resume)
+        L.seed_everything(config.seed, verbose=False)
+        return cls(config, out, checkpoint, progress, say)
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the trained network is measured."""
+        return pick_device(self.config.device)
+
+    @property
+    def half(self) -> bool:
+        """Whether the run computes in bfloat16."""
+        return wants_bf16(self.config.precision, self.device)
+
+    def load_data(
+        self, keep: Callable[[Sample], bool], evidence: Evidence | None, prepared: Progress | None
+    ) -> Partition:
+        """The slices to learn from, to validate and to test on.
+
+        Args:
+            keep: Only samples for which it is true are read.
+            evidence: The cross-validation of a run on all patients; it must have validated them.
+            prepared: Called with the number of slices read and of all.
+
+        Raises:
+            InputError: See `data.training.partition.load_partition`.
+        """
+        parts = load_partition(self.config, keep, prepared)
+        self.say(str(parts))
+        if evidence is not None:
+            evidence.check_coverage([sample.patient for sample in parts.train.samples])
+        return parts
+
+    def train(
+        self, module: StageModule, parts: Partition, monitor: str, blank: float = 0.0, negative_share: float = 0.0
+    ) -> None:
+        """Run the training loop; writes ``checkpoints/last.ckpt``, and ``best.ckpt`` where validation chooses.
+
+        Args:
+            module: Learns in place.
+            parts: The run's slices.
+            monitor: The validation figure that chooses the epoch.
+            blank: Share of the training slices with blanked heads.
+            negative_share: See `data.training.loaders.epoch_length`.
+
+        Raises:
+            InputError: The network cannot learn from such small steps, or the training diverged.
+        """
+        check_steps(module, self.config, epoch_slices(self.config, parts, negative_share))
+        write_config(self.out, self.config)
+        training, validation = loaders(self.config, parts, blank, negative_share)
+        chooses = chooses_epoch(self.config, parts)
+        trainer = make_trainer(self.out, self.config, monitor if chooses else None, self.progress)
+        run_trainer(trainer, module, training, validation if chooses else None, self.checkpoint)
+
+    def load_best_epoch(self, module: StageModule) -> int:
+        """Load the chosen epoch, or the last one, into the module; returns its number."""
+        state, epoch = chosen_state(self.out)
+        module.load_state_dict(state)
+        return epoch
+
+    def save(
+        self, weights: str, tensors: dict[str, torch.Tensor], card: dict[str, Any], headline: str
+    ) -> dict[str, Any]:
+        """Write learning curves, weights and card; returns the card as it is written.
+
+        Args:
+            weights: Name of the weight file.
+            tensors: Its content.
+            card: What to write beside it, see `data.cards.weights.save_weights`.
+            headline: The test figure that is reported to the user.
+        """
+        plot_learning_curves(write_metrics_table(self.out), self.out / "curves.png")
+        written = save_weights(tensors, self.out / weights, card)
+        self.say(f"{headline}, weights in {self.out}")
+        return written

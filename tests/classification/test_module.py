@@ -1,0 +1,79 @@
+"""The classifier's module: class weights, blanked slices, frozen backbones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.data.training.runs import BACKBONE, classifier_config, quiet, train
+from tumorlens.classification.architectures import find_architecture
+from tumorlens.classification.model import build_classifier
+from tumorlens.classification.module import build_module, freeze_backbone
+from tumorlens.data.errors import InputError
+from tumorlens.data.training.partition import load_partition
+
+
+def test_a_class_that_training_lacks_weighs_no_more_than_another(phantom_set):
+    config = classifier_config(phantom_set)
+    parts = load_partition(config)
+    few = replace(parts, train=parts.train.subset(np.flatnonzero(parts.train.labels < 2)))
+    weights = build_module(config, few).loss.weight
+    assert weights[2] == weights[3] <= weights[:2].min()
+
+
+class Fixed(nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, batch):
+        return self.logits.expand(len(batch), -1)
+
+
+def test_blanked_slices_teach_no_class(phantom_set):
+    """Their loss is lowest where all classes are equally likely."""
+    config = classifier_config(phantom_set, arch="mlp")
+    module = build_module(config, load_partition(config))
+    module.log = quiet
+    batch = {
+        "image": torch.zeros(4, 64, 64, dtype=torch.uint8),
+        "label": torch.zeros(4, dtype=torch.long),
+        "blank": torch.ones(4, dtype=torch.bool),
+    }
+    losses = {}
+    for name, logits in (("even", [0.0, 0, 0, 0]), ("sure", [9.0, 0, 0, 0])):
+        module.model = Fixed(logits)
+        losses[name] = float(module.training_step(batch, 0).detach())
+    assert losses["even"] == pytest.approx(np.log(4), abs=1e-5)
+    assert losses["sure"] > 2
+
+
+def test_a_frozen_backbone_stays(phantom_set, tmp_path):
+    config = classifier_config(phantom_set, arch="squeezenet1_1", frozen=True, epochs=1)
+    with pytest.raises(InputError, match="does not end in a linear layer"):
+        train(config, tmp_path / "a")
+    torch.manual_seed(0)
+    start = build_classifier(find_architecture(BACKBONE), 64)
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    train(replace(config, arch=BACKBONE, init=str(tmp_path / "start.pth")), tmp_path / "b")
+    state = torch.load(tmp_path / "b" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for key, tensor in start.state_dict().items():
+        assert torch.equal(state[f"model.{key}"], tensor) != key.startswith("fc."), key
+
+
+def test_only_the_last_layer_learns_when_frozen():
+    model = build_classifier(find_architecture("resnet50"))
+    freeze_backbone(model)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+
+
+def test_a_head_of_two_layers_learns_when_frozen():
+    model = build_classifier(find_architecture("timm/levit_128"))
+    freeze_backbone(model)
+    learning = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+    assert learning == {"head", "head_dist"}
+    assert all(p.requires_grad for n, p in model.named_parameters() if n.startswith("head"))

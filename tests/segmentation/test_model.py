@@ -1,0 +1,62 @@
+"""Every segmenter by name: built, trained a step, saved, loaded again, with its encoder's normalization."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tumorlens.segmentation.model
+from tests.data.training.runs import ENCODER, segmenter_config, train
+from tumorlens.data.errors import InputError
+from tumorlens.data.preprocessing.normalization import IMAGENET
+from tumorlens.data.training import run as run_module
+from tumorlens.segmentation.model import build_segmenter, encoder_normalization, initialize_encoder
+from tumorlens.segmentation.predict import Segmenter
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("arch", ["unet++", "unet-scse", "plain-unet"])
+def test_segmenters_by_name(arch, phantom_set, tmp_path):
+    card = train(segmenter_config(phantom_set, arch=arch, epochs=1, epoch_slices=8), tmp_path)
+    assert (card["architecture"], card["encoder"]) == (arch, ENCODER)
+    model = Segmenter.load(tmp_path / "segmenter.safetensors", "cpu")
+    assert model.predict(np.zeros((2, 64, 64), np.uint8)).shape == (2, 64, 64)
+
+
+def test_segmenters_that_cannot_be_built():
+    for arch, encoder, reason in (
+        ("vnet", "resnet50", "architecture 'vnet' is not one of unet"),
+        ("unet", "resnet5", "encoder 'resnet5' is not one of"),
+        ("unet++", "mit_b0", "does not go with"),
+        ("unet", "tu-nothing", "does not go with"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            build_segmenter(arch, encoder)
+    with pytest.raises(InputError, match="a plain U-Net has no encoder"):
+        initialize_encoder(build_segmenter("plain-unet"), init="some.pth")
+
+
+def test_a_segmenter_that_cannot_be_built_without_a_reason(monkeypatch):
+    def fail(**_):
+        raise AssertionError
+
+    monkeypatch.setitem(tumorlens.segmentation.model.ARCHITECTURES, "unet", fail)
+    with pytest.raises(InputError, match=r"does not go with unet \(AssertionError\)"):
+        build_segmenter("unet")
+
+
+def test_a_segmenter_that_fails_on_its_size_costs_no_reading(tmp_path, monkeypatch):
+    """An encoder for one input size is refused at another before a single slice is read."""
+    monkeypatch.setattr(run_module, "load_partition", lambda *_, **__: pytest.fail("the data were read"))
+    encoder = "tu-swin_tiny_patch4_window7_224"
+    with pytest.raises(InputError, match=f"unet with encoder {encoder} does not take inputs of 64 pixels"):
+        train(segmenter_config(tmp_path, encoder=encoder, decoder_channels=(128, 96, 64, 32, 16)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_encoders_have_their_normalization():
+    assert encoder_normalization("unet", "resnet50") == IMAGENET
+    assert encoder_normalization("unet", "inceptionv4").mean == HALF
+    assert encoder_normalization("unet", "tu-tf_efficientnet_lite0").mean == HALF
+    assert encoder_normalization("plain-unet", "inceptionv4") == IMAGENET

@@ -1,0 +1,36 @@
+"""The mask threshold and the smallest lesion that validation slices choose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tumorlens.segmentation.operating_point import PointScore, choose_operating_point, score_points
+from tumorlens.segmentation.postprocess import clean_mask
+
+
+def test_specks_are_dropped_and_the_operating_point_finds_them():
+    truth = np.zeros((3, 32, 32), np.uint8)
+    truth[:, 5:15, 5:15] = 1
+    maps = truth * np.uint8(200)
+    maps[:, 25:28, 25:28] = 200
+    assert clean_mask(maps[0], 0.5, 15).sum() == 100
+    assert clean_mask(maps[0], 0.5, 0).sum() == 109
+    assert choose_operating_point(score_points(maps, truth))["min_lesion_px"] > 9
+
+
+def test_slices_without_a_lesion_do_not_cost_small_tumors():
+    """The gate holds them back; they decide only if no slice shows a lesion."""
+    truth = np.zeros((5, 32, 32), np.uint8)
+    truth[0, 5:9, 5:10] = 1
+    maps = truth * np.uint8(200)
+    maps[1:, 5:9, 5:10] = 200
+    assert choose_operating_point(score_points(maps, truth))["min_lesion_px"] <= 15
+    assert {score.n for score in score_points(maps, truth)} == {1}
+    assert choose_operating_point(score_points(maps[1:], truth[1:]))["min_lesion_px"] > 20
+
+
+def test_folds_are_weighted_by_their_slices():
+    few = [PointScore(0.3, 0, 0.9, 10), PointScore(0.5, 0, 0.5, 10)]
+    many = [PointScore(0.3, 0, 0.6, 90), PointScore(0.5, 0, 0.7, 90)]
+    assert choose_operating_point(few)["mask_threshold"] == 0.3
+    assert choose_operating_point(few + many)["mask_threshold"] == 0.5
