@@ -34,7 +34,7 @@ print(result.label, int(result.mask.sum()), tumorlens.__file__)
 
 
 def _run_script(folder: Path, package_folder: Path | None = None) -> list[str]:
-    """The last line that a user's script prints, in words; its folder has modules of its own with our folders' names."""
+    """The words of the last line that a script prints whose folder has modules with the names of our folders."""
     folder.mkdir()
     (folder / "data").mkdir()
     (folder / "data" / "__init__.py").touch()

@@ -1,5 +1,5 @@
-"""The shipped models on real scans. They have seen all of these patients but one (BraTS), so no figure here says how
-good they are: those of the model card are of networks that have not."""
+"""The shipped models on real scans. They learned from all of these patients but one (BraTS), so the figures here do not
+say how good they are. The model card has figures of networks that never saw their test patients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import read_sample
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.preprocessing.preprocess import Preprocess
-from tumorlens.pipeline.evaluation.end_to_end import dice, evaluate_pipeline, summarise
+from tumorlens.pipeline.evaluation.end_to_end import PipelineEvaluation, dice
+from tumorlens.pipeline.evaluation.protocols import NONE
 
 pytestmark = pytest.mark.real
 
@@ -25,8 +26,14 @@ def slices(real):
     return [samples[i] for i in split_by_fold(samples, 0).test]
 
 
+def figures_of(pipeline, samples):
+    evaluation = PipelineEvaluation(NONE, seed=0)
+    evaluation.measure({"pipeline": pipeline}, samples, fold=None)
+    return evaluation.figures_of(evaluation.cases)["slices"]
+
+
 def test_slices_end_to_end(pipeline, slices):
-    figures = summarise(evaluate_pipeline(pipeline, slices[::18]))["slices"]
+    figures = figures_of(pipeline, slices[::18])
     assert figures["n"] > 50
     assert figures["accuracy"]["value"] >= 0.95
     assert figures["dice_tumor"]["value"] >= 0.82
@@ -34,7 +41,7 @@ def test_slices_end_to_end(pipeline, slices):
 
 def test_healthy_slices_get_no_mask(pipeline, slices):
     healthy = [sample for sample in slices if sample.label == CLASSES[NO_TUMOR]][::3]
-    figures = summarise(evaluate_pipeline(pipeline, healthy))["slices"]
+    figures = figures_of(pipeline, healthy)
     assert figures["n"] > 60
     assert figures["false_masks"]["value"] <= 0.05
 

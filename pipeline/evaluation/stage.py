@@ -1,4 +1,4 @@
-"""What the three evaluations share: cases of each fold, batches of slices, the worst cases, and what a report asks for."""
+"""The base of the three evaluations: cases of each fold, batches of slices, the worst cases, parts of the report."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_a_missing_card(copy):
         ({"conformal": {}}, "conformal.thresholds None is not a JSON object"),
         (
             {"conformal": {"thresholds": {"glioma": 0.1}}},
-            r"conformal.thresholds \{'glioma': 0.1\} is not a JSON object with a threshold for each of no_tumor, glioma",
+            r"conformal.thresholds \{'glioma': 0.1\} is not a JSON object with a threshold for each of no_tumor",
         ),
         (
             {"conformal": {"thresholds": THRESHOLDS | {"glioma": 2}}},

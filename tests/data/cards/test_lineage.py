@@ -41,7 +41,7 @@ def start_of(init, **settings):
 
 
 def test_a_start_leaves_its_patients_to_the_new_card(tmp_path):
-    """Those that it learnt from, validated on, and inherited; those that the training has itself are not listed twice."""
+    """Patients of training, validation and the start. A patient of the training is not listed for the start again."""
     start = put(tmp_path / "first.safetensors", data=["x"], fold=2)
     settings = with_start({"init": start})
     assert settings["start"] == {
