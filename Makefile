@@ -2,11 +2,8 @@
 # make test               install the test extra, run the tests that are neither slow nor on real scans
 # make test-all           all tests
 # make lint               ruff and mypy
-<<<<<<< HEAD
 # make oldest             the smoke test with the oldest supported dependencies, in an environment of its own
-=======
 # make benchmark          the speed on this machine beside plain PyTorch (more: .venv/bin/python -m tests.benchmarks --help)
->>>>>>> evaluation-with-cli
 # make weights            train everything anew: five folds of each network, then all patients (three hours of two CPU cores)
 # make clean              remove the environment and the demo's output
 PYTHON ?= python3
@@ -14,11 +11,7 @@ VENV   ?= .venv
 OUT    ?= demo-out
 BIN    := $(VENV)/bin
 
-<<<<<<< HEAD
-.PHONY: demo test test-all lint types oldest weights clean
-=======
-.PHONY: demo test lint benchmark weights clean
->>>>>>> evaluation-with-cli
+.PHONY: demo test test-all lint types oldest benchmark weights clean
 
 demo: $(VENV)/.installed
 	@"$(BIN)/tumorlens" demo --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)")
@@ -52,7 +45,7 @@ benchmark: $(VENV)/.installed
 	@"$(BIN)/python" -m tests.benchmarks $(BENCHMARK_ARGS)
 
 # The data, as MODEL_CARD.md lists them: DATASETS/brisc, figshare, volumes, templates and, if it is there, not_brain. The
-# recipe was chosen in docs/experiments.md. A call that was stopped goes on when it is repeated. On a CPU, networks that
+# recipe was chosen in docs/notebook/experiments.md. A call that was stopped goes on when it is repeated. On a CPU, networks that
 # train side by side with a thread each are a quarter faster than one after another: OMP_NUM_THREADS=1 make -j2 weights
 DATASETS ?= datasets
 INIT     ?= imagenet
