@@ -85,7 +85,7 @@ def tumorlens(command, pipeline, monkeypatch):
 
 @pytest.fixture
 def study(tmp_path):
-    """A folder as users have it: pictures in folders, a volume, equal stems, and things that are no scans."""
+    """A folder as users have it: pictures in folders, a volume, equal stems, and files that are not scans."""
     folder = tmp_path / "study"
     sick, healthy = phantom_slice(7, "meningioma").image, phantom_slice(1, "no_tumor").image
     save(folder / "a" / "sick.png", sick)
