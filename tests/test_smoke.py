@@ -14,7 +14,7 @@ from tests.test_architecture import MODULES
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 
 TRAINING = [
-    *("--duplicates", "drop", "--epochs", "1", "--size", "32", "--init", "none"),
+    *("--duplicates", "drop", "--epochs", "1", "--epoch-slices", "16", "--size", "32", "--init", "none"),
     *("--device", "cpu", "--precision", "fp32", "-q"),
 ]
 

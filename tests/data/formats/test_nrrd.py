@@ -131,14 +131,15 @@ NUMBERS = " ".join(str(number) for number in SMALL).encode()
     ("encoding", "data"),
     [
         ("raw", DATA),
-        ("gzip", gzip.compress(DATA)),
-        ("gz", gzip.compress(DATA[:40]) + gzip.compress(DATA[40:])),
+        ("gzip", gzip.compress(DATA, mtime=0)),
+        ("gz", gzip.compress(DATA[:40], mtime=0) + gzip.compress(DATA[40:], mtime=0)),
         ("bzip2", bz2.compress(DATA)),
         ("bz2", bz2.compress(DATA)),
         ("text", NUMBERS),
         ("ascii", NUMBERS.replace(b" ", b",\n")),
         ("hex", DATA.hex().encode()),
     ],
+    ids=lambda value: value if isinstance(value, str) else "data",
 )
 def test_encodings(tmp_path, encoding, data):
     fields = (*NRRD[:4], f"encoding: {encoding}")
@@ -172,8 +173,9 @@ def test_an_unknown_encoding_is_named(tmp_path):
         ("raw", ("byteskip: -1",), b"whatever precedes it" + DATA),
         ("raw", ("line skip: 2",), b"one\ntwo\n" + DATA),
         ("raw", ("lineskip: 1", "byte skip: 2"), b"one\nab" + DATA),
-        ("gzip", ("byte skip: 3",), gzip.compress(b"abc" + DATA)),
+        ("gzip", ("byte skip: 3",), gzip.compress(b"abc" + DATA, mtime=0)),
     ],
+    ids=lambda value: "data" if isinstance(value, bytes) else "-".join([value] if isinstance(value, str) else value),
 )
 def test_bytes_before_the_data_are_skipped(tmp_path, encoding, skips, data):
     path = save_nrrd(tmp_path / "a.nrrd", *NRRD[:4], f"encoding: {encoding}", *skips, data=data)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.data.training.runs import without_plots
 from tests.scans.lgg import write_lgg_phantoms
 from tumorlens.pipeline.evaluation import crossval as room
 
@@ -37,7 +38,8 @@ def test_both_stages_fold_by_fold(command, phantom_set, tmp_path):
 def test_the_classifier_with_one_call(command, phantom_set, tmp_path):
     arguments = ["classification", "--data", phantom_set, "-o", tmp_path / "out", "--folds", "0,1", "--arch", "mlp"]
     arguments += ["--size", 64, "--epochs", 1, "--init", "none", "--device", "cpu", "--no-probe", "--batch-size", 8]
-    done = command("crossval", *arguments)
+    with without_plots():
+        done = command("crossval", *arguments)
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["folds"]["measured"] == [0, 1]
