@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -204,7 +205,7 @@ def to_gray(slice_hw: NDArray[np.generic]) -> NDArray[np.float32]:
     return np.ascontiguousarray(image)
 
 
-def _place(array_hw: NDArray, placement: Placement, size: int) -> NDArray:
+def _place(array_hw: NDArray[Any], placement: Placement, size: int) -> NDArray[Any]:
     """An array of the source, ``(rows, columns)``, on the network's grid, ``(size, size)``."""
     y0, y1, x0, x1 = placement.box
     height, width = placement.source_shape

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
+from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.archives import is_zip, unpack
-from tumorlens.data.formats.open import SCAN_SUFFIXES, is_dicom, sniff
+from tumorlens.data.formats.open import SCAN_SUFFIXES, sniff
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.series import Candidate, DicomInput, find_candidates

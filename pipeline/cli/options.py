@@ -17,7 +17,7 @@ Settings = TypeVar("Settings")
 Values = Mapping[str, Any]  # field -> value of the options that the user gave; the dataclasses hold the defaults
 
 
-class Number(click.ParamType):
+class Number(click.ParamType[int | float]):
     """A number of a kind, within the bounds of its setting."""
 
     name = "number"
@@ -36,7 +36,7 @@ class Number(click.ParamType):
         return number
 
 
-class NamePair(click.ParamType):
+class NamePair(click.ParamType[tuple[str, str]]):
     """``NAME=CLASS`` as a pair."""
 
     name = "NAME=CLASS"
@@ -48,7 +48,7 @@ class NamePair(click.ParamType):
         return name, label
 
 
-class Folds(click.ParamType):
+class Folds(click.ParamType[tuple[int, ...]]):
     """``"0,2"`` as sorted numbers, ``"all"`` as an empty tuple."""
 
     name = "all|0,1,.."

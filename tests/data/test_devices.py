@@ -41,7 +41,7 @@ def test_freed_memory_is_kept():
 
 def test_bf16_only_where_the_processor_has_it(monkeypatch):
     for capabilities in ({}, {"avx512_bf16": True}, {"amx_bf16": True}):
-        monkeypatch.setattr(devices, "cpu_capabilities", lambda answer=capabilities: answer)
+        monkeypatch.setattr(devices, "_cpu_capabilities", lambda answer=capabilities: answer)
         assert devices.has_bf16(torch.device("cpu")) == bool(capabilities)
 
 
