@@ -15,6 +15,8 @@ from tests.scans.pictures import save
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.phantom import phantom_slice
 
+pytestmark = pytest.mark.usefixtures("blank_figures")  # tests/data/inspection/test_explore.py renders them
+
 
 @pytest.fixture
 def data(command):
