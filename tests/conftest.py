@@ -84,8 +84,16 @@ def tumorlens(command, pipeline, monkeypatch):
 
 
 @pytest.fixture
+def blank_figures(monkeypatch):
+    """Figures of `explore` are drawn and not rendered, which is what takes the time."""
+    monkeypatch.setattr(
+        "tumorlens.data.inspection.explore.save_figure", lambda figure, stream: stream.write(b"a picture")
+    )
+
+
+@pytest.fixture
 def study(tmp_path):
-    """A folder as users have it: pictures in folders, a volume, equal stems, and things that are no scans."""
+    """A folder as users have it: pictures in folders, a volume, equal stems, and files that are not scans."""
     folder = tmp_path / "study"
     sick, healthy = phantom_slice(7, "meningioma").image, phantom_slice(1, "no_tumor").image
     save(folder / "a" / "sick.png", sick)

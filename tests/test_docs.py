@@ -48,7 +48,7 @@ def test_every_column_is_described():
 
 def test_every_field_of_a_result_is_described(pipeline):
     page = (REPOSITORY / "docs" / "reference" / "result-json.md").read_text(encoding="utf-8")
-    result = pipeline.run(phantom_volume(7, "meningioma").image).to_dict()
+    result = pipeline.run(phantom_volume(7, "meningioma", (96, 112, 12), (2.0, 2.0, 10.0)).image).to_dict()
     assert result["lesions"]
     fields = {*result, *result["scan"], *result["lesions"][0], *result["slices"][0]}
     assert not [field for field in sorted(fields) if f"`{field}`" not in page]

@@ -14,8 +14,10 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tumorlens.data.phantom import phantom_slice
+from tumorlens.pipeline.pipeline import Pipeline
 
 SCRIPT = """
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +30,12 @@ from tumorlens import Pipeline
 
 here = Path(__file__).parent
 assert all(Path(module.__file__).is_relative_to(here) for module in (data, pipeline, segmentation))
-result = Pipeline.load(device="cpu", engine="torch", precision="fp32").run(np.load("scan.npy"))
+result = Pipeline.load(device="cpu", engine=sys.argv[1], precision="fp32").run(np.load("scan.npy"))
 print(result.label, int(result.mask.sum()), tumorlens.__file__)
 """
 
 
-def _run_script(folder: Path, package_folder: Path | None = None) -> list[str]:
+def _run_script(folder: Path, engine: str, package_folder: Path | None = None) -> list[str]:
     """The words of the last line that a script prints whose folder has modules with the names of our folders."""
     folder.mkdir()
     (folder / "data").mkdir()
@@ -43,13 +45,15 @@ def _run_script(folder: Path, package_folder: Path | None = None) -> list[str]:
     (folder / "script.py").write_text(SCRIPT)
     np.save(folder / "scan.npy", phantom_slice(7, "meningioma").image)
     paths = os.environ | {"PYTHONPATH": "" if package_folder is None else str(package_folder)}
-    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=folder, env=paths)
+    done = subprocess.run([sys.executable, "script.py", engine], capture_output=True, text=True, cwd=folder, env=paths)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1].split()
 
 
-def test_a_script_beside_folders_of_the_same_names(pipeline, tmp_path):
-    label, pixels, _ = _run_script(tmp_path / "study")
+@pytest.mark.parametrize("engine", ["openvino", pytest.param("torch", marks=pytest.mark.slow)])
+def test_a_script_beside_folders_of_the_same_names(tmp_path, engine):
+    label, pixels, _ = _run_script(tmp_path / "study", engine)
+    pipeline = Pipeline.load(device="cpu", engine=engine, precision="fp32")
     expected = pipeline.run(phantom_slice(7, "meningioma").image)
     assert (label, int(pixels)) == (expected.label, int(expected.mask.sum()))
 
@@ -93,7 +97,7 @@ def test_a_wheel_is_complete_and_works_outside_the_checkout(tmp_path):
     assert shipped <= set(names)
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True)
-    label, pixels, origin = _run_script(tmp_path / "study", site)
+    label, pixels, origin = _run_script(tmp_path / "study", "torch", site)
     assert Path(origin).is_relative_to(site)
     assert label == "meningioma"
     assert int(pixels) > 0

@@ -47,7 +47,7 @@ def test_healthy_slices_get_no_mask(pipeline, slices):
 
 
 def test_the_label_survives_another_frame(pipeline, slices):
-    """The same head in another picture: size, border, aspect, colour, JPEG, lettering."""
+    """The same head in another picture: size, border, aspect, color, JPEG, lettering."""
     preprocess = Preprocess(pipeline.classifier.input_size)
     same = []
     for sample in slices[5::36]:

@@ -14,19 +14,8 @@ from tests.test_architecture import MODULES
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 
 TRAINING = [
-    "--duplicates",
-    "drop",
-    "--epochs",
-    "1",
-    "--size",
-    "32",
-    "--init",
-    "none",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "-q",
+    *("--duplicates", "drop", "--epochs", "1", "--epoch-slices", "16", "--size", "32", "--init", "none"),
+    *("--device", "cpu", "--precision", "fp32", "-q"),
 ]
 
 
@@ -37,7 +26,8 @@ def test_every_module_can_be_imported(module):
 
 def test_a_picture_and_a_volume_become_results(tumorlens, tmp_path):
     save(tmp_path / "scans" / "slice.png", phantom_slice(7, "meningioma").image)
-    save_volume(tmp_path / "scans" / "volume.nii.gz", phantom_volume(7, "meningioma"))
+    phantom = phantom_volume(7, "meningioma", (96, 112, 12), (2.0, 2.0, 10.0))
+    save_volume(tmp_path / "scans" / "volume.nii.gz", phantom)
     done = tumorlens("run", tmp_path / "scans", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
@@ -49,9 +39,9 @@ def test_a_picture_and_a_volume_become_results(tumorlens, tmp_path):
     np.testing.assert_allclose(mask.affine, volume.affine, atol=1e-6)
 
 
-def test_each_stage_learns(tumorlens, phantom_set, tmp_path):
+def test_each_stage_learns(command, phantom_set, tmp_path):
     for stage, options in (("classification", ["--arch", "cnn"]), ("segmentation", ["--arch", "plain-unet"])):
         out = tmp_path / stage
-        done = tumorlens("train", stage, "--data", phantom_set, "--out", out, *options, *TRAINING)
+        done = command("train", stage, "--data", phantom_set, "--out", out, *options, *TRAINING)
         assert done.exit_code == 0, done.output
         assert list(out.glob("*.safetensors"))

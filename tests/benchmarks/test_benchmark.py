@@ -19,22 +19,22 @@ def test_figures_stand_beside_their_baseline(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark_training, "measure_training", lambda stage, steps, size: real(stage, steps, 64))
     options = ["--slices", "4", "--depth", "8", "--growth", "3", "--training", "1", "-o", str(tmp_path / "speed.json")]
     main(options)
-    found = json.loads((tmp_path / "speed.json").read_text())
-    assert [row["unit"] for row in found["figures"]] == [
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["unit"] for row in written["figures"]] == [
         *("s", "MB", "ms", "ms", "ms a slice", "s"),
         *("ms a slice", "ms a slice"),
     ]
-    for row in found["figures"]:
+    for row in written["figures"]:
         assert row["ratio"] == pytest.approx(row["baseline"] / row["ours"], rel=0.05)
-    start = found["figures"][0]
+    start = written["figures"][0]
     assert start["ratio"] > 1.5  # no PyTorch to import
-    floor = found["context"]["floor"]
+    floor = written["context"]["floor"]
     assert 5 < floor["gflop_per_slice"] < 30  # a ResNet-50 (8.2 GFLOP at 224 px) and a U-Net around another
     assert floor["least_ms_per_slice"] == pytest.approx(
         floor["gflop_per_slice"] / floor["matrix_product_tflops"], rel=0.02
     )
-    assert [row["stage"] for row in found["context"]["loader"]] == ["classification", "segmentation"]
-    assert found["context"]["growth"][0]["pictures"] == 3
+    assert [row["stage"] for row in written["context"]["loader"]] == ["classification", "segmentation"]
+    assert written["context"]["growth"][0]["pictures"] == 3
     assert "| start to result, one picture, s |" in capsys.readouterr().out
 
 

@@ -90,7 +90,7 @@ def _timed(module: L.LightningModule, config: TrainingConfig, batches: Iterable[
     watch = _Watch()
     with TemporaryDirectory(prefix="tumorlens-") as scratch:
         trainer = make_trainer(Path(scratch), config, None, progress=False)
-        trainer.callbacks = [watch]  # type: ignore[attr-defined]  # no checkpoint: it is no part of a step
+        trainer.callbacks = [watch]  # type: ignore[attr-defined]  # no checkpoint: it is not a part of a step
         logging.getLogger("lightning").setLevel(logging.ERROR)
         trainer.fit(module, batches)
     return 1000 * (watch.ends[-1] - watch.ends[_WARM - 1]) / (len(watch.ends) - _WARM) / config.batch_size

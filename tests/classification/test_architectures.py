@@ -87,9 +87,9 @@ def test_normalization_reaches_the_network(phantom_set, tmp_path):
     train(classifier_config(phantom_set, arch="mlp", epochs=1, epoch_slices=8), tmp_path)
     model = Classifier.load(tmp_path / "classifier.safetensors", "cpu")
     image = np.full((1, 64, 64), 200, np.uint8)
-    grey = torch.full((1, 3, 64, 64), (200 / 255 - 0.5) / 0.5)
+    gray = torch.full((1, 3, 64, 64), (200 / 255 - 0.5) / 0.5)
     with torch.inference_mode():
-        expected = model.model(grey).numpy()
+        expected = model.model(gray).numpy()
     np.testing.assert_allclose(model.logits(image), expected, rtol=1e-4)
 
 

@@ -1,44 +1,16 @@
-"""The refusal lets brains in and refuses other pictures: its fit, its file, and the rule for scans."""
+"""The refusal scores the features of a picture, and fits to the tensors in the file of the weights."""
 
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import nn
 
-from tests.data.training.runs import classifier_config, train
-from tumorlens.classification.architectures import find_architecture
-from tumorlens.classification.model import build_classifier
 from tumorlens.classification.network import pooled
-from tumorlens.classification.predict import Classifier
-from tumorlens.classification.refusal import ADMITTED, Refusal, take_refusal
-from tumorlens.classification.trust.refusal_fit import feature_layer, fit_refusal, read_others, training_pictures
-from tumorlens.data.augmentation.not_brain import not_brains
-from tumorlens.data.datasets.load import load_samples
+from tumorlens.classification.refusal import Refusal, take_refusal
 from tumorlens.data.errors import InputError
-from tumorlens.data.phantom import phantom_slice
-from tumorlens.data.preprocessing.preprocess import Preprocess
-from tumorlens.data.training.prepared import prepare
-from tumorlens.pipeline.gate import reason_to_refuse
-
-
-def test_the_head_parts_what_can_be_parted_and_admits_the_promised_share():
-    rng = np.random.default_rng(0)
-    brains, strange = rng.normal(0, 1, (400, 30)), rng.normal(0, 1, (300, 30)) + 2
-    features = np.concatenate([brains, strange]).astype(np.float32)
-    validation = rng.normal(0, 1, (2000, 30)).astype(np.float32)
-    taught = fit_refusal("layer3", features, np.arange(700) >= 400)
-    head = taught.limited(taught.strangeness(validation))
-    assert (head.strangeness(validation) <= head.limit).mean() >= ADMITTED
-    near = (validation + 1.2).astype(np.float32)
-    assert taught.limited(taught.strangeness(near)).limit > head.limit >= 0
-    others = (rng.normal(0, 1, (2000, 30)) + 2).astype(np.float32)
-    assert (head.strangeness(others) > head.limit).mean() > 0.99
 
 
 def test_one_wild_feature_does_not_decide():
@@ -53,50 +25,6 @@ def test_features_are_mean_and_deviation():
     maps = torch.arange(8.0).reshape(1, 2, 2, 2)
     deviation = np.std([0, 1, 2, 3])
     assert pooled(maps)[0].tolist() == pytest.approx([1.5, 5.5, deviation, deviation])
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("resnet50", "layer3"),
-        pytest.param("vgg16", "features.29", marks=pytest.mark.slow),
-        pytest.param("inception_v3", "Mixed_6e", marks=pytest.mark.slow),
-        ("cnn", "features"),
-        ("mlp", None),
-    ],
-)
-def test_the_layer_that_is_read(name, layer):
-    architecture = find_architecture(name)
-    model = build_classifier(architecture)
-    assert feature_layer(model, architecture.input_size) == layer
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_a_trained_classifier_carries_its_refusal(phantom_set, tmp_path):
-    (tmp_path / "others").mkdir()
-    for k in range(3):
-        noise = np.random.default_rng(k).integers(0, 255, (80, 120), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "others" / f"{k}.png")
-    config = classifier_config(phantom_set, arch="cnn", epochs=1, not_brain=(str(tmp_path / "others"),))
-    card = train(config, tmp_path / "run", few_pictures=False)
-    assert card["refusal"]["layer"] == "features"
-    model = Classifier.load(tmp_path / "run" / "classifier.safetensors", "cpu")
-    assert model.strangeness_limit == pytest.approx(card["refusal"]["limit"])
-    images = prepare(load_samples(phantom_set), Preprocess(64)).images
-    logits, strangeness = model.logits_and_strangeness(images)
-    np.testing.assert_allclose(model.calibrate(logits), model.predict(images), atol=1e-6)
-    strange = np.stack([Preprocess(64)(p).image for p in not_brains([], 40, seed=99)])
-    assert (strangeness > model.strangeness_limit).mean() < 0.3  # the limit is that of eight validation slices
-    assert (model.logits_and_strangeness(strange)[1] > model.strangeness_limit).mean() > 0.8
-
-
-def test_a_network_without_feature_maps_has_none(phantom_set, tmp_path):
-    card = train(classifier_config(phantom_set, arch="mlp", epochs=1, epoch_slices=8), tmp_path)
-    assert "refusal" not in card
-    model = Classifier.load(tmp_path / "classifier.safetensors", "cpu")
-    assert model.logits_and_strangeness(np.zeros((1, 64, 64), np.uint8))[1] is None
-    assert model.strangeness_limit is None
 
 
 def test_a_card_that_does_not_fit_its_tensors(tmp_path):
@@ -117,64 +45,3 @@ def test_a_card_that_does_not_fit_its_tensors(tmp_path):
     assert list(state) == ["fc.weight"]
     assert back.limit == 1.0
     assert take_refusal({}, {}, tmp_path / "w.safetensors") is None
-
-
-def test_folders_of_other_pictures(tmp_path):
-    with pytest.raises(InputError, match="no such folder of pictures"):
-        read_others(tmp_path / "nowhere", 64)
-    with pytest.raises(InputError, match="no pictures there"):
-        read_others(tmp_path, 64)
-    (tmp_path / "a").mkdir()
-    Image.fromarray(np.eye(50, dtype=np.uint8) * 200).save(tmp_path / "a" / "x.png")
-    Image.fromarray(np.full((50, 50), 9, np.uint8)).save(tmp_path / "a" / "flat.png")
-    assert [p.shape for p in read_others(tmp_path, 64)] == [(64, 64)]
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"broken\.png"):
-        read_others(tmp_path, 64)
-
-
-def test_pictures_that_are_drawn_are_many_kinds_and_repeatable():
-    brains = [Preprocess(96)(phantom_slice(k, "glioma").image).image for k in range(3)]
-    first, again = (list(not_brains(brains, 28, seed=5)) for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert len({p.tobytes() for p in first}) == 28
-    assert all(p.dtype == np.uint8 and p.ndim == 2 for p in first)
-    assert len(list(not_brains([], 20))) == 20
-
-
-def test_both_kinds_are_in_the_training_pictures(phantom_set):
-    prepared = prepare(load_samples(phantom_set)[:10], Preprocess(64))
-    pictures, strange = training_pictures(prepared, 64, [np.zeros((64, 64), np.uint8)])
-    assert pictures.shape == (len(strange), 64, 64)
-    assert (~strange).sum() == 10 + 20 + 10
-    assert strange.sum() == 60 + 1
-
-
-@pytest.mark.parametrize(
-    ("head", "scores", "reason"),
-    [
-        (True, [0.0], None),
-        (True, [1.5], "does not look like an MRI of the brain \\(score 1.50, at most 1.00"),
-        (False, [0.0], "no head stands out"),
-        (True, [2.0, 2, 0, 0], None),
-        (True, [2.0, 2, 2, 0], "3 of 4 slices do not look"),
-        (True, None, None),
-    ],
-)
-def test_the_rule_for_scans(head, scores, reason):
-    message = reason_to_refuse(head, None if scores is None else np.array(scores, np.float32), 1.0)
-    if reason is None:
-        assert message is None
-    else:
-        assert re.search(reason, message)
-
-
-class TwoMaps(nn.Module):
-    def forward(self, x):
-        return x.mean((2, 3))[:, :1].expand(-1, 4)
-
-
-def test_a_network_of_one_module_without_maps():
-    model = TwoMaps()
-    model.weight = nn.Parameter(torch.zeros(1))
-    assert feature_layer(model, 64) is None

@@ -38,12 +38,12 @@ def test_weighted_mean_equals_a_plain_loop(slices):
 
 def test_interval_of_a_mean_equals_weighted_mean(slices):
     values, _, patients = slices
-    found = interval(lambda indices: float(values[indices].mean()), patients, seed=2)
-    assert found == pytest.approx(weighted_mean(values, np.ones(len(values)), patients, seed=2))
+    estimate = interval(lambda indices: float(values[indices].mean()), patients, seed=2)
+    assert estimate == pytest.approx(weighted_mean(values, np.ones(len(values)), patients, seed=2))
 
 
 def test_patients_not_slices_are_drawn(slices):
-    """Ten copies of every slice are no new evidence."""
+    """Ten copies of every slice are not new evidence."""
     values, weights, patients = slices
     once = weighted_mean(values, weights, patients)
     copied = weighted_mean(np.repeat(values, 10), np.repeat(weights, 10), np.repeat(patients, 10))
@@ -55,8 +55,8 @@ def test_patients_not_slices_are_drawn(slices):
 def test_width_is_that_of_the_normal_distribution():
     random = np.random.default_rng(0)
     values = random.normal(size=400)
-    found = weighted_mean(values, np.ones(400), np.arange(400).astype(str))
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.08)
+    estimate = weighted_mean(values, np.ones(400), np.arange(400).astype(str))
+    assert estimate["high"] - estimate["low"] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.08)
 
 
 def test_order_and_names_of_patients_keep_the_figure_and_seed_decides(slices):
@@ -69,14 +69,14 @@ def test_order_and_names_of_patients_keep_the_figure_and_seed_decides(slices):
 
 
 def test_values_without_weight_may_be_anything():
-    found = weighted_mean([1.0, np.nan, 3.0, np.inf], [1, 0, 1, 0], ["a", "a", "b", "b"])
-    assert found == {"value": 2.0, "low": 1.0, "high": 3.0}
+    estimate = weighted_mean([1.0, np.nan, 3.0, np.inf], [1, 0, 1, 0], ["a", "a", "b", "b"])
+    assert estimate == {"value": 2.0, "low": 1.0, "high": 3.0}
 
 
 def test_draws_without_weight_are_left_out():
     """One patient in three carries weight; three draws in ten lack it, and say nothing."""
-    found = weighted_mean([7.0, 0.0, 0.0], [1.0, 0.0, 0.0], ["a", "b", "c"])
-    assert found == {"value": 7.0, "low": 7.0, "high": 7.0}
+    estimate = weighted_mean([7.0, 0.0, 0.0], [1.0, 0.0, 0.0], ["a", "b", "c"])
+    assert estimate == {"value": 7.0, "low": 7.0, "high": 7.0}
 
 
 @pytest.mark.parametrize("weights", [np.zeros(3), np.zeros(0)])
@@ -95,8 +95,8 @@ def test_undefined_statistics():
     def only_with_a(indices):
         return float(len(indices)) if 0 in indices else None
 
-    found = interval(only_with_a, patients)
-    assert found["value"] == 4 and 3 <= found["low"] <= found["high"] <= 5
+    estimate = interval(only_with_a, patients)
+    assert estimate["value"] == 4 and 3 <= estimate["low"] <= estimate["high"] <= 5
     assert interval(lambda indices: None, patients) is None
     assert interval(lambda indices: float("nan"), patients) is None
     assert interval(lambda indices: 1.0, []) is None

@@ -1,4 +1,4 @@
-"""Phantoms: seeded, labelled, and with masks that lie on their lesions."""
+"""Phantoms: seeded, labeled, and with masks that lie on their lesions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_slices_are_seeded(label):
 
 
 @pytest.mark.parametrize("label", ["meningioma", "pituitary"])
-def test_solid_lesions_are_brighter_than_what_is_around(label):
+def test_solid_lesions_are_brighter_than_their_surroundings(label):
     phantom = phantom_slice(3, label)
     head = phantom.image > 30
     assert phantom.image[phantom.mask == 1].mean() > 1.5 * np.median(phantom.image[head])
 
 
-def test_volume_has_its_lesion_in_neighbouring_slices():
+def test_volume_has_its_lesion_in_neighboring_slices():
     phantom = phantom_volume(1, "glioma")
     sick = np.flatnonzero(phantom.mask.any(axis=(0, 1)))
     assert 4 <= len(sick) <= 12

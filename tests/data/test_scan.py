@@ -82,7 +82,7 @@ def test_unknown_spacing_stays_unknown():
 @pytest.mark.parametrize(
     "voxels", [np.zeros(5), np.zeros((0, 4)), np.zeros((2, 2, 2, 2)), np.array([["a"]]), np.zeros((3, 3), complex)]
 )
-def test_arrays_that_are_no_scan(voxels):
+def test_arrays_that_are_not_scans(voxels):
     with pytest.raises(InputError):
         Scan.from_array(voxels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tumorlens.data.phantom import phantom_volume
 from tumorlens.pipeline.case import prepare
-from tumorlens.pipeline.gate import Scores, judge, judge_slice, judge_volume
+from tumorlens.pipeline.gate import Scores, judge, judge_slice, judge_volume, reason_to_refuse
 
 
 def rows(tumor, kind=1):
@@ -148,3 +149,22 @@ def test_the_spacing_across_the_slices_sets_the_window():
     assert judge(case, Scores(rows(tumor), None), 0.5, None).label == "no_tumor"
     tumor[60:68] = 0.95
     assert judge(case, Scores(rows(tumor), None), 0.5, None).label == "glioma"
+
+
+@pytest.mark.parametrize(
+    ("head", "scores", "reason"),
+    [
+        (True, [0.0], None),
+        (True, [1.5], "does not look like an MRI of the brain \\(score 1.50, at most 1.00"),
+        (False, [0.0], "no head stands out"),
+        (True, [2.0, 2, 0, 0], None),
+        (True, [2.0, 2, 2, 0], "3 of 4 slices do not look"),
+        (True, None, None),
+    ],
+)
+def test_the_rule_for_scans(head, scores, reason):
+    message = reason_to_refuse(head, None if scores is None else np.array(scores, np.float32), 1.0)
+    if reason is None:
+        assert message is None
+    else:
+        assert re.search(reason, message)

@@ -247,10 +247,10 @@ def test_one_channel_of_a_color_picture(tumorlens, tmp_path):
         out = tmp_path / channel
         assert tumorlens("run", tmp_path / "three.png", "-o", out, "--frame-channel", channel).exit_code == 0
         assert rows_of(out)["three"]["label"] == label
-    save(tmp_path / "grey.png", brain)
-    wrong = tumorlens("run", tmp_path / "grey.png", "-o", tmp_path / "out", "--frame-channel", "1")
+    save(tmp_path / "gray.png", brain)
+    wrong = tumorlens("run", tmp_path / "gray.png", "-o", tmp_path / "out", "--frame-channel", "1")
     assert wrong.exit_code == 1
-    assert "channel 1 was asked for, but the scan is gray" in rows_of(tmp_path / "out")["grey"]["error"]
+    assert "channel 1 was asked for, but the scan is gray" in rows_of(tmp_path / "out")["gray"]["error"]
 
 
 def test_the_first_and_last_slices_of_a_head_do_not_refuse_it(pipeline):

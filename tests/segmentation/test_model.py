@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import tumorlens.segmentation.model
 from tests.data.training.runs import ENCODER, segmenter_config, train
+from tumorlens.classification.predict import SHIPPED as CLASSIFIER
+from tumorlens.data.cards.weights import load_weights
 from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import IMAGENET
 from tumorlens.data.training import run as run_module
@@ -60,3 +63,11 @@ def test_encoders_have_their_normalization():
     assert encoder_normalization("unet", "inceptionv4").mean == HALF
     assert encoder_normalization("unet", "tu-tf_efficientnet_lite0").mean == HALF
     assert encoder_normalization("plain-unet", "inceptionv4") == IMAGENET
+
+
+def test_a_segmenter_starts_from_a_classifier():
+    model = build_segmenter()
+    text = initialize_encoder(model, init=str(CLASSIFIER))
+    assert "from chance" not in text
+    state, _ = load_weights(CLASSIFIER, "classification")
+    torch.testing.assert_close(model.encoder.layer4[0].conv2.weight, state["layer4.0.conv2.weight"])

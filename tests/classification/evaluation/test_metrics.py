@@ -260,7 +260,7 @@ def test_certainty_lies_in_the_last_bin():
     assert rows[-1] == {"low": 0.9, "high": 1.0, "confidence": 1.0, "accuracy": 0.5, "count": 2}
 
 
-def test_plots_are_written_whatever_the_classes(tmp_path, case):
+def test_plots_are_written_for_any_classes(tmp_path, case):
     labels, probabilities, _ = case
     cases = {"all": (labels, probabilities), "one": (labels[labels == 2], probabilities[labels == 2])}
     for name, (truth, shares) in cases.items():

@@ -44,7 +44,7 @@ def test_probabilities_are_a_softmax():
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_sets_hold_their_promise_in_every_class(level):
-    """On slices drawn like those it was fitted on, whatever the classes' shares and the network's worth."""
+    """On slices drawn like those it was fitted on, for any shares of the classes and any quality of the network."""
     logits, labels = draws(4000, 3)
     other, truth = draws(20_000, 4)
     keep = (labels != 2) | (np.arange(len(labels)) % 5 == 0)  # a rare class

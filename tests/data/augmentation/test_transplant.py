@@ -122,7 +122,7 @@ def test_training_items_follow_the_transplant(heads):
     assert changed > N // 2
 
 
-def test_class_weights_know_what_transplants_show(heads):
+def test_class_weights_account_for_transplants(heads):
     images, masks, labels, patients = heads
     prepared = SliceDataset(PreparedSet([Of(p) for p in patients], images, masks, labels), None, 3, transplant=0.5)
     shown = [int(prepared[(epoch, k)]["label"]) for epoch in range(60) for k in range(N)]

@@ -9,10 +9,9 @@ import pytest
 import torch
 import yaml
 
-from tests.pipeline.evaluation.test_evaluate import TINY, quiet
+from tests.data.training.runs import classifier_config, train
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
-from tumorlens.classification.train import train_classifier
 from tumorlens.data.cards.card import CARD_SCHEMA, check_training
 from tumorlens.data.cards.lineage import PATIENTS, known_start, learnt_from, patients_of_run
 from tumorlens.data.cards.weights import save_weights
@@ -69,8 +68,7 @@ def test_a_card_says_the_patients_of_its_training_and_of_all_before_it(phantom_s
         ("b", "a/classifier.safetensors", 0),
         ("c", "b/classifier.safetensors", 0),
     ):
-        config = ClassifierConfig(data=data, arch="mlp", fold=fold, **(TINY | {"init": init}))
-        card = train_classifier(config, tmp_path / name, progress=False, say=quiet)
+        card = train(classifier_config(*data, arch="mlp", fold=fold, epochs=1, init=init), tmp_path / name)
     assert json.loads((tmp_path / "c" / "classifier.json").read_text()) == card
     own, first = (load_partition(DataConfig(data, fold=fold, size=64)) for fold in (0, 1))
     listed = card["training"][PATIENTS]
@@ -119,7 +117,7 @@ def test_a_checkpoint_is_known_by_the_card_of_its_run(tmp_path):
     assert start_of(checkpoint) == ["a", "c", "e"]
 
 
-def test_a_run_that_goes_on_without_its_first_weights_remembers_them(phantom_set, tmp_path):
+def test_a_run_that_continues_without_its_initial_weights_remembers_them(phantom_set, tmp_path):
     start = put(tmp_path / "first.safetensors", data=["x"], fold=4)
     config = ClassifierConfig(data=(str(phantom_set),), init=start)
     write_config(tmp_path / "run", config)

@@ -181,11 +181,11 @@ def test_only_pairs_that_count_stop_or_shrink_a_split(gliomas):
     named = lgg_slices_of(["a", "b"])
     check_near_duplicates(named, split, signatures_nd)
     assert drop_near_duplicates(named, split, signatures_nd) == (split, [])
-    grey = samples_of(["a", "b"])
+    gray = samples_of(["a", "b"])
     with pytest.raises(InputError, match="1 near-duplicates across the split"):
-        check_near_duplicates(grey, split, signatures_nd)
-    assert drop_near_duplicates(grey, split, signatures_nd)[1] == [0]
-    # One cluster of unknown patients, made before the split: its name is no word of the set.
+        check_near_duplicates(gray, split, signatures_nd)
+    assert drop_near_duplicates(gray, split, signatures_nd)[1] == [0]
+    # One cluster of unknown patients, made before the split: its name is not from the set.
     clustered = group_by_likeness(lgg_slices_of(["", ""]), signatures_nd)
     with pytest.raises(InputError, match="near-duplicates across the split"):
         check_near_duplicates(clustered, split, signatures_nd)

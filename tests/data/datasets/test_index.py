@@ -1,4 +1,4 @@
-"""An index is read row by row, and INDEX@FOLDER is parted at the right @, whatever the names hold."""
+"""An index is read row by row, and INDEX@FOLDER is split at the right @ for any names."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ def test_an_index_without_a_row(tmp_path, text, reason):
             "bad_row",
             "line 2: channel '3' is not a whole number from 0 to 2",
         ),
+        ("image,label,channel\nindex.csv,glioma,-1\n", "bad_row", "line 2: channel '-1' is not a whole number"),
         ("image,label,channel\nindex.csv,glioma,x\n", "bad_row", "line 2: channel 'x' is not a whole number"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The LGG set's layout: told from others, read by patient, slice and channel, and good for training."""
+"""The LGG set's layout: distinguished from others, read by patient, slice and channel, and good for training."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_channel_works_for_other_layouts(tmp_path):
     np.testing.assert_array_equal(read_sample(sample).image, stored[..., 2])
 
 
-def test_a_channel_of_a_grey_picture_is_refused(tmp_path):
+def test_a_channel_of_a_gray_picture_is_refused(tmp_path):
     save(tmp_path / "glioma" / "1.png", small_slice(0).image)
     (sample,) = load_samples(tmp_path, channel=1)
     with pytest.raises(InputError, match=r"1\.png: channel 1 was asked for, but the scan is gray"):
@@ -322,7 +322,7 @@ def test_a_volume_has_no_channel_wherever_it_is_read(tmp_path):
     phantom = phantom_volume(7, shape=(32, 40, 6), spacing_mm=(6, 6, 25))
     save_volume(tmp_path / "no_tumor" / "a.nii.gz", phantom)
     samples = load_samples(tmp_path, channel=1)
-    with pytest.raises(InputError, match="the scan is a volume") as said:
+    with pytest.raises(InputError, match="the scan is a volume") as error:
         read_sample(samples[0])
     swept = list(sweep(samples, Preprocess(64)))
-    assert [s.reason for s in swept if isinstance(s, Unread)] == [str(said.value)] * len(samples)
+    assert [s.reason for s in swept if isinstance(s, Unread)] == [str(error.value)] * len(samples)

@@ -170,7 +170,7 @@ def test_a_mask_that_lies_elsewhere_is_refused_and_rounding_is_not(tmp_path):
         read_volume_mask(tmp_path / "mirrored.nii.gz", scan)
 
 
-def test_matlab_files_say_label_and_patient_themselves(tmp_path):
+def test_matlab_files_hold_label_and_patient(tmp_path):
     for number in (1, 2, 3):
         save_mat(tmp_path / "part_1" / f"{number}.mat", small_slice(number, "glioma"), number, "100360")
     samples = load_samples(tmp_path)
@@ -178,7 +178,7 @@ def test_matlab_files_say_label_and_patient_themselves(tmp_path):
     assert {s.patient for s in samples} == {"100360"}
 
 
-def test_matlab_files_in_upper_case_and_what_a_mac_leaves_beside_them(tmp_path):
+def test_matlab_files_in_upper_case_and_hidden_files_of_macos(tmp_path):
     save_mat(tmp_path / "a" / "1.mat", small_slice(1, "glioma"), 2, "p1")
     (tmp_path / "a" / "1.mat").rename(tmp_path / "a" / "1.MAT")
     (tmp_path / "a" / "._1.MAT").write_bytes(b"\x00\x05\x16\x07Mac OS X")
@@ -222,8 +222,8 @@ def test_every_class_of_a_mask_is_lesion(tmp_path):
         save(tmp_path / name, drawn)
         np.testing.assert_array_equal(read_mask(tmp_path / name, scan), drawn > 0)
     smooth = np.where(drawn == 1, 60, np.where(drawn > 1, 255, 0)).astype(np.uint8)  # a border drawn smooth
-    save(tmp_path / "grey.png", smooth)
-    np.testing.assert_array_equal(read_mask(tmp_path / "grey.png", scan), drawn > 1)
+    save(tmp_path / "gray.png", smooth)
+    np.testing.assert_array_equal(read_mask(tmp_path / "gray.png", scan), drawn > 1)
     Image.fromarray(drawn.astype(np.float32) / 4).save(tmp_path / "f.tif")
     np.testing.assert_array_equal(read_mask(tmp_path / "f.tif", scan), drawn > 1)
 

@@ -1,4 +1,4 @@
-"""Patients as hashes: one for an ID under every path, one for a file's content where there is no ID."""
+"""Patients as hashes: one of the ID under every path, or of the content of the file if it has no ID."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tumorlens.data.datasets.sample import Sample, slices_of
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 
 
-def test_an_id_has_one_hash_whatever_the_file_is():
+def test_an_id_has_one_hash_for_any_file():
     assert hash_id("p1") == hashlib.sha256(b"tumorlens:p1").hexdigest()[:12]
     samples = [Sample(Path("a.png"), "glioma", "p1"), Sample(Path("b/none.png"), "", "p1"), Sample(Path("a"), "", "p2")]
     assert hash_patients(samples) == [hash_id("p1"), hash_id("p1"), hash_id("p2")]

@@ -215,7 +215,7 @@ def test_other_software_reads_the_mask(tmp_path):
     assert_in_place(volume.array, as_ras(volume.affine), numbers == 1, scan)
 
 
-def test_segments_say_what_they_are(tmp_path):
+def test_segments_describe_themselves(tmp_path):
     scan = read_series(saved(tmp_path, "axial"))
     segmentation = write_mask_dicom(tmp_path / "seg.dcm", with_lesions(scan), scan, "meningioma", ALGORITHM)
     assert segmentation.SegmentationType == "BINARY"

@@ -112,7 +112,7 @@ def test_every_damaged_compression_is_reported(tmp_path):
             unpack(path, tmp_path / "in")
 
 
-def test_an_archive_without_scans_says_so(tmp_path):
+def test_an_archive_without_scans_is_refused(tmp_path):
     path = pack(tmp_path / "text.zip", {"notes.txt": b"no scan"})
     with pytest.raises(InputError, match=r"text\.zip: .*without DICOM"):
         open_scan(path)

@@ -66,7 +66,7 @@ def test_every_kind_of_broken_row_is_found_in_one_pass(phantom_set, tmp_path):
     assert {kind: n for kind, n in counts.items() if kind in PROBLEMS} == expected
 
 
-def test_the_texts_say_what_and_where(tmp_path):
+def test_the_texts_name_the_problem_and_the_place(tmp_path):
     save(tmp_path / "a.png", small_slice(1).image)
     index_of(tmp_path, [{"image": "a.png", "label": "zebra"}, {"image": "b.png", "label": "glioma"}])
     report = check_set(tmp_path)

@@ -46,14 +46,6 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-@pytest.fixture
-def blank_figures(monkeypatch):
-    """Figures are drawn and not rendered, which is what takes the time."""
-    monkeypatch.setattr(
-        "tumorlens.data.inspection.explore.save_figure", lambda figure, stream: stream.write(b"a picture")
-    )
-
-
 @pytest.fixture(scope="module")
 def report(phantom_set, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "report"

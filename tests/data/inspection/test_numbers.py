@@ -58,7 +58,7 @@ def test_a_frame_that_gives_the_class_away_is_called_out(tmp_path):
         save(tmp_path / "glioma" / f"{i}.png", small_slice(50 + i).image)
     stats = measure(load_samples(tmp_path), Preprocess(64))
     areas = source_auc(stats)
-    assert areas["columns"] == pytest.approx((5 + 0.5) / 6)  # five of six are told apart, one is tied with all
+    assert areas["columns"] == pytest.approx((5 + 0.5) / 6)  # five of six are separated, one is tied with all
     assert areas["rows"] == 0.5
     lines = remarks(numbers_of(stats, [], folds_of(stats)))
     assert any("tells healthy from sick by its" in line and "columns" in line for line in lines)

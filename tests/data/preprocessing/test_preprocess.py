@@ -11,7 +11,6 @@ import pytest
 from tumorlens.data.augmentation.variants import picture_variants
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice
-from tumorlens.data.preprocessing.head import find_head
 from tumorlens.data.preprocessing.preprocess import Preprocess, to_gray
 from tumorlens.pipeline.evaluation.end_to_end import dice
 
@@ -81,16 +80,6 @@ def test_anisotropic_pixels_get_their_true_aspect():
     flat = cv2.resize(image, (256, 128), interpolation=cv2.INTER_AREA)  # pixels twice as high as wide
     assert likeness(PREPROCESS(flat, pixel_aspect=2.0).image, PREPROCESS(image).image) > 0.96
     assert likeness(PREPROCESS(flat).image, PREPROCESS(image).image) < 0.9
-
-
-def test_head_is_found_and_convex():
-    image = phantom_slice(2, "no_tumor").image
-    head = find_head(image.astype(np.float32))
-    tissue = image > 40
-    assert (head & tissue).sum() > 0.995 * tissue.sum()
-    assert head.sum() < 1.25 * cv2.contourArea(
-        cv2.convexHull(np.argwhere(tissue)[:, ::-1].astype(np.int32).reshape(-1, 1, 2))
-    )
 
 
 def test_a_picture_without_a_head_is_used_whole():

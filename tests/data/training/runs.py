@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ def segmenter_config(*data, **settings):
     return SegmenterConfig(tuple(map(str, data)), **(small | QUICK | settings))
 
 
+@contextmanager
+def without_plots():
+    """The files of plots are empty, because drawing them takes longer than small networks take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, target, **_: Path(target).touch())
+        yield
+
+
 def train(config, out, few_pictures=True, plots=False, **rest):
     """Train either stage quietly; returns the card. By default, what takes long and few tests look at is left out.
 
@@ -55,9 +64,8 @@ def train(config, out, few_pictures=True, plots=False, **rest):
         if few_pictures:
             patch.setattr(refusal_fit, "_MOST_DRAWN", 28)
             patch.setattr(refusal_fit, "_MOST_PHANTOMS", 4)
-        if not plots:
-            patch.setattr(Figure, "savefig", lambda figure, target, **_: Path(target).touch())
-        return run(config, out, **({"progress": False, "say": quiet} | rest))
+        with nullcontext() if plots else without_plots():
+            return run(config, out, **({"progress": False, "say": quiet} | rest))
 
 
 @dataclass(frozen=True)

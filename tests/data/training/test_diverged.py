@@ -21,7 +21,7 @@ from tumorlens.pipeline.cli.app import app
         ({"learning_rate": 1e3, "epochs": 1, "epoch_slices": 8}, "answers"),
     ],
 )
-def test_a_run_that_diverges_says_so_and_keeps_nothing(name, settings, what, phantom_set, tmp_path):
+def test_a_run_that_diverges_is_reported_and_keeps_nothing(name, settings, what, phantom_set, tmp_path):
     if (name, what) == ("classification", "answers"):
         settings = settings | {"arch": "resnet18"}  # the activations of a small network stay finite
     message = f"^training diverged: after epoch 0 its {what} are not finite; lower --lr$"
@@ -31,7 +31,7 @@ def test_a_run_that_diverges_says_so_and_keeps_nothing(name, settings, what, pha
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_the_command_says_it_in_one_line(phantom_set, tmp_path):
+def test_the_command_reports_it_in_one_line(phantom_set, tmp_path):
     arguments = f"train segmentation --data {phantom_set} --out {tmp_path / 'run'} --init none --encoder {ENCODER}"
     arguments += " --size 64 --epochs 1 --batch-size 8 --device cpu --lr inf"
     done = CliRunner().invoke(app, arguments.split())

@@ -35,7 +35,7 @@ def test_an_epoch_may_show_a_part_of_the_slices_others_every_time():
 
 
 @pytest.mark.parametrize(("most", "length", "negatives"), [(0, 66, 6), (40, 40, 4), (500, 66, 6)])
-def test_an_epoch_has_as_few_negative_samples_as_it_is_asked_for(most, length, negatives):
+def test_an_epoch_has_the_requested_share_of_negative_samples(most, length, negatives):
     negative = np.arange(100) % 5 < 2
     sampler = EpochSampler(100, 3, most=most, negative=negative, negative_share=0.1)
     shown = []
@@ -60,7 +60,7 @@ def test_the_share_of_negative_samples_is_counted_before_transplants_and_says_so
     assert "shows no lesion, before --transplant heals others" in " ".join(text.split())
 
 
-def test_a_set_without_negatives_is_taken_whole():
+def test_a_set_without_negatives_is_used_whole():
     assert epoch_length(np.zeros(20, bool), 0, 0.1) == (20, 0)
     assert epoch_length(np.ones(20, bool), 0, 0.1) == (0, 0)
 

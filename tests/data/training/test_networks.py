@@ -1,4 +1,4 @@
-"""Networks that fail on an input size are refused with a reason, whatever they raise or return."""
+"""Networks that fail on an input size are refused with a reason, for any error and any result."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_the_second_run_reads_nothing(copy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["a picture", "a mask", "the size", "the label", "damage", "half"])
-def test_whatever_changes_is_read_again(copy, tmp_path, monkeypatch, change):
+def test_a_changed_set_is_read_again(copy, tmp_path, monkeypatch, change):
     samples = load_samples(copy)
     folder = tmp_path / "kept"
     prepared.prepare_once(samples, Preprocess(64), folder)

@@ -91,7 +91,7 @@ def test_a_series_is_looked_for_in_all_inputs(tumorlens, hospital, tmp_path):
     assert [row["scan"] for row in table(tmp_path / "out")] == ["study/IMAGES#5"]
 
 
-def test_a_report_named_by_itself_says_what_it_is(tumorlens, tmp_path):
+def test_a_report_that_is_given_alone_is_named_in_the_error(tumorlens, tmp_path):
     assert tumorlens("run", *series(tmp_path / "in")[:1], "-o", tmp_path / "out").exit_code == 0
     report = pydicom.dcmread(tmp_path / "in" / "IM0000")
     for name in ("Rows", "Columns", "PixelData"):

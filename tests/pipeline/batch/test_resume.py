@@ -46,7 +46,7 @@ def time_of(result):
     return (result / "result.json").stat().st_mtime_ns
 
 
-def test_continue_keeps_what_is_done(tumorlens, study, tmp_path):
+def test_continue_keeps_finished_results(tumorlens, study, tmp_path):
     out = tmp_path / "out"
     assert tumorlens("run", study / "a", "-o", out).exit_code == 0
     assert tumorlens("run", study / "a", "-o", out).exit_code == 2  # neither --continue nor --overwrite

@@ -15,6 +15,8 @@ from tests.scans.pictures import save
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.phantom import phantom_slice
 
+pytestmark = pytest.mark.usefixtures("blank_figures")  # tests/data/inspection/test_explore.py renders them
+
 
 @pytest.fixture
 def data(command):
@@ -57,10 +59,10 @@ def test_check(data, phantom_set, tmp_path):
     assert (sound.exit_code, sound.stdout.splitlines()[-1]) == (0, "no problems")
     for name in ("0_0.png", "0_1.png"):
         (folder / "images" / name).write_text("no picture")
-    found = data("check", folder, "-o", tmp_path / "found.json", "--examples", 1)
-    assert found.exit_code == 1
-    assert "  files that cannot be read: 2\n" in found.stdout
-    assert "    ... and 1 more\n" in found.stdout
+    checked = data("check", folder, "-o", tmp_path / "found.json", "--examples", 1)
+    assert checked.exit_code == 1
+    assert "  files that cannot be read: 2\n" in checked.stdout
+    assert "    ... and 1 more\n" in checked.stdout
     printed = json.loads(data("check", folder, "--json").stdout)
     assert printed == json.loads((tmp_path / "found.json").read_text())
     assert printed["problems"]["unreadable"]["count"] == 2

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.evaluation.test_evaluate import tiny_classifier, tiny_segmenter
 from tests.scans.lgg import write_lgg_phantoms
 
 LEAKS = "leaks: 57 % of test images are copies of training images"
 
 
 @pytest.fixture(scope="module")
-def models(phantom_set, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
+def models(weights):
     return {
-        "classification": ["--classifier", tiny_classifier(str(phantom_set), folder / "c")],
-        "segmentation": ["--segmenter", tiny_segmenter(str(phantom_set), folder / "s")],
+        "classification": ["--classifier", weights["classifier"]],
+        "segmentation": ["--segmenter", weights["segmenter"]],
     }
 
 
@@ -57,7 +55,7 @@ def test_each_protocol_measures_each_stage(call, models, phantom_set, official, 
 
 
 def test_p3_reports_the_leaks_of_brisc(call, models, phantom_set, tmp_path):
-    """Known by its test pictures' names, whatever the folder is called; divided anew, the figure holds no more."""
+    """It is known by the names of its test pictures under any folder name. Divided anew, the figure does not hold."""
     rows = ["image,mask,label,patient,fold,official_split"]
     for number, line in enumerate((phantom_set / "index.csv").read_text().splitlines()[1:]):
         image, *rest = line.split(",")
@@ -125,9 +123,9 @@ def test_weights_of_every_fold(call, models, phantom_set, tmp_path):
 
 def test_a_mistake_is_reported_in_one_line(call, models, phantom_set, tmp_path):
     (tmp_path / "file").write_text("")
-    (tmp_path / "unlabelled").mkdir()
+    (tmp_path / "unlabeled").mkdir()
     for name in ("images", "masks"):
-        (tmp_path / "unlabelled" / name).symlink_to(phantom_set / name)
+        (tmp_path / "unlabeled" / name).symlink_to(phantom_set / name)
     out = ["-o", tmp_path / "out"]
     data = ["--data", phantom_set]
     classifier, segmenter = models["classification"], models["segmentation"]
@@ -139,7 +137,7 @@ def test_a_mistake_is_reported_in_one_line(call, models, phantom_set, tmp_path):
         (["segmentation", *data, *out, *segmenter, "--protocol", "p4"], "needs an LGG folder"),
         (["classification", *data, *out, "--classifier", tmp_path / "no.safetensors"], "no.safetensors: no such file"),
         (["classification", *data, *out, "--classifier", segmenter[1]], "are for segmentation, not for classification"),
-        (["classification", "--data", tmp_path / "unlabelled", *out, *classifier], "no labeled scan"),
+        (["classification", "--data", tmp_path / "unlabeled", *out, *classifier], "no labeled scan"),
         (["pipeline", "--data", tmp_path / "none", *out], "no such data folder"),
         (["classification", *data, "-o", tmp_path / "file", *classifier], "this is a file"),
         (["classification", *data, "-o", "/proc/report", *classifier], "may not write to this folder"),

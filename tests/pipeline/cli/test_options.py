@@ -60,7 +60,7 @@ def call():
     return run
 
 
-def test_what_is_not_given_has_the_dataclass_s_default(call):
+def test_an_option_that_is_not_given_has_the_default_of_the_dataclass(call):
     assert call(Base, "here") == Base("here")
     assert call(Derived, "here") == Derived("here")
     assert call(Base, "here", hidden=8).hidden == 8

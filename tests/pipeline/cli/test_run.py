@@ -1,4 +1,4 @@
-"""`tumorlens run`, `demo`, `info` and a short training: files and output."""
+"""`tumorlens run` and `demo`: files and output."""
 
 from __future__ import annotations
 
@@ -148,17 +148,6 @@ def test_threshold_opens_and_closes_the_gate(tumorlens, tmp_path):
     assert table(tmp_path / "b")[0]["label"] != "no_tumor"
 
 
-def test_info(command):
-    done = command("info", "--json")
-    assert done.exit_code == 0
-    facts = json.loads(done.stdout)
-    assert facts["models"]["classification"]["intact"] is facts["models"]["segmentation"]["intact"] is True
-    assert "cpu" in facts["devices"]
-    text = command("info").stdout
-    assert facts["models"]["segmentation"]["sha256"] in text
-    assert command("--version").stdout.startswith("tumorlens ")
-
-
 def test_demo(tumorlens, tmp_path):
     done = tumorlens("demo", "--out", tmp_path / "demo")
     assert done.exit_code == 0, done.output
@@ -180,15 +169,3 @@ def test_a_demo_replaces_nothing_of_the_users(tumorlens, tmp_path):
         assert done.exit_code == 0 and f"overlay: {tmp_path / folder / 'phantom' / 'overlay.png'}" in done.stdout
     assert {path: path.read_bytes() for path in before} == before
     assert (tmp_path / "results-2" / "phantom.png").is_file()
-
-
-def test_train_from_the_command_line(command, phantom_set, tmp_path):
-    run = tmp_path / "run"
-    small = "--init none --size 64 --encoder resnet18 --epochs 1 --batch-size 8 --device cpu -q"
-    done = command("train", "segmentation", "--data", phantom_set, "--out", run, *small.split())
-    assert done.exit_code == 0, done.output
-    assert "training 24 slices of 12 patients" in done.stdout
-    good = save(tmp_path / "good.png", phantom_slice(7, "meningioma").image)
-    mine = run / "segmenter.safetensors"
-    done = command("run", good, "-o", tmp_path / "out", "--segmenter", mine, "--device", "cpu")
-    assert done.exit_code == 0, done.output

@@ -93,7 +93,7 @@ def test_names_that_are_not_unicode_can_be_printed(capsys):
     assert capsys.readouterr().out == "M\\udcfcller\n"
 
 
-def test_a_reader_who_has_gone_does_not_stop_the_command(monkeypatch):
+def test_a_closed_pipe_does_not_stop_the_command(monkeypatch):
     """As in `tumorlens run ... --json | head -1`: the output goes nowhere from then on."""
 
     def broken(text):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such s
 
 @pytest.fixture(autouse=True)
 def plain_handlers():
-    """The handlers of a command that was started as usual, whatever the tests were started with."""
+    """The handlers of a command that was started as usual, even if the tests were started in another way."""
     plain = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in plain.items()}
     yield

@@ -1,4 +1,4 @@
-"""`tumorlens train` and `crossval`: which settings a training gets. Nothing is trained here."""
+"""`tumorlens train` and `crossval`: which settings a training gets, and a short training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from dataclasses import asdict
 
 import pytest
 
+from tests.scans.pictures import save
 from tumorlens.classification.config import ClassifierConfig
+from tumorlens.data.errors import InputError
+from tumorlens.data.phantom import phantom_slice
+from tumorlens.pipeline.cli.train import config_of
 from tumorlens.pipeline.evaluation import crossval as room
 from tumorlens.segmentation.config import SegmenterConfig
 
@@ -129,3 +133,26 @@ def test_a_segmenter_beside_a_classifier(requested, tmp_path):
 def test_first_weights_of_a_segmenter_beside_a_classifier(requested, options, start):
     request, _ = requested("pipeline", "--data", "x", "-o", "out", *options)
     assert request.training["segmentation"].init == start
+
+
+def test_train_from_the_command_line(command, phantom_set, tmp_path):
+    run = tmp_path / "run"
+    small = "--init none --size 64 --encoder tu-test_resnet --epochs 1 --batch-size 8 --device cpu -q"
+    done = command("train", "segmentation", "--data", phantom_set, "--out", run, *small.split())
+    assert done.exit_code == 0, done.output
+    assert "training 24 slices of 12 patients" in done.stdout
+    good = save(tmp_path / "good.png", phantom_slice(7, "meningioma").image)
+    mine = run / "segmenter.safetensors"
+    done = command("run", good, "-o", tmp_path / "out", "--segmenter", mine, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+
+
+def test_options_make_the_settings_of_a_stage():
+    both = {"data": ("a", "b"), "label_map": (("x", "glioma"),)}
+    own = config_of("classification", {**both, "arch": "resnet50"})
+    assert (own.data, own.label_map, own.not_brain) == (("a", "b"), (("x", "glioma"),), ())
+    assert own.size == 224
+    assert config_of("classification", {**both, "arch": "mlp", "size": 64, "not_brain": ("n",)}).not_brain == ("n",)
+    assert config_of("segmentation", both).label_map == (("x", "glioma"),)
+    with pytest.raises(InputError, match="--size 100 is not divisible by 32"):
+        config_of("segmentation", {**both, "size": 100})

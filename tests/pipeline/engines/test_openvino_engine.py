@@ -74,7 +74,6 @@ def test_the_shipped_stages_agree(openvino_pipeline, pipeline):
     assert_same_answers(openvino_pipeline, pipeline)
 
 
-@pytest.mark.slow
 def test_the_shipped_stages_agree_in_the_precision_of_this_machine(pipeline):
     assert_same_answers(Pipeline.load(device="cpu", engine="openvino"), pipeline, far=0.03)
 

@@ -10,29 +10,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.data.training.runs import stopped_by
-from tests.pipeline.evaluation.test_evaluate import TINY
+from tests.data.training.runs import classifier_config, segmenter_config, stopped_by, without_plots
 from tests.scans.lgg import write_lgg_phantoms
-from tumorlens.classification import train as classification
 from tumorlens.data.errors import InputError
 from tumorlens.data.training import run as run_module
 from tumorlens.data.training.run_folder import changed_setting, plain_config, with_start
-from tumorlens.pipeline.cli.train import config_of
 from tumorlens.pipeline.evaluation import crossval as room
 from tumorlens.pipeline.evaluation.crossval import FoldRun, crossval
 from tumorlens.pipeline.evaluation.report import KIND, REPORT
 from tumorlens.pipeline.evaluation.request import crossval_request
-from tumorlens.segmentation.config import SegmenterConfig
 
 
 def config(data, **rest):
-    return classification.ClassifierConfig(data=(str(data),), arch="mlp", **(TINY | rest))
+    return classifier_config(data, **({"arch": "mlp", "epochs": 1} | rest))
 
 
 def run(request, out, **rest):
-    said = []
-    report = crossval(request, out, show=False, **rest, say=said.append, warn=said.append)
-    return report, said
+    """Cross-validate without plots; returns the report and the messages."""
+    messages = []
+    with without_plots():
+        report = crossval(request, out, show=False, **rest, say=messages.append, warn=messages.append)
+    return report, messages
 
 
 @pytest.fixture
@@ -46,7 +44,7 @@ def request_of(phantom_set):
 def test_every_fold_is_measured_with_its_own_weights(phantom_set, tmp_path):
     """All five folds hold every patient once, and no weights have learnt from a patient that they are measured on."""
     request = crossval_request({"classification": config(phantom_set)}, protocol="p2", probe=False, command="again")
-    report, said = run(request, tmp_path)
+    report, messages = run(request, tmp_path)
     assert report["warnings"] == []
     assert report["n"] == 40
     assert report["n_patients"] == 20
@@ -63,10 +61,10 @@ def test_every_fold_is_measured_with_its_own_weights(phantom_set, tmp_path):
     pooled = np.mean([r["label"] == r["predicted"] for r in rows])
     assert report["figures"]["after"]["slice"]["accuracy"]["value"] == pytest.approx(pooled)
     assert "fold 4 | mean ± sd | all folds together" in (tmp_path / "report.md").read_text()
-    assert "classification, fold 4: training" in said
+    assert "classification, fold 4: training" in messages
 
 
-def test_a_stopped_call_goes_on(request_of, tmp_path, monkeypatch):
+def test_a_stopped_call_continues(request_of, tmp_path, monkeypatch):
     """Fold 0 is whole, fold 1 stops in its second epoch; the same call finishes and leaves fold 0 alone."""
     request = request_of(epochs=2)
     real = run_module.make_trainer
@@ -84,25 +82,25 @@ def test_a_stopped_call_goes_on(request_of, tmp_path, monkeypatch):
     assert not (tmp_path / "report.json").exists()
     assert not (tmp_path / "fold-1" / "classifier.safetensors").exists()
 
-    report, said = run(request, tmp_path)
+    report, messages = run(request, tmp_path)
     assert weights.stat().st_mtime_ns == made
-    assert any("classification, fold 0: trained already" in line for line in said)
-    assert "classification, fold 1: goes on from its last checkpoint" in said
+    assert any("classification, fold 0: trained already" in line for line in messages)
+    assert "classification, fold 1: goes on from its last checkpoint" in messages
     with (tmp_path / "fold-1" / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     assert report["folds"]["measured"] == [0, 1]
 
-    again, said = run(request, tmp_path)
-    assert [line for line in said if "training" in line or "goes on" in line] == []
+    again, messages = run(request, tmp_path)
+    assert [line for line in messages if "training" in line or "goes on" in line] == []
     assert again["figures"] == report["figures"]
 
 
 def test_folds_can_be_trained_without_measuring_them(request_of, tmp_path):
-    report, said = run(request_of(), tmp_path, measure=False)
+    report, messages = run(request_of(), tmp_path, measure=False)
     assert report == {}
     assert not (tmp_path / REPORT).exists()
     assert (tmp_path / "fold-1" / "classifier.json").is_file()
-    assert "classification, fold 1: training" in said
+    assert "classification, fold 1: training" in messages
 
 
 def test_a_changed_setting_is_named(request_of, tmp_path, monkeypatch):
@@ -149,7 +147,7 @@ def test_folds_and_starts_are_checked_before_any_training(request_of, phantom_se
     init = str(tmp_path / "cls" / "fold-{fold}.safetensors")
     with pytest.raises(InputError, match=r"fold-0.safetensors: no such weight file, from which fold 0 is to start"):
         run(request_of(init=init), tmp_path)
-    segmenter = SegmenterConfig(data=(str(phantom_set),), **TINY)
+    segmenter = segmenter_config(phantom_set)
     with pytest.raises(InputError, match="p4 needs an LGG folder"):
         run(crossval_request({"segmentation": segmenter}, protocol="p4"), tmp_path)
 
@@ -160,51 +158,6 @@ def test_fold_in_init_is_the_folds_number(phantom_set, tmp_path):
     assert [(r.config.fold, r.config.init) for r in runs] == [(2, "a/2/b.safetensors"), (4, "a/4/b.safetensors")]
 
 
-@pytest.mark.slow
-def test_both_stages_fold_by_fold(command, phantom_set, tmp_path):
-    """The encoder of a fold starts from that fold's classifier, so that it has not seen the fold's patients either."""
-    arguments = ["pipeline", "--data", phantom_set, "-o", tmp_path, "--folds", "0,3", "--arch", "resnet18"]
-    arguments += ["--encoder", "resnet18", "--epochs", 1, "--size", 64, "--segmenter-size", 64, "--batch-size", 8]
-    arguments += ["--segmenter-batch-size", 8, "--init", "none", "--device", "cpu", "--precision", "fp32"]
-    done = command("crossval", *arguments)
-    assert done.exit_code == 0, done.output
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["stage"] == "pipeline"
-    assert report["warnings"] == []
-    assert [(m["stage"], m["fold"], m["test_fold"]) for m in report["models"]] == [
-        ("classification", 0, 0),
-        ("classification", 3, 3),
-        ("segmentation", 0, 0),
-        ("segmentation", 3, 3),
-    ]
-    for fold in (0, 3):
-        card = json.loads((tmp_path / "segmentation" / f"fold-{fold}" / "segmenter.json").read_text())
-        assert card["training"]["init"] == str(tmp_path / "classification" / f"fold-{fold}" / "classifier.safetensors")
-    assert report["n"] == 16
-    assert "label right (slices)" in done.output
-
-
-def test_the_classifier_with_one_call(command, phantom_set, tmp_path):
-    arguments = ["classification", "--data", phantom_set, "-o", tmp_path / "out", "--folds", "0,1", "--arch", "mlp"]
-    arguments += ["--size", 64, "--epochs", 1, "--init", "none", "--device", "cpu", "--no-probe", "--batch-size", 8]
-    done = command("crossval", *arguments)
-    assert done.exit_code == 0, done.output
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["folds"]["measured"] == [0, 1]
-    assert report["crossval"]["classification"]["not_brain"] == []
-
-
-def test_options_make_the_settings_of_a_stage():
-    both = {"data": ("a", "b"), "label_map": (("x", "glioma"),)}
-    own = config_of("classification", {**both, "arch": "resnet50"})
-    assert (own.data, own.label_map, own.not_brain) == (("a", "b"), (("x", "glioma"),), ())
-    assert own.size == 224
-    assert config_of("classification", {**both, "arch": "mlp", "size": 64, "not_brain": ("n",)}).not_brain == ("n",)
-    assert config_of("segmentation", both).label_map == (("x", "glioma"),)
-    with pytest.raises(InputError, match="--size 100 is not divisible by 32"):
-        config_of("segmentation", {**both, "size": 100})
-
-
 def test_stages_that_would_make_different_folds_are_refused(phantom_set, tmp_path, monkeypatch):
     """A tumor without a mask is of use to the classifier only; without it both stages make the same folds."""
     monkeypatch.setattr(room, "_TRAIN", {})
@@ -213,9 +166,9 @@ def test_stages_that_would_make_different_folds_are_refused(phantom_set, tmp_pat
 
     def both():
         index.write_text("\n".join(",".join(row) for row in rows) + "\n")
-        settings = {"label_map": (), **TINY, "data": (f"{index}@{phantom_set}",)}
-        first = classification.ClassifierConfig(arch="mlp", **settings)
-        return crossval_request({"classification": first, "segmentation": SegmenterConfig(**settings)}, folds=(0,))
+        data = f"{index}@{phantom_set}"
+        configs = {"classification": config(data), "segmentation": segmenter_config(data)}
+        return crossval_request(configs, folds=(0,))
 
     with pytest.raises(KeyError, match="classification"):  # goes on to train
         run(both(), tmp_path / "out")
@@ -231,33 +184,6 @@ def test_p3_has_nothing_to_cross_validate(request_of, tmp_path):
         run(replace(request_of(folds=()), protocol="p3"), tmp_path)
 
 
-@pytest.mark.slow
-def test_a_segmenter_on_an_lgg_folder_with_one_call(command, tmp_path):
-    write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
-    arguments = ["segmentation", "--data", tmp_path / "lgg", "-o", tmp_path / "out", "--folds", "0,1", "--epochs", 1]
-    arguments += ["--size", 64, "--encoder", "resnet18", "--init", "none", "--batch-size", 4, "--duplicates", "drop"]
-    done = command("crossval", *arguments, "--device", "cpu")
-    assert done.exit_code == 0, done.output
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["protocol"]["id"] == "p4"
-    assert report["warnings"] == []
-    assert len(report["figures"]["volume"]["by_patient"]) == report["n_patients"] == 2
-
-
-def test_the_options_are_those_of_training(command, phantom_set, tmp_path):
-    wrong = command("crossval", "segmentation", "--data", "x", "-o", tmp_path, "--size", "100")
-    assert wrong.exit_code == 2
-    assert "--size 100 is not divisible by 32" in wrong.stderr
-    for stage, name in (("classification", "--blank"), ("segmentation", "--encoder"), ("pipeline", "--segmenter-init")):
-        text = command("crossval", stage, "--help").output
-        assert name in text
-        assert "--folds" in text
-        assert "--resume" not in text
-    missing = command("crossval", "classification", "--data", tmp_path / "no", "-o", tmp_path)
-    assert missing.exit_code == 2
-    assert "no such data folder" in missing.stderr
-
-
 def test_a_finished_run_needs_weights_and_card(phantom_set, tmp_path):
     fold = FoldRun("classification", config(phantom_set), tmp_path)
     assert not fold.finished
@@ -266,17 +192,6 @@ def test_a_finished_run_needs_weights_and_card(phantom_set, tmp_path):
     assert not fold.finished
     fold.check()
     assert replace(fold, stage="segmentation").finished is False
-
-
-def test_a_stopped_call_says_how_to_go_on(command, phantom_set, tmp_path, monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(room, "_TRAIN", {"classification": stop})
-    arguments = ["classification", "--data", str(phantom_set), "-o", str(tmp_path), "--init", "none", "--size", "64"]
-    done = command("crossval", *arguments)
-    assert done.exit_code == 130
-    assert done.stderr.strip() == "tumorlens: stopped; repeat the command to go on"
 
 
 @pytest.fixture
@@ -297,7 +212,7 @@ def plan(tmp_path, monkeypatch):
 def test_the_two_stages_of_a_fold_follow_each_other(plan, phantom_set, tmp_path):
     """So that a segmenter can start from its fold's classifier, and a call that was stopped leaves whole folds."""
     init = str(tmp_path / "classification" / "fold-{fold}" / "classifier.safetensors")
-    segmenter = SegmenterConfig(data=(str(phantom_set),), **(TINY | {"init": init}))
+    segmenter = segmenter_config(phantom_set, init=init)
     trained, measured = plan(
         crossval_request({"classification": config(phantom_set), "segmentation": segmenter}, folds=(0, 3))
     )
@@ -311,7 +226,7 @@ def test_the_two_stages_of_a_fold_follow_each_other(plan, phantom_set, tmp_path)
 
 def test_an_lgg_folder_is_measured_by_p4(plan, tmp_path):
     write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
-    segmenter = SegmenterConfig(data=(str(tmp_path / "lgg"),), **TINY)
+    segmenter = segmenter_config(tmp_path / "lgg")
     trained, measured = plan(crossval_request({"segmentation": segmenter}))
     assert measured.protocol == "p4"
     assert measured.folds == (0, 1, 2, 3, 4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pipeline.evaluation.test_evaluate import measure, tiny_classifier, tiny_segmenter
+from tests.pipeline.evaluation.test_evaluate import measure
 from tests.scans.pictures import save_volume
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.phantom import phantom_slice, phantom_volume
@@ -18,20 +18,10 @@ from tumorlens.pipeline.evaluation.protocols import NONE
 from tumorlens.pipeline.pipeline import Pipeline
 
 
-@pytest.fixture(scope="module")
-def weights(phantom_set, tmp_path_factory):
-    """A classifier and a segmenter that were trained for one epoch, with test fold 0."""
-    folder = tmp_path_factory.mktemp("weights")
-    return {
-        "classifier": tiny_classifier(str(phantom_set), folder / "c"),
-        "segmenter": tiny_segmenter(str(phantom_set), folder / "s"),
-    }
-
-
 def test_the_pipeline_end_to_end(phantom_set, weights, tmp_path):
-    found = measure(tmp_path, "pipeline", phantom_set, protocol="p2", **weights)
-    figures = found.report["figures"]["slices"]
-    rows = found.rows
+    measured = measure(tmp_path, "pipeline", phantom_set, protocol="p2", **weights)
+    figures = measured.report["figures"]["slices"]
+    rows = measured.rows
     assert len(rows) == 8
     assert figures["accuracy"]["value"] == pytest.approx(np.mean([r["label"] == r["predicted"] for r in rows]))
     assert figures["dice_all"]["value"] == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=1e-6)
@@ -39,7 +29,7 @@ def test_the_pipeline_end_to_end(phantom_set, weights, tmp_path):
     assert all(float(r["dice"]) == 0 and int(r["guess_px"]) == 0 for r in missed)
     assert figures["masks"]["n"] == 8
     assert figures["masks"]["slice"]["hd95_all"] is not None
-    assert {"confusion.png", "dice_by_size.png", "worst.png"} <= set(found.report["files"])
+    assert {"confusion.png", "dice_by_size.png", "worst.png"} <= set(measured.report["files"])
 
 
 def test_a_missed_or_refused_tumor_has_dice_0(phantom_set, weights, tmp_path, monkeypatch):
@@ -50,13 +40,13 @@ def test_a_missed_or_refused_tumor_has_dice_0(phantom_set, weights, tmp_path, mo
         return replace(result, label="refused", mask=np.zeros_like(result.mask))
 
     monkeypatch.setattr(Pipeline, "run", refuse)
-    found = measure(tmp_path, "pipeline", phantom_set, protocol="p2", **weights)
-    figures = found.report["figures"]["slices"]
+    measured = measure(tmp_path, "pipeline", phantom_set, protocol="p2", **weights)
+    figures = measured.report["figures"]["slices"]
     assert figures["refused"]["value"] == 1
     assert figures["accuracy"]["value"] == figures["sensitivity"]["value"] == figures["specificity"]["value"] == 0
     assert figures["dice_tumor"]["value"] == 0
     assert figures["masks"]["slice"]["missed"]["value"] == 1
-    assert {row["predicted"] for row in found.rows} == {"refused"}
+    assert {row["predicted"] for row in measured.rows} == {"refused"}
 
 
 def case(patient, label, guess, score, free=0, marked=0, volume=False):
@@ -160,10 +150,10 @@ def test_a_volume_is_one_scan_and_its_slices_are_listed(weights, tmp_path):
     save_volume(tmp_path / "v.nii.gz", phantom)
     nib.save(nib.Nifti1Image(phantom.mask, phantom.scan.affine), tmp_path / "m.nii.gz")
     (tmp_path / "index.csv").write_text("image,mask,label,patient\nv.nii.gz,m.nii.gz,meningioma,a\n")
-    found = measure(tmp_path / "out", "pipeline", tmp_path, **weights)
-    volumes = found.report["figures"]["volumes"]
-    assert [row["kind"] for row in found.rows] == ["volume"] + ["slice"] * 12
-    overlap = sum(int(row["overlap_px"]) for row in found.rows[1:])
-    total = sum(int(row["truth_px"]) + int(row["guess_px"]) for row in found.rows[1:])
+    measured = measure(tmp_path / "out", "pipeline", tmp_path, **weights)
+    volumes = measured.report["figures"]["volumes"]
+    assert [row["kind"] for row in measured.rows] == ["volume"] + ["slice"] * 12
+    overlap = sum(int(row["overlap_px"]) for row in measured.rows[1:])
+    total = sum(int(row["truth_px"]) + int(row["guess_px"]) for row in measured.rows[1:])
     assert volumes["dice_all"]["value"] == pytest.approx(2 * overlap / total)
-    assert "slices" not in found.report["figures"]
+    assert "slices" not in measured.report["figures"]

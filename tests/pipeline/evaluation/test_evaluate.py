@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
+from tests.data.training.runs import classifier_config, train
 from tests.scans.lgg import write_lgg_phantoms
-from tumorlens.classification.config import ClassifierConfig
-from tumorlens.classification.train import train_classifier
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import read_sample
 from tumorlens.data.errors import InputError
@@ -24,45 +23,7 @@ from tumorlens.pipeline.evaluation.evaluate import evaluate
 from tumorlens.pipeline.evaluation.report import CASES, KIND, PICTURES, REPORT, TEXT, check_out
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.tables import cell, fold_table, leaves, over_folds
-from tumorlens.segmentation.config import SegmenterConfig
 from tumorlens.segmentation.predict import Segmenter
-from tumorlens.segmentation.train import train_segmenter
-
-TINY = {"size": 64, "epochs": 1, "batch_size": 8, "init": "none", "device": "cpu", "precision": "fp32"}
-
-
-def quiet(*_, **__):
-    pass
-
-
-TRAINED: dict[tuple[str, str], str] = {}  # data and network -> weights, for all modules that ask for them
-
-
-def tiny_classifier(data: str, folder: Path, arch: str = "cnn") -> str:
-    """Weights of one epoch with test fold 0; trained once, in the folder of the first call."""
-    if not Path(TRAINED.get((data, arch), "")).is_file():
-        train_classifier(ClassifierConfig(data=(data,), arch=arch, **TINY), folder, progress=False, say=quiet)
-        TRAINED[data, arch] = str(folder / "classifier.safetensors")
-    return TRAINED[data, arch]
-
-
-def tiny_segmenter(data: str, folder: Path) -> str:
-    """The same for stage two."""
-    if not Path(TRAINED.get((data, "unet"), "")).is_file():
-        config = SegmenterConfig(data=(data,), encoder="resnet18", decoder_channels=(32, 16, 16, 8, 8), **TINY)
-        train_segmenter(config, folder, progress=False, say=quiet)
-        TRAINED[data, "unet"] = str(folder / "segmenter.safetensors")
-    return TRAINED[data, "unet"]
-
-
-@pytest.fixture(scope="module")
-def weights(phantom_set, tmp_path_factory):
-    """A classifier and a segmenter that were trained for one epoch, with test fold 0."""
-    folder = tmp_path_factory.mktemp("weights")
-    return {
-        "classifier": tiny_classifier(str(phantom_set), folder / "c"),
-        "segmenter": tiny_segmenter(str(phantom_set), folder / "s"),
-    }
 
 
 @dataclass
@@ -188,33 +149,34 @@ def test_the_probe_and_the_explanation_are_in_the_report(classified):
 
 
 def test_a_network_without_feature_maps_is_not_explained(phantom_set, tmp_path):
-    mlp = tiny_classifier(str(phantom_set), tmp_path / "mlp", "mlp")
+    train(classifier_config(phantom_set, arch="mlp", epochs=1), tmp_path / "mlp")
+    mlp = str(tmp_path / "mlp" / "classifier.safetensors")
     with pytest.raises(InputError, match="no convolution"):
         measure(tmp_path / "out", "classification", phantom_set, classifier=mlp, folds=(0,), explain=True)
 
 
 def test_p1_renormalizes_and_says_so(phantom_set, weights, tmp_path):
-    found = measure(
+    measured = measure(
         tmp_path, "classification", phantom_set, protocol="p1", classifier=weights["classifier"], probe=False
     )
-    assert "the test fold on the weights' card" in found.report["folds"]["choice"]
-    assert "renormalized" in found.report["metric_policy"]
-    assert found.warnings == []
-    shares = columns(found.rows, "after")[:, 1:]
+    assert "the test fold on the weights' card" in measured.report["folds"]["choice"]
+    assert "renormalized" in measured.report["metric_policy"]
+    assert measured.warnings == []
+    shares = columns(measured.rows, "after")[:, 1:]
     shares = shares / shares.sum(axis=1, keepdims=True)
-    labels = np.array([CLASSES.index(row["label"]) - 1 for row in found.rows])
-    assert found.report["figures"]["after"]["slice"]["ece"]["value"] == pytest.approx(ece(labels, shares), abs=1e-6)
-    assert [CLASSES[1 + k] for k in shares.argmax(1)] == [row["predicted"] for row in found.rows]
-    assert found.report["figures"]["gate"]["specificity"] is None
+    labels = np.array([CLASSES.index(row["label"]) - 1 for row in measured.rows])
+    assert measured.report["figures"]["after"]["slice"]["ece"]["value"] == pytest.approx(ece(labels, shares), abs=1e-6)
+    assert [CLASSES[1 + k] for k in shares.argmax(1)] == [row["predicted"] for row in measured.rows]
+    assert measured.report["figures"]["gate"]["specificity"] is None
 
 
 def test_masks_are_scored_on_the_sources_grid(phantom_set, weights, tmp_path):
     """Drawn anew in one batch, as the sweep does (in another, a pixel may part at the threshold), and scored by another
     formula, Dice is the same."""
-    found = measure(tmp_path, "segmentation", phantom_set, protocol="p2", segmenter=weights["segmenter"])
+    measured = measure(tmp_path, "segmentation", phantom_set, protocol="p2", segmenter=weights["segmenter"])
     segmenter, grid = Segmenter.load(weights["segmenter"], "cpu"), Preprocess(64)
     by_name = {str(s.image): s for s in load_samples(phantom_set)}
-    readings = [read_sample(by_name[row["file"]]) for row in found.rows]
+    readings = [read_sample(by_name[row["file"]]) for row in measured.rows]
     heads = [grid(reading.image, reading.aspect) for reading in readings]
     maps = segmenter.predict(np.stack([prepared.image for prepared in heads]))
     again = []
@@ -223,12 +185,12 @@ def test_masks_are_scored_on_the_sources_grid(phantom_set, weights, tmp_path):
         truth = np.zeros(guess.shape, bool) if reading.mask is None else reading.mask > 0
         total = guess.sum() + truth.sum()
         again.append(2 * (guess & truth).sum() / total if total else 1.0)
-    assert [float(row["dice"]) for row in found.rows] == pytest.approx(again, abs=1e-6)
-    figures = found.report["figures"]
+    assert [float(row["dice"]) for row in measured.rows] == pytest.approx(again, abs=1e-6)
+    figures = measured.report["figures"]
     assert figures["slice"]["dice_all"]["value"] == pytest.approx(np.mean(again), abs=1e-6)
-    sick = np.array([int(row["truth_px"]) > 0 for row in found.rows])
+    sick = np.array([int(row["truth_px"]) > 0 for row in measured.rows])
     assert figures["slice"]["dice_tumor"]["value"] == pytest.approx(np.array(again)[sick].mean(), abs=1e-6)
-    marked = np.array([int(row["guess_px"]) > 0 for row in found.rows])
+    marked = np.array([int(row["guess_px"]) > 0 for row in measured.rows])
     assert figures["slice"]["false_masks"]["value"] == pytest.approx(marked[~sick].mean())
     assert {"dice_by_size.png", "worst.png"} <= {p.name for p in tmp_path.iterdir()} <= {REPORT, TEXT, CASES, *PICTURES}
 
@@ -236,18 +198,18 @@ def test_masks_are_scored_on_the_sources_grid(phantom_set, weights, tmp_path):
 def test_p4_stacks_the_slices_of_a_patient(weights, tmp_path):
     write_lgg_phantoms(tmp_path / "lgg", patients=6, slices=5)
     rest = {"segmenter": weights["segmenter"], "folds": ()}
-    found = measure(tmp_path / "out", "segmentation", tmp_path / "lgg", protocol="p4", **rest)
-    volume = found.report["figures"]["volume"]
+    measured = measure(tmp_path / "out", "segmentation", tmp_path / "lgg", protocol="p4", **rest)
+    volume = measured.report["figures"]["volume"]
     voxels = {}
-    for row in found.rows:
+    for row in measured.rows:
         counts = voxels.setdefault(row["patient"], np.zeros(2))
         counts += [2 * int(row["overlap_px"]), int(row["truth_px"]) + int(row["guess_px"])]
     again = {patient: both / total if total else 1.0 for patient, (both, total) in voxels.items()}
     assert volume["by_patient"] == pytest.approx(again)
     assert volume["mean"]["value"] == pytest.approx(np.mean(list(again.values())))
     assert len(again) == 6
-    assert "made as training makes them" in found.report["folds"]["choice"]
-    assert any("Dice of volumes" in line for line in found.messages)
+    assert "made as training makes them" in measured.report["folds"]["choice"]
+    assert any("Dice of volumes" in line for line in measured.messages)
 
 
 def test_a_report_is_not_lost_by_accident(phantom_set, weights, tmp_path):
@@ -294,14 +256,14 @@ def test_where_nothing_can_be_written(tmp_path):
 def test_one_class_and_one_patient_give_no_nan(phantom_set, weights, tmp_path):
     (tmp_path / "index.csv").write_text("image,mask,label,patient\nimages/1_0.png,masks/1_0.png,glioma,p1\n")
     data = f"{tmp_path / 'index.csv'}@{phantom_set}"
-    found = measure(tmp_path / "c", "classification", data, classifier=weights["classifier"])
-    assert found.report["figures"]["after"]["slice"]["roc_auc_mean"] is None
+    measured = measure(tmp_path / "c", "classification", data, classifier=weights["classifier"])
+    assert measured.report["figures"]["after"]["slice"]["roc_auc_mean"] is None
     assert "| ROC-AUC, mean of one against rest | - | - |" in (tmp_path / "c" / "report.md").read_text()
     measure(tmp_path / "s", "segmentation", data, segmenter=weights["segmenter"])
     measure(tmp_path / "p", "pipeline", data, **weights)
 
 
-def test_tables_show_what_is_undefined():
+def test_tables_show_undefined_figures():
     assert cell(None) == "-"
     assert cell({"value": 0.5, "low": 0.25, "high": 1.0}) == "0.5000 [0.2500, 1.0000]"
     assert cell({"value": 0.5, "low": None, "high": None}) == "0.5000"

@@ -128,7 +128,7 @@ def test_without_a_protocol_all_scans_are_one_set(phantom_set):
     assert list(select(request(phantom_set, folds=(2,))).parts) == [2]
 
 
-def test_the_fold_is_the_cards_unless_another_is_asked_for(phantom_set, tmp_path):
+def test_the_fold_is_that_of_the_card_unless_another_is_given(phantom_set, tmp_path):
     """Whatever the data's folder is called by now."""
     card = card_of(phantom_set, fold=3)
     shutil.copytree(phantom_set, tmp_path / "renamed")
@@ -158,7 +158,7 @@ def test_data_that_the_weights_were_not_tested_on_are_one_set(phantom_set, bare,
     assert list(select(made, card_of(*made.data, fold=3, seed=0)).parts) == [3]
 
 
-def test_p4_takes_an_index_that_says_the_channel(lgg, phantom_set, tmp_path):
+def test_p4_takes_an_index_with_a_channel(lgg, phantom_set, tmp_path):
     index = tmp_path / "lgg.csv"
     write_index(divide(lgg, folds=3), index)
     source = f"{index}@{lgg}"
@@ -189,21 +189,21 @@ def test_p4_takes_an_index_that_says_the_channel(lgg, phantom_set, tmp_path):
         ({"protocol": "p3", "folds": (1,)}, "protocol p3 has no folds"),
     ],
 )
-def test_wrong_wishes_are_named(phantom_set, wish, message):
+def test_wrong_requests_are_refused_with_a_reason(phantom_set, wish, message):
     with pytest.raises(InputError, match=message):
         select(request(phantom_set, **wish))
 
 
 def test_data_without_labels_or_masks(phantom_set, bare, tmp_path):
-    unlabelled = tmp_path / "unlabelled"
-    unlabelled.mkdir()
+    unlabeled = tmp_path / "unlabeled"
+    unlabeled.mkdir()
     for name in ("images", "masks"):
-        (unlabelled / name).symlink_to(phantom_set / name)
+        (unlabeled / name).symlink_to(phantom_set / name)
     with pytest.raises(InputError, match="no labeled scan"):
-        select(request(unlabelled))
+        select(request(unlabeled))
     with pytest.raises(InputError, match="p2 needs labels"):
-        select(request(unlabelled, "segmentation", protocol="p2"))
-    assert len(select(request(unlabelled, "segmentation")).samples) == 40
+        select(request(unlabeled, "segmentation", protocol="p2"))
+    assert len(select(request(unlabeled, "segmentation")).samples) == 40
     no_masks = bare("image", "label", "patient")
     with pytest.raises(InputError, match="no scan of a tumor has a mask"):
         select(request(no_masks, "segmentation"))

@@ -117,10 +117,10 @@ def entity():
 
 
 def query(ds):
-    wanted = pydicom.Dataset()
-    wanted.QueryRetrieveLevel = "SERIES"
-    wanted.StudyInstanceUID, wanted.SeriesInstanceUID = ds.StudyInstanceUID, ds.SeriesInstanceUID
-    return wanted
+    query = pydicom.Dataset()
+    query.QueryRetrieveLevel = "SERIES"
+    query.StudyInstanceUID, query.SeriesInstanceUID = ds.StudyInstanceUID, ds.SeriesInstanceUID
+    return query
 
 
 def test_dicomweb_gives_the_series_back(web, stored, tmp_path):
