@@ -60,13 +60,11 @@ def signatures(images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
-def near_duplicates(
-    first_nd: NDArray[np.float32], second_nd: NDArray[np.float32], threshold: float = NEAR_DUPLICATE
-) -> list[tuple[int, int, float]]:
+def near_duplicates(first_nd: NDArray[np.float32], second_nd: NDArray[np.float32]) -> list[tuple[int, int, float]]:
     """Pairs ``(i, j, correlation)`` of signatures that show the same picture, as it is or mirrored left-right."""
     mirrored = second_nd.reshape(-1, _GRID, _GRID)[:, :, ::-1].reshape(second_nd.shape)
     likeness = np.maximum(first_nd @ second_nd.T, first_nd @ mirrored.T)
-    pairs = [(int(i), int(j), float(likeness[i, j])) for i, j in np.argwhere(likeness >= threshold)]
+    pairs = [(int(i), int(j), float(likeness[i, j])) for i, j in np.argwhere(likeness >= NEAR_DUPLICATE)]
     return sorted(pairs, key=lambda pair: -pair[2])
 
 

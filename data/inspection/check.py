@@ -22,18 +22,16 @@ from tumorlens.data.datasets.folders import scans_below, scans_in
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.load import list_rows
 from tumorlens.data.datasets.patients import patient_in_file
-from tumorlens.data.datasets.sample import Sample, channel_of
+from tumorlens.data.datasets.sample import Sample, channel_of, slices_with_head
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
 from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label
 from tumorlens.data.masks.read import describe_values, open_mask, read_mask, read_volume_mask
-from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
 
 MIN_SIDE_PX = 64  # below it a lesion of 10 mm in a head of 200 mm is three pixels wide
-_MIN_TISSUE = 0.25  # of the fullest slice's share: slices with less head teach nothing and all look alike
 
 
 @dataclass
@@ -122,17 +120,16 @@ def _check_file(row: Row, check: _Check) -> Iterator[tuple[Sample, NDArray[np.ui
     masks = _masks(sample, scan, check)
     _check_mask(sample, masks, scan, row, check)
     several = scan.n_slices > 1  # training, too, takes a single slice of DICOM or NIfTI as a picture
-    tissue = tissue_shares(scan) if several else np.ones(1)
-    for k in np.flatnonzero((tissue >= _MIN_TISSUE * tissue.max()) & (tissue > 0)):
+    for k in slices_with_head(scan) if several else [0]:
         label = sample.label
         if several and label and (masks is None or not masks[k].any()):
             label = CLASSES[NO_TUMOR]
         try:
-            prepared = Preprocess()(scan.slice(int(k)) if sample.channel is None else shown, scan.pixel_aspect)
+            prepared = Preprocess()(scan.slice(k) if sample.channel is None else shown, scan.pixel_aspect)
         except InputError as error:
             check.add("unreadable", f"{name}: {error}")
             continue
-        index = int(k) if several else None
+        index = k if several else None
         # A volume of an unknown patient is a patient of its own, so that its slices stay together.
         patient = sample.patient or (str(sample.image) if several else "")
         yield replace(sample, label=label, patient=patient, slice_index=index), prepared.image
