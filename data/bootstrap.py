@@ -71,6 +71,23 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike, patients: Patients, see
     return with_bounds(above.sum() / below.sum(), means)
 
 
+def median(values: NDArray[Any], chosen: NDArray[np.bool_], patients: Patients, seed: int = 0) -> dict[str, Any] | None:
+    """Median over the chosen slices and its interval, see `interval`.
+
+    Args:
+        values: ``(n,)`` a figure of each slice.
+        chosen: ``(n,)`` the slices that count.
+        patients: ``(n,)`` patient of each slice.
+        seed: Of the draws.
+    """
+
+    def statistic(indices: NDArray[np.int64]) -> float | None:
+        counted = values[indices][chosen[indices]]
+        return float(np.median(counted)) if len(counted) else None
+
+    return interval(statistic, patients, seed)
+
+
 def interval(
     statistic: Callable[[NDArray[np.int64]], float | None],
     patients: Patients,

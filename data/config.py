@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 MAX_SEED = 2**32 - 1  # of NumPy's and scikit-learn's generators
+PARTS = ("train", "validation", "test")  # of a data set: to learn from, to choose an epoch on, to measure on
 
 LAYOUTS = (
     "Data folder (index.csv, class folders, images/ + masks/, LGG folders of patients with pictures and their *_mask "

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.config import MAX_SEED
+from tumorlens.data.config import MAX_SEED, PARTS
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
 CARD_SCHEMA = 1
-PARTS = ("train", "validation", "test")  # of a training's patients
 _LARGEST = 1e30  # of a number without a range of its own: float32 holds it
 _TEMPERATURES = (0.05, 20.0)  # the range in which classification.trust.calibration searches
 
@@ -55,19 +54,30 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def checked_card(path: Path, stage: str) -> dict[str, Any]:
-    """The card of a stage's weights.
+def stage_card(path: Path, stage: str) -> dict[str, Any]:
+    """The card of a stage's weights, with its settings unchecked.
 
     Args:
         path: The ``.safetensors`` file.
         stage: ``"classification"`` or ``"segmentation"``.
 
     Raises:
-        InputError: A file is missing, or the card is of another stage, of another preprocessing version or wrong.
+        InputError: As `read_card`, or the weights are of another stage.
     """
     card = read_card(path)
     if card.get("stage") != stage:
         raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
+    return card
+
+
+def checked_card(path: Path, stage: str) -> dict[str, Any]:
+    """The card of a stage's weights that this program can use; arguments as in `stage_card`.
+
+    Raises:
+        InputError: As `stage_card`, or the card is of another preprocessing version, lacks a setting, or has an
+            impossible one.
+    """
+    card = stage_card(path, stage)
     if card.get("preprocess_version") != PREPROCESS_VERSION:
         raise InputError(
             f"{path}: trained with preprocessing version {card.get('preprocess_version')}, "

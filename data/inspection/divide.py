@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.config import PARTS
 from tumorlens.data.datasets.duplicates import CLUSTER, Pair, copy_pairs, group_patients, signatures
 from tumorlens.data.datasets.folds import make_folds
 from tumorlens.data.datasets.listing import HINT, Row
@@ -27,7 +28,6 @@ from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION
 
-PARTS = ("train", "validation", "test")
 SHARES = (0.70, 0.15, 0.15)
 MIN_FOLDS = 3  # one to test, one to validate, one to train
 _COLUMNS = ["image", "mask", "label", "patient", "split"]

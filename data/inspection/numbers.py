@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.config import PARTS
 from tumorlens.data.datasets.duplicates import (
     Pair,
     equal_files,
@@ -23,7 +24,6 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.statistics import UNLABELED, Statistics
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 
-_PARTS = ("train", "validation", "test")
 _HIGH_AUC = 0.8  # from which a plain fact of the picture is called out for giving the class away
 
 
@@ -175,7 +175,7 @@ def _table(stats: Statistics, parts: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _order(part: str) -> tuple[int, int, str]:
-    return _PARTS.index(part) if part in _PARTS else len(_PARTS), len(part), part
+    return PARTS.index(part) if part in PARTS else len(PARTS), len(part), part
 
 
 def count_copies(samples: Sequence[Sample], pairs: Sequence[Pair], folds: Folds) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
-from tumorlens.data.cards.card import check_settings, read_card
+from tumorlens.data.cards.card import check_settings, stage_card
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.run_folder import FREE, changed_setting, plain_config
@@ -132,10 +132,8 @@ def finished_folds(folder: str | Path, weights: str, stage: str, recipe: Mapping
 
 
 def _checked_card(weights: Path, stage: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    card = read_card(weights)
-    check_settings(card, weights, stage)
-    if card.get("stage") != stage:
-        raise InputError(f"{weights}: these weights are for {card.get('stage')}, not for {stage}")
+    card = stage_card(weights, stage)
+    check_settings(card, weights.with_suffix(".json"), stage)
     changed = changed_setting(card.get("training", {}), dict(recipe), _FREE)
     if changed:
         raise InputError(f"{weights.parent}: the fold was trained with {changed}")

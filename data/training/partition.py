@@ -103,7 +103,7 @@ def load_partition(
         check_near_duplicates(whole.samples, split, marks)
     split = replace(split, train=share_of_patients(whole.samples, split.train, config.patients, config.seed))
     leaks = len(leaking(whole.samples, split, marks)) if config.duplicates == "keep" else None
-    for name, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
+    for name, members in split.parts.items():
         if not members:
             raise InputError(f"the {name} part of fold {config.fold} is empty")
     return Partition(

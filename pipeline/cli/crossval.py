@@ -48,7 +48,7 @@ class _Segmenter(SegmenterConfig):
 
 
 @dataclass(frozen=True)
-class _SegmenterBeside:
+class _SegmenterOptions:
     """What a segmenter has of its own where both stages are trained; the rest is as for the classifier."""
 
     segmenter_init: str = setting("", f"The encoder's first weights: {_STARTS}", shown="that fold's classifier")
@@ -89,7 +89,7 @@ def _crossval(configs: dict[str, TrainingConfig], values: Values) -> None:
 
 def _segmenter_settings(classifier: TrainingConfig, values: Values) -> dict[str, Any]:
     """The settings of the segmenter beside a classifier: its own where it has some, else the classifier's."""
-    own = fill(_SegmenterBeside, values)
+    own = fill(_SegmenterOptions, values)
     shared = {each.name: getattr(classifier, each.name) for each in fields(TrainingConfig)}
     return shared | {
         "init": own.segmenter_init or _start(own, classifier, fill(CrossvalCall, values).out),
@@ -101,13 +101,13 @@ def _segmenter_settings(classifier: TrainingConfig, values: Values) -> dict[str,
     }
 
 
-def _start(own: _SegmenterBeside, classifier: Any, out: Path) -> str:
+def _start(own: _SegmenterOptions, classifier: Any, out: Path) -> str:
     """The first weights of the encoder: that fold's classifier if it has the same architecture, else the classifier's
     own start unless that is a file."""
-    from tumorlens.pipeline.evaluation.crossval import WEIGHTS, folder
+    from tumorlens.pipeline.evaluation.crossval import WEIGHTS, fold_folder
 
     if classifier.arch == own.encoder and own.segmenter_arch != "plain-unet":
-        return str(folder(out, "pipeline", "classification", "{fold}") / WEIGHTS["classification"])
+        return str(fold_folder(out, "pipeline", "classification", "{fold}") / WEIGHTS["classification"])
     return classifier.init if classifier.init in ("imagenet", "none") else "imagenet"
 
 
@@ -141,7 +141,7 @@ pipeline = command(
     _both_stages,
     CrossvalCall,
     _Classifier,
-    _SegmenterBeside,
+    _SegmenterOptions,
     leave_out=(*_SET_HERE, "probe", "explain"),
     details=_AGAIN,
     stopped="repeat the command to go on",

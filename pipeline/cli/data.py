@@ -63,12 +63,12 @@ def _explore(values: Values) -> int:
         numbers = explore(
             call.source,
             call.out,
-            dict(call.label_map),
-            call.seed,
-            call.overwrite,
-            call.channel,
-            typed_command(),
-            progress,
+            label_map=dict(call.label_map),
+            seed=call.seed,
+            overwrite=call.overwrite,
+            channel=call.channel,
+            command=typed_command(),
+            progress=progress,
         )
     if not call.quiet:
         for remark in numbers["remarks"]:

@@ -49,10 +49,10 @@ def _engines(values: Values) -> None:
 
     from tumorlens.data.datasets.load import load_samples
     from tumorlens.data.files import write_text
-    from tumorlens.pipeline.engines.agreement import compare_engines, labelled, table
+    from tumorlens.pipeline.engines.agreement import compare_engines, labeled, table
 
     call = fill(EnginesCall, values)
-    samples = labelled([sample for source in call.data for sample in load_samples(source)])
+    samples = labeled([sample for source in call.data for sample in load_samples(source)])
     if call.fold is not None:
         samples = [sample for sample in samples if sample.fold == call.fold]
         if not samples:

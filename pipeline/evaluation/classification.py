@@ -25,8 +25,8 @@ from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
-from tumorlens.pipeline.evaluation.stage import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.tables import Table, cell, count_table, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 

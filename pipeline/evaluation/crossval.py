@@ -14,7 +14,6 @@ from tumorlens.classification.model import build_classifier
 from tumorlens.classification.train import train_classifier
 from tumorlens.data.cards.card import check_settings, read_card
 from tumorlens.data.config import TrainingConfig
-from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 from tumorlens.data.training.networks import freeze_stem
@@ -24,7 +23,7 @@ from tumorlens.pipeline.evaluation.evaluate import Say, evaluate
 from tumorlens.pipeline.evaluation.protocols import Progress, folds_are_common
 from tumorlens.pipeline.evaluation.report import REPORT, check_out
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
-from tumorlens.pipeline.evaluation.selection import count_folds, lgg_flaw
+from tumorlens.pipeline.evaluation.selection import chosen_folds, count_folds, lgg_flaw, load_sets
 from tumorlens.pipeline.evaluation.weights import PLACEHOLDER
 from tumorlens.segmentation.model import build_segmenter
 from tumorlens.segmentation.train import train_segmenter
@@ -119,7 +118,7 @@ def crossval(
     if (request.protocol or "").lower() == "p3":
         raise InputError("protocol p3 has no folds, so there is nothing to cross-validate; see `tumorlens evaluate`")
     request = replace(request, protocol=request.protocol or _own_protocol(request))
-    folds = _folds(request)
+    folds = tuple(chosen_folds(request, count_folds(request)))
     _check_common_folds(request)
     _check_stems(request)
     classifier = request.training.get("classification")
@@ -163,16 +162,7 @@ def _own_protocol(request: EvaluationRequest) -> str | None:
     """P4 for a segmenter on LGG folders."""
     if request.stage != "segmentation":
         return None
-    sets = {source: load_samples(source, dict(request.label_map), request.channel) for source in request.data}
-    return None if any(lgg_flaw(source, samples) for source, samples in sets.items()) else "p4"
-
-
-def _folds(request: EvaluationRequest) -> tuple[int, ...]:
-    n_folds = count_folds(request)
-    for fold in request.folds or ():
-        if fold >= n_folds:
-            raise InputError(f"{', '.join(request.data)}: no fold {fold}, the data have folds 0 to {n_folds - 1}")
-    return request.folds or tuple(range(n_folds))
+    return None if any(lgg_flaw(source, samples) for source, samples in load_sets(request)) else "p4"
 
 
 def _check_common_folds(request: EvaluationRequest) -> None:
@@ -182,11 +172,10 @@ def _check_common_folds(request: EvaluationRequest) -> None:
     """
     if len(request.training) < 2:
         return
-    samples = [s for source in request.data for s in load_samples(source, dict(request.label_map), request.channel)]
-    if folds_are_common(samples):
+    if folds_are_common([sample for _, samples in load_sets(request) for sample in samples]):
         return
     raise InputError(
-        f"{', '.join(request.data)}: not every scan has a fold, and the two stages would make different ones, so that "
+        f"{request.data_names}: not every scan has a fold, and the two stages would make different ones, so that "
         "one is tested on patients the other was trained on; write folds with `tumorlens data split --folds 5`"
     )
 
@@ -196,12 +185,14 @@ def _runs(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> Iter
     for fold in folds:
         for stage, config in request.training.items():
             init = config.init.replace(PLACEHOLDER, str(fold))
-            yield FoldRun(stage, replace(config, fold=fold, init=init), folder(out, request.stage, stage, str(fold)))
+            yield FoldRun(
+                stage, replace(config, fold=fold, init=init), fold_folder(out, request.stage, stage, str(fold))
+            )
 
 
-def folder(out: Path, what: str, stage: str, fold: str) -> Path:
+def fold_folder(out: Path, measured: str, stage: str, fold: str) -> Path:
     """Where the run of a fold lies: ``fold-K``, below the stage's name where there are two stages."""
-    return (out / stage if what == "pipeline" else out) / f"fold-{fold}"
+    return (out / stage if measured == "pipeline" else out) / f"fold-{fold}"
 
 
 def _check_starts(runs: list[FoldRun], out: Path) -> None:
@@ -215,7 +206,9 @@ def _check_starts(runs: list[FoldRun], out: Path) -> None:
 
 def _measurement(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:
     """The request with the weights that the folds have written."""
-    files = {stage: str(folder(out, request.stage, stage, PLACEHOLDER) / WEIGHTS[stage]) for stage in request.training}
+    files = {
+        stage: str(fold_folder(out, request.stage, stage, PLACEHOLDER) / WEIGHTS[stage]) for stage in request.training
+    }
     return replace(
         request,
         folds=folds,

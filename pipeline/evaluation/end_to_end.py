@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.evaluation.plots import plot_confusion
-from tumorlens.data.bootstrap import interval, weighted_mean
+from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample, channel_of
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
+from tumorlens.pipeline.evaluation.base import Evaluation
 from tumorlens.pipeline.evaluation.protocols import Progress
 from tumorlens.pipeline.evaluation.segmentation import EMPTY_CASES, badness, mask_plots, mask_tables, mask_title
-from tumorlens.pipeline.evaluation.stage import Evaluation
 from tumorlens.pipeline.evaluation.tables import Table, cell
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase
 from tumorlens.pipeline.gate import REFUSED
@@ -165,7 +165,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             return weighted_mean(values.astype(float), weights.astype(float), patients, self.seed)
 
         every = np.ones(len(cases))
-        slices = [(s, name, c.patient) for c in cases for s, name in zip(c.scores, c.slice_labels, strict=True)]
+        slices = _slices(cases)
         return {
             "n": len(cases),
             "n_patients": len(set(patients)),
@@ -177,11 +177,11 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             "n_outlined": int(outlined.sum()),
             "dice_all": estimate(score, outlined),
             "dice_tumor": estimate(score, drawn),
-            "dice_tumor_median": interval(lambda i: _median(score[i], drawn[i]), patients, self.seed),
+            "dice_tumor_median": median(score, drawn, patients, self.seed),
             "dice_by_label": {str(n): estimate(score, drawn & (label == n)) for n in sorted(set(label[drawn]))},
             "n_tumor_free_slices": int(free.sum()),
             "false_masks": estimate(np.divide(marked, free, out=np.zeros_like(free), where=free > 0), free),
-            "masks": segmentation_report(*_columns(slices), self.seed) if slices else None,
+            "masks": segmentation_report(*slices, self.seed) if slices[0] else None,
         }
 
     def rows_of(self, case: ScanCase) -> list[dict[str, Any]]:
@@ -196,11 +196,11 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         refused = len(self.cases) - len(named)
         truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in named], int) for key in ("label", "guess"))
         title = "scans" + (f" ({refused} refused ones left out)" if refused else "")
-        slices = [(s, name, c.patient) for c in self.cases for s, name in zip(c.scores, c.slice_labels, strict=True)]
+        slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
         if named:
             plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, title)
-        return plots | (mask_plots(*_columns(slices), self.worst.items) if slices else {})
+        return plots | (mask_plots(*slices, self.worst.items) if slices[0] else {})
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
         """A table of labels and Dice, and those of the masks, for pictures and for volumes."""
@@ -218,11 +218,11 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return tables
 
 
-def _columns(
-    slices: Sequence[tuple[SliceScores, str, str]],
-) -> tuple[list[SliceScores], list[str], list[str]]:
-    """Scores, classes and patients of slices, each as a list."""
-    return [s for s, _, _ in slices], [label for _, label, _ in slices], [patient for _, _, patient in slices]
+def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], list[str]]:
+    """Scores, classes and patients of all slices with a true mask, each as a list."""
+    scores = [s for case in cases for s in case.scores]
+    labels = [label for case in cases for label in case.slice_labels]
+    return scores, labels, [case.patient for case in cases for _ in case.scores]
 
 
 def _true_label(members: list[Sample]) -> str:
@@ -263,7 +263,3 @@ def dice(guess: NDArray[Any], truth: NDArray[Any]) -> float:
     """Dice of two masks of one shape; 1 where both are empty, 0 where one is."""
     total = int(np.count_nonzero(guess)) + int(np.count_nonzero(truth))
     return 1.0 if total == 0 else 2 * int(np.count_nonzero((guess != 0) & (truth != 0))) / total
-
-
-def _median(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> float | None:
-    return float(np.median(values[chosen])) if chosen.any() else None

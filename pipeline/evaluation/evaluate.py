@@ -46,15 +46,15 @@ def evaluate(
     """
     check_out(out, overwrite)
     weights = Weights(request)
-    weights.check_name(request)
+    weights.check_names()
     card = weights.first_card()
     request = _completed(request, weights, card)
     selection = select(request, card, progress)
-    weights.check(selection)
+    weights.check_files(selection)
     warnings = _warnings(selection, weights)
     for text in warnings:
         warn(text)
-    evaluation = _evaluation(request, selection, request.fold_seed)
+    evaluation = _evaluation(request, selection)
     for fold, samples in selection.parts.items():
         evaluation.measure(weights.load(fold), samples, fold, progress)
     about = _about(request, selection, weights, warnings)
@@ -90,15 +90,16 @@ def _warnings(selection: Selection, weights: Weights) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> Any:
+def _evaluation(request: EvaluationRequest, selection: Selection) -> Any:
     from tumorlens.pipeline.evaluation.classification import ClassificationEvaluation
     from tumorlens.pipeline.evaluation.end_to_end import PipelineEvaluation
     from tumorlens.pipeline.evaluation.segmentation import SegmentationEvaluation
 
+    seed = request.fold_seed
     if request.stage == "classification":
         has_masks = any(s.mask is not None or s.image.suffix.lower() == ".mat" for s in selection.samples)
         if request.explain and not has_masks:
-            raise InputError(f"{', '.join(request.data)}: --explain needs masks, and no scan has one")
+            raise InputError(f"{request.data_names}: --explain needs masks, and no scan has one")
         return ClassificationEvaluation(selection.protocol, seed, request.explain, request.probe)
     kind = SegmentationEvaluation if request.stage == "segmentation" else PipelineEvaluation
     return kind(selection.protocol, seed)

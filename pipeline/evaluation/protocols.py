@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tumorlens.data.datasets.sample import Sample, has_truth
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, NO_TUMOR
 
 STAGES = ("classification", "segmentation", "pipeline")
 LEAKS = "leaks: 57 % of test images are copies of training images"  # of BRISC's own parts
@@ -33,8 +33,9 @@ class Protocol:
     stages: tuple[str, ...] = STAGES
 
 
+_TUMORS = tuple(c for c in range(len(CLASSES)) if c != NO_TUMOR)
 PROTOCOLS = {
-    "p1": Protocol("p1", "P1: type of tumor (three classes) and mask, folds by patient", (1, 2, 3)),
+    "p1": Protocol("p1", "P1: type of tumor (three classes) and mask, folds by patient", _TUMORS),
     "p2": Protocol("p2", "P2: presence and type (four classes) and mask, folds by patient"),
     "p3": Protocol("p3", "P3: official split, to compare with papers only", split="official"),
     "p4": Protocol("p4", "P4: LGG folder, Dice of each patient's volume, folds by patient", stages=("segmentation",)),

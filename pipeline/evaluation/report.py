@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.files import claim, whole_file, write_text
-from tumorlens.pipeline.evaluation.stage import Evaluation
+from tumorlens.pipeline.evaluation.base import Evaluation
 from tumorlens.pipeline.evaluation.tables import Table, cell, fold_table, leaves, number, over_folds
 
 SCHEMA_VERSION = 1

@@ -66,6 +66,11 @@ class EvaluationRequest:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def data_names(self) -> str:
+        """The data sets as messages name them."""
+        return ", ".join(self.data)
+
+    @property
     def fold_seed(self) -> int:
         """The seed of folds and intervals, 0 where neither the user nor a card names one."""
         return 0 if self.seed is None else self.seed

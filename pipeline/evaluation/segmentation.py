@@ -13,8 +13,8 @@ from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.protocols import Progress
-from tumorlens.pipeline.evaluation.stage import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores, volume_dice

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.bootstrap import interval, weighted_mean
+from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.files import whole_file
 from tumorlens.data.training.prepared import PreparedSet
@@ -232,7 +232,7 @@ def segmentation_report(
     per_patient["lesion_recall"] = _mean_of_patients(recall, lesions, who, seed)
     per_patient["false_lesions"] = _mean_of_patients(value["false_lesions"], every, who, seed)
     per_slice |= {
-        "dice_tumor_median": _median(value["dice"], sick, who, seed),
+        "dice_tumor_median": median(value["dice"], sick, who, seed),
         "dice_by_label": {
             kind: mean(value["dice"], sick & (np.array(kinds) == kind))
             for kind in sorted({k for k, is_sick in zip(kinds, sick, strict=True) if is_sick})
@@ -276,7 +276,7 @@ def volume_dice(scores: Sequence[SliceScores], patients: Sequence[str], seed: in
     return {
         "n_patients": len(who),
         "mean": weighted_mean(dice, every, who, seed),
-        "median": _median(dice, every, who, seed),
+        "median": median(dice, every, who, seed),
         "sd": float(dice.std(ddof=1)) if len(dice) > 1 else None,
         "by_patient": by_patient,
     }
@@ -295,13 +295,3 @@ def _mean_of_patients(
     total = np.bincount(number, np.where(weights > 0, values, 0) * weights, len(names))
     means = np.divide(total, weight, out=np.zeros(len(names)), where=weight > 0)
     return weighted_mean(means, weight > 0, names, seed)
-
-
-def _median(
-    values: NDArray[np.float64], chosen: NDArray[np.bool_], patients: list[str], seed: int
-) -> dict[str, Any] | None:
-    def statistic(indices: NDArray[np.int64]) -> float | None:
-        drawn = values[indices][chosen[indices]]
-        return float(np.median(drawn)) if len(drawn) else None
-
-    return interval(statistic, patients, seed)
