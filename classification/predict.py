@@ -67,7 +67,7 @@ class Classifier:
         """The shipped classifier, or one of your own.
 
         Args:
-            weights: A ``.safetensors`` file with its card beside it, as a training run writes it.
+            weights: A ``.safetensors`` file, with its card in the same folder, as a training run writes it.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
             tta: See `Classifier`.
             network: Opens a weight file on another engine than PyTorch on that device.

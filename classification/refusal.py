@@ -61,7 +61,7 @@ class Refusal:
         return replace(self, limit=max(0.0, float(np.quantile(strangeness_n, ADMITTED))))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors for the weight file, beside the network's own."""
+        """The tensors that the weight file holds besides the network's own."""
         import torch
 
         arrays = {"mean": self.mean, "std": self.std, "weight": self.weight}

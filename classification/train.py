@@ -54,7 +54,7 @@ def train_classifier(
         progress: Show Lightning's progress bar.
         say: Gets one line of text at each step.
         prepared: Called with the number of slices read and of all.
-        command: What the user typed, for the card.
+        command: The command as the user typed it, for the card.
 
     Returns:
         The card of the weights, test metrics included.

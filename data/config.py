@@ -21,7 +21,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What the command line shows of a setting, and what it accepts.
+    """The command line's view of a setting: its help, its spelling, and the values that it accepts.
 
     Attributes:
         help: One sentence for ``--help``.
@@ -98,7 +98,7 @@ class DataConfig:
 
     @property
     def tested(self) -> str:
-        """What the run is tested on, in words."""
+        """The slices that the run is tested on, in words."""
         return "official test part" if self.split == "official" else f"test fold {self.fold}"
 
 

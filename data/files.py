@@ -23,7 +23,10 @@ UMASK = _read_umask()  # read only once: reading it sets it, which threads must 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with the same suffix, that becomes `path` if the block ends without an error."""
+    """A temporary path in the folder of `path` that becomes `path` if the block ends without an error.
+
+    It has the suffix of `path`, from which writers choose a format.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     handle, name = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)

@@ -101,7 +101,7 @@ class Pipeline:
         segmenter: Stage two.
         threshold: Tumor probability from which a slice goes on to stage two. None takes the thresholds on the
             classifier's card: one for pictures and one for slices of volumes.
-        engine: What computes both.
+        engine: The engine that computes both.
     """
 
     classifier: Classifier

@@ -108,7 +108,7 @@ class PointEvidence(Evidence):
     """Scores of operating points in a cross-validation.
 
     Attributes:
-        scores: Those of every fold on its validation patients.
+        scores: The scores of every fold on its validation patients.
     """
 
     scores: list[PointScore]

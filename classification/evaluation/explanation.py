@@ -73,7 +73,7 @@ def explanation_report(
 ) -> dict[str, Any]:
     """Agreement of Grad-CAM maps with the true masks, over all slices with a mask and per class.
 
-    Each score has its chance level beside it: the score of a pixel drawn at random (or of a uniform map) in the region.
+    Each score comes with its chance level: the score of a pixel drawn at random (or of a uniform map) in the region.
     The pointing game also has the score of the region's center, which lies in many a tumor of the pituitary.
 
     Args:

@@ -107,8 +107,8 @@ def classification_report(
     people, truth, guess = per_patient(labels_n, shares, patients)
     place = {c: k for k, c in enumerate(chosen)}
 
-    def part(labels: Labels, probabilities: Probabilities, whose: Patients) -> dict[str, Any]:
-        return _figures(np.array([place[int(c)] for c in labels], np.int64), probabilities, whose, seed, names)
+    def part(labels: Labels, probabilities: Probabilities, owners: Patients) -> dict[str, Any]:
+        return _figures(np.array([place[int(c)] for c in labels], np.int64), probabilities, owners, seed, names)
 
     return {"classes": names, "slice": part(labels_n, shares, patients), "patient": part(truth, guess, people)}
 

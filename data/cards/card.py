@@ -1,4 +1,4 @@
-"""The JSON card beside a weight file says what the weights are. It is read and checked here, the weights are not."""
+"""Reads and checks the JSON card of a weight file, which describes the weights."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _TEMPERATURES = (0.05, 20.0)  # the range in which classification.trust.calibrat
 
 @dataclass(frozen=True)
 class _Rule:
-    """What a card has to say under a key.
+    """A rule for the value under a key of a card.
 
     Attributes:
-        key: With dots, as in ``calibration.temperature``. It is checked where the object that holds it is there.
-        what: What the value has to be, as a sentence goes on after "is not".
-        holds: Whether a value is that; it gets None for an absent one.
+        key: With dots, as in ``calibration.temperature``. It is not checked where the object around it is absent.
+        expected: The kind of value, in words that continue the sentence "X is not".
+        holds: Whether a value follows the rule. It gets None where the key is absent.
         optional: Whether the key may be absent.
     """
 
     key: str
-    what: str
+    expected: str
     holds: Callable[[Any], bool]
     optional: bool = False
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card beside a weight file.
+    """The card of a weight file, which lies in the same folder.
 
     Raises:
-        InputError: The weights or the card are not there, or the card is not a JSON object of a known schema.
+        InputError: The weights or the card are missing, or the card is not a JSON object of a known schema.
     """
     card_path = path.with_suffix(".json")
     for needed in (path, card_path):
@@ -88,7 +88,7 @@ def checked_card(path: Path, stage: str) -> dict[str, Any]:
 
 
 def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
-    """Raise an `InputError` if a card lacks something or says something impossible."""
+    """Raise an `InputError` if a card lacks a setting or has an impossible one."""
     check_training(card.get("training", {}), path)
     missing = [key for key in _NEEDED[stage] if key not in card]
     if missing:
@@ -97,7 +97,7 @@ def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
 
 
 def check_training(training: Any, path: Path) -> None:
-    """Raise an `InputError` if what a card says of a training, or of the initial weights' training, is impossible."""
+    """Raise an `InputError` if a card's settings of a training, or of the initial weights' training, are impossible."""
     _check({"training": training}, (_object("training"),), path)
     _check(training, _TRAINING, path, "training.")
     if training.get("start") is not None:
@@ -108,16 +108,16 @@ def _check(card: Mapping[str, Any], rules: Iterable[_Rule], path: Path, prefix: 
     for rule in rules:
         *parents, key = rule.key.split(".")
         place: Any = card
-        for parent in parents:  # each is an object if it is there: its own rule comes first
+        for parent in parents:  # each is an object or absent: its own rule comes first
             place = None if place is None else place.get(parent)
         if place is None or (rule.optional and key not in place):
             continue
         if not rule.holds(place.get(key)):
-            raise InputError(f"{path}: {prefix}{rule.key} {place.get(key)!r} is not {rule.what}")
+            raise InputError(f"{path}: {prefix}{rule.key} {place.get(key)!r} is not {rule.expected}")
 
 
 def _is_number(value: Any, low: float = -_LARGEST, high: float = _LARGEST) -> bool:
-    """Whether a value is a number of a range; True and the NaN that Python's JSON reads are not."""
+    """Whether a value is a number in a range. True is not, nor is the NaN that Python's JSON reads."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -91,8 +91,8 @@ def alike_by_nature(first: Sample, second: Sample) -> bool:
     """Whether a likeness means nothing, because both are slices of volumes whose patients the set itself names.
 
     In whole volumes that are stored slice by slice, slices near the vertex look alike in any two heads, and the set
-    knows better whose they are. Such sets are those of `data.datasets.lgg`: each picture has its mask beside it, and
-    one of its channels is taken.
+    names their patients reliably. Such sets are those of `data.datasets.lgg`: each picture has its mask in the same
+    folder, and one of its channels is read.
     """
     return all(is_lgg_slice(s) and s.channel is not None and not s.patient.startswith(CLUSTER) for s in (first, second))
 

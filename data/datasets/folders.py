@@ -1,4 +1,4 @@
-"""What the names of folders and files say of the scans in them: class, split, patient, and which file is whose mask."""
+"""Class, split and patient of scans by the names of their folders, and the mask of each picture by its name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MASK_APART = re.compile(r"[-_]?(mask|seg|label)$")
 
 @dataclass(frozen=True)
 class Place:
-    """What the folders above a scan say of it.
+    """Class, split and patient that the folders above a scan name.
 
     Attributes:
         label: One of `data.labels.CLASSES`; empty where no folder is named for a class.

@@ -1,4 +1,4 @@
-"""What a user names as data (a folder, an index, or ``INDEX@FOLDER``), and the one reader of index files."""
+"""Reads index files, and finds them in the data that a user names: a folder, an index, or ``INDEX@FOLDER``."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def _series(key: tuple[str, ...], members: list[tuple[Path, Dataset]]) -> Series
 
 
 def _rank(series: Series) -> tuple[Any, ...]:
-    """What makes a series better than another, the most important first; higher is better."""
+    """The key by which series are compared, the most important part first. The highest key wins."""
     fit_of_kind = {
         ("T1", True): 5,
         (None, True): 4,

@@ -36,8 +36,8 @@ class Format:
     """One row of the table of formats.
 
     Attributes:
-        name: What `data.scan.Scan.format` says.
-        title: What messages call it.
+        name: The name in `data.scan.Scan.format`.
+        title: The name in messages.
         suffixes: The usual ends of its files' names, by which scans are picked out of a folder. A file that the user
             names may be called anything.
         recognize: Whether a file's first 560 bytes show this format.
@@ -175,7 +175,7 @@ def source_files(path: Path) -> list[Path]:
     """The files that a scan is read from: the named file, and the files in which its header keeps the voxels."""
     try:
         return list(dict.fromkeys(_format_of(path).files(path)))
-    except (InputError, OSError, EOFError, zlib.error):  # reading will say what is wrong
+    except (InputError, OSError, EOFError, zlib.error):  # reading reports the problem
         return [path]
 
 

@@ -1,4 +1,4 @@
-"""What the readers of volumes share: checks of shape, frame and size, affine and spacing, detached data."""
+"""The common parts of the readers of volumes: checks of shape, frame and size, affine and spacing, detached data."""
 
 from __future__ import annotations
 

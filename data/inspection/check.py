@@ -1,4 +1,4 @@
-"""What is wrong with a data set: every file is looked at, and the first error does not stop the check."""
+"""Finds the problems of a data set. Every file is checked: the first error does not stop the check."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_set(
     channel: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Everything that is wrong with a data set: with its rows, its files and masks, its folds and its official split.
+    """All problems of a data set: of its rows, its files and masks, its folds and its official split.
 
     Args:
         source: As in `data.datasets.load.load_samples`.
@@ -71,7 +71,7 @@ def check_set(
         progress: Called with the number of files done and of all.
 
     Raises:
-        InputError: Nothing there can be a data set, or a mapping does not lead to a class.
+        InputError: The source cannot be a data set, or a mapping does not lead to a class.
     """
     for name in label_map or {}:
         canonical_label(name, label_map)

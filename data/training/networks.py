@@ -24,7 +24,7 @@ class BatchedNetwork:
     Attributes:
         model: The network.
         device: Where it runs.
-        normalization: What its weights expect of the pixels.
+        normalization: The normalization of pixels that its weights expect.
         half: Compute in bfloat16 instead of fp32.
     """
 

@@ -74,7 +74,7 @@ def load_partition(
     """Read, prepare and split the data of a run.
 
     Args:
-        config: Which data, which split.
+        config: The data and the split.
         keep: Only samples for which it is true are read.
         progress: Called with the number of slices done and of all.
 

@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A training run; its methods are the steps, in the order in which a stage takes them.
+    """A training run. Its methods are the steps, in the order in which a stage takes them.
 
     Attributes:
         config: All settings.
@@ -120,7 +120,7 @@ class Run:
         Args:
             weights: Name of the weight file.
             tensors: Its content.
-            card: What to write beside it, see `data.cards.weights.save_weights`.
+            card: The content of its card, see `data.cards.weights.save_weights`.
             headline: The test figure that is reported to the user.
         """
         plot_learning_curves(write_metrics_table(self.out), self.out / "curves.png")

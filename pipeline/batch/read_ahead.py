@@ -30,9 +30,9 @@ class Reading:
     Attributes:
         job: The job.
         case: The scan, prepared for the networks; None if there is an error or an earlier result.
-        made_of: What its result depends on, as ``result.json`` will store it.
+        made_of: Everything that its result depends on, as ``result.json`` stores it.
         earlier: The content of an earlier ``result.json`` that still holds, or None.
-        error: What went wrong, or None.
+        error: The error of the reading, or None.
     """
 
     job: Job
@@ -66,7 +66,7 @@ def read_ahead(
         jobs: All of them.
         size: Side of the classifier's input in pixels.
         options: Settings of the run.
-        settings: What every result depends on.
+        settings: Everything but the source that a result depends on, from `pipeline.batch.resume.settings_of`.
         readers: Number of threads.
         find_earlier: Returns the earlier result of a job that need not be read, or None.
     """

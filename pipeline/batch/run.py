@@ -20,7 +20,7 @@ from tumorlens.pipeline.batch.job import Job, place_of
 from tumorlens.pipeline.batch.read_ahead import Reading, read_ahead
 from tumorlens.pipeline.batch.resume import (
     earlier_result,
-    name_beside_results,
+    name_resumed_jobs,
     remove_earlier_results,
     settings_of,
 )
@@ -101,7 +101,7 @@ def run_batch(
     except OSError as error:
         raise InputError(f"{out}: this folder cannot be made ({error.strerror})") from None
     if resume:
-        jobs = name_beside_results(jobs, out)
+        jobs = name_resumed_jobs(jobs, out)
     else:
         remove_earlier_results(out)
     _say_renamed(jobs)
@@ -198,7 +198,7 @@ class _Table:
             self._written_at = time.monotonic()
 
     def close(self, waiting: deque[tuple[Job, Written]]) -> None:
-        """Write the table, also with the scans that were finished while nobody waited for them."""
+        """Write the table, with the rows of scans that were finished but not yet added."""
         for job, written in waiting:
             if written.done() and not written.cancelled() and written.exception() is None:
                 self._add(self._row(job, written)[0])

@@ -22,7 +22,7 @@ _AGAIN = "A call that was stopped goes on when you repeat it."
 
 @dataclass(frozen=True)
 class CrossvalCall:
-    """Which folds are trained, how they are measured, and where the runs go."""
+    """The folds to train, the measurement, and the place of the runs."""
 
     out: Path = setting(help="Folder of the runs and of the report; repeat the call to go on.", flag="-o --out")
     folds: tuple[int, ...] = setting((), "Test folds.", metavar="all|0,1,..", shown="all")
@@ -49,7 +49,7 @@ class _Segmenter(SegmenterConfig):
 
 @dataclass(frozen=True)
 class _SegmenterOptions:
-    """What a segmenter has of its own where both stages are trained; the rest is as for the classifier."""
+    """The segmenter's own options where both stages are trained. The classifier's options hold for all else."""
 
     segmenter_init: str = setting("", f"The encoder's first weights: {_STARTS}", shown="that fold's classifier")
     segmenter_arch: str = setting(DEFAULT, "unet, unet++, unet-scse or plain-unet.")
@@ -88,7 +88,7 @@ def _crossval(configs: dict[str, TrainingConfig], values: Values) -> None:
 
 
 def _segmenter_settings(classifier: TrainingConfig, values: Values) -> dict[str, Any]:
-    """The settings of the segmenter beside a classifier: its own where it has some, else the classifier's."""
+    """The settings of the segmenter: its own options where it has some, else the classifier's."""
     own = fill(_SegmenterOptions, values)
     shared = {each.name: getattr(classifier, each.name) for each in fields(TrainingConfig)}
     return shared | {

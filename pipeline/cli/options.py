@@ -89,7 +89,7 @@ def command(
         leave_out: Fields that are not options of this command.
         details: Help below the first line.
         examples: Lines for the end of ``--help``.
-        stopped: What to tell a user who has stopped the command.
+        stopped: Advice for a user who has stopped the command.
     """
     params = [param for each in settings for param in _params(each, leave_out)]
     repeatable = {param.name for param in params if param.multiple or param.nargs == -1}

@@ -48,7 +48,7 @@ def read_model(core: openvino.Core, path: Path, stage: str) -> openvino.Model:
 
     Args:
         core: OpenVINO's registry of devices.
-        path: The ``.safetensors`` file with its card beside it.
+        path: A ``.safetensors`` file, with its card in the same folder.
         stage: ``classification`` or ``segmentation``.
 
     Raises:

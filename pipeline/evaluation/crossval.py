@@ -1,4 +1,4 @@
-"""Cross-validation: train every fold, go on where it was stopped, measure unseen patients, write one table."""
+"""Cross-validation: train every fold, continue a stopped call, measure unseen patients, write one table."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class FoldRun:
     """The training of one stage on one fold.
 
     Attributes:
-        stage: Which.
-        config: Settings of this very fold.
+        stage: ``classification`` or ``segmentation``.
+        config: The settings of this fold.
         folder: The run's folder.
     """
 
@@ -48,10 +48,10 @@ class FoldRun:
 
     @property
     def finished(self) -> bool:
-        """Whether weights and card are there.
+        """Whether the run has written its weights and their card.
 
         Raises:
-            InputError: They are, but made with other settings.
+            InputError: The weights were made with other settings, or changed since.
         """
         weights = self.folder / WEIGHTS[self.stage]
         if not (weights.is_file() and weights.with_suffix(".json").is_file()):
@@ -69,17 +69,17 @@ class FoldRun:
 
     @property
     def interrupted(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether the run has a checkpoint to continue from."""
         return (self.folder / "checkpoints" / "last.ckpt").is_file() and (self.folder / "config.yaml").is_file()
 
     def check(self) -> None:
-        """Raise an `InputError` if the run's folder is of other settings, or its first weights are not there."""
+        """Raise an `InputError` if the folder holds a run with other settings, or the device is not available."""
         if self.finished:
             return
         check_run(self.folder, self.config, resume=self.interrupted)
 
     def train(self, show: bool, say: Say, prepared: Progress | None, command: str) -> None:
-        """Train it, from its last checkpoint if there is one; a finished one is left alone."""
+        """Train the fold, from its last checkpoint if there is one. A finished run is left alone."""
         name = f"{self.stage}, fold {self.config.fold}"
         if self.finished:
             say(f"{name}: trained already, {self.folder}")
@@ -97,22 +97,23 @@ def crossval(
     say: Say = print,
     warn: Say = print,
 ) -> dict[str, Any]:
-    """Train and measure every fold. A call that was stopped goes on when it is repeated.
+    """Train and measure every fold. A repeated call continues a stopped one.
 
     Args:
-        request: What to train (its `training`) and how to measure it.
+        request: The settings of the training (in `training`) and of the measurement.
         out: Folder of the runs, and of the report on all of them.
         measure: Measure the folds once they are trained.
         show: Show Lightning's progress bar.
-        prepared: Called with the number of slices done and of all, in reading and in measuring.
+        prepared: Called with the number of slices done and of all, while slices are read and while they are measured.
         say: Gets one line of text at each step.
         warn: Gets a line for each reason to mistrust the figures.
 
     Returns:
-        The report as ``report.json`` holds it; empty where nothing is to be measured.
+        The content of ``report.json``, empty without `measure`.
 
     Raises:
-        InputError: Unusable data or settings, no such fold, or a folder with runs of other settings.
+        InputError: The data or settings cannot be used, a fold does not exist, or the folder holds runs with other
+            settings.
     """
     _check_report(request, out)
     if (request.protocol or "").lower() == "p3":
@@ -122,12 +123,12 @@ def crossval(
     _check_common_folds(request)
     _check_stems(request)
     classifier = request.training.get("classification")
-    if request.explain and classifier is not None:  # not after hours of training
+    if request.explain and classifier is not None:  # raises now, not after hours of training
         architecture = find_architecture(classifier.arch)
         size = classifier.size
         target_layer(build_classifier(architecture, size), (3, size, size))
     runs = list(_runs(request, folds, out))
-    _check_starts(runs, out)
+    _check_initial_weights(runs)
     for run in runs:
         run.check()
     with kept_in_memory():
@@ -139,7 +140,7 @@ def crossval(
 
 
 def _check_stems(request: EvaluationRequest) -> None:
-    """What has no stem to freeze is told before the first stage is trained."""
+    """Raise an `InputError`, before the first stage is trained, if a network has no stem to freeze."""
     classifier, segmenter = request.training.get("classification"), request.training.get("segmentation")
     if classifier is not None and classifier.freeze_stem:
         freeze_stem(build_classifier(find_architecture(classifier.arch), classifier.size))
@@ -149,26 +150,26 @@ def _check_stems(request: EvaluationRequest) -> None:
 
 
 def _check_report(request: EvaluationRequest, out: Path) -> None:
-    """A report of the same cross-validation is written anew; another one is not lost."""
+    """Raise an `InputError` if the folder holds another report than that of an earlier call with the same settings."""
     try:
-        kept = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        same = kept["stage"] == request.stage and "crossval" in kept
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        same = report["stage"] == request.stage and "crossval" in report
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     check_out(out, overwrite=same)
 
 
 def _own_protocol(request: EvaluationRequest) -> str | None:
-    """P4 for a segmenter on LGG folders."""
+    """The protocol where you name none: P4 for a segmenter on LGG folders, else all classes."""
     if request.stage != "segmentation":
         return None
     return None if any(lgg_flaw(source, samples) for source, samples in load_sets(request)) else "p4"
 
 
 def _check_common_folds(request: EvaluationRequest) -> None:
-    """Refuse two stages that would make different folds: one would train on whom the other is tested on.
+    """Raise an `InputError` if the two stages make different folds.
 
-    Folds that are made depend on the samples that a stage can use, and on look-alikes where a patient is unknown.
+    One stage would then train on patients on which the other is tested.
     """
     if len(request.training) < 2:
         return
@@ -181,7 +182,7 @@ def _check_common_folds(request: EvaluationRequest) -> None:
 
 
 def _runs(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> Iterator[FoldRun]:
-    """Fold by fold, so that a stopped cross-validation has whole folds."""
+    """The runs fold by fold, so that a stopped cross-validation has whole folds."""
     for fold in folds:
         for stage, config in request.training.items():
             init = config.init.replace(PLACEHOLDER, str(fold))
@@ -191,12 +192,22 @@ def _runs(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> Iter
 
 
 def fold_folder(out: Path, measured: str, stage: str, fold: str) -> Path:
-    """Where the run of a fold lies: ``fold-K``, below the stage's name where there are two stages."""
+    """The folder of a fold's run: ``fold-K``, below the stage's name where there are two stages.
+
+    Args:
+        out: The folder of the cross-validation.
+        measured: ``pipeline`` for two stages, else the stage.
+        stage: The stage that the run trains.
+        fold: The fold's number, or a placeholder for it.
+    """
     return (out / stage if measured == "pipeline" else out) / f"fold-{fold}"
 
 
-def _check_starts(runs: list[FoldRun], out: Path) -> None:
-    """A missing file of first weights is told before the first fold is trained, unless a run here writes it."""
+def _check_initial_weights(runs: list[FoldRun]) -> None:
+    """Raise an `InputError`, before the first fold is trained, if a file of initial weights is missing.
+
+    A file that one of the runs writes need not exist yet.
+    """
     written = {run.folder / WEIGHTS[run.stage] for run in runs}
     for run in runs:
         init = run.config.init
@@ -205,7 +216,7 @@ def _check_starts(runs: list[FoldRun], out: Path) -> None:
 
 
 def _measurement(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:
-    """The request with the weights that the folds have written."""
+    """The request to measure the weights that the runs have written."""
     files = {
         stage: str(fold_folder(out, request.stage, stage, PLACEHOLDER) / WEIGHTS[stage]) for stage in request.training
     }

@@ -41,7 +41,7 @@ _FIGURES = {
 
 @dataclass(frozen=True)
 class ScanCase:
-    """One scan's truth and what the pipeline made of it.
+    """One scan's truth and the pipeline's answer.
 
     Attributes:
         scan: The file's name.
@@ -51,10 +51,10 @@ class ScanCase:
         guess: The pipeline's class, or ``refused``.
         dice: Over all voxels of the scan; both masks empty 1, one of them empty 0. None if the true mask is not known.
         free_slices: Slices without tumor.
-        free_marked: Those of them on which the pipeline drew a mask.
+        free_marked: Slices without tumor on which the pipeline drew a mask.
         scores: Of each slice, in order; empty if the true mask is not known.
-        fold: Which part it belongs to.
-        file: Where it lies.
+        fold: The fold that it belongs to, or None.
+        file: Its path.
         probabilities: Class -> probability of the scan.
     """
 
@@ -226,7 +226,7 @@ def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], li
 
 
 def _true_label(members: list[Sample]) -> str:
-    """The scan's class: of a volume, few slices may be left, and none with its lesion."""
+    """The scan's class. The slices that are left of a volume may all be without its lesion."""
     labels = [members[0].volume_label, *(s.label for s in members)]
     return next((label for label in labels if label not in ("", CLASSES[NO_TUMOR])), CLASSES[NO_TUMOR])
 
@@ -248,10 +248,10 @@ def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | Non
 
 
 def _true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
-    """In the array order of ``scan.voxels``; none for a tumor that the set does not outline."""
-    drawn = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
-    if drawn is not None:
-        return read_volume_mask(drawn, scan) if scan.volume else read_mask(drawn, scan)
+    """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
+    file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
+    if file is not None:
+        return read_volume_mask(file, scan) if scan.volume else read_mask(file, scan)
     if scan.annotation is not None and scan.annotation.mask is not None:
         return scan.annotation.mask
     if any(label != CLASSES[NO_TUMOR] for s in members for label in (s.volume_label or s.label, s.label)):

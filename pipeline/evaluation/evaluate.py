@@ -1,4 +1,4 @@
-"""From weights and data to a report: choose the scans, predict them, count, write."""
+"""One evaluation, from weights and data to a report: choose the scans, predict them, count, write."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def evaluate(
     """Measure and write the report.
 
     Args:
-        request: What to measure with what.
+        request: The weights, the data and the protocol.
         out: The report's folder.
         overwrite: Replace the report that is there.
         progress: Called with the number of slices or scans done and of all.
-        say: Gets the table and where the report is.
+        say: Gets the table of figures and the report's path.
         warn: Gets a line for each reason to mistrust the figures.
 
     Returns:
-        The report as ``report.json`` holds it.
+        The content of ``report.json``.
 
     Raises:
-        InputError: Unusable data, weights, folds, protocol or folder.
+        InputError: Data, weights, folds, protocol or folder cannot be used.
     """
     check_out(out, overwrite)
     weights = Weights(request)
@@ -66,7 +66,7 @@ def evaluate(
 
 
 def _completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> EvaluationRequest:
-    """The request with what the weights' card says where the user says nothing: folds, seed, input size."""
+    """The request with folds, seed and input size from the weights' card where the user gives none."""
     training = card.get("training")
     seed = training.get("seed") if isinstance(training, dict) else None
     folds = request.folds
@@ -77,7 +77,7 @@ def _completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any
 
 
 def _warnings(selection: Selection, weights: Weights) -> list[str]:
-    """The official split's own flaw, then how many patients each model has learnt from."""
+    """The known flaw of the official split, then the leaks of each model."""
     official = selection.protocol.split == "official"
     flaw = known_leaks(selection.samples) if official else ""
     warnings = [flaw] if flaw else []
@@ -106,7 +106,7 @@ def _evaluation(request: EvaluationRequest, selection: Selection) -> Any:
 
 
 def _about(request: EvaluationRequest, selection: Selection, weights: Weights, warnings: list[str]) -> dict[str, Any]:
-    """What the report says of itself."""
+    """The facts at the head of the report."""
     folds = list(selection.parts)
     return {
         "stage": request.stage,

@@ -1,4 +1,4 @@
-"""What an evaluation, or a cross-validation, is asked to do. Needs neither torch nor NumPy."""
+"""The settings of an evaluation or a cross-validation. Needs neither torch nor NumPy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EvaluationRequest:
             the same on every machine.
         size: Side of the network's input in pixels, with which training looked for copies among slices without a
             patient.
-        command: What the user typed.
+        command: The command as the user typed it.
         training: The settings of the cross-validation that this measures, by stage; empty for weights from elsewhere.
     """
 

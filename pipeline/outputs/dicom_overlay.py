@@ -1,4 +1,4 @@
-"""The overlay picture -> DICOM Secondary Capture (PS3.3 A.8), which every viewer shows beside the series."""
+"""The overlay picture -> DICOM Secondary Capture (PS3.3 A.8), which every viewer shows next to the series."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def write_result(
         folder: The scan's output folder; files of an earlier result in it are replaced.
         name: The scan's name in ``results.csv``.
         made_of: Everything that the result depends on, stored as ``made_of``.
-        options: Which files to write.
+        options: The choice of files to write.
         place_sha256: Hash of the place of the source.
 
     Raises:

@@ -120,7 +120,7 @@ def test_weights_of_all_patients_are_measured_on_patients_that_they_saw(run_on_a
     request = EvaluationRequest((str(phantom_set),), "classification", classifier=str(weights), probe=False)
     report = evaluate(request, tmp_path / "report", say=quiet, warn=warnings.append)
     assert report["folds"]["choice"].startswith("all scans as one set")
-    assert "the classification weights have learnt from 20 of the 20 patients measured" in warnings
+    assert "the classification weights have learned from 20 of the 20 patients measured" in warnings
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def request_of(phantom_set):
 
 
 def test_every_fold_is_measured_with_its_own_weights(phantom_set, tmp_path):
-    """All five folds hold every patient once, and no weights have learnt from a patient that they are measured on."""
+    """All five folds hold every patient once, and no weights have learned from a patient that they are measured on."""
     request = crossval_request({"classification": config(phantom_set)}, protocol="p2", probe=False, command="again")
     report, said = run(request, tmp_path)
     assert report["warnings"] == []
