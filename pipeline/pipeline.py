@@ -45,7 +45,7 @@ LesionMaps = dict[int, tuple[NDArray[np.uint8], Placement]]
 
 @dataclass(frozen=True)
 class Measurements:
-    """The mask of a scan and what is measured on it.
+    """The mask of a scan and its measurements.
 
     Attributes:
         mask: uint8, 0 and 1, in the array order of the scan.

@@ -113,14 +113,14 @@ class Donors:
     ) -> int | None:
         """The most similar of some random slices of other patients, without a lesion in a region; None if even that one
         is not similar."""
-        drawn = rng.choice(among, min(_CANDIDATES, len(among)), replace=False)
-        drawn = drawn[self.patients[drawn] != self.patients[index]]
-        likeness = self._thumbs[drawn] @ self._thumbs[index]
+        candidates = rng.choice(among, min(_CANDIDATES, len(among)), replace=False)
+        candidates = candidates[self.patients[candidates] != self.patients[index]]
+        likeness = self._thumbs[candidates] @ self._thumbs[index]
         for k in np.argsort(-likeness):
             if likeness[k] < _LIKENESS:
                 return None
-            if without is None or not (self.masks[drawn[k]] & without).any():
-                return int(drawn[k])
+            if without is None or not (self.masks[candidates[k]] & without).any():
+                return int(candidates[k])
         return None
 
 

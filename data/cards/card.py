@@ -44,7 +44,7 @@ def read_card(path: Path) -> dict[str, Any]:
     card_path = path.with_suffix(".json")
     for needed in (path, card_path):
         if not needed.is_file():
-            raise InputError(f"{needed}: no such file; a model is a .safetensors file with a .json card beside it")
+            raise InputError(f"{needed}: no such file; a model is a .safetensors file with a .json card next to it")
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
     except ValueError as error:

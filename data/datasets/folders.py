@@ -85,7 +85,7 @@ def place_of(folder: Path, root: Path, label_map: Mapping[str, str] | None = Non
             continue
         plain = _letters(name)
         if is_mask_folder(name):
-            raise InputError(f"masks of class folders lie beside their pictures (7_mask.png), not in {name}")
+            raise InputError(f"masks of class folders lie next to their pictures (7_mask.png), not in {name}")
         if plain in SPLIT_FOLDERS or _SERIES.fullmatch(plain):
             continue
         if re.search(r"\d", name):
@@ -132,12 +132,12 @@ def with_masks(images: Sequence[Path], masks: Sequence[Path], listing: Listing) 
 
     Masks without a picture, masks of two pictures and second masks of a picture are reported to the listing.
     """
-    named: dict[str, list[Path]] = defaultdict(list)
+    images_of: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        named[stem(image)].append(image)
+        images_of[stem(image)].append(image)
     mask_of: dict[Path, Path] = {}
     for mask in masks:
-        owners = named.get(stem(mask)) or named.get(_MASK_APART.sub("", stem(mask))) or []
+        owners = images_of.get(stem(mask)) or images_of.get(_MASK_APART.sub("", stem(mask))) or []
         if not owners:
             listing.report(mask, "missing_file", "the mask has no image of its name")
         elif len(owners) > 1:

@@ -101,7 +101,7 @@ def _row(sample: Sample, listing: Listing) -> Row | None:
     """The row of one slice, with its label and channel; None if there is nothing to see on it."""
     image, mask = sample.image, sample.mask
     if mask is None:
-        listing.report(image, "missing_file", f"the picture has no mask {image.stem}_mask{image.suffix} beside it")
+        listing.report(image, "missing_file", f"the picture has no mask {image.stem}_mask{image.suffix} next to it")
         return Row(sample, mask_missing=True)
     try:
         scan = open_scan(image, constant=True)

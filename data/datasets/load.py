@@ -124,7 +124,7 @@ def _list_class_folders(
             listing.rows.append(Row(Sample(image, place.label, place.patient, mask, split=place.split)))
     if not listing.rows and not listing.problems:
         raise InputError(
-            f"{listing.root}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ beside "
+            f"{listing.root}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ next to "
             "masks/, nor patient folders of pictures and their *_mask files"
         )
     if not has_classes:

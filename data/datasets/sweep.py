@@ -101,5 +101,5 @@ def _readings(members: list[tuple[int, Sample]]) -> Iterator[tuple[int, Reading 
         except InputError as error:
             yield i, error
             continue
-        drawn = None if mask is None or sample.mask is None else scan.view(mask, k)
-        yield i, Reading(scan.slice(k), drawn, scan.pixel_aspect, sample)
+        mask_hw = None if mask is None or sample.mask is None else scan.view(mask, k)
+        yield i, Reading(scan.slice(k), mask_hw, scan.pixel_aspect, sample)

@@ -202,8 +202,8 @@ def _one_volume(
 def _volumes(places: list[list[ImagePlane]]) -> list[tuple[str, list[ImagePlane]]] | None:
     """Name and images of each volume, if most places hold several images; none for a series of one volume.
 
-    Volumes are told apart by the parts of the key that differ at one place: by all of them together, else by a single
-    one (acquisition numbers may count slices, too), else by the order of the images if each place holds as many.
+    The parts of the key that differ at one place distinguish the volumes: all of them together, else a single one
+    (acquisition numbers may count slices, too), else the order of the images if each place holds as many.
     """
     counts = [len(group) for group in places]
     several = max(set(counts), key=lambda n: (counts.count(n), n))

@@ -248,12 +248,12 @@ def _unnamed_files(listing: Listing) -> Iterator[Path]:
     """The scans that an index does not name, below the folder of an ``index.csv`` or in the folders that it names."""
     if listing.index is None:
         return
-    named = {path for row in listing.rows for path in (row.sample.image, row.sample.mask) if path is not None}
+    in_index = {path for row in listing.rows for path in (row.sample.image, row.sample.mask) if path is not None}
     if listing.index == listing.root / "index.csv":
         files = sorted(file for files in scans_below(listing.root).values() for file in files)
     else:
-        files = [file for folder in sorted({path.parent for path in named}) for file in scans_in(folder)]
-    yield from (file for file in files if file not in named)
+        files = [file for folder in sorted({path.parent for path in in_index}) for file in scans_in(folder)]
+    yield from (file for file in files if file not in in_index)
 
 
 def _split_of(sample: Sample) -> str:

@@ -74,8 +74,8 @@ def check_output(model: nn.Module, name: str, size: int, expected: tuple[int, ..
         model.train(training)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
     if shape != expected:
-        given = f"shape {shape}" if shape else f"a {type(output).__name__}"
-        raise InputError(f"{name} does not take inputs of {size} pixels (it gives {given}, not shape {expected})")
+        output_text = f"shape {shape}" if shape else f"a {type(output).__name__}"
+        raise InputError(f"{name} does not take inputs of {size} pixels (it gives {output_text}, not shape {expected})")
 
 
 def freeze_stem(network: nn.Module) -> None:

@@ -68,9 +68,9 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Seque
     runs = [*_without_parts(scans), *search.failures]
     keys = {job.key for job in runs}
     others = _each_once(job for job, _ in search.candidates if job.key not in keys)  # they keep their names free
-    named = name_jobs([*runs, *others])
-    names = {job.key: job.name for job in named}
-    return Work(named[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
+    with_names = name_jobs([*runs, *others])
+    names = {job.key: job.name for job in with_names}
+    return Work(with_names[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
 
 
 @dataclass

@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 
 def cache_folder() -> Path:
     """The folder of the models: in ``$TUMORLENS_CACHE``, or in your cache folder."""
-    named = os.environ.get("TUMORLENS_CACHE")
-    return (Path(named) if named else user_cache_path("tumorlens")) / "openvino"
+    folder = os.environ.get("TUMORLENS_CACHE")
+    return (Path(folder) if folder else user_cache_path("tumorlens")) / "openvino"
 
 
 def read_model(core: openvino.Core, path: Path, stage: str) -> openvino.Model:

@@ -299,5 +299,5 @@ def _explained(figures: dict[str, Any]) -> Table:
     """The scores of Grad-CAM and those of chance, for all slices and for each class."""
     parts = {"all": figures["all"], **figures["by_class"]}
     rows = [(plain(name), str(part["n"]), *(cell(part[key]) for key in _EXPLANATION)) for name, part in parts.items()]
-    title = f"Grad-CAM against the masks ({figures['tolerance_px']:.1f} px beside the tumor still count)"
+    title = f"Grad-CAM against the masks ({figures['tolerance_px']:.1f} px next to the tumor still count)"
     return Table(title, ("class", "n", *_EXPLANATION.values()), rows)

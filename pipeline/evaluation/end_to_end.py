@@ -158,7 +158,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         called = (guess != CLASSES[NO_TUMOR]) & ~refused
         free = np.array([c.free_slices for c in cases], float)
         marked = np.array([c.free_marked for c in cases], float)
-        drawn = sick & outlined
+        has_outline = sick & outlined
         present = [name for name in CLASSES if (label == name).any()]
 
         def estimate(values: NDArray[Any], weights: NDArray[Any]) -> dict[str, Any] | None:
@@ -176,9 +176,11 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             "refused": estimate(refused, every),
             "n_outlined": int(outlined.sum()),
             "dice_all": estimate(score, outlined),
-            "dice_tumor": estimate(score, drawn),
-            "dice_tumor_median": median(score, drawn, patients, self.seed),
-            "dice_by_label": {str(n): estimate(score, drawn & (label == n)) for n in sorted(set(label[drawn]))},
+            "dice_tumor": estimate(score, has_outline),
+            "dice_tumor_median": median(score, has_outline, patients, self.seed),
+            "dice_by_label": {
+                str(n): estimate(score, has_outline & (label == n)) for n in sorted(set(label[has_outline]))
+            },
             "n_tumor_free_slices": int(free.sum()),
             "false_masks": estimate(np.divide(marked, free, out=np.zeros_like(free), where=free > 0), free),
             "masks": segmentation_report(*slices, self.seed) if slices[0] else None,
@@ -192,13 +194,13 @@ class PipelineEvaluation(Evaluation[ScanCase]):
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Confusion of the scans that were not refused, Dice by lesion size and the lowest Dice."""
-        named = [c for c in self.cases if c.guess in CLASSES]
-        refused = len(self.cases) - len(named)
-        truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in named], int) for key in ("label", "guess"))
+        judged = [c for c in self.cases if c.guess in CLASSES]
+        refused = len(self.cases) - len(judged)
+        truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in judged], int) for key in ("label", "guess"))
         title = "scans" + (f" ({refused} refused ones left out)" if refused else "")
         slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
-        if named:
+        if judged:
             plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, title)
         return plots | (mask_plots(*slices, self.worst.items) if slices[0] else {})
 

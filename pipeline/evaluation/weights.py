@@ -20,7 +20,7 @@ class Weights:
 
     Attributes:
         request: The evaluation.
-        engine: What computes the networks.
+        engine: The engine that computes the networks.
         names: Stage -> its weight file as the user named it; ``{fold}`` stands for the fold's number.
         per_fold: Whether a name has ``{fold}``.
     """
@@ -31,11 +31,11 @@ class Weights:
 
         self.request = request
         self.engine = choose_engine(request.engine, request.device, request.precision)
-        named = {
+        of_both = {
             "classification": request.classifier or str(CLASSIFIER),
             "segmentation": request.segmenter or str(SEGMENTER),
         }
-        self.names = {stage: name for stage, name in named.items() if request.stage in (stage, "pipeline")}
+        self.names = {stage: name for stage, name in of_both.items() if request.stage in (stage, "pipeline")}
         self.per_fold = any(PLACEHOLDER in name for name in self.names.values())
 
     def path(self, stage: str, fold: int | None) -> Path:

@@ -121,12 +121,12 @@ def draw_slice(
 
 def draw_mask(picture_hw3: NDArray[np.uint8], mask_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """An RGB picture under a mask (0 and 1): a tint inside, a line along the border."""
-    drawn = picture_hw3.copy()
+    marked = picture_hw3.copy()
     inside = mask_hw != 0
-    drawn[inside] = ((1 - _TINT_SHARE) * drawn[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
+    marked[inside] = ((1 - _TINT_SHARE) * marked[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, contours, -1, _CONTOUR, thickness=max(1, round(max(mask_hw.shape) / 500)))
-    return drawn
+    cv2.drawContours(marked, contours, -1, _CONTOUR, thickness=max(1, round(max(mask_hw.shape) / 500)))
+    return marked
 
 
 def _gray(scan: Scan, index: int) -> NDArray[np.float32]:
