@@ -81,7 +81,7 @@ class Cnn(nn.Module):
 
 
 class Mlp(nn.Module):
-    """A multi-layer perceptron with two hidden layers on the gray pixels; it cannot tell which pixels are neighbors."""
+    """A multi-layer perceptron with two hidden layers on the gray pixels. It cannot tell which pixels are neighbors."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

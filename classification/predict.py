@@ -194,7 +194,7 @@ class Classifier:
     def prediction_sets(
         self, probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64] | None = None
     ) -> NDArray[np.bool_] | None:
-        """The classes that remain possible at the card's coverage, ``(n, 4)``; the label is always among them.
+        """The classes that remain possible at the card's coverage, ``(n, 4)``. The label is always among them.
 
         None for weights without conformal thresholds.
 

@@ -76,7 +76,7 @@ def take_refusal(state: dict[str, Any], card: dict[str, Any], path: Path) -> Ref
     """Take the head out of a state and return it; None for weights without one.
 
     Args:
-        state: Tensors or arrays by name; those of the head are removed.
+        state: Tensors or arrays by name. Those of the head are removed.
         card: The weights' card.
         path: The weight file, for messages.
 

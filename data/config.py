@@ -74,7 +74,7 @@ DEVICE = Setting("auto, cpu, cuda, cuda:N or mps.")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data a run uses and how they are split.
+    """The data of a run, and their split.
 
     `split` may also be ``"all"``: everything trains, nothing is left to validate or test (`out_of_fold` sets it).
     `duplicates` ``"keep"`` leaves near-duplicates, and patients, on both sides of an official split, as papers do.

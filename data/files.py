@@ -67,7 +67,7 @@ def claim(paths: Sequence[Path], what: str, is_ours: Callable[[Path], bool], ove
     No file of the user is lost, and writing does not fail at the end.
 
     Args:
-        paths: The files that will be written, all below one folder; they need not exist yet.
+        paths: The files that will be written, all below one folder. They need not exist yet.
         what: Name of the files together, with its article: ``"a report"``.
         is_ours: Whether tumorlens wrote an existing file as part of such a thing.
         overwrite: Whether files that tumorlens wrote may be replaced.

@@ -87,7 +87,7 @@ def classification_report(
         probabilities_nc: ``(n, 4)``.
         patients: ``(n,)``.
         seed: Of the draws.
-        classes: The classes of the task, if not all four. Probabilities are renormalized to them; other labels raise.
+        classes: The classes of the task, if not all four. Probabilities are renormalized to them. Other labels raise.
 
     Returns:
         ``{"classes": names, "slice": {...}, "patient": {...}}``. Either part has ``n``; ``accuracy``,

@@ -41,7 +41,7 @@ def fit_thresholds(
 
 
 def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[float | None]) -> NDArray[np.bool_]:
-    """The classes in each slice's set, ``(n, 4)`` bool; the likeliest is always among them."""
+    """The classes in each slice's set, ``(n, 4)`` bool. The likeliest is always among them."""
     least = np.array([np.inf if t is None else t for t in thresholds])
     sets = probabilities_nc >= least
     sets[np.arange(len(sets)), probabilities_nc.argmax(axis=1)] = True

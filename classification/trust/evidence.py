@@ -52,7 +52,7 @@ class PredictionEvidence(Evidence):
     Attributes:
         logits: ``(n, 4)``, uncalibrated, up to a constant for each slice.
         labels: ``(n,)`` index into `data.labels.CLASSES`.
-        from_volumes: ``(n,)`` bool: slices of volumes; the others are pictures.
+        from_volumes: ``(n,)`` bool: slices of volumes. The others are pictures.
         strangeness: ``(n,)`` by the refusal of the network that saw the slice; None if a fold has no refusal.
     """
 

@@ -34,7 +34,7 @@ def share_of_patients(samples: Sequence[Sample], members: Sequence[int], share: 
     """The slices of a random share of the patients. A larger share holds all of a smaller one.
 
     Args:
-        samples: All slices; each needs a patient.
+        samples: All slices. Each needs a patient.
         members: Indices of the slices to choose from.
         share: Above 0, at most 1; at least one patient of each class stays.
         seed: Another seed, another choice.

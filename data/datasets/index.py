@@ -46,7 +46,7 @@ def read_index(
 
 
 def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and cells by column of the rows that are not blank; a missing cell is empty."""
+    """Line numbers and cells by column of the rows that are not blank. A missing cell is empty."""
     try:
         with index.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey="more cells than columns", restval="")

@@ -41,7 +41,7 @@ def load_samples(
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
         label_map: The user's own label names -> classes.
-        channel: Which channel of color pictures to take, 0 to 2. By default the one that an index names, FLAIR of a
+        channel: The channel of color pictures to take, 0 to 2. By default the one that an index names, FLAIR of a
             folder per patient, else the brightness.
 
     Raises:

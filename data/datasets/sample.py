@@ -35,10 +35,10 @@ class Sample:
         mask: The mask's file, or None.
         fold: The set's own fold, or None.
         split: ``"train"``, ``"validation"`` or ``"test"`` where the set has an official one, else empty.
-        slice_index: Which slice of a volume, from 0; None for a picture.
-        channel: Which channel of a color picture is the scan, from 0; None takes their brightness.
+        slice_index: Index of the slice in its volume, from 0; None for a picture.
+        channel: The channel of a color picture that is the scan, from 0; None takes their brightness.
         plane: How the volume is cut, see `data.scan.Scan.with_plane`.
-        source: Which of a run's data sets it comes from, from 0.
+        source: Number of its data set in a run, from 0.
         volume_label: The set's label of the whole volume; empty for a picture.
         volume_mask: The mask of that volume, or None.
     """
@@ -68,7 +68,7 @@ class Sample:
 
     @property
     def place(self) -> str:
-        """Which slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
+        """The slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
         if self.slice_index is None:
             return ""
         return str(self.slice_index) if self.plane == ACQUISITION else f"{self.plane} {self.slice_index}"

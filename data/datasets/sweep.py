@@ -51,7 +51,7 @@ def sweep(
     """The slices of a data set, read and prepared one by one. Only one file is held in memory.
 
     Args:
-        samples: The slices; those of a volume stand side by side, as `data.datasets.load.load_samples` gives them.
+        samples: The slices. Those of a volume stand side by side, as `data.datasets.load.load_samples` gives them.
         preprocess: Prepares each slice.
         progress: Called with the number of slices done and of all.
     """

@@ -57,7 +57,7 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
 
     Raises:
         InputError: The scan is not from DICOM, its headers lack the geometry or the UIDs that the references need, or
-            highdicom does not accept them; the message says what is missing.
+            highdicom does not accept them. The message says what is missing.
     """
     import highdicom as hd
 

@@ -28,7 +28,7 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
 
     Args:
         path: A single file, or either file of a pair, which end in ``.hdr`` and ``.img`` or in these with ``.gz``.
-        frame: Which frame of a 4-D file, from 0. Files without frames ignore it.
+        frame: The frame of a 4-D file, from 0. Files without frames ignore it.
 
     Returns:
         Voxels ``(i, j, k)``: in the stored type if the header scales nothing, else float32 if the stored type has at

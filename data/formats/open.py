@@ -118,7 +118,7 @@ def open_scan(path: str | Path, frame: int | None = None, constant: bool = False
         path: A PNG, JPEG, TIFF, BMP or WebP picture, a figshare ``cjdata`` MATLAB file, a NIfTI (also as an .img/.hdr
             pair), MGH/MGZ, NRRD or MetaImage volume, or DICOM: a file, a DICOMDIR, a folder or a zip of files, of which
             one series is read.
-        frame: Which frame of a 4-D file, or of a DICOM series with several volumes at one place, from 0. Other files
+        frame: The frame of a 4-D file, or of a DICOM series with several volumes at one place, from 0. Other files
             ignore it.
         constant: Whether every voxel may have the same value, as in an empty mask.
         series: Series Instance UID or Series Number of the DICOM series to read; by default the post-contrast T1 if
@@ -155,7 +155,7 @@ def open_series(files: Sequence[Path], frame: int | None = None) -> Scan:
     """Read the scan that the files of one DICOM series make (see `data.dicom.reader.read_series`).
 
     Raises:
-        InputError: As `open_scan`; the message does not name the folder.
+        InputError: As `open_scan`. The message does not name the folder.
     """
     scan = read_series(files, frame)
     check_voxels(scan)

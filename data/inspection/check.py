@@ -52,7 +52,7 @@ class _Check:
         return f"{name}[{sample.place}]" if sample.place else name
 
     def patient_name(self, patient: str) -> str:
-        """A patient's name; the patient of a volume without one is its path."""
+        """A patient's name. The patient of a volume without one is its path."""
         return self.name(Path(patient)) if Path(patient).is_absolute() else patient
 
 
@@ -67,7 +67,7 @@ def check_set(
     Args:
         source: As in `data.datasets.load.load_samples`.
         label_map: The user's own label names -> classes.
-        channel: Which channel of color pictures to take, as in `load_samples`.
+        channel: The channel of color pictures to take, as in `load_samples`.
         progress: Called with the number of files done and of all.
 
     Raises:

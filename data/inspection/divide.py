@@ -82,7 +82,7 @@ def divide(
             validates on a fifth of the training patients.
         folds: Make this many folds of equal size instead.
         seed: Another seed, another division.
-        channel: Which channel of color pictures to take, as in `load_samples`; it decides what looks alike.
+        channel: The channel of color pictures to take, as in `load_samples`. It decides what looks alike.
         progress: Called with the number of slices read and of all.
 
     Raises:
@@ -118,7 +118,7 @@ def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int =
     to the target counts most. scikit-learn's StratifiedGroupKFold does the same for equal shares.
 
     Args:
-        samples: All slices; each needs a patient and a label.
+        samples: All slices. Each needs a patient and a label.
         shares: Shares of training, validation and test, which sum to 1.
         seed: Another seed, another division.
 

@@ -19,7 +19,7 @@ _STEM = ("conv1", "bn1", "layer1")  # of every ResNet of torchvision, timm and s
 
 @dataclass(frozen=True)
 class BatchedNetwork:
-    """A network that predicts in batches; each stage adds what its outputs mean.
+    """A network that predicts in batches. Each stage adds what its outputs mean.
 
     Attributes:
         model: The network.
@@ -53,7 +53,7 @@ class BatchedNetwork:
 
 
 def check_output(model: nn.Module, name: str, size: int, expected: tuple[int, ...]) -> None:
-    """Check a network with one black picture on the CPU; its training mode stays as it is.
+    """Check a network with one black picture on the CPU. Its training mode stays as it is.
 
     Args:
         model: Takes ``(1, 3, size, size)``.

@@ -58,7 +58,7 @@ class FinishedFold:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measurements of a cross-validation on patients that its networks have not seen; each stage adds its own.
+    """Measurements of a cross-validation on patients that its networks have not seen. Each stage adds its own.
 
     Attributes:
         folder: The cross-validation's folder.
@@ -114,7 +114,7 @@ def finished_folds(folder: str | Path, weights: str, stage: str, recipe: Mapping
         folder: Holds ``fold-0``, ``fold-1`` ..., as `tumorlens crossval` writes them.
         weights: Name of the weight file in each.
         stage: ``classification`` or ``segmentation``.
-        recipe: Settings of the run on all patients; the folds must have been trained with the same recipe.
+        recipe: Settings of the run on all patients. The folds must have been trained with the same recipe.
 
     Raises:
         InputError: There is no such folder, a fold is missing, unfinished or of another stage, or the recipe differs.

@@ -48,7 +48,7 @@ class Partition:
     leaks: int | None = None
 
     def held_out(self) -> dict[str, PreparedSet]:
-        """The parts that the network does not learn from, by name; a run on all patients has none."""
+        """The parts that the network does not learn from, by name. A run on all patients has none."""
         parts = {"validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if len(part)}
 

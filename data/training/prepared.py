@@ -59,7 +59,7 @@ def prepare(
         progress: Called with the number of samples done after each sample.
 
     Raises:
-        InputError: A sample cannot be used; the message names it.
+        InputError: A sample cannot be used. The message names it.
     """
     size = preprocess.size
     images = np.zeros((len(samples), size, size), np.uint8)

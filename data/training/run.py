@@ -72,7 +72,7 @@ class Run:
 
         Args:
             keep: Only samples for which it is true are read.
-            evidence: The cross-validation of a run on all patients; it must have validated them.
+            evidence: The cross-validation of a run on all patients. It must have validated them.
             prepared: Called with the number of slices read and of all.
 
         Raises:

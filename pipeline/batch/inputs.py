@@ -271,7 +271,7 @@ def _is_dead_link(path: Path) -> bool:
 
 
 def _is_result(folder: Path) -> bool:
-    """Whether a folder holds the result of a run; its files are not scans."""
+    """Whether a folder holds the result of a run. Its files are not scans."""
     return (folder / "result.json").is_file() and (folder / "overlay.png").is_file()
 
 

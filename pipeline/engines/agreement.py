@@ -54,7 +54,7 @@ def compare_engines(
     segmenter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each engine and precision of this machine; the reference comes first.
+    """A row for each engine and precision of this machine. The reference comes first.
 
     Args:
         samples: Labeled slices, preferably of patients that the weights were not trained on.
@@ -155,7 +155,7 @@ def compare_answers(engine: Engine, answers: Answers, reference: Answers, truth:
 
 
 def _scores(answers: Answers, truth: PreparedSet) -> tuple[float, float]:
-    """Accuracy, and mean Dice over the slices with a lesion; a slice that is called free of tumor has no mask."""
+    """Accuracy, and mean Dice over the slices with a lesion. A slice that is called free of tumor has no mask."""
     sick = truth.masks.any(axis=(1, 2))
     gated = answers.masks * (answers.labels > NO_TUMOR)[:, None, None]
     return float((answers.labels == truth.labels).mean()), _mean_dice(gated[sick], truth.masks[sick])

@@ -47,7 +47,7 @@ def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Resu
 
     Raises:
         InputError: The scan is not from DICOM, its headers lack the UIDs that the picture refers to, or highdicom
-            rejects them; the message says what is missing.
+            rejects them. The message says what is missing.
     """
     import highdicom as hd
     from pydicom.uid import ExplicitVRLittleEndian

@@ -76,7 +76,7 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
 
     Raises:
         InputError: The scan is not from DICOM, its headers lack the UIDs that the report refers to, or highdicom
-            rejects them; the message says what is missing.
+            rejects them. The message says what is missing.
     """
     import highdicom as hd
 

@@ -90,7 +90,7 @@ def caption(result: Result) -> str:
 
 
 def display_limits(values: NDArray[Any]) -> tuple[float, float]:
-    """The values shown as black and as white; the darkest and the brightest 0.5 % lie beyond them."""
+    """The values shown as black and as white. The darkest and the brightest 0.5 % lie beyond them."""
     low, high = (float(v) for v in percentiles(values, (0.5, 99.5)))
     if high <= low:
         low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1)
@@ -147,7 +147,7 @@ def _limits(scan: Scan, index: int, gray: NDArray[np.float32]) -> tuple[float, f
 
 
 def _true_size(shape: tuple[int, ...], aspect: float) -> tuple[int, int]:
-    """Height and width with square pixels; the side with the finer pixels keeps their number."""
+    """Height and width with square pixels. The side with the finer pixels keeps their number."""
     rows, columns = shape[:2]
     if abs(aspect - 1) < _SQUARE:
         return rows, columns

@@ -201,7 +201,7 @@ def segmentation_report(
     Args:
         scores: Of each slice.
         labels: Class name of each slice; empty if only the mask is known.
-        patients: Patient of each slice; an unknown one, ``""``, counts as a patient of its own.
+        patients: Patient of each slice. An unknown one, ``""``, counts as a patient of its own.
         seed: Of the bootstrap.
 
     Returns:
