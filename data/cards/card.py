@@ -14,6 +14,10 @@ from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
 CARD_SCHEMA = 1
+WEIGHT_FILES = {  # stage -> the name that a training run gives its weights
+    "classification": "classifier.safetensors",
+    "segmentation": "segmenter.safetensors",
+}
 _LARGEST = 1e30  # of a number without a range of its own: float32 holds it
 _TEMPERATURES = (0.05, 20.0)  # the range in which classification.trust.calibration searches
 

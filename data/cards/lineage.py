@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.cards.card import check_training, read_card
+from tumorlens.data.cards.card import WEIGHT_FILES, check_training, read_card
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 
 START_HASH = "init_sha256"
 PATIENTS = "patient_hashes"
 _COPIED = ("data", "fold", "split", "seed", "init", START_HASH)
-_WEIGHTS = ("classifier.safetensors", "segmenter.safetensors")  # in the folder of a run
 
 
 def known_start(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,4 +87,4 @@ def _weights_of(path: Path) -> Path:
     if path.suffix == ".safetensors":
         return path
     run = path.parent.parent
-    return next((run / name for name in _WEIGHTS if (run / name).is_file()), path)
+    return next((run / name for name in WEIGHT_FILES.values() if (run / name).is_file()), path)

@@ -104,10 +104,11 @@ def _segmenter_settings(classifier: TrainingConfig, values: Values) -> dict[str,
 def _start(own: _SegmenterOptions, classifier: Any, out: Path) -> str:
     """The first weights of the encoder: that fold's classifier if it has the same architecture, else the classifier's
     own start unless that is a file."""
-    from tumorlens.pipeline.evaluation.crossval import WEIGHTS, fold_folder
+    from tumorlens.data.cards.card import WEIGHT_FILES
+    from tumorlens.pipeline.evaluation.crossval import fold_folder
 
     if classifier.arch == own.encoder and own.segmenter_arch != "plain-unet":
-        return str(fold_folder(out, "pipeline", "classification", "{fold}") / WEIGHTS["classification"])
+        return str(fold_folder(out, "pipeline", "classification", "{fold}") / WEIGHT_FILES["classification"])
     return classifier.init if classifier.init in ("imagenet", "none") else "imagenet"
 
 

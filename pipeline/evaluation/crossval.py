@@ -12,7 +12,7 @@ from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.gradcam import target_layer
 from tumorlens.classification.model import build_classifier
 from tumorlens.classification.train import train_classifier
-from tumorlens.data.cards.card import check_settings, read_card
+from tumorlens.data.cards.card import WEIGHT_FILES, check_settings, read_card
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
@@ -28,7 +28,6 @@ from tumorlens.pipeline.evaluation.weights import PLACEHOLDER
 from tumorlens.segmentation.model import build_segmenter
 from tumorlens.segmentation.train import train_segmenter
 
-WEIGHTS = {"classification": "classifier.safetensors", "segmentation": "segmenter.safetensors"}
 _TRAIN: dict[str, Callable[..., Any]] = {"classification": train_classifier, "segmentation": train_segmenter}
 
 
@@ -53,7 +52,7 @@ class FoldRun:
         Raises:
             InputError: The weights were made with other settings, or changed since.
         """
-        weights = self.folder / WEIGHTS[self.stage]
+        weights = self.folder / WEIGHT_FILES[self.stage]
         if not (weights.is_file() and weights.with_suffix(".json").is_file()):
             return False
         card = read_card(weights)
@@ -208,7 +207,7 @@ def _check_initial_weights(runs: list[FoldRun]) -> None:
 
     A file that one of the runs writes need not exist yet.
     """
-    written = {run.folder / WEIGHTS[run.stage] for run in runs}
+    written = {run.folder / WEIGHT_FILES[run.stage] for run in runs}
     for run in runs:
         init = run.config.init
         if init not in ("imagenet", "none") and Path(init) not in written and not Path(init).is_file():
@@ -218,7 +217,8 @@ def _check_initial_weights(runs: list[FoldRun]) -> None:
 def _measurement(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:
     """The request to measure the weights that the runs have written."""
     files = {
-        stage: str(fold_folder(out, request.stage, stage, PLACEHOLDER) / WEIGHTS[stage]) for stage in request.training
+        stage: str(fold_folder(out, request.stage, stage, PLACEHOLDER) / WEIGHT_FILES[stage])
+        for stage in request.training
     }
     return replace(
         request,

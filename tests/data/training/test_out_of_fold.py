@@ -183,7 +183,7 @@ def test_ten_folds_are_sorted_by_number(folds, tmp_path):
         path = tmp_path / f"fold-{fold}" / "classifier.json"
         card = json.loads(path.read_text())
         path.write_text(json.dumps(card | {"training": card["training"] | {"fold": fold}}))
-    finished = finished_folds(tmp_path, "classifier.safetensors", "classification", plain_config(config))
+    finished = finished_folds(tmp_path, "classification", plain_config(config))
     assert [fold.card["training"]["fold"] for fold in finished] == list(range(11))
 
 

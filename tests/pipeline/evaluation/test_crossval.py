@@ -285,7 +285,7 @@ def plan(tmp_path, monkeypatch):
 
     def run_plan(request):
         trained, measured = [], []
-        train = {stage: lambda config, folder, *_: trained.append((config, folder)) for stage in room.WEIGHTS}
+        train = {stage: lambda config, folder, *_: trained.append((config, folder)) for stage in room._TRAIN}
         monkeypatch.setattr(room, "_TRAIN", train)
         monkeypatch.setattr(room, "evaluate", lambda request, *_: measured.append(request))
         run(request, tmp_path)
