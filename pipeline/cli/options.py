@@ -81,7 +81,7 @@ def command(
     examples: str,
     stopped: str = "",
 ) -> Command:
-    """A command whose options are the fields of dataclasses. Its name and its first line of help are in `app`.
+    """A command whose options are the fields of dataclasses. `pipeline.cli.app` has its name and first line of help.
 
     Args:
         run: Gets what the user gave and returns the exit code, none for 0. `fill` makes the dataclasses of it.

@@ -122,7 +122,7 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
 
 
 def badness(scores: SliceScores) -> tuple[float, ...]:
-    """The key of a slice in `worst_cases.Worst`: lowest Dice first; of equal ones, most pixels in the wrong place."""
+    """The key of a slice in `pipeline.evaluation.worst_cases.Worst`: lowest Dice, then most wrong pixels."""
     return (scores.dice, 2.0 * scores.overlap_px - scores.truth_px - scores.guess_px)
 
 
