@@ -1,6 +1,6 @@
 """The classifiers by name: two small networks and all of torchvision's and timm's, with size and normalization.
 
-ResNet-50 is the default; the others are for comparison.
+ResNet-50 is the default. The others are for comparison.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Architecture:
     Attributes:
         name: Its name for ``--arch`` and on the card.
         input_size: Side in pixels of the square that it was designed for.
-        normalization: What its (pretrained) weights expect of the pixels.
+        normalization: The normalization of pixels that its (pretrained) weights expect.
         build: Input side in pixels -> a network with random weights and one logit per class of `data.labels.CLASSES`.
         pretrained: Downloads its ImageNet weights; None if there are none.
     """
@@ -81,7 +81,7 @@ class Cnn(nn.Module):
 
 
 class Mlp(nn.Module):
-    """A multi-layer perceptron with two hidden layers on the gray pixels; it cannot tell which pixels are neighbors."""
+    """A multi-layer perceptron with two hidden layers on the gray pixels. It cannot tell which pixels are neighbors."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -16,34 +16,32 @@ from tumorlens.data.errors import InputError
 
 
 def grad_cam(
-    model: nn.Module, batch_nchw: torch.Tensor, class_indices: Sequence[int] | NDArray[Any], layer: str | None = None
+    model: nn.Module, batch_nchw: torch.Tensor, class_indices: Sequence[int] | NDArray[Any]
 ) -> NDArray[np.float32]:
     """Grad-CAM (R. Selvaraju et al., ICCV 2017) by MONAI: the parts of each slice that speak for a class.
 
-    The network runs in evaluation mode; its modes and parameters are restored.
+    The output of `target_layer` is weighted. The network runs in evaluation mode, and its modes and parameters are
+    restored.
 
     Args:
         model: Any convolutional network that gives logits ``(n, c)``.
         batch_nchw: From `data.preprocessing.normalization.to_batch`.
         class_indices: ``(n,)`` the class to explain in each slice.
-        layer: Dotted name of the module whose output is weighted; by default that of `target_layer`.
 
     Returns:
         ``(n, h, w)`` on the batch's own grid, 0 .. 1: each map divided by its maximum, all 0 where nothing speaks for
         the class.
 
     Raises:
-        InputError: The network has no feature maps to weight, or no such layer.
+        InputError: The network has no feature maps to weight.
     """
     if not len(batch_nchw):
         return np.zeros((0, *batch_nchw.shape[2:]), np.float32)
-    if layer is not None and layer not in dict(model.named_modules()):
-        raise InputError(f"{type(model).__name__} has no layer {layer!r}")
     where = next(model.parameters()).device
     with _eval_mode(model), torch.inference_mode(False), torch.enable_grad():
         batch = batch_nchw.to(where)
         chosen = torch.as_tensor(np.asarray(class_indices), device=where).long()
-        with _Watched(model, layer or target_layer(model, tuple(batch.shape[1:]))) as watched:
+        with _Watched(model, target_layer(model, tuple(batch.shape[1:]))) as watched:
             maps = GradCAM(watched, watched.target_layers, postprocessing=_share_of_maximum)(batch, class_idx=chosen)
     return maps[:, 0].detach().float().cpu().numpy()
 

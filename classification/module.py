@@ -44,7 +44,7 @@ def freeze_backbone(model: nn.Module) -> None:
 
 
 def _head(model: nn.Module) -> list[nn.Module]:
-    """All layers that turn features into logits; a distilled network has two."""
+    """All layers that turn features into logits. A distilled network has two."""
     classifier: Any = getattr(model, "get_classifier", None)
     if classifier is not None:
         head = classifier()

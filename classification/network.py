@@ -28,7 +28,7 @@ class TorchNetwork(BatchedNetwork):
     """A `classification.predict.Network`.
 
     Attributes:
-        layer: The layer whose pooled feature maps it returns beside the logits; None for logits only.
+        layer: The layer whose pooled feature maps it returns with the logits; None for logits only.
     """
 
     layer: str | None = None
@@ -71,7 +71,7 @@ def load_network(path: Path, device: str = "auto", half: bool = False) -> TorchN
     """The network of a weight file.
 
     Args:
-        path: A ``.safetensors`` file with its card beside it.
+        path: A ``.safetensors`` file, with its card in the same folder.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         half: Compute in bfloat16.
 

@@ -67,7 +67,7 @@ class Classifier:
         """The shipped classifier, or one of your own.
 
         Args:
-            weights: A ``.safetensors`` file with its card beside it, as a training run writes it.
+            weights: A ``.safetensors`` file, with its card in the same folder, as a training run writes it.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
             tta: See `Classifier`.
             network: Opens a weight file on another engine than PyTorch on that device.
@@ -194,7 +194,7 @@ class Classifier:
     def prediction_sets(
         self, probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64] | None = None
     ) -> NDArray[np.bool_] | None:
-        """The classes that remain possible at the card's coverage, ``(n, 4)``; the label is always among them.
+        """The classes that remain possible at the card's coverage, ``(n, 4)``. The label is always among them.
 
         None for weights without conformal thresholds.
 

@@ -61,7 +61,7 @@ class Refusal:
         return replace(self, limit=max(0.0, float(np.quantile(strangeness_n, ADMITTED))))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors for the weight file, beside the network's own."""
+        """The tensors that the weight file holds besides the network's own."""
         import torch
 
         arrays = {"mean": self.mean, "std": self.std, "weight": self.weight}
@@ -76,7 +76,7 @@ def take_refusal(state: dict[str, Any], card: dict[str, Any], path: Path) -> Ref
     """Take the head out of a state and return it; None for weights without one.
 
     Args:
-        state: Tensors or arrays by name; those of the head are removed.
+        state: Tensors or arrays by name. Those of the head are removed.
         card: The weights' card.
         path: The weight file, for messages.
 

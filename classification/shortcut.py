@@ -110,8 +110,8 @@ def _blanked(
 def _auc(truth: NDArray[np.int64], score: NDArray[np.float64], chosen: NDArray[np.int64]) -> float | None:
     from sklearn.metrics import roc_auc_score
 
-    drawn = truth[chosen]
-    return float(roc_auc_score(drawn, score[chosen])) if 0 < drawn.sum() < len(drawn) else None
+    labels = truth[chosen]
+    return float(roc_auc_score(labels, score[chosen])) if 0 < labels.sum() < len(labels) else None
 
 
 def _flattened(image_hw: NDArray[np.float32]) -> NDArray[np.float32]:

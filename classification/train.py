@@ -16,7 +16,7 @@ from tumorlens.classification.model import build_classifier, initialize
 from tumorlens.classification.module import build_module, check_input_size, freeze_backbone
 from tumorlens.classification.network import TorchNetwork
 from tumorlens.classification.trust.calibration import calibrated
-from tumorlens.classification.trust.evidence import WEIGHTS, read_evidence, write_predictions
+from tumorlens.classification.trust.evidence import read_evidence, write_predictions
 from tumorlens.classification.trust.fit import Trust, fit_trust
 from tumorlens.classification.trust.refusal_fit import read_others
 from tumorlens.data.datasets.sample import Sample
@@ -54,7 +54,7 @@ def train_classifier(
         progress: Show Lightning's progress bar.
         say: Gets one line of text at each step.
         prepared: Called with the number of slices read and of all.
-        command: What the user typed, for the card.
+        command: The command as the user typed it, for the card.
 
     Returns:
         The card of the weights, test metrics included.
@@ -89,7 +89,7 @@ def train_classifier(
         "metrics": metrics,
         **describe_run(out, parts, epoch, command),
     }
-    return run.save(WEIGHTS, {**module.model.state_dict(), **trust.tensors()}, card, headline(config, metrics))
+    return run.save({**module.model.state_dict(), **trust.tensors()}, card, headline(config, metrics))
 
 
 def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:

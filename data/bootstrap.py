@@ -27,29 +27,24 @@ class Draws:
     times_rp: NDArray[np.float64]
 
     @classmethod
-    def of(cls, patients: Patients, seed: int = 0, resamples: int = RESAMPLES) -> Draws:
+    def of(cls, patients: Patients, seed: int = 0) -> Draws:
         """The draws of these slices' patients; the same for equal patients and seed, whatever the figure.
 
         Args:
             patients: ``(n,)`` patient of each slice. Slices of unknown origin need a name each, or they count as one.
             seed: Of the draws.
-            resamples: Number of draws.
         """
         names, patient_n = np.unique(np.asarray(patients), return_inverse=True)
-        drawn_rp = _draw(len(names), seed, resamples)
-        cells = drawn_rp + len(names) * np.arange(resamples)[:, None]
-        times = np.bincount(cells.ravel(), minlength=resamples * len(names))
-        return cls(patient_n, times.reshape(resamples, len(names)).astype(float))
+        drawn_rp = _draw(len(names), seed, RESAMPLES)
+        cells = drawn_rp + len(names) * np.arange(RESAMPLES)[:, None]
+        times = np.bincount(cells.ravel(), minlength=RESAMPLES * len(names))
+        return cls(patient_n, times.reshape(RESAMPLES, len(names)).astype(float))
 
     def totals(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Sum over the slices of each draw: ``(n,)`` gives ``(r,)``, ``(n, k)`` gives ``(r, k)``."""
         per_patient = np.zeros((self.times_rp.shape[1], *values.shape[1:]))
         np.add.at(per_patient, self.patient_n, values)
         return self.times_rp @ per_patient
-
-    def times(self, rows: slice = slice(None)) -> NDArray[np.float64]:
-        """``(r, n)`` how often each (or some) of the draws holds each slice."""
-        return self.times_rp[rows][:, self.patient_n]
 
 
 def weighted_mean(values: ArrayLike, weights: ArrayLike, patients: Patients, seed: int = 0) -> dict[str, Any] | None:
@@ -74,6 +69,23 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike, patients: Patients, see
     drawn_rp = _draw(len(names), seed, RESAMPLES)
     means = ratio(above[drawn_rp].sum(axis=1), below[drawn_rp].sum(axis=1))
     return with_bounds(above.sum() / below.sum(), means)
+
+
+def median(values: NDArray[Any], chosen: NDArray[np.bool_], patients: Patients, seed: int = 0) -> dict[str, Any] | None:
+    """Median over the chosen slices and its interval, see `interval`.
+
+    Args:
+        values: ``(n,)`` a figure of each slice.
+        chosen: ``(n,)`` the slices that count.
+        patients: ``(n,)`` patient of each slice.
+        seed: Of the draws.
+    """
+
+    def statistic(indices: NDArray[np.int64]) -> float | None:
+        counted = values[indices][chosen[indices]]
+        return float(np.median(counted)) if len(counted) else None
+
+    return interval(statistic, patients, seed)
 
 
 def interval(

@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 MAX_SEED = 2**32 - 1  # of NumPy's and scikit-learn's generators
+PARTS = ("train", "validation", "test")  # of a data set: to learn from, to choose an epoch on, to measure on
 
 LAYOUTS = (
     "Data folder (index.csv, class folders, images/ + masks/, LGG folders of patients with pictures and their *_mask "
@@ -20,7 +21,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What the command line shows of a setting, and what it accepts.
+    """The command line's view of a setting: its help, its spelling, and the values that it accepts.
 
     Attributes:
         help: One sentence for ``--help``.
@@ -73,7 +74,7 @@ DEVICE = Setting("auto, cpu, cuda, cuda:N or mps.")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data a run uses and how they are split.
+    """The data of a run, and their split.
 
     `split` may also be ``"all"``: everything trains, nothing is left to validate or test (`out_of_fold` sets it).
     `duplicates` ``"keep"`` leaves near-duplicates, and patients, on both sides of an official split, as papers do.
@@ -97,7 +98,7 @@ class DataConfig:
 
     @property
     def tested(self) -> str:
-        """What the run is tested on, in words."""
+        """The slices that the run is tested on, in words."""
         return "official test part" if self.split == "official" else f"test fold {self.fold}"
 
 

@@ -23,7 +23,10 @@ UMASK = _read_umask()  # read only once: reading it sets it, which threads must 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with the same suffix, that becomes `path` if the block ends without an error."""
+    """A temporary path in the folder of `path` that becomes `path` if the block ends without an error.
+
+    It has the suffix of `path`, from which writers choose a format.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     handle, name = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
@@ -58,19 +61,16 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
-def claim(
-    paths: Sequence[Path], what: str, is_ours: Callable[[Path], bool], overwrite: bool = False, flag: str = "-o"
-) -> None:
+def claim(paths: Sequence[Path], what: str, is_ours: Callable[[Path], bool], overwrite: bool = False) -> None:
     """Check that files may be written, before any work is done.
 
     No file of the user is lost, and writing does not fail at the end.
 
     Args:
-        paths: The files that will be written, all below one folder; they need not exist yet.
+        paths: The files that will be written, all below one folder. They need not exist yet.
         what: Name of the files together, with its article: ``"a report"``.
         is_ours: Whether tumorlens wrote an existing file as part of such a thing.
         overwrite: Whether files that tumorlens wrote may be replaced.
-        flag: The option by which the user named the place.
 
     Raises:
         InputError: There is a folder instead of a file or a file instead of a folder, the folder is not writable, a
@@ -78,18 +78,16 @@ def claim(
     """
     folder = next((path for path in paths if path.is_dir()), None)
     if folder is not None:
-        raise InputError(f"{folder}: this is a folder; {flag} takes the name of a file")
+        raise InputError(f"{folder}: this is a folder; -o takes the name of a file")
     for place in dict.fromkeys(path.parent.absolute() for path in paths):
         nearest = next(folder for folder in (place, *place.parents) if folder.exists() or folder.is_symlink())
         if not nearest.is_dir():
-            raise InputError(f"{nearest}: this is a file, not a folder; choose another {flag}")
+            raise InputError(f"{nearest}: this is a file, not a folder; choose another -o")
         if not _is_writable(nearest):
-            raise InputError(f"{nearest}: you may not write to this folder; choose another {flag}")
+            raise InputError(f"{nearest}: you may not write to this folder; choose another -o")
     existing = [path for path in paths if path.exists()]
     foreign = next((path for path in existing if not is_ours(path)), None)
     if foreign is not None:
-        raise InputError(f"{foreign}: tumorlens did not write this file and leaves it alone; choose another {flag}")
+        raise InputError(f"{foreign}: tumorlens did not write this file and leaves it alone; choose another -o")
     if existing and not overwrite:
-        raise InputError(
-            f"{existing[0]}: {what} is here already; give --overwrite to replace it, or choose another {flag}"
-        )
+        raise InputError(f"{existing[0]}: {what} is here already; give --overwrite to replace it, or choose another -o")

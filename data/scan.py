@@ -53,7 +53,7 @@ class Scan:
         source_shape: The file's own shape, which a written mask must have (it may hold axes of length 1).
         header: The format's own header, from which a written mask takes its geometry.
         annotation: Mask, label and patient if the file carries them.
-        frame: Which frame of a 4-D file this is, from 0; none if the file has no frames.
+        frame: The frame of a 4-D file, from 0; none if the file has no frames.
         plane_axis: The array axis across which a volume is cut into slices (see `in_plane`); none leaves the slices of
             acquisition.
         notes: Choices that the reader made.
@@ -97,7 +97,7 @@ class Scan:
             voxels: ``(rows, columns)``, ``(rows, columns, 3 or 4)`` uint8/uint16 color, or a volume ``(i, j, k)``. A
                 volume without an affine is cut across its shortest axis, with rows before columns.
             affine: ``(4, 4)`` voxel indices to RAS mm.
-            spacing_mm: Voxel size in mm along each spatial axis; an affine takes its place.
+            spacing_mm: Voxel size in mm along each spatial axis. An affine takes its place.
 
         Raises:
             InputError: The array has no pixels, or not two or three axes; the affine is singular, or a spacing is not

@@ -1,1 +1,1 @@
-"""The two stages as one call, and what is around it: measurements, outputs, batches, evaluation, the command line."""
+"""The two stages as one call, with measurements, outputs, batches, evaluation and the command line."""

@@ -55,7 +55,7 @@ class Case:
         return int(self.scan.voxels.nbytes) + sum(p.image.nbytes + p.head.nbytes for p in self.prepared if p)
 
     def slice_at(self, index: int, size: int) -> PreparedSlice:
-        """A slice prepared at a size in pixels; it is prepared again where the stages work at different sizes."""
+        """A slice prepared at a size in pixels. It is prepared again where the stages work at different sizes."""
         prepared = self.prepared[index]
         if prepared is not None and len(prepared.image) == size:
             return prepared
@@ -73,7 +73,7 @@ def open_source(
         series: UID or number of the DICOM series, where the source holds several.
 
     Raises:
-        InputError: The scan cannot be used; the message says what is wrong and where.
+        InputError: The scan cannot be used. The message says what is wrong and where.
     """
     if isinstance(source, (str, Path)):
         scan = open_scan(source, options.frame, series=series)

@@ -13,7 +13,8 @@ from tumorlens.pipeline.case import Case
 REFUSED = "refused"  # the label of a scan that is not judged
 
 # A lesion shows in neighboring slices, a vessel or an artifact in few. The mean tumor probability over this many mm,
-# and over at least two slices, has to reach the threshold. Chosen on volumes outside training (docs/notebook/experiments.md).
+# and over at least two slices, has to reach the threshold. Chosen on volumes outside training
+# (docs/notebook/experiments.md).
 WINDOW_MM = 8.0
 
 # Headers often say 1 mm where the true spacing was lost: the window is at most this share of the judged slices.

@@ -1,4 +1,4 @@
-"""What you can ask of a run: which models it loads, and how it treats scans. Needs neither torch nor NumPy."""
+"""The options of a run: the models that it loads, and its treatment of scans. Needs neither torch nor NumPy."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ LesionMaps = dict[int, tuple[NDArray[np.uint8], Placement]]
 
 @dataclass(frozen=True)
 class Measurements:
-    """The mask of a scan and what is measured on it.
+    """The mask of a scan and its measurements.
 
     Attributes:
         mask: uint8, 0 and 1, in the array order of the scan.
@@ -101,7 +101,7 @@ class Pipeline:
         segmenter: Stage two.
         threshold: Tumor probability from which a slice goes on to stage two. None takes the thresholds on the
             classifier's card: one for pictures and one for slices of volumes.
-        engine: What computes both.
+        engine: The engine that computes both.
     """
 
     classifier: Classifier
@@ -153,11 +153,11 @@ class Pipeline:
 
         Args:
             source: A file, a folder or zip of DICOM files, an array as in `data.scan.Scan.from_array`, or a `Scan`.
-            options: Frame, channel, plane, and whether to force and to explain; the other fields concern output files.
+            options: Frame, channel, plane, and whether to force and to explain. The other fields concern output files.
             series: UID or number of the DICOM series, where the source holds several.
 
         Raises:
-            InputError: The scan cannot be used; the message says what is wrong and where.
+            InputError: The scan cannot be used. The message says what is wrong and where.
 
         Example:
             >>> Pipeline.load().run("scan.nii.gz", RunOptions(plane="coronal", explain=True))
@@ -197,7 +197,7 @@ class Pipeline:
         return self.to_result(case, decision.scores, decision.verdict, measurements, decision.explanation)
 
     def classify(self, cases: Sequence[Case]) -> list[Scores]:
-        """The classifier's answer for the slices of each scan; all judged slices share batches."""
+        """The classifier's answer for the slices of each scan. All judged slices share batches."""
         begun = time.perf_counter()
         counts = [len(case.chosen) for case in cases]
         ends = np.cumsum(counts)[:-1]
@@ -219,7 +219,7 @@ class Pipeline:
         return judge(case, scores, self.threshold_of(case.scan), self.classifier.strangeness_limit, force)
 
     def segment(self, cases: Sequence[Case], verdicts: Sequence[Verdict]) -> list[LesionMaps]:
-        """The segmenter's lesion maps of the positive slices of each scan; all slices share batches."""
+        """The segmenter's lesion maps of the positive slices of each scan. All slices share batches."""
         begun = time.perf_counter()
         size = self.segmenter.input_size
         positive = [np.flatnonzero(verdict.positive).tolist() for verdict in verdicts]
@@ -267,7 +267,7 @@ class Pipeline:
     def to_result(
         self, case: Case, scores: Scores, verdict: Verdict, measurements: Measurements, explanation: Explanation
     ) -> Result:
-        """Everything about a scan in one `Result`; a refused scan has no figures."""
+        """Everything about a scan in one `Result`. A refused scan has no figures."""
         scan, mask, shown = case.scan, measurements.mask, measurements.shown_slice
         prediction_set = self._prediction_set(verdict)
         area_px = None if verdict.refused else int(measurements.areas_px[shown])

@@ -17,7 +17,7 @@ SCHEMA_VERSION = 2
 LOW_CONFIDENCE = 0.7  # a person should look at scans below it
 
 MALIGNANCY_NOTE = (
-    "This is the typical behaviour of the predicted tumor type and no histological grade; only a pathologist's "
+    "This is the typical behavior of the predicted tumor type, not a histological grade. Only a pathologist's "
     "examination of tissue gives a grade."
 )
 

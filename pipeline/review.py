@@ -56,7 +56,7 @@ def _flaws(case: Case) -> list[str]:
     elif scan.volume and scan.affine is None:
         reasons.append("the file says nothing of orientation, so slices may be turned, and no side is known")
     if _has_two_levels(scan.voxels):
-        reasons.append("only two grey levels, perhaps a mask")
+        reasons.append("only two gray levels, perhaps a mask")
     if not any(p is not None and p.head_fraction > 0 for p in case.prepared):
         reasons.append("no head found")
     return reasons

@@ -18,7 +18,7 @@ class SegmenterConfig(TrainingConfig):
     """Settings of a segmenter's training run. The Makefile holds those of `make weights`.
 
     `arch` is one of `segmentation.model.ARCHITECTURES`; `decoder_channels` are the widths of the decoder's five stages.
-    The linear layer of `label_weight` stands on the encoder's last features and is dropped after training; a classifier
+    The linear layer of `label_weight` stands on the encoder's last features and is dropped after training. A classifier
     that starts from this encoder needs less training of its own. Slices without a lesion teach little that the gate
     does not know, and cost as much as the others: hence `negative_share`. `own_outlines` is `segmentation.heads`.
     """

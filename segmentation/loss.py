@@ -13,7 +13,7 @@ class CrossEntropyDice(nn.Module):
     Dice of a tumor-free slice alone teaches almost nothing: SMP masks it, and with a smoothing term its gradient fades
     as soon as more than a few pixels are wrong. Such a segmenter outlines something in healthy slices, too. Over the
     batch, as in nnU-Net (F. Isensee et al., Nature Methods 2021), a false pixel costs the same in every slice. Slices
-    with a lesion also have a Dice of their own, because small lesions count little beside large ones.
+    with a lesion also have a Dice of their own, because small lesions count little next to large ones.
 
     Args:
         dice_weight: Share of Dice in the loss.

@@ -29,7 +29,7 @@ def check_input_size(model: nn.Module, arch: str, encoder: str, size: int) -> No
 
 
 class SegmenterModule(StageModule):
-    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule; its encoder may also classify the slice.
+    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule. Its encoder may also classify the slice.
 
     Args:
         config: The run's settings.

@@ -18,7 +18,6 @@ from tumorlens.segmentation.evaluation.metrics import dice_scores
 from tumorlens.segmentation.postprocess import clean_mask
 
 POINTS = "operating_points.csv"
-WEIGHTS = "segmenter.safetensors"
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _AREAS_PX = (0, 15, 30, 60)
 
@@ -108,7 +107,7 @@ class PointEvidence(Evidence):
     """Scores of operating points in a cross-validation.
 
     Attributes:
-        scores: Those of every fold on its validation patients.
+        scores: The scores of every fold on its validation patients.
     """
 
     scores: list[PointScore]
@@ -124,7 +123,7 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PointEvidenc
     Raises:
         InputError: See `data.training.out_of_fold.finished_folds`, or a table that holds no operating points.
     """
-    folds = finished_folds(folder, WEIGHTS, "segmentation", recipe)
+    folds = finished_folds(folder, "segmentation", recipe)
     scores: list[PointScore] = []
     patients: set[str] = set()
     for fold in folds:

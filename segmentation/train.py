@@ -23,7 +23,7 @@ from tumorlens.segmentation.heads import label_head
 from tumorlens.segmentation.model import build_segmenter, initialize_encoder
 from tumorlens.segmentation.module import build_module, check_input_size
 from tumorlens.segmentation.network import TorchNetwork
-from tumorlens.segmentation.operating_point import POINTS, WEIGHTS, fit_operating_point, read_evidence
+from tumorlens.segmentation.operating_point import POINTS, fit_operating_point, read_evidence
 from tumorlens.segmentation.postprocess import clean_mask
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def train_segmenter(
         "metrics": metrics,
         **describe_run(out, parts, epoch, command),
     }
-    return run.save(WEIGHTS, module.model.state_dict(), card, headline(config, metrics))
+    return run.save(module.model.state_dict(), card, headline(config, metrics))
 
 
 def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:

@@ -21,7 +21,7 @@ def pointing_game(cam_hw: NDArray[Any], mask_hw: NDArray[Any], tolerance_px: flo
     """Whether the hottest pixel lies in the mask or within a tolerance of it (J. Zhang et al., IJCV 2018).
 
     Args:
-        cam_hw: Map, 0 or above; a map of zeros misses.
+        cam_hw: Map, 0 or above. A map of zeros misses.
         mask_hw: Truth on the same grid, non-zero inside.
         tolerance_px: `TOLERANCE` of the longer side by default: 7 px of 224.
 
@@ -49,7 +49,7 @@ def energy_inside(cam_hw: NDArray[Any], mask_hw: NDArray[Any]) -> float | None:
     """Share of the map's sum that lies inside the mask (H. Wang et al., Score-CAM, CVPRW 2020).
 
     Args:
-        cam_hw: Map, 0 or above; a map of zeros has nothing inside.
+        cam_hw: Map, 0 or above. A map of zeros has nothing inside.
         mask_hw: Truth on the same grid, non-zero inside.
 
     Returns:
@@ -73,7 +73,7 @@ def explanation_report(
 ) -> dict[str, Any]:
     """Agreement of Grad-CAM maps with the true masks, over all slices with a mask and per class.
 
-    Each score has its chance level beside it: the score of a pixel drawn at random (or of a uniform map) in the region.
+    Each score comes with its chance level: the score of a pixel drawn at random (or of a uniform map) in the region.
     The pointing game also has the score of the region's center, which lies in many a tumor of the pituitary.
 
     Args:
@@ -131,7 +131,7 @@ def draw_explanation(
     Args:
         image_hw: Gray slice.
         cam_hw: Map on the same grid, 0 .. 1; transparent at 0.
-        mask_hw: A mask; its contour is cyan.
+        mask_hw: A mask. Its contour is cyan.
     """
     from matplotlib import colormaps
 

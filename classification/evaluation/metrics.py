@@ -87,7 +87,7 @@ def classification_report(
         probabilities_nc: ``(n, 4)``.
         patients: ``(n,)``.
         seed: Of the draws.
-        classes: The classes of the task, if not all four. Probabilities are renormalized to them; other labels raise.
+        classes: The classes of the task, if not all four. Probabilities are renormalized to them. Other labels raise.
 
     Returns:
         ``{"classes": names, "slice": {...}, "patient": {...}}``. Either part has ``n``; ``accuracy``,
@@ -107,8 +107,8 @@ def classification_report(
     people, truth, guess = per_patient(labels_n, shares, patients)
     place = {c: k for k, c in enumerate(chosen)}
 
-    def part(labels: Labels, probabilities: Probabilities, whose: Patients) -> dict[str, Any]:
-        return _figures(np.array([place[int(c)] for c in labels], np.int64), probabilities, whose, seed, names)
+    def part(labels: Labels, probabilities: Probabilities, owners: Patients) -> dict[str, Any]:
+        return _figures(np.array([place[int(c)] for c in labels], np.int64), probabilities, owners, seed, names)
 
     return {"classes": names, "slice": part(labels_n, shares, patients), "patient": part(truth, guess, people)}
 
@@ -261,13 +261,13 @@ def _mean_of_defined(figures: dict[str, _Figure]) -> dict[str, Any] | None:
     return with_bounds(float(np.mean(values)) if values else None, means)
 
 
-def expected_calibration_error(labels: Labels, probabilities: Probabilities, bins: int = ECE_BINS) -> float:
+def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:
     """Mean distance of confidence and accuracy over bins of equal width, by torchmetrics (l1); labels are columns."""
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     shares, truth = torch.from_numpy(np.asarray(probabilities, float)), torch.from_numpy(np.asarray(labels))
-    return float(multiclass_calibration_error(shares, truth, shares.shape[1], n_bins=bins, norm="l1"))
+    return float(multiclass_calibration_error(shares, truth, shares.shape[1], n_bins=ECE_BINS, norm="l1"))
 
 
 def _signed_gaps(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
@@ -278,37 +278,37 @@ def _signed_gaps(labels: Labels, probabilities: Probabilities) -> NDArray[np.flo
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    return np.eye(ECE_BINS + 1)[_bins(confidence, ECE_BINS)] * (confidence - correct)[:, None]
+    return np.eye(ECE_BINS + 1)[_bin_of(confidence)] * (confidence - correct)[:, None]
 
 
-def _bins(confidence: NDArray[Any], bins: int) -> NDArray[np.int64]:
+def _bin_of(confidence: NDArray[Any]) -> NDArray[np.int64]:
     """Number of each confidence's bin ``[k / bins, (k + 1) / bins)``, in float32 as in torchmetrics."""
-    edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
+    edges = np.linspace(0, 1, ECE_BINS + 1, dtype=np.float32)
     return np.searchsorted(edges, confidence.astype(np.float32), side="right") - 1
 
 
-def reliability(labels: Labels, probabilities: Probabilities, bins: int = ECE_BINS) -> list[dict[str, Any]]:
+def reliability(labels: Labels, probabilities: Probabilities) -> list[dict[str, Any]]:
     """The accuracy at each confidence (A. Niculescu-Mizil and R. Caruana, ICML 2005).
 
     Args:
         labels: ``(n,)`` columns of the probabilities.
         probabilities: ``(n, c)``.
-        bins: Of equal width over 0 .. 1; the last one includes 1.
 
     Returns:
-        A row for each bin, ``{"low", "high", "confidence", "accuracy", "count"}``; means are None if the count is 0.
+        A row for each of 15 bins of equal width over 0 .. 1, of which the last one includes 1:
+        ``{"low", "high", "confidence", "accuracy", "count"}``; means are None if the count is 0.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    number = _bins(confidence, bins).clip(max=bins - 1)
+    number = _bin_of(confidence).clip(max=ECE_BINS - 1)
     rows = []
-    for k in range(bins):
+    for k in range(ECE_BINS):
         inside = number == k
         filled = bool(inside.any())
         rows.append(
             {
-                "low": k / bins,
-                "high": (k + 1) / bins,
+                "low": k / ECE_BINS,
+                "high": (k + 1) / ECE_BINS,
                 "confidence": float(confidence[inside].mean()) if filled else None,
                 "accuracy": float(correct[inside].mean()) if filled else None,
                 "count": int(inside.sum()),

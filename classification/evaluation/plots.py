@@ -46,13 +46,13 @@ def plot_roc(
 ) -> None:
     """Write a PNG with the ROC curve of each class against the rest, and its area.
 
-    A class has no curve if no slice shows it, or if all do; the legend says so.
+    A class has no curve if no slice shows it, or if all do. The legend says so.
 
     Args:
         labels: ``(n,)`` columns of the probabilities.
         probabilities: ``(n, c)``.
         path: The PNG.
-        title: Above the plot; the number of slices or patients is added.
+        title: Above the plot. The number of slices or patients is added.
         classes: ``(c,)`` names of the columns.
     """
     from sklearn.metrics import roc_auc_score, roc_curve
@@ -89,7 +89,7 @@ def plot_reliability(
         before_nc: ``(n, c)`` probabilities as the network gives them.
         after_nc: ``(n, c)`` probabilities after calibration.
         path: The PNG.
-        title: Above the plot; the number of slices or patients is added.
+        title: Above the plot. The number of slices or patients is added.
     """
     figure = new_figure(5.2, 6.2)
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -41,7 +41,7 @@ def fit_thresholds(
 
 
 def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[float | None]) -> NDArray[np.bool_]:
-    """The classes in each slice's set, ``(n, 4)`` bool; the likeliest is always among them."""
+    """The classes in each slice's set, ``(n, 4)`` bool. The likeliest is always among them."""
     least = np.array([np.inf if t is None else t for t in thresholds])
     sets = probabilities_nc >= least
     sets[np.arange(len(sets)), probabilities_nc.argmax(axis=1)] = True
@@ -63,15 +63,15 @@ def coverage_report(
     """
     inside = sets_nc[np.arange(len(labels_n)), labels_n].astype(float)
     size = sets_nc.sum(axis=1)
-    whose = np.asarray(patients)
     every = np.ones(len(labels_n))
     return {
         "level": LEVEL,
         "n": len(labels_n),
-        "coverage": weighted_mean(inside, every, whose, seed),
+        "coverage": weighted_mean(inside, every, patients, seed),
         "coverage_by_class": {
-            CLASSES[c]: weighted_mean(inside, (labels_n == c).astype(float), whose, seed) for c in sorted(set(labels_n))
+            CLASSES[c]: weighted_mean(inside, (labels_n == c).astype(float), patients, seed)
+            for c in sorted(set(labels_n))
         },
-        "mean_size": weighted_mean(size.astype(float), every, whose, seed),
-        "single": weighted_mean((size == 1).astype(float), every, whose, seed),
+        "mean_size": weighted_mean(size.astype(float), every, patients, seed),
+        "single": weighted_mean((size == 1).astype(float), every, patients, seed),
     }

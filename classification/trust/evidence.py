@@ -17,7 +17,6 @@ from tumorlens.data.labels import CLASSES
 from tumorlens.data.training.out_of_fold import Evidence, FinishedFold, finished_folds, mean_and_deviation
 from tumorlens.data.training.prepared import PreparedSet
 
-WEIGHTS = "classifier.safetensors"
 _LEAST = 1e-38  # stands for a probability that float32 wrote as 0, so that it has a logarithm
 
 
@@ -52,7 +51,7 @@ class PredictionEvidence(Evidence):
     Attributes:
         logits: ``(n, 4)``, uncalibrated, up to a constant for each slice.
         labels: ``(n,)`` index into `data.labels.CLASSES`.
-        from_volumes: ``(n,)`` bool: slices of volumes; the others are pictures.
+        from_volumes: ``(n,)`` bool: slices of volumes. The others are pictures.
         strangeness: ``(n,)`` by the refusal of the network that saw the slice; None if a fold has no refusal.
     """
 
@@ -72,7 +71,7 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PredictionEv
     Raises:
         InputError: See `data.training.out_of_fold.finished_folds`, or a table that holds no predictions.
     """
-    folds = finished_folds(folder, WEIGHTS, "classification", recipe)
+    folds = finished_folds(folder, "classification", recipe)
     parts = [_read_fold(fold) for fold in folds]
     strangeness = [part.strangeness for part in parts if part.strangeness is not None]
     return PredictionEvidence(

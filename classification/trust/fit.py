@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trust:
-    """Says how far to trust a classifier.
+    """Everything that says how far to trust a classifier.
 
     Attributes:
         temperature: Of the softmax.
@@ -104,7 +104,7 @@ def fit_trust(
         network: The trained network.
         parts: Training slices teach the refusal what a brain is; validation slices decide everything else.
         config: The run's settings.
-        not_brains: Prepared pictures that are not brains, beside those that are drawn.
+        not_brains: Prepared pictures that are not brains, besides those that are drawn at random.
         evidence: Out-of-fold predictions, which replace the validation slices of a run on all patients.
     """
     layer = feature_layer(network.model, config.size)

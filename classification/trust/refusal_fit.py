@@ -123,7 +123,7 @@ def read_others(folder: str | Path, size: int) -> list[NDArray[np.uint8]]:
 
 
 def fit_refusal(layer: str, features_nd: NDArray[np.float32], strange: NDArray[np.bool_]) -> Refusal:
-    """The refusal that a logistic regression learns; its limit is even odds, see `Refusal.limited`.
+    """The refusal that a logistic regression learns. Its limit is even odds, see `Refusal.limited`.
 
     Args:
         layer: The layer of the features.

@@ -98,7 +98,7 @@ class Augment:
 
     Args:
         strength: Scales rotation, zoom, shift and shear, and how often the appearance changes. A short run learns more
-            with a low strength; a long run works on more scanners with full strength (docs/notebook/experiments.md).
+            with a low strength. A long run works on more scanners with full strength (docs/notebook/experiments.md).
         turn: Share of the slices that are turned by one, two or three right angles.
     """
 
@@ -149,7 +149,7 @@ class Augment:
 
         Args:
             image_hw: The slice.
-            mask_hw: Its mask; it moves with the slice.
+            mask_hw: Its mask. It moves with the slice.
             seed: The same seed gives the same result.
         """
         for number, transform in enumerate((self._rim, self._space, self._level, self._jpeg, self._border)):

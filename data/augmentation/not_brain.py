@@ -24,7 +24,7 @@ def not_brains(brains_nhw: Sequence[Picture], count: int, seed: int = 0) -> Iter
 
     Args:
         brains_nhw: Prepared slices that the derived kinds are made of; without any, those kinds are left out.
-        count: Number of pictures; a picture of one tone is left out.
+        count: Number of pictures. A picture of one tone is left out.
         seed: The same seed gives the same pictures.
     """
     kinds: list[Callable[[np.random.Generator], Picture]] = list(_DRAWN)

@@ -4,9 +4,9 @@ In public data sets healthy and sick slices come from different scanners, and on
 network that learns from them as they are recognizes the kind of picture instead of the lesion. Three operations on
 prepared slices prevent that:
 
-- *heal*: a sick slice's lesion is covered with the same place of another head; the slice is now healthy.
-- *plant*: a healthy slice gets the lesion of another head, at the same place; the slice is now sick.
-- *graft*: a piece without a lesion is exchanged, in healthy and sick slices alike; the label stays. The seams of the
+- *heal*: a sick slice's lesion is covered with the same place of another head. The slice is now healthy.
+- *plant*: a healthy slice gets the lesion of another head, at the same place. The slice is now sick.
+- *graft*: a piece without a lesion is exchanged, in healthy and sick slices alike. The label stays. The seams of the
   other two operations therefore do not reveal the label.
 
 Planting is TumorCP (J. Yang et al., MICCAI 2021) and CarveMix (X. Zhang et al., MICCAI 2021) in the target's gray
@@ -113,14 +113,14 @@ class Donors:
     ) -> int | None:
         """The most similar of some random slices of other patients, without a lesion in a region; None if even that one
         is not similar."""
-        drawn = rng.choice(among, min(_CANDIDATES, len(among)), replace=False)
-        drawn = drawn[self.patients[drawn] != self.patients[index]]
-        likeness = self._thumbs[drawn] @ self._thumbs[index]
+        candidates = rng.choice(among, min(_CANDIDATES, len(among)), replace=False)
+        candidates = candidates[self.patients[candidates] != self.patients[index]]
+        likeness = self._thumbs[candidates] @ self._thumbs[index]
         for k in np.argsort(-likeness):
             if likeness[k] < _LIKENESS:
                 return None
-            if without is None or not (self.masks[drawn[k]] & without).any():
-                return int(drawn[k])
+            if without is None or not (self.masks[candidates[k]] & without).any():
+                return int(candidates[k])
         return None
 
 
@@ -131,7 +131,7 @@ def expected_counts(
 
     Args:
         labels: ``(n,)`` class index of the training slices.
-        masks: ``(n, size, size)`` their lesions; a sick slice without one takes no part.
+        masks: ``(n, size, size)`` their lesions. A sick slice without one takes no part.
         share: Share of the slices that are transplanted.
         n_classes: Number of classes.
     """

@@ -1,1 +1,1 @@
-"""Weight files and the cards beside them."""
+"""Weight files and their cards."""

@@ -1,4 +1,4 @@
-"""The JSON card beside a weight file says what the weights are. It is read and checked here, the weights are not."""
+"""Reads and checks the JSON card of a weight file, which describes the weights."""
 
 from __future__ import annotations
 
@@ -8,44 +8,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.config import MAX_SEED
+from tumorlens.data.config import MAX_SEED, PARTS
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
 CARD_SCHEMA = 1
-PARTS = ("train", "validation", "test")  # of a training's patients
+WEIGHT_FILES = {  # stage -> the name that a training run gives its weights
+    "classification": "classifier.safetensors",
+    "segmentation": "segmenter.safetensors",
+}
 _LARGEST = 1e30  # of a number without a range of its own: float32 holds it
 _TEMPERATURES = (0.05, 20.0)  # the range in which classification.trust.calibration searches
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """What a card has to say under a key.
+    """A rule for the value under a key of a card.
 
     Attributes:
-        key: With dots, as in ``calibration.temperature``. It is checked where the object that holds it is there.
-        what: What the value has to be, as a sentence goes on after "is not".
-        holds: Whether a value is that; it gets None for an absent one.
+        key: With dots, as in ``calibration.temperature``. It is not checked where the object around it is absent.
+        expected: The kind of value, in words that continue the sentence "X is not".
+        holds: Whether a value follows the rule. It gets None where the key is absent.
         optional: Whether the key may be absent.
     """
 
     key: str
-    what: str
+    expected: str
     holds: Callable[[Any], bool]
     optional: bool = False
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card beside a weight file.
+    """The card of a weight file, which lies in the same folder.
 
     Raises:
-        InputError: The weights or the card are not there, or the card is not a JSON object of a known schema.
+        InputError: The weights or the card are missing, or the card is not a JSON object of a known schema.
     """
     card_path = path.with_suffix(".json")
     for needed in (path, card_path):
         if not needed.is_file():
-            raise InputError(f"{needed}: no such file; a model is a .safetensors file with a .json card beside it")
+            raise InputError(f"{needed}: no such file; a model is a .safetensors file with a .json card next to it")
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -55,19 +58,30 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def checked_card(path: Path, stage: str) -> dict[str, Any]:
-    """The card of a stage's weights.
+def stage_card(path: Path, stage: str) -> dict[str, Any]:
+    """The card of a stage's weights, with its settings unchecked.
 
     Args:
         path: The ``.safetensors`` file.
         stage: ``"classification"`` or ``"segmentation"``.
 
     Raises:
-        InputError: A file is missing, or the card is of another stage, of another preprocessing version or wrong.
+        InputError: As `read_card`, or the weights are of another stage.
     """
     card = read_card(path)
     if card.get("stage") != stage:
         raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
+    return card
+
+
+def checked_card(path: Path, stage: str) -> dict[str, Any]:
+    """The card of a stage's weights that this program can use; arguments as in `stage_card`.
+
+    Raises:
+        InputError: As `stage_card`, or the card is of another preprocessing version, lacks a setting, or has an
+            impossible one.
+    """
+    card = stage_card(path, stage)
     if card.get("preprocess_version") != PREPROCESS_VERSION:
         raise InputError(
             f"{path}: trained with preprocessing version {card.get('preprocess_version')}, "
@@ -78,7 +92,7 @@ def checked_card(path: Path, stage: str) -> dict[str, Any]:
 
 
 def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
-    """Raise an `InputError` if a card lacks something or says something impossible."""
+    """Raise an `InputError` if a card lacks a setting or has an impossible one."""
     check_training(card.get("training", {}), path)
     missing = [key for key in _NEEDED[stage] if key not in card]
     if missing:
@@ -87,7 +101,7 @@ def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
 
 
 def check_training(training: Any, path: Path) -> None:
-    """Raise an `InputError` if what a card says of a training, or of the initial weights' training, is impossible."""
+    """Raise an `InputError` if a card's settings of a training, or of the initial weights' training, are impossible."""
     _check({"training": training}, (_object("training"),), path)
     _check(training, _TRAINING, path, "training.")
     if training.get("start") is not None:
@@ -98,16 +112,16 @@ def _check(card: Mapping[str, Any], rules: Iterable[_Rule], path: Path, prefix: 
     for rule in rules:
         *parents, key = rule.key.split(".")
         place: Any = card
-        for parent in parents:  # each is an object if it is there: its own rule comes first
+        for parent in parents:  # each is an object or absent: its own rule comes first
             place = None if place is None else place.get(parent)
         if place is None or (rule.optional and key not in place):
             continue
         if not rule.holds(place.get(key)):
-            raise InputError(f"{path}: {prefix}{rule.key} {place.get(key)!r} is not {rule.what}")
+            raise InputError(f"{path}: {prefix}{rule.key} {place.get(key)!r} is not {rule.expected}")
 
 
 def _is_number(value: Any, low: float = -_LARGEST, high: float = _LARGEST) -> bool:
-    """Whether a value is a number of a range; True and the NaN that Python's JSON reads are not."""
+    """Whether a value is a number in a range. True is not, nor is the NaN that Python's JSON reads."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -1,4 +1,7 @@
-"""What the initial weights of a training (``--init``) had learnt from; copied, in case their file is replaced."""
+"""The patients from which the initial weights of a training (``--init``) learned.
+
+A training copies them to its own card, because the file of the initial weights may be replaced later.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.cards.card import check_training, read_card
+from tumorlens.data.cards.card import WEIGHT_FILES, check_training, read_card
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 
 START_HASH = "init_sha256"
 PATIENTS = "patient_hashes"
 _COPIED = ("data", "fold", "split", "seed", "init", START_HASH)
-_WEIGHTS = ("classifier.safetensors", "segmenter.safetensors")  # beside the folder of a run's checkpoints
 
 
 def known_start(training: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of the weights that a training starts from.
+    """The record of the weights that a training starts from.
 
     Args:
-        training: Its settings, as in ``config.yaml``. A copy in them is believed, else the file is read.
+        training: The settings of the training, as in ``config.yaml``. A record in them is taken over. Without one, the
+            card of the weights is read.
 
     Returns:
-        ``{"start": ...}``: stage, data, fold, split and seed of the start's own training, and under ``patient_hashes``
-        all patients that it and its own start learnt from, None where its card does not list them. ``{"start": None}``
-        for weights of other programs. Empty where nothing is known: the file is not there, holds other weights by now,
-        or its card cannot be read.
+        ``{"start": ...}`` with stage, data, fold, split and seed of the initial weights' own training. Its entry
+        ``patient_hashes`` lists all patients from which they and their own initial weights learned, or is None where
+        their card does not list them. ``{"start": None}`` for weights of other programs. Empty where the file is
+        missing or holds other weights now, or its card cannot be read.
     """
     if "start" in training:
         return {"start": training["start"]}
@@ -35,7 +38,7 @@ def known_start(training: Mapping[str, Any]) -> dict[str, Any]:
         return {"start": None}
     if not path.is_file() or (START_HASH in training and training[START_HASH] != sha256_of(path)):
         return {}
-    weights = _finished(path)
+    weights = _weights_of(path)
     if not weights.with_suffix(".json").is_file():
         return {} if path.suffix == ".ckpt" else {"start": None}
     try:
@@ -43,13 +46,13 @@ def known_start(training: Mapping[str, Any]) -> dict[str, Any]:
         check_training(card.get("training", {}), weights.with_suffix(".json"))
     except InputError:
         return {}
-    own = card.get("training", {})
-    copy = {key: own[key] for key in _COPIED if key in own}
-    return {"start": {"stage": card.get("stage"), **copy, PATIENTS: learnt_from(own)}}
+    start = card.get("training", {})
+    copied = {key: start[key] for key in _COPIED if key in start}
+    return {"start": {"stage": card.get("stage"), **copied, PATIENTS: learned_from(start)}}
 
 
-def learnt_from(training: Mapping[str, Any]) -> list[str] | None:
-    """The hashes of all patients that weights learnt from, their start included; None where the card lacks some."""
+def learned_from(training: Mapping[str, Any]) -> list[str] | None:
+    """The hashes of all patients from which weights and their initial weights learned; None if the card lacks some."""
     parts = training.get(PATIENTS)
     if parts is None or parts["start"] is None:
         return None
@@ -57,31 +60,31 @@ def learnt_from(training: Mapping[str, Any]) -> list[str] | None:
 
 
 def patients_of_run(training: Mapping[str, Any], parts: Mapping[str, list[str]]) -> dict[str, Any]:
-    """What a card says of the patients of a training: sorted hashes, each part for itself.
+    """The settings of a training with its patients, for a card.
 
     Args:
-        training: Its settings, as in ``config.yaml``.
+        training: The settings, as in ``config.yaml``.
         parts: The hashes of ``train``, ``validation`` and ``test``, one for each sample.
 
     Returns:
-        The settings with ``patient_hashes``: the three parts and ``start``, the patients that only the initial weights
-        learnt from, or None where that is not known.
+        The settings with ``patient_hashes``: the sorted hashes of the three parts and, as ``start``, of the patients
+        from which only the initial weights learned. ``start`` is None where these patients are not known.
     """
     settings = dict(training)
-    known = known_start(training)
-    start = known.get("start")
-    more: list[str] | None = None if not known else []
+    record = known_start(training)
+    start = record.get("start")
+    of_start: list[str] | None = [] if record else None
     if start is not None:
-        more = start.get(PATIENTS)
+        of_start = start.get(PATIENTS)
         settings["start"] = {key: value for key, value in start.items() if key != PATIENTS}
     listed = {name: sorted(set(hashes)) for name, hashes in parts.items()}
-    rest = None if more is None else sorted(set(more) - set(listed["train"]))
-    return {**settings, PATIENTS: {**listed, "start": rest}}
+    only_of_start = None if of_start is None else sorted(set(of_start) - set(listed["train"]))
+    return {**settings, PATIENTS: {**listed, "start": only_of_start}}
 
 
-def _finished(path: Path) -> Path:
-    """The weights whose card tells of a file: those of its run, if it is a checkpoint."""
+def _weights_of(path: Path) -> Path:
+    """The weight file whose card describes a file: the file itself, or the weights of a checkpoint's run."""
     if path.suffix == ".safetensors":
         return path
     run = path.parent.parent
-    return next((run / name for name in _WEIGHTS if (run / name).is_file()), path)
+    return next((run / name for name in WEIGHT_FILES.values() if (run / name).is_file()), path)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Write fp16 weights and their card; returns the card with schema, preprocessing version and hash filled in.
+    """Write fp16 weights and their card. Returns the card with schema, preprocessing version and hash filled in.
 
     Args:
         state: A model's ``state_dict``.
-        path: Ends in ``.safetensors``; the card gets the same name with ``.json``.
+        path: Ends in ``.safetensors``. The card gets the same name with ``.json``.
         card: Architecture, classes, data, split, metrics, command ...
     """
     import torch
@@ -52,7 +52,7 @@ _HASHES_A_LINE = 7
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """A card as JSON to be read: a key a line, and hashes of patients seven a line."""
+    """A card as JSON for readers: one key a line, and seven hashes of patients a line."""
 
     def short(match: re.Match[str]) -> str:
         hashes, indent = match[0].split()[1:-1], " " * 8
@@ -94,10 +94,10 @@ def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[
 
     Args:
         path: The ``.safetensors`` file.
-        stage: ``"classification"`` or ``"segmentation"``: what the card must say.
+        stage: ``"classification"`` or ``"segmentation"``, as on the card.
 
     Raises:
-        InputError: Files missing, hash wrong, a card that lacks something, another stage or preprocessing version.
+        InputError: A file is missing, the hash is wrong, or the card fails `data.cards.card.checked_card`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

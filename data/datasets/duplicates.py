@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -60,13 +61,11 @@ def signatures(images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
-def near_duplicates(
-    first_nd: NDArray[np.float32], second_nd: NDArray[np.float32], threshold: float = NEAR_DUPLICATE
-) -> list[tuple[int, int, float]]:
+def near_duplicates(first_nd: NDArray[np.float32], second_nd: NDArray[np.float32]) -> list[tuple[int, int, float]]:
     """Pairs ``(i, j, correlation)`` of signatures that show the same picture, as it is or mirrored left-right."""
     mirrored = second_nd.reshape(-1, _GRID, _GRID)[:, :, ::-1].reshape(second_nd.shape)
     likeness = np.maximum(first_nd @ second_nd.T, first_nd @ mirrored.T)
-    pairs = [(int(i), int(j), float(likeness[i, j])) for i, j in np.argwhere(likeness >= threshold)]
+    pairs = [(int(i), int(j), float(likeness[i, j])) for i, j in np.argwhere(likeness >= NEAR_DUPLICATE)]
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
@@ -92,8 +91,8 @@ def alike_by_nature(first: Sample, second: Sample) -> bool:
     """Whether a likeness means nothing, because both are slices of volumes whose patients the set itself names.
 
     In whole volumes that are stored slice by slice, slices near the vertex look alike in any two heads, and the set
-    knows better whose they are. Such sets are those of `data.datasets.lgg`: each picture has its mask beside it, and
-    one of its channels is taken.
+    names their patients reliably. Such sets are those of `data.datasets.lgg`: each picture has its mask in the same
+    folder, and one of its channels is read.
     """
     return all(is_lgg_slice(s) and s.channel is not None and not s.patient.startswith(CLUSTER) for s in (first, second))
 
@@ -136,16 +135,14 @@ def equal_files(paths: Sequence[Path]) -> list[list[Path]]:
 
 def check_near_duplicates(samples: Sequence[Sample], split: Split, signatures_nd: NDArray[np.float32]) -> None:
     """Raise an `InputError` with the closest pair if a slice, or its mirror image, lies in two parts of a split."""
-    parts = (("training", split.train), ("validation", split.validation), ("test", split.test))
-    for a, (name_a, members_a) in enumerate(parts):
-        for name_b, members_b in parts[a + 1 :]:
-            pairs = _pairs_across(samples, members_a, members_b, signatures_nd)
-            if pairs:
-                i, j, likeness = pairs[0]
-                raise InputError(
-                    f"{len(pairs)} near-duplicates across the split, the closest (correlation {likeness:.4f}): "
-                    f"{samples[i].name} in {name_a} and {samples[j].name} in {name_b}"
-                )
+    for early, late in combinations(split.parts, 2):
+        pairs = _pairs_across(samples, split.parts[early], split.parts[late], signatures_nd)
+        if pairs:
+            i, j, likeness = pairs[0]
+            raise InputError(
+                f"{len(pairs)} near-duplicates across the split, the closest (correlation {likeness:.4f}): "
+                f"{samples[i].name} in {early} and {samples[j].name} in {late}"
+            )
 
 
 def drop_near_duplicates(
@@ -158,12 +155,11 @@ def drop_near_duplicates(
         The clean split, and the indices that were taken out.
     """
     removed: set[int] = set()
-    parts = {"train": split.train, "validation": split.validation, "test": split.test}
-    for early, late in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        members = {i for i, _, _ in _pairs_across(samples, parts[early], parts[late], signatures_nd)}
+    for early, late in combinations(split.parts.values(), 2):
+        members = {i for i, _, _ in _pairs_across(samples, early, late, signatures_nd)}
         patients = {samples[i].patient for i in members if samples[i].patient}
-        removed |= {i for i in parts[early] if i in members or samples[i].patient in patients}
-    clean = Split(*([i for i in members if i not in removed] for members in parts.values()))
+        removed |= {i for i in early if i in members or samples[i].patient in patients}
+    clean = Split(*([i for i in members if i not in removed] for members in split.parts.values()))
     return clean, sorted(removed)
 
 

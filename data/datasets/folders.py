@@ -1,4 +1,4 @@
-"""What the names of folders and files say of the scans in them: class, split, patient, and which file is whose mask."""
+"""Class, split and patient of scans by the names of their folders, and the mask of each picture by its name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MASK_APART = re.compile(r"[-_]?(mask|seg|label)$")
 
 @dataclass(frozen=True)
 class Place:
-    """What the folders above a scan say of it.
+    """Class, split and patient that the folders above a scan name.
 
     Attributes:
         label: One of `data.labels.CLASSES`; empty where no folder is named for a class.
@@ -85,7 +85,7 @@ def place_of(folder: Path, root: Path, label_map: Mapping[str, str] | None = Non
             continue
         plain = _letters(name)
         if is_mask_folder(name):
-            raise InputError(f"masks of class folders lie beside their pictures (7_mask.png), not in {name}")
+            raise InputError(f"masks of class folders lie next to their pictures (7_mask.png), not in {name}")
         if plain in SPLIT_FOLDERS or _SERIES.fullmatch(plain):
             continue
         if re.search(r"\d", name):
@@ -132,12 +132,12 @@ def with_masks(images: Sequence[Path], masks: Sequence[Path], listing: Listing) 
 
     Masks without a picture, masks of two pictures and second masks of a picture are reported to the listing.
     """
-    named: dict[str, list[Path]] = defaultdict(list)
+    images_of: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        named[stem(image)].append(image)
+        images_of[stem(image)].append(image)
     mask_of: dict[Path, Path] = {}
     for mask in masks:
-        owners = named.get(stem(mask)) or named.get(_MASK_APART.sub("", stem(mask))) or []
+        owners = images_of.get(stem(mask)) or images_of.get(_MASK_APART.sub("", stem(mask))) or []
         if not owners:
             listing.report(mask, "missing_file", "the mask has no image of its name")
         elif len(owners) > 1:

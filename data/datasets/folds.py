@@ -24,12 +24,17 @@ class Split:
     validation: list[int]
     test: list[int]
 
+    @property
+    def parts(self) -> dict[str, list[int]]:
+        """The parts by the names that messages give them."""
+        return {"training": self.train, "validation": self.validation, "test": self.test}
+
 
 def share_of_patients(samples: Sequence[Sample], members: Sequence[int], share: float, seed: int = 0) -> list[int]:
     """The slices of a random share of the patients. A larger share holds all of a smaller one.
 
     Args:
-        samples: All slices; each needs a patient.
+        samples: All slices. Each needs a patient.
         members: Indices of the slices to choose from.
         share: Above 0, at most 1; at least one patient of each class stays.
         seed: Another seed, another choice.
@@ -151,7 +156,7 @@ def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0)
 def check_patients(samples: Sequence[Sample], split: Split) -> None:
     """Raise an `InputError` that names two samples if a patient lies in two parts of a split."""
     first: dict[str, tuple[str, Sample]] = {}
-    for part, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
+    for part, members in split.parts.items():
         for i in members:
             sample = samples[i]
             if not sample.patient:

@@ -1,4 +1,4 @@
-"""What a user names as data (a folder, an index, or ``INDEX@FOLDER``), and the one reader of index files."""
+"""Reads index files, and finds them in the data that a user names: a folder, an index, or ``INDEX@FOLDER``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_index(
 
 
 def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and cells by column of the rows that are not blank; a missing cell is empty."""
+    """Line numbers and cells by column of the rows that are not blank. A missing cell is empty."""
     try:
         with index.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey="more cells than columns", restval="")
@@ -117,7 +117,7 @@ def _number(
 
 def find_index(source: str | Path) -> tuple[Path | None, Path]:
     """The index file of a data set, or None, and the folder at which its paths start."""
-    pair = index_at(str(source))
+    pair = _index_at(str(source))
     if pair is not None:
         return pair
     source = Path(source)
@@ -126,18 +126,14 @@ def find_index(source: str | Path) -> tuple[Path | None, Path]:
     return (source / "index.csv" if (source / "index.csv").is_file() else None), source
 
 
-def index_at(source: str, is_index: Callable[[Path], bool] = Path.is_file) -> tuple[Path, Path] | None:
+def _index_at(source: str) -> tuple[Path, Path] | None:
     """Index and folder of ``INDEX@FOLDER``, or None where the source is a path of its own or names no index.
 
-    Names may hold an ``@`` themselves. Of the places to part them, one where both are there wins, then the last one.
-
-    Args:
-        source: As the user wrote it.
-        is_index: Whether a path counts as an index.
+    Names may hold an ``@`` themselves. Of the places to part them, one where the folder exists wins, then the last one.
     """
     if Path(source).exists():
         return None
     parted = [(Path(source[:at]), Path(source[at + 1 :])) for at, letter in enumerate(source) if letter == "@"]
-    pairs = [pair for pair in parted if is_index(pair[0])]
-    there = [pair for pair in pairs if pair[0].is_file() and pair[1].is_dir()]
-    return next(reversed(there or pairs), None)
+    pairs = [pair for pair in parted if pair[0].is_file()]
+    with_folder = [pair for pair in pairs if pair[1].is_dir()]
+    return next(reversed(with_folder or pairs), None)

@@ -38,7 +38,7 @@ def is_lgg_set(scans: Mapping[Path, Sequence[Path]], root: Path, label_map: Mapp
 
 
 def is_lgg_slice(sample: Sample) -> bool:
-    """Whether a sample is a picture of a known patient with its mask beside it, as `list_lgg_folder` gives them."""
+    """Whether a sample is a picture of a known patient with its mask, as `list_lgg_folder` lists them."""
     image, mask = sample.image, sample.mask
     if mask is None or not sample.patient or sample.from_volume:
         return False
@@ -57,7 +57,7 @@ def list_lgg_folder(listing: Listing, scans: Mapping[Path, Sequence[Path]], chan
     Args:
         listing: Takes the rows and the problems.
         scans: Scans by folder, see `data.datasets.folders.scans_below`.
-        channel: Which channel to take. By default FLAIR of color pictures, and gray ones as they are.
+        channel: The channel to take. By default FLAIR of color pictures, and gray ones as they are.
 
     Raises:
         InputError: Every slice has one value everywhere.
@@ -101,7 +101,7 @@ def _row(sample: Sample, listing: Listing) -> Row | None:
     """The row of one slice, with its label and channel; None if there is nothing to see on it."""
     image, mask = sample.image, sample.mask
     if mask is None:
-        listing.report(image, "missing_file", f"the picture has no mask {image.stem}_mask{image.suffix} beside it")
+        listing.report(image, "missing_file", f"the picture has no mask {image.stem}_mask{image.suffix} next to it")
         return Row(sample, mask_missing=True)
     try:
         scan = open_scan(image, constant=True)

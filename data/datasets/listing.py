@@ -1,4 +1,4 @@
-"""The files of a data set, one row each, and all that is wrong with the set as far as its names and its index tell."""
+"""The files of a data set, one row each, and the problems that its names and its index show."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Problem:
     Attributes:
         kind: A key of `data.inspection.findings.PROBLEMS` or ``NOTES``.
         place: The file or folder, or the place in the index (``"line 7"``).
-        text: What is wrong there; empty where the kind says it all.
+        text: The problem in words; empty where the kind says it all.
         stops: Whether the set cannot be loaded because of it.
     """
 
@@ -55,7 +55,7 @@ class Listing:
         root: The folder at which the paths start.
         index: The index file, or None.
         rows: The files that are there.
-        problems: In the order in which they were met.
+        problems: In the order in which they appear.
     """
 
     root: Path

@@ -28,11 +28,11 @@ from tumorlens.data.labels import CLASSES, canonical_label
 def load_samples(
     source: str | Path, label_map: Mapping[str, str] | None = None, channel: int | None = None
 ) -> list[Sample]:
-    """The samples of a data set; the files on disk tell its layout.
+    """The samples of a data set. Its layout follows from the files on disk.
 
     Five layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split,
     channel, every, cut``; named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an image
-    folder beside a mask folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures beside their
+    folder next to a mask folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures and their
     masks (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.datasets.lgg`), and a folder of MATLAB
     ``cjdata`` files, which carry their own labels.
     A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``. In an index, the
@@ -41,23 +41,23 @@ def load_samples(
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
         label_map: The user's own label names -> classes.
-        channel: Which channel of color pictures to take, 0 to 2. By default the one that an index names, FLAIR of a
+        channel: The channel of color pictures to take, 0 to 2. By default the one that an index names, FLAIR of a
             folder per patient, else the brightness.
 
     Raises:
-        InputError: Nothing usable is there, or something is wrong with the set; the first problem is named.
+        InputError: The set has no usable scan, or a problem. The message names the first one.
     """
     return samples_of(list_rows(source, label_map, channel))
 
 
 def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, channel: int | None = None) -> Listing:
-    """The files of a data set in any layout of `load_samples`, and all that is wrong with them.
+    """The files of a data set in any layout of `load_samples`, and their problems.
 
     Raises:
-        InputError: Nothing there can be a data set, or there is no such channel.
+        InputError: The source cannot be a data set, or the channel does not exist.
     """
     if channel not in (None, *range(CHANNELS)):
-        raise InputError(f"channel {channel} is none of 0, 1, 2")
+        raise InputError(f"channel {channel} is not one of 0, 1, 2")
     index, root = find_index(source)
     if index is not None:
         return read_index(index, root, label_map, channel)
@@ -103,7 +103,7 @@ def _list_class_folders(
     listing: Listing, scans: Mapping[Path, list[Path]], label_map: Mapping[str, str] | None
 ) -> None:
     """List a folder per class, with or without a folder per split above and folders per patient below (see
-    `data.datasets.folders.place_of`), and with or without a mask beside each picture (``7.png``, ``7_mask.png``)."""
+    `data.datasets.folders.place_of`), and with or without a mask next to each picture (``7.png``, ``7_mask.png``)."""
     has_classes = False
     for folder, files in scans.items():
         if folder == listing.root:
@@ -124,7 +124,7 @@ def _list_class_folders(
             listing.rows.append(Row(Sample(image, place.label, place.patient, mask, split=place.split)))
     if not listing.rows and not listing.problems:
         raise InputError(
-            f"{listing.root}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ beside "
+            f"{listing.root}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ next to "
             "masks/, nor patient folders of pictures and their *_mask files"
         )
     if not has_classes:

@@ -1,4 +1,4 @@
-"""Patients as short hashes: by them a card lists whom weights have learnt from, without a name."""
+"""Patients as short hashes, with which a card lists the patients of a training without their names."""
 
 from __future__ import annotations
 

@@ -20,6 +20,8 @@ from tumorlens.data.scan import ACQUISITION, Scan
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _ONE_SLICE = (*PICTURE_SUFFIXES, ".mat")  # endings of files that are never a volume
 _PICTURE_FORMATS = ("png", "jpeg", "tiff", "bmp", "webp")  # formats of scans
+_MIN_LESION_PX = 20  # slices with a smaller lesion are left out: they show neither a clear lesion nor none
+_MIN_TISSUE_SHARE = 0.25  # of the fullest slice's share: slices with less head teach nothing and all look alike
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,10 @@ class Sample:
         mask: The mask's file, or None.
         fold: The set's own fold, or None.
         split: ``"train"``, ``"validation"`` or ``"test"`` where the set has an official one, else empty.
-        slice_index: Which slice of a volume, from 0; None for a picture.
-        channel: Which channel of a color picture is the scan, from 0; None takes their brightness.
+        slice_index: Index of the slice in its volume, from 0; None for a picture.
+        channel: The channel of a color picture that is the scan, from 0; None takes their brightness.
         plane: How the volume is cut, see `data.scan.Scan.with_plane`.
-        source: Which of a run's data sets it comes from, from 0.
+        source: Number of its data set in a run, from 0.
         volume_label: The set's label of the whole volume; empty for a picture.
         volume_mask: The mask of that volume, or None.
     """
@@ -66,20 +68,15 @@ class Sample:
 
     @property
     def place(self) -> str:
-        """Which slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
+        """The slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
         if self.slice_index is None:
             return ""
         return str(self.slice_index) if self.plane == ACQUISITION else f"{self.plane} {self.slice_index}"
 
 
-def slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float = 0.25) -> list[Sample]:
+def slices_of(sample: Sample) -> list[Sample]:
     """The sample itself if it is a picture. Of a volume, the slices that teach: those with a clear lesion, and those
     without a lesion that show enough of the head.
-
-    Args:
-        sample: A file.
-        min_lesion_px: A slice with a smaller lesion, in pixels, is left out.
-        min_tissue_share: A slice with less tissue, as a share of the fullest slice's, is left out.
 
     Raises:
         InputError: The volume or its mask cannot be read, or a volume with a tumor's label has no mask.
@@ -95,11 +92,10 @@ def slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float =
         raise InputError(f"{sample.image}: a volume labeled {sample.label} needs a mask that says in which slices")
     mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
     lesion_px = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
-    tissue = tissue_shares(scan)
     unknown = not sample.label and sample.mask is None  # nobody says whether there is a lesion
     samples = []
-    for k in np.flatnonzero((tissue >= min_tissue_share * tissue.max()) & (tissue > 0)):
-        if 0 < lesion_px[k] < min_lesion_px:
+    for k in slices_with_head(scan):
+        if 0 < lesion_px[k] < _MIN_LESION_PX:
             continue
         samples.append(
             replace(
@@ -107,12 +103,18 @@ def slices_of(sample: Sample, min_lesion_px: int = 20, min_tissue_share: float =
                 label=sample.label if lesion_px[k] or unknown else CLASSES[NO_TUMOR],
                 patient=sample.patient or str(sample.image),  # neighboring slices must stay together
                 mask=sample.mask if lesion_px[k] else None,
-                slice_index=int(k),
+                slice_index=k,
                 volume_label=sample.label,
                 volume_mask=sample.mask,
             )
         )
     return samples
+
+
+def slices_with_head(scan: Scan) -> list[int]:
+    """The slices of a volume that show enough of the head."""
+    tissue = tissue_shares(scan)
+    return np.flatnonzero((tissue >= _MIN_TISSUE_SHARE * tissue.max()) & (tissue > 0)).tolist()
 
 
 @dataclass(frozen=True)

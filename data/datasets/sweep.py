@@ -51,7 +51,7 @@ def sweep(
     """The slices of a data set, read and prepared one by one. Only one file is held in memory.
 
     Args:
-        samples: The slices; those of a volume stand side by side, as `data.datasets.load.load_samples` gives them.
+        samples: The slices. Those of a volume stand side by side, as `data.datasets.load.load_samples` gives them.
         preprocess: Prepares each slice.
         progress: Called with the number of slices done and of all.
     """
@@ -101,5 +101,5 @@ def _readings(members: list[tuple[int, Sample]]) -> Iterator[tuple[int, Reading 
         except InputError as error:
             yield i, error
             continue
-        drawn = None if mask is None or sample.mask is None else scan.view(mask, k)
-        yield i, Reading(scan.slice(k), drawn, scan.pixel_aspect, sample)
+        mask_hw = None if mask is None or sample.mask is None else scan.view(mask, k)
+        yield i, Reading(scan.slice(k), mask_hw, scan.pixel_aspect, sample)

@@ -1,4 +1,4 @@
-"""What all DICOM results of a scan share: the patient and study, references to the source, the algorithm."""
+"""The common parts of all DICOM results of a scan: patient and study, references to the source, the algorithm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MANUFACTURER = "tumorlens"
 RESEARCH_ONLY = "for research only"
 
-# Added to the source's series number times 100, so that viewers list the results beside their source.
+# Added to the source's series number times 100, so that viewers list the results next to their source.
 SEGMENTATION_SERIES, REPORT_SERIES, OVERLAY_SERIES = 1, 2, 3
 
 # Archives file by these names. They are passed on unchanged, even if they are longer than the standard allows.

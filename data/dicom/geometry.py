@@ -67,7 +67,7 @@ class VolumeGeometry:
     Attributes:
         planes: The image of each slice; none for a slice that the series lacks.
         affine: ``(4, 4)`` from `data.dicom.source.volume_from_frames` indices to RAS mm.
-        frame: Which of several volumes this is, from 0; none if there is only one.
+        frame: Number of the volume among several, from 0; none if there is only one.
         thickness_known: Whether the distance of slices, or a single slice's thickness, is known. If not, the affine has
             1 mm for it.
         notes: Choices that were made.
@@ -102,10 +102,10 @@ def stack_planes(planes: Sequence[ImagePlane], frame: int | None = None) -> Volu
 
     Args:
         planes: In any order; images without geometry are left out with a warning.
-        frame: Which volume, from 0, if every position holds several (echoes, time points, diffusion directions).
+        frame: The volume, from 0, if every position holds several (echoes, time points, diffusion directions).
 
     Raises:
-        InputError: The images do not form a volume; the message says why.
+        InputError: The images do not form a volume. The message says why.
     """
     warnings: list[str] = []
     placed = _one_orientation([p for p in planes if has_geometry(p)], warnings)
@@ -160,7 +160,7 @@ def _alike(a: ImagePlane, b: ImagePlane) -> bool:
 
 
 def _positions(planes: list[ImagePlane]) -> list[list[ImagePlane]]:
-    """Images by position along the normal, ascending; each entry holds the images at one place, sorted."""
+    """Images by position along the normal, ascending. Each entry holds the images at one place, sorted."""
     normal = planes[0].normal
     along = [_depth(plane, normal) for plane in planes]
     ordered = sorted(zip(along, planes, strict=True), key=lambda pair: pair[0])
@@ -202,8 +202,8 @@ def _one_volume(
 def _volumes(places: list[list[ImagePlane]]) -> list[tuple[str, list[ImagePlane]]] | None:
     """Name and images of each volume, if most places hold several images; none for a series of one volume.
 
-    Volumes are told apart by the parts of the key that differ at one place: by all of them together, else by a single
-    one (acquisition numbers may count slices, too), else by the order of the images if each place holds as many.
+    The parts of the key that differ at one place distinguish the volumes: all of them together, else a single one
+    (acquisition numbers may count slices, too), else the order of the images if each place holds as many.
     """
     counts = [len(group) for group in places]
     several = max(set(counts), key=lambda n: (counts.count(n), n))

@@ -127,7 +127,7 @@ def _pads(ds: Dataset) -> bool:
 
 
 def _padded(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | bool:
-    """Which stored values stand for "outside the image" (PS3.3 C.7.5.1.1.2)."""
+    """Marks the stored values that stand for "outside the image" (PS3.3 C.7.5.1.1.2)."""
     low = number(ds, "PixelPaddingValue")
     if low is None:
         return False

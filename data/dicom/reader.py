@@ -33,7 +33,7 @@ def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
 
     Args:
         files: Image files of one series, in any order.
-        frame: Which volume of a series that holds several at one place, from 0.
+        frame: The volume of a series that holds several at one place, from 0.
 
     Returns:
         Voxels ``(i, j, k)`` in the order of `data.dicom.source.volume_from_frames`, with the affine ``(4, 4)`` to RAS

@@ -57,7 +57,7 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
 
     Raises:
         InputError: The scan is not from DICOM, its headers lack the geometry or the UIDs that the references need, or
-            highdicom does not accept them; the message says what is missing.
+            highdicom does not accept them. The message says what is missing.
     """
     import highdicom as hd
 
@@ -68,7 +68,7 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
     segments = np.ascontiguousarray(frames[shown], np.uint8 if count < 256 else np.uint16)
     planes = _planes([place for k in shown if (place := source.places[k]) is not None], scan, source)
     with highdicom_errors(_WHAT):
-        made: Dataset = hd.seg.Segmentation(
+        segmentation: Dataset = hd.seg.Segmentation(
             source_images=[plane for plane, _ in planes],
             pixel_array=segments,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -82,11 +82,12 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
             omit_empty_frames=bool(segments.any()),
             **new_series(source, SEGMENTATION_SERIES),
         )
-        _refer_to_source(made, source, {str(plane.SOPInstanceUID): place for plane, place in planes})
-        inherit(made, source)
-        made = hd.seg.Segmentation.from_dataset(made, copy=False)  # its look-up tables have the source's frames now
-        save_dicom(path, made)
-    return made
+        _refer_to_source(segmentation, source, {str(plane.SOPInstanceUID): place for plane, place in planes})
+        inherit(segmentation, source)
+        # From here on, its look-up tables have the source's frames.
+        segmentation = hd.seg.Segmentation.from_dataset(segmentation, copy=False)
+        save_dicom(path, segmentation)
+    return segmentation
 
 
 def _frames_to_write(frames: NDArray[Any], source: DicomSource) -> list[int]:
@@ -181,11 +182,11 @@ def _segments(count: int, label: str, algorithm: Algorithm) -> list[Any]:
     ]
 
 
-def _refer_to_source(made: Dataset, source: DicomSource, places: dict[str, tuple[int, int]]) -> None:
+def _refer_to_source(segmentation: Dataset, source: DicomSource, places: dict[str, tuple[int, int]]) -> None:
     """Make the object refer to all source instances, and its frames to their frames.
 
     Args:
-        made: The segmentation, made from the headers of `_planes`.
+        segmentation: The segmentation, made from the headers of `_planes`.
         source: The source instances.
         places: SOP Instance UID of such a header -> index of the instance in the source, and frame in it from 0.
     """
@@ -194,13 +195,13 @@ def _refer_to_source(made: Dataset, source: DicomSource, places: dict[str, tuple
     series = defaultdict(list)
     for dataset in source.datasets:
         series[uid(dataset, "SeriesInstanceUID")].append(reference_item(dataset))
-    made.SourceImageSequence = [item for items in series.values() for item in items]
-    made.ReferencedSeriesSequence = []
+    segmentation.SourceImageSequence = [item for items in series.values() for item in items]
+    segmentation.ReferencedSeriesSequence = []
     for series_uid, items in series.items():
         group = Dataset()
         group.SeriesInstanceUID, group.ReferencedInstanceSequence = series_uid, items
-        made.ReferencedSeriesSequence.append(group)
-    for frame in made.PerFrameFunctionalGroupsSequence:
+        segmentation.ReferencedSeriesSequence.append(group)
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
         for item in frame.DerivationImageSequence[0].SourceImageSequence:
             place = places.get(str(item.ReferencedSOPInstanceUID))
             if place is not None:  # else it is done: the segments of one slice share the item

@@ -83,10 +83,10 @@ def _contrast_in(names: str) -> bool | None:
     words = _spaced(names)
     if re.search(_BOTH, words):
         return None
-    without = bool(re.search(_MINUS, names.lower()) or re.search(_WITHOUT, words))
+    without_agent = bool(re.search(_MINUS, names.lower()) or re.search(_WITHOUT, words))
     rest = re.sub(_WITHOUT, " ", _spaced(re.sub(_MINUS, " ", names.lower())))  # "without contrast" names the agent, too
-    given = bool(re.search(_WITH, rest))
-    return None if without == given else given
+    with_agent = bool(re.search(_WITH, rest))
+    return None if without_agent == with_agent else with_agent
 
 
 def plane_of(header: Dataset) -> str | None:

@@ -48,7 +48,7 @@ class Series:
         study: Study Instance UID and Patient ID, which all series of a study share. Not for messages.
         number: Series Number, or none.
         files: Its image files, in the order of the search.
-        n_images: Images in the files; a multi-frame file holds several.
+        n_images: Images in the files. A multi-frame file holds several.
         n_volumes: How many volumes the images make, by the positions of single-frame files; 1 if it is not known.
         modality: ``"MR"``, ``"CT"`` ..., empty if the header does not name it.
         weighting: ``"T1"`` ..., or none if the header does not name it.
@@ -210,7 +210,7 @@ def _series(key: tuple[str, ...], members: list[tuple[Path, Dataset]]) -> Series
 
 
 def _rank(series: Series) -> tuple[Any, ...]:
-    """What makes a series better than another, the most important first; higher is better."""
+    """The key by which series are compared, the most important part first. The highest key wins."""
     fit_of_kind = {
         ("T1", True): 5,
         (None, True): 4,

@@ -1,4 +1,4 @@
-"""What a `data.scan.Scan` keeps of its DICOM files, and the one place where frames become a volume and back.
+"""The DICOM source of a `data.scan.Scan`, and the one place where frames become a volume and back.
 
 A DICOM frame has rows from top to bottom. The volume has ``i`` along a row, ``j`` from the bottom row to the top row
 and ``k`` along the normal of the image plane. This is the order of dcm2niix, so masks fit the NIfTI that it writes.
@@ -26,8 +26,8 @@ class DicomSource:
         datasets: The header of every file in use, without its pixels, in the order of the slices.
         places: For each slice along the volume's third axis the index into `datasets` and the frame in that file, from
             0; none for a slice that the series lacks, which is empty in the volume.
-        facts: What ``result.json`` says about the series; nothing in it identifies a patient.
-        identifiers: Who the patient is; results contain it only with ``--keep-identifiers``.
+        facts: The entries about the series in ``result.json``. They do not identify the patient.
+        identifiers: Name, ID and texts of the patient. Results contain them only with ``--keep-identifiers``.
     """
 
     datasets: tuple[Dataset, ...]

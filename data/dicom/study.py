@@ -34,7 +34,7 @@ def read_study(files: Sequence[Path], frame: int | None = None, series: str | No
 
     Args:
         files: Files of one study, in any order.
-        frame: Which volume of a series that holds several at one place, from 0.
+        frame: The volume of a series that holds several at one place, from 0.
         series: Series Instance UID or Series Number; by default the series that
             `data.dicom.series.choose_series` takes.
 

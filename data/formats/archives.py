@@ -31,7 +31,7 @@ def unpack(path: Path, folder: Path) -> None:
 
     Args:
         path: The archive.
-        folder: Where the files go; it is made if it is not there.
+        folder: Where the files go. It is made if it is not there.
 
     Raises:
         InputError: The archive is damaged or encrypted, has entries that lead out of the folder, or is too large once

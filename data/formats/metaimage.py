@@ -40,7 +40,7 @@ _MET_TYPES = {
 
 
 def is_metaimage(head: bytes) -> bool:
-    """Whether a file begins as a MetaImage header does; the field ``ObjectType`` is optional."""
+    """Whether a file begins as a MetaImage header does. The field ``ObjectType`` is optional."""
     keys = dict(re.findall(rb"^[ \t]*(\w+)[ \t]*[=:][ \t]*(\w+)", head, re.MULTILINE))
     return keys.get(b"NDims", b"").isdigit() and keys.get(b"ObjectType", b"Image") == b"Image"
 
@@ -53,8 +53,8 @@ def read_metaimage(path: Path, frame: int | None = None) -> Scan:
     unknown. An origin that is not given is 0.
 
     Args:
-        path: ``.mha`` or ``.mhd``; the name does not matter.
-        frame: Which frame of a 4-D file, from 0. Files without frames ignore it.
+        path: ``.mha`` or ``.mhd``. The name does not matter.
+        frame: The frame of a 4-D file, from 0. Files without frames ignore it.
 
     Returns:
         Voxels ``(i, j, k)``, the file's fastest axis first (2-D files as ``(i, j, 1)``), in the stored type.
@@ -135,7 +135,7 @@ def _header(head: bytes) -> tuple[dict[str, str], int]:
 
 
 def _geometry(fields: dict[str, str], n: int) -> Geometry:
-    """Affine and spacing; the ``(n, n)`` direction matrix has one row for each array axis.
+    """Affine and spacing. The ``(n, n)`` direction matrix has one row for each array axis.
 
     Raises:
         ValueError: A field does not hold numbers, or too few.

@@ -36,8 +36,8 @@ def read_mgh(path: Path, frame: int | None = None) -> Scan:
     Where the header's ``goodRASFlag`` is 0, FreeSurfer assumes 1 mm and coronal slices. Here both stay unknown.
 
     Args:
-        path: MGH or MGZ; the content tells which.
-        frame: Which frame of a 4-D file, from 0. Files without frames ignore it.
+        path: MGH or MGZ. The content tells which.
+        frame: The frame of a 4-D file, from 0. Files without frames ignore it.
 
     Returns:
         Voxels ``(i, j, k)`` in the stored type, affine ``(4, 4)`` to RAS mm.

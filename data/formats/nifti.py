@@ -28,7 +28,7 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
 
     Args:
         path: A single file, or either file of a pair, which end in ``.hdr`` and ``.img`` or in these with ``.gz``.
-        frame: Which frame of a 4-D file, from 0. Files without frames ignore it.
+        frame: The frame of a 4-D file, from 0. Files without frames ignore it.
 
     Returns:
         Voxels ``(i, j, k)``: in the stored type if the header scales nothing, else float32 if the stored type has at
@@ -149,7 +149,7 @@ def _load_pair(path: Path, head: bytes) -> Any:
         if is_analyze(head):
             raise InputError(_ANALYZE)
         if not _is_pair(head):
-            raise InputError(f"{header.name} beside it is not a NIfTI header, or is damaged")
+            raise InputError(f"{header.name} next to it is not a NIfTI header, or is damaged")
         kind = nib.Nifti2Pair if head[4:7] == b"ni2" else nib.Nifti1Pair
         streams = {"header": io.BytesIO(_bytes(header)), "image": io.BytesIO(_bytes(voxels))}
         return kind.from_file_map({name: nib.FileHolder(fileobj=stream) for name, stream in streams.items()})

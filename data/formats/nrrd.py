@@ -65,8 +65,8 @@ def read_nrrd(path: Path, frame: int | None = None) -> Scan:
     without ``space directions``, the affine is unknown. An origin that is not given is 0.
 
     Args:
-        path: ``.nrrd`` or ``.nhdr``; the name does not matter.
-        frame: Which frame, from 0, of a 4-D file or of a file with one axis that is a list or a vector. Files without
+        path: ``.nrrd`` or ``.nhdr``. The name does not matter.
+        frame: The frame, from 0, of a 4-D file or of a file with one axis that is a list or a vector. Files without
             frames ignore it.
 
     Returns:

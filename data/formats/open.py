@@ -36,8 +36,8 @@ class Format:
     """One row of the table of formats.
 
     Attributes:
-        name: What `data.scan.Scan.format` says.
-        title: What messages call it.
+        name: The name in `data.scan.Scan.format`.
+        title: The name in messages.
         suffixes: The usual ends of its files' names, by which scans are picked out of a folder. A file that the user
             names may be called anything.
         recognize: Whether a file's first 560 bytes show this format.
@@ -118,7 +118,7 @@ def open_scan(path: str | Path, frame: int | None = None, constant: bool = False
         path: A PNG, JPEG, TIFF, BMP or WebP picture, a figshare ``cjdata`` MATLAB file, a NIfTI (also as an .img/.hdr
             pair), MGH/MGZ, NRRD or MetaImage volume, or DICOM: a file, a DICOMDIR, a folder or a zip of files, of which
             one series is read.
-        frame: Which frame of a 4-D file, or of a DICOM series with several volumes at one place, from 0. Other files
+        frame: The frame of a 4-D file, or of a DICOM series with several volumes at one place, from 0. Other files
             ignore it.
         constant: Whether every voxel may have the same value, as in an empty mask.
         series: Series Instance UID or Series Number of the DICOM series to read; by default the post-contrast T1 if
@@ -155,7 +155,7 @@ def open_series(files: Sequence[Path], frame: int | None = None) -> Scan:
     """Read the scan that the files of one DICOM series make (see `data.dicom.reader.read_series`).
 
     Raises:
-        InputError: As `open_scan`; the message does not name the folder.
+        InputError: As `open_scan`. The message does not name the folder.
     """
     scan = read_series(files, frame)
     check_voxels(scan)
@@ -175,7 +175,7 @@ def source_files(path: Path) -> list[Path]:
     """The files that a scan is read from: the named file, and the files in which its header keeps the voxels."""
     try:
         return list(dict.fromkeys(_format_of(path).files(path)))
-    except (InputError, OSError, EOFError, zlib.error):  # reading will say what is wrong
+    except (InputError, OSError, EOFError, zlib.error):  # reading reports the problem
         return [path]
 
 

@@ -1,4 +1,4 @@
-"""What the readers of volumes share: checks of shape, frame and size, affine and spacing, detached data."""
+"""The common parts of the readers of volumes: checks of shape, frame and size, affine and spacing, detached data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def spatial_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 
 
 def check_frame(spatial: tuple[int, ...], frame: int | None, name: str) -> None:
-    """Check the chosen frame of a 4-D shape; other shapes have no frames, and `frame` does not matter.
+    """Check the chosen frame of a 4-D shape. Other shapes have no frames, and `frame` does not matter.
 
     Raises:
         InputError: No frame is chosen, or it does not exist.
@@ -119,7 +119,7 @@ def affine_to_ras(
     """The affine ``(4, 4)`` to RAS mm.
 
     Args:
-        direction: ``(n, n)``, n >= 3; its columns are the directions of the array axes, of length 1.
+        direction: ``(n, n)``, n >= 3. Its columns are the directions of the array axes, of length 1.
         spacing: ``(n,)`` in mm.
         origin: ``(n,)`` in mm.
         to_ras: The signs that turn the file's world axes to RAS.
@@ -139,7 +139,7 @@ def spacing_of_affine(affine: NDArray[np.float64] | None) -> tuple[float, ...] |
 
 
 def spacing_of_lengths(spacing: NDArray[np.float64]) -> tuple[float, ...]:
-    """Three lengths in mm. The thickness of a 2-D file is filler, as in a 2-D NIfTI; its source shape shows that."""
+    """Three lengths in mm. The thickness of a 2-D file is filler, as in a 2-D NIfTI. Its source shape shows that."""
     return tuple(float(s) for s in (*spacing, 1.0)[:3])
 
 

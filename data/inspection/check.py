@@ -1,4 +1,4 @@
-"""What is wrong with a data set: every file is looked at, and the first error does not stop the check."""
+"""Finds the problems of a data set. Every file is checked: the first error does not stop the check."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ from tumorlens.data.datasets.folders import scans_below, scans_in
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.load import list_rows
 from tumorlens.data.datasets.patients import patient_in_file
-from tumorlens.data.datasets.sample import Sample, channel_of
+from tumorlens.data.datasets.sample import Sample, channel_of, slices_with_head
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
 from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label
 from tumorlens.data.masks.read import describe_values, open_mask, read_mask, read_volume_mask
-from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
 
 MIN_SIDE_PX = 64  # below it a lesion of 10 mm in a head of 200 mm is three pixels wide
-_MIN_TISSUE = 0.25  # of the fullest slice's share: slices with less head teach nothing and all look alike
 
 
 @dataclass
@@ -54,7 +52,7 @@ class _Check:
         return f"{name}[{sample.place}]" if sample.place else name
 
     def patient_name(self, patient: str) -> str:
-        """A patient's name; the patient of a volume without one is its path."""
+        """A patient's name. The patient of a volume without one is its path."""
         return self.name(Path(patient)) if Path(patient).is_absolute() else patient
 
 
@@ -64,16 +62,16 @@ def check_set(
     channel: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Everything that is wrong with a data set: with its rows, its files and masks, its folds and its official split.
+    """All problems of a data set: of its rows, its files and masks, its folds and its official split.
 
     Args:
         source: As in `data.datasets.load.load_samples`.
         label_map: The user's own label names -> classes.
-        channel: Which channel of color pictures to take, as in `load_samples`.
+        channel: The channel of color pictures to take, as in `load_samples`.
         progress: Called with the number of files done and of all.
 
     Raises:
-        InputError: Nothing there can be a data set, or a mapping does not lead to a class.
+        InputError: The source cannot be a data set, or a mapping does not lead to a class.
     """
     for name in label_map or {}:
         canonical_label(name, label_map)
@@ -122,17 +120,16 @@ def _check_file(row: Row, check: _Check) -> Iterator[tuple[Sample, NDArray[np.ui
     masks = _masks(sample, scan, check)
     _check_mask(sample, masks, scan, row, check)
     several = scan.n_slices > 1  # training, too, takes a single slice of DICOM or NIfTI as a picture
-    tissue = tissue_shares(scan) if several else np.ones(1)
-    for k in np.flatnonzero((tissue >= _MIN_TISSUE * tissue.max()) & (tissue > 0)):
+    for k in slices_with_head(scan) if several else [0]:
         label = sample.label
         if several and label and (masks is None or not masks[k].any()):
             label = CLASSES[NO_TUMOR]
         try:
-            prepared = Preprocess()(scan.slice(int(k)) if sample.channel is None else shown, scan.pixel_aspect)
+            prepared = Preprocess()(scan.slice(k) if sample.channel is None else shown, scan.pixel_aspect)
         except InputError as error:
             check.add("unreadable", f"{name}: {error}")
             continue
-        index = int(k) if several else None
+        index = k if several else None
         # A volume of an unknown patient is a patient of its own, so that its slices stay together.
         patient = sample.patient or (str(sample.image) if several else "")
         yield replace(sample, label=label, patient=patient, slice_index=index), prepared.image
@@ -251,12 +248,12 @@ def _unnamed_files(listing: Listing) -> Iterator[Path]:
     """The scans that an index does not name, below the folder of an ``index.csv`` or in the folders that it names."""
     if listing.index is None:
         return
-    named = {path for row in listing.rows for path in (row.sample.image, row.sample.mask) if path is not None}
+    in_index = {path for row in listing.rows for path in (row.sample.image, row.sample.mask) if path is not None}
     if listing.index == listing.root / "index.csv":
         files = sorted(file for files in scans_below(listing.root).values() for file in files)
     else:
-        files = [file for folder in sorted({path.parent for path in named}) for file in scans_in(folder)]
-    yield from (file for file in files if file not in named)
+        files = [file for folder in sorted({path.parent for path in in_index}) for file in scans_in(folder)]
+    yield from (file for file in files if file not in in_index)
 
 
 def _split_of(sample: Sample) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.config import PARTS
 from tumorlens.data.datasets.duplicates import CLUSTER, Pair, copy_pairs, group_patients, signatures
 from tumorlens.data.datasets.folds import make_folds
 from tumorlens.data.datasets.listing import HINT, Row
@@ -27,7 +28,6 @@ from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION
 
-PARTS = ("train", "validation", "test")
 SHARES = (0.70, 0.15, 0.15)
 MIN_FOLDS = 3  # one to test, one to validate, one to train
 _COLUMNS = ["image", "mask", "label", "patient", "split"]
@@ -82,7 +82,7 @@ def divide(
             validates on a fifth of the training patients.
         folds: Make this many folds of equal size instead.
         seed: Another seed, another division.
-        channel: Which channel of color pictures to take, as in `load_samples`; it decides what looks alike.
+        channel: The channel of color pictures to take, as in `load_samples`. It decides what looks alike.
         progress: Called with the number of slices read and of all.
 
     Raises:
@@ -99,15 +99,15 @@ def divide(
     _check_rows(listing.rows, listing.root)
     samples, signatures_nd = _read(samples, progress)
     groups = group_patients(samples, [*copy_pairs(samples, signatures_nd), *_pairs_of_one_file(samples)])
-    named = _with_patients(samples, groups, listing.root)
+    with_patients = _with_patients(samples, groups, listing.root)
     grouped = [replace(sample, patient=str(group)) for sample, group in zip(samples, groups, strict=True)]
     if folds is None:
         parts = assign_parts(grouped, shares, seed)
-        divided = [replace(s, split=part, fold=None) for s, part in zip(named, parts, strict=True)]
+        divided = [replace(s, split=part, fold=None) for s, part in zip(with_patients, parts, strict=True)]
     else:
         numbers = make_folds(grouped, folds, seed)
-        divided = [replace(s, split="", fold=number) for s, number in zip(named, numbers, strict=True)]
-    merged = len({sample.patient for sample in named}) - len(set(groups))
+        divided = [replace(s, split="", fold=number) for s, number in zip(with_patients, numbers, strict=True)]
+    merged = len({sample.patient for sample in with_patients}) - len(set(groups))
     return Division(listing.root, divided, listing.rows, merged)
 
 
@@ -118,7 +118,7 @@ def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int =
     to the target counts most. scikit-learn's StratifiedGroupKFold does the same for equal shares.
 
     Args:
-        samples: All slices; each needs a patient and a label.
+        samples: All slices. Each needs a patient and a label.
         shares: Shares of training, validation and test, which sum to 1.
         seed: Another seed, another division.
 
@@ -204,11 +204,11 @@ def _is_ours(path: Path) -> bool:
 def _checked_shares(shares: Sequence[float]) -> tuple[float, float, float]:
     train, validation, test = (float(share) for share in shares)
     total = train + validation + test
-    given = " ".join(f"{share:g}" for share in shares)
+    listed = " ".join(f"{share:g}" for share in shares)
     if not (train > 0 and validation >= 0 and test > 0):
-        raise InputError(f"shares {given}: training and test need more than 0, validation at least 0")
+        raise InputError(f"shares {listed}: training and test need more than 0, validation at least 0")
     if not any(abs(total - whole) < 1e-3 * whole for whole in (1, 100)):
-        raise InputError(f"shares {given} sum to {total:g}, not to 1")
+        raise InputError(f"shares {listed} sum to {total:g}, not to 1")
     return train / total, validation / total, test / total
 
 
@@ -262,18 +262,18 @@ def _with_patients(samples: Sequence[Sample], groups: Sequence[int], root: Path)
     """
     hashes: dict[Path, str] = {}
     first: dict[int, Path] = {}
-    named = []
+    with_patients = []
     for sample, group in zip(samples, groups, strict=True):
         volume = sample.patient == str(sample.image)
         if sample.patient and not volume:
-            named.append(sample)
+            with_patients.append(sample)
             continue
         file = sample.image if volume else first.setdefault(group, sample.image)
         if file not in hashes:
             hashes[file] = _hash(file)
         begin = f"{_below(file, root)}-" if volume else CLUSTER
-        named.append(replace(sample, patient=begin + hashes[file]))
-    return named
+        with_patients.append(replace(sample, patient=begin + hashes[file]))
+    return with_patients
 
 
 def _hash(path: Path) -> str:

@@ -61,7 +61,7 @@ def explore(
         label_map: The user's own label names -> classes.
         seed: Another seed, other examples.
         overwrite: Replace a report that is there. Files that tumorlens did not write are never replaced.
-        channel: Which channel of color pictures to take, as in `load_samples`.
+        channel: The channel of color pictures to take, as in `load_samples`.
         command: The command that the user typed.
         progress: Called with the number of slices done and of all.
 

@@ -49,11 +49,11 @@ NOTES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong or worth knowing.
+    """One problem, or a fact worth knowing.
 
     Attributes:
         kind: A key of `PROBLEMS` or `NOTES`.
-        text: What and where, in one sentence.
+        text: The problem and its place, in one sentence.
     """
 
     kind: str

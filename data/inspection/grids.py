@@ -88,7 +88,7 @@ def draw_pairs(samples: Sequence[Sample], pairs: Sequence[Pair], preprocess: Pre
 
 
 def draw_augmentation(stats: Statistics, seed: int = 0) -> Figure:
-    """A slice of each class beside augmented versions of it."""
+    """A slice of each class, followed by augmented versions of it."""
     from tumorlens.data.augmentation.augment import Augment
 
     augment = Augment()

@@ -1,4 +1,4 @@
-"""The numbers of a data report, as JSON holds them: from the statistics of a data set to tables and remarks."""
+"""The numbers of a data report for its JSON file: tables and remarks, made of the statistics of a data set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.config import PARTS
 from tumorlens.data.datasets.duplicates import (
     Pair,
     equal_files,
@@ -23,18 +24,17 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.statistics import UNLABELED, Statistics
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 
-_PARTS = ("train", "validation", "test")
-_HIGH_AUC = 0.8  # from which a plain fact of the picture is called out for giving the class away
+_HIGH_AUC = 0.8  # from which a remark warns that a plain fact of the picture reveals the class
 
 
 @dataclass(frozen=True)
 class Folds:
-    """A fold per slice.
+    """The fold of each slice.
 
     Attributes:
         numbers: The folds, or None where there are too few patients.
         origin: ``"given"`` by the set, ``"made"`` as training makes them, or ``"none"``.
-        reason: Why there are none.
+        reason: Why there are no folds, or empty.
     """
 
     numbers: list[int] | None
@@ -43,10 +43,10 @@ class Folds:
 
 
 def folds_of(stats: Statistics) -> Folds:
-    """The set's own folds where every slice has one, else those that training would make."""
-    given = [sample.fold for sample in stats.samples if sample.fold is not None]
-    if len(given) == len(stats.samples):
-        return Folds(given, "given")
+    """The set's own folds where every slice has one, else the folds that training makes."""
+    own_folds = [sample.fold for sample in stats.samples if sample.fold is not None]
+    if len(own_folds) == len(stats.samples):
+        return Folds(own_folds, "given")
     samples = stats.samples
     if any(not sample.patient for sample in samples):
         samples = group_by_likeness(samples, stats.signatures)
@@ -73,28 +73,28 @@ def numbers_of(stats: Statistics, pairs: Sequence[Pair], folds: Folds) -> dict[s
 
 
 def _class(stats: Statistics, name: str) -> dict[str, Any]:
-    own = stats.labels == name
-    patients = Counter(s.patient for s, mine in zip(stats.samples, own, strict=True) if mine and s.patient)
-    has_lesion = own & (stats.lesion_px > 0)
+    of_class = stats.labels == name
+    patients = Counter(s.patient for s, inside in zip(stats.samples, of_class, strict=True) if inside and s.patient)
+    has_lesion = of_class & (stats.lesion_px > 0)
     return {
-        "slices": int(own.sum()),
-        "share": float(own.mean()),
+        "slices": int(of_class.sum()),
+        "share": float(of_class.mean()),
         "patients": len(patients),
-        "slices_without_patient": int(own.sum()) - sum(patients.values()),
-        "color_slices": int(stats.color[own].sum()),
-        "rows": _spread(stats.shape[own, 0]),
-        "columns": _spread(stats.shape[own, 1]),
-        "aspect": _spread(stats.aspect[own]),
-        "mean_gray": _spread(stats.gray[own]),
-        "head_share_of_picture": _spread(stats.head_fraction[own]),
+        "slices_without_patient": int(of_class.sum()) - sum(patients.values()),
+        "color_slices": int(stats.color[of_class].sum()),
+        "rows": _spread(stats.shape[of_class, 0]),
+        "columns": _spread(stats.shape[of_class, 1]),
+        "aspect": _spread(stats.aspect[of_class]),
+        "mean_gray": _spread(stats.gray[of_class]),
+        "head_share_of_picture": _spread(stats.head_fraction[of_class]),
         "masks": int(has_lesion.sum()),
-        "masks_empty_at_this_size": int((own & (stats.lesion_px == 0)).sum()),
+        "masks_empty_at_this_size": int((of_class & (stats.lesion_px == 0)).sum()),
         "lesion_share_of_head": _spread(stats.lesion_px[has_lesion] / stats.head_px[has_lesion]),
     }
 
 
 def _spread(values: NDArray[Any]) -> dict[str, float] | None:
-    """Smallest, median and largest value and the quartiles; None without values."""
+    """Minimum, quartiles, median and maximum of some values; None without values."""
     if not values.size:
         return None
     names = ("min", "q25", "median", "q75", "max")
@@ -111,23 +111,23 @@ def _patients(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _sizes(stats: Statistics) -> list[dict[str, Any]]:
-    """How many slices of each class have each size, the most frequent size first."""
+    """The number of slices of each size, in all and of each class, the most frequent size first."""
     counts = Counter((int(r), int(c)) for r, c in stats.shape)
     labels = stats.labels
     table = []
     for (rows, columns), n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        own = (stats.shape[:, 0] == rows) & (stats.shape[:, 1] == columns)
-        classes = {name: int((labels[own] == name).sum()) for name in stats.classes}
+        of_size = (stats.shape[:, 0] == rows) & (stats.shape[:, 1] == columns)
+        classes = {name: int((labels[of_size] == name).sum()) for name in stats.classes}
         table.append({"rows": rows, "columns": columns, "slices": n, "classes": classes})
     return table
 
 
 def source_auc(stats: Statistics) -> dict[str, float] | None:
-    """How well each plain fact of the stored picture, such as its size, tells no_tumor from tumor by itself: the area
-    under the ROC curve, 0.5 (not at all) to 1 (always). None where one of the two is missing.
+    """The AUC with which each plain fact of the stored picture, such as its size, separates no_tumor from tumor.
 
-    A high value means that healthy and sick slices come from different sources, which a classifier can learn instead of
-    the tumor.
+    0.5 means that the fact says nothing of the class, 1 that it always reveals it. None where one of the two is
+    missing. A high value means that healthy and sick slices come from different sources, which a classifier can learn
+    instead of the tumor.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -154,18 +154,18 @@ def _folds(stats: Statistics, folds: Folds) -> dict[str, Any]:
 
 
 def _table(stats: Statistics, parts: Sequence[str]) -> dict[str, Any] | None:
-    """Slices and patients of each class in each part; None where there are no parts."""
+    """Slices and patients of each class in each part; None without parts."""
     if not any(parts):
         return None
     table: dict[str, Any] = {}
     labels = stats.labels
     for part in sorted(set(parts), key=_order):
-        own = np.array([p == part for p in parts])
-        members = [sample for sample, mine in zip(stats.samples, own, strict=True) if mine]
+        in_part = np.array([p == part for p in parts])
+        members = [sample for sample, inside in zip(stats.samples, in_part, strict=True) if inside]
         table[part or "none"] = {
             "slices": len(members),
             "patients": len({s.patient for s in members if s.patient}),
-            "classes": {name: int((labels[own] == name).sum()) for name in stats.classes},
+            "classes": {name: int((labels[in_part] == name).sum()) for name in stats.classes},
             "patients_of_class": {
                 name: len({s.patient for s in members if s.patient and (s.label or UNLABELED) == name})
                 for name in stats.classes
@@ -175,11 +175,11 @@ def _table(stats: Statistics, parts: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _order(part: str) -> tuple[int, int, str]:
-    return _PARTS.index(part) if part in _PARTS else len(_PARTS), len(part), part
+    return PARTS.index(part) if part in PARTS else len(PARTS), len(part), part
 
 
 def count_copies(samples: Sequence[Sample], pairs: Sequence[Pair], folds: Folds) -> dict[str, Any]:
-    """How many files are equal and how many slices look alike: mirrored, of two patients, in two parts."""
+    """The numbers of equal files and of slices that look alike: mirrored, of two patients, in two parts."""
     groups = equal_files([sample.image for sample in samples])
     apart = [pair for pair in pairs if not of_one_volume(samples[pair.first], samples[pair.second])]
     with_patients = [pair for pair in apart if samples[pair.first].patient and samples[pair.second].patient]
@@ -216,7 +216,7 @@ def _patients_across(samples: Sequence[Sample], parts: Sequence[str]) -> int:
 
 
 def remarks(numbers: dict[str, Any]) -> list[str]:
-    """Sentences that you should read before you train on this set."""
+    """Warnings to read before you train on this set, one sentence each."""
     lines = []
     if numbers["left_out"]:
         lines.append(f"{len(numbers['left_out'])} slices could not be read and are in none of these figures.")

@@ -21,7 +21,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.scan import Scan
 
-_MOST_CLASSES = 31  # larger values of a picture are gray levels: 127 beside 255 is a smooth border
+_MOST_CLASSES = 31  # larger values of a picture are gray levels: 127 next to 255 is a smooth border
 _LOSSY = ("jpeg", "webp")
 
 
@@ -80,13 +80,13 @@ def open_mask(path: Path) -> Scan:
 
 def describe_values(mask: Scan) -> str:
     """How a mask with several values besides 0 is read, in words; empty for a mask with one value."""
-    drawn = _flat(mask)
-    values = np.unique(drawn)
+    flat = _flat(mask)
+    values = np.unique(flat)
     values = values[values > 0]
     if len(values) < 2:
         return ""
-    cut = _cut(drawn, mask)
-    if _is_fractions(drawn):
+    cut = _cut(flat, mask)
+    if _is_fractions(flat):
         return f"fractions up to {values[-1]:g}, lesion from {cut:g} on"
     if cut == 0:
         shown = ", ".join(f"{value:g}" for value in values[:8])
@@ -96,9 +96,9 @@ def describe_values(mask: Scan) -> str:
 
 def _lesion(mask: Scan) -> NDArray[np.uint8]:
     """The lesion of a mask as 0 and 1, ``(rows, columns)`` or the volume's shape."""
-    drawn = _flat(mask)
-    cut = _cut(drawn, mask)
-    return (drawn >= cut).astype(np.uint8) if _is_fractions(drawn) else (drawn > cut).astype(np.uint8)
+    flat = _flat(mask)
+    cut = _cut(flat, mask)
+    return (flat >= cut).astype(np.uint8) if _is_fractions(flat) else (flat > cut).astype(np.uint8)
 
 
 def _flat(mask: Scan) -> NDArray[Any]:
@@ -106,19 +106,19 @@ def _flat(mask: Scan) -> NDArray[Any]:
     return mask.voxels.max(axis=2) if mask.voxels.ndim == 3 and not mask.volume else mask.voxels
 
 
-def _is_whole(drawn: NDArray[Any]) -> bool:
-    return drawn.dtype.kind != "f" or bool((drawn == np.rint(drawn)).all())
+def _is_whole(flat: NDArray[Any]) -> bool:
+    return flat.dtype.kind != "f" or bool((flat == np.rint(flat)).all())
 
 
-def _is_fractions(drawn: NDArray[Any]) -> bool:
+def _is_fractions(flat: NDArray[Any]) -> bool:
     """Whether values are shares of lesion. Larger values that are not whole are gray levels after a resize."""
-    return not _is_whole(drawn) and float(drawn.max()) <= _MOST_CLASSES
+    return not _is_whole(flat) and float(flat.max()) <= _MOST_CLASSES
 
 
-def _cut(drawn: NDArray[Any], mask: Scan) -> float:
+def _cut(flat: NDArray[Any], mask: Scan) -> float:
     """The value at which lesion begins; 0 if every positive value is lesion."""
-    top = float(drawn.max())
-    if _is_fractions(drawn):
+    top = float(flat.max())
+    if _is_fractions(flat):
         return 0.5 if top >= 0.5 else max(top / 2, 1e-30)
     classes = mask.volume or (top <= _MOST_CLASSES and mask.format not in _LOSSY)
-    return 0.0 if (classes and _is_whole(drawn)) or top <= 0 else top / 2
+    return 0.0 if (classes and _is_whole(flat)) or top <= 0 else top / 2

@@ -134,7 +134,7 @@ class Preprocess:
         The map is resampled with eight bits, which is faster than floats and smoother than a mask.
 
         Args:
-            map_hw: ``(size, size)`` uint8, 255 is certain; a mask of 0 and 255 is a map, too.
+            map_hw: ``(size, size)`` uint8, 255 is certain. A mask of 0 and 255 is a map, too.
             placement: Where the slice lies on the network's grid.
             threshold: Share of 255 from which a pixel of the source belongs to the mask.
         """

@@ -137,7 +137,7 @@ def make_loader(
 
     Args:
         dataset: The items.
-        batch_size: Items a batch; a shuffled epoch leaves an incomplete last batch out.
+        batch_size: Items a batch. A shuffled epoch leaves an incomplete last batch out.
         sampler: Chooses items and order.
         workers: Processes that load ahead. With 0, the default, an error reaches the user as it was raised.
     """

@@ -94,7 +94,7 @@ def check_steps(module: StageModule, config: TrainingConfig, slices: int) -> Non
     slice and the input is small.
 
     Args:
-        module: The run's module; it is not changed.
+        module: The run's module. It is not changed.
         config: The run's settings.
         slices: Number of slices that an epoch shows.
 

@@ -19,12 +19,12 @@ _STEM = ("conv1", "bn1", "layer1")  # of every ResNet of torchvision, timm and s
 
 @dataclass(frozen=True)
 class BatchedNetwork:
-    """A network that predicts in batches; each stage adds what its outputs mean.
+    """A network that predicts in batches. Each stage adds what its outputs mean.
 
     Attributes:
         model: The network.
         device: Where it runs.
-        normalization: What its weights expect of the pixels.
+        normalization: The normalization of pixels that its weights expect.
         half: Compute in bfloat16 instead of fp32.
     """
 
@@ -53,7 +53,7 @@ class BatchedNetwork:
 
 
 def check_output(model: nn.Module, name: str, size: int, expected: tuple[int, ...]) -> None:
-    """Check a network with one black picture on the CPU; its training mode stays as it is.
+    """Check a network with one black picture on the CPU. Its training mode stays as it is.
 
     Args:
         model: Takes ``(1, 3, size, size)``.
@@ -74,8 +74,8 @@ def check_output(model: nn.Module, name: str, size: int, expected: tuple[int, ..
         model.train(training)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
     if shape != expected:
-        given = f"shape {shape}" if shape else f"a {type(output).__name__}"
-        raise InputError(f"{name} does not take inputs of {size} pixels (it gives {given}, not shape {expected})")
+        output_text = f"shape {shape}" if shape else f"a {type(output).__name__}"
+        raise InputError(f"{name} does not take inputs of {size} pixels (it gives {output_text}, not shape {expected})")
 
 
 def freeze_stem(network: nn.Module) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
-from tumorlens.data.cards.card import check_settings, read_card
+from tumorlens.data.cards.card import WEIGHT_FILES, check_settings, stage_card
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.run_folder import FREE, changed_setting, plain_config
@@ -58,7 +58,7 @@ class FinishedFold:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measurements of a cross-validation on patients that its networks have not seen; each stage adds its own.
+    """Measurements of a cross-validation on patients that its networks have not seen. Each stage adds its own.
 
     Attributes:
         folder: The cross-validation's folder.
@@ -107,14 +107,13 @@ def find_evidence(
     return read(config.out_of_fold, plain_config(config)) if config.out_of_fold else None
 
 
-def finished_folds(folder: str | Path, weights: str, stage: str, recipe: Mapping[str, Any]) -> list[FinishedFold]:
+def finished_folds(folder: str | Path, stage: str, recipe: Mapping[str, Any]) -> list[FinishedFold]:
     """The runs of a cross-validation, one for each fold of the data.
 
     Args:
         folder: Holds ``fold-0``, ``fold-1`` ..., as `tumorlens crossval` writes them.
-        weights: Name of the weight file in each.
         stage: ``classification`` or ``segmentation``.
-        recipe: Settings of the run on all patients; the folds must have been trained with the same recipe.
+        recipe: Settings of the run on all patients. The folds must have been trained with the same recipe.
 
     Raises:
         InputError: There is no such folder, a fold is missing, unfinished or of another stage, or the recipe differs.
@@ -124,7 +123,7 @@ def finished_folds(folder: str | Path, weights: str, stage: str, recipe: Mapping
     paths = [numbered[number] for number in sorted(filter(str.isdecimal, numbered), key=int)]
     if not paths:
         raise InputError(f"{folder}: no folds of a cross-validation there (fold-0, fold-1, ...)")
-    folds = [FinishedFold(path, _checked_card(path / weights, stage, recipe)) for path in paths]
+    folds = [FinishedFold(path, _checked_card(path / WEIGHT_FILES[stage], stage, recipe)) for path in paths]
     numbers = [fold.card.get("training", {}).get("fold") for fold in folds]
     if len(folds) < _LEAST_FOLDS or numbers != list(range(len(folds))):
         raise InputError(f"{folder}: all folds of a cross-validation are needed, there are {numbers}")
@@ -132,10 +131,8 @@ def finished_folds(folder: str | Path, weights: str, stage: str, recipe: Mapping
 
 
 def _checked_card(weights: Path, stage: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    card = read_card(weights)
-    check_settings(card, weights, stage)
-    if card.get("stage") != stage:
-        raise InputError(f"{weights}: these weights are for {card.get('stage')}, not for {stage}")
+    card = stage_card(weights, stage)
+    check_settings(card, weights.with_suffix(".json"), stage)
     changed = changed_setting(card.get("training", {}), dict(recipe), _FREE)
     if changed:
         raise InputError(f"{weights.parent}: the fold was trained with {changed}")

@@ -48,7 +48,7 @@ class Partition:
     leaks: int | None = None
 
     def held_out(self) -> dict[str, PreparedSet]:
-        """The parts that the network does not learn from, by name; a run on all patients has none."""
+        """The parts that the network does not learn from, by name. A run on all patients has none."""
         parts = {"validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if len(part)}
 
@@ -74,7 +74,7 @@ def load_partition(
     """Read, prepare and split the data of a run.
 
     Args:
-        config: Which data, which split.
+        config: The data and the split.
         keep: Only samples for which it is true are read.
         progress: Called with the number of slices done and of all.
 
@@ -103,7 +103,7 @@ def load_partition(
         check_near_duplicates(whole.samples, split, marks)
     split = replace(split, train=share_of_patients(whole.samples, split.train, config.patients, config.seed))
     leaks = len(leaking(whole.samples, split, marks)) if config.duplicates == "keep" else None
-    for name, members in (("training", split.train), ("validation", split.validation), ("test", split.test)):
+    for name, members in split.parts.items():
         if not members:
             raise InputError(f"the {name} part of fold {config.fold} is empty")
     return Partition(

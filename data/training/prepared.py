@@ -54,12 +54,12 @@ def prepare(
     """Read and preprocess every sample once. Training then works from memory, at 100 kB a slice of 224 pixels.
 
     Args:
-        samples: What to read.
+        samples: The samples to read.
         preprocess: The same as in prediction.
         progress: Called with the number of samples done after each sample.
 
     Raises:
-        InputError: A sample cannot be used; the message names it.
+        InputError: A sample cannot be used. The message names it.
     """
     size = preprocess.size
     images = np.zeros((len(samples), size, size), np.uint8)
@@ -97,14 +97,14 @@ def prepare_once(
 ) -> PreparedSet:
     """`prepare`, with the result stored in a folder for the next call.
 
-    The file's name is a hash of everything that the set depends on: paths, sizes and times of the files, what is taken
-    of them, and the preprocessing. A damaged file is made again. A slice of 192 pixels takes 40 kB, masks being stored
-    as bits.
+    The file's name is a hash of everything that the set depends on: paths, sizes and times of the files, the slices,
+    channels and planes, and the preprocessing. A damaged file is made again. A slice of 192 pixels takes 40 kB, because
+    masks are stored as bits.
 
     Args:
-        samples: What to read.
-        preprocess: How to prepare it.
-        folder: Where to store the set; made if it is missing.
+        samples: The samples to read.
+        preprocess: The same as in prediction.
+        folder: The folder for the stored set. A missing folder is made.
         progress: Called with the number of samples done after each sample that has to be read.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from tumorlens.data.cards.card import WEIGHT_FILES
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.datasets.sample import Sample
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A training run; its methods are the steps, in the order in which a stage takes them.
+    """A training run. Its methods are the steps, in the order in which a stage takes them.
 
     Attributes:
         config: All settings.
@@ -72,7 +73,7 @@ class Run:
 
         Args:
             keep: Only samples for which it is true are read.
-            evidence: The cross-validation of a run on all patients; it must have validated them.
+            evidence: The cross-validation of a run on all patients. It must have validated them.
             prepared: Called with the number of slices read and of all.
 
         Raises:
@@ -112,18 +113,15 @@ class Run:
         module.load_state_dict(state)
         return epoch
 
-    def save(
-        self, weights: str, tensors: dict[str, torch.Tensor], card: dict[str, Any], headline: str
-    ) -> dict[str, Any]:
-        """Write learning curves, weights and card; returns the card as it is written.
+    def save(self, tensors: dict[str, torch.Tensor], card: dict[str, Any], headline: str) -> dict[str, Any]:
+        """Write learning curves, weights and card. Returns the card as it is written.
 
         Args:
-            weights: Name of the weight file.
-            tensors: Its content.
-            card: What to write beside it, see `data.cards.weights.save_weights`.
+            tensors: The content of the weight file.
+            card: The content of its card, see `data.cards.weights.save_weights`.
             headline: The test figure that is reported to the user.
         """
         plot_learning_curves(write_metrics_table(self.out), self.out / "curves.png")
-        written = save_weights(tensors, self.out / weights, card)
+        written = save_weights(tensors, self.out / WEIGHT_FILES[card["stage"]], card)
         self.say(f"{headline}, weights in {self.out}")
         return written

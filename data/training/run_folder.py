@@ -30,7 +30,7 @@ _PRECISIONS = ("auto", "bf16", "fp32")
 def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> dict[str, Any]:
     """The part of a card that says how the weights came about.
 
-    The settings are those that the run's folder keeps, since the file of the initial weights may hold others by now.
+    The settings are those in the run's folder, because the file of the initial weights may hold other weights now.
     The patients are hashes, see `data.datasets.patient_hashes`.
     """
     training = read_config(out)
@@ -120,7 +120,7 @@ def changed_setting(recorded: dict[str, Any], settings: dict[str, Any], free: Co
 
 
 def write_config(out: Path, config: Any) -> None:
-    """Write a run's ``config.yaml``. If the file of its initial weights is gone, what was recorded of it stays."""
+    """Write a run's ``config.yaml``. If the file of the initial weights is missing, its earlier record stays."""
     settings = with_start(config)
     if START_HASH not in settings and settings.get("init") not in ("imagenet", "none") and (out / CONFIG).is_file():
         settings |= {key: value for key, value in read_config(out).items() if key in (START_HASH, "start")}
@@ -128,7 +128,7 @@ def write_config(out: Path, config: Any) -> None:
 
 
 def read_config(out: Path) -> dict[str, Any]:
-    """The settings of a run, with what is recorded of its initial weights."""
+    """The settings of a run, with the record of its initial weights."""
     return dict(yaml.safe_load((out / CONFIG).read_text(encoding="utf-8")))
 
 
@@ -147,7 +147,7 @@ def plain_config(config: Any) -> dict[str, Any]:
 
 
 def with_start(config: Any) -> dict[str, Any]:
-    """`plain_config`, with the SHA-256 of the initial weights' file and what those were trained on.
+    """`plain_config`, with the SHA-256 of the initial weights' file and the record of their training.
 
     A path alone does not tell whether the file still holds the same weights.
     """

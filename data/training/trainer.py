@@ -38,7 +38,7 @@ class MetricsTable(L.Callback):
 
 
 class Finite(L.Callback):
-    """Ends a run whose loss, weights or outputs are no longer finite, before they reach a checkpoint."""
+    """Ends a run whose loss, weights or outputs are not finite, before they reach a checkpoint."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -69,9 +69,9 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Seque
     runs = [*_without_parts(scans), *search.failures]
     keys = {job.key for job in runs}
     others = _each_once(job for job, _ in search.candidates if job.key not in keys)  # they keep their names free
-    named = name_jobs([*runs, *others])
-    names = {job.key: job.name for job in named}
-    return Work(named[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
+    with_names = name_jobs([*runs, *others])
+    names = {job.key: job.name for job in with_names}
+    return Work(with_names[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
 
 
 @dataclass
@@ -89,7 +89,7 @@ class _Search:
     unpacked: set[Path] = field(default_factory=set)
 
     def look_at(self, inputs: Iterable[str]) -> None:
-        """Look through all inputs, the outermost folders first: which give the longest names to the scans in them."""
+        """Look through all inputs, the outermost folders first: they give the longest names to the scans in them."""
         paths = list(self._expand(inputs))
         scans: dict[int, list[Job]] = {}
         for n in sorted(range(len(paths)), key=lambda n: (os.path.realpath(paths[n]).count(os.sep), str(paths[n]))):
@@ -229,7 +229,7 @@ def _matches(text: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Contents:
-    """The files below a folder by kind; the last kind is what cannot be read, with the reason."""
+    """The files below a folder by kind. Unreadable files come with the reason."""
 
     scans: list[Path] = field(default_factory=list)
     dicom: list[Path] = field(default_factory=list)
@@ -251,7 +251,7 @@ def _look_into(folder: Path, out: Path) -> _Contents:
             continue
         visited.add(here.resolve())
         folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != out)
-        results = RESULT_FILES if _is_result(here) else ()  # they may lie beside their source
+        results = RESULT_FILES if _is_result(here) else ()  # they may lie next to their source
         for file in (here / name for name in sorted(names) if name[0] != "." and name not in results):
             if _is_dead_link(file):
                 contents.unreadable.append((file, _DEAD_LINK))
@@ -272,7 +272,7 @@ def _is_dead_link(path: Path) -> bool:
 
 
 def _is_result(folder: Path) -> bool:
-    """Whether a folder holds the result of a run; its files are not scans."""
+    """Whether a folder holds the result of a run. Its files are not scans."""
     return (folder / "result.json").is_file() and (folder / "overlay.png").is_file()
 
 

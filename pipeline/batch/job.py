@@ -70,7 +70,7 @@ class Job:
 
 
 def place_of(job: Job) -> str:
-    """SHA-256 of where a scan lies. It tells scans of one name apart; the path itself may name the patient."""
+    """SHA-256 of where a scan lies. It tells scans of one name apart. The path itself may name the patient."""
     return hashlib.sha256(os.fsencode(job.place)).hexdigest()
 
 

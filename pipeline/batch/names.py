@@ -35,19 +35,19 @@ def name_jobs(
         has_result: Whether this scan has a result there. Such a scan keeps its name before others get theirs.
     """
     order = sorted(range(len(jobs)), key=lambda n: (jobs[n].error is not None, jobs[n].place, jobs[n].uid))
-    named: dict[int, Job] = {}
+    with_name: dict[int, Job] = {}
     folders: set[str] = set()
     for accepts, tries in ((has_result, 2), (is_free, None)):
         for n in order:
-            if n in named:
+            if n in with_name:
                 continue
             for job in islice(_possible_jobs(jobs[n]), tries):
                 folder = job.folder.casefold()
                 if folder not in folders and folder.split("/")[0] != TABLE and accepts(job):
-                    named[n] = job
+                    with_name[n] = job
                     folders.add(folder)
                     break
-    return [named[n] for n in range(len(jobs))]
+    return [with_name[n] for n in range(len(jobs))]
 
 
 def _possible_jobs(job: Job) -> Iterator[Job]:

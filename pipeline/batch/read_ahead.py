@@ -24,15 +24,15 @@ _UNPACKED_SHARE = 8  # voxels take about so many times the bytes of their compre
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A scan that was read, or the reason why it was not.
+class ReadJob:
+    """A job whose scan was read, or the reason why it was not.
 
     Attributes:
         job: The job.
         case: The scan, prepared for the networks; None if there is an error or an earlier result.
-        made_of: What its result depends on, as ``result.json`` will store it.
+        made_of: Everything that its result depends on, as ``result.json`` stores it.
         earlier: The content of an earlier ``result.json`` that still holds, or None.
-        error: What went wrong, or None.
+        error: The error of the reading, or None.
     """
 
     job: Job
@@ -59,28 +59,28 @@ def read_ahead(
     settings: dict[str, Any],
     readers: int = 1,
     find_earlier: Callable[[Job], dict[str, Any] | None] = lambda job: None,
-) -> Iterator[list[Reading]]:
+) -> Iterator[list[ReadJob]]:
     """Jobs in order, in groups of those that are ready: at least one, and no more slices than share a batch.
 
     Args:
         jobs: All of them.
         size: Side of the classifier's input in pixels.
         options: Settings of the run.
-        settings: What every result depends on.
+        settings: Everything but the source that a result depends on, from `pipeline.batch.resume.settings_of`.
         readers: Number of threads.
         find_earlier: Returns the earlier result of a job that need not be read, or None.
     """
 
-    def read(job: Job) -> Reading:
+    def read(job: Job) -> ReadJob:
         try:
             earlier = find_earlier(job)
-            return Reading(job, earlier=earlier) if earlier else open_job(job, size, options, settings)
+            return ReadJob(job, earlier=earlier) if earlier else open_job(job, size, options, settings)
         except Exception as error:
-            return Reading(job, error=error)
+            return ReadJob(job, error=error)
 
     with ThreadPoolExecutor(max(1, readers), thread_name_prefix="read") as pool:
         remaining = iter(jobs)
-        waiting: deque[tuple[Job, Future[Reading]]] = deque()
+        waiting: deque[tuple[Job, Future[ReadJob]]] = deque()
         try:
             while True:
                 for job in remaining:
@@ -96,7 +96,7 @@ def read_ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def open_job(job: Job, size: int, options: RunOptions, settings: dict[str, Any]) -> Reading:
+def open_job(job: Job, size: int, options: RunOptions, settings: dict[str, Any]) -> ReadJob:
     """The job's scan, read and prepared.
 
     Raises:
@@ -109,7 +109,7 @@ def open_job(job: Job, size: int, options: RunOptions, settings: dict[str, Any])
     scan = replace(scan, notes=(*job.notes, *scan.notes))
     made_of = {"source_sha256": hash_of(job), **settings, "frame": scan.frame}
     scan = open_source(scan, options)
-    return Reading(job, prepare(scan, size, read_s=time.perf_counter() - begun), made_of)
+    return ReadJob(job, prepare(scan, size, read_s=time.perf_counter() - begun), made_of)
 
 
 def hash_of(job: Job) -> str:
@@ -126,7 +126,7 @@ def hash_of(job: Job) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _take_ready(waiting: deque[tuple[Job, Future[Reading]]]) -> list[Reading]:
+def _take_ready(waiting: deque[tuple[Job, Future[ReadJob]]]) -> list[ReadJob]:
     """The first scan, which is waited for, and those after it that are ready too."""
     group = [waiting.popleft()[1].result()]
     slices = group[0].n_slices
@@ -140,7 +140,7 @@ def _take_ready(waiting: deque[tuple[Job, Future[Reading]]]) -> list[Reading]:
     return group
 
 
-def _n_bytes(waiting: deque[tuple[Job, Future[Reading]]]) -> int:
+def _n_bytes(waiting: deque[tuple[Job, Future[ReadJob]]]) -> int:
     """Memory that the scans ahead take, or will take once they are read."""
     return sum(
         future.result().n_bytes if future.done() else _UNPACKED_SHARE * _file_bytes(job) for job, future in waiting

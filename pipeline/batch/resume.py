@@ -69,7 +69,7 @@ def remove_earlier_results(out: Path) -> None:
     (out / TABLE).unlink(missing_ok=True)  # a run that is killed at once must not leave rows without results
 
 
-def name_beside_results(jobs: Sequence[Job], out: Path) -> list[Job]:
+def name_resumed_jobs(jobs: Sequence[Job], out: Path) -> list[Job]:
     """The jobs with names and output folders that hold no result of another scan.
 
     A scan that was run before keeps its name. Two scans are the same if they lie in the same place, or if they have the

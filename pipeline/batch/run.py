@@ -17,10 +17,10 @@ from typing import Any
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.files import claim
 from tumorlens.pipeline.batch.job import Job, place_of
-from tumorlens.pipeline.batch.read_ahead import Reading, read_ahead
+from tumorlens.pipeline.batch.read_ahead import ReadJob, read_ahead
 from tumorlens.pipeline.batch.resume import (
     earlier_result,
-    name_beside_results,
+    name_resumed_jobs,
     remove_earlier_results,
     settings_of,
 )
@@ -101,7 +101,7 @@ def run_batch(
     except OSError as error:
         raise InputError(f"{out}: this folder cannot be made ({error.strerror})") from None
     if resume:
-        jobs = name_beside_results(jobs, out)
+        jobs = name_resumed_jobs(jobs, out)
     else:
         remove_earlier_results(out)
     _say_renamed(jobs)
@@ -111,7 +111,7 @@ def run_batch(
     def find_earlier(job: Job) -> dict[str, Any] | None:
         return earlier_result(job, out, settings) if resume else None
 
-    def conclude_and_write(reading: Reading, decision: Decision | Exception | None) -> dict[str, Any]:
+    def conclude_and_write(reading: ReadJob, decision: Decision | Exception | None) -> dict[str, Any]:
         if isinstance(decision, Exception):
             raise decision
         if reading.earlier is not None:
@@ -147,7 +147,7 @@ def _say_renamed(jobs: list[Job]) -> None:
             _log.warning("%s: the name of %s, because another scan is called %s", job.name, path, job.plain_name)
 
 
-def _decide(pipeline: Pipeline, group: list[Reading], options: RunOptions) -> list[Decision | Exception | None]:
+def _decide(pipeline: Pipeline, group: list[ReadJob], options: RunOptions) -> list[Decision | Exception | None]:
     """The decision about each scan, or the error of its reading or of the networks; None for an earlier result."""
     decisions = iter(_decide_cases(pipeline, [r.case for r in group if r.case is not None], options))
     return [reading.error if reading.case is None else next(decisions) for reading in group]
@@ -198,7 +198,7 @@ class _Table:
             self._written_at = time.monotonic()
 
     def close(self, waiting: deque[tuple[Job, Written]]) -> None:
-        """Write the table, also with the scans that were finished while nobody waited for them."""
+        """Write the table, with the rows of scans that were finished but not yet added."""
         for job, written in waiting:
             if written.done() and not written.cancelled() and written.exception() is None:
                 self._add(self._row(job, written)[0])

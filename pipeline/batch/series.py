@@ -103,7 +103,7 @@ def _choose(study: list[Series], named: bool, series_names: Sequence[str]) -> di
 
 
 def _is_named(series: Series, name: str) -> bool:
-    """``all`` means every series that shows a head; a localizer has to be named."""
+    """``all`` means every series that shows a head. A localizer has to be named."""
     return series.is_called(name) and not (name.lower() == "all" and series.unfitness)
 
 

@@ -45,7 +45,7 @@ COMMANDS: Commands = {
     "run": ("run.run", "Label scans, segment the positive ones, write results.csv, masks and overlays."),
     "demo": ("tools.demo", "Run the pipeline on a phantom scan, or on yours, and say where the results are."),
     "train": (TRAIN, "Train a stage on your own data."),
-    "evaluate": (EVALUATE, "Measure a stage, or both together, on labelled scans."),
+    "evaluate": (EVALUATE, "Measure a stage, or both together, on labeled scans."),
     "crossval": (CROSSVAL, "Train and measure on every fold."),
     "data": (DATA, "Look at a data set, check it, split it by patient."),
     "export": ("tools.export", "Write a stage for other programs (Triton, ONNX Runtime, OpenVINO, LibTorch)."),

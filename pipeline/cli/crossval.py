@@ -22,7 +22,7 @@ _AGAIN = "A call that was stopped goes on when you repeat it."
 
 @dataclass(frozen=True)
 class CrossvalCall:
-    """Which folds are trained, how they are measured, and where the runs go."""
+    """The folds to train, the measurement, and the place of the runs."""
 
     out: Path = setting(help="Folder of the runs and of the report; repeat the call to go on.", flag="-o --out")
     folds: tuple[int, ...] = setting((), "Test folds.", metavar="all|0,1,..", shown="all")
@@ -48,8 +48,8 @@ class _Segmenter(SegmenterConfig):
 
 
 @dataclass(frozen=True)
-class _SegmenterBeside:
-    """What a segmenter has of its own where both stages are trained; the rest is as for the classifier."""
+class _SegmenterOptions:
+    """The segmenter's own options where both stages are trained. The classifier's options hold for all else."""
 
     segmenter_init: str = setting("", f"The encoder's first weights: {_STARTS}", shown="that fold's classifier")
     segmenter_arch: str = setting(DEFAULT, "unet, unet++, unet-scse or plain-unet.")
@@ -88,8 +88,8 @@ def _crossval(configs: dict[str, TrainingConfig], values: Values) -> None:
 
 
 def _segmenter_settings(classifier: TrainingConfig, values: Values) -> dict[str, Any]:
-    """The settings of the segmenter beside a classifier: its own where it has some, else the classifier's."""
-    own = fill(_SegmenterBeside, values)
+    """The settings of the segmenter: its own options where it has some, else the classifier's."""
+    own = fill(_SegmenterOptions, values)
     shared = {each.name: getattr(classifier, each.name) for each in fields(TrainingConfig)}
     return shared | {
         "init": own.segmenter_init or _start(own, classifier, fill(CrossvalCall, values).out),
@@ -101,13 +101,14 @@ def _segmenter_settings(classifier: TrainingConfig, values: Values) -> dict[str,
     }
 
 
-def _start(own: _SegmenterBeside, classifier: Any, out: Path) -> str:
+def _start(own: _SegmenterOptions, classifier: Any, out: Path) -> str:
     """The first weights of the encoder: that fold's classifier if it has the same architecture, else the classifier's
     own start unless that is a file."""
-    from tumorlens.pipeline.evaluation.crossval import WEIGHTS, folder
+    from tumorlens.data.cards.card import WEIGHT_FILES
+    from tumorlens.pipeline.evaluation.crossval import fold_folder
 
     if classifier.arch == own.encoder and own.segmenter_arch != "plain-unet":
-        return str(folder(out, "pipeline", "classification", "{fold}") / WEIGHTS["classification"])
+        return str(fold_folder(out, "pipeline", "classification", "{fold}") / WEIGHT_FILES["classification"])
     return classifier.init if classifier.init in ("imagenet", "none") else "imagenet"
 
 
@@ -141,7 +142,7 @@ pipeline = command(
     _both_stages,
     CrossvalCall,
     _Classifier,
-    _SegmenterBeside,
+    _SegmenterOptions,
     leave_out=(*_SET_HERE, "probe", "explain"),
     details=_AGAIN,
     stopped="repeat the command to go on",

@@ -1,4 +1,4 @@
-"""`tumorlens data explore | check | split`: look at a data set, find what is wrong with it, divide it by patient."""
+"""`tumorlens data explore | check | split`: look at a data set, find its problems, divide it by patient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataCall:
-    """Which data set is looked at, and what is printed."""
+    """The data set, and the printed output."""
 
     source: str = setting(help=f"{LAYOUTS}.", argument=True, metavar="DIR")
     label_map: tuple[tuple[str, str], ...] = setting((), LABEL_MAP)
@@ -28,7 +28,7 @@ class DataCall:
 
 @dataclass(frozen=True)
 class ExploreCall(DataCall):
-    """Where the report goes, and which examples it shows."""
+    """The place of the report, and its choice of examples."""
 
     out: Path = setting(Path("report"), "The report's folder.", flag="-o --out")
     seed: int = setting(0, "Another seed shows other examples.", least=0)
@@ -36,7 +36,7 @@ class ExploreCall(DataCall):
 
 @dataclass(frozen=True)
 class CheckCall(DataCall):
-    """What is done with the findings."""
+    """The uses of the findings."""
 
     out: Path | None = setting(None, "Also write all findings as JSON.", flag="-o --out")
     examples: int = setting(5, "How many findings of a kind to print.", least=0)
@@ -45,7 +45,7 @@ class CheckCall(DataCall):
 
 @dataclass(frozen=True)
 class SplitCall(DataCall):
-    """How the data set is divided, and where the index goes."""
+    """The division of the data set, and the place of the index."""
 
     out: Path = setting(Path("index.csv"), "The index to write.", flag="-o --out")
     shares: tuple[float, float, float] = setting(
@@ -63,12 +63,12 @@ def _explore(values: Values) -> int:
         numbers = explore(
             call.source,
             call.out,
-            dict(call.label_map),
-            call.seed,
-            call.overwrite,
-            call.channel,
-            typed_command(),
-            progress,
+            label_map=dict(call.label_map),
+            seed=call.seed,
+            overwrite=call.overwrite,
+            channel=call.channel,
+            command=typed_command(),
+            progress=progress,
         )
     if not call.quiet:
         for remark in numbers["remarks"]:
@@ -114,7 +114,7 @@ def _split(values: Values) -> None:
 
 
 def _summary(division: Division) -> str:
-    """What the parts hold, a line each, and what they lack."""
+    """The contents of each part in a line, with a warning about the classes that it lacks."""
     lines = []
     for part, counts in division.counts().items():
         classes = {name: n for name, n in counts.items() if name not in ("slices", "patients")}

@@ -15,7 +15,7 @@ from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
 @dataclass(frozen=True)
 class EvaluateCall:
-    """Where a report goes, and what is printed."""
+    """The place of the report, and the printed output."""
 
     out: Path = setting(help="The report's folder.", flag="-o --out")
     overwrite: bool = setting(False, "Replace the report in OUT.")
@@ -24,7 +24,7 @@ class EvaluateCall:
 
 @dataclass(frozen=True)
 class EnginesCall:
-    """Which slices the engines are compared on."""
+    """The slices on which the engines are compared, and the networks."""
 
     data: tuple[str, ...] = setting(help=f"{LAYOUTS}; repeatable.")
     fold: int | None = setting(None, "Only the slices of this fold.", least=0)
@@ -49,10 +49,10 @@ def _engines(values: Values) -> None:
 
     from tumorlens.data.datasets.load import load_samples
     from tumorlens.data.files import write_text
-    from tumorlens.pipeline.engines.agreement import compare_engines, labelled, table
+    from tumorlens.pipeline.engines.agreement import compare_engines, labeled, table
 
     call = fill(EnginesCall, values)
-    samples = labelled([sample for source in call.data for sample in load_samples(source)])
+    samples = labeled([sample for source in call.data for sample in load_samples(source)])
     if call.fold is not None:
         samples = [sample for sample in samples if sample.fold == call.fold]
         if not samples:

@@ -14,7 +14,7 @@ from tumorlens.pipeline.cli.screen import say
 
 @dataclass(frozen=True)
 class InfoCall:
-    """How the facts are printed."""
+    """The form of the printed facts."""
 
     as_json: bool = setting(False, "Print JSON.", flag="--json")
 

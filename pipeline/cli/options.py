@@ -81,7 +81,7 @@ def command(
     examples: str,
     stopped: str = "",
 ) -> Command:
-    """A command whose options are the fields of dataclasses. Its name and its first line of help are in `app`.
+    """A command whose options are the fields of dataclasses. `pipeline.cli.app` has its name and first line of help.
 
     Args:
         run: Gets what the user gave and returns the exit code, none for 0. `fill` makes the dataclasses of it.
@@ -89,7 +89,7 @@ def command(
         leave_out: Fields that are not options of this command.
         details: Help below the first line.
         examples: Lines for the end of ``--help``.
-        stopped: What to tell a user who has stopped the command.
+        stopped: Advice for a user who has stopped the command.
     """
     params = [param for each in settings for param in _params(each, leave_out)]
     repeatable = {param.name for param in params if param.multiple or param.nargs == -1}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunCall:
-    """What a call runs on, where its results go, and what it prints."""
+    """The inputs of a call, the place of its results, and its printed output."""
 
     inputs: tuple[str, ...] = setting(help="Files, folders (recursive) or globs.", metavar="INPUT...", argument=True)
     out: Path | None = setting(None, "Output folder.", flag="-o --out")

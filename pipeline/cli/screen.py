@@ -1,4 +1,4 @@
-"""What the command line shows: results, warnings, errors, progress."""
+"""The output of the command line: results, warnings, errors, progress."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def user_errors(verbose: bool = False, stopped: str = "") -> Iterator[None]:
 
     Args:
         verbose: Let warnings and logs through.
-        stopped: What to tell a user who has stopped the command.
+        stopped: Advice for a user who has stopped the command.
     """
     if verbose:
         import logging
@@ -116,9 +116,9 @@ def _name_of(param: click.Parameter) -> str:
 
 
 class Progress:
-    """A line on stderr that is written over as work goes on and wiped when it is done: what, how many, how long still.
+    """A line on stderr with the share of the work that is done and the time that is left. It is wiped at the end.
 
-    As a context it is what functions call with the numbers done and of all, or None where stderr is not a terminal:
+    The context is a function to call with the numbers done and of all, or None where stderr is not a terminal:
 
         with Progress("slices", hidden=quiet) as progress:
             evaluate(request, out, progress=progress)

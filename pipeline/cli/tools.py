@@ -12,7 +12,7 @@ from tumorlens.pipeline.cli.screen import say
 
 @dataclass(frozen=True)
 class DemoCall:
-    """What a demonstration shows."""
+    """The scan of a demonstration, and the place of its results."""
 
     scan: Path | None = setting(None, "A scan of yours instead of the phantom.")
     out: Path = setting(Path("demo-out"), "Output folder.", flag="-o --out")
@@ -29,7 +29,7 @@ def _demo(values: Values) -> None:
 
 @dataclass(frozen=True)
 class ExportCall:
-    """Which network is exported, and how."""
+    """The network to export, and the format."""
 
     stage: str = setting(
         help="Which network: classification or segmentation.",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainCall:
-    """Where a training run goes, and what it shows."""
+    """The folder of a training run, and its progress bar."""
 
     out: Path = setting(help="The run's folder.", flag="-o --out")
     resume: bool = setting(False, "Go on from the last checkpoint in --out.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import PreparedSet, prepare
-from tumorlens.pipeline.engines.choice import choose_engine
+from tumorlens.pipeline.engines.choice import ENGINES, PRECISIONS, choose_engine
 from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
 from tumorlens.pipeline.engines.opening import open_stages
 from tumorlens.segmentation.evaluation.metrics import dice_scores
@@ -53,7 +54,7 @@ def compare_engines(
     segmenter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each engine and precision of this machine; the reference comes first.
+    """A row for each engine and precision of this machine. The reference comes first.
 
     Args:
         samples: Labeled slices, preferably of patients that the weights were not trained on.
@@ -69,7 +70,7 @@ def compare_engines(
     Raises:
         InputError: Weights or slices are unusable, or the stages have different input sizes.
     """
-    engines = [REFERENCE, *_others()]
+    engines = [REFERENCE, *_other_engines()]
     rows: list[dict[str, Any]] = []
     reference: Answers | None = None
     prepared: PreparedSet | None = None
@@ -92,16 +93,17 @@ def compare_engines(
     return rows
 
 
-def _others() -> list[Engine]:
+def _other_engines() -> list[Engine]:
     engines = []
-    for name in ("torch", "openvino"):
-        for precision in ("fp32", "bf16"):
-            try:
-                engine = choose_engine(name, "cpu", precision)
-            except InputError:  # this machine does not have it
-                continue
-            if engine != REFERENCE:
-                engines.append(engine)
+    for name, precision in product(ENGINES, PRECISIONS):
+        if "auto" in (name, precision):
+            continue
+        try:
+            engine = choose_engine(name, "cpu", precision)
+        except InputError:  # this machine does not have it
+            continue
+        if engine != REFERENCE:
+            engines.append(engine)
     return engines
 
 
@@ -153,7 +155,7 @@ def compare_answers(engine: Engine, answers: Answers, reference: Answers, truth:
 
 
 def _scores(answers: Answers, truth: PreparedSet) -> tuple[float, float]:
-    """Accuracy, and mean Dice over the slices with a lesion; a slice that is called free of tumor has no mask."""
+    """Accuracy, and mean Dice over the slices with a lesion. A slice that is called free of tumor has no mask."""
     sick = truth.masks.any(axis=(1, 2))
     gated = answers.masks * (answers.labels > NO_TUMOR)[:, None, None]
     return float((answers.labels == truth.labels).mean()), _mean_dice(gated[sick], truth.masks[sick])
@@ -178,7 +180,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def labelled(samples: Sequence[Sample]) -> list[Sample]:
+def labeled(samples: Sequence[Sample]) -> list[Sample]:
     """The samples that have a label.
 
     Raises:

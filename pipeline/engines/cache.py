@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 
 def cache_folder() -> Path:
     """The folder of the models: in ``$TUMORLENS_CACHE``, or in your cache folder."""
-    named = os.environ.get("TUMORLENS_CACHE")
-    return (Path(named) if named else user_cache_path("tumorlens")) / "openvino"
+    folder = os.environ.get("TUMORLENS_CACHE")
+    return (Path(folder) if folder else user_cache_path("tumorlens")) / "openvino"
 
 
 def read_model(core: openvino.Core, path: Path, stage: str) -> openvino.Model:
@@ -48,7 +48,7 @@ def read_model(core: openvino.Core, path: Path, stage: str) -> openvino.Model:
 
     Args:
         core: OpenVINO's registry of devices.
-        path: The ``.safetensors`` file with its card beside it.
+        path: A ``.safetensors`` file, with its card in the same folder.
         stage: ``classification`` or ``segmentation``.
 
     Raises:

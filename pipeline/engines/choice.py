@@ -49,7 +49,7 @@ def choose_engine(
 
     torch_device = pick_device(device)
     # auto means fp32: in PyTorch's bfloat16 masks agree with those in fp32 by a Dice of only 0.988
-    # (docs/performance.md).
+    # (docs/background/performance.md).
     precision = "fp32" if precision == "auto" else precision
     return Engine("torch", str(torch_device), _precision(precision, has_bf16(torch_device), str(torch_device)), threads)
 

@@ -31,7 +31,7 @@ class Exported:
     """An exported stage.
 
     Attributes:
-        path: The file; an OpenVINO file has a ``.bin`` beside it.
+        path: The file. An OpenVINO file comes with a ``.bin`` file in the same folder.
         difference: Output -> its largest difference from PyTorch on the test slices.
     """
 
@@ -40,13 +40,13 @@ class Exported:
 
 
 def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
-    """Write a stage as one graph, and ``FILE.json`` beside it with its inputs, outputs and thresholds.
+    """Write a stage as one graph, with a file ``FILE.json`` of its inputs, outputs and thresholds.
 
     The graph takes prepared slices ``images`` ``(n, size, size)`` uint8. It returns ``logits`` ``(n, 4)`` and
     ``features`` ``(n, d)`` for classification, or ``map`` ``(n, size, size)`` uint8 for segmentation.
 
     Args:
-        weights: A ``.safetensors`` file with its card beside it.
+        weights: A ``.safetensors`` file, with its card in the same folder.
         stage: ``classification`` or ``segmentation``.
         kind: ``onnx``, ``openvino`` or ``torchscript``.
         out: The file to write, with the suffix of the format.

@@ -69,7 +69,7 @@ def load_graph(path: Path, stage: str) -> tuple[nn.Module, int]:
     """The graph of a weight file, in evaluation mode on the CPU, and the side of its input in pixels.
 
     Args:
-        path: A ``.safetensors`` file with its card beside it.
+        path: A ``.safetensors`` file, with its card in the same folder.
         stage: ``classification`` or ``segmentation``.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Honest figures for each stage and for both together, on labelled scans."""
+"""Measures each stage, and both together, on labeled scans."""

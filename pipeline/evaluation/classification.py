@@ -25,8 +25,8 @@ from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
-from tumorlens.pipeline.evaluation.stage import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.tables import Table, cell, count_table, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 
@@ -54,7 +54,7 @@ _EXPLANATION = {
 
 @dataclass(frozen=True)
 class ClassificationCase(SliceCase):
-    """One slice's truth and what the classifier made of it.
+    """One slice's truth and the classifier's answer.
 
     Attributes:
         before: ``(4,)`` probabilities as the network gives them.
@@ -84,7 +84,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
     """Measures classifiers, a part of the data at a time.
 
     Args:
-        protocol: Says which classes count.
+        protocol: The classes that count.
         seed: Of the bootstrap and of the probe.
         explain: Score Grad-CAM against the masks.
         with_probe: Run the no-shortcut probe.
@@ -177,13 +177,13 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         self, classifier: Classifier, batch: list[Swept], images: NDArray[np.uint8], labels: NDArray[np.int64]
     ) -> dict[int, Any]:
         """Maps of the tumor slices whose mask is known."""
-        drawn = [i for i, s in enumerate(batch) if s.mask is not None and s.mask.any()]
-        if not drawn:
+        outlined = [i for i, s in enumerate(batch) if s.mask is not None and s.mask.any()]
+        if not outlined:
             return {}
-        cams = grad_cam(classifier.model, to_batch(images[drawn], classifier.normalization), labels[drawn])
+        cams = grad_cam(classifier.model, to_batch(images[outlined], classifier.normalization), labels[outlined])
         return {
             i: (cam.astype(np.float16), np.asarray(batch[i].mask) != 0, batch[i].prepared.head)
-            for i, cam in zip(drawn, cams, strict=True)
+            for i, cam in zip(outlined, cams, strict=True)
         }
 
     def _guess(self, case: ClassificationCase) -> tuple[int, float]:
@@ -193,10 +193,12 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
     def figures_of(self, cases: Sequence[ClassificationCase]) -> dict[str, Any]:
         """All figures of some slices, before and after calibration."""
         labels = np.array([c.label for c in cases])
-        who = [c.patient for c in cases]
+        patients = [c.patient for c in cases]
         classes = self.protocol.classes if len(self.protocol.classes) < len(CLASSES) else None
         reports = {
-            name: classification_report(labels, np.stack([getattr(c, name) for c in cases]), who, self.seed, classes)
+            name: classification_report(
+                labels, np.stack([getattr(c, name) for c in cases]), patients, self.seed, classes
+            )
             for name in ("after", "before")
         }
         sets = [c.prediction_set for c in cases if c.prediction_set is not None]
@@ -205,9 +207,9 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         return {
             **reports,
             "gate": self._gate(cases),
-            "prediction_sets": coverage_report(np.stack(sets), labels, who, self.seed) if complete else None,
+            "prediction_sets": coverage_report(np.stack(sets), labels, patients, self.seed) if complete else None,
             # Slices that would be refused alone count in all other figures nevertheless.
-            "refused": weighted_mean([c.refused for c in cases], np.ones(len(cases)), who, self.seed),
+            "refused": weighted_mean([c.refused for c in cases], np.ones(len(cases)), patients, self.seed),
             "probe": probes[0] if len(probes) == 1 else None,  # folds have no common one: each has its own model
             "explanation": self._explanation(cases),
         }
@@ -216,24 +218,24 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         sick = np.array([c.label != NO_TUMOR for c in cases])
         positive = np.array([c.positive for c in cases])
         kind = np.array([1 + int(c.after[1:].argmax()) if c.positive else NO_TUMOR for c in cases])
-        who = [c.patient for c in cases]
+        patients = [c.patient for c in cases]
         right = kind == np.array([c.label for c in cases])
         return {
             "thresholds": sorted({c.threshold for c in cases}),
-            "sensitivity": weighted_mean(positive, sick, who, self.seed),
-            "specificity": weighted_mean(~positive, ~sick, who, self.seed),
-            "accuracy": weighted_mean(right, np.ones(len(cases)), who, self.seed),
+            "sensitivity": weighted_mean(positive, sick, patients, self.seed),
+            "specificity": weighted_mean(~positive, ~sick, patients, self.seed),
+            "accuracy": weighted_mean(right, np.ones(len(cases)), patients, self.seed),
         }
 
     def _explanation(self, cases: Sequence[ClassificationCase]) -> dict[str, Any] | None:
-        drawn = [c for c in cases if c.explained is not None]
-        if not drawn or len({c.explained[0].shape for c in drawn if c.explained is not None}) > 1:
+        explained = [c for c in cases if c.explained is not None]
+        if not explained or len({c.explained[0].shape for c in explained if c.explained is not None}) > 1:
             return None
         cams, masks, heads = (
-            np.stack(arrays) for arrays in zip(*[c.explained for c in drawn if c.explained], strict=True)
+            np.stack(arrays) for arrays in zip(*[c.explained for c in explained if c.explained], strict=True)
         )
         return explanation_report(
-            cams, masks, np.array([c.label for c in drawn]), [c.patient for c in drawn], heads, seed=self.seed
+            cams, masks, np.array([c.label for c in explained]), [c.patient for c in explained], heads, seed=self.seed
         )
 
     def rows_of(self, case: ClassificationCase) -> list[dict[str, Any]]:
@@ -263,7 +265,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         }
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
-        """Tables per slice and patient, of the classes, the gate, and of what was asked for besides."""
+        """Tables per slice and patient, per class, of the gate, and of the parts that the user asks for."""
         after, before = figures["after"], figures["before"]
         parts = ("slice", "patient")
         main = [(title, *(cell(after[part][key]) for part in parts)) for key, title in _FIGURES.items()]
@@ -294,8 +296,8 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
 
 
 def _explained(figures: dict[str, Any]) -> Table:
-    """The scores of Grad-CAM beside what chance reaches, for all slices and for each class."""
+    """The scores of Grad-CAM and those of chance, for all slices and for each class."""
     parts = {"all": figures["all"], **figures["by_class"]}
     rows = [(plain(name), str(part["n"]), *(cell(part[key]) for key in _EXPLANATION)) for name, part in parts.items()]
-    title = f"Grad-CAM against the masks ({figures['tolerance_px']:.1f} px beside the tumor still count)"
+    title = f"Grad-CAM against the masks ({figures['tolerance_px']:.1f} px next to the tumor still count)"
     return Table(title, ("class", "n", *_EXPLANATION.values()), rows)

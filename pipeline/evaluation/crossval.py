@@ -1,4 +1,4 @@
-"""Cross-validation: train every fold, go on where it was stopped, measure unseen patients, write one table."""
+"""Cross-validation: train every fold, continue a stopped call, measure unseen patients, write one table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.gradcam import target_layer
 from tumorlens.classification.model import build_classifier
 from tumorlens.classification.train import train_classifier
-from tumorlens.data.cards.card import check_settings, read_card
+from tumorlens.data.cards.card import WEIGHT_FILES, check_settings, read_card
 from tumorlens.data.config import TrainingConfig
-from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 from tumorlens.data.training.networks import freeze_stem
@@ -24,12 +23,11 @@ from tumorlens.pipeline.evaluation.evaluate import Say, evaluate
 from tumorlens.pipeline.evaluation.protocols import Progress, folds_are_common
 from tumorlens.pipeline.evaluation.report import REPORT, check_out
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
-from tumorlens.pipeline.evaluation.selection import count_folds, lgg_flaw
+from tumorlens.pipeline.evaluation.selection import chosen_folds, count_folds, lgg_flaw, load_sets
 from tumorlens.pipeline.evaluation.weights import PLACEHOLDER
 from tumorlens.segmentation.model import build_segmenter
 from tumorlens.segmentation.train import train_segmenter
 
-WEIGHTS = {"classification": "classifier.safetensors", "segmentation": "segmenter.safetensors"}
 _TRAIN: dict[str, Callable[..., Any]] = {"classification": train_classifier, "segmentation": train_segmenter}
 
 
@@ -38,8 +36,8 @@ class FoldRun:
     """The training of one stage on one fold.
 
     Attributes:
-        stage: Which.
-        config: Settings of this very fold.
+        stage: ``classification`` or ``segmentation``.
+        config: The settings of this fold.
         folder: The run's folder.
     """
 
@@ -49,12 +47,12 @@ class FoldRun:
 
     @property
     def finished(self) -> bool:
-        """Whether weights and card are there.
+        """Whether the run has written its weights and their card.
 
         Raises:
-            InputError: They are, but made with other settings.
+            InputError: The weights were made with other settings, or changed since.
         """
-        weights = self.folder / WEIGHTS[self.stage]
+        weights = self.folder / WEIGHT_FILES[self.stage]
         if not (weights.is_file() and weights.with_suffix(".json").is_file()):
             return False
         card = read_card(weights)
@@ -70,17 +68,17 @@ class FoldRun:
 
     @property
     def interrupted(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether the run has a checkpoint to continue from."""
         return (self.folder / "checkpoints" / "last.ckpt").is_file() and (self.folder / "config.yaml").is_file()
 
     def check(self) -> None:
-        """Raise an `InputError` if the run's folder is of other settings, or its first weights are not there."""
+        """Raise an `InputError` if the folder holds a run with other settings, or the device is not available."""
         if self.finished:
             return
         check_run(self.folder, self.config, resume=self.interrupted)
 
     def train(self, show: bool, say: Say, prepared: Progress | None, command: str) -> None:
-        """Train it, from its last checkpoint if there is one; a finished one is left alone."""
+        """Train the fold, from its last checkpoint if there is one. A finished run is left alone."""
         name = f"{self.stage}, fold {self.config.fold}"
         if self.finished:
             say(f"{name}: trained already, {self.folder}")
@@ -98,37 +96,38 @@ def crossval(
     say: Say = print,
     warn: Say = print,
 ) -> dict[str, Any]:
-    """Train and measure every fold. A call that was stopped goes on when it is repeated.
+    """Train and measure every fold. A repeated call continues a stopped one.
 
     Args:
-        request: What to train (its `training`) and how to measure it.
+        request: The settings of the training (in `training`) and of the measurement.
         out: Folder of the runs, and of the report on all of them.
         measure: Measure the folds once they are trained.
         show: Show Lightning's progress bar.
-        prepared: Called with the number of slices done and of all, in reading and in measuring.
+        prepared: Called with the number of slices done and of all, while slices are read and while they are measured.
         say: Gets one line of text at each step.
         warn: Gets a line for each reason to mistrust the figures.
 
     Returns:
-        The report as ``report.json`` holds it; empty where nothing is to be measured.
+        The content of ``report.json``, empty without `measure`.
 
     Raises:
-        InputError: Unusable data or settings, no such fold, or a folder with runs of other settings.
+        InputError: The data or settings cannot be used, a fold does not exist, or the folder holds runs with other
+            settings.
     """
     _check_report(request, out)
     if (request.protocol or "").lower() == "p3":
         raise InputError("protocol p3 has no folds, so there is nothing to cross-validate; see `tumorlens evaluate`")
     request = replace(request, protocol=request.protocol or _own_protocol(request))
-    folds = _folds(request)
+    folds = tuple(chosen_folds(request, count_folds(request)))
     _check_common_folds(request)
     _check_stems(request)
     classifier = request.training.get("classification")
-    if request.explain and classifier is not None:  # not after hours of training
+    if request.explain and classifier is not None:  # raises now, not after hours of training
         architecture = find_architecture(classifier.arch)
         size = classifier.size
         target_layer(build_classifier(architecture, size), (3, size, size))
     runs = list(_runs(request, folds, out))
-    _check_starts(runs, out)
+    _check_initial_weights(runs)
     for run in runs:
         run.check()
     with kept_in_memory():
@@ -140,7 +139,7 @@ def crossval(
 
 
 def _check_stems(request: EvaluationRequest) -> None:
-    """What has no stem to freeze is told before the first stage is trained."""
+    """Raise an `InputError`, before the first stage is trained, if a network has no stem to freeze."""
     classifier, segmenter = request.training.get("classification"), request.training.get("segmentation")
     if classifier is not None and classifier.freeze_stem:
         freeze_stem(build_classifier(find_architecture(classifier.arch), classifier.size))
@@ -150,63 +149,65 @@ def _check_stems(request: EvaluationRequest) -> None:
 
 
 def _check_report(request: EvaluationRequest, out: Path) -> None:
-    """A report of the same cross-validation is written anew; another one is not lost."""
+    """Raise an `InputError` if the folder holds another report than that of an earlier call with the same settings."""
     try:
-        kept = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        same = kept["stage"] == request.stage and "crossval" in kept
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        same = report["stage"] == request.stage and "crossval" in report
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     check_out(out, overwrite=same)
 
 
 def _own_protocol(request: EvaluationRequest) -> str | None:
-    """P4 for a segmenter on LGG folders."""
+    """The protocol where you name none: P4 for a segmenter on LGG folders, else all classes."""
     if request.stage != "segmentation":
         return None
-    sets = {source: load_samples(source, dict(request.label_map), request.channel) for source in request.data}
-    return None if any(lgg_flaw(source, samples) for source, samples in sets.items()) else "p4"
-
-
-def _folds(request: EvaluationRequest) -> tuple[int, ...]:
-    n_folds = count_folds(request)
-    for fold in request.folds or ():
-        if fold >= n_folds:
-            raise InputError(f"{', '.join(request.data)}: no fold {fold}, the data have folds 0 to {n_folds - 1}")
-    return request.folds or tuple(range(n_folds))
+    return None if any(lgg_flaw(source, samples) for source, samples in load_sets(request)) else "p4"
 
 
 def _check_common_folds(request: EvaluationRequest) -> None:
-    """Refuse two stages that would make different folds: one would train on whom the other is tested on.
+    """Raise an `InputError` if the two stages make different folds.
 
-    Folds that are made depend on the samples that a stage can use, and on look-alikes where a patient is unknown.
+    One stage would then train on patients on which the other is tested.
     """
     if len(request.training) < 2:
         return
-    samples = [s for source in request.data for s in load_samples(source, dict(request.label_map), request.channel)]
-    if folds_are_common(samples):
+    if folds_are_common([sample for _, samples in load_sets(request) for sample in samples]):
         return
     raise InputError(
-        f"{', '.join(request.data)}: not every scan has a fold, and the two stages would make different ones, so that "
+        f"{request.data_names}: not every scan has a fold, and the two stages would make different ones, so that "
         "one is tested on patients the other was trained on; write folds with `tumorlens data split --folds 5`"
     )
 
 
 def _runs(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> Iterator[FoldRun]:
-    """Fold by fold, so that a stopped cross-validation has whole folds."""
+    """The runs fold by fold, so that a stopped cross-validation has whole folds."""
     for fold in folds:
         for stage, config in request.training.items():
             init = config.init.replace(PLACEHOLDER, str(fold))
-            yield FoldRun(stage, replace(config, fold=fold, init=init), folder(out, request.stage, stage, str(fold)))
+            yield FoldRun(
+                stage, replace(config, fold=fold, init=init), fold_folder(out, request.stage, stage, str(fold))
+            )
 
 
-def folder(out: Path, what: str, stage: str, fold: str) -> Path:
-    """Where the run of a fold lies: ``fold-K``, below the stage's name where there are two stages."""
-    return (out / stage if what == "pipeline" else out) / f"fold-{fold}"
+def fold_folder(out: Path, measured: str, stage: str, fold: str) -> Path:
+    """The folder of a fold's run: ``fold-K``, below the stage's name where there are two stages.
+
+    Args:
+        out: The folder of the cross-validation.
+        measured: ``pipeline`` for two stages, else the stage.
+        stage: The stage that the run trains.
+        fold: The fold's number, or a placeholder for it.
+    """
+    return (out / stage if measured == "pipeline" else out) / f"fold-{fold}"
 
 
-def _check_starts(runs: list[FoldRun], out: Path) -> None:
-    """A missing file of first weights is told before the first fold is trained, unless a run here writes it."""
-    written = {run.folder / WEIGHTS[run.stage] for run in runs}
+def _check_initial_weights(runs: list[FoldRun]) -> None:
+    """Raise an `InputError`, before the first fold is trained, if a file of initial weights is missing.
+
+    A file that one of the runs writes need not exist yet.
+    """
+    written = {run.folder / WEIGHT_FILES[run.stage] for run in runs}
     for run in runs:
         init = run.config.init
         if init not in ("imagenet", "none") and Path(init) not in written and not Path(init).is_file():
@@ -214,8 +215,11 @@ def _check_starts(runs: list[FoldRun], out: Path) -> None:
 
 
 def _measurement(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:
-    """The request with the weights that the folds have written."""
-    files = {stage: str(folder(out, request.stage, stage, PLACEHOLDER) / WEIGHTS[stage]) for stage in request.training}
+    """The request to measure the weights that the runs have written."""
+    files = {
+        stage: str(fold_folder(out, request.stage, stage, PLACEHOLDER) / WEIGHT_FILES[stage])
+        for stage in request.training
+    }
     return replace(
         request,
         folds=folds,

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.evaluation.plots import plot_confusion
-from tumorlens.data.bootstrap import interval, weighted_mean
+from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample, channel_of
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import CLASSES, NO_TUMOR
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
+from tumorlens.pipeline.evaluation.base import Evaluation
 from tumorlens.pipeline.evaluation.protocols import Progress
 from tumorlens.pipeline.evaluation.segmentation import EMPTY_CASES, badness, mask_plots, mask_tables, mask_title
-from tumorlens.pipeline.evaluation.stage import Evaluation
 from tumorlens.pipeline.evaluation.tables import Table, cell
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase
 from tumorlens.pipeline.gate import REFUSED
@@ -41,7 +41,7 @@ _FIGURES = {
 
 @dataclass(frozen=True)
 class ScanCase:
-    """One scan's truth and what the pipeline made of it.
+    """One scan's truth and the pipeline's answer.
 
     Attributes:
         scan: The file's name.
@@ -51,10 +51,10 @@ class ScanCase:
         guess: The pipeline's class, or ``refused``.
         dice: Over all voxels of the scan; both masks empty 1, one of them empty 0. None if the true mask is not known.
         free_slices: Slices without tumor.
-        free_marked: Those of them on which the pipeline drew a mask.
+        free_marked: Slices without tumor on which the pipeline drew a mask.
         scores: Of each slice, in order; empty if the true mask is not known.
-        fold: Which part it belongs to.
-        file: Where it lies.
+        fold: The fold that it belongs to, or None.
+        file: Its path.
         probabilities: Class -> probability of the scan.
     """
 
@@ -158,14 +158,14 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         called = (guess != CLASSES[NO_TUMOR]) & ~refused
         free = np.array([c.free_slices for c in cases], float)
         marked = np.array([c.free_marked for c in cases], float)
-        drawn = sick & outlined
+        has_outline = sick & outlined
         present = [name for name in CLASSES if (label == name).any()]
 
         def estimate(values: NDArray[Any], weights: NDArray[Any]) -> dict[str, Any] | None:
             return weighted_mean(values.astype(float), weights.astype(float), patients, self.seed)
 
         every = np.ones(len(cases))
-        slices = [(s, name, c.patient) for c in cases for s, name in zip(c.scores, c.slice_labels, strict=True)]
+        slices = _slices(cases)
         return {
             "n": len(cases),
             "n_patients": len(set(patients)),
@@ -176,12 +176,14 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             "refused": estimate(refused, every),
             "n_outlined": int(outlined.sum()),
             "dice_all": estimate(score, outlined),
-            "dice_tumor": estimate(score, drawn),
-            "dice_tumor_median": interval(lambda i: _median(score[i], drawn[i]), patients, self.seed),
-            "dice_by_label": {str(n): estimate(score, drawn & (label == n)) for n in sorted(set(label[drawn]))},
+            "dice_tumor": estimate(score, has_outline),
+            "dice_tumor_median": median(score, has_outline, patients, self.seed),
+            "dice_by_label": {
+                str(n): estimate(score, has_outline & (label == n)) for n in sorted(set(label[has_outline]))
+            },
             "n_tumor_free_slices": int(free.sum()),
             "false_masks": estimate(np.divide(marked, free, out=np.zeros_like(free), where=free > 0), free),
-            "masks": segmentation_report(*_columns(slices), self.seed) if slices else None,
+            "masks": segmentation_report(*slices, self.seed) if slices[0] else None,
         }
 
     def rows_of(self, case: ScanCase) -> list[dict[str, Any]]:
@@ -192,15 +194,15 @@ class PipelineEvaluation(Evaluation[ScanCase]):
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Confusion of the scans that were not refused, Dice by lesion size and the lowest Dice."""
-        named = [c for c in self.cases if c.guess in CLASSES]
-        refused = len(self.cases) - len(named)
-        truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in named], int) for key in ("label", "guess"))
+        judged = [c for c in self.cases if c.guess in CLASSES]
+        refused = len(self.cases) - len(judged)
+        truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in judged], int) for key in ("label", "guess"))
         title = "scans" + (f" ({refused} refused ones left out)" if refused else "")
-        slices = [(s, name, c.patient) for c in self.cases for s, name in zip(c.scores, c.slice_labels, strict=True)]
+        slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
-        if named:
+        if judged:
             plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, title)
-        return plots | (mask_plots(*_columns(slices), self.worst.items) if slices else {})
+        return plots | (mask_plots(*slices, self.worst.items) if slices[0] else {})
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
         """A table of labels and Dice, and those of the masks, for pictures and for volumes."""
@@ -218,15 +220,15 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return tables
 
 
-def _columns(
-    slices: Sequence[tuple[SliceScores, str, str]],
-) -> tuple[list[SliceScores], list[str], list[str]]:
-    """Scores, classes and patients of slices, each as a list."""
-    return [s for s, _, _ in slices], [label for _, label, _ in slices], [patient for _, _, patient in slices]
+def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], list[str]]:
+    """Scores, classes and patients of all slices with a true mask, each as a list."""
+    scores = [s for case in cases for s in case.scores]
+    labels = [label for case in cases for label in case.slice_labels]
+    return scores, labels, [case.patient for case in cases for _ in case.scores]
 
 
 def _true_label(members: list[Sample]) -> str:
-    """The scan's class: of a volume, few slices may be left, and none with its lesion."""
+    """The scan's class. The slices that are left of a volume may all be without its lesion."""
     labels = [members[0].volume_label, *(s.label for s in members)]
     return next((label for label in labels if label not in ("", CLASSES[NO_TUMOR])), CLASSES[NO_TUMOR])
 
@@ -248,10 +250,10 @@ def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | Non
 
 
 def _true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
-    """In the array order of ``scan.voxels``; none for a tumor that the set does not outline."""
-    drawn = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
-    if drawn is not None:
-        return read_volume_mask(drawn, scan) if scan.volume else read_mask(drawn, scan)
+    """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
+    file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
+    if file is not None:
+        return read_volume_mask(file, scan) if scan.volume else read_mask(file, scan)
     if scan.annotation is not None and scan.annotation.mask is not None:
         return scan.annotation.mask
     if any(label != CLASSES[NO_TUMOR] for s in members for label in (s.volume_label or s.label, s.label)):
@@ -263,7 +265,3 @@ def dice(guess: NDArray[Any], truth: NDArray[Any]) -> float:
     """Dice of two masks of one shape; 1 where both are empty, 0 where one is."""
     total = int(np.count_nonzero(guess)) + int(np.count_nonzero(truth))
     return 1.0 if total == 0 else 2 * int(np.count_nonzero((guess != 0) & (truth != 0))) / total
-
-
-def _median(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> float | None:
-    return float(np.median(values[chosen])) if chosen.any() else None

@@ -1,4 +1,4 @@
-"""From weights and data to a report: choose the scans, predict them, count, write."""
+"""One evaluation, from weights and data to a report: choose the scans, predict them, count, write."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ def evaluate(
     """Measure and write the report.
 
     Args:
-        request: What to measure with what.
+        request: The weights, the data and the protocol.
         out: The report's folder.
         overwrite: Replace the report that is there.
         progress: Called with the number of slices or scans done and of all.
-        say: Gets the table and where the report is.
+        say: Gets the table of figures and the report's path.
         warn: Gets a line for each reason to mistrust the figures.
 
     Returns:
-        The report as ``report.json`` holds it.
+        The content of ``report.json``.
 
     Raises:
-        InputError: Unusable data, weights, folds, protocol or folder.
+        InputError: Data, weights, folds, protocol or folder cannot be used.
     """
     check_out(out, overwrite)
     weights = Weights(request)
-    weights.check_name(request)
+    weights.check_names()
     card = weights.first_card()
     request = _completed(request, weights, card)
     selection = select(request, card, progress)
-    weights.check(selection)
+    weights.check_files(selection)
     warnings = _warnings(selection, weights)
     for text in warnings:
         warn(text)
-    evaluation = _evaluation(request, selection, request.fold_seed)
+    evaluation = _evaluation(request, selection)
     for fold, samples in selection.parts.items():
         evaluation.measure(weights.load(fold), samples, fold, progress)
     about = _about(request, selection, weights, warnings)
@@ -66,7 +66,7 @@ def evaluate(
 
 
 def _completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> EvaluationRequest:
-    """The request with what the weights' card says where the user says nothing: folds, seed, input size."""
+    """The request with folds, seed and input size from the weights' card where the user gives none."""
     training = card.get("training")
     seed = training.get("seed") if isinstance(training, dict) else None
     folds = request.folds
@@ -77,7 +77,7 @@ def _completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any
 
 
 def _warnings(selection: Selection, weights: Weights) -> list[str]:
-    """The official split's own flaw, then how many patients each model has learnt from."""
+    """The known flaw of the official split, then the leaks of each model."""
     official = selection.protocol.split == "official"
     flaw = known_leaks(selection.samples) if official else ""
     warnings = [flaw] if flaw else []
@@ -90,22 +90,23 @@ def _warnings(selection: Selection, weights: Weights) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _evaluation(request: EvaluationRequest, selection: Selection, seed: int) -> Any:
+def _evaluation(request: EvaluationRequest, selection: Selection) -> Any:
     from tumorlens.pipeline.evaluation.classification import ClassificationEvaluation
     from tumorlens.pipeline.evaluation.end_to_end import PipelineEvaluation
     from tumorlens.pipeline.evaluation.segmentation import SegmentationEvaluation
 
+    seed = request.fold_seed
     if request.stage == "classification":
         has_masks = any(s.mask is not None or s.image.suffix.lower() == ".mat" for s in selection.samples)
         if request.explain and not has_masks:
-            raise InputError(f"{', '.join(request.data)}: --explain needs masks, and no scan has one")
+            raise InputError(f"{request.data_names}: --explain needs masks, and no scan has one")
         return ClassificationEvaluation(selection.protocol, seed, request.explain, request.probe)
     kind = SegmentationEvaluation if request.stage == "segmentation" else PipelineEvaluation
     return kind(selection.protocol, seed)
 
 
 def _about(request: EvaluationRequest, selection: Selection, weights: Weights, warnings: list[str]) -> dict[str, Any]:
-    """What the report says of itself."""
+    """The facts at the head of the report."""
     folds = list(selection.parts)
     return {
         "stage": request.stage,

@@ -1,4 +1,4 @@
-"""Which scans a protocol measures."""
+"""The protocols of a measurement, and the selection of scans that one of them measures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tumorlens.data.datasets.sample import Sample, has_truth
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, NO_TUMOR
 
 STAGES = ("classification", "segmentation", "pipeline")
 LEAKS = "leaks: 57 % of test images are copies of training images"  # of BRISC's own parts
@@ -23,7 +23,7 @@ class Protocol:
         title: One line for the report.
         classes: Indices into `data.labels.CLASSES` that are measured.
         split: ``"folds"``, ``"official"``, or ``"all"`` scans as one set.
-        stages: What it can measure.
+        stages: The stages that it can measure, ``pipeline`` among them.
     """
 
     id: str
@@ -33,8 +33,9 @@ class Protocol:
     stages: tuple[str, ...] = STAGES
 
 
+_TUMORS = tuple(c for c in range(len(CLASSES)) if c != NO_TUMOR)
 PROTOCOLS = {
-    "p1": Protocol("p1", "P1: type of tumor (three classes) and mask, folds by patient", (1, 2, 3)),
+    "p1": Protocol("p1", "P1: type of tumor (three classes) and mask, folds by patient", _TUMORS),
     "p2": Protocol("p2", "P2: presence and type (four classes) and mask, folds by patient"),
     "p3": Protocol("p3", "P3: official split, to compare with papers only", split="official"),
     "p4": Protocol("p4", "P4: LGG folder, Dice of each patient's volume, folds by patient", stages=("segmentation",)),
@@ -45,23 +46,26 @@ NONE_FOLDS = Protocol("none", "no protocol: all classes that the data have, fold
 
 
 def folds_are_common(samples: Sequence[Sample]) -> bool:
-    """Whether both stages make the same folds of these samples. Folds that are made depend on the samples that a stage
-    can use, and on look-alikes where a patient is unknown."""
+    """Whether both stages make the same folds of these samples.
+
+    Folds that are not the data's own depend on the samples that a stage can use, and on look-alikes where a patient is
+    unknown.
+    """
     used = [s for s in samples if s.label or has_truth(s)]
     return all(s.fold is not None for s in used) or all(s.label and s.patient and has_truth(s) for s in used)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is measured.
+    """The scans that are measured.
 
     Attributes:
-        protocol: How.
-        parts: Fold -> its samples; the only key is None where the data are one set.
-        n_folds: How many folds there are, or none.
+        protocol: How they are measured.
+        parts: Fold -> its samples. The only key is None where the data are one set.
+        n_folds: The number of folds, or None without folds.
         own_folds: Whether the data name the folds themselves.
-        choice: A sentence on how folds were chosen.
-        notes: What a reader should know of the data.
+        choice: How the folds were chosen, in words.
+        notes: Remarks on the data for the reader of the report.
     """
 
     protocol: Protocol
@@ -86,7 +90,7 @@ def find_protocol(name: str | None, stage: str, folds: tuple[int, ...] | None) -
         return NONE if folds is None else NONE_FOLDS
     protocol = PROTOCOLS.get(name.lower())
     if protocol is None:
-        raise InputError(f"protocol {name!r} is none of {', '.join(PROTOCOLS)}")
+        raise InputError(f"protocol {name!r} is not one of {', '.join(PROTOCOLS)}")
     if stage not in protocol.stages:
         raise InputError(f"protocol {protocol.id} measures {' and '.join(protocol.stages)}, not {stage}")
     if folds is not None and protocol.split != "folds":

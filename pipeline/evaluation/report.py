@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.files import claim, whole_file, write_text
-from tumorlens.pipeline.evaluation.stage import Evaluation
+from tumorlens.pipeline.evaluation.base import Evaluation
 from tumorlens.pipeline.evaluation.tables import Table, cell, fold_table, leaves, number, over_folds
 
 SCHEMA_VERSION = 1
@@ -37,12 +37,12 @@ def write_report(
 
     Args:
         out: The folder.
-        about: What the report begins with: data, protocol, models, command ...
+        about: The facts at the head of the report: data, protocol, models, command ...
         evaluation: A measured stage.
         folds: The parts that were measured.
 
     Returns:
-        The report as ``report.json`` holds it.
+        The content of ``report.json``.
     """
     plots = evaluation.plots()
     by_fold = {str(fold): evaluation.figures(fold) for fold in folds if fold is not None}
@@ -72,13 +72,13 @@ def write_report(
 
 
 def _files_of(out: Path) -> set[str]:
-    """The names of the files that a report in a folder lists as its own, or none where there is no report."""
+    """The names of the files that a report in a folder lists as its own; empty where there is no report."""
     try:
         report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-        named = report["files"] if report["kind"] == KIND else []
+        files = report["files"] if report["kind"] == KIND else []
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-    return set(named) & {REPORT, TEXT, CASES, *PICTURES} if isinstance(named, list) else set()
+    return set(files) & {REPORT, TEXT, CASES, *PICTURES} if isinstance(files, list) else set()
 
 
 def _write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -121,7 +121,7 @@ def _markdown(report: dict[str, Any], evaluation: Evaluation[Any], plots: list[s
 
 
 def unit_of(report: dict[str, Any]) -> str:
-    """What a report counts."""
+    """The noun for the cases that a report counts."""
     return "scans" if report["stage"] == "pipeline" else "slices"
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation, or a cross-validation, is asked to do. Needs neither torch nor NumPy."""
+"""The settings of an evaluation or a cross-validation. Needs neither torch nor NumPy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tumorlens.data.config import CHANNEL, DEVICE, LABEL_MAP, LAYOUTS, MAX_SEED,
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """Which data to measure, how, and with which weights.
+    """The data, the protocol and the weights of a measurement.
 
     Attributes:
         stage: ``classification``, ``segmentation`` or ``pipeline``.
         protocol: ``p1`` to ``p4``; None for all scans as one set, or for the folds that are named.
-        folds: Test folds; an empty tuple takes all, None leaves the choice to the weights' card.
+        folds: Test folds. An empty tuple takes all, None leaves the choice to the weights' card.
         classifier: Weights, or the shipped ones; ``{fold}`` stands for the fold's number.
         segmenter: The same for stage two.
         seed: Of the bootstrap, and of folds that the data do not have; None takes the one on the weights' card.
@@ -24,7 +24,7 @@ class EvaluationRequest:
             the same on every machine.
         size: Side of the network's input in pixels, with which training looked for copies among slices without a
             patient.
-        command: What the user typed.
+        command: The command as the user typed it.
         training: The settings of the cross-validation that this measures, by stage; empty for weights from elsewhere.
     """
 
@@ -66,6 +66,11 @@ class EvaluationRequest:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def data_names(self) -> str:
+        """The data sets as messages name them."""
+        return ", ".join(self.data)
+
+    @property
     def fold_seed(self) -> int:
         """The seed of folds and intervals, 0 where neither the user nor a card names one."""
         return 0 if self.seed is None else self.seed
@@ -75,7 +80,7 @@ def crossval_request(training: Mapping[str, TrainingConfig], **rest: Any) -> Eva
     """A request to train the stages of `training` on every fold and to measure them on the same data.
 
     Args:
-        training: Stage -> its settings, in the order of training; the fold is replaced, and so is ``{fold}`` in `init`.
+        training: Stage -> its settings, in the order of training. The fold is replaced, and so is ``{fold}`` in `init`.
         rest: Fields of `EvaluationRequest` that say how to measure: `protocol`, `folds`, `explain`, `probe`, `command`.
             Without a protocol all classes are measured, and an LGG folder by ``p4``.
     """

@@ -13,8 +13,8 @@ from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.protocols import Progress
-from tumorlens.pipeline.evaluation.stage import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores, volume_dice
@@ -102,9 +102,9 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
 
     def figures_of(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
         """The `segmentation_report` of some slices, and Dice of their volumes by P4."""
-        scores, who = [c.scores for c in cases], [c.patient for c in cases]
-        figures = segmentation_report(scores, [c.sample.label for c in cases], who, self.seed)
-        return figures | ({"volume": volume_dice(scores, who, self.seed)} if self.protocol.id == "p4" else {})
+        scores, patients = [c.scores for c in cases], [c.patient for c in cases]
+        figures = segmentation_report(scores, [c.sample.label for c in cases], patients, self.seed)
+        return figures | ({"volume": volume_dice(scores, patients, self.seed)} if self.protocol.id == "p4" else {})
 
     def rows_of(self, case: SegmentationCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for each slice."""
@@ -122,19 +122,19 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
 
 
 def badness(scores: SliceScores) -> tuple[float, ...]:
-    """The key of a slice in `worst_cases.Worst`: lowest Dice first; of equal ones, most pixels in the wrong place."""
+    """The key of a slice in `pipeline.evaluation.worst_cases.Worst`: lowest Dice, then most wrong pixels."""
     return (scores.dice, 2.0 * scores.overlap_px - scores.truth_px - scores.guess_px)
 
 
 def mask_title(label: str, scores: SliceScores) -> str:
-    """What stands above one of the worst slices."""
+    """The title of one of the worst slices."""
     return f"{plain(label or 'tumor')}, Dice {scores.dice:.2f}"
 
 
 def mask_plots(
     scores: Sequence[SliceScores], labels: Sequence[str], patients: Sequence[str], worst: Sequence[WorstCase]
 ) -> dict[str, Callable[[Path], None]]:
-    """Dice by lesion size and the worst slices: file name -> what writes the picture."""
+    """Dice by lesion size and the worst slices: file name -> the function that writes the picture."""
     title = f"tumor slices, n = {sum(s.truth_px > 0 for s in scores)}"
     return {
         "dice_by_size.png": lambda path: plot_dice_by_size(scores, labels, path, title, patients),
@@ -143,7 +143,7 @@ def mask_plots(
 
 
 def mask_tables(figures: dict[str, Any], title: str = "Masks") -> list[Table]:
-    """What a `segmentation_report` says: agreement and lesions per slice and per patient, and the rest per slice."""
+    """The figures of a `segmentation_report` as a table: agreement and lesions per slice and per patient."""
     per_slice, per_patient = figures["slice"], figures["patient"]
     rows = [
         (f"{name}, {words}", cell(per_slice[f"{key}_{part}"]), cell(per_patient[f"{key}_{part}"]))

@@ -29,57 +29,54 @@ def select(
 ) -> Selection:
     """The scans to measure.
 
-    Folds are the data's own where every scan has one. Else they are those that a training with the same data and seed
-    makes, so that fold k holds exactly the patients that a training on fold k has not seen.
+    The folds are the data's own where every scan has one. Otherwise they are the folds that a training with the same
+    data and seed makes, so that fold k holds exactly the patients that a training on fold k has not seen.
 
     Args:
         request: Data and protocol.
-        card: Of the weights. Unless the request names folds, the test fold on it is measured if it is one of these
-            data, else all scans as one set.
-        progress: Called with the number of slices read and of all, where copies have to be looked for.
+        card: The card of the weights. If the request names no folds, the test fold on this card is measured, or all
+            scans as one set where that fold is not one of these data.
+        progress: Called with the number of slices read and of all, where slices are read to look for copies.
 
     Raises:
-        InputError: Unusable data, a protocol that does not fit them, no such fold.
+        InputError: The data cannot be used, the protocol does not fit them, or a fold does not exist.
     """
     protocol = find_protocol(request.protocol, request.stage, request.folds)
-    loaded = _load(request, protocol)
-    samples = [s for s in loaded if _is_of_use(s, request.stage)]
-    _check_use(samples, loaded, request, protocol)
+    samples, loaded = _usable_samples(request, protocol)
     notes = _notes(samples, loaded, request, protocol)
     if protocol.split == "all":
         return Selection(protocol, {None: samples}, None, False, "all scans as one set", notes)
     if protocol.split == "official":
         return _official(samples, request, protocol, notes)
     own = all(s.fold is not None for s in samples)
-    whole = samples
     if request.folds is None:
-        number, whole = _test_fold(samples, request, card or {}, own, progress)
-        if number is None:
+        fold_on_card, whole = _test_fold(samples, request, card or {}, own, progress)
+        if fold_on_card is None:
             return _one_set(samples, request, protocol, notes)
-        request = replace(request, folds=(number,))
+        request = replace(request, folds=(fold_on_card,))
         choice = "the test fold on the weights' card"
     else:
         whole = samples if own else assign_folds(samples, request.size, request.fold_seed, progress)
         choice = "as asked for"
     n_folds = 1 + max(s.fold for s in whole if s.fold is not None)
-    chosen = _chosen(request, n_folds)
+    chosen = chosen_folds(request, n_folds)
     choice = f"{_numbered(chosen)} of {n_folds}, {choice}"
     choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.fold_seed}"
     parts: dict[int | None, list[Sample]] = {}
     for fold in chosen:
         parts[fold] = _of_classes([whole[i] for i in split_by_fold(whole, fold).test], protocol)
         if not parts[fold]:
-            raise InputError(f"{_names(request)}: no {_wanted(protocol)} in fold {fold}")
+            raise InputError(f"{request.data_names}: no {_noun(protocol)} in fold {fold}")
     return Selection(protocol, parts, n_folds, own, choice, notes)
 
 
 def _official(
     samples: list[Sample], request: EvaluationRequest, protocol: Protocol, notes: tuple[str, ...]
 ) -> Selection:
-    """The test part of the data set's own split."""
+    """The selection of the test part of the data set's own split."""
     test = [s for s in samples if s.split == "test"]
     if not test:
-        raise InputError(f"{_names(request)}: protocol p3 needs an official split, and the data have no test part")
+        raise InputError(f"{request.data_names}: protocol p3 needs an official split, and the data have no test part")
     flaw = known_leaks(test)
     titled = replace(protocol, title=f"{protocol.title}; {flaw}") if flaw else protocol
     return Selection(titled, {None: test}, None, False, "test part of the official split", notes)
@@ -88,22 +85,23 @@ def _official(
 def _test_fold(
     samples: list[Sample], request: EvaluationRequest, card: dict[str, Any], own: bool, progress: Progress | None
 ) -> tuple[int | None, list[Sample]]:
-    """The fold that weights were tested on, if it is one of these data, and the samples with their folds."""
+    """The fold that the weights were tested on, and the samples with their folds. The fold is None where it is not one
+    of these data."""
     training = card.get("training")
     if not isinstance(training, dict) or training.get("split", "folds") != "folds" or "fold" not in training:
         return None, samples
     if not own:
         if not has_test_patients(card, measured_patients(samples)):
-            return None, samples  # before all slices are read to make folds
+            return None, samples  # saves reading all slices to make folds
         samples = assign_folds(samples, request.size, request.fold_seed, progress)
     members = [s for s in samples if s.fold == training["fold"]]
     return (training["fold"] if is_test_fold(card, measured_patients(members)) else None), samples
 
 
 def known_leaks(test: Sequence[Sample]) -> str:
-    """What is known of an official test part's leaks: BRISC's figure if all of it is BRISC's own, else nothing.
+    """The known leaks of an official test part: BRISC's figure if all of its scans are BRISC's, else empty.
 
-    Leaks that a training counted are on its card, see `pipeline.evaluation.leaks`.
+    A training writes the leaks that it counts to its card, see `pipeline.evaluation.leaks`.
     """
     return LEAKS if test and all(sample.image.name.startswith(_BRISC_TEST) for sample in test) else ""
 
@@ -111,10 +109,10 @@ def known_leaks(test: Sequence[Sample]) -> str:
 def _one_set(
     samples: list[Sample], request: EvaluationRequest, protocol: Protocol, notes: tuple[str, ...]
 ) -> Selection:
-    """All scans of the protocol's classes, for weights that were not tested on a fold of these data."""
+    """All scans of the protocol's classes as one set, for weights that were not tested on a fold of these data."""
     measured = _of_classes(samples, protocol)
     if not measured:
-        raise InputError(f"{_names(request)}: no {_wanted(protocol)}")
+        raise InputError(f"{request.data_names}: no {_noun(protocol)}")
     whole = replace(protocol, title=protocol.title.replace("folds by patient", "all as one set"), split="all")
     choice = "all scans as one set, as the weights' card names no test fold of these data (--folds takes folds)"
     return Selection(whole, {None: measured}, None, False, choice, notes)
@@ -124,37 +122,59 @@ def _of_classes(samples: list[Sample], protocol: Protocol) -> list[Sample]:
     return [s for s in samples if not s.label or CLASSES.index(s.label) in protocol.classes]
 
 
-def _wanted(protocol: Protocol) -> str:
+def _noun(protocol: Protocol) -> str:
+    """The scans that a protocol measures, for messages."""
     return "scan" if NO_TUMOR in protocol.classes else "scan of a tumor"
 
 
 def count_folds(request: EvaluationRequest) -> int:
-    """How many folds training finds in the data, or makes of them.
+    """The number of folds that the data have, or that training makes.
 
     Raises:
-        InputError: Unusable data, or a protocol that does not fit them.
+        InputError: The data cannot be used, or the protocol does not fit them.
     """
-    protocol = find_protocol(request.protocol, request.stage, request.folds)
-    loaded = _load(request, protocol)
-    samples = [s for s in loaded if _is_of_use(s, request.stage)]
-    _check_use(samples, loaded, request, protocol)
+    samples, _ = _usable_samples(request, find_protocol(request.protocol, request.stage, request.folds))
     own = [s.fold for s in samples if s.fold is not None]
     return 1 + max(own) if len(own) == len(samples) else N_FOLDS
 
 
-def _load(request: EvaluationRequest, protocol: Protocol) -> list[Sample]:
-    samples: list[Sample] = []
-    for source in request.data:
-        own = load_samples(source, dict(request.label_map), request.channel)
-        flaw = lgg_flaw(source, own) if protocol.id == "p4" else ""
+def chosen_folds(request: EvaluationRequest, n_folds: int) -> list[int]:
+    """The folds that a request names, or all of them.
+
+    Raises:
+        InputError: The data have no such fold.
+    """
+    chosen = sorted(set(request.folds or ())) or list(range(n_folds))
+    for fold in chosen:
+        if fold >= n_folds:
+            raise InputError(f"{request.data_names}: no fold {fold}, the data have folds 0 to {n_folds - 1}")
+    return chosen
+
+
+def load_sets(request: EvaluationRequest) -> list[tuple[str, list[Sample]]]:
+    """Each data set of a request with its samples."""
+    return [(source, load_samples(source, dict(request.label_map), request.channel)) for source in request.data]
+
+
+def _usable_samples(request: EvaluationRequest, protocol: Protocol) -> tuple[list[Sample], list[Sample]]:
+    """The samples that training of the stage can use, and all samples.
+
+    Raises:
+        InputError: The data cannot be used, or the protocol does not fit them.
+    """
+    loaded: list[Sample] = []
+    for source, samples in load_sets(request):
+        flaw = lgg_flaw(source, samples) if protocol.id == "p4" else ""
         if flaw:
             raise InputError(f"{source}: protocol p4 {flaw}")
-        samples += own
-    return samples
+        loaded += samples
+    usable = [s for s in loaded if (has_truth(s) if request.stage == "segmentation" else s.label)]
+    _check_use(usable, loaded, request, protocol)
+    return usable, loaded
 
 
 def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
-    """The reason why the samples of a source are not slices of an LGG folder in one sequence, or empty."""
+    """Why the samples of a data set are not slices of an LGG folder in one sequence; empty if they are."""
     if not all(map(is_lgg_slice, samples)):
         return (
             "needs an LGG folder, a folder per patient with pictures and their *_mask files, or an index of one with "
@@ -171,20 +191,15 @@ def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
     return ""
 
 
-def _is_of_use(sample: Sample, stage: str) -> bool:
-    """Whether training of this stage can use a sample."""
-    return has_truth(sample) if stage == "segmentation" else bool(sample.label)
-
-
 def _check_use(samples: list[Sample], loaded: list[Sample], request: EvaluationRequest, protocol: Protocol) -> None:
-    masks = request.stage == "segmentation"
+    needs_masks = request.stage == "segmentation"
     if not samples:
-        raise InputError(f"{_names(request)}: no {'scan with a mask' if masks else 'labeled scan'}")
-    free = all(s.label == CLASSES[NO_TUMOR] for s in samples)
-    if masks and free and any(s.label not in ("", CLASSES[NO_TUMOR]) for s in loaded):
-        raise InputError(f"{_names(request)}: no scan of a tumor has a mask")
+        raise InputError(f"{request.data_names}: no {'scan with a mask' if needs_masks else 'labeled scan'}")
+    tumor_free = all(s.label == CLASSES[NO_TUMOR] for s in samples)
+    if needs_masks and tumor_free and any(s.label not in ("", CLASSES[NO_TUMOR]) for s in loaded):
+        raise InputError(f"{request.data_names}: no scan of a tumor has a mask")
     if protocol.id in ("p1", "p2", "p3") and not any(s.label for s in samples):
-        raise InputError(f"{_names(request)}: protocol {protocol.id} needs labels, and no scan has one")
+        raise InputError(f"{request.data_names}: protocol {protocol.id} needs labels, and no scan has one")
 
 
 def _notes(
@@ -214,10 +229,10 @@ def assign_folds(samples: Sequence[Sample], size: int, seed: int, progress: Prog
     """The samples with the folds, and the patients, that `data.training.partition.load_partition` gives them.
 
     Args:
-        samples: All that training would use, in its order.
-        size: Side of the network's input.
+        samples: The samples that training uses, in its order.
+        size: Side of the network's input in pixels.
         seed: Of the folds.
-        progress: Called with the number of slices read and of all; they are read only where a patient is unknown.
+        progress: Called with the number of slices read and of all. Slices are read only where a patient is unknown.
     """
     if any(not s.patient for s in samples):
         report = (lambda done: progress(done, len(samples))) if progress else None
@@ -230,17 +245,5 @@ def assign_folds(samples: Sequence[Sample], size: int, seed: int, progress: Prog
     return [replace(sample, fold=fold) for sample, fold in zip(samples, folds, strict=True)]
 
 
-def _chosen(request: EvaluationRequest, n_folds: int) -> list[int]:
-    chosen = sorted(set(request.folds or ())) or list(range(n_folds))
-    for fold in chosen:
-        if fold >= n_folds:
-            raise InputError(f"{_names(request)}: no fold {fold}, the data have folds 0 to {n_folds - 1}")
-    return chosen
-
-
 def _numbered(folds: Sequence[int]) -> str:
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
-
-
-def _names(request: EvaluationRequest) -> str:
-    return ", ".join(request.data)

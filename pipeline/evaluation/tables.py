@@ -63,7 +63,7 @@ def is_estimate(figure: Any) -> bool:
 
 
 def leaves(figures: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every figure of a nested report with its dotted path; an estimate is one figure, an undefined one is None."""
+    """Every figure of a nested report with its dotted path. An estimate is one figure, an undefined one is None."""
     if is_estimate(figures) or not isinstance(figures, dict):
         yield path, figures
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.cards.card import check_settings, read_card
+from tumorlens.data.cards.card import check_settings, stage_card
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.engines.choice import choose_engine
 from tumorlens.pipeline.engines.engine import Engine
@@ -16,20 +16,26 @@ PLACEHOLDER = "{fold}"
 
 
 class Weights:
-    """The weight files of a request, one per stage and fold."""
+    """The weight files of a request, one for each stage and fold.
+
+    Attributes:
+        request: The evaluation.
+        engine: The engine that computes the networks.
+        names: Stage -> its weight file as the user named it; ``{fold}`` stands for the fold's number.
+        per_fold: Whether a name has ``{fold}``.
+    """
 
     def __init__(self, request: EvaluationRequest) -> None:
         from tumorlens.classification.predict import SHIPPED as CLASSIFIER
         from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 
-        self.request, self.stage, self.tta = request, request.stage, request.tta
+        self.request = request
         self.engine = choose_engine(request.engine, request.device, request.precision)
-        named = {
+        of_both = {
             "classification": request.classifier or str(CLASSIFIER),
             "segmentation": request.segmenter or str(SEGMENTER),
         }
-        self.names = {stage: name for stage, name in named.items() if request.stage in (stage, "pipeline")}
-        self.first = (request.folds or (0,))[0]
+        self.names = {stage: name for stage, name in of_both.items() if request.stage in (stage, "pipeline")}
         self.per_fold = any(PLACEHOLDER in name for name in self.names.values())
 
     def path(self, stage: str, fold: int | None) -> Path:
@@ -43,27 +49,26 @@ class Weights:
             InputError: The weights or the card are not there, are wrong, or are of another stage.
         """
         path = self.path(stage, fold)
-        card = read_card(path)
-        if card.get("stage") != stage:
-            raise InputError(f"{path}: these weights are for {card.get('stage')}, not for {stage}")
+        card = stage_card(path, stage)
         check_settings(card, path.with_suffix(".json"), stage)
         return card
 
     def first_card(self) -> dict[str, Any]:
         """The card that says how folds were made: the classifier's, if there is one."""
-        return next(self.card(stage, self.first) for stage in self.names)
+        first_fold = (self.request.folds or (0,))[0]
+        return next(self.card(stage, first_fold) for stage in self.names)
 
-    def check_name(self, request: EvaluationRequest) -> None:
+    def check_names(self) -> None:
         """Raise an `InputError`, before anything is read, if a name has ``{fold}`` but the protocol has no folds."""
-        protocol = find_protocol(request.protocol, request.stage, request.folds)
+        protocol = find_protocol(self.request.protocol, self.request.stage, self.request.folds)
         if not self.per_fold or protocol.split == "folds":
             return
         name = next(name for name in self.names.values() if PLACEHOLDER in name)
-        if request.protocol is None:
+        if self.request.protocol is None:
             raise InputError(f"{name}: {PLACEHOLDER} needs folds; give --folds, or a protocol that has them")
         raise InputError(f"{name}: protocol {protocol.id} has no folds that {PLACEHOLDER} could stand for")
 
-    def check(self, selection: Selection) -> None:
+    def check_files(self, selection: Selection) -> None:
         """Raise an `InputError` if a file is missing, before the first of them is used."""
         for fold in selection.parts:
             for stage in self.names:
@@ -84,13 +89,14 @@ class Weights:
         from tumorlens.pipeline.pipeline import Pipeline
         from tumorlens.segmentation.predict import Segmenter
 
-        if self.stage == "pipeline":
+        stage, tta = self.request.stage, self.request.tta
+        if stage == "pipeline":
             paths = (self.path("classification", fold), self.path("segmentation", fold))
-            return {"pipeline": Pipeline(*open_stages(*paths, engine, self.tta), engine=engine)}
-        path = self.path(self.stage, fold)
-        if self.stage == "classification":
-            return {self.stage: Classifier.load(path, tta=self.tta, network=lambda p: open_classifier(p, engine))}
-        return {self.stage: Segmenter.load(path, tta=self.tta, network=lambda p: open_segmenter(p, engine))}
+            return {stage: Pipeline(*open_stages(*paths, engine, tta), engine=engine)}
+        path = self.path(stage, fold)
+        if stage == "classification":
+            return {stage: Classifier.load(path, tta=tta, network=lambda p: open_classifier(p, engine))}
+        return {stage: Segmenter.load(path, tta=tta, network=lambda p: open_segmenter(p, engine))}
 
     def describe(self, folds: list[int | None]) -> list[dict[str, Any]]:
         """Stage, fold, file, architecture, hash, test fold and operating point of each file."""

@@ -24,10 +24,10 @@ class WorstCase:
 
     Attributes:
         image_hw: ``(rows, columns)``, or with colors.
-        title: What was answered, one line or two.
+        title: The model's answer, in one or two lines.
         patient: The patient's pseudonym, the last line above the slice.
         truth_hw: True mask, ``(rows, columns)``, non-zero is lesion; None where no masks are compared.
-        guess_hw: Predicted mask, likewise.
+        guess_hw: The same of the predicted mask.
         aspect: Height of a pixel over its width.
     """
 
@@ -40,7 +40,7 @@ class WorstCase:
 
 
 class Worst:
-    """The few cases with the lowest keys; the others, and their pictures, are let go.
+    """The few cases with the lowest keys. The others are not held in memory.
 
     Args:
         n: How many to keep.

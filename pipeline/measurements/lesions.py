@@ -25,7 +25,7 @@ class Lesion:
     "The slice" is the slice of the scan in which the lesion is largest. Diameters include one pixel.
 
     Attributes:
-        number: Its value in the numbered mask; the largest lesion has number 1.
+        number: Its value in the numbered mask. The largest lesion has number 1.
         bbox_min: Lowest index along each axis of the mask.
         bbox_max: Highest index along each axis, exclusive.
         voxels: Number of mask pixels or voxels.
@@ -72,7 +72,7 @@ class Lesion:
 
 
 def number_lesions(mask: NDArray[np.uint8], scan: Scan, min_volume_mm3: float = 0.0) -> NDArray[np.uint16]:
-    """Number the connected lesions of a mask by size; the largest has number 1, and corners count as contact.
+    """Number the connected lesions of a mask by size. The largest has number 1, and corners count as contact.
 
     Of lesions of equal size, the one that comes first in the array (rows before columns) has the lower number.
 

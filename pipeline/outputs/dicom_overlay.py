@@ -1,4 +1,4 @@
-"""The overlay picture -> DICOM Secondary Capture (PS3.3 A.8), which every viewer shows beside the series."""
+"""The overlay picture -> DICOM Secondary Capture (PS3.3 A.8), which every viewer shows next to the series."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Resu
 
     Raises:
         InputError: The scan is not from DICOM, its headers lack the UIDs that the picture refers to, or highdicom
-            rejects them; the message says what is missing.
+            rejects them. The message says what is missing.
     """
     import highdicom as hd
     from pydicom.uid import ExplicitVRLittleEndian
@@ -56,7 +56,7 @@ def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Resu
     algorithm = segmenter_of(result)
     directions = _DIRECTIONS.get(result.scan.plane or "")
     with highdicom_errors(_WHAT):
-        made: Dataset = hd.sc.SCImage.from_ref_dataset(
+        capture: Dataset = hd.sc.SCImage.from_ref_dataset(
             ref_dataset=reference_to(source.datasets[0]),
             pixel_array=np.ascontiguousarray(picture_rgb),
             photometric_interpretation=hd.PhotometricInterpretationValues.RGB,
@@ -71,16 +71,16 @@ def write_overlay_dicom(path: Path, picture_rgb: NDArray[np.uint8], result: Resu
             **new_series(source, OVERLAY_SERIES),
         )
         if directions is None:
-            made.PatientOrientation = ""
-        made.BodyPartExamined = "BRAIN"
-        made.ConversionType = "WSD"  # made by a workstation; highdicom writes that it came from a video interface
-        made.DerivationDescription = _DESCRIPTION
+            capture.PatientOrientation = ""
+        capture.BodyPartExamined = "BRAIN"
+        capture.ConversionType = "WSD"  # made by a workstation; highdicom writes that it came from a video interface
+        capture.DerivationDescription = _DESCRIPTION
         # Our lettering does not identify the patient, so it does not count (PS3.3 C.7.6.1). The source's may.
-        made.BurnedInAnnotation = "YES" if _is_burned_in(source) else "NO"
-        made.SourceImageSequence = _shown_instances(result, source)
-        inherit(made, source)
-        save_dicom(path, made)
-    return made
+        capture.BurnedInAnnotation = "YES" if _is_burned_in(source) else "NO"
+        capture.SourceImageSequence = _shown_instances(result, source)
+        inherit(capture, source)
+        save_dicom(path, capture)
+    return capture
 
 
 def _shown_instances(result: Result, source: DicomSource) -> list[Dataset]:

@@ -76,7 +76,7 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
 
     Raises:
         InputError: The scan is not from DICOM, its headers lack the UIDs that the report refers to, or highdicom
-            rejects them; the message says what is missing.
+            rejects them. The message says what is missing.
     """
     import highdicom as hd
 
@@ -94,7 +94,7 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
             ],
         )
         content[0].ContentSequence.insert(-1, _image_library(instances, frame_of_reference(source)))
-        made: Dataset = hd.sr.Comprehensive3DSR(
+        report: Dataset = hd.sr.Comprehensive3DSR(
             evidence=[reference_to(segmentation), *instances],
             content=content,
             is_complete=True,
@@ -106,10 +106,10 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
             series_description=f"tumorlens measurements, {RESEARCH_ONLY}",
             **series,
         )
-        made.CodingSchemeIdentificationSequence = [_own_scheme()]
-        inherit(made, source)
-        save_dicom(path, made)
-    return made
+        report.CodingSchemeIdentificationSequence = [_own_scheme()]
+        inherit(report, source)
+        save_dicom(path, report)
+    return report
 
 
 def _algorithm(name: str, card: dict[str, Any], result: Result, parameters: dict[str, str]) -> Algorithm:

@@ -90,7 +90,7 @@ def caption(result: Result) -> str:
 
 
 def display_limits(values: NDArray[Any]) -> tuple[float, float]:
-    """The values shown as black and as white; the darkest and the brightest 0.5 % lie beyond them."""
+    """The values shown as black and as white. The darkest and the brightest 0.5 % lie beyond them."""
     low, high = (float(v) for v in percentiles(values, (0.5, 99.5)))
     if high <= low:
         low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1)
@@ -121,12 +121,12 @@ def draw_slice(
 
 def draw_mask(picture_hw3: NDArray[np.uint8], mask_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """An RGB picture under a mask (0 and 1): a tint inside, a line along the border."""
-    drawn = picture_hw3.copy()
+    marked = picture_hw3.copy()
     inside = mask_hw != 0
-    drawn[inside] = ((1 - _TINT_SHARE) * drawn[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
+    marked[inside] = ((1 - _TINT_SHARE) * marked[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, contours, -1, _CONTOUR, thickness=max(1, round(max(mask_hw.shape) / 500)))
-    return drawn
+    cv2.drawContours(marked, contours, -1, _CONTOUR, thickness=max(1, round(max(mask_hw.shape) / 500)))
+    return marked
 
 
 def _gray(scan: Scan, index: int) -> NDArray[np.float32]:
@@ -147,7 +147,7 @@ def _limits(scan: Scan, index: int, gray: NDArray[np.float32]) -> tuple[float, f
 
 
 def _true_size(shape: tuple[int, ...], aspect: float) -> tuple[int, int]:
-    """Height and width with square pixels; the side with the finer pixels keeps their number."""
+    """Height and width with square pixels. The side with the finer pixels keeps their number."""
     rows, columns = shape[:2]
     if abs(aspect - 1) < _SQUARE:
         return rows, columns

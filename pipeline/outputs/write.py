@@ -36,10 +36,10 @@ def write_result(
 
     Args:
         result: From `pipeline.pipeline.Pipeline.run`.
-        folder: The scan's output folder; files of an earlier result in it are replaced.
+        folder: The scan's output folder. Files of an earlier result in it are replaced.
         name: The scan's name in ``results.csv``.
         made_of: Everything that the result depends on, stored as ``made_of``.
-        options: Which files to write.
+        options: The choice of files to write.
         place_sha256: Hash of the place of the source.
 
     Raises:
@@ -75,7 +75,7 @@ def write_result(
 
 
 def remove_result(folder: Path) -> None:
-    """Delete the files of an earlier result; other files in the folder stay.
+    """Delete the files of an earlier result. Other files in the folder stay.
 
     Raises:
         InputError: The folder holds files with these names that tumorlens did not write.

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.bootstrap import interval, weighted_mean
+from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.files import whole_file
 from tumorlens.data.training.prepared import PreparedSet
@@ -201,7 +201,7 @@ def segmentation_report(
     Args:
         scores: Of each slice.
         labels: Class name of each slice; empty if only the mask is known.
-        patients: Patient of each slice; an unknown one, ``""``, counts as a patient of its own.
+        patients: Patient of each slice. An unknown one, ``""``, counts as a patient of its own.
         seed: Of the bootstrap.
 
     Returns:
@@ -212,27 +212,27 @@ def segmentation_report(
         ``lesion_recall`` (of a patient's lesions; patients without one do not count) and ``false_lesions`` (per slice).
     """
     kinds = [name or "tumor" for _, name in zip(scores, labels, strict=True)]
-    who = _named(patients)
+    patients = _with_names(patients)
     value = {name: np.array([getattr(s, name) for s in scores], float) for name in SliceScores.__dataclass_fields__}
     sick = value["truth_px"] > 0
     marked = value["guess_px"] > 0
-    every = np.ones(len(who), bool)
+    every = np.ones(len(patients), bool)
 
     def mean(values: NDArray[Any], weights: NDArray[Any]) -> dict[str, Any] | None:
-        return weighted_mean(values, weights.astype(float), who, seed)
+        return weighted_mean(values, weights.astype(float), patients, seed)
 
     per_slice: dict[str, Any] = {}
     per_patient: dict[str, Any] = {}
     for name in AGREEMENT:
         for part, chosen in (("all", every), ("tumor", sick)):
             per_slice[f"{name}_{part}"] = mean(value[name], chosen)
-            per_patient[f"{name}_{part}"] = _mean_of_patients(value[name], chosen, who, seed)
+            per_patient[f"{name}_{part}"] = _mean_of_patients(value[name], chosen, patients, seed)
     lesions = value["lesions"]
-    recall = np.divide(value["found"], lesions, out=np.zeros(len(who)), where=lesions > 0)
-    per_patient["lesion_recall"] = _mean_of_patients(recall, lesions, who, seed)
-    per_patient["false_lesions"] = _mean_of_patients(value["false_lesions"], every, who, seed)
+    recall = np.divide(value["found"], lesions, out=np.zeros(len(patients)), where=lesions > 0)
+    per_patient["lesion_recall"] = _mean_of_patients(recall, lesions, patients, seed)
+    per_patient["false_lesions"] = _mean_of_patients(value["false_lesions"], every, patients, seed)
     per_slice |= {
-        "dice_tumor_median": _median(value["dice"], sick, who, seed),
+        "dice_tumor_median": median(value["dice"], sick, patients, seed),
         "dice_by_label": {
             kind: mean(value["dice"], sick & (np.array(kinds) == kind))
             for kind in sorted({k for k, is_sick in zip(kinds, sick, strict=True) if is_sick})
@@ -243,8 +243,8 @@ def segmentation_report(
         "false_masks": mean(marked, ~sick),
     }
     return {
-        "n": len(who),
-        "n_patients": len(set(who)),
+        "n": len(patients),
+        "n_patients": len(set(patients)),
         "n_tumor": int(sick.sum()),
         "n_lesions": int(lesions.sum()),
         "slice": per_slice,
@@ -266,23 +266,24 @@ def volume_dice(scores: Sequence[SliceScores], patients: Sequence[str], seed: in
         without lesion and mask has 1, a patient with only one of them 0.
     """
     voxels: dict[str, list[int]] = {}
-    for patient, score in zip(_named(patients), scores, strict=True):
+    for patient, score in zip(_with_names(patients), scores, strict=True):
         counts = voxels.setdefault(patient, [0, 0])
         counts[0] += score.overlap_px
         counts[1] += score.truth_px + score.guess_px
     by_patient = {patient: 2 * both / total if total else 1.0 for patient, (both, total) in sorted(voxels.items())}
-    who, dice = list(by_patient), np.array(list(by_patient.values()))
-    every = np.ones(len(who), bool)
+    names, dice = list(by_patient), np.array(list(by_patient.values()))
+    every = np.ones(len(names), bool)
     return {
-        "n_patients": len(who),
-        "mean": weighted_mean(dice, every, who, seed),
-        "median": _median(dice, every, who, seed),
+        "n_patients": len(names),
+        "mean": weighted_mean(dice, every, names, seed),
+        "median": median(dice, every, names, seed),
         "sd": float(dice.std(ddof=1)) if len(dice) > 1 else None,
         "by_patient": by_patient,
     }
 
 
-def _named(patients: Sequence[str]) -> list[str]:
+def _with_names(patients: Sequence[str]) -> list[str]:
+    """The patients, with a name of its own for each unknown one."""
     return [patient or f"slice-{i}" for i, patient in enumerate(patients)]
 
 
@@ -295,13 +296,3 @@ def _mean_of_patients(
     total = np.bincount(number, np.where(weights > 0, values, 0) * weights, len(names))
     means = np.divide(total, weight, out=np.zeros(len(names)), where=weight > 0)
     return weighted_mean(means, weight > 0, names, seed)
-
-
-def _median(
-    values: NDArray[np.float64], chosen: NDArray[np.bool_], patients: list[str], seed: int
-) -> dict[str, Any] | None:
-    def statistic(indices: NDArray[np.int64]) -> float | None:
-        drawn = values[indices][chosen[indices]]
-        return float(np.median(drawn)) if len(drawn) else None
-
-    return interval(statistic, patients, seed)

@@ -22,8 +22,8 @@ def test_files_that_do_not_exist_may_be_written(tmp_path):
 def test_our_files_are_replaced_only_if_the_user_says_so(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("ours")
-    with pytest.raises(InputError, match=r"a\.txt: a report is here already; give --overwrite .* another --out"):
-        claim([path], "a report", _is_ours, flag="--out")
+    with pytest.raises(InputError, match=r"a\.txt: a report is here already; give --overwrite .* another -o"):
+        claim([path], "a report", _is_ours)
     claim([path], "a report", _is_ours, overwrite=True)
 
 

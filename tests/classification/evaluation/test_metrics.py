@@ -256,8 +256,8 @@ def test_reliability_counts_every_slice_once(case):
 
 
 def test_certainty_lies_in_the_last_bin():
-    rows = reliability(np.array([0, 1]), np.eye(4)[[0, 0]], bins=10)
-    assert rows[-1] == {"low": 0.9, "high": 1.0, "confidence": 1.0, "accuracy": 0.5, "count": 2}
+    rows = reliability(np.array([0, 1]), np.eye(4)[[0, 0]])
+    assert rows[-1] == {"low": 14 / 15, "high": 1.0, "confidence": 1.0, "accuracy": 0.5, "count": 2}
 
 
 def test_plots_are_written_for_any_classes(tmp_path, case):

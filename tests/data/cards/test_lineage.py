@@ -1,4 +1,4 @@
-"""What initial weights had learnt from stands on the card of all weights that start from them."""
+"""What initial weights had learned from stands on the card of all weights that start from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.data.training.runs import classifier_config, train
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.data.cards.card import CARD_SCHEMA, check_training
-from tumorlens.data.cards.lineage import PATIENTS, known_start, learnt_from, patients_of_run
+from tumorlens.data.cards.lineage import PATIENTS, known_start, learned_from, patients_of_run
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.config import DataConfig
 from tumorlens.data.datasets.patient_hashes import hash_id, hash_patients
@@ -49,7 +49,7 @@ def test_a_start_leaves_its_patients_to_the_new_card(tmp_path):
     card = patients_of_run(settings, NEW)
     assert card[PATIENTS] == {**NEW, "start": ["a", "c", "e"]}
     assert card["start"] == {"stage": "classification", "data": ["x"], "fold": 2, "seed": 0}
-    assert learnt_from(card) == ["a", "b", "c", "e", "n"]
+    assert learned_from(card) == ["a", "b", "c", "e", "n"]
 
 
 def test_patients_are_sorted_and_listed_once():
@@ -77,7 +77,7 @@ def test_a_card_says_the_patients_of_its_training_and_of_all_before_it(phantom_s
         assert len(listed[part]) == {"train": 12, "validation": 4, "test": 4}[part]
     other = set(hash_patients(first.train.samples + first.validation.samples))
     assert set(listed["start"]) == (other | set(listed["validation"])) - set(listed["train"])
-    assert set(listed["test"]) <= set(listed["start"])  # which the first weights learnt from
+    assert set(listed["test"]) <= set(listed["start"])  # which the first weights learned from
     assert card["training"]["start"]["init"] == "a/classifier.safetensors"
     assert PATIENTS not in card["training"]["start"]
 
@@ -95,7 +95,7 @@ def test_a_start_of_which_nothing_is_known(tmp_path, monkeypatch):
     assert start_of(first) is None
 
 
-def test_weights_of_other_programs_have_learnt_from_no_patient(tmp_path):
+def test_weights_of_other_programs_have_learned_from_no_patient(tmp_path):
     """ImageNet's have names, or no card of ours; the file may be gone when the training ends."""
     for init in ("imagenet", "none", "resnet50.a1_in1k", "resnet50-11ad3fa6.pth"):
         assert start_of(init) == []
@@ -134,7 +134,7 @@ def test_a_run_that_continues_without_its_initial_weights_remembers_them(phantom
 def test_the_shipped_cards_list_the_patients_of_their_data_and_starts():
     cards = [json.loads(weights.with_suffix(".json").read_text()) for weights in (CLASSIFIER, SEGMENTER)]
     assert [card["schema_version"] for card in cards] == [CARD_SCHEMA] * 2
-    one, two = (learnt_from(card["training"]) for card in cards)
+    one, two = (learned_from(card["training"]) for card in cards)
     assert one == two  # stage one started from an encoder that saw the data of stage two
     assert len(one) == 1275
     assert [len(card["training"][PATIENTS]["start"]) for card in cards] == [5, 0]
@@ -148,7 +148,7 @@ def test_the_shipped_cards_know_the_patients_of_their_data(real, name):
     rows = (real / name / "index.csv").read_text().splitlines()
     column = rows[0].split(",").index("patient")
     for weights in (CLASSIFIER, SEGMENTER):
-        listed = learnt_from(json.loads(weights.with_suffix(".json").read_text())["training"])
+        listed = learned_from(json.loads(weights.with_suffix(".json").read_text())["training"])
         assert {hash_id(row.split(",")[column]) for row in rows[1:]} <= set(listed)
 
 

@@ -129,7 +129,7 @@ def test_an_official_split_may_keep_its_leaks_and_says_how_many(phantom_set, tmp
     write_config(tmp_path / "run", SegmenterConfig(data=config.data, init="none"))
     card = describe_run(tmp_path / "run", parts, 0, "")
     assert card["leaking_test_slices"] == 2
-    few = load_partition(replace(config, patients=0.1))  # patients who are not learnt from leak nothing
+    few = load_partition(replace(config, patients=0.1))  # patients who are not learned from leak nothing
     assert few.leaks is not None and few.leaks < 2
     assert config.tested == "official test part" and replace(config, split="folds", fold=2).tested == "test fold 2"
     with pytest.raises(InputError, match="patient"):

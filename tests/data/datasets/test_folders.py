@@ -53,7 +53,7 @@ def test_the_class_folder_nearest_the_root_decides(tmp_path, folder, expected):
     [
         ("glioma/no_tumor", "the folder no_tumor in glioma says no_tumor, the outer one glioma"),
         ("glioma/p1/meningioma", "the folder meningioma in glioma says meningioma"),
-        ("glioma/masks", "masks of class folders lie beside their pictures"),
+        ("glioma/masks", "masks of class folders lie next to their pictures"),
         ("glioma/Smith", "Smith is not one of train, .* whose name in glioma has a number"),
     ],
 )

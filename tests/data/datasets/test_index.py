@@ -11,7 +11,7 @@ import pytest
 
 from tests.scans.phantoms import small_slice
 from tests.scans.pictures import save
-from tumorlens.data.datasets.index import find_index, index_at
+from tumorlens.data.datasets.index import find_index
 from tumorlens.data.datasets.load import list_rows, load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
@@ -46,10 +46,13 @@ def test_a_divided_set_may_have_an_at_sign(sets):
     assert divide("a@b").root == Path("a@b")
 
 
-def test_where_nothing_is_there_the_last_index_counts():
-    assert index_at("x/a@b.csv@data@1", lambda path: path.suffix == ".csv") == (Path("x/a@b.csv"), Path("data@1"))
-    assert index_at("x/a@b") is None
-    assert find_index("x/a@b") == (None, Path("x/a@b"))
+def test_without_the_folder_the_last_index_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    for name in ("x/a", "x/a@b.csv"):
+        Path(name).touch()
+    assert find_index("x/a@b.csv@data@1") == (Path("x/a@b.csv"), Path("data@1"))
+    assert find_index("x/c@d") == (None, Path("x/c@d"))
 
 
 def test_index(phantom_set):

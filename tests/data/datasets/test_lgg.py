@@ -112,7 +112,7 @@ def test_a_channel_of_a_gray_picture_is_refused(tmp_path):
     (sample,) = load_samples(tmp_path, channel=1)
     with pytest.raises(InputError, match=r"1\.png: channel 1 was asked for, but the scan is gray"):
         read_sample(sample)
-    with pytest.raises(InputError, match="channel 3 is none of 0, 1, 2"):
+    with pytest.raises(InputError, match="channel 3 is not one of 0, 1, 2"):
         load_samples(tmp_path, channel=3)
 
 

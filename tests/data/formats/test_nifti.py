@@ -86,7 +86,7 @@ def test_damaged_pairs(tmp_path):
     assert "0x" not in str(caught.value)
     assert "\n" not in str(caught.value)
     (tmp_path / "a.hdr").write_bytes(b"x" * 348)
-    with pytest.raises(InputError, match=r"a\.hdr beside it is not a NIfTI header"):
+    with pytest.raises(InputError, match=r"a\.hdr next to it is not a NIfTI header"):
         read_nifti(tmp_path / "a.img")
     (tmp_path / "scan.bin").write_bytes(nib.nifti1.Nifti1PairHeader().binaryblock)
     with pytest.raises(InputError, match="header, but not called"):

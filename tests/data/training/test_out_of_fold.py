@@ -120,7 +120,7 @@ def test_weights_of_all_patients_are_measured_on_patients_that_they_saw(run_on_a
     request = EvaluationRequest((str(phantom_set),), "classification", classifier=str(weights), probe=False)
     report = evaluate(request, tmp_path / "report", say=quiet, warn=warnings.append)
     assert report["folds"]["choice"].startswith("all scans as one set")
-    assert "the classification weights have learnt from 20 of the 20 patients measured" in warnings
+    assert "the classification weights have learned from 20 of the 20 patients measured" in warnings
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_ten_folds_are_sorted_by_number(folds, tmp_path):
         path = tmp_path / f"fold-{fold}" / "classifier.json"
         card = json.loads(path.read_text())
         path.write_text(json.dumps(card | {"training": card["training"] | {"fold": fold}}))
-    finished = finished_folds(tmp_path, "classifier.safetensors", "classification", plain_config(config))
+    finished = finished_folds(tmp_path, "classification", plain_config(config))
     assert [fold.card["training"]["fold"] for fold in finished] == list(range(11))
 
 

@@ -259,7 +259,7 @@ def test_doubtful_pictures_are_flagged_for_review(tumorlens, tmp_path):
     save(tmp_path / "in" / "tiny.png", np.arange(6, dtype=np.uint8).reshape(2, 3))
     assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
     mask, tiny = table(tmp_path / "out")
-    assert "only two grey levels, perhaps a mask" in mask["review"]
+    assert "only two gray levels, perhaps a mask" in mask["review"]
     assert "slices of 2 x 3 pixels are too small to judge" in tiny["review"]
 
 

@@ -92,8 +92,8 @@ def test_a_fold_that_was_not_the_test_fold_is_reported(call, models, phantom_set
     done = call(*arguments, "--folds", "1,2", *models["segmentation"])
     assert done.exit_code == 0, done.output
     assert "point of the segmentation weights were chosen on 4 of the 4 patients of fold 1" in done.stderr
-    assert "the segmentation weights have learnt from 4 of the 4 patients of fold 2" in done.stderr
-    assert "have learnt from 4 of the 4 patients of fold 2" in (tmp_path / "out" / "report.md").read_text()
+    assert "the segmentation weights have learned from 4 of the 4 patients of fold 2" in done.stderr
+    assert "have learned from 4 of the 4 patients of fold 2" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_weights_of_every_fold(call, models, phantom_set, tmp_path):
@@ -132,7 +132,7 @@ def test_a_mistake_is_reported_in_one_line(call, models, phantom_set, tmp_path):
     for arguments, message in (
         (["classification", *data, *out, *classifier, "--folds", "9"], "no fold 9"),
         (["classification", *data, *out, *classifier, "--folds", "x"], "neither all nor numbers"),
-        (["classification", *data, *out, *classifier, "--protocol", "p5"], "is none of p1, p2, p3, p4"),
+        (["classification", *data, *out, *classifier, "--protocol", "p5"], "is not one of p1, p2, p3, p4"),
         (["classification", *data, *out, *classifier, "--protocol", "p4"], "p4 measures segmentation"),
         (["segmentation", *data, *out, *segmenter, "--protocol", "p4"], "needs an LGG folder"),
         (["classification", *data, *out, "--classifier", tmp_path / "no.safetensors"], "no.safetensors: no such file"),

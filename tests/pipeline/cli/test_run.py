@@ -84,7 +84,7 @@ def test_result_json(tumorlens, tmp_path):
     assert content["scan"]["name"] == "one.png"
     assert sum(content["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     assert content["confidence"] == content["probabilities"][content["label"]]
-    assert "no histological grade" in content["malignancy_note"]
+    assert "not a histological grade" in content["malignancy_note"]
     lesion = content["lesions"][0]
     assert lesion["area_px"] == content["tumor_area_px"]
     assert lesion["longest_diameter_px"] > 10

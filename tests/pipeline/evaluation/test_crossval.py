@@ -42,7 +42,7 @@ def request_of(phantom_set):
 
 
 def test_every_fold_is_measured_with_its_own_weights(phantom_set, tmp_path):
-    """All five folds hold every patient once, and no weights have learnt from a patient that they are measured on."""
+    """All five folds hold every patient once, and no weights have learned from a patient that they are measured on."""
     request = crossval_request({"classification": config(phantom_set)}, protocol="p2", probe=False, command="again")
     report, messages = run(request, tmp_path)
     assert report["warnings"] == []
@@ -200,7 +200,7 @@ def plan(tmp_path, monkeypatch):
 
     def run_plan(request):
         trained, measured = [], []
-        train = {stage: lambda config, folder, *_: trained.append((config, folder)) for stage in room.WEIGHTS}
+        train = {stage: lambda config, folder, *_: trained.append((config, folder)) for stage in room._TRAIN}
         monkeypatch.setattr(room, "_TRAIN", train)
         monkeypatch.setattr(room, "evaluate", lambda request, *_: measured.append(request))
         run(request, tmp_path)

@@ -124,7 +124,7 @@ def test_the_report_says_what_was_measured_and_how(classified, phantom_set, weig
         assert np.asarray(Image.open(classified.out / name)).std() > 5
 
 
-def test_patients_that_the_weights_learnt_from_are_counted(classified):
+def test_patients_that_the_weights_learned_from_are_counted(classified):
     assert classified.warnings == classified.report["warnings"]
     assert classified.warnings == [
         "the epoch and the operating point of the classification weights were chosen on 4 of the 4 patients of fold 1"

@@ -1,4 +1,4 @@
-"""Warnings count the measured patients that the weights, or their initial weights, have learnt from."""
+"""Warnings count the measured patients that the weights, or their initial weights, have learned from."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_each_fold_is_compared_with_the_card(phantom_set, card):
                 f"the epoch and the operating point of {WEIGHTS} were chosen on 4 of the 4 patients of fold 1"
             ]
         else:
-            assert warnings == [f"{WEIGHTS} have learnt from 4 of the 4 patients of fold {fold}"]
+            assert warnings == [f"{WEIGHTS} have learned from 4 of the 4 patients of fold {fold}"]
 
 
 def test_all_scans_as_one_set_are_counted(phantom_set, card):
     assert leak_warnings("classification", card, patients_of(phantom_set)) == [
-        f"{WEIGHTS} have learnt from 12 of the 20 patients measured",
+        f"{WEIGHTS} have learned from 12 of the 20 patients measured",
         f"the epoch and the operating point of {WEIGHTS} were chosen on 4 of the 20 patients measured",
     ]
 
@@ -51,8 +51,8 @@ def test_initial_weights_count_after_the_weights_themselves(phantom_set, card):
     start = hashes["test"][:3] + hashes["validation"][:1] + hashes["train"]
     both = {"training": card["training"] | {"patient_hashes": hashes | {"start": start}}}
     assert leak_warnings("classification", both, patients) == [
-        f"{WEIGHTS} have learnt from 12 of the 20 patients measured",
-        f"{WEIGHTS} started from weights that have learnt from 4 of the 20 patients measured",
+        f"{WEIGHTS} have learned from 12 of the 20 patients measured",
+        f"{WEIGHTS} started from weights that have learned from 4 of the 20 patients measured",
         f"the epoch and the operating point of {WEIGHTS} were chosen on 3 of the 20 patients measured",
     ]
 
@@ -62,17 +62,17 @@ def test_what_a_card_does_not_list_cannot_be_checked(phantom_set, card):
     for old in ({}, {"training": None}, {"training": {"fold": 0, "data": [str(phantom_set)]}}):
         (text,) = leak_warnings("classification", old, patients)
         assert text == (
-            f"the card of {WEIGHTS} does not list the patients that they learnt from, so it cannot be checked whether "
+            f"the card of {WEIGHTS} does not list the patients that they learned from, so it cannot be checked whether "
             "they have seen the measured patients"
         )
     hashes = card["training"]["patient_hashes"] | {"start": None}
     unknown = {"training": card["training"] | {"init": "runs/first.ckpt", "patient_hashes": hashes}}
     (text,) = leak_warnings("classification", unknown, patients)
-    assert "does not list the patients that their initial weights (runs/first.ckpt) learnt from" in text
+    assert "does not list the patients that their initial weights (runs/first.ckpt) learned from" in text
 
 
 def test_patients_are_recognised_in_a_renamed_folder_and_by_another_index(phantom_set, card, tmp_path):
-    """Also pictures without a patient, by their content, as long as the weights learnt without one, too."""
+    """Also pictures without a patient, by their content, as long as the weights learned without one, too."""
     shutil.copytree(phantom_set, tmp_path / "renamed")
     assert "12 of the 20" in leak_warnings("classification", card, patients_of(tmp_path / "renamed"))[0]
     lines = [line.split(",") for line in (phantom_set / "index.csv").read_text().splitlines()]
@@ -84,8 +84,8 @@ def test_patients_are_recognised_in_a_renamed_folder_and_by_another_index(phanto
     shutil.rmtree(tmp_path / "renamed" / "masks")
     (tmp_path / "renamed" / "images").rename(tmp_path / "renamed" / "glioma")
     patients = patients_of(tmp_path / "renamed")
-    learnt, chosen = (len(unnamed["training"]["patient_hashes"][part]) for part in ("train", "validation"))
-    assert leak_warnings("classification", unnamed, patients)[0].endswith(f"{learnt} of the 40 patients measured")
+    learned, chosen = (len(unnamed["training"]["patient_hashes"][part]) for part in ("train", "validation"))
+    assert leak_warnings("classification", unnamed, patients)[0].endswith(f"{learned} of the 40 patients measured")
     assert leak_warnings("classification", unnamed, patients)[1].endswith(f"{chosen} of the 40 patients measured")
     assert leak_warnings("classification", card, patients) == []
 
@@ -94,7 +94,7 @@ def test_copies_across_an_official_split_are_those_that_training_counted(phantom
     counted = card | {"leaking_test_slices": 7}
     (text,) = copy_warning("classification", counted, patients_of(phantom_set, 0))
     assert text == (
-        f"leaks: 7 of the test slices of {WEIGHTS} are copies of slices that they learnt from, or of such patients"
+        f"leaks: 7 of the test slices of {WEIGHTS} are copies of slices that they learned from, or of such patients"
     )
     assert copy_warning("classification", counted, patients_of(phantom_set, 2)) == []
     assert copy_warning("classification", card, patients_of(phantom_set, 0)) == []

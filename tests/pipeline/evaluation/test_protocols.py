@@ -185,7 +185,7 @@ def test_p4_takes_an_index_with_a_channel(lgg, phantom_set, tmp_path):
     ("wish", "message"),
     [
         ({"folds": (7,)}, "no fold 7, the data have folds 0 to 4"),
-        ({"protocol": "p9"}, "protocol 'p9' is none of p1, p2, p3, p4"),
+        ({"protocol": "p9"}, "protocol 'p9' is not one of p1, p2, p3, p4"),
         ({"protocol": "p3", "folds": (1,)}, "protocol p3 has no folds"),
     ],
 )

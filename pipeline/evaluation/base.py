@@ -19,7 +19,7 @@ from tumorlens.pipeline.evaluation.worst_cases import Worst
 
 
 class Measured(typing.Protocol):
-    """A slice or a scan that was measured: whose it is, and in which fold. A case of no fold has none."""
+    """A slice or a scan that was measured: its patient, and its fold or None."""
 
     @property
     def patient(self) -> str: ...
@@ -36,7 +36,7 @@ class SliceCase:
 
     Attributes:
         sample: The slice.
-        fold: Which part it belongs to.
+        fold: The fold that it belongs to, or None.
     """
 
     sample: Sample
@@ -44,21 +44,21 @@ class SliceCase:
 
     @property
     def patient(self) -> str:
-        """Its patient; its own name where the data name none."""
+        """The patient, or the slice's own name where the data name no patient."""
         return self.sample.patient or self.sample.name
 
     @property
     def row(self) -> dict[str, Any]:
-        """The columns of ``cases.csv`` that say which slice it is."""
+        """The columns of ``cases.csv`` that identify the slice."""
         place = {"file": str(self.sample.image), "slice": self.sample.place}
         return place | {"patient": self.patient, "fold": self.fold, "label": self.sample.label}
 
 
 class Evaluation(ABC, Generic[CaseT]):
-    """Measures models, a part of the data at a time, and says what a report holds.
+    """Measures models, a part of the data at a time, and provides the contents of a report.
 
     Args:
-        protocol: What counts.
+        protocol: The classes that count.
         seed: Of the bootstrap.
 
     Attributes:
@@ -84,9 +84,9 @@ class Evaluation(ABC, Generic[CaseT]):
         """Predict every scan once and keep the cases.
 
         Args:
-            models: The stage's name -> what predicts, as `pipeline.evaluation.weights.Weights.load` gives it.
-            samples: Slices of use to the stage.
-            fold: Which part they are, or None where the data are one set.
+            models: The stage's name -> its model, as `pipeline.evaluation.weights.Weights.load` gives it.
+            samples: Slices that the stage can use.
+            fold: Their fold, or None where the data are one set.
             progress: Called with the number of slices or scans done and of all.
 
         Raises:
@@ -113,11 +113,11 @@ class Evaluation(ABC, Generic[CaseT]):
 
     @abstractmethod
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """File name -> what writes the picture."""
+        """File name -> the function that writes the picture."""
 
     @abstractmethod
     def tables(self, figures: dict[str, Any]) -> list[Table]:
-        """What ``report.md`` shows of the figures of all cases."""
+        """The tables of ``report.md`` for the figures of all cases."""
 
 
 def batches(
@@ -126,7 +126,7 @@ def batches(
     """Slices, read and prepared, some at a time.
 
     Raises:
-        InputError: A slice cannot be used. None may be left out of a measurement.
+        InputError: A slice cannot be used. A measurement leaves no slice out.
     """
     batch: list[Swept] = []
     for swept in sweep(samples, preprocess, progress):
