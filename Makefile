@@ -16,9 +16,10 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.installed
 	@"$(BIN)/tumorlens" demo --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)")
 
-# Two processes with a thread each: the networks of the tests are too small for more threads to help.
+# Two processes with a thread each, for the networks of the tests are too small for more threads to help. A file stays in one
+# process, so that what its tests share is made once.
 TEST_JOBS ?= 2
-pytest     = OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(TEST_JOBS)
+pytest     = OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(TEST_JOBS) --dist loadfile
 
 test: $(VENV)/.installed-test
 	$(pytest) -m "not slow and not real" $(PYTEST_ARGS)

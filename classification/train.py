@@ -105,6 +105,8 @@ def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:
     for size in input_sizes(config):
         check_input_size(model, architecture, size)
     if run.checkpoint is None:
+        if config.init == "imagenet" and architecture.pretrained is not None:
+            run.check_sources()
         run.say(f"initial weights: {initialize(model, architecture, config.init)}")
     if config.frozen:
         freeze_backbone(model)

@@ -29,9 +29,11 @@ def pick_device(name: str = "auto") -> torch.device:
     if kind not in ("cpu", "cuda", "mps") or (colon and not numbered):
         raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
     if kind == "cuda" and (not cuda or int(number or 0) >= torch.cuda.device_count()):
-        raise InputError(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise InputError(
+            f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     if kind == "mps" and not mps:
-        raise InputError("device 'mps' is not there")
+        raise InputError("device 'mps' is not there; use --device cpu")
     return torch.device(name)
 
 

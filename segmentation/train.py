@@ -85,6 +85,8 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
     for size in input_sizes(config):
         check_input_size(model, config.arch, config.encoder, size)
     if run.checkpoint is None:
+        if config.init == "imagenet":
+            run.check_sources()
         run.say(f"initial weights: {initialize_encoder(model, config.encoder, config.init)}")
     if config.freeze_stem:
         freeze_stem(getattr(model, "encoder", model))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorlens.data.cards.card import CARD_SCHEMA, checked_card
+from tumorlens.data.cards.card import CARD_SCHEMA, checked_card, read_card
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of, whole_file, write_text
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
@@ -115,7 +115,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a ``.safetensors`` or ``.pth`` file. Nothing but tensors is unpickled.
 
     Raises:
-        InputError: No such file, or it holds no tensors.
+        InputError: No such file, it holds no tensors, or its SHA-256 is not that of the card next to it.
     """
     import torch
     from safetensors import SafetensorError
@@ -123,6 +123,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
+    if path.suffix == ".safetensors" and path.with_suffix(".json").is_file():
+        checked_content(path, read_card(path))
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -55,7 +55,8 @@ def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{index}: this is not a CSV file in UTF-8") from None
     if missing:
-        raise InputError(f"{index}: the column {' and '.join(sorted(missing))} is missing")
+        columns = "columns image and label are" if len(missing) > 1 else f"column {missing.pop()} is"
+        raise InputError(f"{index}: the {columns} missing; the cells of a line are separated by commas")
     rows = [(number, cells) for number, cells in rows if any(cells.values())]
     if not rows:
         raise InputError(f"{index}: the index has no rows")

@@ -50,6 +50,18 @@ def load_samples(
     return samples_of(list_rows(source, label_map, channel))
 
 
+def find_source(source: str | Path) -> tuple[Path | None, Path]:
+    """The index and the folder that a user named as data, see `data.datasets.index.find_index`; reads neither.
+
+    Raises:
+        InputError: There is no such index or folder.
+    """
+    index, root = find_index(source)
+    if index is None and not root.is_dir():
+        raise InputError(f"{root}: no such data folder")
+    return index, root
+
+
 def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, channel: int | None = None) -> Listing:
     """The files of a data set in any layout of `load_samples`, and their problems.
 
@@ -58,11 +70,9 @@ def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, ch
     """
     if channel not in (None, *range(CHANNELS)):
         raise InputError(f"channel {channel} is not one of 0, 1, 2")
-    index, root = find_index(source)
+    index, root = find_source(source)
     if index is not None:
         return read_index(index, root, label_map, channel)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such data folder")
     listing = Listing(root)
     scans = scans_below(root)
     folders = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}

@@ -94,7 +94,7 @@ def stored_frames(ds: Dataset, indices: list[int]) -> list[NDArray[Any]]:
             name = uid.name if standard else str(uid)
             hint = _HINTS.get(str(uid), "")
             raise InputError(f"{_name(ds)}: pixels in the transfer syntax {name} cannot be decoded{hint}") from None
-        raise InputError(f"{_name(ds)}: the pixel data are damaged or cut off") from None
+        raise InputError(f"{_name(ds)}: the pixel data are damaged or cut off; delete or replace this file") from None
 
 
 def _bare_syntax(ds: Dataset) -> Any:

@@ -61,8 +61,8 @@ def unpack(path: Path, folder: Path) -> None:
         OSError,
     ) as error:
         shutil.rmtree(folder, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"{path}: the zip archive is damaged or cannot be unpacked ({reason})") from None
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        raise InputError(f"{path}: the zip archive is damaged or cannot be unpacked{reason}") from None
 
 
 def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:

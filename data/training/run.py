@@ -13,6 +13,7 @@ import torch
 from tumorlens.data.cards.card import WEIGHT_FILES
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.config import TrainingConfig
+from tumorlens.data.datasets.load import find_source
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.devices import pick_device, wants_bf16
 from tumorlens.data.training.curves import plot_learning_curves
@@ -65,6 +66,15 @@ class Run:
     def half(self) -> bool:
         """Whether the run computes in bfloat16."""
         return wants_bf16(self.config.precision, self.device)
+
+    def check_sources(self) -> None:
+        """Check that the data exist; nothing is worth a download if they do not.
+
+        Raises:
+            InputError: See `data.datasets.load.find_source`.
+        """
+        for source in self.config.data:
+            find_source(source)
 
     def load_data(
         self, keep: Callable[[Sample], bool], evidence: Evidence | None, prepared: Progress | None

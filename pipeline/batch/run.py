@@ -16,7 +16,7 @@ from typing import Any
 
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.files import claim
-from tumorlens.pipeline.batch.job import Job, place_of
+from tumorlens.pipeline.batch.job import Job, place_of, split_extension
 from tumorlens.pipeline.batch.read_ahead import ReadJob, read_ahead
 from tumorlens.pipeline.batch.resume import (
     earlier_result,
@@ -144,7 +144,8 @@ def _say_renamed(jobs: list[Job]) -> None:
     for job in jobs:
         if job.plain_name not in ("", job.name) and not job.error:
             path = printable(str(job.shown_path()))
-            _log.warning("%s: the name of %s, because another scan is called %s", job.name, path, job.plain_name)
+            folder = split_extension(job.plain_name)[0]
+            _log.warning("%s: the name of %s, because another scan has the folder %s", job.name, path, folder)
 
 
 def _decide(pipeline: Pipeline, group: list[ReadJob], options: RunOptions) -> list[Decision | Exception | None]:

@@ -118,7 +118,7 @@ classification = command(
     _Classifier,
     leave_out=_SET_HERE,
     details=_AGAIN,
-    stopped="repeat the command to go on",
+    stopped=lambda _: "repeat the command to go on",
     examples="""
     tumorlens crossval classification --data my-set -o cv
     tumorlens crossval classification --data my-set --folds 0,1 --no-probe -o cv
@@ -131,7 +131,7 @@ segmentation = command(
     _Segmenter,
     leave_out=(*_SET_HERE, "probe", "explain"),
     details=_AGAIN,
-    stopped="repeat the command to go on",
+    stopped=lambda _: "repeat the command to go on",
     examples="""
     tumorlens crossval segmentation --data my-set -o cv
     tumorlens crossval segmentation --data my-set --init 'cls/fold-{fold}/classifier.safetensors' -o cv
@@ -145,7 +145,7 @@ pipeline = command(
     _SegmenterOptions,
     leave_out=(*_SET_HERE, "probe", "explain"),
     details=_AGAIN,
-    stopped="repeat the command to go on",
+    stopped=lambda _: "repeat the command to go on",
     examples="""
     tumorlens crossval pipeline --data my-set -o cv
     tumorlens crossval pipeline --data my-set --epochs 10 --segmenter-epochs 20 -o cv

@@ -11,6 +11,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 
 from tumorlens.data.config import Setting
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import canonical_label
 from tumorlens.pipeline.cli.screen import HELP_WIDTH, user_errors
 
 Settings = TypeVar("Settings")
@@ -36,6 +38,15 @@ class Number(click.ParamType[int | float]):
         return number
 
 
+class PathName(click.Path):
+    """A path; empty text, as from an unset variable of the shell, is not one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class NamePair(click.ParamType[tuple[str, str]]):
     """``NAME=CLASS`` as a pair."""
 
@@ -45,6 +56,10 @@ class NamePair(click.ParamType[tuple[str, str]]):
         name, _, label = str(value).partition("=")
         if not (name and label):
             self.fail(f"{value!r} is not NAME=CLASS", param, ctx)
+        try:
+            canonical_label(name, {name: label})
+        except InputError as error:
+            self.fail(str(error), param, ctx)
         return name, label
 
 
@@ -65,7 +80,7 @@ class Folds(click.ParamType[tuple[int, ...]]):
 # Type of a field -> how click reads its value; numbers, flags and choices are made in `_param`.
 _SHAPES: dict[Any, dict[str, Any]] = {
     str: {"type": str},
-    Path: {"type": click.Path(path_type=Path)},
+    Path: {"type": PathName(path_type=Path)},
     tuple[str, ...]: {"type": str, "multiple": True},
     tuple[tuple[str, str], ...]: {"type": NamePair(), "multiple": True},
     tuple[int, ...]: {"type": Folds()},
@@ -79,7 +94,7 @@ def command(
     leave_out: Collection[str] = (),
     details: str = "",
     examples: str,
-    stopped: str = "",
+    stopped: Callable[[Values], str] | None = None,
 ) -> Command:
     """A command whose options are the fields of dataclasses. `pipeline.cli.app` has its name and first line of help.
 
@@ -89,14 +104,14 @@ def command(
         leave_out: Fields that are not options of this command.
         details: Help below the first line.
         examples: Lines for the end of ``--help``.
-        stopped: Advice for a user who has stopped the command.
+        stopped: From what the user gave to advice for a user who has stopped the command.
     """
     params = [param for each in settings for param in _params(each, leave_out)]
     repeatable = {param.name for param in params if param.multiple or param.nargs == -1}
 
     def callback(**parsed: Any) -> None:
         values = {k: v for k, v in parsed.items() if v is not None and not (k in repeatable and v == ())}
-        with user_errors(bool(values.get("verbose")), stopped):
+        with user_errors(bool(values.get("verbose")), lambda: stopped(values) if stopped else ""):
             code = run(values)
         click.get_current_context().exit(code or 0)
 
@@ -147,7 +162,9 @@ def _param(field: Field[Any], hint: Any, setting: Setting) -> click.Parameter:
     flag = setting.flag or "--" + field.name.replace("_", "-")
     if kind is bool and field.default:
         flag = f"{flag}/--no-{flag[2:]}"
-    option = _Option([*flag.split(), field.name], default=None, required=required, help=setting.help, **shape)
+    if not required:
+        shape["default"] = None
+    option = _Option([*flag.split(), field.name], required=required, help=setting.help, **shape)
     option.shown = setting.shown or _words(field.default, flag)
     option.bounds = _bounds(setting)
     return option

@@ -107,7 +107,7 @@ run = command(
     RunOptions,
     LoadOptions,
     details="Exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong use.",
-    stopped="go on with --continue",
+    stopped=lambda _: "go on with --continue",
     examples="""
     tumorlens run scan.nii.gz -o results
     tumorlens run study/ "more/*.png" -o results --continue

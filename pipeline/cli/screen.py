@@ -54,13 +54,13 @@ def typed_command() -> str:
 
 
 @contextmanager
-def user_errors(verbose: bool = False, stopped: str = "") -> Iterator[None]:
+def user_errors(verbose: bool = False, stopped: Callable[[], str] = str) -> Iterator[None]:
     """Turn an `InputError`, or a failure of disk or network, into one line and exit code 2, and keep the warnings of
     other packages off the screen.
 
     Args:
         verbose: Let warnings and logs through.
-        stopped: Advice for a user who has stopped the command.
+        stopped: Called for advice when the user stops the command.
     """
     if verbose:
         import logging
@@ -78,7 +78,8 @@ def user_errors(verbose: bool = False, stopped: str = "") -> Iterator[None]:
         show_error(f"{place}{error.strerror or error}")
         raise click.exceptions.Exit(2) from None
     except KeyboardInterrupt:
-        note("stopped" + (f"; {stopped}" if stopped else ""))
+        advice = stopped()
+        note(f"stopped; {advice}" if advice else "stopped")
         raise click.exceptions.Exit(130) from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tumorlens.data.config import DEVICE, setting
+from tumorlens.data.config import DEVICE, MAX_SEED, setting
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import say
 
@@ -16,7 +16,7 @@ class DemoCall:
 
     scan: Path | None = setting(None, "A scan of yours instead of the phantom.")
     out: Path = setting(Path("demo-out"), "Output folder.", flag="-o --out")
-    seed: int = setting(7, "Another seed makes another phantom.")
+    seed: int = setting(7, "Another seed makes another phantom.", least=0, most=MAX_SEED)
     device: str = setting("auto", DEVICE)
 
 

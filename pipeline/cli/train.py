@@ -58,6 +58,8 @@ def config_of(stage: str, values: Values) -> ClassifierConfig | SegmenterConfig:
         if config.split not in ("folds", "all"):
             raise InputError(f"--out-of-fold trains on all patients; leave --split {config.split} out")
         config = replace(config, split="all")
+    if config.small_epochs and config.size and config.small_size > config.size:
+        raise InputError(f"--small-size {config.small_size} is larger than --size {config.size}; give a smaller one")
     if config.freeze_stem and config.init == "none":
         raise InputError("--freeze-stem keeps the first weights of the stem; give it some with --init FILE")
     if isinstance(config, ClassifierConfig):
@@ -69,11 +71,17 @@ def config_of(stage: str, values: Values) -> ClassifierConfig | SegmenterConfig:
     return config
 
 
+def _advice(values: Values) -> str:
+    """What to do after the run was stopped: there is something to resume from its first checkpoint on."""
+    started = (Path(values["out"]) / "checkpoints" / "last.ckpt").is_file()
+    return "go on with --resume" if started else "no epoch was finished, so repeat the command"
+
+
 classification = command(
     partial(_train, "classification"),
     TrainCall,
     ClassifierConfig,
-    stopped="go on with --resume",
+    stopped=_advice,
     examples="""
     tumorlens train classification --data my-set -o run
     tumorlens train classification --data my-set --map tumeur=glioma --epochs 20 -o run
@@ -85,7 +93,7 @@ segmentation = command(
     partial(_train, "segmentation"),
     TrainCall,
     SegmenterConfig,
-    stopped="go on with --resume",
+    stopped=_advice,
     examples="""
     tumorlens train segmentation --data my-set -o run
     tumorlens train segmentation --data my-set --init classifier.safetensors --encoder resnet50 -o run

@@ -31,6 +31,8 @@ def test_a_corrupted_file(copy):
         file.write(b"\x00\x01\x02\x03")
     with pytest.raises(InputError, match="damaged or changed, their SHA-256"):
         Classifier.load(copy, "cpu")
+    with pytest.raises(InputError, match="damaged or changed, their SHA-256"):  # as initial weights
+        read_state(copy)
 
 
 def test_a_truncated_file(copy):

@@ -185,7 +185,7 @@ def test_every_flaw_has_its_row_and_the_rest_is_done(tumorlens, tmp_path):
     assert rows["good"]["label"] and not rows["good"]["review"]
     assert "1 of 16 slices missing" in rows["gap"]["review"] and rows["gap"]["label"]
     for name, message in {
-        "cut": f"{cut[5].name}: the pixel data are damaged or cut off",
+        "cut": f"{cut[5].name}: the pixel data are damaged or cut off; delete or replace this file",
         "ct": "no series can be run: #5: its modality is CT, not MR",
         "nowhere": "none of the 16 images says where it lies",
         "private": "transfer syntax 1.2.3.4.5.6 cannot be decoded",

@@ -149,7 +149,7 @@ def test_the_command_says_which_scan_a_changed_name_stands_for(tumorlens, tmp_pa
     assert tumorlens("run", *paths, "-o", tmp_path / "out").exit_code == 0
     name = f"1-{digits(paths[1])}.png"
     assert [row["scan"] for row in table(tmp_path / "out")] == ["1.png", name]
-    assert f"{name}: the name of {paths[1]}, because another scan is called 1.png" in caplog.messages
+    assert f"{name}: the name of {paths[1]}, because another scan has the folder 1" in caplog.messages
     assert f"*  {name}  {paths[1]}" in tumorlens("run", *paths, "--list").stdout.splitlines()
     listed = json.loads(tumorlens("run", *paths, "--list", "--json").stdout)["scans"]
     assert [scan["path"] for scan in listed] == [str(path) for path in paths]

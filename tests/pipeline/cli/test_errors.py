@@ -272,3 +272,35 @@ def test_a_pipe_is_not_waited_for(tumorlens, tmp_path):
     done = tumorlens("run", tmp_path / "pipe.png", "-o", tmp_path / "other")
     assert done.exit_code == 1
     assert "pipe.png: this is a pipe, a socket or a device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["export", "segmentation"], "-o"),
+        (["train", "classification", "--data", "x"], "-o"),
+        (["crossval", "pipeline", "--data", "x"], "-o"),
+        (["evaluate", "pipeline", "--data", "x"], "-o"),
+        (["train", "classification", "-o", "x"], "--data"),
+        (["run", "x.png", "-o", ""], "the path is empty"),
+        (["demo", "--seed", "-1"], "--seed"),
+        (
+            ["train", "classification", "--data", "x", "-o", "y", "--map", "a=b"],
+            "the mapping a=b does not lead to one of",
+        ),
+        (
+            ["train", "classification", "--data", "x", "-o", "y", "--size", "64", "--small-epochs", "1"],
+            "--small-size 160 is larger than --size 64; give a smaller one",
+        ),
+        (["train", "classification", "--data", "nowhere", "-o", "y"], "nowhere: no such data folder"),
+        (["train", "segmentation", "--data", "nowhere", "-o", "y"], "nowhere: no such data folder"),
+    ],
+)
+def test_wrong_use_is_one_sentence(command, arguments, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = command(*arguments)
+    assert done.exit_code == 2, done.output
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("tumorlens: error: ")
+    assert reason in line
+    assert not list(tmp_path.iterdir())

@@ -67,9 +67,9 @@ def test_an_option_that_is_not_given_has_the_default_of_the_dataclass(call):
 
 
 def test_every_kind_of_field(call):
-    words = "here --names a --names b --map x=y --folds 2,0,2 --shares 1 2 3 -n 9 --rate 0.5 --out o --kind two --no-on"
-    assert call(Base, *words.split(), "--off") == Base(
-        "here", ("a", "b"), (("x", "y"),), (0, 2), (1, 2, 3), 9, 0.5, Path("o"), "two", False, True
+    words = "here --names a --names b --map x=glioma --folds 2,0,2 --shares 1 2 3 -n 9 --rate 0.5 --out o --kind two"
+    assert call(Base, *words.split(), "--no-on", "--off") == Base(
+        "here", ("a", "b"), (("x", "glioma"),), (0, 2), (1, 2, 3), 9, 0.5, Path("o"), "two", False, True
     )
 
 

@@ -10,7 +10,7 @@ from tests.scans.pictures import save
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice
-from tumorlens.pipeline.cli.train import config_of
+from tumorlens.pipeline.cli.train import _advice, config_of
 from tumorlens.pipeline.evaluation import crossval as room
 from tumorlens.segmentation.config import SegmenterConfig
 
@@ -156,3 +156,11 @@ def test_options_make_the_settings_of_a_stage():
     assert config_of("segmentation", both).label_map == (("x", "glioma"),)
     with pytest.raises(InputError, match="--size 100 is not divisible by 32"):
         config_of("segmentation", {**both, "size": 100})
+
+
+def test_the_advice_after_a_stop_fits_what_is_there(tmp_path):
+    values = {"out": tmp_path}
+    assert _advice(values) == "no epoch was finished, so repeat the command"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert _advice(values) == "go on with --resume"
