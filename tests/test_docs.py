@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tumorlens.data.phantom import phantom_volume
+from tumorlens.pipeline.cli.app import COMMANDS
 from tumorlens.pipeline.outputs.table import COLUMNS
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
@@ -44,6 +45,22 @@ def test_the_readme_is_one_page():
 def test_every_column_is_described():
     page = (REPOSITORY / "docs" / "reference" / "results-csv.md").read_text(encoding="utf-8")
     assert not [column for column in COLUMNS if f"`{column}`" not in page]
+
+
+def _commands(places=COMMANDS, above=()):
+    for name, (place, _) in places.items():
+        if isinstance(place, str):
+            yield [*above, name]
+        else:
+            yield from _commands(place, (*above, name))
+
+
+@pytest.mark.parametrize("words", _commands(), ids=" ".join)
+def test_every_option_is_described(words, command):
+    page = (REPOSITORY / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    options = re.findall(r"^  (?:-\w, )?(--[\w-]+)", command(*words, "--help").stdout, flags=re.MULTILINE)
+    assert options
+    assert not [option for option in options if option != "--help" and not re.search(rf"{option}(?![\w-])", page)]
 
 
 def test_every_field_of_a_result_is_described(pipeline):

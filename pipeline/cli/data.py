@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DataCall:
     """The data set, and the printed output."""
 
-    source: str = setting(help=f"{LAYOUTS}.", argument=True, metavar="DIR")
+    source: str = setting(help=f"{LAYOUTS}.", argument=True, metavar="DATA")
     label_map: tuple[tuple[str, str], ...] = setting((), LABEL_MAP)
     channel: int | None = setting(None, CHANNEL)
     overwrite: bool = setting(False, "Replace what this command wrote there before.")
