@@ -104,7 +104,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         "gate.sensitivity": "sensitivity of the gate",
         "gate.specificity": "specificity of the gate",
         "prediction_sets.coverage": "coverage of the prediction sets",
-        "refused": "slices refused as no brain",
+        "refused": "slices refused as not a brain",
         "probe.blanked.worst": "probe: AUC on blanked heads",
         "probe.frames.kept": "probe: labels kept in other frames",
     }
@@ -287,7 +287,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
             listing("Gate at the operating point", figures["gate"]),
         ]
         if figures["refused"]:
-            tables.append(Table("Refusal", ("", ""), [("slices refused as no brain", cell(figures["refused"]))]))
+            tables.append(Table("Refusal", ("", ""), [("slices refused as not a brain", cell(figures["refused"]))]))
         if figures["prediction_sets"]:
             tables.append(listing("Prediction sets", figures["prediction_sets"]))
         if figures["probe"]:

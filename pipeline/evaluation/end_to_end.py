@@ -29,8 +29,8 @@ from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_
 
 _FIGURES = {
     "accuracy": "label right",
-    "sensitivity": "tumors called so (sensitivity)",
-    "specificity": "tumor-free scans called so (specificity)",
+    "sensitivity": "tumors called tumors (sensitivity)",
+    "specificity": "tumor-free scans called tumor-free (specificity)",
     "refused": "refused",
     "dice_all": "Dice, all scans",
     "dice_tumor": "Dice, scans with a tumor",
