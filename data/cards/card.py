@@ -45,6 +45,8 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         InputError: The weights or the card are missing, or the card is not a JSON object of a known schema.
     """
+    if path.is_dir() or (path.is_file() and path.suffix != ".safetensors"):
+        raise InputError(f"{path}: not a weight file; a model is a .safetensors file with a .json card next to it")
     card_path = path.with_suffix(".json")
     for needed in (path, card_path):
         if not needed.is_file():
@@ -54,7 +56,7 @@ def read_card(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{card_path}: the card is not valid JSON ({error})") from None
     if not isinstance(card, dict) or card.get("schema_version") != CARD_SCHEMA:
-        raise InputError(f"{card_path}: the card is of an unknown schema")
+        raise InputError(f"{card_path}: the card is of an unknown schema; use weights of this version of tumorlens")
     return card
 
 

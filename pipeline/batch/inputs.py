@@ -119,7 +119,7 @@ class _Search:
     def _expand(self, inputs: Iterable[str]) -> Iterator[Path]:
         for text in inputs:
             if not text.strip():
-                raise InputError("an input is empty text")
+                raise InputError("an input is empty; name a file or a folder")
             paths = _matches(text)
             if not paths:
                 self._fail(Path(text), text, "no such file or folder")

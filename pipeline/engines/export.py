@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.cards.card import read_card
 from tumorlens.data.errors import InputError, reason_of
-from tumorlens.data.files import whole_file, write_text
+from tumorlens.data.files import claim, whole_file, write_text
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION, Preprocess
@@ -55,6 +55,7 @@ def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
         InputError: The weights are unusable, the suffix is wrong, the format cannot express the network, a package is
             missing, or the outputs differ from PyTorch's. In all cases nothing is written.
     """
+    claim([out], "a network", is_ours=lambda file: True, overwrite=True)
     if out.suffix != SUFFIXES[kind]:
         raise InputError(f"{out}: a file of format {kind} ends in {SUFFIXES[kind]}")
     graph, size = load_graph(weights, stage)

@@ -32,6 +32,15 @@ def copy(tmp_path):
     return tmp_path / "classifier.safetensors"
 
 
+@pytest.mark.parametrize("place", ["folder", "folder.json", "picture.png"])
+def test_a_path_that_is_not_a_weight_file(place, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("folder.json", "picture.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{place}: not a weight file; a model is a .safetensors file"):
+        Classifier.load(tmp_path / place, "cpu")
+
+
 def test_a_missing_card(copy):
     copy.with_suffix(".json").unlink()
     with pytest.raises(InputError, match=r"classifier\.json: no such file"):

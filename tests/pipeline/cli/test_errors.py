@@ -283,6 +283,8 @@ def test_a_pipe_is_not_waited_for(tumorlens, tmp_path):
         (["evaluate", "pipeline", "--data", "x"], "-o"),
         (["train", "classification", "-o", "x"], "--data"),
         (["run", "x.png", "-o", ""], "the path is empty"),
+        (["run", "", "-o", "x"], "an input is empty; name a file or a folder"),
+        (["export", "segmentation", "-o", "."], "this is a folder; -o takes the name of a file"),
         (["demo", "--seed", "-1"], "--seed"),
         (
             ["train", "classification", "--data", "x", "-o", "y", "--map", "a=b"],
