@@ -3,7 +3,7 @@
 # make test-all           all tests
 # make lint               ruff and mypy
 # make oldest             the smoke test with the oldest supported dependencies, in an environment of its own
-# make benchmark          the speed on this machine beside plain PyTorch (more: .venv/bin/python -m tests.benchmarks --help)
+# make benchmark          the speed on this machine, compared with plain PyTorch (more: .venv/bin/python -m tests.benchmarks --help)
 # make weights            train everything anew: five folds of each network, then all patients (three hours of two CPU cores)
 # make clean              remove the environment and the demo's output
 PYTHON ?= python3
