@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tumorlens.pipeline.cli.screen import HELP_WIDTH, note, show_error, usage_message
+from tumorlens.pipeline.cli.screen import HELP_WIDTH, note, show_error, usage_message, write_examples
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.cli.options import Command
@@ -81,6 +81,9 @@ class LazyGroup(click.Group):
 class Program(LazyGroup):
     """The group on top: a mistake in the command's words is one sentence and exit code 2."""
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, self.epilog)
+
     def main(self, *args: Any, **rest: Any) -> Any:
         rest["standalone_mode"] = False  # otherwise click prints its own messages and exits
         try:
@@ -119,6 +122,12 @@ app = Program(
             help="Print the version and leave.",
         )
     ],
+    epilog="""
+    tumorlens demo
+    tumorlens run scan.png -o results
+    tumorlens train classification --data my-set -o run
+    tumorlens evaluate pipeline --data my-set -o report
+    """,
 )
 
 

@@ -13,7 +13,7 @@ import click
 from tumorlens.data.config import Setting
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import canonical_label
-from tumorlens.pipeline.cli.screen import HELP_WIDTH, user_errors
+from tumorlens.pipeline.cli.screen import HELP_WIDTH, user_errors, write_examples
 
 Settings = TypeVar("Settings")
 Values = Mapping[str, Any]  # field -> value of the options that the user gave; the dataclasses hold the defaults
@@ -209,5 +209,4 @@ class Command(click.Command):
         return self
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Examples"):
-            formatter.write("".join(f"  {line.strip()}\n" for line in (self.epilog or "").strip().splitlines()))
+        write_examples(formatter, self.epilog)

@@ -53,6 +53,12 @@ def typed_command() -> str:
     return "tumorlens " + shlex.join(sys.argv[1:])
 
 
+def write_examples(formatter: click.HelpFormatter, lines: str | None) -> None:
+    """Write the end of a help page: examples, a line each."""
+    with formatter.section("Examples"):
+        formatter.write("".join(f"  {line.strip()}\n" for line in (lines or "").strip().splitlines()))
+
+
 @contextmanager
 def user_errors(verbose: bool = False, stopped: Callable[[], str] = str) -> Iterator[None]:
     """Turn an `InputError`, or a failure of disk or network, into one line and exit code 2, and keep the warnings of
