@@ -14,10 +14,10 @@ from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.model import build_classifier
 from tumorlens.data.augmentation.transplant import expected_counts
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, NO_TUMOR, UNTYPED
 from tumorlens.data.preprocessing.normalization import to_batch
-from tumorlens.data.training.loaders import total_steps
-from tumorlens.data.training.module import StageModule, adamw_one_cycle, to_small_batch
+from tumorlens.data.training.loaders import slice_weights, total_steps
+from tumorlens.data.training.module import StageModule, adamw_one_cycle
 from tumorlens.data.training.networks import check_output, freeze_stem_statistics
 from tumorlens.data.training.partition import Partition
 
@@ -54,8 +54,38 @@ def _head(model: nn.Module) -> list[nn.Module]:
     return linear[-1:]
 
 
+class LabelLoss(nn.Module):
+    """Label-smoothed, class-weighted cross-entropy, also of slices that are known to show a tumor of unknown type.
+
+    For these, only the presence of a tumor counts: the probabilities of all tumor classes are summed (partial labels:
+    T. Cour et al., JMLR 2011).
+
+    Args:
+        class_weights: ``(4,)``.
+        smoothing: Share of a label that is spread over all classes, or over tumor and no tumor.
+    """
+
+    def __init__(self, class_weights: torch.Tensor, smoothing: float) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.typed = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=smoothing)
+
+    def forward(self, logits_nc: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
+        """Scalar loss: the mean over the slices. Labels are indices into `data.labels.KNOWN`."""
+        typed = labels_n != UNTYPED
+        loss = logits_nc.new_zeros(())
+        if typed.any():
+            loss = loss + typed.float().mean() * self.typed(logits_nc[typed], labels_n[typed])
+        if not typed.all():
+            logs = logits_nc[~typed].log_softmax(1)
+            free, tumor = logs[:, NO_TUMOR], logs[:, NO_TUMOR + 1 :].logsumexp(1)
+            presence = -(1 - self.smoothing / 2) * tumor - self.smoothing / 2 * free
+            loss = loss + (~typed).float().mean() * presence.mean()
+        return loss
+
+
 class ClassifierModule(StageModule):
-    """A classifier with label-smoothed, class-weighted cross-entropy, AdamW and a one-cycle schedule.
+    """A classifier with `LabelLoss`, AdamW and a one-cycle schedule.
 
     Args:
         config: The run's settings.
@@ -71,7 +101,7 @@ class ClassifierModule(StageModule):
         self.config, self.total_steps = config, total_steps
         self.normalization = find_architecture(config.arch).normalization
         self.model = model.to(memory_format=torch.channels_last)
-        self.loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing)
+        self.loss = LabelLoss(class_weights, config.label_smoothing)
         self.accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
         self.macro_f1 = MulticlassF1Score(len(CLASSES), average="macro")
 
@@ -79,8 +109,7 @@ class ClassifierModule(StageModule):
         return self.model(to_batch(images_nhw, self.normalization))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
-        images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
-        logits, blank = self.model(images).float(), batch["blank"]
+        logits, blank = self.model(self.training_batch(batch["image"])).float(), batch["blank"]
         loss = logits.new_zeros(())
         if not blank.all():
             loss = loss + (~blank).float().mean() * self.loss(logits[~blank], batch["label"][~blank])
@@ -96,10 +125,12 @@ class ClassifierModule(StageModule):
             freeze_stem_statistics(self.model)
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
-        logits = self(batch["image"]).float()
-        self.accuracy(logits, batch["label"])
-        self.macro_f1(logits, batch["label"])
-        self.log("val_loss", self.loss(logits, batch["label"]), batch_size=len(logits))
+        logits, labels = self(batch["image"]).float(), batch["label"]
+        typed = labels != UNTYPED
+        if typed.any():
+            self.accuracy(logits[typed], labels[typed])
+            self.macro_f1(logits[typed], labels[typed])
+        self.log("val_loss", self.loss(logits, labels), batch_size=len(logits))
         self.log("val_accuracy", self.accuracy, prog_bar=True)
         self.log("val_macro_f1", self.macro_f1)
 
@@ -115,9 +146,10 @@ def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | 
         parts: The run's slices.
         model: The network; by default a new one.
     """
-    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES))
+    shown = slice_weights(config, parts.train)
+    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES), shown)
     counts[counts < 1] = max(1.0, counts.max())  # label smoothing would pull towards an absent class of large weight
-    weights = len(parts.train) / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
+    weights = counts.sum() / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
     class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
     model = model or build_classifier(find_architecture(config.arch), config.size)
     return ClassifierModule(config, model, class_weights, total_steps(config, parts))

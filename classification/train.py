@@ -84,7 +84,7 @@ def train_classifier(
         "classes": list(CLASSES),
         "input_size": config.size,
         "normalization": plain_config(module.normalization),
-        "classes_in_training": [CLASSES[n] for n in sorted(set(parts.train.labels.tolist()))],
+        "classes_in_training": [name for n, name in enumerate(CLASSES) if n in parts.train.labels],
         **trust.facts(),
         "metrics": metrics,
         **describe_run(out, parts, epoch, command),
@@ -156,6 +156,7 @@ def measure(network: TorchNetwork, parts: Partition, trust: Trust, out: Path) ->
 
 def headline(config: ClassifierConfig, metrics: dict[str, Any]) -> str:
     """The test accuracy in a sentence."""
-    if "test" not in metrics:
+    if config.split == "all":
         return "on all patients, test figures are the cross-validation's"
-    return f"{config.tested}: accuracy {metrics['test']['slice']['accuracy']:.4f}"
+    measured = metrics["validation" if config.split == "holdout" else "test"]
+    return f"{config.tested}: accuracy {measured['slice']['accuracy']:.4f}"

@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 MAX_SEED = 2**32 - 1  # of NumPy's and scikit-learn's generators
+SPLITS = ("folds", "holdout", "official", "all")
 PARTS = ("train", "validation", "test")  # of a data set: to learn from, to choose an epoch on, to measure on
 
 LAYOUTS = (
@@ -76,13 +77,16 @@ DEVICE = Setting("auto, cpu, cuda, cuda:N or mps.")
 class DataConfig:
     """The data of a run, and their split.
 
-    `split` may also be ``"all"``: everything trains, nothing is left to validate or test (`out_of_fold` sets it).
+    `split` is one of `SPLITS`. With ``"all"`` everything trains and nothing is left to validate or test; `out_of_fold`
+    sets it.
     `duplicates` ``"keep"`` leaves near-duplicates, and patients, on both sides of an official split, as papers do.
     """
 
     data: tuple[str, ...] = setting(help=f"{LAYOUTS}; repeatable.")
     fold: int = setting(0, "Test fold; the next one validates.", least=0)
-    split: str = setting("folds", "folds (by patient) or official (Training/Testing).")
+    split: str = setting(
+        "folds", "folds (by patient), holdout (--fold validates, nothing tests) or official (Training/Testing)."
+    )
     duplicates: str = setting(
         "error",
         "Near-duplicates across the split: error, drop, or, with --split official, keep (its test figures leak).",
@@ -99,6 +103,8 @@ class DataConfig:
     @property
     def tested(self) -> str:
         """The slices that the run is tested on, in words."""
+        if self.split == "holdout":
+            return f"held-out fold {self.fold}"
         return "official test part" if self.split == "official" else f"test fold {self.fold}"
 
 
@@ -112,6 +118,9 @@ class TrainingConfig(DataConfig):
     init: str = setting("imagenet", "First weights: imagenet (downloaded), none, or a weight file.")
     epochs: int = setting(8, "Upper limit of epochs, and length of the learning-rate schedule.", least=1)
     batch_size: int = setting(32, "Slices a step.", least=1)
+    rate: tuple[float, ...] = setting(
+        (), "How often an epoch shows a slice of each --data, in their order: once for each --data, or not at all."
+    )
     epoch_slices: int = setting(0, "At most so many slices an epoch, others every time; 0: all.", least=0)
     learning_rate: float = setting(4e-4, "Peak learning rate of the one-cycle schedule.", flag="--lr", least=0)
     weight_decay: float = 0.02
@@ -126,8 +135,13 @@ class TrainingConfig(DataConfig):
         0.05, "Share of slices whose lesion is healed or replaced, against shortcuts.", least=0, most=1
     )
     freeze_stem: bool = setting(False, "Leave a ResNet's first stage as it came: a third faster.")
-    small_epochs: int = setting(0, "Epochs at the start with smaller pictures: faster.", least=0)
+    small_share: float = setting(
+        0.0, "Share of the steps, all but the last tenth, with smaller pictures: faster.", least=0, most=1
+    )
     small_size: int = setting(160, "Side of those smaller pictures in pixels.", least=32)
+    ema: float = setting(
+        0.0, "Decay of the moving average of the weights, which is what is saved; 0: none.", least=0, most=0.9999
+    )
     workers: int = setting(0, "Processes that load data; with 0, errors show as they are.", least=0)
     device: str = setting("auto", DEVICE)
     precision: str = setting("auto", "auto (bf16 where the hardware has it), bf16 or fp32.")

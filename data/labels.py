@@ -74,10 +74,15 @@ TABLE = (
 )
 CLASSES: tuple[str, ...] = tuple(row.name for row in TABLE)
 NO_TUMOR = 0  # its place in `CLASSES`
+TUMOR = "tumor"  # the label of a tumor whose type is not known
+UNTYPED = len(CLASSES)  # the index of `TUMOR` among the labels of a data set; no network has an output for it
+KNOWN = (*CLASSES, TUMOR)  # labels that a data set may have
+SEQUENCES = ("t1", "t1c", "t2", "flair")  # kinds of MRI; t1c is T1 with contrast agent
 UNKNOWN_COLOR = "#777777"  # of slices without a label
 
 _INITIALS = 2  # letters of the shortest aliases; with a number they name a patient: PI_00, ME07
 _ALIASES = {alias: row.name for row in TABLE for alias in row.aliases}
+_ALIASES |= dict.fromkeys(("tumor", "yes", "positive"), TUMOR)
 _ROWS = {row.name: row for row in TABLE}
 
 
@@ -96,7 +101,7 @@ def color_of(name: str) -> str:
 
 
 def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
-    """The project's class for a label as a user or a data set writes it.
+    """The project's class for a label as a user or a data set writes it; `TUMOR` for a tumor of unknown type.
 
     Args:
         name: Any spelling, such as ``"notumor"``, ``"Glioma"`` or ``"pituitary_tumor"``. Two letters with a number,
@@ -111,9 +116,9 @@ def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
     numbered = len(key) <= _INITIALS and re.search(r"\d", mapped) is not None
     label = None if numbered else _ALIASES.get(key)
     if label is None and mapped != name:
-        raise InputError(f"the mapping {name}={mapped} does not lead to one of {', '.join(CLASSES)}")
+        raise InputError(f"the mapping {name}={mapped} does not lead to one of {', '.join(KNOWN)}")
     if label is None:
         raise InputError(
-            f"label {name!r} is not one of {', '.join(CLASSES)}; give a mapping for it (--map '{name}=CLASS')"
+            f"label {name!r} is not one of {', '.join(KNOWN)}; give a mapping for it (--map '{name}=CLASS')"
         )
     return label

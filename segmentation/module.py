@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import total_steps
-from tumorlens.data.training.module import StageModule, adamw_one_cycle, to_small_batch
+from tumorlens.data.training.module import StageModule, adamw_one_cycle
 from tumorlens.data.training.networks import check_output, freeze_stem_statistics
 from tumorlens.data.training.partition import Partition
 from tumorlens.segmentation.config import SegmenterConfig
@@ -58,7 +58,7 @@ class SegmenterModule(StageModule):
             freeze_stem_statistics(self.model.get_submodule("encoder"))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
-        images = to_small_batch(batch["image"], self.normalization, self.config, self.current_epoch)
+        images = self.training_batch(batch["image"])
         logits, class_logits = self.draw_and_classify(images, batch["source"])
         truth = batch["mask"][:, None].float()
         if logits.shape != truth.shape:

@@ -125,19 +125,31 @@ class Donors:
 
 
 def expected_counts(
-    labels: NDArray[np.int64], masks: NDArray[np.uint8], share: float, n_classes: int
+    labels: NDArray[np.int64],
+    masks: NDArray[np.uint8],
+    share: float,
+    n_classes: int,
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """The mean number of slices of each class that an epoch with transplants shows, ``(n_classes,)``.
 
     Args:
-        labels: ``(n,)`` class index of the training slices.
+        labels: ``(n,)`` class index of the training slices; slices of no class, such as `data.labels.UNTYPED`, do not
+            count.
         masks: ``(n, size, size)`` their lesions. A sick slice without one takes no part.
         share: Share of the slices that are transplanted.
         n_classes: Number of classes.
+        weights: ``(n,)`` how often an epoch shows each slice; once by default.
     """
-    counts = np.bincount(labels, minlength=n_classes).astype(np.float64)
+    shows = np.ones(len(labels)) if weights is None else weights
+    typed = (labels >= 0) & (labels < n_classes)
+
+    def count(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.bincount(labels[chosen], shows[chosen], n_classes).astype(np.float64)
+
+    counts = count(typed)
     outlined = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.int64) >= _LEAST_PX
-    sick = np.bincount(labels[outlined & (labels != NO_TUMOR)], minlength=n_classes).astype(np.float64)
+    sick = count(typed & outlined & (labels != NO_TUMOR))
     if not sick.any():
         return counts
     moved = share * (1 - _GRAFTED)

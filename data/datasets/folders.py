@@ -11,7 +11,7 @@ from pathlib import Path
 from tumorlens.data.datasets.listing import Listing
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import SCAN_SUFFIXES
-from tumorlens.data.labels import canonical_label
+from tumorlens.data.labels import TUMOR, canonical_label
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -75,7 +75,8 @@ def place_of(folder: Path, root: Path, label_map: Mapping[str, str] | None = Non
     parts = folder.relative_to(root).parts
     split = next((SPLIT_FOLDERS[part.lower()] for part in parts if part.lower() in SPLIT_FOLDERS), "")
     labels = [class_named(part, label_map) for part in parts]
-    label = next(filter(None, labels), "")
+    typed = next((name for name in labels if name not in ("", TUMOR)), "")
+    label = typed or next(filter(None, labels), "")  # tumor/glioma says more than tumor
     if not label:
         return Place(split=split)
     top = labels.index(label)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tumorlens.data.config import MAX_SEED
 from tumorlens.data.datasets.sample import Sample
@@ -64,6 +65,19 @@ def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
     Raises:
         InputError: There is no such fold, or a patient lies in two of the parts.
     """
+    numbers = _fold_numbers(samples, fold, seed)
+    validation = (fold + 1) % (int(numbers.max()) + 1)
+    return _split_of(samples, (numbers != fold) & (numbers != validation), numbers == validation, numbers == fold)
+
+
+def hold_out_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
+    """The split that validates on a fold and trains on all others, without a test part; folds and errors as in
+    `split_by_fold`."""
+    numbers = _fold_numbers(samples, fold, seed)
+    return _split_of(samples, numbers != fold, numbers == fold, np.zeros(len(numbers), bool))
+
+
+def _fold_numbers(samples: Sequence[Sample], fold: int, seed: int) -> NDArray[np.int64]:
     folds = [s.fold for s in samples]
     assigned = [f for f in folds if f is not None]
     if 0 < len(assigned) < len(folds):
@@ -77,12 +91,11 @@ def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
         raise InputError(f"the data have folds up to {n_folds - 1}, but none is {gaps[0]}: folds are counted from 0")
     if not 0 <= fold < n_folds:
         raise InputError(f"fold {fold} does not exist, the data have folds 0 to {n_folds - 1}")
-    validation = (fold + 1) % n_folds
-    split = Split(
-        train=[int(i) for i in np.flatnonzero((numbers != fold) & (numbers != validation))],
-        validation=[int(i) for i in np.flatnonzero(numbers == validation)],
-        test=[int(i) for i in np.flatnonzero(numbers == fold)],
-    )
+    return numbers
+
+
+def _split_of(samples: Sequence[Sample], *parts: NDArray[np.bool_]) -> Split:
+    split = Split(*([int(i) for i in np.flatnonzero(part)] for part in parts))
     check_patients(samples, split)
     return split
 

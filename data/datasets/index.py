@@ -11,7 +11,7 @@ from tumorlens.data.datasets.folders import SPLIT_FOLDERS
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import canonical_label
+from tumorlens.data.labels import SEQUENCES, canonical_label
 from tumorlens.data.scan import ACQUISITION
 
 CHANNELS = 3  # of a color picture
@@ -87,6 +87,10 @@ def _read_row(
     split = cells.get("official_split") or cells.get("split") or ""
     if split and split.lower() not in SPLIT_FOLDERS:
         report("bad_row", f"split {split!r} is not train, validation or test and counts as train", stops=False)
+    sequence = cells.get("sequence", "").lower()
+    if sequence and sequence not in SEQUENCES:
+        report("bad_row", f"sequence {sequence!r} is not one of {', '.join(SEQUENCES)} and is ignored", stops=False)
+        sequence = ""
     if "image" not in paths or "image" in missing:
         return None
     sample = Sample(
@@ -98,6 +102,7 @@ def _read_row(
         SPLIT_FOLDERS.get(split.lower(), ""),
         channel=own_channel if channel is None else channel,
         plane=cells.get("cut") or ACQUISITION,
+        sequence=sequence,
     )
     return Row(sample, where, every or 1, mask_missing="mask" in missing)
 

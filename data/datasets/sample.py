@@ -30,7 +30,7 @@ class Sample:
 
     Attributes:
         image: The scan's file.
-        label: One of `data.labels.CLASSES`, or empty where the set has masks only.
+        label: One of `data.labels.KNOWN`, or empty where the set has masks only.
         patient: The patient's pseudonym; empty where the set does not give one.
         mask: The mask's file, or None.
         fold: The set's own fold, or None.
@@ -41,6 +41,7 @@ class Sample:
         source: Number of its data set in a run, from 0.
         volume_label: The set's label of the whole volume; empty for a picture.
         volume_mask: The mask of that volume, or None.
+        sequence: One of `data.labels.SEQUENCES`; empty where the set does not give it.
     """
 
     image: Path
@@ -55,6 +56,7 @@ class Sample:
     source: int = 0
     volume_label: str = ""
     volume_mask: Path | None = None
+    sequence: str = ""
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from tumorlens.data.augmentation.augment import Augment
 from tumorlens.data.augmentation.blank import blank_head
 from tumorlens.data.augmentation.transplant import Donors
 from tumorlens.data.config import TrainingConfig
+from tumorlens.data.errors import InputError
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet, lesion_free
 
@@ -73,28 +74,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Indices ``(epoch, i)``, shuffled by seed and epoch alone, so that a resumed run sees the same order.
 
     Args:
-        n: Number of samples.
+        weights: ``(n,)`` how often an epoch shows each sample, on average: 0.5 in every second epoch, 2 twice. By
+            systematic sampling, the number in one epoch is off by less than one.
         seed: Of the order.
-        shuffle: Whether to shuffle and to limit the epoch.
+        shuffle: Whether to shuffle; otherwise each sample is shown once, in order.
         most: An epoch has at most this many samples, different ones every time; 0 is no limit.
-        negative: ``(n,)`` bool: samples of which an epoch shows fewer; None shows all.
-        negative_share: Their share of an epoch's samples, at most, before `SliceDataset` changes any.
     """
 
-    def __init__(
-        self,
-        n: int,
-        seed: int,
-        shuffle: bool = True,
-        most: int = 0,
-        negative: NDArray[np.bool_] | None = None,
-        negative_share: float = 0.0,
-    ) -> None:
-        self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
-        self.negative = negative if shuffle else None
-        self.length = min(n, most) if most and shuffle else n
-        if self.negative is not None:
-            self.length, self.negatives = epoch_length(self.negative, most, negative_share)
+    def __init__(self, weights: NDArray[np.float64], seed: int, shuffle: bool = True, most: int = 0) -> None:
+        self.weights, self.seed, self.shuffle, self.epoch = weights, seed, shuffle, 0
+        self.length = epoch_length(weights, most) if shuffle else len(weights)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this at the start of every epoch."""
@@ -104,30 +93,43 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = np.random.default_rng((self.seed, self.epoch))
-        order = np.arange(self.n)
-        if self.negative is not None:
-            few = generator.permutation(np.flatnonzero(self.negative))[: self.negatives]
-            many = generator.permutation(np.flatnonzero(~self.negative))[: self.length - self.negatives]
-            order = generator.permutation(np.concatenate([many, few]))
-        elif self.shuffle:
-            order = generator.permutation(self.n)
-        return ((self.epoch, int(i)) for i in order[: self.length])
+        shown = np.arange(len(self.weights))
+        if self.shuffle and self.length:
+            generator = np.random.default_rng((self.seed, self.epoch))
+            order = generator.permutation(len(self.weights))
+            ends = np.cumsum(self.weights[order])
+            places = (np.arange(self.length) + generator.uniform()) * (ends[-1] / self.length)
+            chosen = order[np.searchsorted(ends, places, side="right").clip(max=len(order) - 1)]
+            shown = generator.permutation(chosen)
+        return ((self.epoch, int(i)) for i in shown[: self.length])
 
 
-def epoch_length(negative: NDArray[np.bool_], most: int, share: float) -> tuple[int, int]:
-    """Length of an epoch in which at most a share of the samples is negative, and the number of negative ones.
+def epoch_length(weights: NDArray[np.float64], most: int = 0) -> int:
+    """Number of samples in an epoch; arguments as in `EpochSampler`."""
+    every = round(float(weights.sum()))
+    return min(every, most) if most else every
+
+
+def slice_weights(config: TrainingConfig, part: PreparedSet, negative_share: float = 0.0) -> NDArray[np.float64]:
+    """How often an epoch shows each training slice, ``(n,)``: the rate of its data set.
 
     Args:
-        negative: ``(n,)`` bool.
-        most: Longest epoch; 0 is no limit.
-        share: Below 1.
+        config: The run's settings.
+        part: Its training slices.
+        negative_share: Slices without a lesion are shown less often, so that they are at most this share of an epoch; 0
+            shows them like the others.
+
+    Raises:
+        InputError: There is not one rate per data set.
     """
-    few, many = int(negative.sum()), int((~negative).sum())
-    length = min(few, int(many * share / (1 - share))) + many
-    length = min(length, most) if most else length
-    negatives = min(few, int(length * share))
-    return min(length, many + negatives), negatives
+    if config.rate and len(config.rate) != len(config.data):
+        raise InputError(f"{len(config.rate)} of --rate for {len(config.data)} of --data; give one for each, or none")
+    weights = np.array([config.rate[sample.source] if config.rate else 1.0 for sample in part.samples])
+    if negative_share:
+        negative = lesion_free(part)
+        few, many = weights[negative].sum(), weights[~negative].sum()
+        weights[negative] *= min(1.0, many * negative_share / (1 - negative_share) / max(few, 1e-9))
+    return weights
 
 
 def make_loader(
@@ -141,7 +143,7 @@ def make_loader(
         sampler: Chooses items and order.
         workers: Processes that load ahead. With 0, the default, an error reaches the user as it was raised.
     """
-    sampler = sampler or EpochSampler(len(dataset), 0, shuffle=False)
+    sampler = sampler or EpochSampler(np.ones(len(dataset)), 0, shuffle=False)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -161,23 +163,18 @@ def loaders(
         config: Settings of the run.
         parts: Its slices.
         blank: Share of the training slices with blanked heads.
-        negative_share: See `epoch_length`; 0 takes slices as they come.
+        negative_share: See `slice_weights`.
     """
     augment = Augment(config.augment, config.turn) if config.augment > 0 else None
     dataset = SliceDataset(parts.train, augment, config.seed, blank, config.transplant)
-    negative = lesion_free(parts.train) if negative_share else None
-    sampler = EpochSampler(
-        len(dataset), config.seed, most=config.epoch_slices, negative=negative, negative_share=negative_share
-    )
+    sampler = EpochSampler(slice_weights(config, parts.train, negative_share), config.seed, most=config.epoch_slices)
     training = make_loader(dataset, config.batch_size, sampler, config.workers)
     return training, make_loader(SliceDataset(parts.validation), 2 * config.batch_size)
 
 
 def epoch_slices(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:
     """Number of slices that an epoch shows."""
-    if negative_share:
-        return epoch_length(lesion_free(parts.train), config.epoch_slices, negative_share)[0]
-    return min(len(parts.train), config.epoch_slices or len(parts.train))
+    return epoch_length(slice_weights(config, parts.train, negative_share), config.epoch_slices)
 
 
 def total_steps(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:

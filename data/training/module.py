@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -27,21 +28,23 @@ def chooses_epoch(config: TrainingConfig, parts: Partition) -> bool:
 
 def input_sizes(config: TrainingConfig) -> list[int]:
     """The sides of the network's input that a run uses, in pixels."""
-    return [config.size, *([config.small_size] if config.small_epochs else [])]
+    return [config.size, *([config.small_size] if config.small_share else [])]
 
 
-def to_small_batch(
-    images_nhw: torch.Tensor, normalization: Normalization, config: TrainingConfig, epoch: int
-) -> torch.Tensor:
-    """A training batch, see `data.preprocessing.normalization.to_batch`, smaller in the run's first `small_epochs`.
+def is_small_step(config: TrainingConfig, step: int, total_steps: int) -> bool:
+    """Whether a step shows smaller pictures: a random `small_share` of all steps but the last tenth.
 
-    Progressive resizing: a network learns most of what there is to learn at half the cost.
+    Mixed resolution: a network learns most of what there is to learn at half the cost, and lesions of more sizes. It
+    ends at the size at which it works, as H. Touvron et al. (NeurIPS 2019) recommend.
     """
-    batch = to_batch(images_nhw, normalization)
-    if epoch >= config.small_epochs or config.small_size >= config.size:
-        return batch
-    side = (config.small_size, config.small_size)
-    small = F.interpolate(batch, side, mode="bilinear", antialias=True, align_corners=False)
+    if config.small_size >= config.size or step >= 0.9 * total_steps:
+        return False
+    return bool(np.random.default_rng((config.seed, step)).uniform() < config.small_share)
+
+
+def to_small(batch_nchw: torch.Tensor, side: int) -> torch.Tensor:
+    """A batch with smaller pictures, ``(n, c, side, side)``."""
+    small = F.interpolate(batch_nchw, (side, side), mode="bilinear", antialias=True, align_corners=False)
     return small.contiguous(memory_format=torch.channels_last)
 
 
@@ -67,6 +70,15 @@ class StageModule(L.LightningModule):
 
     config: Any  # the stage's own `TrainingConfig`
     model: Any
+    normalization: Normalization
+    total_steps: int
+
+    def training_batch(self, images_nhw: torch.Tensor) -> torch.Tensor:
+        """A training batch as the network takes it, in some steps smaller, see `is_small_step`."""
+        batch = to_batch(images_nhw, self.normalization)
+        if is_small_step(self.config, self.global_step, self.total_steps):
+            return to_small(batch, self.config.small_size)
+        return batch
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by seed and step alone, so that a resumed run drops the same units."""

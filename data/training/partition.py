@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.config import DataConfig
+from tumorlens.data.config import SPLITS, DataConfig
 from tumorlens.data.datasets.duplicates import (
     check_near_duplicates,
     drop_near_duplicates,
@@ -18,7 +18,7 @@ from tumorlens.data.datasets.duplicates import (
     leaking,
     signatures,
 )
-from tumorlens.data.datasets.folds import Split, share_of_patients, split_by_fold, split_official
+from tumorlens.data.datasets.folds import Split, hold_out_fold, share_of_patients, split_by_fold, split_official
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
@@ -81,8 +81,8 @@ def load_partition(
     Raises:
         InputError: Unusable data, an unknown setting, an empty part, or an overlap between the parts.
     """
-    if config.split not in ("folds", "official", "all"):
-        raise InputError(f"split {config.split!r} is not one of folds, official, all")
+    if config.split not in SPLITS:
+        raise InputError(f"split {config.split!r} is not one of {', '.join(SPLITS)}")
     if config.duplicates not in ("error", "drop", "keep"):
         raise InputError(f"duplicates {config.duplicates!r} is not one of error, drop, keep")
     if config.duplicates == "keep" and config.split != "official":
@@ -104,7 +104,7 @@ def load_partition(
     split = replace(split, train=share_of_patients(whole.samples, split.train, config.patients, config.seed))
     leaks = len(leaking(whole.samples, split, marks)) if config.duplicates == "keep" else None
     for name, members in split.parts.items():
-        if not members:
+        if not members and not (name == "test" and config.split == "holdout"):
             raise InputError(f"the {name} part of fold {config.fold} is empty")
     return Partition(
         whole.subset(split.train),
@@ -166,4 +166,6 @@ def _read(
 def _split(samples: Sequence[Sample], config: DataConfig) -> tuple[Split, list[int]]:
     if config.split == "official":
         return split_official(samples, config.seed, config.duplicates == "drop", config.duplicates != "keep")
+    if config.split == "holdout":
+        return hold_out_fold(samples, config.fold, config.seed), []
     return split_by_fold(samples, config.fold, config.seed), []

@@ -17,7 +17,7 @@ from tumorlens.data.datasets.sample import Sample, read_sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import whole_file
 from tumorlens.data.formats.open import source_files
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import KNOWN
 from tumorlens.data.preprocessing.preprocess import Preprocess
 
 
@@ -29,7 +29,7 @@ class PreparedSet:
         samples: Where each slice comes from.
         images: ``(n, size, size)`` uint8.
         masks: ``(n, size, size)`` uint8, 0 and 1; 0 where the sample has no mask.
-        labels: ``(n,)`` index into `data.labels.CLASSES`, -1 where the set gives none.
+        labels: ``(n,)`` index into `data.labels.KNOWN`, -1 where the set gives none.
     """
 
     samples: list[Sample]
@@ -77,7 +77,7 @@ def prepare(
             raise InputError(f"{sample.name}: {error}") from None
         if progress:
             progress(i + 1)
-    labels = np.array([CLASSES.index(s.label) if s.label else -1 for s in samples], np.int64)
+    labels = np.array([KNOWN.index(s.label) if s.label else -1 for s in samples], np.int64)
     return PreparedSet(complete, images, masks, labels)
 
 

@@ -105,7 +105,7 @@ class Run:
             parts: The run's slices.
             monitor: The validation figure that chooses the epoch.
             blank: Share of the training slices with blanked heads.
-            negative_share: See `data.training.loaders.epoch_length`.
+            negative_share: See `data.training.loaders.slice_weights`.
 
         Raises:
             InputError: The network cannot learn from such small steps, or the training diverged.

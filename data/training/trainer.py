@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
 from lightning.pytorch.loggers import CSVLogger
 
 from tumorlens.data.devices import keep_freed_memory, pick_device, wants_bf16
@@ -105,6 +111,8 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
             _Best(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
             EarlyStopping(monitor, mode="max", patience=config.patience),
         ]
+    if config.ema > 0:
+        callbacks.append(EMAWeightAveraging(decay=config.ema))
     callbacks += [
         Finite(),
         # A second callback, after every epoch: Lightning's save_last skips epochs without a new best.

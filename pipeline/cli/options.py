@@ -84,6 +84,7 @@ _SHAPES: dict[Any, dict[str, Any]] = {
     tuple[str, ...]: {"type": str, "multiple": True},
     tuple[tuple[str, str], ...]: {"type": NamePair(), "multiple": True},
     tuple[int, ...]: {"type": Folds()},
+    tuple[float, ...]: {"type": click.FloatRange(0), "multiple": True, "metavar": "X"},
     tuple[float, float, float]: {"type": float, "nargs": 3},
 }
 

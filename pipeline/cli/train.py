@@ -58,7 +58,7 @@ def config_of(stage: str, values: Values) -> ClassifierConfig | SegmenterConfig:
         if config.split not in ("folds", "all"):
             raise InputError(f"--out-of-fold trains on all patients; leave --split {config.split} out")
         config = replace(config, split="all")
-    if config.small_epochs and config.size and config.small_size > config.size:
+    if config.small_share and config.size and config.small_size > config.size:
         raise InputError(f"--small-size {config.small_size} is larger than --size {config.size}; give a smaller one")
     if config.freeze_stem and config.init == "none":
         raise InputError("--freeze-stem keeps the first weights of the stem; give it some with --init FILE")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tests.data.training.runs import segmenter_config
 from tumorlens.data.config import DataConfig
+from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import to_batch
-from tumorlens.data.training.loaders import EpochSampler, SliceDataset, epoch_length, loaders
+from tumorlens.data.training.loaders import EpochSampler, SliceDataset, loaders, slice_weights
 from tumorlens.data.training.partition import load_partition
+from tumorlens.data.training.prepared import lesion_free
 from tumorlens.segmentation.module import build_module
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
-    first, second = EpochSampler(20, 3), EpochSampler(20, 3)
+    first, second = EpochSampler(np.ones(20), 3), EpochSampler(np.ones(20), 3)
     list(first)
     first.set_epoch(4)
     second.set_epoch(4)
@@ -24,29 +28,48 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only():
 
 
 def test_an_epoch_may_show_a_part_of_the_slices_others_every_time():
-    sampler = EpochSampler(100, seed=3, most=30)
+    sampler = EpochSampler(np.ones(100), seed=3, most=30)
     assert len(sampler) == 30
     first = [i for _, i in sampler]
     sampler.set_epoch(1)
     second = [i for _, i in sampler]
     assert len(set(first)) == len(set(second)) == 30
     assert set(first) != set(second)
-    assert len(EpochSampler(20, seed=3, most=30)) == 20
+    assert len(EpochSampler(np.ones(20), seed=3, most=30)) == 20
 
 
-@pytest.mark.parametrize(("most", "length", "negatives"), [(0, 66, 6), (40, 40, 4), (500, 66, 6)])
-def test_an_epoch_has_the_requested_share_of_negative_samples(most, length, negatives):
-    negative = np.arange(100) % 5 < 2
-    sampler = EpochSampler(100, 3, most=most, negative=negative, negative_share=0.1)
-    shown = []
-    for epoch in range(12):
+@pytest.mark.parametrize("most", [0, 40])
+def test_weights_say_how_often_an_epoch_shows_a_sample(most):
+    weights = np.repeat([0.5, 1.0, 3.0], 20)
+    sampler = EpochSampler(weights, 3, most=most)
+    length = most or 90
+    for epoch in range(4):
         sampler.set_epoch(epoch)
-        drawn = [number for _, number in sampler]
-        assert len(drawn) == len(set(drawn)) == len(sampler) == length
-        assert negative[drawn].sum() == negatives
-        assert np.abs(np.diff(np.flatnonzero(negative[drawn]))).max() > 1  # among the others, not in a row
-        shown += drawn
-    assert negative[shown].sum() > len(set(np.array(shown)[negative[shown]])) > 2 * negatives  # others every time
+        drawn = np.array([number for _, number in sampler])
+        assert len(drawn) == len(sampler) == length
+        seen = np.bincount(drawn, minlength=60)
+        assert (np.abs(seen - weights * length / 90) < 1).all()
+        assert np.abs(np.diff(drawn)).min() >= 0
+        assert (np.diff(drawn) != 0).mean() > 0.8  # a sample that is shown thrice is not shown thrice in a row
+
+
+def test_the_rate_of_a_data_set_is_that_of_its_slices(phantom_set):
+    twice = segmenter_config(phantom_set, phantom_set, duplicates="drop", rate=(1.0, 0.25))
+    parts = load_partition(twice)
+    weights = slice_weights(twice, parts.train)
+    assert {(s.source, w) for s, w in zip(parts.train.samples, weights, strict=True)} == {(0, 1.0), (1, 0.25)}
+    with pytest.raises(InputError, match="3 of --rate for 2 of --data"):
+        slice_weights(replace(twice, rate=(1.0, 1.0, 1.0)), parts.train)
+
+
+def test_a_share_of_negative_slices_is_kept(phantom_set):
+    config = segmenter_config(phantom_set)
+    parts = load_partition(config)
+    negative = lesion_free(parts.train)
+    weights = slice_weights(config, parts.train, 0.1)
+    assert (weights[~negative] == 1).all()
+    assert weights[negative].sum() / weights.sum() == pytest.approx(0.1)
+    assert (slice_weights(config, parts.train, 0.0) == 1).all()
 
 
 def test_the_share_of_negative_samples_is_counted_before_transplants_and_says_so(command, phantom_set):
@@ -58,11 +81,6 @@ def test_the_share_of_negative_samples_is_counted_before_transplants_and_says_so
     assert before <= 0.1 < shown
     text = command("train", "segmentation", "--help").output
     assert "shows no lesion, before --transplant heals others" in " ".join(text.split())
-
-
-def test_a_set_without_negatives_is_used_whole():
-    assert epoch_length(np.zeros(20, bool), 0, 0.1) == (20, 0)
-    assert epoch_length(np.ones(20, bool), 0, 0.1) == (0, 0)
 
 
 def test_the_share_of_blanked_slices(phantom_set):

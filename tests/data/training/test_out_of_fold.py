@@ -30,7 +30,7 @@ from tumorlens.segmentation.operating_point import choose_operating_point
 from tumorlens.segmentation.operating_point import read_evidence as read_points
 from tumorlens.segmentation.predict import Segmenter
 
-SMALL = {"epochs": 1, "epoch_slices": 8, "small_epochs": 1, "small_size": 32, "transplant": 0.5, "turn": 0.2}
+SMALL = {"epochs": 1, "epoch_slices": 8, "small_share": 0.5, "small_size": 32, "transplant": 0.5, "turn": 0.2}
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,7 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
         ),
         (
             "classification",
-            ["--arch", "cnn", "--small-epochs", "1", "--small-size", "96"],
+            ["--arch", "cnn", "--small-share", "0.5", "--small-size", "96"],
             "cnn does not take inputs of 96 pixels",
         ),
         ("classification", ["--arch", "mlp", "--freeze-stem", "--init", "imagenet"], "--freeze-stem is for ResNets"),

@@ -291,7 +291,7 @@ def test_a_pipe_is_not_waited_for(tumorlens, tmp_path):
             "the mapping a=b does not lead to one of",
         ),
         (
-            ["train", "classification", "--data", "x", "-o", "y", "--size", "64", "--small-epochs", "1"],
+            ["train", "classification", "--data", "x", "-o", "y", "--size", "64", "--small-share", "0.5"],
             "--small-size 160 is larger than --size 64; give a smaller one",
         ),
         (["train", "classification", "--data", "nowhere", "-o", "y"], "nowhere: no such data folder"),
