@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.model import build_classifier
-from tumorlens.classification.refusal import PREFIX
+from tumorlens.classification.refusal import PREFIX as REFUSAL
+from tumorlens.classification.sequence import PREFIX as SEQUENCE
 from tumorlens.data.cards.weights import load_into, load_weights
 from tumorlens.data.devices import pick_device
 from tumorlens.data.errors import InputError
@@ -21,6 +22,7 @@ from tumorlens.data.preprocessing.normalization import normalization_of
 from tumorlens.data.training.networks import BatchedNetwork
 
 _BATCH = 32
+HEADS = (REFUSAL, SEQUENCE)  # how the names of tensors begin that are not the network's own
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def load_network(path: Path, device: str = "auto", half: bool = False) -> TorchN
     state, card = load_weights(path, "classification")
     architecture = find_architecture(card["architecture"])
     model = build_classifier(architecture, card["input_size"])
-    load_into(model, {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}, path)
+    load_into(model, {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}, path)
     layer = _refusal_layer(card, model, path)
     where = pick_device(device)
     normalization = normalization_of(card, architecture.normalization)

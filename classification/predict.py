@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.classification.refusal import PREFIX, Refusal, take_refusal
-from tumorlens.classification.trust.calibration import calibrated
+from tumorlens.classification.refusal import PREFIX as REFUSAL
+from tumorlens.classification.refusal import Refusal, take_refusal
+from tumorlens.classification.sequence import PREFIX as SEQUENCE
+from tumorlens.classification.sequence import SequenceHead, take_sequence_head
+from tumorlens.classification.trust.calibration import THRESHOLD, Calibration
 from tumorlens.classification.trust.conformal import prediction_sets
-from tumorlens.classification.trust.operating_point import threshold_of_each
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import read_arrays
 from tumorlens.data.errors import InputError
@@ -38,6 +40,21 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
+class Look:
+    """What one pass of the network says about ``n`` slices.
+
+    Attributes:
+        logits: ``(n, 4)`` in the order of `data.labels.CLASSES`, uncalibrated.
+        strangeness: ``(n,)`` see `classification.refusal`; None for weights without a refusal.
+        sequences: ``(n, 4)`` probability of each of `data.labels.SEQUENCES`; None for weights that do not name them.
+    """
+
+    logits: NDArray[np.float32]
+    strangeness: NDArray[np.float32] | None
+    sequences: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
 class Classifier:
     """Stage one.
 
@@ -46,6 +63,7 @@ class Classifier:
         card: The weights' card.
         source: The weight file.
         refusal: Tells brains from other pictures; None for weights without one.
+        sequence: Names the sequence; None for weights that do not.
         tta: Test-time augmentation: each slice is also seen mirrored left to right, and the logits are averaged. It
             takes twice the time.
     """
@@ -54,6 +72,7 @@ class Classifier:
     card: dict[str, Any]
     source: Path
     refusal: Refusal | None = None
+    sequence: SequenceHead | None = None
     tta: bool = False
 
     @classmethod
@@ -80,8 +99,9 @@ class Classifier:
         if card.get("classes") != list(CLASSES):
             raise InputError(f"{path}: this model is for {card.get('classes')}; one for {list(CLASSES)} is needed")
         opened = network(path) if network else _torch_network(path, device)
-        refusal = take_refusal(read_arrays(path, PREFIX), card, path)
-        return cls(opened, card, path, refusal, tta)
+        refusal = take_refusal(read_arrays(path, REFUSAL), card, path)
+        sequence = take_sequence_head(read_arrays(path, SEQUENCE), card, refusal, path)
+        return cls(opened, card, path, refusal, sequence, tta)
 
     @cached_property
     def model(self) -> torch.nn.Module:
@@ -102,43 +122,26 @@ class Classifier:
 
         return normalization_of(self.card, find_architecture(self.card["architecture"]).normalization)
 
-    @property
-    def tumor_threshold(self) -> float:
-        """The tumor probability from which a picture is positive."""
-        return float(self.card["operating_point"]["tumor_threshold"])
+    @cached_property
+    def calibration(self) -> Calibration:
+        """From logits to probabilities; a slice is positive from `THRESHOLD` on."""
+        return Calibration.of_card(self.card)
 
-    @property
-    def volume_threshold(self) -> float:
-        """The tumor probability from which a volume's slice is positive; that of pictures if the card has no other."""
-        return float(self.card["operating_point"].get("volume_threshold", self.tumor_threshold))
-
-    @property
-    def temperature(self) -> float:
-        """The calibration's divisor of the logits; 1 for weights that were not calibrated."""
-        return float(self.card.get("calibration", {}).get("temperature", 1.0))
-
-    def logits(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Uncalibrated logits ``(n, 4)`` in the order of `data.labels.CLASSES` for prepared slices."""
-        return self.logits_and_strangeness(images_nhw)[0]
-
-    def logits_and_strangeness(
-        self, images_nhw: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Uncalibrated logits ``(n, 4)`` and, from the same pass, each slice's strangeness ``(n,)``.
-
-        The strangeness is None for weights without a refusal.
-        """
+    def look(self, images_nhw: NDArray[np.uint8]) -> Look:
+        """Logits, strangeness and sequence of prepared slices ``(n, size, size)``, from one pass."""
         logits, features = self.network(images_nhw)
         if self.tta:
             mirrored, _ = self.network(np.ascontiguousarray(images_nhw[:, :, ::-1]))
             logits = np.asarray((logits + mirrored) / 2, np.float32)
         if self.refusal is None or features is None:
-            return logits, None
-        return logits, self.refusal.strangeness(features)
+            return Look(logits, None, None)
+        standard = self.refusal.standardize(features)
+        sequences = None if self.sequence is None else self.sequence.probabilities(standard)
+        return Look(logits, self.refusal.strangeness(features), sequences)
 
     def calibrate(self, logits_nc: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities ``(n, 4)`` of logits."""
-        return calibrated(logits_nc, self.temperature)
+        return self.calibration(logits_nc)
 
     @property
     def strangeness_limit(self) -> float | None:
@@ -158,27 +161,22 @@ class Classifier:
 
     def predict(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated class probabilities ``(n, 4)`` in the order of `data.labels.CLASSES` for prepared slices."""
-        return self.calibrate(self.logits(images_nhw))
+        return self.calibrate(self.look(images_nhw).logits)
 
-    def labels(
-        self, probabilities_nc: NDArray[np.float32], from_volumes_n: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.int64]:
+    def labels(self, probabilities_nc: NDArray[np.float32]) -> NDArray[np.int64]:
         """The label of each slice by itself, ``(n,)`` index: the likeliest tumor from the threshold on, else no tumor.
 
         Args:
             probabilities_nc: ``(n, 4)``, calibrated.
-            from_volumes_n: ``(n,)`` whether each is a slice of a volume; by default all are pictures.
         """
-        volumes = np.zeros(len(probabilities_nc), bool) if from_volumes_n is None else from_volumes_n
-        thresholds = threshold_of_each(volumes, self.tumor_threshold, self.volume_threshold)
-        positive = 1 - probabilities_nc[:, NO_TUMOR] >= thresholds
+        positive = 1 - probabilities_nc[:, NO_TUMOR] >= THRESHOLD
         return np.where(positive, 1 + probabilities_nc[:, 1:].argmax(axis=1), NO_TUMOR)
 
     def refuses(self, strangeness_n: NDArray[np.float32] | None, has_head_n: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Whether each slice by itself is refused, ``(n,)``: no head stands out in it, or it is too strange.
 
         Args:
-            strangeness_n: ``(n,)`` from `logits_and_strangeness`.
+            strangeness_n: ``(n,)`` from `look`.
             has_head_n: ``(n,)`` whether preprocessing found a head.
         """
         if strangeness_n is None or self.strangeness_limit is None:
@@ -187,9 +185,9 @@ class Classifier:
 
     def judge(self, prepared: Sequence[PreparedSlice]) -> NDArray[np.int64]:
         """The label of each slice by itself, ``(n,)`` index; -1 where it is refused."""
-        logits, strangeness = self.logits_and_strangeness(np.stack([p.image for p in prepared]))
-        refused = self.refuses(strangeness, np.array([p.head_fraction > 0 for p in prepared]))
-        return np.where(refused, -1, self.labels(self.calibrate(logits)))
+        seen = self.look(np.stack([p.image for p in prepared]))
+        refused = self.refuses(seen.strangeness, np.array([p.head_fraction > 0 for p in prepared]))
+        return np.where(refused, -1, self.labels(self.calibrate(seen.logits)))
 
     def prediction_sets(
         self, probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64] | None = None

@@ -47,8 +47,11 @@ class Refusal:
 
     def strangeness(self, features_nd: NDArray[np.float32]) -> NDArray[np.float32]:
         """Log-odds that slices are not brains, ``(n,)``."""
-        standard = ((features_nd - self.mean) / self.std).clip(-CLIP, CLIP)
-        return (standard @ self.weight + self.bias).astype(np.float32)
+        return (self.standardize(features_nd) @ self.weight + self.bias).astype(np.float32)
+
+    def standardize(self, features_nd: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features ``(n, d)`` in deviations from the mean of brains, within `CLIP`."""
+        return ((features_nd - self.mean) / self.std).clip(-CLIP, CLIP)
 
     def limited(self, strangeness_n: NDArray[np.float32]) -> Refusal:
         """The head with a limit that lets in at least `ADMITTED` of some brain slices.

@@ -15,7 +15,7 @@ from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.classification.model import build_classifier, initialize
 from tumorlens.classification.module import build_module, check_input_size, freeze_backbone
 from tumorlens.classification.network import TorchNetwork
-from tumorlens.classification.trust.calibration import calibrated
+from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.classification.trust.evidence import read_evidence, write_predictions
 from tumorlens.classification.trust.fit import Trust, fit_trust
 from tumorlens.classification.trust.refusal_fit import read_others
@@ -44,8 +44,8 @@ def train_classifier(
 ) -> dict[str, Any]:
     """Train, choose the best epoch on validation patients, measure it on the test fold, and write the run folder.
 
-    A run on all patients has no validation or test patients. A cross-validation of the same recipe calibrates it, and
-    the card holds the cross-validation's test figures.
+    A run on all patients has no validation or test patients. A run of the same recipe that held patients out, or a
+    cross-validation, calibrates it, and the card holds the figures of those.
 
     Args:
         config: All settings.
@@ -146,10 +146,10 @@ def measure(network: TorchNetwork, parts: Partition, trust: Trust, out: Path) ->
     metrics: dict[str, Any] = {}
     for name, part in parts.held_out().items():
         fitted = name == "validation"  # the thresholds were fitted on these slices, so their logits are there
-        probabilities = calibrated(trust.logits if fitted else network.logits(part.images), trust.temperature)
+        probabilities = trust.calibration(trust.logits if fitted else network.logits(part.images))
         write_predictions(out / f"{name}.csv", part, probabilities, trust.strangeness if fitted else None)
         metrics[name] = classification_metrics(part, probabilities)
-        metrics[name]["gate"] = gate_metrics(part.labels, probabilities, trust.thresholds(part))
+        metrics[name]["gate"] = gate_metrics(part.labels, probabilities, THRESHOLD)
         plot_confusion(part.labels, probabilities.argmax(1), out / f"confusion_{name}.png", f"{name} patients")
     return metrics
 
@@ -157,6 +157,6 @@ def measure(network: TorchNetwork, parts: Partition, trust: Trust, out: Path) ->
 def headline(config: ClassifierConfig, metrics: dict[str, Any]) -> str:
     """The test accuracy in a sentence."""
     if config.split == "all":
-        return "on all patients, test figures are the cross-validation's"
+        return "on all patients; the figures are those of held-out patients"
     measured = metrics["validation" if config.split == "holdout" else "test"]
     return f"{config.tested}: accuracy {measured['slice']['accuracy']:.4f}"

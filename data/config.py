@@ -147,6 +147,6 @@ class TrainingConfig(DataConfig):
     precision: str = setting("auto", "auto (bf16 where the hardware has it), bf16 or fp32.")
     out_of_fold: str = setting(
         "",
-        "Train on all patients; thresholds come from this cross-validation of the same recipe (its fold-0, ...).",
+        "Train on all patients; calibrate on this run of the same recipe (--split holdout) or cross-validation.",
         metavar="FOLDER",
     )

@@ -139,5 +139,5 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PointEvidenc
             ) from None
     figures: dict[str, Any] = {}
     for name in ("dice_tumor", "dice_tumor_median", "false_masks"):
-        figures[name] = mean_and_deviation([fold.card["metrics"]["test"].get(name) for fold in folds])
-    return PointEvidence(Path(folder), patients, {"crossval_test": figures}, scores)
+        figures[name] = mean_and_deviation([fold.figures.get(name) for fold in folds])
+    return PointEvidence(Path(folder), patients, {"held_out": figures}, len(folds) > 1, scores)

@@ -121,7 +121,7 @@ def measure(
 
 def headline(config: SegmenterConfig, metrics: dict[str, Any]) -> str:
     """The test Dice of tumor slices in a sentence."""
-    if "test" not in metrics:
-        return "on all patients, test figures are the cross-validation's"
-    dice = metrics["test"]["dice_tumor"]
+    if config.split == "all":
+        return "on all patients; the figures are those of held-out patients"
+    dice = metrics["validation" if config.split == "holdout" else "test"]["dice_tumor"]
     return f"{config.tested}: tumor-slice Dice {dice if dice is None else round(dice, 4)}"

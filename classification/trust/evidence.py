@@ -1,4 +1,4 @@
-"""Out-of-fold predictions of a cross-validation, which calibrate the weights that are trained on all patients."""
+"""Predictions for held-out patients, which calibrate the weights that are trained on all patients."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.classification.trust.calibration import Calibration
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.files import whole_file
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, KNOWN
 from tumorlens.data.training.out_of_fold import Evidence, FinishedFold, finished_folds, mean_and_deviation
 from tumorlens.data.training.prepared import PreparedSet
-
-_LEAST = 1e-38  # stands for a probability that float32 wrote as 0, so that it has a logarithm
 
 
 def write_predictions(
@@ -26,7 +25,8 @@ def write_predictions(
     probabilities: NDArray[np.float32],
     strangeness: NDArray[np.float32] | None = None,
 ) -> None:
-    """Write one row a slice: image, slice, patient, label, a probability per class, and the strangeness if it is known.
+    """Write one row a slice: image, slice, patient, label, a probability per class, the strangeness if it is known, and
+    the number of the slice's data set.
 
     Args:
         path: The CSV file.
@@ -37,11 +37,13 @@ def write_predictions(
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         # Nine digits keep a float32 exact: six would write an unlikely truth as 0, and change its log-loss.
-        writer.writerow(["image", "slice", "patient", "label", *(f"p_{name}" for name in CLASSES), "strangeness"])
+        writer.writerow(
+            ["image", "slice", "patient", "label", *(f"p_{name}" for name in CLASSES), "strangeness", "source"]
+        )
         strange = [""] * len(part) if strangeness is None else [f"{s:.5g}" for s in strangeness]
         for sample, row, odd in zip(part.samples, probabilities, strange, strict=True):
             name = (printable(sample.image.name), sample.place, printable(sample.patient), sample.label)
-            writer.writerow([*name, *(f"{p:.9g}" for p in row), odd])
+            writer.writerow([*name, *(f"{p:.9g}" for p in row), odd, sample.source])
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class PredictionEvidence(Evidence):
 
     Attributes:
         logits: ``(n, 4)``, uncalibrated, up to a constant for each slice.
-        labels: ``(n,)`` index into `data.labels.CLASSES`.
-        from_volumes: ``(n,)`` bool: slices of volumes. The others are pictures.
+        labels: ``(n,)`` index into `data.labels.KNOWN`.
+        sources: ``(n,)`` number of each slice's data set.
         strangeness: ``(n,)`` by the refusal of the network that saw the slice; None if a fold has no refusal.
     """
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
-    from_volumes: NDArray[np.bool_]
+    sources: NDArray[np.int64]
     strangeness: NDArray[np.float32] | None
 
 
@@ -77,10 +79,11 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PredictionEv
     return PredictionEvidence(
         folder=Path(folder),
         patients=set().union(*(part.patients for part in parts)),
-        figures={"crossval_test": _figures(folds)},
+        figures={"held_out": _figures(folds)},
+        whole=len(folds) > 1,
         logits=np.concatenate([part.logits for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
-        from_volumes=np.concatenate([part.from_volumes for part in parts]),
+        sources=np.concatenate([part.sources for part in parts]),
         strangeness=np.concatenate(strangeness) if len(strangeness) == len(parts) else None,
     )
 
@@ -90,15 +93,14 @@ def _read_fold(fold: FinishedFold) -> PredictionEvidence:
     try:
         probabilities = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
         strange = [row.get("strangeness") for row in rows]
-        temperature = float(fold.card.get("calibration", {}).get("temperature", 1.0))
-        logits = np.log(np.maximum(probabilities, _LEAST)) * temperature
         return PredictionEvidence(
             folder=fold.folder,
             patients={row["patient"] for row in rows},
             figures={},
-            logits=logits.astype(np.float32),
-            labels=np.array([CLASSES.index(row["label"]) for row in rows], np.int64),
-            from_volumes=np.array([bool(row["slice"]) for row in rows], bool),
+            whole=False,
+            logits=Calibration.of_card(fold.card).logits(probabilities),
+            labels=np.array([KNOWN.index(row["label"]) for row in rows], np.int64),
+            sources=np.array([int(row["source"]) for row in rows], np.int64),
             strangeness=np.array([float(text) for text in strange if text], np.float32) if all(strange) else None,
         )
     except (KeyError, TypeError, ValueError):
@@ -112,6 +114,6 @@ def _figures(folds: list[FinishedFold]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for unit in ("slice", "patient"):
         for name in ("accuracy", "macro_f1"):
-            values = [fold.card["metrics"]["test"].get(unit, {}).get(name) for fold in folds]
+            values = [fold.figures.get(unit, {}).get(name) for fold in folds]
             figures[f"{unit}_{name}"] = mean_and_deviation(values)
     return figures

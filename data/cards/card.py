@@ -19,7 +19,7 @@ WEIGHT_FILES = {  # stage -> the name that a training run gives its weights
     "segmentation": "segmenter.safetensors",
 }
 _LARGEST = 1e30  # of a number without a range of its own: float32 holds it
-_TEMPERATURES = (0.05, 20.0)  # the range in which classification.trust.calibration searches
+_TEMPERATURES, _BIASES = (0.05, 20.0), (-6.0, 6.0)  # the ranges in which classification.trust.calibration searches
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,10 @@ _RULES = {
         _name("architecture"),
         _object("operating_point"),
         _number("operating_point.tumor_threshold", 0, 1),
-        _number("operating_point.volume_threshold", 0, 1, optional=True),
         *_NORMALIZATION,
         _object("calibration"),
         _number("calibration.temperature", *_TEMPERATURES),
+        _number("calibration.tumor_bias", *_BIASES, optional=True),
         _object("conformal"),
         _Rule(
             "conformal.thresholds",
@@ -199,6 +199,8 @@ _RULES = {
         _object("refusal"),
         _name("refusal.layer"),
         *(_Rule(f"refusal.{key}", "a number", _is_number) for key in ("bias", "limit")),
+        _object("sequence"),
+        _Rule("sequence.names", "a list of names", lambda value: _is_list(value, _is_name)),
     ),
     "segmentation": (
         _Rule("input_size", "a multiple of 32", lambda value: _is_whole(value, 32) and value % 32 == 0),

@@ -31,8 +31,8 @@ def load_samples(
     """The samples of a data set. Its layout follows from the files on disk.
 
     Five layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split,
-    channel, every, cut``; named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an image
-    folder next to a mask folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures and their
+    channel, every, cut, sequence``; named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an
+    image folder next to a mask folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures and their
     masks (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.datasets.lgg`), and a folder of MATLAB
     ``cjdata`` files, which carry their own labels.
     A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``. In an index, the

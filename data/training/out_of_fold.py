@@ -1,8 +1,8 @@
-"""Reads a finished cross-validation, which calibrates the weights that are trained on all patients.
+"""Reads finished runs on held-out patients, which calibrate the weights that are trained on all patients.
 
-Networks trained on every patient leave nobody to calibrate them on. Fold k of a cross-validation is validated on
-patients that its training lacks, and over all folds each patient is validated once. Thresholds fitted on these
-predictions hold for weights of the same recipe with a few patients more.
+Networks trained on every patient leave nobody to calibrate them on. A run of the same recipe with ``--split holdout``
+is validated on patients that its training lacks; so is each fold of a cross-validation, and there each patient is
+validated once. What is fitted on these predictions holds for weights of the same recipe with a few patients more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LEAST_FOLDS = 3
 
 @dataclass(frozen=True)
 class FinishedFold:
-    """A finished run of a cross-validation.
+    """A finished run that held patients out: a fold of a cross-validation, or a run with ``--split holdout``.
 
     Attributes:
         folder: The run's folder.
@@ -38,6 +38,12 @@ class FinishedFold:
 
     folder: Path
     card: dict[str, Any]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The figures of the patients that decided nothing, or of the held-out ones where there are no others."""
+        metrics = self.card["metrics"]
+        return dict(metrics.get("test") or metrics["validation"])
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of a table in the run's folder.
@@ -58,30 +64,33 @@ class FinishedFold:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measurements of a cross-validation on patients that its networks have not seen. Each stage adds its own.
+    """Measurements on patients that the networks have not seen. Each stage adds its own.
 
     Attributes:
-        folder: The cross-validation's folder.
-        patients: The patients that the folds validated.
-        figures: Mean and deviation of the folds' test figures, for a card.
+        folder: The folder of the cross-validation, or of the run.
+        patients: The patients that were validated.
+        figures: Mean and deviation of the folds' figures, for a card.
+        whole: Whether every patient should have been validated, as in a cross-validation.
     """
 
     folder: Path
     patients: set[str]
     figures: dict[str, Any]
+    whole: bool
 
     def check_coverage(self, patients: Collection[str]) -> None:
-        """Check that the folds validated the patients of a run.
+        """Check that the patients of a run were validated, or at least that the validated ones are in the run.
 
         Raises:
-            InputError: They validated fewer than nine in ten.
+            InputError: A cross-validation validated fewer than nine in ten, or a run other patients.
         """
         in_run = set(patients)
         validated = in_run & self.patients
-        if len(validated) < _LEAST_COVERED * len(in_run):
+        least = _LEAST_COVERED * len(in_run if self.whole else self.patients)
+        if len(validated) < least:
             raise InputError(
-                f"{self.folder}: this cross-validation validated {len(validated)} of the {len(in_run)} patients; it "
-                "needs all folds of the same data"
+                f"{self.folder}: the patients of this run are not those that were held out there: {len(validated)} of "
+                f"{len(in_run)} were; it needs {'all folds of ' if self.whole else ''}the same data"
             )
 
 
@@ -102,16 +111,17 @@ def find_evidence(
     """
     if bool(config.out_of_fold) != (config.split == "all"):
         raise InputError(
-            "a run on all patients (--split all) needs a cross-validation (--out-of-fold); no other run takes one"
+            "a run on all patients (--split all) needs runs on held-out patients (--out-of-fold); "
+            "no other run takes any"
         )
     return read(config.out_of_fold, plain_config(config)) if config.out_of_fold else None
 
 
 def finished_folds(folder: str | Path, stage: str, recipe: Mapping[str, Any]) -> list[FinishedFold]:
-    """The runs of a cross-validation, one for each fold of the data.
+    """The runs of a cross-validation, one for each fold of the data; or one run with ``--split holdout``.
 
     Args:
-        folder: Holds ``fold-0``, ``fold-1`` ..., as `tumorlens crossval` writes them.
+        folder: Holds ``fold-0``, ``fold-1`` ..., as `tumorlens crossval` writes them; or is the folder of the one run.
         stage: ``classification`` or ``segmentation``.
         recipe: Settings of the run on all patients. The folds must have been trained with the same recipe.
 
@@ -119,10 +129,17 @@ def finished_folds(folder: str | Path, stage: str, recipe: Mapping[str, Any]) ->
         InputError: There is no such folder, a fold is missing, unfinished or of another stage, or the recipe differs.
     """
     folder = Path(folder)
+    if (folder / WEIGHT_FILES[stage]).is_file():
+        card = _checked_card(folder / WEIGHT_FILES[stage], stage, recipe)
+        if card.get("training", {}).get("split") != "holdout":
+            raise InputError(f"{folder}: this run did not hold a fold out; train one with --split holdout")
+        return [FinishedFold(folder, card)]
     numbered = {path.name.removeprefix("fold-"): path for path in folder.glob("fold-*")}
     paths = [numbered[number] for number in sorted(filter(str.isdecimal, numbered), key=int)]
     if not paths:
-        raise InputError(f"{folder}: no folds of a cross-validation there (fold-0, fold-1, ...)")
+        raise InputError(
+            f"{folder}: neither folds of a cross-validation (fold-0, fold-1, ...) nor a finished run there"
+        )
     folds = [FinishedFold(path, _checked_card(path / WEIGHT_FILES[stage], stage, recipe)) for path in paths]
     numbers = [fold.card.get("training", {}).get("fold") for fold in folds]
     if len(folds) < _LEAST_FOLDS or numbers != list(range(len(folds))):
@@ -136,8 +153,9 @@ def _checked_card(weights: Path, stage: str, recipe: Mapping[str, Any]) -> dict[
     changed = changed_setting(card.get("training", {}), dict(recipe), _FREE)
     if changed:
         raise InputError(f"{weights.parent}: the fold was trained with {changed}")
-    if not isinstance(card.get("metrics", {}).get("test"), dict):
-        raise InputError(f"{weights}: the card has no test figures")
+    metrics = card.get("metrics", {})
+    if not isinstance(metrics, dict) or not any(isinstance(metrics.get(part), dict) for part in ("test", "validation")):
+        raise InputError(f"{weights}: the card has no figures of held-out patients")
     return card
 
 

@@ -83,7 +83,7 @@ class Run:
 
         Args:
             keep: Only samples for which it is true are read.
-            evidence: The cross-validation of a run on all patients. It must have validated them.
+            evidence: What a run on all patients is calibrated on.
             prepared: Called with the number of slices read and of all.
 
         Raises:

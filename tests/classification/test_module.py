@@ -12,8 +12,9 @@ from torch import nn
 from tests.data.training.runs import BACKBONE, classifier_config, quiet, train
 from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.model import build_classifier
-from tumorlens.classification.module import build_module, freeze_backbone
+from tumorlens.classification.module import LabelLoss, build_module, freeze_backbone
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import UNTYPED
 from tumorlens.data.training.partition import load_partition
 
 
@@ -21,7 +22,7 @@ def test_a_class_that_training_lacks_weighs_no_more_than_another(phantom_set):
     config = classifier_config(phantom_set)
     parts = load_partition(config)
     few = replace(parts, train=parts.train.subset(np.flatnonzero(parts.train.labels < 2)))
-    weights = build_module(config, few).loss.weight
+    weights = build_module(config, few).loss.typed.weight
     assert weights[2] == weights[3] <= weights[:2].min()
 
 
@@ -50,6 +51,20 @@ def test_blanked_slices_teach_no_class(phantom_set):
         losses[name] = float(module.training_step(batch, 0).detach())
     assert losses["even"] == pytest.approx(np.log(4), abs=1e-5)
     assert losses["sure"] > 2
+
+
+def test_a_tumor_of_unknown_type_teaches_presence_and_no_type():
+    loss = LabelLoss(torch.ones(4), 0.0)
+    untyped = torch.tensor([UNTYPED, UNTYPED])
+    even, sure = torch.tensor([[0.0, 2, 2, 2]] * 2), torch.tensor([[0.0, 2 + np.log(3), -50, -50]] * 2)
+    assert float(loss(even, untyped)) == pytest.approx(float(loss(sure, untyped)), abs=1e-5)  # the sum counts
+    logits = even.clone().requires_grad_()
+    loss(logits, untyped).backward()
+    assert logits.grad[0, 0] > 0 > logits.grad[0, 1]
+    assert logits.grad[0, 1] == logits.grad[0, 2] == logits.grad[0, 3]
+    mixed = torch.tensor([UNTYPED, 0])
+    halves = (loss(even[:1], mixed[:1]) + loss(even[1:], mixed[1:])) / 2
+    assert float(loss(even, mixed)) == pytest.approx(float(halves))
 
 
 def test_a_frozen_backbone_stays(phantom_set, tmp_path):

@@ -6,39 +6,83 @@ import numpy as np
 import pytest
 
 from tumorlens.classification.evaluation.metrics import expected_calibration_error
-from tumorlens.classification.trust.calibration import calibrated, fit_temperature
+from tumorlens.classification.trust.calibration import Calibration, balanced_weights, fit_calibration, softmax
 from tumorlens.classification.trust.conformal import coverage_report, fit_thresholds, prediction_sets
+from tumorlens.data.labels import UNTYPED
 
 
 def draws(n, seed=0, temperature=1.0):
     """Logits, and labels drawn with the very probabilities that the logits mean."""
     rng = np.random.default_rng(seed)
     true = rng.normal(0, 2.5, (n, 4))
-    sums = calibrated(true.astype(np.float32)).cumsum(axis=1)
+    sums = softmax(true.astype(np.float32)).cumsum(axis=1)
     labels = (rng.uniform(0, 1, (n, 1)) > sums[:, :3]).sum(axis=1)
     return (true * temperature).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
-def test_the_temperature_is_recovered(temperature):
-    logits, labels = draws(6000, temperature=temperature)
-    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.06)
+def one_set(labels):
+    return np.zeros(len(labels), int)
 
 
-def test_calibration_lowers_the_error_on_other_slices_and_changes_no_label():
+@pytest.mark.parametrize(("temperature", "bias"), [(0.4, 0.0), (1.0, 0.8), (3.0, -0.5)])
+def test_temperature_and_bias_are_recovered(temperature, bias):
+    """Logits of a network that is over- or underconfident, and sees tumors too often or too seldom."""
+    logits, labels = draws(8000)
+    logits[:, 1:] -= bias
+    half = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels != 0)[: (labels == 0).sum()]])
+    prior = np.log((labels == 0).sum() / (labels != 0).sum())  # of equally many slices with and without a tumor
+    fitted = fit_calibration(logits[half] * temperature, labels[half], one_set(half))
+    assert fitted.temperature == pytest.approx(temperature, rel=0.08)
+    assert fitted.tumor_bias == pytest.approx(bias + prior, abs=0.15)
+    every = fit_calibration(logits * temperature, labels, one_set(labels))
+    assert every.tumor_bias == pytest.approx(fitted.tumor_bias, abs=0.1)  # how many there are does not matter
+
+
+def test_calibration_lowers_the_error_on_other_slices_and_changes_no_type():
     logits, labels = draws(6000, 1, temperature=3.0)
     other, truth = draws(6000, 2, temperature=3.0)
-    after = calibrated(other, fit_temperature(logits, labels))
-    assert expected_calibration_error(truth, calibrated(other)) > 0.1
-    assert expected_calibration_error(truth, after) < 0.02
-    assert (after.argmax(axis=1) == other.argmax(axis=1)).all()
+    after = fit_calibration(logits, labels, one_set(labels))(other)
+    assert expected_calibration_error(truth, softmax(other)) > 0.1
+    assert expected_calibration_error(truth, after) < 0.06  # there are three times as many tumors as it assumes
+    assert (after[:, 1:].argmax(axis=1) == other[:, 1:].argmax(axis=1)).all()
+
+
+def test_a_tumor_of_unknown_type_counts_by_the_sum():
+    logits, labels = draws(6000, 5, temperature=2.0)
+    untyped = np.where((labels > 0) & (np.arange(6000) % 2 == 0), UNTYPED, labels)
+    fitted = fit_calibration(logits, untyped, one_set(labels))
+    whole = fit_calibration(logits, labels, one_set(labels))
+    assert fitted.temperature == pytest.approx(whole.temperature, rel=0.1)
+    assert fitted.tumor_bias == pytest.approx(whole.tumor_bias, abs=0.1)
+
+
+def test_no_data_set_prevails():
+    weights = balanced_weights(np.array([0, 0, 1, 2, 0, 3]), np.array([0, 0, 0, 0, 1, 2]))
+    np.testing.assert_allclose(weights, [1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4, 1 / 4])
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_a_threshold_on_the_card_becomes_a_half(threshold):
+    card = {"operating_point": {"tumor_threshold": threshold}, "calibration": {"temperature": 2.0}}
+    calibration = Calibration.of_card(card)
+    logits, _ = draws(500, 6)
+    plain = softmax(logits / 2)
+    np.testing.assert_array_equal(1 - calibration(logits)[:, 0] >= 0.5, 1 - plain[:, 0] >= threshold)
+    assert (calibration(logits)[:, 1:].argmax(axis=1) == plain[:, 1:].argmax(axis=1)).all()
+
+
+def test_logits_come_back():
+    logits, _ = draws(200, 7)
+    calibration = Calibration(0.7, 0.4)
+    again = calibration.logits(calibration(logits))
+    np.testing.assert_allclose(softmax(again), softmax(logits), atol=1e-5)
 
 
 def test_probabilities_are_a_softmax():
-    np.testing.assert_allclose(calibrated(np.log(np.array([[1, 2, 3, 4]], np.float32))), [[0.1, 0.2, 0.3, 0.4]], 1e-6)
-    assert calibrated(np.full((1, 4), 1000, np.float32)).tolist() == [[0.25] * 4]
-    assert calibrated(np.zeros((0, 4), np.float32)).shape == (0, 4)
-    sure = calibrated(np.array([[900, 0, 0, -900]], np.float32), 0.05)
+    np.testing.assert_allclose(softmax(np.log(np.array([[1, 2, 3, 4]], np.float32))), [[0.1, 0.2, 0.3, 0.4]], 1e-6)
+    assert softmax(np.full((1, 4), 1000, np.float32)).tolist() == [[0.25] * 4]
+    assert softmax(np.zeros((0, 4), np.float32)).shape == (0, 4)
+    sure = Calibration(0.05)(np.array([[900, 0, 0, -900]], np.float32))
     assert np.isfinite(sure).all()
 
 
@@ -48,7 +92,7 @@ def test_sets_hold_their_promise_in_every_class(level):
     logits, labels = draws(4000, 3)
     other, truth = draws(20_000, 4)
     keep = (labels != 2) | (np.arange(len(labels)) % 5 == 0)  # a rare class
-    sets = prediction_sets(calibrated(other), fit_thresholds(calibrated(logits[keep]), labels[keep], level))
+    sets = prediction_sets(softmax(other), fit_thresholds(softmax(logits[keep]), labels[keep], level))
     for c in range(4):
         assert sets[truth == c, c].mean() == pytest.approx(level, abs=0.03)
 

@@ -15,9 +15,8 @@ from click.testing import CliRunner
 
 from tests.data.training.runs import BACKBONE, classifier_config, quiet, segmenter_config, train
 from tumorlens.classification.predict import Classifier
-from tumorlens.classification.trust.calibration import calibrated, fit_temperature
+from tumorlens.classification.trust.calibration import Calibration, fit_calibration
 from tumorlens.classification.trust.evidence import read_evidence
-from tumorlens.classification.trust.operating_point import choose_threshold
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.training.out_of_fold import finished_folds
@@ -64,14 +63,12 @@ def test_the_classifier_sees_everybody_and_is_calibrated_on_the_unseen(folds, ru
     assert card["n_slices"] == {"train": 40, "validation": 0, "test": 0}
     evidence = read_evidence(out / "one", plain_config(config))
     assert len(evidence.labels) == 40  # each patient is validated once
-    temperature = fit_temperature(evidence.logits, evidence.labels)
-    assert card["calibration"]["temperature"] == temperature
-    threshold = choose_threshold(evidence.labels, calibrated(evidence.logits, temperature))
-    assert card["operating_point"]["tumor_threshold"] == threshold
-    assert "out-of-fold" in card["operating_point"]["rule"]
+    assert Calibration.of_card(card) == fit_calibration(evidence.logits, evidence.labels, evidence.sources)
+    assert card["operating_point"]["tumor_threshold"] == 0.5
+    assert "held-out patients" in card["operating_point"]["rule"]
     cards = [json.loads((out / "one" / f"fold-{k}" / "classifier.json").read_text()) for k in range(5)]
     tested = [c["metrics"]["test"]["slice"]["accuracy"] for c in cards]
-    assert card["metrics"]["crossval_test"]["slice_accuracy"]["mean"] == pytest.approx(np.mean(tested), abs=1e-4)
+    assert card["metrics"]["held_out"]["slice_accuracy"]["mean"] == pytest.approx(np.mean(tested), abs=1e-4)
     assert evidence.figures == card["metrics"]
     assert not (run / "test.csv").exists()
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -89,7 +86,7 @@ def test_logits_of_the_table_give_its_probabilities_again(folds):
         with (out / "one" / f"fold-{fold}" / "validation.csv").open() as file:
             rows = list(csv.DictReader(file))
         written = np.array([[float(r[f"p_{n}"]) for n in CLASSES] for r in rows])
-        again = calibrated(evidence.logits[at : at + len(rows)], card["calibration"]["temperature"])
+        again = Calibration.of_card(card)(evidence.logits[at : at + len(rows)])
         np.testing.assert_allclose(again, written, atol=1e-5)
         np.testing.assert_allclose([float(r["strangeness"]) for r in rows], evidence.strangeness[at : at + len(rows)])
         at += len(rows)
@@ -101,7 +98,7 @@ def test_the_segmenter_takes_the_point_that_all_folds_agree_on(folds, tmp_path):
     scores = read_points(out / "two", plain_config(config)).scores
     assert card["operating_point"] == choose_operating_point(scores)
     assert card["n_slices"]["validation"] == 0
-    assert "dice_tumor" in card["metrics"]["crossval_test"]
+    assert "dice_tumor" in card["metrics"]["held_out"]
     assert Segmenter.load(tmp_path / "run" / "segmenter.safetensors", "cpu").input_size == 64
 
 
@@ -149,9 +146,9 @@ def test_a_damaged_cross_validation_is_refused_before_the_data_are_read(folds, t
     reason = {
         "missing fold": r"all folds of a cross-validation are needed, there are \[0, 1, 2, 4\]",
         "other recipe": "the fold was trained with learning_rate = 0.0004, not 0.5",
-        "no test figures": "the card has no test figures",
+        "no test figures": "the card has no figures of held-out patients",
         "no table": "validation.csv: no such table",
-        "nothing": "no folds of a cross-validation there",
+        "nothing": "neither folds of a cross-validation",
         "broken table": "not a table of predictions",
     }[harm]
     with pytest.raises(InputError, match=reason):
@@ -165,13 +162,28 @@ def test_a_cross_validation_of_other_patients_or_of_some_is_refused(folds, phant
     (tmp_path / "index.csv").write_text(text)
     data = (f"{tmp_path / 'index.csv'}@{phantom_set}",)
     for recipe, stage in ((config, "one"), (other, "two")):
-        with pytest.raises(InputError, match=r"validated 0 of the \d+ patients; it needs all folds of the same"):
+        with pytest.raises(InputError, match=r"0 of \d+ were; it needs all folds of the same"):
             train(replace(on_all(recipe, out / stage), data=data), tmp_path / "run")
         some = tmp_path / stage
         for fold in range(3):
             shutil.copytree(out / stage / f"fold-{fold}", some / f"fold-{fold}")
-        with pytest.raises(InputError, match="validated 12 of the 20 patients"):
+        with pytest.raises(InputError, match="12 of 20 were"):
             train(on_all(recipe, some), tmp_path / "run")
+
+
+def test_one_run_with_a_held_out_fold_is_enough(phantom_set, tmp_path):
+    config = classifier_config(phantom_set, **SMALL, split="holdout", fold=1)
+    card = train(config, tmp_path / "choose")
+    assert (card["n_slices"]["test"], list(card["metrics"])) == (0, ["validation"])
+    assert not set(card["training"]["patient_hashes"]["validation"]) & set(card["training"]["patient_hashes"]["train"])
+    whole = train(replace(config, split="all", out_of_fold=str(tmp_path / "choose")), tmp_path / "all")
+    assert whole["n_slices"] == {"train": 40, "validation": 0, "test": 0}
+    assert Calibration.of_card(whole) == Calibration.of_card(card)
+    accuracy = card["metrics"]["validation"]["slice"]["accuracy"]
+    assert whole["metrics"]["held_out"]["slice_accuracy"]["mean"] == pytest.approx(accuracy, abs=1e-4)
+    train(classifier_config(phantom_set, **SMALL), tmp_path / "fold")
+    with pytest.raises(InputError, match="did not hold a fold out; train one with --split holdout"):
+        train(replace(config, split="all", out_of_fold=str(tmp_path / "fold")), tmp_path / "no")
 
 
 def test_ten_folds_are_sorted_by_number(folds, tmp_path):
@@ -189,9 +201,9 @@ def test_ten_folds_are_sorted_by_number(folds, tmp_path):
 
 def test_all_patients_need_a_cross_validation(phantom_set, tmp_path):
     for config in (classifier_config(phantom_set), segmenter_config(phantom_set)):
-        with pytest.raises(InputError, match="needs a cross-validation"):
+        with pytest.raises(InputError, match="needs runs on held-out patients"):
             train(replace(config, split="all"), tmp_path / "run")
-        with pytest.raises(InputError, match="no other run takes one"):
+        with pytest.raises(InputError, match="no other run takes any"):
             train(replace(config, out_of_fold="cv"), tmp_path / "run")
 
 

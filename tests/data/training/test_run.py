@@ -180,7 +180,7 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
             "cnn does not take inputs of 96 pixels",
         ),
         ("classification", ["--arch", "mlp", "--freeze-stem", "--init", "imagenet"], "--freeze-stem is for ResNets"),
-        ("classification", ["--out-of-fold", "/nowhere/cv"], "/nowhere/cv: no folds of a cross-validation there"),
+        ("classification", ["--out-of-fold", "/nowhere/cv"], "/nowhere/cv: neither folds of a cross-validation"),
         (
             "classification",
             ["--epochs", "5", "--validate-every", "2"],
@@ -196,7 +196,7 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
             ["--split", "official", "--out-of-fold", "cv"],
             "--out-of-fold trains on all patients; leave --split official out",
         ),
-        ("classification", ["--split", "all"], "needs a cross-validation (--out-of-fold)"),
+        ("classification", ["--split", "all"], "needs runs on held-out patients (--out-of-fold)"),
         ("classification", ["--out", "/proc/nowhere/run"], "/proc/nowhere/run: --out cannot be written"),
         (
             "segmentation",
