@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.augmentation.variants import picture_variants
 from tumorlens.data.datasets.folds import split_by_fold
 from tumorlens.data.datasets.load import load_samples
@@ -55,7 +56,7 @@ def test_the_label_survives_another_frame(pipeline, slices):
         gray = image if image.ndim == 2 else image[..., 0]
         variants = [gray, *picture_variants(gray).values()]
         probabilities = pipeline.classifier.predict(np.stack([preprocess(v).image for v in variants]))
-        positive = 1 - probabilities[:, 0] >= pipeline.classifier.tumor_threshold
+        positive = 1 - probabilities[:, 0] >= THRESHOLD
         labels = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), 0)
         same.extend(labels[1:] == labels[0])
     assert len(same) > 300

@@ -229,7 +229,7 @@ def _measure_floor(figures: Figures, ours: Pipeline) -> None:
     best = float("inf")
     for _ in range(4):
         begun = time.perf_counter()
-        ours.classifier.logits_and_strangeness(images)
+        ours.classifier.look(images)
         ours.segmenter.predict(images)
         best = min(best, _ms(begun, len(images)))
     floor = measure_floor(CLASSIFIER, SEGMENTER, ours.engine.precision)

@@ -26,7 +26,7 @@ def test_the_label_does_not_depend_on_the_side(pipeline, pair):
     np.testing.assert_allclose(one, other, atol=1e-4)
     assert np.abs(plain.logits(pair[0]) - plain.logits(pair[1])).max() > 1e-3
     np.testing.assert_allclose(one, (plain.logits(pair[0]) + plain.logits(pair[1])) / 2, atol=1e-4)
-    np.testing.assert_allclose(both.logits_and_strangeness(pair[0])[0], one, atol=1e-4)
+    np.testing.assert_allclose(both.look(pair[0]).logits, one, atol=1e-4)
 
 
 def test_the_mask_is_mirrored_back(pipeline, pair):

@@ -64,18 +64,18 @@ def test_a_trained_classifier_carries_its_refusal(phantom_set, tmp_path):
     model = Classifier.load(tmp_path / "run" / "classifier.safetensors", "cpu")
     assert model.strangeness_limit == pytest.approx(card["refusal"]["limit"])
     images = prepare(load_samples(phantom_set), Preprocess(64)).images
-    logits, strangeness = model.logits_and_strangeness(images)
-    np.testing.assert_allclose(model.calibrate(logits), model.predict(images), atol=1e-6)
+    seen = model.look(images)
+    np.testing.assert_allclose(model.calibrate(seen.logits), model.predict(images), atol=1e-6)
     strange = np.stack([Preprocess(64)(p).image for p in not_brains([], 40, seed=99)])
-    assert (strangeness > model.strangeness_limit).mean() < 0.3  # the limit is that of eight validation slices
-    assert (model.logits_and_strangeness(strange)[1] > model.strangeness_limit).mean() > 0.8
+    assert (seen.strangeness > model.strangeness_limit).mean() < 0.3  # the limit is that of eight validation slices
+    assert (model.look(strange).strangeness > model.strangeness_limit).mean() > 0.8
 
 
 def test_a_network_without_feature_maps_has_none(phantom_set, tmp_path):
     card = train(classifier_config(phantom_set, arch="mlp", epochs=1, epoch_slices=8), tmp_path)
     assert "refusal" not in card
     model = Classifier.load(tmp_path / "classifier.safetensors", "cpu")
-    assert model.logits_and_strangeness(np.zeros((1, 64, 64), np.uint8))[1] is None
+    assert model.look(np.zeros((1, 64, 64), np.uint8)).strangeness is None
     assert model.strangeness_limit is None
 
 
