@@ -73,7 +73,7 @@ stage1    = $(brisc) $(lgg) $(web) $(heads) $(volumes) $(templates) \
 stage2    = $(brisc) $(figshare) $(lgg) $(heads) $(volumes) $(templates) \
             --outline enhancing --outline enhancing --outline extent --outline sequence --outline enhancing --outline enhancing \
             --rate 0.7 --rate 0.7 --rate 1 --rate 1 --rate 2 --rate 1 \
-            $(learn) --augment 0.7 --transplant 0.05 --turn 0.02 --negative-share 0.3 \
+            $(learn) --augment 0.7 --transplant 0.05 --turn 0.02 --negative-share 0.3 --label-weight 0.3 \
             --epochs 12 --validate-every 12 --epoch-slices 4000
 hold_out  = --split holdout --fold $(FOLD)
 # Targets are what is written last: a run that was cut off has none.
@@ -84,17 +84,18 @@ two      := $(RUNS)/segmentation/segmenter
 
 weights: $(one).json $(two).json $(RUNS)/report/report.md
 
-$(choose1).json: | $(VENV)/.installed
-	$(lens) train classification $(stage1) --init $(INIT) $(hold_out) $(go_on) -o $(@D)
+# Stage one starts from an encoder that has outlined lesions and named them: docs/notebook/experiments.md.
+$(choose2).json: | $(VENV)/.installed
+	$(lens) train segmentation $(stage2) --init $(INIT) $(hold_out) $(go_on) -o $(@D)
 
-$(choose2).json: $(choose1).json
-	$(lens) train segmentation $(stage2) --init $(choose1).safetensors $(hold_out) $(go_on) -o $(@D)
+$(choose1).json: $(choose2).json
+	$(lens) train classification $(stage1) --init $(choose2).safetensors $(hold_out) $(go_on) -o $(@D)
 
-$(one).json: $(choose1).json
-	$(lens) train classification $(stage1) --init $(INIT) --out-of-fold $(RUNS)/choose/classification $(go_on) -o $(@D)
+$(two).json: $(choose2).json
+	$(lens) train segmentation $(stage2) --init $(INIT) --out-of-fold $(RUNS)/choose/segmentation $(go_on) -o $(@D)
 
-$(two).json: $(choose2).json $(one).json
-	$(lens) train segmentation $(stage2) --init $(one).safetensors --out-of-fold $(RUNS)/choose/segmentation $(go_on) -o $(@D)
+$(one).json: $(choose1).json $(two).json
+	$(lens) train classification $(stage1) --init $(two).safetensors --out-of-fold $(RUNS)/choose/classification $(go_on) -o $(@D)
 
 $(RUNS)/report/report.md: $(choose1).json $(choose2).json
 	$(lens) evaluate pipeline $(brisc) --protocol p2 --folds $(FOLD) --overwrite -o $(@D) \
