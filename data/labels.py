@@ -74,15 +74,17 @@ TABLE = (
 )
 CLASSES: tuple[str, ...] = tuple(row.name for row in TABLE)
 NO_TUMOR = 0  # its place in `CLASSES`
+TUMOR = "tumor"  # a tumor whose type is not known
 UNKNOWN_COLOR = "#777777"  # of slices without a label
 
 _INITIALS = 2  # letters of the shortest aliases; with a number they name a patient: PI_00, ME07
 _ALIASES = {alias: row.name for row in TABLE for alias in row.aliases}
-_ROWS = {row.name: row for row in TABLE}
+_ANY_TUMOR = TumorClass(TUMOR, "tumor of uncertain type", (), "#E69F00", "unknown", ("108369006", "SCT", "Neoplasm"))
+_ROWS = {row.name: row for row in (*TABLE, _ANY_TUMOR)}
 
 
 def class_of(name: str) -> TumorClass:
-    """The row of a class by its name.
+    """The row of a class by its name, or that of `TUMOR`, which is not among the classes.
 
     Raises:
         KeyError: There is no such class.

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.data.plotting import plain
 from tumorlens.pipeline.case import Case
-from tumorlens.pipeline.gate import Verdict
-from tumorlens.pipeline.result import LOW_CONFIDENCE
+from tumorlens.pipeline.gate import OPERATING_POINT, Verdict
+from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE, Lesion
 
 _SMALL_PX = 48  # the models never saw fewer pixels along a side
 
 
 def reasons_to_review(
-    case: Case, verdict: Verdict, mask: NDArray[np.uint8], prediction_set: list[str], problem: str | None = None
+    case: Case,
+    verdict: Verdict,
+    lesions: Sequence[Lesion],
+    threshold: float | None = None,
+    problem: str | None = None,
 ) -> list[str]:
     """Reasons why a person should look at a scan: doubts about the answer and flaws of the scan.
 
     Args:
         case: The prepared scan.
-        verdict: The gate's decision about it.
-        mask: In the scan's array order.
-        prediction_set: The classes that remain possible.
+        verdict: The decision about it.
+        lesions: The lesions of its mask.
+        threshold: The user's own threshold, or None.
         problem: Why an explanation could not be drawn, or None.
     """
     if verdict.refused:
         return [f"refused: {verdict.doubt}; --force judges it all the same", *_flaws(case)]
     reasons = [f"{verdict.doubt}; judged all the same, as --force asked"] if verdict.doubt else []
     reasons += _flaws(case)
-    if len(prediction_set) > 1:
-        reasons.append(f"cannot be told apart at 95 %: {', '.join(plain(name) for name in prediction_set)}")
-    confidence = float(verdict.probabilities[CLASSES.index(verdict.label)])
-    if confidence < LOW_CONFIDENCE:
-        reasons.append(f"low confidence ({confidence:.2f})")
-    if verdict.positive.any() and not mask.any():
+    if threshold is not None and verdict.positive != (1 - verdict.probabilities[NO_TUMOR] >= OPERATING_POINT):
+        reasons.append(f"labeled by your threshold {threshold:g}")
+    if verdict.label == TUMOR:
+        reasons.append("type of tumor uncertain")
+    if verdict.possible is not None and verdict.possible.sum() > 1:
+        names = ", ".join(plain(name) for name, inside in zip(CLASSES, verdict.possible, strict=True) if inside)
+        reasons.append(f"cannot be told apart at 95 %: {names}")
+    if verdict.confidence < LOW_CONFIDENCE:
+        reasons.append(f"low confidence ({verdict.confidence:.2f})")
+    doubtful = [lesion for lesion in lesions if lesion.doubtful]
+    if doubtful and case.scan.n_slices > 1:
+        named = ", ".join(f"{lesion.number} ({lesion.confidence:.2f})" for lesion in doubtful)
+        reasons.append(f"doubtful of {len(lesions)} lesions: {named}")
+    if verdict.positive and not lesions:
         reasons.append("classifier positive but mask empty")
     if problem is not None:
         reasons.append(f"no explanation: {problem}")
