@@ -51,12 +51,12 @@ class Rule:
         nothing: Tumor probability of a volume without any suspicion.
     """
 
-    bias: float = -3.74
-    map: float = 4.13
-    slices: float = -0.55
-    both: float = 1.4
-    size: float = 0.14
-    depth: float = 0.32
+    bias: float = -2.85
+    map: float = 3.14
+    slices: float = -0.58
+    both: float = 1.57
+    size: float = 0.21
+    depth: float = 0.28
     nothing: float = 0.02
 
     @classmethod
