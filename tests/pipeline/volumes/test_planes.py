@@ -85,9 +85,9 @@ def test_planes_that_did_not_see_a_voxel_have_no_vote():
 
 
 def test_slices_between_two_of_a_step_are_interpolated():
-    fused = fuse([answer(axis, {k: 10 * k for k in range(0, SIZE, 3)}, step=3) for axis in (0, 1)], SIZE)
+    fused = fuse([answer(axis, {k: 8 * k for k in range(0, SIZE, 3)}, step=3) for axis in (0, 1)], SIZE)
     diagonal = fused[np.arange(31), np.arange(31), 5].astype(int)
-    np.testing.assert_allclose(diagonal[1:], 10 * np.arange(1, 31), atol=9)
+    np.testing.assert_allclose(diagonal[1:], 8 * np.arange(1, 31), atol=9)
     gap = fuse([answer(axis, {0: 255, 6: 255}, step=3) for axis in (0, 1)], SIZE)
     assert not gap[3, 3].any()
 
@@ -96,7 +96,7 @@ def test_the_map_keeps_its_place_in_every_plane():
     rng = np.random.default_rng(0)
     volume = np.where(rng.random(CUBE.voxels.shape) > 0.9, 255, 0).astype(np.uint8)
     planes = [answer(axis, dict(enumerate(np.moveaxis(volume, axis, 0)))) for axis in range(3)]
-    np.testing.assert_array_equal(fuse(planes, SIZE), volume)
+    np.testing.assert_allclose(fuse(planes, SIZE), volume, atol=1)
 
 
 def test_a_single_plane_is_smoothed_along_its_normal():

@@ -83,7 +83,7 @@ def test_confidence_is_a_logistic_regression():
 def test_the_default_rule_knows_a_lesion_from_a_stripe():
     rule = Rule()
     assert rule.confidence(Features(0.9, 3.1, 2.8, -2.7, 4)) > 0.9
-    assert rule.confidence(Features(0.5, -1.0, -0.5, -4.5, 1)) < 0.1
+    assert rule.confidence(Features(0.5, -2.0, -1.0, -4.5, 1)) < 0.1
     assert rule.nothing < 0.1
 
 
