@@ -74,7 +74,7 @@ TABLE = (
 )
 CLASSES: tuple[str, ...] = tuple(row.name for row in TABLE)
 NO_TUMOR = 0  # its place in `CLASSES`
-TUMOR = "tumor"  # the label of a tumor whose type is not known
+TUMOR = "tumor"  # a tumor whose type is not known
 UNTYPED = len(CLASSES)  # the index of `TUMOR` among the labels of a data set; no network has an output for it
 KNOWN = (*CLASSES, TUMOR)  # labels that a data set may have
 SEQUENCES = ("t1", "t1c", "t2", "flair")  # kinds of MRI; t1c is T1 with contrast agent
@@ -83,11 +83,12 @@ UNKNOWN_COLOR = "#777777"  # of slices without a label
 _INITIALS = 2  # letters of the shortest aliases; with a number they name a patient: PI_00, ME07
 _ALIASES = {alias: row.name for row in TABLE for alias in row.aliases}
 _ALIASES |= dict.fromkeys(("tumor", "yes", "positive"), TUMOR)
-_ROWS = {row.name: row for row in TABLE}
+_ANY_TUMOR = TumorClass(TUMOR, "tumor of uncertain type", (), "#E69F00", "unknown", ("108369006", "SCT", "Neoplasm"))
+_ROWS = {row.name: row for row in (*TABLE, _ANY_TUMOR)}
 
 
 def class_of(name: str) -> TumorClass:
-    """The row of a class by its name.
+    """The row of a class by its name, or that of `TUMOR`, which is not among the classes.
 
     Raises:
         KeyError: There is no such class.

@@ -50,6 +50,12 @@ class Case:
         return [p for p, use in zip(self.prepared, self.used, strict=True) if use and p is not None]
 
     @property
+    def head_px(self) -> float:
+        """Largest area of the head in a slice, in pixels."""
+        rows, columns = self.scan.slice(0).shape[:2]
+        return max(p.head_fraction for p in self.chosen) * rows * columns
+
+    @property
     def n_bytes(self) -> int:
         """Memory that the case takes."""
         return int(self.scan.voxels.nbytes) + sum(p.image.nbytes + p.head.nbytes for p in self.prepared if p)
@@ -101,6 +107,15 @@ def prepare(scan: Scan, size: int, read_s: float = 0.0) -> Case:
     prepared = _prepared_slices(scan, Preprocess(size))
     used = _used_slices(prepared)
     return Case(scan, prepared, used, {"read": read_s, "preprocess": time.perf_counter() - begun})
+
+
+def prepare_slices(scan: Scan, size: int, indices: NDArray[np.int_]) -> dict[int, PreparedSlice]:
+    """Slices of a volume in another plane, prepared at a size; those that show too little of the head are left out."""
+    tissue = tissue_shares(scan)
+    shown = [int(k) for k in indices if tissue[k] >= MIN_HEAD_SHARE * tissue.max() and np.ptp(scan.slice(int(k))) > 0]
+    preprocess = Preprocess(size)
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="prepare") as pool:
+        return dict(zip(shown, pool.map(lambda k: preprocess(scan.slice(k), scan.pixel_aspect), shown), strict=True))
 
 
 def _prepared_slices(scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:

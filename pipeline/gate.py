@@ -1,24 +1,26 @@
-"""The gate: which scans are refused, which are positive, and which of their slices the segmenter sees."""
+"""The gate: which scans are refused, which slices the segmenter sees, and the label of a scan."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.classification.sequence import likeliest_sequence
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.pipeline.case import Case
 
+Possible = Callable[[NDArray[np.float32], int], NDArray[np.bool_] | None]
 REFUSED = "refused"  # the label of a scan that is not judged
 
-# A lesion shows in neighboring slices, a vessel or an artifact in few. The mean tumor probability over this many mm,
-# and over at least two slices, has to reach the threshold. Chosen on volumes outside training
-# (docs/notebook/experiments.md).
-WINDOW_MM = 8.0
+# The segmenter sees the slices of a volume from this tumor probability on, and those within a reach of them: the rule
+# for volumes decides later, with the neighbors and the mask. A lesion's ends are fainter than its middle.
+_SUSPICION = 0.3
+_REACH_MM = 4.0
 
-# Headers often say 1 mm where the true spacing was lost: the window is at most this share of the judged slices.
-_MAX_WINDOW_SHARE = 1 / 8
+_MANY_TYPES = 2  # tumor types that remain possible and make a type uncertain
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,33 @@ class Scores:
             free of tumor.
         strangeness: ``(n_judged,)`` score of the judged slices, see `classification.refusal`; None for weights that
             have no such score.
+        sequences: ``(n_judged, 4)`` probability of each of `data.labels.SEQUENCES`; None for weights that do not name
+            them.
     """
 
     probabilities: NDArray[np.float32]
     strangeness: NDArray[np.float32] | None
+    sequences: NDArray[np.float32] | None = None
+
+    @property
+    def sequence(self) -> tuple[str, float] | None:
+        """The sequence of the scan and its probability."""
+        return None if self.sequences is None else likeliest_sequence(self.sequences)
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What the classifier alone decides about a scan.
+
+    Attributes:
+        suspicious: ``(n_slices,)`` bool: the slices that the segmenter has to draw.
+        refused: Whether the scan is not judged.
+        doubt: Why the scan may not be an MRI of the brain, or None.
+    """
+
+    suspicious: NDArray[np.bool_]
+    refused: bool = False
+    doubt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,15 +66,17 @@ class Verdict:
     """The decision about a scan.
 
     Attributes:
-        label: The scan's class, or `REFUSED`.
+        label: The scan's class, `data.labels.TUMOR` where the type is uncertain, or `REFUSED`.
         probabilities: ``(4,)``, in the order of `data.labels.CLASSES`; all 0 for a refused scan.
-        positive: ``(n_slices,)`` bool: the slices that go on to the segmenter.
+        positive: Whether the label is a tumor.
+        possible: ``(4,)`` bool: the classes that remain possible; None for weights without such figures.
         doubt: Why the scan may not be an MRI of the brain, or None.
     """
 
     label: str
     probabilities: NDArray[np.float32]
-    positive: NDArray[np.bool_]
+    positive: bool = False
+    possible: NDArray[np.bool_] | None = None
     doubt: str | None = None
 
     @property
@@ -57,16 +84,28 @@ class Verdict:
         """Whether the scan is not judged."""
         return self.label == REFUSED
 
+    @property
+    def likeliest(self) -> int:
+        """The index of the class that the label stands for: the likeliest type of a tumor."""
+        return 1 + int(self.probabilities[1:].argmax()) if self.positive else NO_TUMOR
 
-def judge(
+    @property
+    def confidence(self) -> float:
+        """Probability of the label: of any tumor where the type is uncertain."""
+        if self.label == TUMOR:
+            return float(1 - self.probabilities[NO_TUMOR])
+        return float(self.probabilities[self.likeliest])
+
+
+def screen(
     case: Case, scores: Scores, threshold: float, strangeness_limit: float | None, force: bool = False
-) -> Verdict:
-    """Verdict on a scan: refused where it does not look like an MRI of the brain, else judged as a picture or a volume.
+) -> Screening:
+    """Whether a scan looks like an MRI of the brain, and which of its slices may show a tumor.
 
     Args:
         case: The prepared scan.
         scores: The classifier's answer for it.
-        threshold: Tumor probability from which a slice is positive.
+        threshold: Tumor probability from which a picture is positive.
         strangeness_limit: The highest score of a brain slice, or None for weights that have no such score.
         force: Judge the scan even if it does not look like an MRI of the brain.
     """
@@ -74,13 +113,15 @@ def judge(
     has_head = any(prepared.head_fraction > 0 for prepared in case.chosen)
     doubt = reason_to_refuse(has_head, scores.strangeness, strangeness_limit)
     if doubt and not force:
-        return Verdict(REFUSED, np.zeros(len(CLASSES), np.float32), np.zeros(scan.n_slices, bool), doubt)
+        return Screening(np.zeros(scan.n_slices, bool), True, doubt)
+    tumor = 1 - scores.probabilities[:, NO_TUMOR]
     if scan.n_slices == 1:
-        verdict = judge_slice(scores.probabilities[0], threshold)
-    else:
-        spacing = None if scan.spacing_mm is None else scan.spacing_mm[scan.slice_axis]
-        verdict = judge_volume(scores.probabilities, case.used, threshold, spacing)
-    return replace(verdict, doubt=doubt)
+        return Screening(tumor >= threshold, doubt=doubt)
+    hot = case.used & (tumor >= min(_SUSPICION, threshold))
+    spacing = None if scan.spacing_mm is None else scan.spacing_mm[scan.slice_axis]
+    reach = 1 if not spacing else max(1, round(_REACH_MM / spacing))
+    near = np.convolve(hot, np.ones(2 * reach + 1), mode="full")[reach : reach + len(hot)] > 0.5
+    return Screening(near & case.used, doubt=doubt)
 
 
 def reason_to_refuse(has_head: bool, strangeness: NDArray[np.float32] | None, limit: float | None) -> str | None:
@@ -106,54 +147,33 @@ def reason_to_refuse(has_head: bool, strangeness: NDArray[np.float32] | None, li
     return f"{int(beyond.sum())} of {len(beyond)} slices do not look like an MRI of the brain ({score})"
 
 
-def judge_slice(probabilities: NDArray[np.float32], threshold: float) -> Verdict:
-    """Verdict on a single picture: positive from the threshold on, then the likeliest tumor type.
+def judge(
+    p_tumor: float, types: NDArray[np.floating], threshold: float, possible: Possible, doubt: str | None = None
+) -> Verdict:
+    """Verdict on a scan that is not refused: tumor from the threshold on, then its type.
+
+    Args:
+        p_tumor: Tumor probability of the picture, or that of the volume by its rule.
+        types: ``(3,)`` how likely the tumor types are, on any scale.
+        threshold: Tumor probability from which the scan is positive.
+        possible: From probabilities and the index of the label to the classes that remain possible, or None.
+        doubt: Why the scan may not be an MRI of the brain, or None.
+    """
+    share = types / types.sum() if types.sum() > 0 else np.full(len(CLASSES) - 1, 1 / (len(CLASSES) - 1))
+    probabilities = np.concatenate([[1 - p_tumor], p_tumor * share]).astype(np.float32)
+    positive = p_tumor >= threshold
+    likeliest = 1 + int(share.argmax()) if positive else NO_TUMOR
+    remaining = possible(probabilities, likeliest)
+    label = TUMOR if positive and is_type_uncertain(probabilities, remaining) else CLASSES[likeliest]
+    return Verdict(label, probabilities, bool(positive), remaining, doubt)
+
+
+def is_type_uncertain(probabilities: NDArray[np.float32], possible: NDArray[np.bool_] | None) -> bool:
+    """Whether a tumor is called a tumor only, because it may be of a type that the classes lack, such as a metastasis.
 
     Args:
         probabilities: ``(4,)``.
-        threshold: Tumor probability (1 - p_no_tumor) from which the slice is positive.
+        possible: ``(4,)`` the classes that remain possible, or None where that is not known.
     """
-    positive = bool(1 - probabilities[NO_TUMOR] >= threshold)
-    label = CLASSES[1 + int(probabilities[1:].argmax())] if positive else CLASSES[NO_TUMOR]
-    return Verdict(label, probabilities, np.array([positive]))
-
-
-def judge_volume(
-    probabilities_nc: NDArray[np.float32],
-    used: NDArray[np.bool_],
-    threshold: float,
-    slice_spacing_mm: float | None = None,
-) -> Verdict:
-    """Verdict on a volume.
-
-    A window of `WINDOW_MM` slides over the slices. The scan's tumor probability is the highest mean of a window, and
-    the scan is positive where that reaches the threshold. A slice is positive where it reaches the threshold itself and
-    lies in a window whose mean does. The type is the likeliest one on average over the positive slices.
-
-    Args:
-        probabilities_nc: ``(n_slices, 4)``; rows of unused slices do not matter.
-        used: ``(n_slices,)`` bool: slices that show enough of the head to be judged.
-        threshold: As in `judge_slice`.
-        slice_spacing_mm: Distance between neighboring slices, or None.
-    """
-    tumor = np.where(used, 1 - probabilities_nc[:, NO_TUMOR].astype(np.float64), 0.0)
-    width = _window(int(used.sum()), len(used), slice_spacing_mm)
-    means = np.lib.stride_tricks.sliding_window_view(tumor, width).mean(axis=1)
-    starts = np.flatnonzero(means >= threshold)
-    inside = np.zeros(len(used), bool)
-    inside[(starts[:, None] + np.arange(width)).ravel()] = True
-    positive = used & inside & (tumor >= threshold)
-    p_tumor = float(means.max())
-    if not positive.any():
-        p_tumor = min(p_tumor, float(np.nextafter(np.float32(threshold), np.float32(0))))
-    weights = probabilities_nc[positive if positive.any() else used, 1:].sum(axis=0)
-    share = weights / weights.sum() if weights.sum() else np.full(len(CLASSES) - 1, 1 / (len(CLASSES) - 1))
-    probabilities = np.concatenate([[1 - p_tumor], p_tumor * share]).astype(np.float32)
-    label = CLASSES[1 + int(share.argmax())] if positive.any() else CLASSES[NO_TUMOR]
-    return Verdict(label, probabilities, positive)
-
-
-def _window(n_used: int, n_slices: int, slice_spacing_mm: float | None) -> int:
-    """Number of slices in the window."""
-    width = 2 if not slice_spacing_mm else round(WINDOW_MM / slice_spacing_mm)
-    return min(n_slices, max(2, min(width, int(n_used * _MAX_WINDOW_SHARE))))
+    many = possible is not None and int(possible[1:].sum()) >= _MANY_TYPES
+    return many or bool(probabilities[1:].max() <= probabilities[NO_TUMOR])

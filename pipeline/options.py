@@ -19,10 +19,10 @@ class LoadOptions:
     device: str = setting("auto", DEVICE)
     threshold: float | None = setting(
         None,
-        "Tumor probability from which a slice is positive.",
+        "Tumor probability from which a scan is positive.",
         least=0,
         most=1,
-        shown="chosen on validation patients",
+        shown="0.5",
     )
     tta: bool = setting(False, "Average over each slice and its mirror image: twice the time.")
     engine: str = setting("auto", "torch or openvino.", shown="openvino where there is no accelerator")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.predict import Classifier
+from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR
-from tumorlens.data.preprocessing.preprocess import Placement, Preprocess
+from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.engines.choice import choose_engine
 from tumorlens.pipeline.engines.engine import TORCH, Engine
 from tumorlens.pipeline.engines.opening import open_or_torch, open_stages
-from tumorlens.pipeline.gate import Scores, Verdict, judge
+from tumorlens.pipeline.gate import REFUSED, Scores, Screening, Verdict, judge, screen
 from tumorlens.pipeline.measurements.lesions import (
     Lesion,
     measure_lesions,
-    number_lesions,
     pixel_area_mm2,
     slice_areas_px,
     voxel_volume_mm3,
@@ -33,14 +34,12 @@ from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.result import Result
 from tumorlens.pipeline.review import reasons_to_review
 from tumorlens.pipeline.versions import package_versions
+from tumorlens.pipeline.volumes.ask import ask_other_planes, find_suspicions
+from tumorlens.pipeline.volumes.planes import PlaneAnswer, is_isotropic, on_grid, step_of
+from tumorlens.pipeline.volumes.rule import Rule, Suspicion
 from tumorlens.segmentation.predict import Segmenter
 
-# Smaller connected lesions of a volume count as noise: a ball of 5.8 mm. In a volume kept out of training (BraTS) the 6
-# of 18 pieces below it were all false. A higher limit would drop more of those, and small tumors with them.
-MIN_LESION_MM3 = 100.0
-
-# Positive slice -> lesion map ``(size, size)`` uint8 on the segmenter's grid, 255 is certain, and the way back.
-LesionMaps = dict[int, tuple[NDArray[np.uint8], Placement]]
+Answers = list[PlaneAnswer]  # of each plane; the first is the plane in which the scan was prepared
 
 
 @dataclass(frozen=True)
@@ -79,16 +78,16 @@ class Decision:
 
     Attributes:
         scores: The classifier's answer for each slice.
-        verdict: The gate's decision about the scan.
-        maps: The segmenter's answer for each positive slice.
-        measurements: Already there where the explanation needed them.
+        screening: What follows from it alone.
+        answers: Both networks' answers, plane by plane.
+        outcome: Already there where the explanation needed it.
         explanation: Empty unless you ask for one.
     """
 
     scores: Scores
-    verdict: Verdict
-    maps: LesionMaps
-    measurements: Measurements | None = None
+    screening: Screening
+    answers: Answers
+    outcome: tuple[Verdict, Measurements] | None = None
     explanation: Explanation = Explanation()
 
 
@@ -99,8 +98,8 @@ class Pipeline:
     Attributes:
         classifier: Stage one.
         segmenter: Stage two.
-        threshold: Tumor probability from which a slice goes on to stage two. None takes the thresholds on the
-            classifier's card: one for pictures and one for slices of volumes.
+        threshold: Tumor probability from which a scan is positive. None takes 0.5, where the probabilities on both
+            sides agree with the label.
         engine: The engine that computes both.
     """
 
@@ -127,8 +126,8 @@ class Pipeline:
             classifier: Your own weights (``.safetensors`` with its card), or None for the shipped ones.
             segmenter: The same for stage two.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-            threshold: Tumor probability from which a slice is positive, 0..1. The default is on the classifier's card
-                and was chosen on validation patients.
+            threshold: Tumor probability from which a scan is positive, 0..1; by default 0.5, the operating point that
+                was chosen on validation patients.
             tta: Average both stages over each slice and its mirror image. This takes twice the time.
             engine: ``torch``, ``openvino``, or ``auto``: OpenVINO where there is no accelerator.
             precision: ``fp32``, ``bf16``, or ``auto``: OpenVINO computes in bfloat16 where the hardware does.
@@ -166,14 +165,14 @@ class Pipeline:
         scan = open_source(source, options, series)
         case = prepare(scan, self.classifier.input_size, read_s=time.perf_counter() - begun)
         (scores,) = self.classify([case])
-        verdict = self.gate(case, scores, options.force)
-        (maps,) = self.segment([case], [verdict])
-        measurements = self.measure(case, maps)
+        screening = self.screen(case, scores, options.force)
+        (answers,) = self.segment([case], [scores], [screening])
+        verdict, measurements = self.judge(case, scores, screening, answers)
         explanation = self.explain(case, verdict, measurements) if options.explain else Explanation()
-        return self.to_result(case, scores, verdict, measurements, explanation)
+        return self.to_result(case, scores, screening, verdict, measurements, explanation)
 
     def decide(self, cases: Sequence[Case], force: bool = False, explain: bool = False) -> list[Decision]:
-        """The steps of `run` that need the networks, for several scans: classify, gate, segment and explain.
+        """The steps of `run` that need the networks, for several scans: classify, screen, segment and explain.
 
         Slices of different scans share batches, which makes many pictures fast. The decision about a scan does not
         depend on the others. Only one thread at a time may call this.
@@ -184,17 +183,18 @@ class Pipeline:
             explain: Add Grad-CAM of the label on the shown slice.
         """
         scores = self.classify(cases)
-        verdicts = [self.gate(case, one, force) for case, one in zip(cases, scores, strict=True)]
-        maps = self.segment(cases, verdicts)
-        decisions = [Decision(*answers) for answers in zip(scores, verdicts, maps, strict=True)]
+        screenings = [self.screen(case, one, force) for case, one in zip(cases, scores, strict=True)]
+        answers = self.segment(cases, scores, screenings)
+        decisions = [Decision(*parts) for parts in zip(scores, screenings, answers, strict=True)]
         if not explain:
             return decisions
         return [self._with_explanation(case, decision) for case, decision in zip(cases, decisions, strict=True)]
 
     def conclude(self, case: Case, decision: Decision) -> Result:
-        """The steps of `run` after the networks: measure, and make the `Result`. Any thread may call this."""
-        measurements = decision.measurements or self.measure(case, decision.maps)
-        return self.to_result(case, decision.scores, decision.verdict, measurements, decision.explanation)
+        """The steps of `run` after the networks: judge, measure, make the `Result`. Any thread may call this."""
+        scores, screening = decision.scores, decision.screening
+        verdict, measurements = decision.outcome or self.judge(case, scores, screening, decision.answers)
+        return self.to_result(case, scores, screening, verdict, measurements, decision.explanation)
 
     def classify(self, cases: Sequence[Case]) -> list[Scores]:
         """The classifier's answer for the slices of each scan. All judged slices share batches."""
@@ -202,54 +202,79 @@ class Pipeline:
         counts = [len(case.chosen) for case in cases]
         ends = np.cumsum(counts)[:-1]
         images = np.stack([prepared.image for case in cases for prepared in case.chosen])
-        logits, strangeness = self.classifier.logits_and_strangeness(images)
-        logits_of = np.split(logits, ends)
-        strangeness_of = [None] * len(cases) if strangeness is None else np.split(strangeness, ends)
+        seen = self.classifier.look(images)
+        parts = [
+            [None] * len(cases) if part is None else np.split(part, ends)
+            for part in (self.classifier.calibrate(seen.logits), seen.strangeness, seen.sequences)
+        ]
         scores = []
-        for case, case_logits, case_strangeness in zip(cases, logits_of, strangeness_of, strict=True):
+        for case, judged, strangeness, sequences in zip(cases, *parts, strict=True):
             probabilities = np.zeros((len(case.prepared), len(CLASSES)), np.float32)
             probabilities[:, NO_TUMOR] = 1
-            probabilities[case.used] = self.classifier.calibrate(case_logits)
-            scores.append(Scores(probabilities, case_strangeness))
+            probabilities[case.used] = judged
+            scores.append(Scores(probabilities, strangeness, sequences))
         _share_time("classify", time.perf_counter() - begun, cases, counts)
         return scores
 
-    def gate(self, case: Case, scores: Scores, force: bool = False) -> Verdict:
-        """The scan's label and the slices that go on to the segmenter, see `pipeline.gate.judge`."""
-        return judge(case, scores, self.threshold_of(case.scan), self.classifier.strangeness_limit, force)
+    def screen(self, case: Case, scores: Scores, force: bool = False) -> Screening:
+        """Whether the scan is refused, and the slices that go on to the segmenter, see `pipeline.gate.screen`."""
+        return screen(case, scores, self.operating_point, self.classifier.strangeness_limit, force)
 
-    def segment(self, cases: Sequence[Case], verdicts: Sequence[Verdict]) -> list[LesionMaps]:
-        """The segmenter's lesion maps of the positive slices of each scan. All slices share batches."""
+    def segment(
+        self, cases: Sequence[Case], scores: Sequence[Scores], screenings: Sequence[Screening]
+    ) -> list[Answers]:
+        """The segmenter's lesion maps of the suspicious slices of each scan. All slices share batches.
+
+        Near isotropic volumes with a suspicion are then cut in the two other planes, where it lies.
+        """
         begun = time.perf_counter()
         size = self.segmenter.input_size
-        positive = [np.flatnonzero(verdict.positive).tolist() for verdict in verdicts]
-        slices = [case.slice_at(k, size) for case, indices in zip(cases, positive, strict=True) for k in indices]
-        answers = self.segmenter.predict(np.stack([p.image for p in slices])) if slices else np.zeros((0, size, size))
-        maps_in_order = zip(answers, (p.placement for p in slices), strict=True)
-        maps = [{k: next(maps_in_order) for k in indices} for indices in positive]
-        _share_time("segment", time.perf_counter() - begun, cases, [len(indices) for indices in positive])
-        return maps
+        steps = [step_of(case.scan) if is_isotropic(case.scan) else None for case in cases]
+        chosen = [on_grid(one.suspicious, step or 1) for one, step in zip(screenings, steps, strict=True)]
+        slices = [case.slice_at(int(k), size) for case, indices in zip(cases, chosen, strict=True) for k in indices]
+        maps = self.segmenter.predict(np.stack([p.image for p in slices])) if slices else np.zeros((0, size, size))
+        in_order = zip(maps, (p.placement for p in slices), strict=True)
+        answers = []
+        for case, one, indices, step in zip(cases, scores, chosen, steps, strict=True):
+            known = np.where(case.used[:, None], one.probabilities, np.float32(np.nan))
+            answers.append([PlaneAnswer(case.scan, {int(k): next(in_order) for k in indices}, known, step or 1)])
+        _share_time("segment", time.perf_counter() - begun, cases, [len(indices) for indices in chosen])
+        for case, of_case, step in zip(cases, answers, steps, strict=True):
+            if step and of_case[0].maps:
+                begun = time.perf_counter()
+                of_case += ask_other_planes(case, of_case[0], self.segmenter, self.classifier)
+                case.timings_s["segment"] += time.perf_counter() - begun
+        return answers
 
-    def measure(self, case: Case, maps: LesionMaps) -> Measurements:
-        """The mask on the scan's own grid, without specks, and its lesions."""
+    def judge(self, case: Case, scores: Scores, screening: Screening, answers: Answers) -> tuple[Verdict, Measurements]:
+        """The verdict on the scan, and its mask with the lesions that are sure enough."""
         begun = time.perf_counter()
         scan = case.scan
-        numbers = number_lesions(self.to_source_grid(scan, maps), scan, MIN_LESION_MM3)
-        lesions = measure_lesions(numbers, scan)
+        # A mask of the brain, in the scan's array order, would be the last argument.
+        numbers, suspicions = find_suspicions(case, answers, self.segmenter, region=None)
+        if screening.refused:
+            verdict = Verdict(REFUSED, np.zeros(len(CLASSES), np.float32), doubt=screening.doubt)
+            confidences: list[float] = []
+        else:
+            if scan.n_slices == 1:
+                p_tumor, types = float(1 - scores.probabilities[0, NO_TUMOR]), scores.probabilities[0, 1:]
+                confidences = [p_tumor] * int(numbers.max())
+            else:
+                confidences = [self.rule.confidence(suspicion.features) for suspicion in suspicions]
+                p_tumor = max(confidences, default=self.rule.nothing)
+                types = _types(suspicions, confidences, scores.probabilities[case.used, 1:])
+            verdict = judge(p_tumor, types, self.operating_point, self._possible, screening.doubt)
+        kept = [number for number, p in enumerate(confidences, start=1) if p >= self.operating_point]
+        renumber = np.zeros(int(numbers.max()) + 1, np.uint16)
+        renumber[kept] = np.arange(1, len(kept) + 1)
+        numbers = renumber[numbers]
+        lesions = measure_lesions(numbers, scan, [round(confidences[number - 1], 6) for number in kept])
         mask = (numbers != 0).astype(np.uint8)
         judged = np.flatnonzero(case.used)
         shown_slice = lesions[0].slice_index if lesions else int(judged[len(judged) // 2])
         measurements = Measurements(mask, lesions, slice_areas_px(mask, scan), shown_slice)
         case.timings_s["postprocess"] = time.perf_counter() - begun
-        return measurements
-
-    def to_source_grid(self, scan: Scan, maps: LesionMaps) -> NDArray[np.uint8]:
-        """The mask (0 and 1) in the scan's array order: cropping, resizing and orientation are undone here."""
-        grid = Preprocess(self.segmenter.input_size)
-        masks = np.zeros((scan.n_slices, *scan.slice(0).shape[:2]), np.uint8)
-        for k, (map_hw, placement) in maps.items():
-            masks[k] = grid.mask_to_source(map_hw, placement, self.segmenter.mask_threshold)
-        return scan.mask_from_slices(masks)
+        return verdict, measurements
 
     def explain(self, case: Case, verdict: Verdict, measurements: Measurements) -> Explanation:
         """Grad-CAM of the label on the shown slice, on the scan's own grid; empty for a refused scan."""
@@ -257,7 +282,7 @@ class Pipeline:
         if shown is None or verdict.refused:
             return Explanation()
         try:
-            heat = self.classifier.explain(shown.image[None], [CLASSES.index(verdict.label)])[0]
+            heat = self.classifier.explain(shown.image[None], [verdict.likeliest])[0]
         except InputError as error:
             return Explanation(problem=str(error))
         grid = Preprocess(self.classifier.input_size)
@@ -265,28 +290,37 @@ class Pipeline:
         return Explanation((on_source / 255).astype(np.float32))
 
     def to_result(
-        self, case: Case, scores: Scores, verdict: Verdict, measurements: Measurements, explanation: Explanation
+        self,
+        case: Case,
+        scores: Scores,
+        screening: Screening,
+        verdict: Verdict,
+        measurements: Measurements,
+        explanation: Explanation,
     ) -> Result:
         """Everything about a scan in one `Result`. A refused scan has no figures."""
         scan, mask, shown = case.scan, measurements.mask, measurements.shown_slice
-        prediction_set = self._prediction_set(verdict)
+        possible = [] if verdict.possible is None else np.flatnonzero(verdict.possible).tolist()
         area_px = None if verdict.refused else int(measurements.areas_px[shown])
         pixel_mm2, voxel_mm3 = (None, None) if verdict.refused else (pixel_area_mm2(scan), voxel_volume_mm3(scan))
         return Result(
             scan=scan,
             label=verdict.label,
             probabilities={} if verdict.refused else _by_class(verdict.probabilities),
-            prediction_set=prediction_set,
+            prediction_set=[CLASSES[c] for c in possible],
             mask=mask,
             lesions=measurements.lesions,
-            slices=[] if verdict.refused else _slice_rows(case, scores, verdict, measurements),
-            review=reasons_to_review(case, verdict, mask, prediction_set, explanation.problem),
+            slices=[] if verdict.refused else _slice_rows(case, scores, screening, measurements),
+            sequence=None if verdict.refused else scores.sequence,
+            review=reasons_to_review(
+                case, verdict, measurements.lesions, self.threshold, explanation.problem, scores.sequence
+            ),
             tumor_area_px=area_px,
             tumor_area_mm2=None if area_px is None or pixel_mm2 is None else round(area_px * pixel_mm2, 3),
             tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),
             shown_slice=shown,
             heat=explanation.heat,
-            threshold=self.threshold_of(scan),
+            threshold=self.operating_point,
             models={
                 "classification": _identity(self.classifier.card) | {"tta": self.classifier.tta},
                 "segmentation": _identity(self.segmenter.card) | {"tta": self.segmenter.tta},
@@ -296,32 +330,43 @@ class Pipeline:
             timings_s=case.timings_s,
         )
 
-    def threshold_of(self, scan: Scan) -> float:
-        """The tumor probability from which a slice of this scan is positive."""
-        if self.threshold is not None:
-            return self.threshold
-        return self.classifier.tumor_threshold if scan.n_slices == 1 else self.classifier.volume_threshold
+    @property
+    def operating_point(self) -> float:
+        """The tumor probability from which a scan is positive."""
+        return THRESHOLD if self.threshold is None else self.threshold
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The rule for volumes, from the classifier's card."""
+        return Rule.of_card(self.classifier.card)
+
+    def _possible(self, probabilities: NDArray[np.float32], label: int) -> NDArray[np.bool_] | None:
+        # Your own threshold, or the rule for volumes, may choose a label that the picture alone would not get.
+        sets = self.classifier.prediction_sets(probabilities[None], np.array([label]))
+        return None if sets is None else sets[0]
 
     def _with_explanation(self, case: Case, decision: Decision) -> Decision:
-        measurements = self.measure(case, decision.maps)
-        explanation = self.explain(case, decision.verdict, measurements)
-        return replace(decision, measurements=measurements, explanation=explanation)
-
-    def _prediction_set(self, verdict: Verdict) -> list[str]:
-        if verdict.refused:
-            return []
-        # Your own threshold, or the rule for volumes, may choose a label that the picture alone would not get.
-        label = np.array([CLASSES.index(verdict.label)])
-        sets = self.classifier.prediction_sets(verdict.probabilities[None], label)
-        return [] if sets is None else [name for name, inside in zip(CLASSES, sets[0], strict=True) if inside]
+        verdict, measurements = self.judge(case, decision.scores, decision.screening, decision.answers)
+        explanation = self.explain(case, verdict, measurements)
+        return replace(decision, outcome=(verdict, measurements), explanation=explanation)
 
 
-def _slice_rows(case: Case, scores: Scores, verdict: Verdict, measurements: Measurements) -> list[dict[str, Any]]:
+def _types(
+    suspicions: Sequence[Suspicion], confidences: Sequence[float], judged_nc: NDArray[np.float32]
+) -> NDArray[np.floating]:
+    """How likely each tumor type is: by the volume of the suspicions that may be lesions, or else by all slices."""
+    if not suspicions:
+        return judged_nc.sum(axis=0)
+    weights = [s.voxels * p for s, p in zip(suspicions, confidences, strict=True)]
+    return np.average([s.types for s in suspicions], axis=0, weights=weights)
+
+
+def _slice_rows(case: Case, scores: Scores, screening: Screening, measurements: Measurements) -> list[dict[str, Any]]:
     return [
         {
             "index": int(k),
             "probabilities": {name: round(p, 6) for name, p in _by_class(scores.probabilities[k]).items()},
-            "segmented": bool(verdict.positive[k]),
+            "segmented": bool(screening.suspicious[k]),
             "area_px": int(measurements.areas_px[k]),
         }
         for k in np.flatnonzero(case.used)

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.labels import CLASSES, NO_TUMOR, class_of
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import Lesion
 
 SCHEMA_VERSION = 2
-LOW_CONFIDENCE = 0.7  # a person should look at scans below it
 
 MALIGNANCY_NOTE = (
     "This is the typical behavior of the predicted tumor type, not a histological grade. Only a pathologist's "
@@ -28,14 +27,15 @@ class Result:
 
     Attributes:
         scan: The scan in the plane in which it was judged.
-        label: One of `data.labels.CLASSES`, or ``refused`` for a scan that does not look like an MRI of the brain. A
-            refused scan has no probabilities, an empty mask and no slices, and `review` says why.
+        label: One of `data.labels.CLASSES`; ``tumor`` where its type is uncertain; or ``refused`` for a scan that does
+            not look like an MRI of the brain. A refused scan has no probabilities, an empty mask and no slices, and
+            `review` says why.
         probabilities: Class -> probability; for a volume, of the whole scan.
         mask: uint8, 0 and 1, in the array order of ``scan.voxels``: ``(i, j, k)``, or ``(rows, columns)`` of a picture.
         lesions: Connected lesions, largest first.
         slices: For each judged slice its index, probabilities, mask area and whether the segmenter saw it.
         review: Reasons why a person should look at this scan; empty if there are none.
-        threshold: Tumor probability from which a slice was positive.
+        threshold: Tumor probability from which the scan was positive.
         models: Stage -> architecture, SHA-256 and date of the weights.
         versions: Package -> version.
         timings_s: Step -> seconds.
@@ -43,8 +43,10 @@ class Result:
         tumor_area_mm2: The same in mm2; None where the pixel size is unknown.
         tumor_volume_mm3: Volume of the mask in mm3; None for a picture or an unknown voxel size.
         shown_slice: Index of the slice in the overlay: where the largest lesion is largest, or the middle one.
-        prediction_set: The classes that remain possible at the coverage on the classifier's card, including the label;
-            empty where the card has no such figures.
+        prediction_set: The classes that remain possible at the coverage on the classifier's card, including the label
+            (of ``tumor`` the likeliest type); empty where the card has no such figures.
+        sequence: The sequence that the scan shows, one of `data.labels.SEQUENCES`, and its probability; None for a
+            refused scan, and for weights that do not name it.
         heat: Grad-CAM of the label on the shown slice, ``(rows, columns)`` in 0..1, if you asked for an explanation.
         engine: Name, device and precision of the engine that computed the result.
     """
@@ -65,6 +67,7 @@ class Result:
     tumor_volume_mm3: float | None
     shown_slice: int
     prediction_set: list[str] = field(default_factory=list)
+    sequence: tuple[str, float] | None = None
     heat: NDArray[np.float32] | None = None
     engine: dict[str, Any] = field(default_factory=dict)
 
@@ -75,7 +78,9 @@ class Result:
 
     @property
     def confidence(self) -> float | None:
-        """Probability of the label, or None for a refused scan."""
+        """Probability of the label, of ``tumor`` that of all types together; None for a refused scan."""
+        if self.label == TUMOR:
+            return 1 - self.probabilities[CLASSES[NO_TUMOR]]
         return self.probabilities.get(self.label)
 
     @property
@@ -106,6 +111,8 @@ class Result:
             "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()} or None,
             "confidence": None if self.confidence is None else round(self.confidence, 6),
             "prediction_set": self.prediction_set,
+            "sequence": None if self.sequence is None else self.sequence[0],
+            "sequence_probability": None if self.sequence is None else round(self.sequence[1], 4),
             "malignancy": self.malignancy,
             "malignancy_note": MALIGNANCY_NOTE,
             "threshold": self.threshold,

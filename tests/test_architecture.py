@@ -33,6 +33,7 @@ FLOORS = [
     ["classification", "segmentation"],
     ["pipeline.versions", "pipeline.options", "pipeline.measurements"],
     ["pipeline.case"],
+    ["pipeline.volumes"],
     ["pipeline.gate"],
     ["pipeline.engines"],
     ["pipeline.result"],

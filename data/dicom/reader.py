@@ -72,7 +72,7 @@ def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
         source_shape=frames.shape[::-1] if geometry.thickness_known else frames.shape[:0:-1],
         frame=geometry.frame,
         notes=geometry.notes,
-        warnings=(*flaws, *_sequence_warnings(datasets[0])),
+        warnings=tuple(flaws),
         windows=windows,
         dicom=_source(datasets, geometry.planes),
     )
@@ -216,7 +216,7 @@ def _picture(path: Path, datasets: list[Dataset], planes: list[ImagePlane], flaw
         path=path,
         format="dicom",
         source_shape=frames[0].shape,
-        warnings=(*flaws, _NO_PLACE, *_sequence_warnings(datasets[0])),
+        warnings=(*flaws, _NO_PLACE),
         windows=windows,
         dicom=_source(datasets, planes),
     )
@@ -229,18 +229,6 @@ def _no_volume(planes: list[ImagePlane]) -> str:
 
 def _spacing(geometry: VolumeGeometry) -> tuple[float, ...]:
     return tuple(float(s) for s in np.linalg.norm(geometry.affine[:3, :3], axis=0))
-
-
-def _sequence_warnings(ds: Dataset) -> list[str]:
-    """Warnings of what the models do not know: other weightings, scans without contrast agent."""
-    weighting, contrast = weighting_of(ds), contrast_of(ds)
-    if weighting not in (None, "T1"):
-        return [f"the header's weighting is {weighting}; the models know T1 after contrast agent"]
-    if contrast is None:  # the standard requires the agent in the header whenever one was given
-        return ["the header names no contrast agent; the models know tumors in T1 after contrast agent"]
-    if not contrast:
-        return ["the header says that no contrast agent was given; the models know tumors in T1 after contrast agent"]
-    return []
 
 
 def _source(datasets: list[Dataset], planes: Sequence[ImagePlane | None]) -> DicomSource:

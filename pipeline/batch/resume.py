@@ -22,7 +22,16 @@ from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.pipeline.versions import package_versions
 
 # The parts of a card that a result depends on. All but the first two can change while the weights stay the same.
-_OF_CLASSIFIER = ("sha256", "input_size", "normalization", "operating_point", "calibration", "conformal", "refusal")
+_OF_CLASSIFIER = (
+    "sha256",
+    "input_size",
+    "normalization",
+    "operating_point",
+    "calibration",
+    "conformal",
+    "refusal",
+    "volume_rule",
+)
 _OF_SEGMENTER = ("sha256", "input_size", "normalization", "operating_point")
 
 

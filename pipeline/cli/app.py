@@ -48,6 +48,7 @@ COMMANDS: Commands = {
     "evaluate": (EVALUATE, "Measure a stage, or both together, on labeled scans."),
     "crossval": (CROSSVAL, "Train and measure on every fold."),
     "data": (DATA, "Look at a data set, check it, split it by patient."),
+    "calibrate": ("tools.calibrate", "Fit the rule for volumes on labeled ones, and write it to a classifier's card."),
     "export": ("tools.export", "Write a stage for other programs (Triton, ONNX Runtime, OpenVINO, LibTorch)."),
     "info": ("info.info", "Show versions, devices, models and their hashes."),
 }

@@ -1,4 +1,4 @@
-"""`tumorlens demo` and `tumorlens export`."""
+"""`tumorlens demo`, `tumorlens export` and `tumorlens calibrate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tumorlens.data.config import DEVICE, MAX_SEED, setting
 from tumorlens.pipeline.cli.options import Values, command, fill
-from tumorlens.pipeline.cli.screen import say
+from tumorlens.pipeline.cli.screen import Progress, say, say_unless
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,26 @@ def _export(values: Values) -> None:
     say(f"{exported.path}: largest difference from PyTorch: {differences}")
 
 
+@dataclass(frozen=True)
+class CalibrateCall:
+    """The card that gets the rule, and the printed output."""
+
+    out: Path = setting(
+        help="Your classifier.safetensors, whose card gets the rule for volumes.", flag="-o --out", metavar="FILE"
+    )
+    quiet: bool = setting(False, "Print errors only.", flag="-q --quiet")
+
+
+def _calibrate(values: Values) -> None:
+    from tumorlens.pipeline.evaluation.volume_rule import calibrate
+
+    call = fill(CalibrateCall, values)
+    request = fill(EvaluationRequest, values, stage="pipeline")
+    with Progress("volumes", hidden=call.quiet) as progress:
+        rule, n = calibrate(request, call.out, progress)
+    say_unless(call.quiet)(f"{call.out.with_suffix('.json')}: rule for volumes, fitted on {n}: {rule}")
+
+
 demo = command(
     _demo,
     DemoCall,
@@ -70,5 +91,17 @@ export = command(
     examples="""
     tumorlens export classification -o classifier.onnx
     tumorlens export segmentation -o segmenter.xml --format openvino --weights run/segmenter.safetensors
+    """,
+)
+
+calibrate = command(
+    _calibrate,
+    CalibrateCall,
+    EvaluationRequest,
+    leave_out=("protocol", "tta", "explain", "probe"),
+    details="The weights must not have learned from these volumes, or from these pictures: numbered slices of heads.",
+    examples="""
+    tumorlens calibrate --data my-volumes --classifier run/classifier.safetensors -o run/classifier.safetensors
+    tumorlens calibrate --data my-volumes --classifier 'cv/fold-{fold}/classifier.safetensors' -o c.safetensors
     """,
 )

@@ -115,14 +115,14 @@ def _answers(
     classifier: Classifier, segmenter: Segmenter, prepared: PreparedSet, progress: Callable[[int], None]
 ) -> Answers:
     images = prepared.images
-    classifier.logits_and_strangeness(images[:2])  # the first call takes longer and is not timed
+    classifier.look(images[:2])  # the first call takes longer and is not timed
     segmenter.predict(images[:2])
     labels, masks, begun = [], [], time.perf_counter()
     for start in range(0, len(images), _CHUNK):
         part = images[start : start + _CHUNK]
-        logits, strangeness = classifier.logits_and_strangeness(part)
-        refused = classifier.refuses(strangeness, np.ones(len(part), bool))
-        labels.append(np.where(refused, -1, classifier.labels(classifier.calibrate(logits))))
+        seen = classifier.look(part)
+        refused = classifier.refuses(seen.strangeness, np.ones(len(part), bool))
+        labels.append(np.where(refused, -1, classifier.labels(classifier.calibrate(seen.logits))))
         masks.append(np.stack([clean_mask(m, segmenter.mask_threshold, 0) for m in segmenter.predict(part)]))
         progress(min(start + _CHUNK, len(images)))
     return Answers(np.concatenate(labels), np.concatenate(masks), time.perf_counter() - begun)

@@ -80,7 +80,8 @@ class ScanCase:
 class PipelineEvaluation(Evaluation[ScanCase]):
     """Measures both stages together, a part of the data at a time.
 
-    A tumor that the classifier missed has Dice 0; so has a mask on a scan without tumor. A refused scan is wrong.
+    A tumor that the classifier missed has Dice 0; so has a mask on a scan without tumor. A refused scan is wrong,
+    and so is a tumor of uncertain type.
     """
 
     headline: ClassVar[dict[str, str]] = {
@@ -92,7 +93,8 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return (
             "source file in, label and mask out, as `tumorlens run` does it; a tumor that the classifier missed or "
             "refused has Dice 0, so has a mask on a tumor-free slice; a refused scan has a wrong label and an empty "
-            f"mask; all four classes can be answered; {EMPTY_CASES}; intervals are 95 %, by bootstrap over patients"
+            "mask; all four classes can be answered, and a tumor of uncertain type is a wrong label; "
+            f"{EMPTY_CASES}; intervals are 95 %, by bootstrap over patients"
         )
 
     def measure(
@@ -113,7 +115,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
     def _judge(self, pipeline: Pipeline, members: list[Sample], fold: int | None) -> ScanCase:
         first = members[0]
         scan = open_scan(first.image)
-        truth = _true_mask(members, scan)
+        truth = true_mask(members, scan)
         if first.channel is not None:
             scan = replace(scan, voxels=channel_of(scan, first.channel))
         result = pipeline.run(scan)
@@ -193,11 +195,11 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return [_row(case, "volume", None, None)] + [_row(case, "slice", k, s) for k, s in enumerate(case.scores)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """Confusion of the scans that were not refused, Dice by lesion size and the lowest Dice."""
+        """Confusion of the scans with a type or without a tumor, Dice by lesion size and the lowest Dice."""
         judged = [c for c in self.cases if c.guess in CLASSES]
-        refused = len(self.cases) - len(judged)
+        left_out = len(self.cases) - len(judged)
         truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in judged], int) for key in ("label", "guess"))
-        title = "scans" + (f" ({refused} refused ones left out)" if refused else "")
+        title = "scans" + (f" ({left_out} refused or of uncertain type left out)" if left_out else "")
         slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
         if judged:
@@ -249,7 +251,7 @@ def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | Non
     return row | dict.fromkeys(SliceScores.__dataclass_fields__) | {"dice": case.dice}
 
 
-def _true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
+def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
     """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
     file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
     if file is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.scan import PLANES, Scan
 from tumorlens.pipeline.measurements.diameters import Diameters, diameters
 from tumorlens.pipeline.measurements.midline import Midline, find_midline
+
+LOW_CONFIDENCE = 0.7  # a person should look at scans and lesions below it
 
 _MOST = int(np.iinfo(np.uint16).max)  # lesions that have a number
 _AXIAL = next(world for world, name in PLANES.items() if name == "axial")
@@ -48,6 +51,7 @@ class Lesion:
         centroid_ras_mm: The same in mm to the right, to anterior and to superior, by the affine; None without affine.
         side: ``"left"`` or ``"right"`` of the patient where at least 75 % of the voxels lie on that side of the head's
             mid-sagittal plane, else ``"midline"``; None where the plane is not known (see `find_midline`).
+        confidence: Probability that it is one; None where nothing judged it.
     """
 
     number: int
@@ -69,9 +73,27 @@ class Lesion:
     centroid_index: tuple[float, ...]
     centroid_ras_mm: tuple[float, float, float] | None
     side: str | None
+    confidence: float | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a person should look before believing in it."""
+        return self.confidence is not None and self.confidence < LOW_CONFIDENCE
 
 
-def number_lesions(mask: NDArray[np.uint8], scan: Scan, min_volume_mm3: float = 0.0) -> NDArray[np.uint16]:
+def lesion_boxes(mask: NDArray[np.bool_], scan: Scan, min_volume_mm3: float) -> list[Box]:
+    """The bounding boxes of a mask's lesions; arguments as in `number_lesions`."""
+    return boxes_of(number_lesions(mask, scan, min_volume_mm3))
+
+
+def boxes_of(numbers: NDArray[np.uint16]) -> list[Box]:
+    """The bounding box of each numbered lesion."""
+    return [box for box in _boxes(numbers) if box is not None]
+
+
+def number_lesions(
+    mask: NDArray[np.uint8] | NDArray[np.bool_], scan: Scan, min_volume_mm3: float = 0.0
+) -> NDArray[np.uint16]:
     """Number the connected lesions of a mask by size. The largest has number 1, and corners count as contact.
 
     Of lesions of equal size, the one that comes first in the array (rows before columns) has the lower number.
@@ -109,12 +131,15 @@ def number_lesions(mask: NDArray[np.uint8], scan: Scan, min_volume_mm3: float = 
     return numbered
 
 
-def measure_lesions(numbers: NDArray[np.uint16], scan: Scan) -> list[Lesion]:
+def measure_lesions(
+    numbers: NDArray[np.uint16], scan: Scan, confidences: Sequence[float | None] | None = None
+) -> list[Lesion]:
     """The measurements of each numbered lesion, in the order of the numbers.
 
     Args:
         numbers: From `number_lesions`: the number of each voxel's lesion, 0 outside, in the array order of the scan.
         scan: The source of the geometry and, for the side, of the head.
+        confidences: Of each number from 1 on, the probability that it is a lesion.
     """
     box = _bounding_box(numbers)
     if box is None:
@@ -125,7 +150,8 @@ def measure_lesions(numbers: NDArray[np.uint16], scan: Scan) -> list[Lesion]:
     for number, inner in enumerate(_boxes(part), start=1):
         if inner is not None:
             place = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(box, inner, strict=True))
-            lesions.append(_measure(number, part[inner] == number, place, scan, midline))
+            lesion = _measure(number, part[inner] == number, place, scan, midline)
+            lesions.append(lesion if confidences is None else replace(lesion, confidence=confidences[number - 1]))
     return lesions
 
 
@@ -253,7 +279,7 @@ def _is_flat(part: NDArray[np.generic]) -> bool:
     return sum(n > 1 for n in part.shape) <= 2
 
 
-def _bounding_box(mask: NDArray[np.integer]) -> Box | None:
+def _bounding_box(mask: NDArray[np.integer] | NDArray[np.bool_]) -> Box | None:
     """The smallest box around a mask, or None if the mask is empty."""
     box: list[slice] = []
     for axis in range(mask.ndim):

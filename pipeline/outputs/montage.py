@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import PLANES, Scan
 from tumorlens.pipeline.measurements.lesions import slice_areas_px
-from tumorlens.pipeline.outputs.overlay import BORDERS, caption, display_limits, draw_slice, mark_sides, write_text
+from tumorlens.pipeline.outputs.overlay import (
+    BORDERS,
+    caption,
+    display_limits,
+    draw_slice,
+    mark_sides,
+    marked_mask,
+    write_text,
+)
 from tumorlens.pipeline.result import Result
 
 _MOST_TUMOR_SLICES = 20
@@ -77,7 +85,8 @@ def _spread(indices: NDArray[np.int_], most: int) -> list[int]:
 def _grid(result: Result, limits: tuple[float, float]) -> Picture:
     shown = shown_slices(result)
     columns = min(len(shown), 5 if len(shown) > 12 else 4)
-    tiles = [_slice_picture(result.scan, result.mask, k, limits) for k in shown]
+    mask = marked_mask(result)
+    tiles = [_slice_picture(result.scan, mask, k, limits) for k in shown]
     height, width = tiles[0].shape[:2]
     rows = -(-len(shown) // columns)
     grid = _ground(rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP)
@@ -94,7 +103,8 @@ def _planes(result: Result, limits: tuple[float, float], width: int) -> Picture:
     sizes = [_size_mm(scan) for scan in views]
     room = width - len(views) * (2 * _MARGIN + 1)  # the 1 is for rounding
     scale = min(room / sum(w for _, w in sizes), _TALLEST_PLANE / max(h for h, _ in sizes))
-    panels = [_panel(scan, result.mask, center, limits, scale) for scan in views]
+    mask = marked_mask(result)
+    panels = [_panel(scan, mask, center, limits, scale) for scan in views]
     row = _ground(max(panel.shape[0] for panel in panels), width)
     spare = (width - sum(panel.shape[1] for panel in panels)) // (len(panels) + 1)
     left = spare

@@ -1,7 +1,8 @@
-"""The overlay: the scan at its own resolution, the mask as tint and contour, label and confidence."""
+"""The overlay: the scan at its own resolution, lesions as tint and contour, label and confidence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -9,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import TUMOR
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.percentiles import percentiles
 from tumorlens.data.preprocessing.preprocess import to_gray
 from tumorlens.data.scan import Scan
+from tumorlens.pipeline.measurements.lesions import number_lesions
 from tumorlens.pipeline.result import Result
 
 _TINT = (255, 40, 40)
 _CONTOUR = (255, 225, 0)  # yellow on red stays visible to color-blind readers
 _TINT_SHARE = 0.3
+_DASH = 4  # pixels of a dash, and of the gap behind it, around a doubtful lesion
 _SQUARE = 0.02  # pixels whose sides differ by less are not stretched
 
 # The patient's directions at the left, right, upper and lower border of each radiological view (see `data.scan`).
@@ -33,7 +37,7 @@ def draw_overlay(result: Result) -> NDArray[np.uint8]:
     scan, index = result.scan, result.shown_slice
     gray = _gray(scan, index)
     picture = draw_slice(
-        scan, result.mask, index, _limits(scan, index, gray), _true_size(gray.shape, scan.pixel_aspect)
+        scan, marked_mask(result), index, _limits(scan, index, gray), _true_size(gray.shape, scan.pixel_aspect)
     )
     return write_text(mark_sides(picture, scan, f"slice {index}, research only"), caption(result))
 
@@ -56,6 +60,14 @@ def draw_heat(result: Result) -> NDArray[np.uint8]:
     mask = cv2.resize(np.ascontiguousarray(scan.view(result.mask, index)), size[::-1], interpolation=cv2.INTER_NEAREST)
     picture = draw_explanation(shown, heat, mask if mask.any() else None)
     return write_text(mark_sides(picture, scan), f"{caption(result)}: why")
+
+
+def marked_mask(result: Result) -> NDArray[np.uint8]:
+    """The mask of a result in which doubtful lesions have the value 2, as `draw_slice` takes it."""
+    doubtful = [lesion.number for lesion in result.lesions if lesion.doubtful]
+    if not doubtful:
+        return result.mask
+    return np.where(np.isin(number_lesions(result.mask, result.scan), doubtful), np.uint8(2), result.mask)
 
 
 def mark_sides(picture: NDArray[np.uint8], scan: Scan, note: str = "") -> NDArray[np.uint8]:
@@ -86,7 +98,8 @@ def caption(result: Result) -> str:
     """Label and confidence, without anything that identifies the patient."""
     if result.confidence is None:
         return "refused: no MRI of the brain"
-    return f"{plain(result.label)} {result.confidence:.2f}"
+    uncertain = " (type uncertain)" if result.label == TUMOR else ""
+    return f"{plain(result.label)}{uncertain} {result.confidence:.2f}"
 
 
 def display_limits(values: NDArray[Any]) -> tuple[float, float]:
@@ -106,27 +119,35 @@ def gray_bytes(gray_hw: NDArray[Any], limits: tuple[float, float]) -> NDArray[np
 def draw_slice(
     scan: Scan, mask: NDArray[np.uint8], index: int, limits: tuple[float, float], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """A slice with its mask at a size ``(height, width)``. The mask's contour is drawn after resizing."""
+    """A slice with its mask, from `marked_mask`, at a size ``(height, width)``. Contours are drawn after resizing."""
     gray = gray_bytes(_gray(scan, index), limits)
-    mask_hw = np.ascontiguousarray(scan.view(mask, index)) * np.float32(1)
+    mask_hw = np.ascontiguousarray(scan.view(mask, index))
     shrinks = size[0] * size[1] < gray.size
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     gray = cv2.resize(gray, size[::-1], interpolation=how)
-    covered = cv2.resize(mask_hw, size[::-1], interpolation=how)
-    inside = covered > 0.5
-    if not inside.any():  # a lesion thinner than a pixel of the picture
-        inside = covered > 0
-    return draw_mask(np.repeat(gray[..., None], 3, axis=2), inside.astype(np.uint8))
+    drawn = np.zeros(size, np.uint8)
+    for value in (2, 1):
+        covered = cv2.resize((mask_hw == value).astype(np.float32), size[::-1], interpolation=how)
+        # A lesion may be thinner than a pixel of the picture.
+        drawn[covered > (0.5 if covered.max() > 0.5 else 0)] = value
+    return draw_mask(np.repeat(gray[..., None], 3, axis=2), drawn)
 
 
 def draw_mask(picture_hw3: NDArray[np.uint8], mask_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An RGB picture under a mask (0 and 1): a tint inside, a line along the border."""
+    """An RGB picture under a mask: a tint inside 1 and a line along its border; only a thin dashed line around 2."""
     marked = picture_hw3.copy()
-    inside = mask_hw != 0
+    inside = mask_hw == 1
     marked[inside] = ((1 - _TINT_SHARE) * marked[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
-    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(marked, contours, -1, _CONTOUR, thickness=max(1, round(max(mask_hw.shape) / 500)))
+    width = max(1, round(max(mask_hw.shape) / 500))
+    cv2.drawContours(marked, _contours(inside), -1, _CONTOUR, thickness=width)
+    for contour in _contours(mask_hw == 2):
+        for start in range(0, len(contour), 2 * _DASH * width):
+            cv2.polylines(marked, [contour[start : start + _DASH * width]], False, _CONTOUR)
     return marked
+
+
+def _contours(inside: NDArray[np.bool_]) -> Sequence[NDArray[Any]]:
+    return cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
 
 
 def _gray(scan: Scan, index: int) -> NDArray[np.float32]:

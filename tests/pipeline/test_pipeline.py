@@ -33,6 +33,13 @@ def tall():
     return volume, Scan.from_array((volume.image + noise).astype(np.float32), volume.affine)
 
 
+def with_rule(pipeline, rule):
+    """The pipeline with a card whose rule for volumes has these weights and no others."""
+    none = dict.fromkeys(("bias", "map", "slices", "both", "size", "depth"), 0.0)
+    card = pipeline.classifier.card | {"volume_rule": none | rule}
+    return replace(pipeline, classifier=replace(pipeline.classifier, card=card))
+
+
 def brightness(image):
     """A tumor probability that differs from slice to slice."""
     return 0.3 + 0.6 * float(image.mean()) / 255
@@ -122,21 +129,118 @@ def test_slices_that_are_not_judged_count_as_free_of_tumor(tall):
     np.testing.assert_allclose(scores.probabilities[case.used, 2], 0.98, atol=1e-5)
 
 
-def test_the_segmenter_sees_only_positive_slices():
-    tumor = [0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.8, 0.1, 0.1, 0.1, 0.1]
+def test_the_segmenter_sees_suspicious_slices_and_their_neighbors():
+    tumor = [0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
     case = prepare(VOLUME.scan, SIZE)
     assert case.used.all()
-    closed = fixed_pipeline(tumor, threshold=1.0)
-    result = closed.run(VOLUME.scan)
-    assert not closed.segmenter.network.images
-    assert result.label == "no_tumor"
+    pipeline = fixed_pipeline(tumor)
+    result = pipeline.run(VOLUME.scan)
+    suspicious = [s["index"] for s in result.slices if s["segmented"]]
+    assert suspicious == [2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(pipeline.segmenter.network.images, [case.prepared[k].image for k in suspicious])
+    assert {s["index"] for s in result.slices if s["area_px"]} <= set(suspicious)
+
+
+def test_a_volume_without_a_suspicious_slice_is_not_segmented():
+    pipeline = fixed_pipeline(0.1)
+    result = pipeline.run(VOLUME.scan)
+    assert (result.label, pipeline.segmenter.network.images, result.lesions) == ("no_tumor", [], [])
+    assert result.confidence == pytest.approx(0.98)
     assert not result.mask.any()
-    opened = fixed_pipeline(tumor)
-    result = opened.run(VOLUME.scan)
-    positive = [s["index"] for s in result.slices if s["segmented"]]
-    assert positive == [3, 4, 5]  # slice 7 has no neighbor
-    np.testing.assert_array_equal(opened.segmenter.network.images, [case.prepared[k].image for k in positive])
-    assert [s["index"] for s in result.slices if s["area_px"]] == positive
+
+
+def test_a_volume_is_as_likely_a_tumor_as_its_surest_lesion():
+    result = fixed_pipeline().run(VOLUME.scan)
+    assert result.lesions[0].confidence == pytest.approx(1 - result.probabilities["no_tumor"], abs=1e-5)
+    assert result.lesions[0].confidence > 0.5 and result.label == "meningioma"
+
+
+def test_your_threshold_chooses_label_and_lesions_and_review_says_so():
+    p_tumor = fixed_pipeline().run(VOLUME.scan).lesions[0].confidence
+    strict = fixed_pipeline(threshold=1.0).run(VOLUME.scan)
+    assert (strict.label, strict.lesions) == ("no_tumor", [])
+    assert "labeled by your threshold 1" in strict.review
+    assert strict.confidence == pytest.approx(1 - p_tumor, abs=1e-5)
+    same = fixed_pipeline(threshold=p_tumor - 0.01).run(VOLUME.scan)
+    assert same.label == "meningioma" and not any("your threshold" in reason for reason in same.review)
+
+
+def test_doubtful_lesions_are_kept_and_reported():
+    result = with_rule(fixed_pipeline(), {"bias": 0.4}).run(VOLUME.scan)
+    assert [lesion.doubtful for lesion in result.lesions] == [True]
+    assert result.lesions[0].confidence == pytest.approx(0.5987, abs=1e-4)
+    assert "doubtful of 1 lesions: 1 (0.60)" in result.review
+    assert result.to_dict()["lesions"][0]["confidence"] == result.lesions[0].confidence
+
+
+def test_a_volume_whose_suspicions_are_unlikely_has_no_tumor_and_no_mask():
+    result = with_rule(fixed_pipeline(), {"bias": -1.0}).run(VOLUME.scan)
+    assert (result.label, result.lesions, bool(result.mask.any())) == ("no_tumor", [], False)
+    assert result.probabilities["no_tumor"] == pytest.approx(0.7311, abs=1e-4)
+
+
+def test_cards_with_another_threshold_print_probabilities_that_agree_with_the_label():
+    image = phantom_slice(7, "meningioma").image
+    for tumor, label in ((0.79, "no_tumor"), (0.81, "meningioma")):
+        pipeline = fixed_pipeline(tumor)
+        card = pipeline.classifier.card | {"operating_point": {"tumor_threshold": 0.8}}
+        result = replace(pipeline, classifier=replace(pipeline.classifier, card=card)).run(image)
+        assert result.label == label
+        assert (result.probabilities["no_tumor"] < 0.5) == (label != "no_tumor")
+        assert result.confidence >= 0.5 and result.threshold == 0.5
+
+
+# ---- three planes ----
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A near isotropic volume."""
+    return phantom_volume(7, "meningioma", shape=(72, 84, 72), spacing_mm=(2.0, 2.0, 2.0))
+
+
+def test_a_near_isotropic_volume_is_cut_in_three_planes(head):
+    pipeline = fixed_pipeline()
+    case = prepare(open_source(head.scan), SIZE)
+    scores = pipeline.classify([case])
+    (answers,) = pipeline.segment([case], scores, [pipeline.screen(case, scores[0])])
+    assert [answer.scan.slice_axis for answer in answers] == [2, 0, 1]
+    assert all(answer.maps for answer in answers)
+    assert all((~np.isnan(answer.probabilities[:, 0])).any() for answer in answers)
+    stack = prepare(VOLUME.scan, SIZE)
+    (single,) = pipeline.segment(
+        [stack], pipeline.classify([stack]), [pipeline.screen(stack, pipeline.classify([stack])[0])]
+    )
+    assert len(single) == 1
+
+
+def test_the_other_planes_are_not_cut_where_nothing_is_suspicious(head):
+    pipeline = fixed_pipeline(0.05)
+    assert pipeline.run(head.scan).label == "no_tumor"
+    assert not pipeline.segmenter.network.images
+
+
+def test_a_stripe_that_one_plane_draws_is_not_a_lesion(head):
+    """The segmenter draws everywhere in axial slices and nothing in the others: their planes outvote the first one."""
+    pipeline = fixed_pipeline()
+    seen = []
+
+    def only_first_call(images):
+        seen.append(len(images))
+        return np.full_like(images, 255 if len(seen) == 1 else 0)
+
+    result = replace(pipeline, segmenter=replace(pipeline.segmenter, network=only_first_call)).run(head.scan)
+    assert len(seen) == 2  # the first two planes share no suspicion, so the third is not asked
+    assert (result.label, result.lesions) == ("no_tumor", [])
+
+
+def test_the_answer_is_nearly_the_same_in_every_plane(head):
+    results = [fixed_pipeline().run(head.scan, RunOptions(plane=plane)) for plane in ("axial", "coronal", "sagittal")]
+    assert {result.label for result in results} == {"meningioma"}
+    assert [result.scan.plane for result in results] == ["axial", "coronal", "sagittal"]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.mask, results[0].mask)
+        assert result.confidence == pytest.approx(results[0].confidence, abs=0.02)
 
 
 def test_a_forced_scan_is_judged_and_sent_to_review():
@@ -160,7 +264,7 @@ def test_the_shown_slice_is_that_of_the_largest_lesion(monkeypatch):
     mask = np.zeros(VOLUME.image.shape, np.uint8)
     mask[20:25, 20:25, 1:7] = 1  # 150 voxels, 25 in each slice
     mask[40:48, 40:48, 9] = 1  # 64 voxels in one slice
-    monkeypatch.setattr(type(pipeline), "to_source_grid", lambda *_: mask)
+    monkeypatch.setattr("tumorlens.pipeline.volumes.ask.fuse", lambda *_: 255 * mask)
     result = pipeline.run(VOLUME.scan)
     assert [lesion.voxels for lesion in result.lesions] == [150, 64]
     assert 1 <= result.shown_slice < 7 and result.tumor_area_px == 25
@@ -172,7 +276,7 @@ def test_specks_of_a_volume_are_left_out(monkeypatch):
     mask = np.zeros(VOLUME.image.shape, np.uint8)
     mask[10:14, 10:15, 3] = 1  # 100 mm3
     mask[40, 40:59, 8] = 1  # 95 mm3
-    monkeypatch.setattr(type(pipeline), "to_source_grid", lambda *_: mask)
+    monkeypatch.setattr("tumorlens.pipeline.volumes.ask.fuse", lambda *_: 255 * mask)
     result = pipeline.run(scan)
     assert [lesion.volume_mm3 for lesion in result.lesions] == [100]
     assert result.mask.sum() == 20
