@@ -92,7 +92,7 @@ def _blanked(
     patients = np.array([s.patient or s.name for s in (*healthy, *sick)])
     auc: dict[str, Any] = {}
     for name, images in pictures.items():
-        logits = classifier.logits(np.stack(images)).astype(np.float64)
+        logits = classifier.look(np.stack(images)).logits.astype(np.float64)
         # Ranked by log-odds: probabilities near 1 are equal in single precision, and such ties would lower the AUC.
         score = np.logaddexp.reduce(logits[:, 1:], axis=1) - logits[:, NO_TUMOR]
         auc[name] = interval(partial(_auc, truth, score), patients, seed, _DRAWS)
@@ -169,7 +169,6 @@ def _erased(classifier: Classifier, sick: list[Sample], seed: int, steps: _Steps
     preprocess = Preprocess(classifier.input_size)
     inputs: list[NDArray[np.uint8]] = []
     patients: list[str] = []
-    from_volumes: list[bool] = []
     for sample in sick:
         reading = read_sample(sample)
         steps.next()
@@ -178,14 +177,12 @@ def _erased(classifier: Classifier, sick: list[Sample], seed: int, steps: _Steps
         whole = preprocess(reading.image, reading.aspect)
         inputs += [whole.image, preprocess(_without_lesion(reading), reading.aspect).image]
         patients.append(reading.sample.patient or sample.name)
-        from_volumes.append(sample.from_volume)
     if not inputs:
         return None
     probabilities = classifier.predict(np.stack(inputs))
     tumor = (1 - probabilities[:, NO_TUMOR]).reshape(-1, 2).astype(float)
     every = np.ones(len(tumor))
-    labels = classifier.labels(probabilities, np.repeat(from_volumes, 2))
-    positive = (labels != NO_TUMOR).reshape(-1, 2).astype(float)
+    positive = (classifier.labels(probabilities) != NO_TUMOR).reshape(-1, 2).astype(float)
     return {
         "n": len(tumor),
         "tumor_probability_before": weighted_mean(tumor[:, 0], every, patients, seed),

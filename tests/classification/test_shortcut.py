@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tumorlens.classification import shortcut
+from tumorlens.classification.predict import Look
 from tumorlens.classification.shortcut import probe
 from tumorlens.data.augmentation.variants import picture_variants
 from tumorlens.data.datasets.load import load_samples
@@ -32,14 +33,14 @@ class Judge:
         tumor = np.array([float(self.rule(image)) for image in images])
         return np.stack([1 - tumor, tumor, 0 * tumor, 0 * tumor], axis=1).astype(np.float32)
 
-    def logits(self, images):
-        return np.log(self.predict(images).clip(1e-6))
+    def look(self, images):
+        return Look(np.log(self.predict(images).clip(1e-6)), None, None)
 
-    def labels(self, probabilities, from_volumes):
+    def labels(self, probabilities):
         return np.where(probabilities[:, 1] >= self.tumor_threshold, 1, 0)
 
     def judge(self, prepared):
-        labels = self.labels(self.predict([p.image for p in prepared]), None)
+        labels = self.labels(self.predict([p.image for p in prepared]))
         return np.where([p.head_fraction > 0 for p in prepared], labels, -1)
 
 
