@@ -51,12 +51,14 @@ class Measurements:
         lesions: Connected lesions, largest first.
         areas_px: ``(n_slices,)`` mask pixels of each slice.
         shown_slice: The slice in which the largest lesion is largest; without lesions, the middle of the judged slices.
+        no_brain: See `pipeline.volumes.ask.Findings`.
     """
 
     mask: NDArray[np.uint8]
     lesions: list[Lesion]
     areas_px: NDArray[np.int64]
     shown_slice: int
+    no_brain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -250,8 +252,8 @@ class Pipeline:
         """The verdict on the scan, and its mask with the lesions that are sure enough."""
         begun = time.perf_counter()
         scan = case.scan
-        # A mask of the brain, in the scan's array order, would be the last argument.
-        numbers, suspicions = find_suspicions(case, answers, self.segmenter, region=None)
+        findings = find_suspicions(case, answers, self.segmenter)
+        numbers, suspicions = findings.numbers, findings.suspicions
         if screening.refused:
             verdict = Verdict(REFUSED, np.zeros(len(CLASSES), np.float32), doubt=screening.doubt)
             confidences: list[float] = []
@@ -272,7 +274,8 @@ class Pipeline:
         mask = (numbers != 0).astype(np.uint8)
         judged = np.flatnonzero(case.used)
         shown_slice = lesions[0].slice_index if lesions else int(judged[len(judged) // 2])
-        measurements = Measurements(mask, lesions, slice_areas_px(mask, scan), shown_slice)
+        no_brain = findings.no_brain if lesions else None
+        measurements = Measurements(mask, lesions, slice_areas_px(mask, scan), shown_slice, no_brain)
         case.timings_s["postprocess"] = time.perf_counter() - begun
         return verdict, measurements
 
@@ -312,9 +315,11 @@ class Pipeline:
             lesions=measurements.lesions,
             slices=[] if verdict.refused else _slice_rows(case, scores, screening, measurements),
             sequence=None if verdict.refused else scores.sequence,
-            review=reasons_to_review(
-                case, verdict, measurements.lesions, self.threshold, explanation.problem, scores.sequence
-            ),
+            review=[
+                *reasons_to_review(case, verdict, measurements.lesions, self.threshold, scores.sequence),
+                *(f"lesions may lie outside of the brain: {r}" for r in (measurements.no_brain,) if r),
+                *(f"no explanation: {r}" for r in (explanation.problem,) if r),
+            ],
             tumor_area_px=area_px,
             tumor_area_mm2=None if area_px is None or pixel_mm2 is None else round(area_px * pixel_mm2, 3),
             tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),

@@ -25,7 +25,6 @@ def reasons_to_review(
     verdict: Verdict,
     lesions: Sequence[Lesion],
     threshold: float | None = None,
-    problem: str | None = None,
     sequence: tuple[str, float] | None = None,
 ) -> list[str]:
     """Reasons why a person should look at a scan: doubts about the answer and flaws of the scan.
@@ -35,7 +34,6 @@ def reasons_to_review(
         verdict: The decision about it.
         lesions: The lesions of its mask.
         threshold: The user's own threshold, or None.
-        problem: Why an explanation could not be drawn, or None.
         sequence: The sequence that the classifier names and its probability, or None.
     """
     flaws = [*_flaws(case), *_sequence_doubts(case, sequence)]
@@ -58,8 +56,6 @@ def reasons_to_review(
         reasons.append(f"doubtful of {len(lesions)} lesions: {named}")
     if verdict.positive and not lesions:
         reasons.append("classifier positive but mask empty")
-    if problem is not None:
-        reasons.append(f"no explanation: {problem}")
     return reasons
 
 

@@ -159,7 +159,8 @@ def _judge(pipeline: Pipeline, scan: Scan, truth: NDArray[np.uint8]) -> Judged:
     scores = pipeline.classify([case])
     screenings = [pipeline.screen(case, scores[0], force=True)]
     (answers,) = pipeline.segment([case], scores, screenings)
-    numbers, suspicions = find_suspicions(case, answers, pipeline.segmenter)
+    findings = find_suspicions(case, answers, pipeline.segmenter)
+    numbers, suspicions = findings.numbers, findings.suspicions
     sizes = np.bincount(numbers.ravel(), minlength=len(suspicions) + 1)
     inside = np.bincount(numbers[truth != 0], minlength=len(suspicions) + 1)
     real = [bool(inside[n] >= _LEAST_SHARE * sizes[n]) for n in range(1, len(suspicions) + 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.labels import CLASSES
 from tumorlens.pipeline.case import Case, prepare_slices
+from tumorlens.pipeline.measurements.brain import BrainRegion, find_brain
 from tumorlens.pipeline.measurements.lesions import number_lesions
 from tumorlens.pipeline.volumes.planes import PlaneAnswer, fuse, slices_across, step_of
 from tumorlens.pipeline.volumes.rule import Suspicion, suspicions_of
@@ -56,19 +58,47 @@ def ask_other_planes(
     return answers[1:]
 
 
-def find_suspicions(
-    case: Case, answers: Sequence[PlaneAnswer], segmenter: Segmenter, region: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.uint16], list[Suspicion]]:
-    """The pieces of the fused map on the scan's own grid, numbered by size, and what the rule knows of each.
+@dataclass(frozen=True)
+class Findings:
+    """What all planes together suspect in a scan.
+
+    Attributes:
+        numbers: The number of each voxel's piece of the fused map, 0 outside, in the scan's array order. The largest
+            piece has number 1.
+        suspicions: What the rule for volumes knows of the pieces; empty for a picture.
+        no_brain: Why it is not known where the brain lies, so that pieces anywhere count; None where it is known, or
+            nothing is suspected.
+    """
+
+    numbers: NDArray[np.uint16]
+    suspicions: list[Suspicion]
+    no_brain: str | None = None
+
+
+def find_suspicions(case: Case, answers: Sequence[PlaneAnswer], segmenter: Segmenter) -> Findings:
+    """The pieces of the fused map on the scan's own grid that lie in the brain, and what the rule knows of each.
 
     Args:
         case: The prepared scan.
         answers: Of each plane; the first is the plane of acquisition.
         segmenter: Stage two, which made the maps.
-        region: Where lesions can be, in the scan's array order; None for everywhere.
     """
     fused = fuse(answers, segmenter.input_size)
-    if region is not None:
-        fused[~region] = 0
     numbers = number_lesions(fused >= threshold_u8(segmenter.mask_threshold), case.scan, MIN_LESION_MM3)
-    return numbers, suspicions_of(numbers, fused, answers, case.head_px) if case.scan.n_slices > 1 else []
+    if case.scan.n_slices == 1 or not numbers.any():
+        return Findings(numbers, [])
+    brain = find_brain(case.scan)
+    if isinstance(brain, BrainRegion):
+        numbers = _inside(numbers, brain.mask)
+    suspicions = suspicions_of(numbers, fused, answers, case.head_px)
+    return Findings(numbers, suspicions, brain if isinstance(brain, str) else None)
+
+
+def _inside(numbers: NDArray[np.uint16], region: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """The pieces of which at least half lies in a region, numbered anew, and whole: the border cuts no lesion."""
+    sizes = np.bincount(numbers.ravel())
+    kept = np.bincount(numbers[region], minlength=len(sizes)) >= sizes / 2
+    kept[0] = False
+    renumber = np.zeros(len(sizes), np.uint16)
+    renumber[kept] = np.arange(1, kept.sum() + 1)
+    return renumber[numbers]
