@@ -78,6 +78,7 @@ TUMOR = "tumor"  # a tumor whose type is not known
 UNTYPED = len(CLASSES)  # the index of `TUMOR` among the labels of a data set; no network has an output for it
 KNOWN = (*CLASSES, TUMOR)  # labels that a data set may have
 SEQUENCES = ("t1", "t1c", "t2", "flair")  # kinds of MRI; t1c is T1 with contrast agent
+OUTLINES = ("enhancing", "extent")  # conventions: what takes up contrast agent, or all that FLAIR shows of a lesion
 UNKNOWN_COLOR = "#777777"  # of slices without a label
 
 _INITIALS = 2  # letters of the shortest aliases; with a number they name a patient: PI_00, ME07
@@ -94,6 +95,15 @@ def class_of(name: str) -> TumorClass:
         KeyError: There is no such class.
     """
     return _ROWS[name]
+
+
+def outline_of(sequence: str | None) -> str:
+    """The convention, one of `OUTLINES`, by which lesions are outlined on a kind of MRI.
+
+    Without contrast agent nothing enhances, so there is only the extent. An unknown kind counts as T1 with contrast
+    agent: so do the pictures of the largest data sets.
+    """
+    return "extent" if sequence in ("flair", "t2", "t1") else "enhancing"
 
 
 def color_of(name: str) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tumorlens.classification.predict import Classifier
 from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, outline_of
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import Case, open_source, prepare
@@ -234,17 +234,21 @@ class Pipeline:
         steps = [step_of(case.scan) if is_isotropic(case.scan) else None for case in cases]
         chosen = [on_grid(one.suspicious, step or 1) for one, step in zip(screenings, steps, strict=True)]
         slices = [case.slice_at(int(k), size) for case, indices in zip(cases, chosen, strict=True) for k in indices]
-        maps = self.segmenter.predict(np.stack([p.image for p in slices])) if slices else np.zeros((0, size, size))
+        channels = [self._channel(one) for one in scores]
+        every = [channel for channel, indices in zip(channels, chosen, strict=True) for _ in indices]
+        maps = (
+            self.segmenter.predict(np.stack([p.image for p in slices]), every) if slices else np.zeros((0, size, size))
+        )
         in_order = zip(maps, (p.placement for p in slices), strict=True)
         answers = []
         for case, one, indices, step in zip(cases, scores, chosen, steps, strict=True):
             known = np.where(case.used[:, None], one.probabilities, np.float32(np.nan))
             answers.append([PlaneAnswer(case.scan, {int(k): next(in_order) for k in indices}, known, step or 1)])
         _share_time("segment", time.perf_counter() - begun, cases, [len(indices) for indices in chosen])
-        for case, of_case, step in zip(cases, answers, steps, strict=True):
+        for case, of_case, step, channel in zip(cases, answers, steps, channels, strict=True):
             if step and of_case[0].maps:
                 begun = time.perf_counter()
-                of_case += ask_other_planes(case, of_case[0], self.segmenter, self.classifier)
+                of_case += ask_other_planes(case, of_case[0], self.segmenter, self.classifier, channel)
                 case.timings_s["segment"] += time.perf_counter() - begun
         return answers
 
@@ -344,6 +348,10 @@ class Pipeline:
     def rule(self) -> Rule:
         """The rule for volumes, from the classifier's card."""
         return Rule.of_card(self.classifier.card)
+
+    def _channel(self, scores: Scores) -> int:
+        """The segmenter's channel whose outlines fit the scan's sequence."""
+        return self.segmenter.channel_of(outline_of("" if scores.sequence is None else scores.sequence[0]))
 
     def _possible(self, probabilities: NDArray[np.float32], label: int) -> NDArray[np.bool_] | None:
         # Your own threshold, or the rule for volumes, may choose a label that the picture alone would not get.

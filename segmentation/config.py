@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tumorlens.data.config import TrainingConfig, setting
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import OUTLINES, outline_of
 
 DEFAULT = "unet"
 ENCODER = "resnet50"
+BY_SEQUENCE = "sequence"  # of a data set whose outlines follow `data.labels.outline_of`
 
 # Half of SMP's default width: on the coarse levels a third of the operations, with no loss that training showed.
 DECODER_CHANNELS = (128, 96, 64, 32, 16)
@@ -19,8 +22,9 @@ class SegmenterConfig(TrainingConfig):
 
     `arch` is one of `segmentation.model.ARCHITECTURES`; `decoder_channels` are the widths of the decoder's five stages.
     The linear layer of `label_weight` stands on the encoder's last features and is dropped after training. A classifier
-    that starts from this encoder needs less training of its own. Slices without a lesion teach little that the gate
-    does not know, and cost as much as the others: hence `negative_share`. `own_outlines` is `segmentation.heads`.
+    that starts from this encoder needs less training of its own. Slices without a lesion cost as much as the others:
+    hence `negative_share`. Data sets outline lesions by different conventions: each named in `outline` gets a channel
+    of the network's output.
     """
 
     init: str = setting(
@@ -40,7 +44,40 @@ class SegmenterConfig(TrainingConfig):
         least=0,
         most=0.9,
     )
-    own_outlines: bool = setting(
-        False,
-        "Train one output layer per data set, because data sets outline lesions differently; the average is saved.",
+    outline: tuple[str, ...] = setting(
+        (),
+        "What each --data outlines, in their order: what takes up contrast agent, the extent on FLAIR, or, where the "
+        "index names the sequence, the one on t1c and the other elsewhere. Once for each --data, or not at all.",
+        choices=(*OUTLINES, BY_SEQUENCE),
     )
+
+    @property
+    def outlines(self) -> tuple[str, ...]:
+        """The conventions of the network's channels, in their order; empty for one channel without a name.
+
+        Raises:
+            InputError: There is not one known convention per data set.
+        """
+        if self.outline and len(self.outline) != len(self.data):
+            raise InputError(
+                f"{len(self.outline)} of --outline for {len(self.data)} of --data; give one for each, or none"
+            )
+        for name in self.outline:
+            if name not in (*OUTLINES, BY_SEQUENCE):
+                raise InputError(f"outline {name!r} is not one of {', '.join((*OUTLINES, BY_SEQUENCE))}")
+        return tuple(name for name in OUTLINES if {name, BY_SEQUENCE} & set(self.outline))
+
+    def channel_of(self, source: int, sequence: str) -> int:
+        """The channel of the network that outlines lesions as a slice's data set does.
+
+        Args:
+            source: Number of the data set.
+            sequence: One of `data.labels.SEQUENCES`, or empty.
+
+        Raises:
+            InputError: See `outlines`.
+        """
+        if not self.outlines:
+            return 0
+        own = self.outline[source]
+        return self.outlines.index(outline_of(sequence) if own == BY_SEQUENCE else own)

@@ -7,6 +7,32 @@ from monai.losses import DiceLoss
 from torch import nn
 
 
+def channels_of(maps_nchw: torch.Tensor, channel_n: torch.Tensor) -> torch.Tensor:
+    """One channel of each slice, ``(n, 1, h, w)``.
+
+    Args:
+        maps_nchw: Logits of all channels.
+        channel_n: ``(n,)`` the chosen ones.
+    """
+    return maps_nchw[torch.arange(len(maps_nchw), device=maps_nchw.device), channel_n][:, None]
+
+
+def taught_logits(logits_nchw: torch.Tensor, truth_n1hw: torch.Tensor, channel_n: torch.Tensor) -> torch.Tensor:
+    """The logits ``(n, 1, h, w)`` that each slice's truth teaches.
+
+    A slice with a lesion teaches the channel of its own outline, which says nothing about the others. A slice without
+    a lesion teaches the highest logit of each pixel: where that is low, all are. So a false pixel costs as much as with
+    one channel, and no more in a channel that does not mark it.
+
+    Args:
+        logits_nchw: A logit for each channel.
+        truth_n1hw: 0 and 1.
+        channel_n: ``(n,)`` the channel of each slice's outline.
+    """
+    sick = truth_n1hw.flatten(1).any(dim=1)[:, None, None, None]
+    return torch.where(sick, channels_of(logits_nchw, channel_n), logits_nchw.amax(dim=1, keepdim=True))
+
+
 class CrossEntropyDice(nn.Module):
     """Pixel-wise binary cross-entropy and soft Dice (F. Milletari et al., 3DV 2016), per slice and over the batch.
 

@@ -16,9 +16,9 @@ from tumorlens.data.preprocessing.normalization import IMAGENET, Normalization
 from tumorlens.segmentation.config import DECODER_CHANNELS, DEFAULT, ENCODER
 
 
-def _plain_unet(**_: Any) -> nn.Module:
+def _plain_unet(classes: int, **_: Any) -> nn.Module:
     """A U-Net without a pretrained encoder: five levels, two convolutions each, as in 2015 but narrower."""
-    return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1, features=(32, 32, 64, 128, 256, 32))
+    return BasicUNet(spatial_dims=2, in_channels=3, out_channels=classes, features=(32, 32, 64, 128, 256, 32))
 
 
 # With a residual encoder, the first is the Res-U-Net. U-Net++: Z. Zhou et al., DLMIA 2018. scSE, concurrent spatial and
@@ -30,23 +30,28 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "plain-unet": _plain_unet,
 }
 
+_HEAD = "segmentation_head.0."  # of every network of segmentation-models-pytorch
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _DPN = Normalization((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 _NORMALIZATIONS = {"inception": _HALF, "xception": _HALF, "efficientnet_lite": _HALF, "dpn": _DPN}
 
 
 def build_segmenter(
-    arch: str = DEFAULT, encoder: str = ENCODER, decoder_channels: tuple[int, ...] = DECODER_CHANNELS
+    arch: str = DEFAULT,
+    encoder: str = ENCODER,
+    decoder_channels: tuple[int, ...] = DECODER_CHANNELS,
+    outlines: int = 1,
 ) -> nn.Module:
-    """A U-Net (O. Ronneberger et al., MICCAI 2015) with random weights and one logit a pixel.
+    """A U-Net (O. Ronneberger et al., MICCAI 2015) with random weights and a logit a pixel for each kind of outline.
 
     Args:
         arch: One of `ARCHITECTURES`.
         encoder: Any encoder of segmentation-models-pytorch (``tu-NAME`` takes those of timm); not for ``plain-unet``.
         decoder_channels: Width of the decoder's five stages; not for ``plain-unet``.
+        outlines: Number of conventions by which it outlines lesions.
 
     Input ``(n, 3, h, w)`` as `data.preprocessing.normalization.to_batch` gives it, sides divisible by 32; output
-    ``(n, 1, h, w)``.
+    ``(n, outlines, h, w)``.
 
     Raises:
         InputError: The architecture or the encoder is unknown, or they do not go together.
@@ -55,7 +60,7 @@ def build_segmenter(
         raise InputError(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
     try:
         return ARCHITECTURES[arch](
-            encoder_name=encoder, encoder_weights=None, decoder_channels=tuple(decoder_channels), classes=1
+            encoder_name=encoder, encoder_weights=None, decoder_channels=tuple(decoder_channels), classes=outlines
         )
     except KeyError:
         raise InputError(f"encoder {encoder!r} is not one of segmentation-models-pytorch's") from None
@@ -76,26 +81,26 @@ def encoder_normalization(arch: str, encoder: str) -> Normalization:
     return next((values for family, values in _NORMALIZATIONS.items() if family in encoder), IMAGENET)
 
 
-def initialize_encoder(model: nn.Module, encoder: str = ENCODER, init: str = "imagenet") -> str:
-    """Load the initial weights of a new segmenter's encoder; returns one line that reports them.
+def initialize_segmenter(model: nn.Module, encoder: str = ENCODER, init: str = "imagenet") -> str:
+    """Load the initial weights of a new segmenter, or of its encoder; returns one line that reports them.
 
     Args:
         model: From `build_segmenter`.
         encoder: The encoder's name.
         init: ``"imagenet"`` (downloaded by SMP), ``"none"``, or a ``.safetensors``, ``.pth`` or ``.ckpt`` file with
-            torchvision's names: a trained classifier, for instance.
+            torchvision's names: a trained classifier, for instance. A segmenter's file also has a decoder and a last
+            layer. If that layer has one channel, every channel of the model starts as a copy of it.
 
     Raises:
-        InputError: The download fails, the file is missing, or none of its tensors fits the encoder.
+        InputError: The download fails, the file is missing, or none of its tensors fits.
     """
     inner = getattr(model, "encoder", None)
     if inner is None:
         if init in ("imagenet", "none"):
             return "a plain U-Net has no pretrained encoder; all from chance"
         raise InputError(f"--init {init}: a plain U-Net has no encoder that these weights could fit")
-    own = inner.state_dict()
     if init == "none":
-        return f"0 of {len(own)} encoder tensors; all from chance"
+        return "all from chance"
     if init == "imagenet":
         try:
             state = smp.encoders.get_encoder(encoder, weights="imagenet").state_dict()
@@ -106,11 +111,17 @@ def initialize_encoder(model: nn.Module, encoder: str = ENCODER, init: str = "im
             ) from None
     else:
         state = read_state(Path(init))
+    whole = any(name.startswith("encoder.") for name in state)
+    part, kind = (model, "segmenter") if whole else (inner, "encoder")
+    own = part.state_dict()
+    for name, tensor in state.items():
+        if name.startswith(_HEAD) and name in own and len(tensor) == 1:
+            state[name] = tensor.expand(len(own[name]), *tensor.shape[1:])
     fitting = {n: t.float() for n, t in state.items() if n in own and own[n].shape == t.shape and t.dim() > 0}
     if not fitting:
-        raise InputError(f"{init}: none of its {len(state)} tensors fits the encoder {encoder}")
-    inner.load_state_dict(fitting, strict=False)
+        raise InputError(f"{init}: none of its {len(state)} tensors fits the {kind} {encoder}")
+    part.load_state_dict(fitting, strict=False)
     weights = [n for n in own if not n.endswith("num_batches_tracked")]
     fresh = sorted({n.split(".")[0] for n in weights if n not in fitting})
     rest = f"; from chance: {', '.join(fresh)}" if fresh else ""
-    return f"{len(fitting)} of {len(weights)} encoder tensors from {Path(init).name}{rest}"
+    return f"{len(fitting)} of {len(weights)} {kind} tensors from {Path(init).name}{rest}"

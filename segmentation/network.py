@@ -24,19 +24,19 @@ class TorchNetwork(BatchedNetwork):
 
     def __call__(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Lesion maps of prepared slices, see `segmentation.predict.Network`."""
-        return np.concatenate([images_nhw[:0], *self.batches(images_nhw, _BATCH, _bytes)])
+        return np.concatenate(self.batches(images_nhw, _BATCH, _bytes) or [images_nhw[:, None]])
 
 
-def _bytes(logits_n1hw: torch.Tensor) -> NDArray[np.uint8]:
-    """Lesion probability of each pixel, ``(n, h, w)``; 255 is certain."""
-    lesion = logits_n1hw.float().sigmoid()[:, 0]
-    return (lesion * 255).round().cpu().numpy().astype(np.uint8)
+def _bytes(logits_nchw: torch.Tensor) -> NDArray[np.uint8]:
+    """Lesion probability of each pixel, ``(n, c, h, w)``; 255 is certain."""
+    return (logits_nchw.float().sigmoid() * 255).round().cpu().numpy().astype(np.uint8)
 
 
 def load_network(path: Path, device: str = "auto", half: bool = False) -> TorchNetwork:
     """The network of a weight file; arguments and errors as in `classification.network.load_network`."""
     state, card = load_weights(path, "segmentation")
-    model = build_segmenter(card["architecture"], card["encoder"], tuple(card["decoder_channels"]))
+    outlines = len(card.get("outlines", (None,)))
+    model = build_segmenter(card["architecture"], card["encoder"], tuple(card["decoder_channels"]), outlines)
     load_into(model, state, path)
     where = pick_device(device)
     normalization = normalization_of(card, encoder_normalization(card["architecture"], card["encoder"]))

@@ -31,15 +31,17 @@ class PointScore:
         min_lesion_px: Smallest lesion, in pixels of the network's grid.
         dice: Mean over the slices that decide, 1 where mask and truth are empty.
         n: Number of these slices.
+        outline: Their convention; empty where the network has one without a name.
     """
 
     threshold: float
     min_lesion_px: int
     dice: float
     n: int
+    outline: str = ""
 
 
-def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> list[PointScore]:
+def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8], outline: str = "") -> list[PointScore]:
     """Mean Dice of every threshold with every smallest lesion.
 
     Slices with a lesion decide, if there are any. The others seldom pass the gate, and would raise the smallest lesion
@@ -48,6 +50,7 @@ def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> l
     Args:
         maps_nhw: ``(n, size, size)`` uint8, 255 is certain.
         truth_nhw: ``(n, size, size)`` 0 and 1.
+        outline: The convention of all slices.
     """
     sick = truth_nhw.any(axis=(1, 2))
     if sick.any():
@@ -56,12 +59,26 @@ def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> l
     for threshold in _THRESHOLDS:
         for area in _AREAS_PX:
             masks = np.stack([clean_mask(m, threshold, area) for m in maps_nhw])
-            scores.append(PointScore(threshold, area, float(dice_scores(masks, truth_nhw).mean()), len(maps_nhw)))
+            scores.append(
+                PointScore(threshold, area, float(dice_scores(masks, truth_nhw).mean()), len(maps_nhw), outline)
+            )
     return scores
 
 
-def choose_operating_point(scores: Sequence[PointScore]) -> dict[str, float]:
-    """The point with the best mean Dice, for a card; scores of several folds are weighted by their slices."""
+def choose_operating_point(scores: Sequence[PointScore], outlines: Sequence[str] = ()) -> dict[str, Any]:
+    """The point of the first convention and, if there are several, ``"by_outline"`` with that of each, for a card.
+
+    Args:
+        scores: Of one or several folds, which are weighted by their slices.
+        outlines: The conventions of the network's channels; empty for one without a name.
+    """
+    points = {name: _best_point([s for s in scores if s.outline == name]) for name in outlines or ("",)}
+    first: dict[str, Any] = dict(next(iter(points.values())))
+    return first | ({"by_outline": points} if len(points) > 1 else {})
+
+
+def _best_point(scores: Sequence[PointScore]) -> dict[str, float]:
+    """The point with the best mean Dice; without scores, the usual one."""
     total: dict[tuple[float, int], float] = {}
     slices: dict[tuple[float, int], int] = {}
     for score in scores:
@@ -77,29 +94,40 @@ def choose_operating_point(scores: Sequence[PointScore]) -> dict[str, float]:
 
 
 def fit_operating_point(
-    maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8], table: Path, evidence: PointEvidence | None
-) -> dict[str, float]:
+    maps_nchw: NDArray[np.uint8],
+    truth_nhw: NDArray[np.uint8],
+    channels: Sequence[int],
+    outlines: Sequence[str],
+    table: Path,
+    evidence: PointEvidence | None,
+) -> dict[str, Any]:
     """The operating point of a trained network, for its card.
 
     Args:
-        maps_nhw: ``(n, size, size)`` maps of the validation slices.
+        maps_nchw: ``(n, c, size, size)`` maps of the validation slices.
         truth_nhw: ``(n, size, size)`` their masks, 0 and 1.
+        channels: ``n`` channels of their outlines.
+        outlines: The conventions of the channels; empty for one without a name.
         table: Where to write the scores, which a later run on all patients reads.
         evidence: Scores of a cross-validation, which replace those of the validation slices.
     """
     if evidence is not None:
-        return choose_operating_point(evidence.scores)
-    scores = score_points(maps_nhw, truth_nhw)
+        return choose_operating_point(evidence.scores, outlines)
+    scores: list[PointScore] = []
+    for channel, name in enumerate(outlines or ("",)):
+        own = np.array(channels) == channel
+        if own.any():
+            scores += score_points(maps_nchw[own, channel], truth_nhw[own], name)
     write_points(table, scores)
-    return choose_operating_point(scores)
+    return choose_operating_point(scores, outlines)
 
 
 def write_points(path: Path, scores: Sequence[PointScore]) -> None:
     """Write one row a point."""
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["threshold", "min_lesion_px", "dice", "n"])
-        writer.writerows([s.threshold, s.min_lesion_px, f"{s.dice:.6f}", s.n] for s in scores)
+        writer.writerow(["outline", "threshold", "min_lesion_px", "dice", "n"])
+        writer.writerows([s.outline, s.threshold, s.min_lesion_px, f"{s.dice:.6f}", s.n] for s in scores)
 
 
 @dataclass(frozen=True)
@@ -130,7 +158,9 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PointEvidenc
         patients |= {row["patient"] for row in fold.rows("validation.csv") if row.get("patient")}
         try:
             scores += [
-                PointScore(float(r["threshold"]), int(r["min_lesion_px"]), float(r["dice"]), int(r["n"]))
+                PointScore(
+                    float(r["threshold"]), int(r["min_lesion_px"]), float(r["dice"]), int(r["n"]), r.get("outline", "")
+                )
                 for r in fold.rows(POINTS)
             ]
         except (KeyError, TypeError, ValueError):

@@ -37,3 +37,18 @@ def clean_map(map_hw: NDArray[np.uint8], threshold: float, min_lesion_px: int) -
 def clean_mask(map_hw: NDArray[np.uint8], threshold: float, min_lesion_px: int) -> NDArray[np.uint8]:
     """The mask of the clean map, 0 and 1; arguments as in `clean_map`."""
     return (clean_map(map_hw, threshold, min_lesion_px) >= threshold_u8(threshold)).astype(np.uint8)
+
+
+def move_threshold(map_hw: NDArray[np.uint8], threshold: float, common: float) -> NDArray[np.uint8]:
+    """A map whose levels are stretched so that the mask at `threshold` is the one at `common`.
+
+    Args:
+        map_hw: ``(rows, columns)`` uint8, 255 is certain.
+        threshold: Lowest probability of a lesion's pixel in it.
+        common: The same in the returned map.
+    """
+    old, new = threshold_u8(threshold), threshold_u8(common)
+    if old == new:
+        return map_hw
+    levels = np.interp(np.arange(256), [0, old, 255], [0, new, 255])
+    return levels.astype(np.uint8)[map_hw]  # rounded down, so that a level below the threshold stays below it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.cards.card import checked_card
-from tumorlens.segmentation.postprocess import clean_map
+from tumorlens.segmentation.postprocess import clean_map, move_threshold
 
 SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
 
@@ -20,7 +20,10 @@ class Network(Protocol):
     """Stage two's network on an engine."""
 
     def __call__(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Lesion probability of each pixel of prepared slices, ``(n, size, size)``; 255 is certain."""
+        """Lesion probability of each pixel of prepared slices, ``(n, c, size, size)``; 255 is certain.
+
+        Lesions are outlined by the convention of each channel, see `Segmenter.outlines`.
+        """
         ...
 
 
@@ -59,17 +62,52 @@ class Segmenter:
 
     @property
     def mask_threshold(self) -> float:
-        """The lesion probability from which a pixel belongs to the mask."""
+        """The lesion probability from which a pixel of `predict`'s maps belongs to the mask."""
         return float(self.card["operating_point"]["mask_threshold"])
 
-    def predict(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Lesion maps ``(n, size, size)`` uint8 of prepared slices, without the smallest specks; 255 is certain."""
-        smallest = int(self.card["operating_point"]["min_lesion_px"])
+    @property
+    def outlines(self) -> tuple[str, ...]:
+        """The conventions of the network's channels, of `data.labels.OUTLINES`; empty for one without a name."""
+        return tuple(self.card.get("outlines", ()))
+
+    def channel_of(self, outline: str) -> int:
+        """The channel that outlines lesions by a convention; the first where the card does not name it."""
+        return self.outlines.index(outline) if outline in self.outlines else 0
+
+    def predict(self, images_nhw: NDArray[np.uint8], channels: Sequence[int] | None = None) -> NDArray[np.uint8]:
+        """Lesion maps ``(n, size, size)`` uint8 of prepared slices, as `finish` makes them.
+
+        Args:
+            images_nhw: Prepared slices.
+            channels: The channel of each slice, from `channel_of`; the first by default.
+        """
         maps = self.network(images_nhw)
         if self.tta:
-            back = self.network(np.ascontiguousarray(images_nhw[:, :, ::-1]))[:, :, ::-1]
+            back = self.network(np.ascontiguousarray(images_nhw[:, :, ::-1]))[..., ::-1]
             maps = ((maps.astype(np.uint16) + back + 1) // 2).astype(np.uint8)
-        return np.stack([clean_map(m, self.mask_threshold, smallest) for m in maps]) if len(maps) else maps
+        return self.finish(maps, channels)
+
+    def finish(self, maps_nchw: NDArray[np.uint8], channels: Sequence[int] | None = None) -> NDArray[np.uint8]:
+        """One map of each slice, ``(n, size, size)`` uint8, without the smallest specks; 255 is certain.
+
+        Channels may have thresholds of their own. Their maps are stretched, so that `mask_threshold` holds for all.
+
+        Args:
+            maps_nchw: The network's maps.
+            channels: As in `predict`.
+        """
+        finished = maps_nchw[:, 0].copy()
+        for k, maps in enumerate(maps_nchw):
+            channel = channels[k] if channels is not None else 0
+            point = self._point_of(channel)
+            cleaned = clean_map(maps[channel], point["mask_threshold"], int(point["min_lesion_px"]))
+            finished[k] = move_threshold(cleaned, point["mask_threshold"], self.mask_threshold)
+        return finished
+
+    def _point_of(self, channel: int) -> dict[str, Any]:
+        """The threshold and the smallest lesion of a channel."""
+        point: dict[str, Any] = self.card["operating_point"]
+        return point.get("by_outline", {}).get(self.outlines[channel], point) if self.outlines else point
 
 
 def _torch_network(path: Path, device: str) -> Network:

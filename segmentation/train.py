@@ -19,15 +19,17 @@ from tumorlens.data.training.run_folder import describe_run, plain_config
 from tumorlens.segmentation.config import SegmenterConfig
 from tumorlens.segmentation.evaluation.metrics import segmentation_metrics, write_scores
 from tumorlens.segmentation.evaluation.plots import plot_dice
-from tumorlens.segmentation.heads import label_head
-from tumorlens.segmentation.model import build_segmenter, initialize_encoder
-from tumorlens.segmentation.module import build_module, check_input_size
+from tumorlens.segmentation.model import initialize_segmenter
+from tumorlens.segmentation.module import build_module, check_input_size, label_head, new_segmenter
 from tumorlens.segmentation.network import TorchNetwork
 from tumorlens.segmentation.operating_point import POINTS, fit_operating_point, read_evidence
 from tumorlens.segmentation.postprocess import clean_mask
+from tumorlens.segmentation.predict import Segmenter
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from tumorlens.data.training.prepared import PreparedSet
 
 
 def train_segmenter(
@@ -56,8 +58,11 @@ def train_segmenter(
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
     maps = network(parts.validation.images)
-    point = fit_operating_point(maps, parts.validation.masks, out / POINTS, evidence)
-    metrics = measure(network, parts, maps, point, out) if evidence is None else evidence.figures
+    channels = channels_in(config, parts.validation)
+    point = fit_operating_point(maps, parts.validation.masks, channels, config.outlines, out / POINTS, evidence)
+    drawn = {"operating_point": point} | ({"outlines": list(config.outlines)} if config.outlines else {})
+    segmenter = Segmenter(network, drawn)
+    metrics = measure(config, segmenter, parts, maps, out) if evidence is None else evidence.figures
 
     card = {
         "stage": "segmentation",
@@ -66,7 +71,7 @@ def train_segmenter(
         "decoder_channels": list(config.decoder_channels),
         "input_size": config.size,
         "normalization": plain_config(module.normalization),
-        "operating_point": point,
+        **drawn,
         "metrics": metrics,
         **describe_run(out, parts, epoch, command),
     }
@@ -81,13 +86,13 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
     Raises:
         InputError: Unknown network or initial weights, or settings that the network does not support.
     """
-    model = build_segmenter(config.arch, config.encoder, config.decoder_channels)
+    model = new_segmenter(config)
     for size in input_sizes(config):
-        check_input_size(model, config.arch, config.encoder, size)
+        check_input_size(model, config, size)
     if run.checkpoint is None:
         if config.init == "imagenet":
             run.check_sources()
-        run.say(f"initial weights: {initialize_encoder(model, config.encoder, config.init)}")
+        run.say(f"initial weights: {initialize_segmenter(model, config.encoder, config.init)}")
     if config.freeze_stem:
         freeze_stem(getattr(model, "encoder", model))
     if config.label_weight > 0:
@@ -102,8 +107,13 @@ def check_masks(config: SegmenterConfig, parts: Partition) -> None:
             raise InputError(f"{', '.join(config.data)}: no {name} slice has a tumor mask")
 
 
+def channels_in(config: SegmenterConfig, part: PreparedSet) -> list[int]:
+    """The channel of the network for each slice, by the convention of its own outline."""
+    return [config.channel_of(sample.source, sample.sequence) for sample in part.samples]
+
+
 def measure(
-    network: TorchNetwork, parts: Partition, validation_maps: NDArray[np.uint8], point: dict[str, float], out: Path
+    config: SegmenterConfig, segmenter: Segmenter, parts: Partition, validation_maps: NDArray[np.uint8], out: Path
 ) -> dict[str, Any]:
     """Metrics of the validation and test patients, ``{"validation": ..., "test": ...}``.
 
@@ -111,10 +121,11 @@ def measure(
     """
     metrics: dict[str, Any] = {}
     for name, part in parts.held_out().items():
-        maps = validation_maps if name == "validation" else network(part.images)
-        masks = np.stack([clean_mask(m, point["mask_threshold"], int(point["min_lesion_px"])) for m in maps])
+        maps = validation_maps if name == "validation" else segmenter.network(part.images)
+        finished = segmenter.finish(maps, channels_in(config, part))
+        masks = np.stack([clean_mask(m, segmenter.mask_threshold, 0) for m in finished])
         write_scores(out / f"{name}.csv", part, masks)
-        metrics[name] = segmentation_metrics(part, masks)
+        metrics[name] = segmentation_metrics(part, masks, config.data)
         plot_dice(part, masks, out / f"dice_{name}.png", f"{name} patients")
     return metrics
 

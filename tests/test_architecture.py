@@ -56,7 +56,6 @@ AT_THE_TOP = {
         "classification.model",
         "classification.module",
         "classification.network",
-        "segmentation.heads",
         "segmentation.loss",
         "segmentation.model",
         "segmentation.module",

@@ -10,7 +10,7 @@ from typing import Any
 
 from tumorlens.data.config import MAX_SEED, PARTS
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, OUTLINES
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
 CARD_SCHEMA = 1
@@ -220,6 +220,22 @@ _RULES = {
         _object("operating_point"),
         _number("operating_point.mask_threshold", 0, 1),
         _number("operating_point.min_lesion_px", 0, 1e9),
+        _Rule(
+            "outlines",
+            f"a list of names from {', '.join(OUTLINES)}",
+            lambda value: _is_list(value, lambda name: name in OUTLINES) and 0 < len(value) == len(set(value)),
+            optional=True,
+        ),
+        _object("operating_point.by_outline"),
+        *(
+            rule
+            for place in (f"operating_point.by_outline.{name}" for name in OUTLINES)
+            for rule in (
+                _object(place),
+                _number(f"{place}.mask_threshold", 0, 1),
+                _number(f"{place}.min_lesion_px", 0, 1e9),
+            )
+        ),
         *_NORMALIZATION,
     ),
 }

@@ -114,4 +114,5 @@ def _row(sample: Sample, listing: Listing) -> Row | None:
         if not sick:
             return None
         return Row(sample, error=f"{image}: the mask shows a tumor where the picture has one value everywhere")
-    return Row(replace(sample, label="glioma" if sick else CLASSES[NO_TUMOR], channel=channel))
+    label, sequence = "glioma" if sick else CLASSES[NO_TUMOR], "flair" if channel == FLAIR else ""
+    return Row(replace(sample, label=label, channel=channel, sequence=sequence))

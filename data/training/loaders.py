@@ -15,6 +15,7 @@ from tumorlens.data.augmentation.blank import blank_head
 from tumorlens.data.augmentation.transplant import Donors
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import SEQUENCES
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet, lesion_free
 
@@ -61,12 +62,14 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             image, mask, label, outlined = self._donors.transplant(i, draws[2])
         if self.augment is not None:
             image, mask = self.augment(image, mask, draws[0])
+        origin = self.prepared.samples[outlined]
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)),
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
             "label": torch.tensor(label),
             "blank": torch.tensor(blank),
-            "source": torch.tensor(self.prepared.samples[outlined].source),
+            "source": torch.tensor(origin.source),
+            "sequence": torch.tensor(SEQUENCES.index(origin.sequence) if origin.sequence else -1),
         }
 
 

@@ -68,7 +68,7 @@ classification = command(
     partial(_evaluate, "classification"),
     EvaluateCall,
     EvaluationRequest,
-    leave_out=("segmenter",),
+    leave_out=("segmenter", "outline"),
     examples="""
     tumorlens evaluate classification --data my-set -o report
     tumorlens evaluate classification --data my-set --protocol p2 --classifier run/classifier.safetensors -o report
@@ -92,7 +92,7 @@ pipeline = command(
     partial(_evaluate, "pipeline"),
     EvaluateCall,
     EvaluationRequest,
-    leave_out=("explain", "probe"),
+    leave_out=("explain", "probe", "outline"),
     details="A missed tumor has Dice 0.",
     examples="""
     tumorlens evaluate pipeline --data my-set -o report

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, outline_of
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import PreparedSet, prepare
 from tumorlens.pipeline.engines.choice import ENGINES, PRECISIONS, choose_engine
@@ -117,13 +117,15 @@ def _answers(
     images = prepared.images
     classifier.look(images[:2])  # the first call takes longer and is not timed
     segmenter.predict(images[:2])
+    channels = [segmenter.channel_of(outline_of(sample.sequence)) for sample in prepared.samples]
     labels, masks, begun = [], [], time.perf_counter()
     for start in range(0, len(images), _CHUNK):
         part = images[start : start + _CHUNK]
         seen = classifier.look(part)
         refused = classifier.refuses(seen.strangeness, np.ones(len(part), bool))
         labels.append(np.where(refused, -1, classifier.labels(classifier.calibrate(seen.logits))))
-        masks.append(np.stack([clean_mask(m, segmenter.mask_threshold, 0) for m in segmenter.predict(part)]))
+        maps = segmenter.predict(part, channels[start : start + _CHUNK])
+        masks.append(np.stack([clean_mask(m, segmenter.mask_threshold, 0) for m in maps]))
         progress(min(start + _CHUNK, len(images)))
     return Answers(np.concatenate(labels), np.concatenate(masks), time.perf_counter() - begun)
 

@@ -28,7 +28,7 @@ from tumorlens.data.errors import reason_of
 from tumorlens.data.files import UMASK, sha256_of
 from tumorlens.pipeline.engines.engine import UnsupportedNetworkError
 
-_GRAPHS = 2  # raise it when `pipeline.engines.graphs` changes the output of a model
+_GRAPHS = 3  # raise it when `pipeline.engines.graphs` changes the output of a model
 _MODEL, _WEIGHTS, _STAMP = "model.xml", "model.bin", "stamp.json"
 _MOST_MODELS = 16  # a new model replaces the one that was not used for the longest time
 _ABANDONED_S = 86_400.0  # an unfinished model of this age was left by a process that was killed

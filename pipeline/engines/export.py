@@ -43,7 +43,8 @@ def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
     """Write a stage as one graph, with a file ``FILE.json`` of its inputs, outputs and thresholds.
 
     The graph takes prepared slices ``images`` ``(n, size, size)`` uint8. It returns ``logits`` ``(n, 4)`` and
-    ``features`` ``(n, d)`` for classification, or ``map`` ``(n, size, size)`` uint8 for segmentation.
+    ``features`` ``(n, d)`` for classification, or ``map`` ``(n, c, size, size)`` uint8 for segmentation, with a
+    channel for each of the card's ``outlines``.
 
     Args:
         weights: A ``.safetensors`` file, with its card in the same folder.
@@ -111,8 +112,8 @@ def _compare(
 
 def _card(weights: Path, kind: str, names: Sequence[str], size: int) -> str:
     card = read_card(weights)
-    keys = ("stage", "architecture", "encoder", "classes", "operating_point", "calibration", "conformal", "sha256")
-    from_card = {key: card[key] for key in keys if key in card}
+    keys = ("stage", "architecture", "encoder", "classes", "outlines", "operating_point", "calibration", "conformal")
+    from_card = {key: card[key] for key in (*keys, "sha256") if key in card}
     facts = {"format": kind, "input": {INPUT: ["n", size, size]}, "input_type": "uint8", "outputs": list(names)}
     return json.dumps(facts | {"preprocess_version": PREPROCESS_VERSION} | from_card, indent=2) + "\n"
 

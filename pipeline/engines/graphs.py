@@ -51,10 +51,11 @@ class ClassifierGraph(_Graph):
 
 
 class SegmenterGraph(_Graph):
-    """Prepared slices ``(n, size, size)`` uint8 -> lesion probability of each pixel, uint8, 255 is certain."""
+    """Prepared slices ``(n, size, size)`` uint8 -> lesion probability of each pixel, uint8, 255 is certain:
+    ``(n, c, size, size)`` with a channel for each kind of outline."""
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
-        probability = self.model(self._normalized(images_nhw)).sigmoid()[:, 0]
+        probability = self.model(self._normalized(images_nhw)).sigmoid()
         return (probability * 255).round().to(torch.uint8)
 
 

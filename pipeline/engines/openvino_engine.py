@@ -82,7 +82,7 @@ class OpenVinoSegmenter:
     def __call__(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Lesion maps of prepared slices."""
         if not len(images_nhw):
-            return np.zeros_like(images_nhw)
+            return images_nhw[:, None]
         return self._compiled.infer(images_nhw)[0]
 
 

@@ -101,8 +101,9 @@ def _evaluation(request: EvaluationRequest, selection: Selection) -> Any:
         if request.explain and not has_masks:
             raise InputError(f"{request.data_names}: --explain needs masks, and no scan has one")
         return ClassificationEvaluation(selection.protocol, seed, request.explain, request.probe)
-    kind = SegmentationEvaluation if request.stage == "segmentation" else PipelineEvaluation
-    return kind(selection.protocol, seed)
+    if request.stage == "segmentation":
+        return SegmentationEvaluation(selection.protocol, seed, request.outline)
+    return PipelineEvaluation(selection.protocol, seed)
 
 
 def _about(request: EvaluationRequest, selection: Selection, weights: Weights, warnings: list[str]) -> dict[str, Any]:

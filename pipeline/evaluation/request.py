@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tumorlens.data.config import CHANNEL, DEVICE, LABEL_MAP, LAYOUTS, MAX_SEED, TrainingConfig, setting
+from tumorlens.data.labels import OUTLINES
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class EvaluationRequest:
     label_map: tuple[tuple[str, str], ...] = setting((), LABEL_MAP)
     channel: int | None = setting(None, CHANNEL)
     device: str = setting("auto", DEVICE)
+    outline: str | None = setting(
+        None,
+        "What the masks outline: what takes up contrast agent, or the extent on FLAIR.",
+        choices=OUTLINES,
+        shown="by the sequence of each slice, as a run does",
+    )
     tta: bool = setting(False, "Average over each slice and its mirror image.")
     engine: str = setting("torch", "torch, openvino or auto.")
     precision: str = setting("fp32", "fp32, bf16 or auto (what the hardware computes).")

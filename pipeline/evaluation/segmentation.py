@@ -11,10 +11,12 @@ import numpy as np
 
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import outline_of
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
-from tumorlens.pipeline.evaluation.protocols import Progress
+from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores, volume_dice
@@ -51,7 +53,14 @@ class SegmentationCase(SliceCase):
 
 
 class SegmentationEvaluation(Evaluation[SegmentationCase]):
-    """Measures segmenters, a part of the data at a time. Protocol P4 adds Dice over each patient's stacked slices."""
+    """Measures segmenters, a part of the data at a time. Protocol P4 adds Dice over each patient's stacked slices.
+
+    Args:
+        protocol: The classes that count.
+        seed: Of the bootstrap.
+        outline: What all masks outline, one of `data.labels.OUTLINES`; None takes what the sequence of each slice
+            calls for, as a run does.
+    """
 
     headline: ClassVar[dict[str, str]] = {
         "slice.dice_all": "Dice, all slices",
@@ -72,9 +81,15 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         "volume.median": "Dice of volumes, median",
     }
 
+    def __init__(self, protocol: Protocol, seed: int, outline: str | None = None) -> None:
+        super().__init__(protocol, seed)
+        self.outline = outline
+
     @property
     def policy(self) -> str:
         text = f"every slice through the segmenter alone, its mask compared on the source's own grid; {EMPTY_CASES}"
+        if self.outline is not None:
+            text += f"; every mask from the segmenter's layer for the outline {self.outline!r}"
         if self.protocol.id == "p4":
             text += "; Dice of a volume counts the pixels of all slices of a patient"
         return text + "; intervals are 95 %, by bootstrap over patients"
@@ -84,12 +99,16 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
     ) -> None:
         """Draw every slice's mask once and compare; see `Evaluation.measure`."""
         segmenter: Segmenter = models["segmentation"]
+        if self.outline is not None and self.outline not in segmenter.outlines:
+            raise InputError(f"the segmenter has no layer for --outline {self.outline}; leave the option out")
         preprocess = Preprocess(segmenter.input_size)
         for batch in batches(samples, preprocess, _BATCH, progress):
             self._compare(segmenter, preprocess, batch, fold)
 
     def _compare(self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None) -> None:
-        maps = segmenter.predict(np.stack([swept.prepared.image for swept in batch]))
+        outlines = [self.outline or outline_of(swept.reading.sample.sequence) for swept in batch]
+        channels = [segmenter.channel_of(outline) for outline in outlines]
+        maps = segmenter.predict(np.stack([swept.prepared.image for swept in batch]), channels)
         for swept, map_hw in zip(batch, maps, strict=True):
             reading = swept.reading
             guess = preprocess.mask_to_source(map_hw, swept.prepared.placement, segmenter.mask_threshold)

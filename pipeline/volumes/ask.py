@@ -31,6 +31,7 @@ def ask_other_planes(
     first: PlaneAnswer,
     segmenter: Segmenter,
     classifier: Classifier,
+    channel: int = 0,
 ) -> list[PlaneAnswer]:
     """What the networks say in the two other planes, the second of them where the first two agree on a suspicion.
 
@@ -39,6 +40,7 @@ def ask_other_planes(
         first: The answer in its plane of acquisition.
         segmenter: Stage two.
         classifier: Stage one.
+        channel: Of the segmenter, see `segmentation.predict.Segmenter.channel_of`.
     """
     answers = [first]
     threshold = threshold_u8(segmenter.mask_threshold)
@@ -48,7 +50,7 @@ def ask_other_planes(
         slices = prepare_slices(across, segmenter.input_size, indices)
         answer = PlaneAnswer(across, {}, np.full((across.n_slices, len(CLASSES)), np.nan, np.float32), step_of(across))
         if slices:
-            maps = segmenter.predict(np.stack([p.image for p in slices.values()]))
+            maps = segmenter.predict(np.stack([p.image for p in slices.values()]), [channel] * len(slices))
             answer.maps.update({k: (m, p.placement) for (k, p), m in zip(slices.items(), maps, strict=True)})
             seen = list(slices)[::_CLASSIFIED]
             if segmenter.input_size != classifier.input_size:

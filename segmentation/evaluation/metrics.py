@@ -36,15 +36,29 @@ def dice_scores(guess_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> N
     return compute_dice(guess, truth, include_background=True, ignore_empty=False)[:, 0].double().numpy()
 
 
-def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> dict[str, Any]:
+def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8], data: Sequence[str] = ()) -> dict[str, Any]:
     """Mean Dice over all and over tumor slices, per class, and the rate of false masks on tumor-free slices.
 
     They are measured on the network's grid. The pipeline's masks on the source's grid differ by the resampling.
+
+    Args:
+        part: The ``n`` slices.
+        masks_nhw: ``(n, size, size)`` predicted masks, 0 and 1.
+        data: Names of the data sets, which the slices know by number. With them, Dice and false masks of each are
+            added.
     """
     scores = dice_scores(masks_nhw, part.masks)
     sick = part.masks.max(axis=(1, 2)) > 0
     marked = masks_nhw.max(axis=(1, 2)) > 0
     labels = np.array([s.label for s in part.samples])
+    names = np.array([data[s.source] for s in part.samples] if data else [])
+    by_source = {
+        str(name): {
+            "dice_tumor": _mean(scores[sick & (names == name)]),
+            "false_masks": _mean(marked[~sick & (names == name)]),
+        }
+        for name in dict.fromkeys(names)
+    }
     return {
         "n": len(part),
         "n_tumor": int(sick.sum()),
@@ -54,6 +68,7 @@ def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> dic
         "dice_by_label": {str(n): _mean(scores[sick & (labels == n)]) for n in sorted(set(labels[sick]))},
         "missed": _mean(~marked[sick]),
         "false_masks": _mean(marked[~sick]),
+        **({"by_source": by_source} if by_source else {}),
     }
 
 

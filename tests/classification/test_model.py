@@ -9,7 +9,7 @@ from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.model import _of_encoder, build_classifier, initialize
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.errors import InputError
-from tumorlens.segmentation.model import build_segmenter, initialize_encoder
+from tumorlens.segmentation.model import build_segmenter, initialize_segmenter
 
 RESNET = find_architecture("resnet50")
 
@@ -22,7 +22,7 @@ def test_initialization_reports_the_loaded_layers(tmp_path):
     assert "layer4" in report.fresh
     assert "fc" in report.fresh
     assert report.loaded < report.total
-    text = initialize_encoder(build_segmenter(), init=str(tmp_path / "partial.pth"))
+    text = initialize_segmenter(build_segmenter(), init=str(tmp_path / "partial.pth"))
     assert "from chance: layer4" in text
 
 
@@ -48,6 +48,6 @@ def test_an_initialization_that_does_not_fit(tmp_path):
     with pytest.raises(InputError, match="none of its 1 tensors fits"):
         initialize(build_classifier(RESNET), RESNET, str(tmp_path / "a.pth"))
     with pytest.raises(InputError, match="none of its 1 tensors fits the encoder"):
-        initialize_encoder(build_segmenter(), init=str(tmp_path / "a.pth"))
+        initialize_segmenter(build_segmenter(), init=str(tmp_path / "a.pth"))
     with pytest.raises(InputError, match="no such weight file"):
         initialize(build_classifier(RESNET), RESNET, "nowhere.pth")

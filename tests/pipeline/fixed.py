@@ -36,9 +36,9 @@ class SquareSegmenter:
 
     def __call__(self, images):
         self.images += list(images)
-        maps = np.zeros_like(images)
+        maps = np.zeros_like(images[:, None])
         side = images.shape[1]
-        maps[:, 3 * side // 8 : 5 * side // 8, 3 * side // 8 : 5 * side // 8] = 255
+        maps[:, :, 3 * side // 8 : 5 * side // 8, 3 * side // 8 : 5 * side // 8] = 255
         return maps
 
 

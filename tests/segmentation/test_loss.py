@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tumorlens.segmentation.evaluation.metrics import dice_scores
-from tumorlens.segmentation.loss import CrossEntropyDice
+from tumorlens.segmentation.loss import CrossEntropyDice, taught_logits
 
 
 @pytest.mark.parametrize("level", [-4.0, 0.0, 4.0])
@@ -44,3 +44,12 @@ def test_empty_cases_of_dice():
     half = some.copy()
     half[:, 4:] = 0
     assert dice_scores(half, some)[0] == pytest.approx(2 / 3)
+
+
+def test_a_slice_without_a_lesion_teaches_the_highest_of_its_channels():
+    logits = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1).repeat(2, 1, 4, 4)
+    truth = torch.zeros(2, 1, 4, 4)
+    truth[0, 0, 0, 0] = 1
+    taught = taught_logits(logits, truth, torch.tensor([0, 0]))
+    assert taught.shape == truth.shape
+    assert taught[0].unique() == 1 and taught[1].unique() == 3

@@ -9,11 +9,11 @@ import torch
 import tumorlens.segmentation.model
 from tests.data.training.runs import ENCODER, segmenter_config, train
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
-from tumorlens.data.cards.weights import load_weights
+from tumorlens.data.cards.weights import load_weights, save_weights
 from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import IMAGENET
 from tumorlens.data.training import run as run_module
-from tumorlens.segmentation.model import build_segmenter, encoder_normalization, initialize_encoder
+from tumorlens.segmentation.model import build_segmenter, encoder_normalization, initialize_segmenter
 from tumorlens.segmentation.predict import Segmenter
 
 HALF = (0.5, 0.5, 0.5)
@@ -37,7 +37,7 @@ def test_segmenters_that_cannot_be_built():
         with pytest.raises(InputError, match=reason):
             build_segmenter(arch, encoder)
     with pytest.raises(InputError, match="a plain U-Net has no encoder"):
-        initialize_encoder(build_segmenter("plain-unet"), init="some.pth")
+        initialize_segmenter(build_segmenter("plain-unet"), init="some.pth")
 
 
 def test_a_segmenter_that_cannot_be_built_without_a_reason(monkeypatch):
@@ -67,7 +67,21 @@ def test_encoders_have_their_normalization():
 
 def test_a_segmenter_starts_from_a_classifier():
     model = build_segmenter()
-    text = initialize_encoder(model, init=str(CLASSIFIER))
+    text = initialize_segmenter(model, init=str(CLASSIFIER))
     assert "from chance" not in text
     state, _ = load_weights(CLASSIFIER, "classification")
     torch.testing.assert_close(model.encoder.layer4[0].conv2.weight, state["layer4.0.conv2.weight"])
+
+
+def test_a_segmenter_with_more_outlines_starts_from_one_with_a_single(tmp_path):
+    """Encoder and decoder are loaded, and each channel of the last layer is a copy of the only one."""
+    channels = (16, 16, 16, 16, 16)
+    one, two = build_segmenter("unet", ENCODER, channels).eval(), build_segmenter("unet", ENCODER, channels, 2).eval()
+    save_weights(one.state_dict(), tmp_path / "one.safetensors", {"stage": "segmentation"})
+    text = initialize_segmenter(two, ENCODER, str(tmp_path / "one.safetensors"))
+    assert "segmenter tensors from one.safetensors" in text and "from chance" not in text
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(two(images), one(images).expand(-1, 2, -1, -1), atol=2e-2, rtol=2e-2)
+    other = build_segmenter("unet", ENCODER, (8, 8, 8, 8, 8))
+    assert "decoder" in initialize_segmenter(other, ENCODER, str(tmp_path / "one.safetensors")).split("from chance")[1]

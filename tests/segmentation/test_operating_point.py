@@ -34,3 +34,12 @@ def test_folds_are_weighted_by_their_slices():
     many = [PointScore(0.3, 0, 0.6, 90), PointScore(0.5, 0, 0.7, 90)]
     assert choose_operating_point(few)["mask_threshold"] == 0.3
     assert choose_operating_point(few + many)["mask_threshold"] == 0.5
+
+
+def test_each_convention_has_a_point_of_its_own():
+    one, two = PointScore(0.3, 15, 0.9, 10, "enhancing"), PointScore(0.6, 0, 0.8, 10, "extent")
+    point = choose_operating_point([two, one], ("enhancing", "extent"))
+    assert (point["mask_threshold"], point["min_lesion_px"]) == (0.3, 15)
+    assert point["by_outline"]["extent"] == {"mask_threshold": 0.6, "min_lesion_px": 0}
+    assert choose_operating_point([one], ("enhancing",)) == {"mask_threshold": 0.3, "min_lesion_px": 15}
+    assert choose_operating_point([one], ("enhancing", "extent"))["by_outline"]["extent"]["mask_threshold"] == 0.5

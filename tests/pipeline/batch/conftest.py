@@ -38,7 +38,7 @@ def fake_logits(images_nhw):
 
 
 def fake_maps(images_nhw):
-    return bright_spots(images_nhw) * np.uint8(255)
+    return bright_spots(images_nhw)[:, None] * np.uint8(255)
 
 
 class FakeClassifier(Classifier):

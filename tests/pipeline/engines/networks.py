@@ -25,12 +25,13 @@ def save_classifier(path, name="cnn", size=64):
     return path
 
 
-def save_segmenter(path):
+def save_segmenter(path, outlines=()):
     torch.manual_seed(0)
     channels = [16, 16, 16, 16, 16]
-    model = build_segmenter("unet", "resnet18", tuple(channels))
+    model = build_segmenter("unet", "resnet18", tuple(channels), max(1, len(outlines)))
     card = {"stage": "segmentation", "architecture": "unet", "encoder": "resnet18", "decoder_channels": channels}
     point = {"mask_threshold": 0.5, "min_lesion_px": 0}
+    card |= {"outlines": list(outlines)} if outlines else {}
     save_weights(model.state_dict(), path, card | {"input_size": 64, "operating_point": point})
     return path
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.pipeline.engines.networks import OPENVINO_FP32, slices
+from tests.pipeline.engines.networks import OPENVINO_FP32, save_segmenter, slices
 from tests.scans.pictures import save
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.classification.predict import Classifier
@@ -67,7 +67,14 @@ def test_small_networks_agree(cache_folder, small_classifier, small_segmenter):
     maps, expected = segmenter(images), open_segmenter(small_segmenter, Engine())(images)
     assert maps.dtype == np.uint8
     assert np.abs(maps.astype(int) - expected).max() <= 1
-    assert len(segmenter(images[:0])) == 0
+    assert segmenter(images[:0]).shape == (0, 1, 64, 64)
+
+
+def test_a_segmenter_with_two_kinds_of_outline_agrees(cache_folder, tmp_path):
+    path, images = save_segmenter(tmp_path / "two.safetensors", ("enhancing", "extent")), slices(n=3)
+    maps, expected = open_segmenter(path, OPENVINO_FP32)(images), open_segmenter(path, Engine())(images)
+    assert maps.shape == (3, 2, 64, 64)
+    assert np.abs(maps.astype(int) - expected).max() <= 1
 
 
 def test_the_shipped_stages_agree(openvino_pipeline, pipeline):

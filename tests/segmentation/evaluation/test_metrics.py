@@ -329,6 +329,8 @@ def test_segmentation_metrics_count_false_masks_and_misses():
     guess[3, 0, 0] = 1
     metrics = segmentation_metrics(fake_set([1, 1, 0, 0], truth), guess)
     assert (metrics["missed"], metrics["false_masks"]) == (0.5, 0.5)
+    named = segmentation_metrics(fake_set([1, 1, 0, 0], truth), guess, ["a"])
+    assert named["by_source"] == {"a": {"dice_tumor": metrics["dice_tumor"], "false_masks": 0.5}}
     assert metrics["dice_all"] == pytest.approx((1 + 0 + 1 + 0) / 4)
     assert metrics["dice_tumor"] == 0.5
 
