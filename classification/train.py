@@ -159,4 +159,5 @@ def headline(config: ClassifierConfig, metrics: dict[str, Any]) -> str:
     if config.split == "all":
         return "on all patients; the figures are those of held-out patients"
     measured = metrics["validation" if config.split == "holdout" else "test"]
-    return f"{config.tested}: accuracy {measured['slice']['accuracy']:.4f}"
+    accuracy = measured["slice"]["accuracy"]
+    return f"{config.tested}: " + ("no tumor has a known type" if accuracy is None else f"accuracy {accuracy:.4f}")

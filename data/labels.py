@@ -111,6 +111,12 @@ def color_of(name: str) -> str:
     return _ROWS[name].color if name in _ROWS else UNKNOWN_COLOR
 
 
+def labels_agree(first: str, second: str) -> bool:
+    """Whether two labels of a picture can both be right: they are equal, or one of two tumors has no known type."""
+    no_tumor = CLASSES[NO_TUMOR]
+    return first == second or (TUMOR in (first, second) and no_tumor not in (first, second))
+
+
 def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
     """The project's class for a label as a user or a data set writes it; `TUMOR` for a tumor of unknown type.
 

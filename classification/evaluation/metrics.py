@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import Draws, Patients, ratio, weighted_mean, with_bounds
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, UNTYPED
 from tumorlens.data.training.prepared import PreparedSet
 
 ECE_BINS = 15
@@ -24,19 +24,24 @@ def classification_metrics(part: PreparedSet, probabilities: NDArray[np.float32]
     """Accuracy, balanced accuracy, macro-F1 and recall per class, per slice and per patient.
 
     A patient's probabilities are the mean over the patient's slices, the label is the commonest tumor among them.
+    Tumors of unknown type do not count.
 
     Returns:
-        ``{"slice": {...}, "patient": {...}}``, each with ``n``.
+        ``{"slice": {...}, "patient": {...}}``, each with ``n``. Without a tumor of a known type, ``n`` is 0 and the
+        figures are None.
     """
     patients = np.array([s.patient for s in part.samples])
     _, truth, by_patient = per_patient(part.labels, probabilities, patients)
     return {"slice": _metrics(part.labels, probabilities), "patient": _metrics(truth, by_patient)}
 
 
-def _metrics(truth: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]) -> dict[str, Any]:
+def _metrics(labels: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]) -> dict[str, Any]:
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
-    guess = probabilities.argmax(axis=1)
+    known = has_known_type(labels)
+    if not known.any():
+        return {"n": 0, **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1")), "recall": {}}
+    truth, guess = labels[known], probabilities[known].argmax(axis=1)
     present = sorted(set(truth.tolist()))
     recall = recall_score(truth, guess, labels=present, average=None, zero_division=0)
     return {
@@ -54,17 +59,76 @@ def gate_metrics(
     """Sensitivity and specificity of tumor against no tumor, and four-class accuracy, at a tumor threshold.
 
     Args:
-        labels: ``(n,)`` index into `data.labels.CLASSES`.
+        labels: ``(n,)`` index into `data.labels.KNOWN`.
         probabilities: ``(n, 4)``, calibrated.
         threshold: One for all slices, or ``(n,)``.
     """
-    sick = labels != NO_TUMOR
     positive = 1 - probabilities[:, NO_TUMOR] >= threshold
     guess = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), NO_TUMOR)
+    outcomes = _outcomes(labels, guess)
+    figures = {name: outcomes[name] for name in ("sensitivity", "specificity", "accuracy")}
+    return {name: float(right[counts].mean()) if counts.any() else None for name, (right, counts) in figures.items()}
+
+
+def has_known_type(labels_n: Labels) -> NDArray[np.bool_]:
+    """The slices that figures of the four classes count, ``(n,)``: healthy ones, and tumors whose type is known.
+
+    Where no tumor has a known type it is none of them: a figure of healthy slices alone says nothing about classes.
+    """
+    known = labels_n != UNTYPED
+    return known if known.all() or (known & (labels_n != NO_TUMOR)).any() else np.zeros_like(known)
+
+
+def _outcomes(labels_n: Labels, guess_n: Labels) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Figure of the decisions -> whether each slice is right, and whether it counts, ``(n,)`` each."""
+    sick, right = labels_n != NO_TUMOR, guess_n == labels_n
     return {
-        "sensitivity": float(positive[sick].mean()) if sick.any() else None,
-        "specificity": float((~positive[~sick]).mean()) if (~sick).any() else None,
-        "accuracy": float((guess == labels).mean()),
+        "sensitivity": (guess_n > NO_TUMOR, sick),
+        "specificity": (guess_n == NO_TUMOR, ~sick),
+        "accuracy": (right, has_known_type(labels_n)),
+        "type_accuracy": (right, sick & (labels_n != UNTYPED) & (guess_n > NO_TUMOR)),
+    }
+
+
+def decision_report(
+    labels_n: Labels, guess_n: Labels, tumor_n: NDArray[Any], patients: Patients, seed: int = 0
+) -> dict[str, Any]:
+    """How well decisions separate tumor from no tumor, and name the type where they find a tumor.
+
+    Tumors of unknown type count for presence only. ``accuracy`` is of the four classes. ``type_accuracy`` is over the
+    typed pictures: tumors that have a known type and were found. The answer "a tumor of unknown type" is a tumor, with
+    the wrong type. A refused slice is wrong: for the AUC, too, it ranks behind all others; ECE (15 bins of the
+    likelier of the two) and log-loss leave it out, because it has no probability.
+
+    Args:
+        labels_n: ``(n,)`` index into `data.labels.KNOWN`.
+        guess_n: ``(n,)`` the same of the answers, -1 where refused.
+        tumor_n: ``(n,)`` calibrated tumor probability, NaN where refused.
+        patients: ``(n,)``.
+        seed: Of the intervals.
+
+    Returns:
+        The counts ``n_tumor``, ``n_healthy`` and ``n_typed``, and ``auc``, ``sensitivity``, ``specificity``,
+        ``accuracy``, ``type_accuracy``, ``unnamed`` and ``refused`` (shares of such answers), ``ece`` and
+        ``log_loss`` as ``{"value", "low", "high"}``, or None where undefined.
+    """
+    patients = np.asarray(patients)
+    outcomes = _outcomes(labels_n, guess_n)
+    outcomes["unnamed"] = (guess_n == UNTYPED, np.ones(len(labels_n), bool))
+    outcomes["refused"] = (guess_n < 0, np.ones(len(labels_n), bool))
+    sick, answered = labels_n != NO_TUMOR, np.isfinite(tumor_n)
+    tumor_n = np.asarray(tumor_n, float)
+    ranked = np.where(answered, tumor_n, np.where(sick, -1.0, 2.0))  # below and above every probability
+    pair_n2 = np.stack([1 - tumor_n, tumor_n], axis=1)[answered]
+    truth, owners = sick[answered].astype(np.int64), patients[answered]
+    return {
+        "n_tumor": int(sick.sum()),
+        "n_healthy": int((~sick).sum()),
+        "n_typed": int(outcomes["type_accuracy"][1].sum()),
+        "auc": with_bounds(*_auc_of(sick, ranked, Draws.of(patients, seed))),
+        **{name: weighted_mean(right, counts, patients, seed) for name, (right, counts) in outcomes.items()},
+        "ece": _ece(truth, pair_n2, Draws.of(owners, seed)) if len(truth) else None,
+        "log_loss": weighted_mean(_surprise(truth, pair_n2), np.ones(len(truth)), owners, seed),
     }
 
 
@@ -75,15 +139,16 @@ def classification_report(
     seed: int = 0,
     classes: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """All metrics per slice and per patient, with intervals of `data.bootstrap` over 1000 draws of patients.
+    """All metrics of the classes per slice and per patient, with intervals of `data.bootstrap` over 1000 draws.
 
-    A patient's probabilities are the mean over the patient's slices, the label is the commonest tumor among them. A
-    class that the truth lacks has neither recall nor AUC and is left out of the averages over classes (balanced
-    accuracy, macro-F1, mean AUC), in the whole set as in each draw. ECE is over the largest probability, in 15 bins of
-    equal width (C. Guo et al., ICML 2017). Brier is the squared error summed over the classes, 0 to 2.
+    A patient's probabilities are the mean over the patient's slices, the label is the commonest tumor among them.
+    Tumors of unknown type do not count (see `has_known_type`). A class that the truth lacks has neither recall nor AUC
+    and is left out of the averages over classes (balanced accuracy, macro-F1, mean AUC), in the whole set as in each
+    draw. ECE is over the largest probability, in 15 bins of equal width (C. Guo et al., ICML 2017). Brier is the
+    squared error summed over the classes, 0 to 2.
 
     Args:
-        labels_n: ``(n,)`` true index into `data.labels.CLASSES`.
+        labels_n: ``(n,)`` true index into `data.labels.KNOWN`.
         probabilities_nc: ``(n, 4)``.
         patients: ``(n,)``.
         seed: Of the draws.
@@ -108,7 +173,9 @@ def classification_report(
     place = {c: k for k, c in enumerate(chosen)}
 
     def part(labels: Labels, probabilities: Probabilities, owners: Patients) -> dict[str, Any]:
-        return _figures(np.array([place[int(c)] for c in labels], np.int64), probabilities, owners, seed, names)
+        known = has_known_type(labels)
+        columns = np.array([place[int(c)] for c in labels[known]], np.int64)
+        return _figures(columns, probabilities[known], np.asarray(owners)[known], seed, names)
 
     return {"classes": names, "slice": part(labels_n, shares, patients), "patient": part(truth, guess, people)}
 
@@ -119,7 +186,7 @@ def _check(labels: Labels, probabilities: Probabilities, n_patients: int, chosen
             f"{len(labels)} labels and {n_patients} patients do not fit probabilities of shape {probabilities.shape}, "
             f"where ({len(labels)}, {len(CLASSES)}) is needed"
         )
-    strange = sorted(set(labels.tolist()) - set(chosen))
+    strange = sorted(set(labels.tolist()) - {*chosen, UNTYPED})
     if strange:
         raise InputError(f"label {strange[0]} is not one of the classes {list(chosen)}")
     good = np.isfinite(probabilities).all(axis=1) & (probabilities >= 0).all(axis=1)
@@ -148,10 +215,13 @@ def per_patient(
 
 
 def patient_label(labels: Labels) -> int:
-    """The commonest tumor of a patient's slices; no tumor only if all slices are tumor-free."""
+    """The commonest tumor of a patient's slices, of unknown type if none has a type; no tumor only if all slices are
+    tumor-free."""
     count = np.bincount(labels, minlength=len(CLASSES))
-    count[NO_TUMOR] = 0
-    return int(count.argmax()) if count.any() else NO_TUMOR
+    typed = count[NO_TUMOR + 1 : UNTYPED]
+    if typed.any():
+        return NO_TUMOR + 1 + int(typed.argmax())
+    return UNTYPED if (labels == UNTYPED).any() else NO_TUMOR
 
 
 def _figures(
@@ -167,10 +237,7 @@ def _figures(
     guess = probabilities.argmax(axis=1)
     recall, f1 = _recall_and_f1(labels, guess, names, draws)
     auc = _auc(labels, probabilities, names, draws)
-    eps = np.finfo(float).eps  # scikit-learn's bound: an error with probability 1 costs 36, not infinity
-    surprise = -np.log(np.clip(probabilities[np.arange(n), labels], eps, 1 - eps))
     error = ((probabilities - np.eye(len(names))[labels]) ** 2).sum(axis=1)
-    signed = _signed_gaps(labels, probabilities)
     return {
         "n": n,
         "accuracy": weighted_mean(guess == labels, np.ones(n), patients, seed),
@@ -179,11 +246,8 @@ def _figures(
         "recall": {name: with_bounds(*recall[name]) for name in names},
         "roc_auc": {name: with_bounds(*auc[name]) for name in names},
         "roc_auc_mean": _mean_of_defined(auc),
-        "log_loss": weighted_mean(surprise, np.ones(n), patients, seed),
-        "ece": with_bounds(
-            expected_calibration_error(labels, probabilities),
-            ratio(abs(draws.totals(signed)).sum(axis=1), draws.totals(np.ones(n))),
-        ),
+        "log_loss": weighted_mean(_surprise(labels, probabilities), np.ones(n), patients, seed),
+        "ece": _ece(labels, probabilities, draws),
         "brier": weighted_mean(error, np.ones(n), patients, seed),
         "confusion": confusion_matrix(labels, guess, labels=range(len(names))).tolist(),
     }
@@ -220,17 +284,15 @@ def _recall_and_f1(
 
 def _auc(labels: Labels, probabilities: Probabilities, names: list[str], draws: Draws) -> dict[str, _Figure]:
     """Area under the ROC curve of each class against the rest; undefined where one side is empty."""
+    return {name: _auc_of(labels == c, probabilities[:, c], draws) for c, name in enumerate(names)}
+
+
+def _auc_of(positive_n: NDArray[np.bool_], score_n: NDArray[np.float64], draws: Draws) -> _Figure:
     from sklearn.metrics import roc_auc_score
 
-    areas: dict[str, _Figure] = {}
-    for c, name in enumerate(names):
-        positive = labels == c
-        if positive.all() or not positive.any():
-            areas[name] = (None, np.full(len(draws.times_rp), np.nan))
-        else:
-            value = float(roc_auc_score(positive, probabilities[:, c]))
-            areas[name] = (value, _auc_of_draws(positive, probabilities[:, c], draws))
-    return areas
+    if positive_n.all() or not positive_n.any():
+        return None, np.full(len(draws.times_rp), np.nan)
+    return float(roc_auc_score(positive_n, score_n)), _auc_of_draws(positive_n, score_n, draws)
 
 
 def _auc_of_draws(positive_n: NDArray[np.bool_], score_n: NDArray[np.float64], draws: Draws) -> NDArray[np.float64]:
@@ -259,6 +321,17 @@ def _mean_of_defined(figures: dict[str, _Figure]) -> dict[str, Any] | None:
     defined = np.isfinite(draws_rk)
     means = ratio(np.where(defined, draws_rk, 0).sum(axis=1), defined.sum(axis=1))
     return with_bounds(float(np.mean(values)) if values else None, means)
+
+
+def _surprise(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
+    """Minus the logarithm of the truth's probability, ``(n,)``; labels are columns."""
+    eps = np.finfo(float).eps  # scikit-learn's bound: an error with probability 1 costs 36, not infinity
+    return np.asarray(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], eps, 1 - eps)))
+
+
+def _ece(labels: Labels, probabilities: Probabilities, draws: Draws) -> dict[str, Any] | None:
+    gaps, n = draws.totals(_signed_gaps(labels, probabilities)), draws.totals(np.ones(len(labels)))
+    return with_bounds(expected_calibration_error(labels, probabilities), ratio(abs(gaps).sum(axis=1), n))
 
 
 def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.evaluation.metrics import expected_calibration_error, reliability
-from tumorlens.data.labels import CLASSES, color_of
+from tumorlens.data.labels import CLASSES, UNTYPED, color_of
 from tumorlens.data.plotting import new_figure, plain, save_figure
 
 if TYPE_CHECKING:
@@ -20,11 +20,16 @@ _BEFORE, _AFTER = "#999999", "#0072B2"  # calibration
 
 
 def plot_confusion(truth: NDArray[np.int64], guess: NDArray[np.int64], path: Path, title: str) -> None:
-    """Write a PNG with the counts of true (rows) against predicted (columns) classes, shaded by share of the row."""
-    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+    """Write a PNG with the counts of true (rows) against predicted (columns) classes, shaded by share of the row.
+
+    Tumors of unknown type, and answers that name no type, have no row or column and are left out.
+    """
+    from sklearn.metrics import ConfusionMatrixDisplay
 
     labels = range(len(CLASSES))
-    counts = confusion_matrix(truth, guess, labels=labels)
+    counts = np.zeros((len(CLASSES), len(CLASSES)), int)
+    known = (truth < UNTYPED) & (guess < UNTYPED)
+    np.add.at(counts, (truth[known], guess[known]), 1)
     share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     figure = new_figure(5.2, 4.6)
     axes = figure.add_subplot()

@@ -17,7 +17,7 @@ from tumorlens.data.datasets.lgg import is_lgg_slice
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, labels_agree
 
 # Correlation of two signatures from which two slices count as one picture, re-encoded, rescaled or mirrored. Measured
 # on BRISC against figshare: 99 % of 3937 known copies lie above 0.991, every pair of different patients below 0.961.
@@ -108,7 +108,7 @@ def labels_contradict(first: Sample, second: Sample, pair: Pair) -> bool:
     Tumor and no_tumor of one patient can both be right: the last slice with a lesion and the first one without look
     alike. Only equal pictures cannot be both.
     """
-    if not first.label or not second.label or first.label == second.label or of_one_volume(first, second):
+    if not first.label or not second.label or labels_agree(first.label, second.label) or of_one_volume(first, second):
         return False
     healthy = CLASSES[NO_TUMOR] in (first.label, second.label)
     neighbors = healthy and bool(first.patient) and first.patient == second.patient

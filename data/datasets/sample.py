@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, labels_agree
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -140,13 +140,13 @@ def read_sample(sample: Sample) -> Reading:
     """A sample's slice and its mask, read from the files.
 
     Raises:
-        InputError: The scan or the mask cannot be read, their shapes or places differ, or the label in the file differs
-            from that of the set.
+        InputError: The scan or the mask cannot be read, their shapes or places differ, or the label in the file
+            contradicts that of the set.
     """
     scan = open_scan(sample.image) if sample.slice_index is None else open_cut(sample)
     index = sample.slice_index or 0
     own_label = scan.annotation.label if scan.annotation is not None else None
-    if own_label and sample.label and own_label != sample.label:
+    if own_label and sample.label and not labels_agree(own_label, sample.label):
         raise InputError(f"{sample.image}: the file says {own_label}, the data set {sample.label}")
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))
     mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)

@@ -26,7 +26,7 @@ from tumorlens.data.datasets.sample import Sample, channel_of, slices_with_head
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
-from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label
+from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label, labels_agree
 from tumorlens.data.masks.read import describe_values, open_mask, read_mask, read_volume_mask
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -138,7 +138,7 @@ def _check_file(row: Row, check: _Check) -> Iterator[tuple[Sample, NDArray[np.ui
 def _with_annotation(sample: Sample, scan: Scan, check: _Check) -> Sample:
     """The sample with the label and the patient that the file itself names, where the set names none."""
     label = (scan.annotation.label if scan.annotation is not None else None) or ""
-    if label and sample.label and label != sample.label:
+    if label and sample.label and not labels_agree(label, sample.label):
         check.add("file_label", f"{check.name(sample.image)}: the file says {label}, the set {sample.label}")
     return replace(sample, label=sample.label or label, patient=sample.patient or patient_in_file(scan))
 

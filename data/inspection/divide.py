@@ -24,14 +24,14 @@ from tumorlens.data.datasets.sweep import Unread, sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import claim, sha256_of, whole_file
 from tumorlens.data.formats.open import source_files
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import KNOWN
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION
 
 SHARES = (0.70, 0.15, 0.15)
 MIN_FOLDS = 3  # one to test, one to validate, one to train
 _COLUMNS = ["image", "mask", "label", "patient", "split"]
-_MORE_COLUMNS = {"fold", "every", "channel", "cut"}
+_MORE_COLUMNS = {"sequence", "fold", "every", "channel", "cut"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Division:
         for part in [p for p in PARTS if p in parts] + sorted(parts - set(PARTS)):
             members = [sample for sample in self.samples if _part(sample) == part]
             labels = Counter(sample.label for sample in members)
-            table[part] = {name: labels[name] for name in CLASSES if any(s.label == name for s in self.samples)}
+            table[part] = {name: labels[name] for name in KNOWN if any(s.label == name for s in self.samples)}
             table[part]["slices"] = len(members)
             table[part]["patients"] = len({sample.patient for sample in members})
         return table
@@ -149,7 +149,8 @@ def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int =
 
 
 def write_index(division: Division, path: Path, overwrite: bool = False) -> None:
-    """Write ``image, mask, label, patient, split`` (and ``fold``, ``every``, ``channel``, ``cut`` where they are used).
+    """Write ``image, mask, label, patient, split`` (and ``sequence``, ``fold``, ``every``, ``channel``, ``cut`` where
+    they are used).
 
     A file has one row, or as many as the set has for it: a volume one for each plane, a picture one for each channel or
     mask. Rows that differ only in patient and part are written once.
@@ -165,6 +166,7 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
             contents.setdefault(_content(row), row)
     rows = list(contents.values())
     columns = [*_COLUMNS]
+    columns += ["sequence"] if any(row.sample.sequence for row in rows) else []
     columns += ["fold"] if any(sample.fold is not None for sample in division.samples) else []
     columns += ["every"] if any(row.every > 1 for row in rows) else []
     columns += ["channel"] if any(sample.channel is not None for sample in division.samples) else []
@@ -182,6 +184,7 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
                     "label": row.sample.label,
                     "patient": own or divided.patient,
                     "split": divided.split,
+                    "sequence": row.sample.sequence,
                     "fold": divided.fold,
                     "every": row.every,
                     "channel": row.sample.channel,

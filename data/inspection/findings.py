@@ -15,7 +15,7 @@ KIND = "tumorlens data check"
 PROBLEMS: dict[str, str] = {
     "bad_row": "rows of the index that cannot be used",
     "missing_file": "files that are named but not there",
-    "unknown_label": "labels and folders that name none of the four classes (see --map)",
+    "unknown_label": "labels and folders that name neither a class nor `tumor` (see --map)",
     "repeated_row": "files that are listed more than once",
     "unreadable": "files that cannot be read",
     "constant": "pictures with the same value everywhere",

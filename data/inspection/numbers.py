@@ -22,7 +22,7 @@ from tumorlens.data.datasets.folds import make_folds
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.statistics import UNLABELED, Statistics
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 
 _HIGH_AUC = 0.8  # from which a remark warns that a plain fact of the picture reveals the class
 
@@ -224,6 +224,9 @@ def remarks(numbers: dict[str, Any]) -> list[str]:
     absent = [name for name in CLASSES if name not in classes]
     if absent and set(classes) != {UNLABELED}:
         lines.append(f"No slice shows {', '.join(absent)}: a classifier cannot learn it from this set alone.")
+    if TUMOR in classes:
+        n = classes[TUMOR]["slices"]
+        lines.append(f"The tumor's type is not known in {n} slices: they only teach and test whether there is a tumor.")
     if UNLABELED in classes:
         lines.append(f"{classes[UNLABELED]['slices']} slices have no label: they are of use to the segmenter only.")
     if not any(facts["masks"] for facts in classes.values()):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tumorlens.data.datasets.duplicates import signatures
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept, Unread, sweep
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import KNOWN
 from tumorlens.data.preprocessing.preprocess import Preprocess, to_gray
 
 BINS = 64  # of the intensity histograms, over 0..255
@@ -101,7 +101,7 @@ class Statistics:
     @property
     def classes(self) -> list[str]:
         """The classes in the set, in the project's order."""
-        return [name for name in (*CLASSES, UNLABELED) if name in self.sums]
+        return [name for name in (*KNOWN, UNLABELED) if name in self.sums]
 
     @property
     def labels(self) -> NDArray[np.str_]:

@@ -27,7 +27,7 @@ class CrossvalCall:
     out: Path = setting(help="Folder of the runs and of the report; repeat the call to go on.", flag="-o --out")
     folds: tuple[int, ...] = setting((), "Test folds.", metavar="all|0,1,..", shown="all")
     protocol: str | None = setting(
-        None, "How to measure.", metavar="p1|p2|p4", shown="p4 for LGG folders, else all classes"
+        None, "How to measure.", metavar="p1|p2|p4|p6|p7", shown="p4 for LGG folders, else all classes"
     )
     measure: bool = setting(
         True, "Measure the folds on these data; else train only, and measure with `tumorlens evaluate`."

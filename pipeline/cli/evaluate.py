@@ -72,6 +72,7 @@ classification = command(
     examples="""
     tumorlens evaluate classification --data my-set -o report
     tumorlens evaluate classification --data my-set --protocol p2 --classifier run/classifier.safetensors -o report
+    tumorlens evaluate classification --data elsewhere --protocol p5 --classifier run/classifier.safetensors -o report
     """,
 )
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept, sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.evaluation.groups import CaseT, groups_of
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
 from tumorlens.pipeline.evaluation.tables import Table
 from tumorlens.pipeline.evaluation.worst_cases import Worst
-
-
-class Measured(typing.Protocol):
-    """A slice or a scan that was measured: its patient, and its fold or None."""
-
-    @property
-    def patient(self) -> str: ...
-    @property
-    def fold(self) -> int | None: ...
-
-
-CaseT = TypeVar("CaseT", bound=Measured)
 
 
 @dataclass(frozen=True)
@@ -48,10 +36,21 @@ class SliceCase:
         return self.sample.patient or self.sample.name
 
     @property
+    def source(self) -> int:
+        """Number of its data set."""
+        return self.sample.source
+
+    @property
+    def sequence(self) -> str:
+        """Its MRI sequence, empty where it is not known."""
+        return self.sample.sequence
+
+    @property
     def row(self) -> dict[str, Any]:
         """The columns of ``cases.csv`` that identify the slice."""
         place = {"file": str(self.sample.image), "slice": self.sample.place}
-        return place | {"patient": self.patient, "fold": self.fold, "label": self.sample.label}
+        origin = {"source": self.source, "sequence": self.sequence}
+        return place | {"patient": self.patient, "fold": self.fold} | origin | {"label": self.sample.label}
 
 
 class Evaluation(ABC, Generic[CaseT]):
@@ -63,9 +62,11 @@ class Evaluation(ABC, Generic[CaseT]):
 
     Attributes:
         headline: Dotted path of a figure -> its title, for the table on the screen and that of the folds.
+        group_titles: Figure of a group -> its title.
     """
 
     headline: ClassVar[dict[str, str]]
+    group_titles: ClassVar[dict[str, str]]
 
     def __init__(self, protocol: Protocol, seed: int) -> None:
         self.protocol, self.seed = protocol, seed
@@ -102,6 +103,33 @@ class Evaluation(ABC, Generic[CaseT]):
     @abstractmethod
     def figures_of(self, cases: Sequence[CaseT]) -> dict[str, Any]:
         """All figures of some cases, with 95 % intervals by bootstrap over patients."""
+
+    def groups(self, sources: Sequence[str]) -> list[dict[str, Any]]:
+        """The figures of each group of the cases, a row each, see `pipeline.evaluation.groups`.
+
+        Args:
+            sources: The name of each data set.
+        """
+        return [
+            {
+                "by": group.by,
+                "group": group.name,
+                "kind": kind,
+                "n": len(members),
+                "n_patients": len({case.patient for case in members}),
+                **self.group_figures(members),
+            }
+            for group in groups_of(self.cases, sources)
+            for kind, members in self.kinds(group.cases).items()
+        ]
+
+    def kinds(self, cases: Sequence[CaseT]) -> dict[str, list[CaseT]]:
+        """The cases by what is counted, without empty kinds."""
+        return {"slices": list(cases)}
+
+    @abstractmethod
+    def group_figures(self, cases: Sequence[CaseT]) -> dict[str, Any]:
+        """The figures of a group: every key of `group_titles`, and counts."""
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``cases.csv``."""

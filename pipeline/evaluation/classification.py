@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.evaluation.explanation import explanation_report
-from tumorlens.classification.evaluation.metrics import classification_report, restrict
+from tumorlens.classification.evaluation.metrics import classification_report, decision_report, has_known_type, restrict
 from tumorlens.classification.evaluation.plots import plot_confusion, plot_reliability, plot_roc
 from tumorlens.classification.gradcam import grad_cam, target_layer
 from tumorlens.classification.predict import Classifier
 from tumorlens.classification.shortcut import probe
-from tumorlens.classification.trust.calibration import calibrated
+from tumorlens.classification.trust.calibration import THRESHOLD, softmax
 from tumorlens.classification.trust.conformal import coverage_report
 from tumorlens.data.bootstrap import weighted_mean
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR, UNTYPED
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.preprocessing.preprocess import Preprocess
@@ -43,6 +43,25 @@ _FIGURES = {
 }
 
 
+DECISIONS = {
+    "auc": "presence: AUC",
+    "sensitivity": "tumors called tumors (sensitivity)",
+    "specificity": "tumor-free ones called tumor-free (specificity)",
+    "accuracy": "label right, of four classes",
+    "type_accuracy": "type right, of typed pictures (found tumors of a known type)",
+    "unnamed": "answered with a tumor of unknown type",
+    "refused": "refused as not a brain",
+    "ece": "presence: ECE, 15 bins",
+    "log_loss": "presence: log-loss",
+}
+DECISION_TITLES = {
+    "auc": "AUC",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "type_accuracy": "type right",
+    "ece": "ECE",
+}
+
 _EXPLANATION = {
     "pointing_game": "hottest pixel in the tumor",
     "pointing_chance": "by chance",
@@ -59,8 +78,7 @@ class ClassificationCase(SliceCase):
     Attributes:
         before: ``(4,)`` probabilities as the network gives them.
         after: ``(4,)`` calibrated.
-        threshold: The operating point that holds for the slice.
-        positive: Whether the calibrated tumor probability reaches it.
+        answer: The label by that operating point, an index into `data.labels.KNOWN`.
         prediction_set: ``(4,)`` bool: the classes that remain possible; None for weights without such sets.
         refused: Whether the slice alone would be refused as not being a brain.
         explained: Grad-CAM map, true mask and head, ``(size, size)`` each; None unless asked for.
@@ -68,16 +86,20 @@ class ClassificationCase(SliceCase):
 
     before: NDArray[np.float32]
     after: NDArray[np.float32]
-    threshold: float
-    positive: bool
+    answer: int
     prediction_set: NDArray[np.bool_] | None = None
     refused: bool = False
     explained: tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.bool_]] | None = None
 
     @property
+    def tumor(self) -> float:
+        """The calibrated tumor probability."""
+        return 1 - float(self.after[NO_TUMOR])
+
+    @property
     def label(self) -> int:
-        """The true class, an index into `data.labels.CLASSES`."""
-        return CLASSES.index(self.sample.label)
+        """The true label, an index into `data.labels.KNOWN`."""
+        return KNOWN.index(self.sample.label)
 
 
 class ClassificationEvaluation(Evaluation[ClassificationCase]):
@@ -91,6 +113,11 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
     """
 
     headline: ClassVar[dict[str, str]] = {
+        "presence.auc": "ROC-AUC of presence",
+        "presence.sensitivity": "sensitivity",
+        "presence.specificity": "specificity",
+        "presence.ece": "ECE of presence",
+        "presence.type_accuracy": "type right, of typed pictures",
         "after.slice.accuracy": "accuracy per slice",
         "after.patient.accuracy": "accuracy per patient",
         "after.slice.balanced_accuracy": "balanced accuracy per slice",
@@ -101,13 +128,12 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         "after.slice.ece": "ECE after calibration",
         "before.slice.log_loss": "log-loss before calibration",
         "after.slice.log_loss": "log-loss after calibration",
-        "gate.sensitivity": "sensitivity of the gate",
-        "gate.specificity": "specificity of the gate",
         "prediction_sets.coverage": "coverage of the prediction sets",
-        "refused": "slices refused as not a brain",
+        "presence.refused": "slices refused as not a brain",
         "probe.blanked.worst": "probe: AUC on blanked heads",
         "probe.frames.kept": "probe: labels kept in other frames",
     }
+    group_titles: ClassVar[dict[str, str]] = DECISION_TITLES
 
     def __init__(self, protocol: Protocol, seed: int, explain: bool = False, with_probe: bool = True) -> None:
         super().__init__(protocol, seed)
@@ -118,8 +144,10 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
     def policy(self) -> str:
         names = [CLASSES[c] for c in self.protocol.classes]
         text = (
-            f"label = likeliest of {', '.join(names)} after calibration; a patient's probability is the mean over the "
-            "patient's slices; a class that the truth lacks has no recall or AUC (-) and no part in means over classes"
+            "presence by the operating point; label = likeliest of "
+            f"{', '.join(names)} after calibration; tumors of unknown type count for presence only; a patient's "
+            "probability is the mean over the patient's slices; a class that the truth lacks has no recall or AUC (-) "
+            "and no part in means over classes"
         )
         if NO_TUMOR not in self.protocol.classes:
             text += (
@@ -148,39 +176,39 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
 
     def _predict(self, classifier: Classifier, batch: list[Swept], fold: int | None) -> None:
         images = np.stack([swept.prepared.image for swept in batch])
-        logits, strangeness = classifier.logits_and_strangeness(images)
-        before, after = calibrated(logits), classifier.calibrate(logits)
-        volumes = np.array([swept.reading.sample.from_volume for swept in batch], bool)
-        labels = classifier.labels(after, volumes)
+        seen = classifier.look(images)
+        before, after = softmax(seen.logits), classifier.calibrate(seen.logits)
+        labels = classifier.labels(after)
         sets = classifier.prediction_sets(after, labels)
-        refused = classifier.refuses(strangeness, np.array([s.prepared.head_fraction > 0 for s in batch]))
-        explained = self._explain(classifier, batch, images, labels) if self.explain else {}
+        refused = classifier.refuses(seen.strangeness, np.array([s.prepared.head_fraction > 0 for s in batch]))
+        named = np.where(labels == UNTYPED, 1 + after[:, 1:].argmax(axis=1), labels)  # a map needs a class
+        explained = self._explain(classifier, batch, images, named) if self.explain else {}
         for i, swept in enumerate(batch):
             case = ClassificationCase(
                 sample=swept.reading.sample,
                 fold=fold,
                 before=before[i],
                 after=after[i],
-                threshold=classifier.volume_threshold if volumes[i] else classifier.tumor_threshold,
-                positive=bool(labels[i] != NO_TUMOR),
+                answer=int(labels[i]),
                 prediction_set=None if sets is None else sets[i],
                 refused=bool(refused[i]),
                 explained=explained.get(i),
             )
             self.cases.append(case)
             guess, confidence = self._guess(case)
-            if guess != case.label:
-                title = f"true: {plain(CLASSES[case.label])}\n{plain(CLASSES[guess])} {confidence:.2f}"
+            right = guess != NO_TUMOR if case.label == UNTYPED else guess == case.label
+            if not right:
+                title = f"true: {plain(case.sample.label)}\n{plain(CLASSES[guess])} {confidence:.2f}"
                 self.worst.offer((-confidence,), WorstCase(swept.prepared.image, title, case.patient))
 
     def _explain(
-        self, classifier: Classifier, batch: list[Swept], images: NDArray[np.uint8], labels: NDArray[np.int64]
+        self, classifier: Classifier, batch: list[Swept], images: NDArray[np.uint8], named: NDArray[np.int64]
     ) -> dict[int, Any]:
         """Maps of the tumor slices whose mask is known."""
         outlined = [i for i, s in enumerate(batch) if s.mask is not None and s.mask.any()]
         if not outlined:
             return {}
-        cams = grad_cam(classifier.model, to_batch(images[outlined], classifier.normalization), labels[outlined])
+        cams = grad_cam(classifier.model, to_batch(images[outlined], classifier.normalization), named[outlined])
         return {
             i: (cam.astype(np.float16), np.asarray(batch[i].mask) != 0, batch[i].prepared.head)
             for i, cam in zip(outlined, cams, strict=True)
@@ -195,37 +223,38 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         labels = np.array([c.label for c in cases])
         patients = [c.patient for c in cases]
         classes = self.protocol.classes if len(self.protocol.classes) < len(CLASSES) else None
+        typed = [c for c, known in zip(cases, has_known_type(labels), strict=True) if known]
         reports = {
             name: classification_report(
                 labels, np.stack([getattr(c, name) for c in cases]), patients, self.seed, classes
             )
+            if typed
+            else None
             for name in ("after", "before")
         }
-        sets = [c.prediction_set for c in cases if c.prediction_set is not None]
-        complete = len(sets) == len(cases)
         probes = [self.probes.get(fold) for fold in {c.fold for c in cases}]
         return {
             **reports,
-            "gate": self._gate(cases),
-            "prediction_sets": coverage_report(np.stack(sets), labels, patients, self.seed) if complete else None,
-            # Slices that would be refused alone count in all other figures nevertheless.
-            "refused": weighted_mean([c.refused for c in cases], np.ones(len(cases)), patients, self.seed),
+            "presence": {"threshold": THRESHOLD, **self.group_figures(cases)},
+            "prediction_sets": self._coverage(typed),
             "probe": probes[0] if len(probes) == 1 else None,  # folds have no common one: each has its own model
             "explanation": self._explanation(cases),
         }
 
-    def _gate(self, cases: Sequence[ClassificationCase]) -> dict[str, Any]:
-        sick = np.array([c.label != NO_TUMOR for c in cases])
-        positive = np.array([c.positive for c in cases])
-        kind = np.array([1 + int(c.after[1:].argmax()) if c.positive else NO_TUMOR for c in cases])
+    def group_figures(self, cases: Sequence[ClassificationCase]) -> dict[str, Any]:
+        """The `decision_report` of some slices. Slices that would be refused alone count in its other figures."""
+        labels, answers, tumor = (np.array(v) for v in zip(*[(c.label, c.answer, c.tumor) for c in cases], strict=True))
         patients = [c.patient for c in cases]
-        right = kind == np.array([c.label for c in cases])
-        return {
-            "thresholds": sorted({c.threshold for c in cases}),
-            "sensitivity": weighted_mean(positive, sick, patients, self.seed),
-            "specificity": weighted_mean(~positive, ~sick, patients, self.seed),
-            "accuracy": weighted_mean(right, np.ones(len(cases)), patients, self.seed),
-        }
+        refused = weighted_mean([c.refused for c in cases], np.ones(len(cases)), patients, self.seed)
+        return decision_report(labels, answers, tumor, patients, self.seed) | {"refused": refused}
+
+    def _coverage(self, cases: Sequence[ClassificationCase]) -> dict[str, Any] | None:
+        sets = [c.prediction_set for c in cases if c.prediction_set is not None]
+        if not sets or len(sets) < len(cases):
+            return None
+        return coverage_report(
+            np.stack(sets), np.array([c.label for c in cases]), [c.patient for c in cases], self.seed
+        )
 
     def _explanation(self, cases: Sequence[ClassificationCase]) -> dict[str, Any] | None:
         explained = [c for c in cases if c.explained is not None]
@@ -240,7 +269,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
 
     def rows_of(self, case: ClassificationCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for each slice."""
-        row = case.row | {"predicted": CLASSES[self._guess(case)[0]], "positive": case.positive}
+        row = case.row | {"predicted": CLASSES[self._guess(case)[0]], "positive": case.answer != NO_TUMOR}
         row |= {f"before_{name}": p for name, p in zip(CLASSES, case.before, strict=True)}
         row |= {f"after_{name}": p for name, p in zip(CLASSES, case.after, strict=True)}
         if case.prediction_set is not None:
@@ -250,49 +279,62 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         return [row | {"refused": case.refused}]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """Confusion, ROC curves, reliability and the most confident mistakes."""
-        classes = self.protocol.classes
-        names = [CLASSES[c] for c in classes]
-        truth = np.array([c.label for c in self.cases])
-        columns = np.array([classes.index(c.label) for c in self.cases])
-        before, after = (restrict(np.stack([getattr(c, n) for c in self.cases]), classes) for n in ("before", "after"))
-        guess = np.array([classes[k] for k in after.argmax(axis=1)])
-        return {
-            "confusion.png": lambda path: plot_confusion(truth, guess, path, "slices"),
+        """Confusion, ROC curves, reliability and the most confident mistakes. Without a known type, of presence."""
+        labels = np.array([c.label for c in self.cases])
+        known, classes = has_known_type(labels), self.protocol.classes
+        before, after = (np.stack([getattr(c, name) for c in self.cases]) for name in ("before", "after"))
+        plots: dict[str, Callable[[Path], None]] = {}
+        if known.any():
+            names = [CLASSES[c] for c in classes]
+            before, after = (restrict(shares[known], classes) for shares in (before, after))
+            columns = np.array([classes.index(c) for c in labels[known]])
+            truth, guess = labels[known], np.array(classes)[after.argmax(axis=1)]
+            plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, "slices")
+        else:
+            names = [CLASSES[NO_TUMOR], TUMOR]
+            before, after = (np.stack([p[:, NO_TUMOR], 1 - p[:, NO_TUMOR]], axis=1) for p in (before, after))
+            columns = (labels != NO_TUMOR).astype(np.int64)
+        return plots | {
             "roc.png": lambda path: plot_roc(columns, after, path, "slices", names),
             "reliability.png": lambda path: plot_reliability(columns, before, after, path, "slices"),
             "worst.png": lambda path: plot_worst(self.worst.items, path, "most confident mistakes"),
         }
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
-        """Tables per slice and patient, per class, of the gate, and of the parts that the user asks for."""
-        after, before = figures["after"], figures["before"]
-        parts = ("slice", "patient")
-        main = [(title, *(cell(after[part][key]) for part in parts)) for key, title in _FIGURES.items()]
-        main += [
-            (f"{_FIGURES[key]} before calibration", *(cell(before[part][key]) for part in parts))
-            for key in ("log_loss", "ece", "brier")
-        ]
-        names = [plain(name) for name in after["classes"]]
-        by_class = [
-            (plain(name), *(cell(after[part][key][name]) for key in ("recall", "roc_auc") for part in parts))
-            for name in after["classes"]
-        ]
-        columns = ("class", "recall, slices", "recall, patients", "AUC, slices", "AUC, patients")
-        tables = [
-            Table("Figures after calibration", ("", "per slice", "per patient"), main),
-            Table("Per class", columns, by_class),
-            count_table("Confusion of slices (rows true, columns predicted)", names, after["slice"]["confusion"]),
-            count_table("Confusion of patients", names, after["patient"]["confusion"]),
-            listing("Gate at the operating point", figures["gate"]),
-        ]
-        if figures["refused"]:
-            tables.append(Table("Refusal", ("", ""), [("slices refused as not a brain", cell(figures["refused"]))]))
+        """Tables of presence, of the classes where tumors have a known type, and of what the user asks for."""
+        presence = figures["presence"]
+        rows = [(title, cell(presence[key])) for key, title in DECISIONS.items()]
+        about = f"Decisions at the operating point {cell(presence['threshold'])}: {presence['n_tumor']} slices with a "
+        about += f"tumor, {presence['n_healthy']} without, {presence['n_typed']} typed pictures"
+        tables = [Table(about, ("", "value"), rows), *(_of_classes(figures) if figures["after"] else [])]
         if figures["prediction_sets"]:
             tables.append(listing("Prediction sets", figures["prediction_sets"]))
         if figures["probe"]:
             tables.append(listing("No-shortcut probe", figures["probe"]))
         return tables + ([_explained(figures["explanation"])] if figures["explanation"] else [])
+
+
+def _of_classes(figures: dict[str, Any]) -> list[Table]:
+    """The tables of the classes: per slice and patient, per class, confusion."""
+    after, before = figures["after"], figures["before"]
+    parts = ("slice", "patient")
+    main = [(title, *(cell(after[part][key]) for part in parts)) for key, title in _FIGURES.items()]
+    main += [
+        (f"{_FIGURES[key]} before calibration", *(cell(before[part][key]) for part in parts))
+        for key in ("log_loss", "ece", "brier")
+    ]
+    names = [plain(name) for name in after["classes"]]
+    by_class = [
+        (plain(name), *(cell(after[part][key][name]) for key in ("recall", "roc_auc") for part in parts))
+        for name in after["classes"]
+    ]
+    columns = ("class", "recall, slices", "recall, patients", "AUC, slices", "AUC, patients")
+    return [
+        Table("Figures after calibration", ("", "per slice", "per patient"), main),
+        Table("Per class", columns, by_class),
+        count_table("Confusion of slices (rows true, columns predicted)", names, after["slice"]["confusion"]),
+        count_table("Confusion of patients", names, after["patient"]["confusion"]),
+    ]
 
 
 def _explained(figures: dict[str, Any]) -> Table:

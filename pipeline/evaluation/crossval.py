@@ -115,8 +115,11 @@ def crossval(
             settings.
     """
     _check_report(request, out)
-    if (request.protocol or "").lower() == "p3":
-        raise InputError("protocol p3 has no folds, so there is nothing to cross-validate; see `tumorlens evaluate`")
+    protocol = (request.protocol or "").lower()
+    if protocol in ("p3", "p5"):
+        raise InputError(
+            f"protocol {protocol} has no folds, so there is nothing to cross-validate; see `tumorlens evaluate`"
+        )
     request = replace(request, protocol=request.protocol or _own_protocol(request))
     folds = tuple(chosen_folds(request, count_folds(request)))
     _check_common_folds(request)

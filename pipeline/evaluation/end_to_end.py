@@ -10,28 +10,33 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.classification.evaluation.metrics import decision_report, has_known_type
 from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample, channel_of
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.evaluation.base import Evaluation
+from tumorlens.pipeline.evaluation.classification import DECISION_TITLES, DECISIONS
 from tumorlens.pipeline.evaluation.protocols import Progress
-from tumorlens.pipeline.evaluation.segmentation import EMPTY_CASES, badness, mask_plots, mask_tables, mask_title
+from tumorlens.pipeline.evaluation.segmentation import (
+    EMPTY_CASES,
+    MASK_TITLES,
+    badness,
+    mask_plots,
+    mask_tables,
+    mask_title,
+)
 from tumorlens.pipeline.evaluation.tables import Table, cell
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase
-from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
 
 _FIGURES = {
-    "accuracy": "label right",
-    "sensitivity": "tumors called tumors (sensitivity)",
-    "specificity": "tumor-free scans called tumor-free (specificity)",
-    "refused": "refused",
+    **{key: title for key, title in DECISIONS.items() if key != "log_loss"},
     "dice_all": "Dice, all scans",
     "dice_tumor": "Dice, scans with a tumor",
     "dice_tumor_median": "Dice, scans with a tumor, median",
@@ -47,15 +52,17 @@ class ScanCase:
         scan: The file's name.
         patient: Its patient.
         volume: Several slices, judged as one scan.
-        label: The true class.
-        guess: The pipeline's class, or ``refused``.
+        label: The true label, one of `data.labels.KNOWN`.
+        guess: The pipeline's label: one of these, or ``refused``.
         dice: Over all voxels of the scan; both masks empty 1, one of them empty 0. None if the true mask is not known.
         free_slices: Slices without tumor.
         free_marked: Slices without tumor on which the pipeline drew a mask.
         scores: Of each slice, in order; empty if the true mask is not known.
         fold: The fold that it belongs to, or None.
         file: Its path.
-        probabilities: Class -> probability of the scan.
+        probabilities: Class -> probability of the scan; empty for a refused one.
+        source: Number of its data set.
+        sequence: Its MRI sequence, empty where it is not known.
     """
 
     scan: str
@@ -70,6 +77,13 @@ class ScanCase:
     fold: int | None = None
     file: str = ""
     probabilities: dict[str, float] = field(default_factory=dict)
+    source: int = 0
+    sequence: str = ""
+
+    @property
+    def tumor(self) -> float:
+        """The tumor probability; NaN for a refused scan."""
+        return 1 - self.probabilities.get(CLASSES[NO_TUMOR], np.nan)
 
     @property
     def slice_labels(self) -> list[str]:
@@ -80,21 +94,23 @@ class ScanCase:
 class PipelineEvaluation(Evaluation[ScanCase]):
     """Measures both stages together, a part of the data at a time.
 
-    A tumor that the classifier missed has Dice 0; so has a mask on a scan without tumor. A refused scan is wrong,
-    and so is a tumor of uncertain type.
+    A tumor that the classifier missed has Dice 0; so has a mask on a scan without tumor. A refused scan is wrong. The
+    answer ``tumor``, of no type, finds the tumor and has the wrong type.
     """
 
     headline: ClassVar[dict[str, str]] = {
         f"{kind}.{key}": f"{title} ({kind})" for kind in ("slices", "volumes") for key, title in _FIGURES.items()
     }
+    group_titles: ClassVar[dict[str, str]] = DECISION_TITLES | MASK_TITLES | {"dice_tumor": "Dice, scans with a tumor"}
 
     @property
     def policy(self) -> str:
         return (
             "source file in, label and mask out, as `tumorlens run` does it; a tumor that the classifier missed or "
             "refused has Dice 0, so has a mask on a tumor-free slice; a refused scan has a wrong label and an empty "
-            "mask; all four classes can be answered, and a tumor of uncertain type is a wrong label; "
-            f"{EMPTY_CASES}; intervals are 95 %, by bootstrap over patients"
+            "mask, ranks behind all others in the AUC, and has no part in the ECE; the answer tumor without a type is "
+            "a tumor, with the wrong type; tumors of unknown type count for presence only; all four classes can be "
+            f"answered; {EMPTY_CASES}; intervals are 95 %, by bootstrap over patients"
         )
 
     def measure(
@@ -143,48 +159,56 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             fold=fold,
             file=str(first.image),
             probabilities={name: float(p) for name, p in (result.probabilities or {}).items() if p is not None},
+            source=first.source,
+            sequence=first.sequence,
         )
 
     def figures_of(self, cases: Sequence[ScanCase]) -> dict[str, Any]:
         """Figures of pictures and of volumes apart."""
-        kinds = {"slices": [c for c in cases if not c.volume], "volumes": [c for c in cases if c.volume]}
-        return {kind: self._figures_of_kind(members) for kind, members in kinds.items() if members}
+        return {kind: self._figures_of_kind(members) for kind, members in self.kinds(cases).items()}
 
-    def _figures_of_kind(self, cases: list[ScanCase]) -> dict[str, Any]:
-        patients = np.array([c.patient for c in cases])
-        label, guess = np.array([c.label for c in cases]), np.array([c.guess for c in cases])
+    def kinds(self, cases: Sequence[ScanCase]) -> dict[str, list[ScanCase]]:
+        """Single pictures, and volumes."""
+        kinds = {"slices": [c for c in cases if not c.volume], "volumes": [c for c in cases if c.volume]}
+        return {kind: members for kind, members in kinds.items() if members}
+
+    def group_figures(self, cases: Sequence[ScanCase]) -> dict[str, Any]:
+        """The `decision_report` of some scans, and their Dice."""
+        patients = [c.patient for c in cases]
+        labels = np.array([KNOWN.index(c.label) for c in cases])
+        answers = np.array([KNOWN.index(c.guess) if c.guess in KNOWN else -1 for c in cases])
         outlined = np.array([c.dice is not None for c in cases])
         score = np.array([c.dice or 0.0 for c in cases])
-        sick = label != CLASSES[NO_TUMOR]
-        refused = guess == REFUSED
-        called = (guess != CLASSES[NO_TUMOR]) & ~refused
         free = np.array([c.free_slices for c in cases], float)
         marked = np.array([c.free_marked for c in cases], float)
-        has_outline = sick & outlined
-        present = [name for name in CLASSES if (label == name).any()]
+        share = np.divide(marked, free, out=np.zeros_like(free), where=free > 0)
+        has_outline = outlined & (labels != NO_TUMOR)
+        return {
+            **decision_report(labels, answers, np.array([c.tumor for c in cases]), patients, self.seed),
+            "n_outlined": int(outlined.sum()),
+            "dice_all": weighted_mean(score, outlined, patients, self.seed),
+            "dice_tumor": weighted_mean(score, has_outline, patients, self.seed),
+            "dice_tumor_median": median(score, has_outline, patients, self.seed),
+            "n_tumor_free_slices": int(free.sum()),
+            "false_masks": weighted_mean(share, free, patients, self.seed),
+        }
 
-        def estimate(values: NDArray[Any], weights: NDArray[Any]) -> dict[str, Any] | None:
-            return weighted_mean(values.astype(float), weights.astype(float), patients, self.seed)
-
-        every = np.ones(len(cases))
+    def _figures_of_kind(self, cases: list[ScanCase]) -> dict[str, Any]:
+        patients = [c.patient for c in cases]
         slices = _slices(cases)
+
+        def mean_of(name: str, values: Sequence[Any], outlined: bool = False) -> dict[str, Any] | None:
+            counts = [c.label == name and (c.dice is not None or not outlined) for c in cases]
+            return weighted_mean(values, counts, patients, self.seed)
+
+        right, score = [c.guess == c.label for c in cases], [c.dice or 0.0 for c in cases]
+        sick = sorted({c.label for c in cases if c.label != CLASSES[NO_TUMOR] and c.dice is not None})
         return {
             "n": len(cases),
             "n_patients": len(set(patients)),
-            "accuracy": estimate(guess == label, every),
-            "recall": {name: estimate(guess == name, label == name) for name in present},
-            "sensitivity": estimate(called, sick),
-            "specificity": estimate(guess == CLASSES[NO_TUMOR], ~sick),
-            "refused": estimate(refused, every),
-            "n_outlined": int(outlined.sum()),
-            "dice_all": estimate(score, outlined),
-            "dice_tumor": estimate(score, has_outline),
-            "dice_tumor_median": median(score, has_outline, patients, self.seed),
-            "dice_by_label": {
-                str(n): estimate(score, has_outline & (label == n)) for n in sorted(set(label[has_outline]))
-            },
-            "n_tumor_free_slices": int(free.sum()),
-            "false_masks": estimate(np.divide(marked, free, out=np.zeros_like(free), where=free > 0), free),
+            **self.group_figures(cases),
+            "recall": {name: mean_of(name, right) for name in CLASSES if any(c.label == name for c in cases)},
+            "dice_by_label": {name: mean_of(name, score, outlined=True) for name in sick},
             "masks": segmentation_report(*slices, self.seed) if slices[0] else None,
         }
 
@@ -195,11 +219,12 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return [_row(case, "volume", None, None)] + [_row(case, "slice", k, s) for k, s in enumerate(case.scores)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """Confusion of the scans with a type or without a tumor, Dice by lesion size and the lowest Dice."""
-        judged = [c for c in self.cases if c.guess in CLASSES]
+        """Confusion of the scans whose type is known and was named, Dice by lesion size and the lowest Dice."""
+        known = has_known_type(np.array([KNOWN.index(c.label) for c in self.cases]))
+        judged = [c for c, typed in zip(self.cases, known, strict=True) if typed and c.guess in CLASSES]
         left_out = len(self.cases) - len(judged)
         truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in judged], int) for key in ("label", "guess"))
-        title = "scans" + (f" ({left_out} refused or of uncertain type left out)" if left_out else "")
+        title = "scans" + (f" ({left_out} refused or of unknown type left out)" if left_out else "")
         slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
         if judged:
@@ -242,6 +267,8 @@ def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | Non
         "slice": index,
         "patient": case.patient,
         "fold": case.fold,
+        "source": case.source,
+        "sequence": case.sequence,
         "label": case.label if index is None else case.slice_labels[index],
         "predicted": case.guess if index is None else None,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
+from tumorlens.pipeline.evaluation.groups import source_names
 from tumorlens.pipeline.evaluation.leaks import copy_warning, leak_warnings, measured_patients
 from tumorlens.pipeline.evaluation.protocols import Progress, Selection, find_protocol
 from tumorlens.pipeline.evaluation.report import check_out, screen_table, unit_of, write_report
@@ -52,6 +53,7 @@ def evaluate(
     selection = select(request, card, progress)
     weights.check_files(selection)
     warnings = _warnings(selection, weights)
+    selection = _with_verdict(selection, warnings)
     for text in warnings:
         warn(text)
     evaluation = _evaluation(request, selection)
@@ -59,6 +61,8 @@ def evaluate(
         evaluation.measure(weights.load(fold), samples, fold, progress)
     about = _about(request, selection, weights, warnings)
     report = write_report(out, about, evaluation, list(selection.parts))
+    if selection.protocol.id != "none":
+        say(selection.protocol.title)
     say(screen_table(report, evaluation.headline))
     counted = f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"
     say(f"{counted}, {selection.choice}; report: {out / 'report.md'}")
@@ -90,6 +94,17 @@ def _warnings(selection: Selection, weights: Weights) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
+def _with_verdict(selection: Selection, warnings: list[str]) -> Selection:
+    """The selection of P5 with a title that says whether the weights were trained without the source."""
+    if selection.protocol.id != "p5":
+        return selection
+    verdict = "the weights have not learned from its patients"
+    if warnings:
+        verdict = "the weights were not trained without it, or that is not known: see the warnings"
+    titled = replace(selection.protocol, title=f"{selection.protocol.title}; {verdict}")
+    return replace(selection, protocol=titled)
+
+
 def _evaluation(request: EvaluationRequest, selection: Selection) -> Any:
     from tumorlens.pipeline.evaluation.classification import ClassificationEvaluation
     from tumorlens.pipeline.evaluation.end_to_end import PipelineEvaluation
@@ -113,6 +128,7 @@ def _about(request: EvaluationRequest, selection: Selection, weights: Weights, w
         "stage": request.stage,
         "protocol": {"id": selection.protocol.id, "title": selection.protocol.title},
         "data": list(request.data),
+        "sources": source_names(request.data),
         "label_map": [list(pair) for pair in request.label_map],
         "frame_channel": request.channel,
         "folds": {

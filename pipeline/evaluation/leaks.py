@@ -69,7 +69,7 @@ def copy_warning(stage: str, card: Mapping[str, Any], patients: Patients) -> lis
     The hashes do not show these copies: near-duplicates across the split have no common hash.
     """
     count = card.get("leaking_test_slices")
-    if not count or not has_test_patients(card, patients):
+    if not count or not _share(card, patients, "test"):
         return []
     return [
         f"leaks: {count} of the test slices of the {stage} weights are copies of slices that they learned from, or of "
@@ -77,14 +77,20 @@ def copy_warning(stage: str, card: Mapping[str, Any], patients: Patients) -> lis
     ]
 
 
-def has_test_patients(card: Mapping[str, Any], patients: Patients) -> bool:
-    """Whether one of these patients was in the test part of the weights' training."""
-    return _share(card, patients, "test")
+def has_unseen_patients(card: Mapping[str, Any], patients: Patients) -> bool:
+    """Whether the weights' training held out one of these patients: in its test part, or, where a held-out fold
+    validated and nothing tested, in its validation part."""
+    return _share(card, patients, _held_out(card))
 
 
-def is_test_fold(card: Mapping[str, Any], patients: Patients) -> bool:
-    """Whether the weights' training tested on these patients, and neither learned from nor validated on any of them."""
-    return has_test_patients(card, patients) and not _share(card, patients, "train", "validation")
+def is_unseen_fold(card: Mapping[str, Any], patients: Patients) -> bool:
+    """Whether the weights' training held out some of these patients, and used none of them otherwise."""
+    others = {"train", "validation", "test"} - {_held_out(card)}
+    return has_unseen_patients(card, patients) and not _share(card, patients, *others)
+
+
+def _held_out(card: Mapping[str, Any]) -> str:
+    return "validation" if card["training"].get("split") == "holdout" else "test"
 
 
 def _share(card: Mapping[str, Any], patients: Patients, *parts: str) -> bool:

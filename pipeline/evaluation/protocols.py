@@ -19,11 +19,12 @@ class Protocol:
     """A way to measure that a table can name.
 
     Attributes:
-        id: ``p1`` to ``p4``, or ``none``.
+        id: ``p1`` to ``p7``, or ``none``.
         title: One line for the report.
         classes: Indices into `data.labels.CLASSES` that are measured.
         split: ``"folds"``, ``"official"``, or ``"all"`` scans as one set.
         stages: The stages that it can measure, ``pipeline`` among them.
+        presence_only: Whether only tumor or no tumor is measured, not the type.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Protocol:
     classes: tuple[int, ...] = tuple(range(len(CLASSES)))
     split: str = "folds"
     stages: tuple[str, ...] = STAGES
+    presence_only: bool = False
 
 
 _TUMORS = tuple(c for c in range(len(CLASSES)) if c != NO_TUMOR)
@@ -39,6 +41,14 @@ PROTOCOLS = {
     "p2": Protocol("p2", "P2: presence and type (four classes) and mask, folds by patient"),
     "p3": Protocol("p3", "P3: official split, to compare with papers only", split="official"),
     "p4": Protocol("p4", "P4: LGG folder, Dice of each patient's volume, folds by patient", stages=("segmentation",)),
+    "p5": Protocol("p5", "P5: leave one source out", split="all"),
+    "p6": Protocol("p6", "P6: presence and mask on each sequence, folds by patient"),
+    "p7": Protocol(
+        "p7",
+        "P7: presence on pictures as people find them, folds by patient",
+        stages=("classification", "pipeline"),
+        presence_only=True,
+    ),
 }
 
 NONE = Protocol("none", "no protocol: all scans as one set", split="all")

@@ -1,4 +1,4 @@
-"""A report's folder: report.json with all figures, report.md to read, cases.csv to score anew, and pictures."""
+"""A report's folder: report.json with all figures, report.md to read, tables to score anew, and pictures."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 from tumorlens.data.files import claim, whole_file, write_text
 from tumorlens.pipeline.evaluation.base import Evaluation
+from tumorlens.pipeline.evaluation.groups import flat_row, group_table
 from tumorlens.pipeline.evaluation.tables import Table, cell, fold_table, leaves, number, over_folds
 
 SCHEMA_VERSION = 1
 REPORT = "report.json"
 KIND = "tumorlens evaluation"
-TEXT, CASES = "report.md", "cases.csv"
+TEXT, CASES, GROUPS = "report.md", "cases.csv", "groups.csv"
 PICTURES = ("confusion.png", "roc.png", "reliability.png", "worst.png", "dice_by_size.png")  # of any stage
+_FILES = (REPORT, TEXT, CASES, GROUPS, *PICTURES)
 _DIGITS = 9  # a float32 survives that
 
 
@@ -26,7 +28,7 @@ def check_out(out: Path, overwrite: bool) -> None:
         InputError: See `data.files.claim`.
     """
     ours = _files_of(out)
-    files = [out / name for name in (REPORT, TEXT, CASES, *PICTURES)]
+    files = [out / name for name in _FILES]
     claim(files, "a report", lambda path: path.name in ours, overwrite)
 
 
@@ -47,7 +49,8 @@ def write_report(
     plots = evaluation.plots()
     by_fold = {str(fold): evaluation.figures(fold) for fold in folds if fold is not None}
     figures = next(iter(by_fold.values())) if len(by_fold) == 1 else evaluation.figures()
-    files = [REPORT, TEXT, CASES, *plots]
+    groups = evaluation.groups(about["sources"])
+    files = [REPORT, TEXT, CASES, *([GROUPS] if groups else []), *plots]
     report = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -58,13 +61,16 @@ def write_report(
         "figures": figures,
         "by_fold": by_fold,
         "over_folds": over_folds(by_fold) if len(by_fold) > 1 else {},
+        "groups": groups,
         "files": files,
     }
     for name in _files_of(out) - set(files):  # of a report on another stage
         (out / name).unlink(missing_ok=True)
     # First, because it marks the other files as a report's if writing them is interrupted.
     write_text(out / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    _write_cases(out / CASES, evaluation.rows())
+    _write_rows(out / CASES, evaluation.rows())
+    if groups:
+        _write_rows(out / GROUPS, [flat_row(row) for row in groups])
     for name, write in plots.items():
         write(out / name)
     write_text(out / TEXT, _markdown(report, evaluation, list(plots)))
@@ -78,10 +84,10 @@ def _files_of(out: Path) -> set[str]:
         files = report["files"] if report["kind"] == KIND else []
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-    return set(files) & {REPORT, TEXT, CASES, *PICTURES} if isinstance(files, list) else set()
+    return set(files) & set(_FILES) if isinstance(files, list) else set()
 
 
-def _write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     with whole_file(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
@@ -116,6 +122,8 @@ def _markdown(report: dict[str, Any], evaluation: Evaluation[Any], plots: list[s
         table = fold_table(evaluation.headline, report["by_fold"], report["figures"])
         parts.append(table.markdown())
     parts += [table.markdown() for table in evaluation.tables(report["figures"])]
+    if report["groups"]:
+        parts.append(group_table(report["groups"], evaluation.group_titles).markdown())
     parts += ["## Pictures", "", *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in plots), ""]
     return "\n".join(parts)
 

@@ -16,7 +16,7 @@ class EvaluationRequest:
 
     Attributes:
         stage: ``classification``, ``segmentation`` or ``pipeline``.
-        protocol: ``p1`` to ``p4``; None for all scans as one set, or for the folds that are named.
+        protocol: ``p1`` to ``p7``; None for all scans as one set, or for the folds that are named.
         folds: Test folds. An empty tuple takes all, None leaves the choice to the weights' card.
         classifier: Weights, or the shipped ones; ``{fold}`` stands for the fold's number.
         segmenter: The same for stage two.
@@ -34,12 +34,12 @@ class EvaluationRequest:
     protocol: str | None = setting(
         None,
         "p1: tumor types, by folds; p2: four classes, by folds; p3: official split (may leak); p4: LGG folder, "
-        "segmentation only.",
-        metavar="p1|p2|p3|p4",
+        "segmentation only; p5: a source left out of training; p6: by sequence, by folds; p7: presence, by folds.",
+        metavar="p1|p2|p3|p4|p5|p6|p7",
         shown="all scans as one set",
     )
     folds: tuple[int, ...] | None = setting(
-        None, "Test folds.", metavar="all|0,1,..", shown="the test fold on the weights' card"
+        None, "Test folds.", metavar="all|0,1,..", shown="the test or held-out fold on the weights' card"
     )
     classifier: str | None = setting(
         None, "Your own classifier.safetensors; {fold} stands for the fold's number.", metavar="FILE"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tumorlens.data.bootstrap import weighted_mean
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
 from tumorlens.data.errors import InputError
@@ -39,6 +40,9 @@ _OTHERS = {
     "missed": "tumor slices without a mask",
     "false_masks": "tumor-free slices with a mask",
 }
+
+
+MASK_TITLES = {"dice_tumor": "Dice, tumor slices", "false_masks": "tumor-free slices with a mask"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         "volume.mean": "Dice of volumes, mean",
         "volume.median": "Dice of volumes, median",
     }
+
+    group_titles: ClassVar[dict[str, str]] = MASK_TITLES
 
     def __init__(self, protocol: Protocol, seed: int, outline: str | None = None) -> None:
         super().__init__(protocol, seed)
@@ -125,6 +131,10 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         figures = segmentation_report(scores, [c.sample.label for c in cases], patients, self.seed)
         return figures | ({"volume": volume_dice(scores, patients, self.seed)} if self.protocol.id == "p4" else {})
 
+    def group_figures(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
+        """Dice of the tumor slices, and the share of the others with a mask."""
+        return mask_figures([c.scores for c in cases], [c.patient for c in cases], self.seed)
+
     def rows_of(self, case: SegmentationCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for each slice."""
         return [case.row | asdict(case.scores)]
@@ -138,6 +148,17 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         """Tables of the masks, after that of the volumes."""
         volumes = [listing("Dice of volumes, one per patient", figures["volume"])] if "volume" in figures else []
         return volumes + mask_tables(figures)
+
+
+def mask_figures(scores: Sequence[SliceScores], patients: Sequence[str], seed: int) -> dict[str, Any]:
+    """The figures of `MASK_TITLES` with intervals over patients, and the number of tumor slices."""
+    sick = np.array([s.truth_px > 0 for s in scores], bool)
+    dice, marked = np.array([s.dice for s in scores]), np.array([s.guess_px > 0 for s in scores], bool)
+    return {
+        "n_tumor_slices": int(sick.sum()),
+        "dice_tumor": weighted_mean(dice, sick, patients, seed),
+        "false_masks": weighted_mean(marked, ~sick, patients, seed),
+    }
 
 
 def badness(scores: SliceScores) -> tuple[float, ...]:

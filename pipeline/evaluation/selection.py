@@ -14,10 +14,11 @@ from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import Sample, has_color, has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
-from tumorlens.pipeline.evaluation.leaks import has_test_patients, is_test_fold, measured_patients
+from tumorlens.pipeline.evaluation.groups import source_names
+from tumorlens.pipeline.evaluation.leaks import has_unseen_patients, is_unseen_fold, measured_patients
 from tumorlens.pipeline.evaluation.protocols import LEAKS, Progress, Protocol, Selection, find_protocol
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
@@ -34,8 +35,9 @@ def select(
 
     Args:
         request: Data and protocol.
-        card: The card of the weights. If the request names no folds, the test fold on this card is measured, or all
-            scans as one set where that fold is not one of these data.
+        card: The card of the weights. If the request names no folds, the test fold on this card is measured (of
+            weights that were trained with ``--split holdout``: the held-out fold), or all scans as one set where that
+            fold is not one of these data.
         progress: Called with the number of slices read and of all, where slices are read to look for copies.
 
     Raises:
@@ -44,17 +46,20 @@ def select(
     protocol = find_protocol(request.protocol, request.stage, request.folds)
     samples, loaded = _usable_samples(request, protocol)
     notes = _notes(samples, loaded, request, protocol)
+    if protocol.id == "p5":
+        protocol = replace(protocol, title=f"{protocol.title}: {', '.join(source_names(request.data))}")
     if protocol.split == "all":
         return Selection(protocol, {None: samples}, None, False, "all scans as one set", notes)
     if protocol.split == "official":
         return _official(samples, request, protocol, notes)
     own = all(s.fold is not None for s in samples)
     if request.folds is None:
-        fold_on_card, whole = _test_fold(samples, request, card or {}, own, progress)
+        fold_on_card, whole = _unseen_fold(samples, request, card or {}, own, progress)
         if fold_on_card is None:
             return _one_set(samples, request, protocol, notes)
         request = replace(request, folds=(fold_on_card,))
-        choice = "the test fold on the weights' card"
+        kind = "held-out" if (card or {})["training"].get("split") == "holdout" else "test"
+        choice = f"the {kind} fold on the weights' card"
     else:
         whole = samples if own else assign_folds(samples, request.size, request.fold_seed, progress)
         choice = "as asked for"
@@ -64,7 +69,7 @@ def select(
     choice += "; folds of the data" if own else f"; folds made as training makes them, seed {request.fold_seed}"
     parts: dict[int | None, list[Sample]] = {}
     for fold in chosen:
-        parts[fold] = _of_classes([whole[i] for i in split_by_fold(whole, fold).test], protocol)
+        parts[fold] = _measured([whole[i] for i in split_by_fold(whole, fold).test], protocol)
         if not parts[fold]:
             raise InputError(f"{request.data_names}: no {_noun(protocol)} in fold {fold}")
     return Selection(protocol, parts, n_folds, own, choice, notes)
@@ -82,20 +87,22 @@ def _official(
     return Selection(titled, {None: test}, None, False, "test part of the official split", notes)
 
 
-def _test_fold(
+def _unseen_fold(
     samples: list[Sample], request: EvaluationRequest, card: dict[str, Any], own: bool, progress: Progress | None
 ) -> tuple[int | None, list[Sample]]:
-    """The fold that the weights were tested on, and the samples with their folds. The fold is None where it is not one
-    of these data."""
+    """The fold that was left out of the weights' training, and the samples with their folds. The fold is None where it
+    is not one of these data."""
     training = card.get("training")
-    if not isinstance(training, dict) or training.get("split", "folds") != "folds" or "fold" not in training:
+    if not isinstance(training, dict) or "fold" not in training:
+        return None, samples
+    if training.get("split", "folds") not in ("folds", "holdout"):
         return None, samples
     if not own:
-        if not has_test_patients(card, measured_patients(samples)):
+        if not has_unseen_patients(card, measured_patients(samples)):
             return None, samples  # saves reading all slices to make folds
         samples = assign_folds(samples, request.size, request.fold_seed, progress)
     members = [s for s in samples if s.fold == training["fold"]]
-    return (training["fold"] if is_test_fold(card, measured_patients(members)) else None), samples
+    return (training["fold"] if is_unseen_fold(card, measured_patients(members)) else None), samples
 
 
 def known_leaks(test: Sequence[Sample]) -> str:
@@ -109,17 +116,27 @@ def known_leaks(test: Sequence[Sample]) -> str:
 def _one_set(
     samples: list[Sample], request: EvaluationRequest, protocol: Protocol, notes: tuple[str, ...]
 ) -> Selection:
-    """All scans of the protocol's classes as one set, for weights that were not tested on a fold of these data."""
-    measured = _of_classes(samples, protocol)
+    """All scans of the protocol's classes as one set, for weights that held out no fold of these data."""
+    measured = _measured(samples, protocol)
     if not measured:
         raise InputError(f"{request.data_names}: no {_noun(protocol)}")
     whole = replace(protocol, title=protocol.title.replace("folds by patient", "all as one set"), split="all")
-    choice = "all scans as one set, as the weights' card names no test fold of these data (--folds takes folds)"
+    choice = (
+        "all scans as one set, as the weights' card names no test or held-out fold of these data (--folds takes folds)"
+    )
     return Selection(whole, {None: measured}, None, False, choice, notes)
 
 
-def _of_classes(samples: list[Sample], protocol: Protocol) -> list[Sample]:
-    return [s for s in samples if not s.label or CLASSES.index(s.label) in protocol.classes]
+def _measured(samples: list[Sample], protocol: Protocol) -> list[Sample]:
+    """The samples of the protocol's classes, without the tumors' types where it measures presence only."""
+    if protocol.presence_only:
+        return [replace(s, label=_presence(s.label), volume_label=_presence(s.volume_label)) for s in samples]
+    names = {CLASSES[c] for c in protocol.classes} | ({TUMOR} if NO_TUMOR in protocol.classes else set())
+    return [s for s in samples if not s.label or s.label in names]
+
+
+def _presence(label: str) -> str:
+    return label if label in ("", CLASSES[NO_TUMOR]) else TUMOR
 
 
 def _noun(protocol: Protocol) -> str:
@@ -163,11 +180,13 @@ def _usable_samples(request: EvaluationRequest, protocol: Protocol) -> tuple[lis
         InputError: The data cannot be used, or the protocol does not fit them.
     """
     loaded: list[Sample] = []
-    for source, samples in load_sets(request):
+    for number, (source, samples) in enumerate(load_sets(request)):
         flaw = lgg_flaw(source, samples) if protocol.id == "p4" else ""
+        if protocol.id == "p6" and not any(s.sequence for s in samples):
+            flaw = "needs the sequence of the scans; give an index with a column `sequence` (t1, t1c, t2 or flair)"
         if flaw:
-            raise InputError(f"{source}: protocol p4 {flaw}")
-        loaded += samples
+            raise InputError(f"{source}: protocol {protocol.id} {flaw}")
+        loaded += [replace(sample, source=number) for sample in samples]
     usable = [s for s in loaded if (has_truth(s) if request.stage == "segmentation" else s.label)]
     _check_use(usable, loaded, request, protocol)
     return usable, loaded
@@ -219,6 +238,14 @@ def _notes(
             "of volumes only slices are measured that training takes: with at least 20 pixels of a lesion or none, and "
             "a quarter of the largest slice's tissue"
         )
+    tumors = {s.label for s in samples} - {"", CLASSES[NO_TUMOR]}
+    if (TUMOR in tumors or protocol.presence_only) and request.stage != "segmentation":
+        if NO_TUMOR not in protocol.classes:
+            notes.append("tumors of unknown type were left out")
+        elif protocol.presence_only or tumors == {TUMOR}:
+            notes.append("no tumor has a known type, or none is asked for: figures of the four classes are left out")
+        else:
+            notes.append("some tumors have no known type: they count for presence, not for the type")
     absent = [CLASSES[c] for c in protocol.classes if not any(s.label == CLASSES[c] for s in samples)]
     if absent and protocol.id in ("p1", "p2", "p3"):
         notes.append(f"no scan shows {', '.join(absent)}")

@@ -99,7 +99,7 @@ class Weights:
         return {stage: Segmenter.load(path, tta=tta, network=lambda p: open_segmenter(p, engine))}
 
     def describe(self, folds: list[int | None]) -> list[dict[str, Any]]:
-        """Stage, fold, file, architecture, hash, test fold and operating point of each file."""
+        """Stage, fold, file, architecture, hash, test (or held-out) fold and operating point of each file."""
         files = []
         for stage, name in self.names.items():
             for fold in folds if PLACEHOLDER in name else [None]:

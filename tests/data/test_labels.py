@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TABLE, UNKNOWN_COLOR, canonical_label, class_of, color_of
+from tumorlens.data.labels import (
+    CLASSES,
+    NO_TUMOR,
+    TABLE,
+    UNKNOWN_COLOR,
+    canonical_label,
+    class_of,
+    color_of,
+    labels_agree,
+)
 
 
 def test_rows_do_not_share_names_aliases_or_colors():
@@ -43,3 +52,9 @@ def test_other_names_are_refused_and_gray():
     assert color_of("zebra") == UNKNOWN_COLOR
     with pytest.raises(KeyError):
         class_of("zebra")
+
+
+def test_a_tumor_of_unknown_type_may_be_of_any_type():
+    assert labels_agree("tumor", "glioma") and labels_agree("glioma", "tumor") and labels_agree("tumor", "tumor")
+    assert not labels_agree("tumor", "no_tumor") and not labels_agree("no_tumor", "tumor")
+    assert not labels_agree("glioma", "meningioma")

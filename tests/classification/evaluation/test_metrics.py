@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from tests.data.training.runs import fake_set
 from tumorlens.classification.evaluation.metrics import (
     classification_metrics,
     classification_report,
+    decision_report,
     expected_calibration_error,
+    gate_metrics,
     patient_label,
     per_patient,
     reliability,
@@ -22,7 +25,7 @@ from tumorlens.classification.evaluation.metrics import (
 from tumorlens.classification.evaluation.plots import plot_confusion, plot_reliability, plot_roc
 from tumorlens.data.bootstrap import interval
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, UNTYPED
 
 
 def made_up(seed=0, n=240, n_patients=36, classes=(0, 1, 2, 3), digits=2):
@@ -226,7 +229,7 @@ def test_a_certain_error_costs_much_but_not_infinitely_much():
         ([1, 2], [[0, 1, 0, 0]], ["a", "b"], "2 labels"),
         ([1], [[0, 1, 0, 0]], ["a", "b"], "2 patients"),
         ([1], [[0, 1, 0]], ["a"], r"\(1, 3\)"),
-        ([4], [[0, 1, 0, 0]], ["a"], "label 4"),
+        ([5], [[0, 1, 0, 0]], ["a"], "label 5"),
         ([-1], [[0, 1, 0, 0]], ["a"], "label -1"),
         ([1, 1], [[0, 1, 0, 0], [0, np.nan, 0, 0]], ["a", "b"], "row 1"),
         ([1], [[2.0, 3, -1, -3]], ["a"], "row 0"),
@@ -286,3 +289,96 @@ def test_tumor_free_slices_do_not_make_a_patient_healthy():
     part = fake_set([0, 0, 0, 1], patients=["a"] * 4)
     p = np.array([[0.1, 0.9, 0, 0]] * 4, np.float32)
     assert classification_metrics(part, p)["patient"]["accuracy"] == 1
+
+
+def unlike(labels, untyped):
+    """Labels in which some tumors have no known type."""
+    return np.where(untyped & (labels > 0), UNTYPED, labels)
+
+
+def test_tumors_of_unknown_type_have_no_part_in_figures_of_classes(case):
+    labels, probabilities, patients = case
+    odd = np.array([int(name[1:]) % 3 == 0 for name in patients])
+    kept = ~odd | (labels == 0)
+    mixed = classification_report(unlike(labels, odd), probabilities, patients)
+    assert mixed == classification_report(labels[kept], probabilities[kept], patients[kept])
+    none = classification_report(unlike(labels, np.ones(len(odd), bool)), probabilities, patients)
+    assert none["slice"]["n"] == none["patient"]["n"] == 0
+    assert none["slice"]["accuracy"] is None
+
+
+def test_a_patient_with_a_tumor_of_unknown_type_is_not_healthy():
+    assert patient_label(np.array([0, 0, UNTYPED])) == UNTYPED
+    assert patient_label(np.array([UNTYPED, UNTYPED, 2, 0])) == 2
+    shares = np.array([[0.9, 0.1, 0, 0], [0.2, 0.8, 0, 0], [0.3, 0.7, 0, 0]])
+    report = classification_report(np.array([0, UNTYPED, 1]), shares, ["a", "a", "b"])
+    assert (report["slice"]["n"], report["patient"]["n"]) == (2, 1)
+
+
+def test_training_metrics_take_tumors_of_unknown_type():
+    part = fake_set(np.array([0, 1, UNTYPED, 2]), patients=["a", "b", "c", "d"])
+    shares = np.array([[0.9, 0.1, 0, 0], [0.2, 0.8, 0, 0], [0.7, 0.3, 0, 0], [0.1, 0.8, 0.1, 0]], np.float32)
+    assert classification_metrics(part, shares)["slice"]["accuracy"] == pytest.approx(2 / 3)
+    assert gate_metrics(part.labels, shares, 0.5) == {
+        "sensitivity": pytest.approx(2 / 3),
+        "specificity": 1,
+        "accuracy": pytest.approx(2 / 3),
+    }
+    untyped = unlike(part.labels, np.ones(4, bool))
+    assert gate_metrics(untyped, shares, 0.5)["accuracy"] is None
+    alone = classification_metrics(replace(part, labels=untyped), shares)
+    assert (
+        alone["slice"]
+        == alone["patient"]
+        == {
+            "n": 0,
+            "accuracy": None,
+            "balanced_accuracy": None,
+            "macro_f1": None,
+            "recall": {},
+        }
+    )
+
+
+def test_decisions_against_scikit_learn(case):
+    labels, probabilities, patients = case
+    truth = unlike(labels, np.arange(len(labels)) % 2 == 0)
+    tumor = 1 - probabilities[:, 0]
+    answers = np.where(tumor >= 0.6, 1 + probabilities[:, 1:].argmax(1), 0)
+    sick, typed = truth > 0, (truth > 0) & (truth < UNTYPED) & (answers > 0)
+    figures = decision_report(truth, answers, tumor, patients, seed=4)
+    assert figures["n_typed"] == typed.sum()
+    found = values({k: v for k, v in figures.items() if not k.startswith("n_")})
+    assert found["auc"] == pytest.approx(sk.roc_auc_score(sick, tumor))
+    assert found["sensitivity"] == pytest.approx(sk.recall_score(sick, answers > 0))
+    assert found["specificity"] == pytest.approx(sk.recall_score(~sick, answers == 0))
+    assert found["type_accuracy"] == pytest.approx((answers == truth)[typed].mean())
+    assert found["log_loss"] == pytest.approx(sk.log_loss(sick, tumor))
+    assert found["ece"] == pytest.approx(ece_by_hand(sick.astype(int), np.stack([1 - tumor, tumor], 1)), abs=1e-6)
+    assert figures["auc"]["low"] < found["auc"] < figures["auc"]["high"]
+
+
+def test_a_refusal_is_wrong_and_an_unnamed_tumor_is_found():
+    answers, tumor = np.array([UNTYPED, -1, -1, 0]), np.array([0.9, np.nan, np.nan, 0.2])
+    figures = values(
+        {
+            k: v
+            for k, v in decision_report(np.array([1, 1, 0, 0]), answers, tumor, list("abcd")).items()
+            if k[:2] != "n_"
+        }
+    )
+    assert figures["sensitivity"] == figures["specificity"] == figures["refused"] == 0.5
+    assert (figures["unnamed"], figures["type_accuracy"], figures["accuracy"]) == (0.25, 0, 0.25)
+    assert figures["auc"] == 0.25  # only the two that were answered are in order
+    assert figures["ece"] == pytest.approx(0.15)
+
+
+def test_the_confusion_leaves_out_what_has_no_class(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "tumorlens.classification.evaluation.plots.save_figure",
+        lambda figure, path: titles.append(figure.axes[0].get_title()),
+    )
+    plot_confusion(np.array([0, UNTYPED, 1]), np.array([0, 1, UNTYPED]), tmp_path / "c.png", "slices")
+    plot_confusion(np.array([UNTYPED]), np.array([1]), tmp_path / "c.png", "slices")
+    assert titles == ["slices, n = 1", "slices, n = 0"]

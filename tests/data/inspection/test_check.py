@@ -107,6 +107,22 @@ def test_one_picture_under_two_labels(tmp_path):
     assert report.of("label_conflict")[0].endswith("glioma and meningioma")
 
 
+def test_yes_and_no_folders_are_a_set_and_a_tumor_agrees_with_its_type(tmp_path):
+    image = small_slice(3, "meningioma").image
+    save(tmp_path / "yes" / "1.png", image)
+    save(tmp_path / "meningioma" / "1.png", image[:, ::-1].copy())
+    save(tmp_path / "no" / "1.png", small_slice(4, "no_tumor").image)
+    save_mat(tmp_path / "yes" / "2.mat", small_slice(8, "glioma"), 2, "p2")
+    report = check_set(tmp_path)
+    assert report.problems == 0
+    assert report.of("no_mask") == ["meningioma/1.png: meningioma", "yes/1.png: tumor"]
+    save(tmp_path / "no" / "2.png", image)
+    assert {text.split(": ")[-1] for text in check_set(tmp_path).of("label_conflict")} == {
+        "meningioma and no_tumor",
+        "no_tumor and tumor",
+    }
+
+
 def test_equal_files_within_a_part_are_a_note(tmp_path):
     for name in ("1.png", "2.png"):
         save(tmp_path / "glioma" / name, small_slice(3).image)
@@ -121,8 +137,8 @@ def test_an_unknown_class_folder_does_not_stop_the_check(tmp_path):
     (tmp_path / "Testing" / "notumor" / "2.png").write_bytes(b"")
     report = check_set(tmp_path)
     assert report.of("unknown_label") == [
-        "Training/notes: label 'notes' is not one of no_tumor, glioma, meningioma, pituitary; give a mapping for it "
-        "(--map 'notes=CLASS')"
+        "Training/notes: label 'notes' is not one of no_tumor, glioma, meningioma, pituitary, tumor; give a mapping "
+        "for it (--map 'notes=CLASS')"
     ]
     assert len(report.of("unreadable")) == 1
     assert report.files == 4

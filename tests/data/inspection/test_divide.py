@@ -83,6 +83,21 @@ def test_an_index_that_training_takes(phantom_set, tmp_path):
     assert division.counts()["train"]["slices"] == len(run.train)
 
 
+def test_unknown_types_and_sequences_stay_in_the_index(tmp_path):
+    rows = []
+    for i in range(12):
+        label, sequence = ("no_tumor", "flair") if i % 2 else ("tumor", "")
+        save(tmp_path / f"{i}.png", small_slice(i, "no_tumor" if i % 2 else "glioma").image)
+        rows.append({"image": f"{i}.png", "label": label, "patient": f"p{i}", "sequence": sequence})
+    index = write_rows(tmp_path / "index.csv", rows, "image,label,patient,sequence")
+    division = divide(index, folds=3)
+    assert [list(counts) for counts in division.counts().values()] == [["no_tumor", "tumor", "slices", "patients"]] * 3
+    write_index(division, tmp_path / "folds.csv")
+    again = load_samples(tmp_path / "folds.csv")
+    assert [(s.label, s.sequence) for s in again] == [(row["label"], row["sequence"]) for row in rows]
+    write_index(division, tmp_path / "folds.csv", overwrite=True)
+
+
 def test_folds_that_training_takes(phantom_set, tmp_path):
     index = tmp_path / "index.csv"
     write_index(divide(phantom_set, folds=4), index)

@@ -134,6 +134,17 @@ def test_masks_without_labels_and_colors_and_one_patient(tmp_path):
 
 
 @pytest.mark.usefixtures("blank_figures")
+def test_tumors_of_unknown_type_are_a_class_of_the_report(tmp_path):
+    for i in range(6):
+        label = "no_tumor" if i % 2 else "glioma"
+        save(tmp_path / "set" / ("no" if i % 2 else "yes") / f"{i}.png", small_slice(i, label).image)
+    numbers = explore(tmp_path / "set", tmp_path / "out")
+    assert {name: facts["slices"] for name, facts in numbers["classes"].items()} == {"no_tumor": 3, "tumor": 3}
+    assert any("The tumor's type is not known in 3 slices" in remark for remark in numbers["remarks"])
+    assert "<td>tumor</td>" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("blank_figures")
 def test_names_are_not_markup(tmp_path):
     folder = tmp_path / "<script>alert(1)</script>&"
     for i in range(2):

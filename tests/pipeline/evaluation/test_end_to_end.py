@@ -93,6 +93,47 @@ def test_figures_count_misses_and_false_masks():
     assert figures["volumes"]["specificity"] is None
 
 
+def test_a_tumor_without_a_type_is_found_and_a_refusal_ranks_last():
+    cases = [
+        replace(case("a", "glioma", "tumor", 0.5), probabilities={"no_tumor": 0.2}),
+        replace(case("b", "glioma", "glioma", 0.5), probabilities={"no_tumor": 0.1}),
+        replace(case("c", "tumor", "meningioma", None), probabilities={"no_tumor": 0.3}),
+        case("d", "no_tumor", "refused", 1.0, 1),
+        replace(case("e", "no_tumor", "no_tumor", 1.0, 1), probabilities={"no_tumor": 0.9}),
+    ]
+    slices = figures_of(cases)["slices"]
+    assert slices["sensitivity"]["value"] == 1
+    assert slices["specificity"]["value"] == 0.5
+    assert slices["type_accuracy"]["value"] == 0.5 and slices["n_typed"] == 2
+    assert slices["accuracy"]["value"] == 0.5  # of a, b, d and e
+    assert slices["unnamed"]["value"] == slices["refused"]["value"] == 0.2
+    assert slices["auc"]["value"] == 0.5  # the refused scan ranks above every tumor
+    assert slices["ece"]["value"] == pytest.approx((0.1 + 0.1 + 0.2 + 0.3) / 4)
+    only = figures_of([replace(c, label="tumor") for c in cases[:3]] + cases[4:])["slices"]
+    assert only["accuracy"] is None and only["auc"]["value"] == 1
+
+
+def test_pictures_and_volumes_are_grouped_by_source_and_sequence():
+    evaluation = PipelineEvaluation(NONE, 0)
+    evaluation.cases = [
+        replace(case("a", "glioma", "glioma", 0.8), sequence="flair"),
+        replace(case("b", "glioma", "glioma", 0.6, volume=True), source=1, sequence="t1"),
+        replace(case("c", "no_tumor", "no_tumor", 0.0, 1, 1), source=1),
+    ]
+    groups = {(row["group"], row["kind"]): row for row in evaluation.groups(["own", "web"])}
+    assert list(groups) == [
+        ("0 own", "slices"),
+        ("1 web", "slices"),
+        ("1 web", "volumes"),
+        ("t1", "volumes"),
+        ("flair", "slices"),
+        ("0 own, flair", "slices"),
+        ("1 web, t1", "volumes"),
+    ]
+    assert groups["1 web", "slices"]["false_masks"]["value"] == 1
+    assert groups["1 web", "volumes"]["dice_tumor"]["value"] == pytest.approx(0.6)
+
+
 def test_a_tumor_that_nobody_outlined_counts_for_the_label_only():
     cases = [case("a", "glioma", "glioma", None), case("b", "glioma", "glioma", 0.5)]
     cases.append(case("c", "no_tumor", "no_tumor", 1, 1))

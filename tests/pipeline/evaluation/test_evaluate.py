@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class Measured:
 
 def measure(out, stage, data, overwrite=False, **rest):
     warnings, messages = [], []
-    request = EvaluationRequest((str(data),), stage, device="cpu", command="tumorlens evaluate ...", **rest)
+    sources = tuple(data) if isinstance(data, list) else (str(data),)
+    request = EvaluationRequest(sources, stage, device="cpu", command="tumorlens evaluate ...", **rest)
     report = evaluate(request, out, overwrite, None, messages.append, warnings.append)
     with (out / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -93,11 +95,11 @@ def test_classification_figures_follow_from_the_cases(classified):
 def test_the_gate_and_the_prediction_sets_follow_from_the_cases(classified):
     rows, figures = classified.rows, classified.report["figures"]
     shares, sick = columns(rows, "after"), np.array([row["label"] != "no_tumor" for row in rows])
-    (threshold,) = figures["gate"]["thresholds"]
+    threshold = figures["presence"]["threshold"]
     positive = 1 - shares[:, 0].astype(np.float32) >= threshold
     assert [row["positive"] == "1" for row in rows] == positive.tolist()
-    assert figures["gate"]["sensitivity"]["value"] == pytest.approx(positive[sick].mean())
-    assert figures["gate"]["specificity"]["value"] == pytest.approx((~positive[~sick]).mean())
+    assert figures["presence"]["sensitivity"]["value"] == pytest.approx(positive[sick].mean())
+    assert figures["presence"]["specificity"]["value"] == pytest.approx((~positive[~sick]).mean())
     if figures["prediction_sets"] is not None:
         covered = [row["label"] in row["prediction_set"].split() for row in rows]
         assert figures["prediction_sets"]["coverage"]["value"] == pytest.approx(np.mean(covered))
@@ -167,7 +169,7 @@ def test_p1_renormalizes_and_says_so(phantom_set, weights, tmp_path):
     labels = np.array([CLASSES.index(row["label"]) - 1 for row in measured.rows])
     assert measured.report["figures"]["after"]["slice"]["ece"]["value"] == pytest.approx(ece(labels, shares), abs=1e-6)
     assert [CLASSES[1 + k] for k in shares.argmax(1)] == [row["predicted"] for row in measured.rows]
-    assert measured.report["figures"]["gate"]["specificity"] is None
+    assert measured.report["figures"]["presence"]["specificity"] is None
 
 
 def test_masks_are_scored_on_the_sources_grid(phantom_set, weights, tmp_path):
@@ -261,6 +263,91 @@ def test_one_class_and_one_patient_give_no_nan(phantom_set, weights, tmp_path):
     assert "| ROC-AUC, mean of one against rest | - | - |" in (tmp_path / "c" / "report.md").read_text()
     measure(tmp_path / "s", "segmentation", data, segmenter=weights["segmenter"])
     measure(tmp_path / "p", "pipeline", data, **weights)
+
+
+@pytest.fixture(scope="module")
+def mixed(phantom_set, weights, tmp_path_factory):
+    """Two sources: one with types and two sequences, one whose tumors have no known type; the second one alone."""
+    folder = tmp_path_factory.mktemp("mixed")
+    header, *lines = (phantom_set / "index.csv").read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    typed = [",".join([*row, "flair" if i % 2 else "t1c"]) for i, row in enumerate(cells[:16])]
+    (folder / "clinic.csv").write_text("\n".join([f"{header},sequence", *typed]) + "\n")
+    untyped = [",".join([row[0], "", "no" if row[2] == "no_tumor" else "tumor", *row[3:]]) for row in cells[16:32]]
+    (folder / "web.csv").write_text("\n".join([header, *untyped]) + "\n")
+    data = [f"{folder / name}@{phantom_set}" for name in ("clinic.csv", "web.csv")]
+    rest = {"classifier": weights["classifier"], "probe": False}
+    both = measure(folder / "both", "classification", data, **rest)
+    return both, measure(folder / "one", "classification", data[1:], protocol="p5", **rest)
+
+
+def test_tumors_of_unknown_type_count_for_presence_only(mixed):
+    both, _ = mixed
+    figures, rows = both.report["figures"], both.rows
+    labels = np.array([row["label"] for row in rows])
+    positive = np.array([row["positive"] == "1" for row in rows])
+    tumor = 1 - columns(rows, "after")[:, 0]
+    presence = figures["presence"]
+    assert (presence["n_tumor"], presence["n_healthy"]) == (24, 8)
+    assert presence["auc"]["value"] == pytest.approx(roc_auc_score(labels != "no_tumor", tumor))
+    assert presence["sensitivity"]["value"] == pytest.approx(positive[labels != "no_tumor"].mean())
+    known = labels != "tumor"
+    assert figures["after"]["slice"]["n"] == figures["prediction_sets"]["n"] == known.sum() == 20
+    assert np.sum(figures["after"]["slice"]["confusion"]) == 20
+    assert presence["n_typed"] == (positive & known & (labels != "no_tumor")).sum()
+
+
+def test_figures_by_group_follow_from_the_cases(mixed):
+    both, alone = mixed
+    groups = {row["group"]: row for row in both.report["groups"]}
+    assert list(groups) == ["0 clinic", "1 web", "t1c", "flair", "0 clinic, t1c", "0 clinic, flair"]
+    for name, row in groups.items():
+        chosen = [
+            r
+            for r in both.rows
+            if all(
+                part in (f"{r['source']} {both.report['sources'][int(r['source'])]}", r["sequence"])
+                for part in name.split(", ")
+            )
+        ]
+        sick = np.array([r["label"] != "no_tumor" for r in chosen])
+        positive = np.array([r["positive"] == "1" for r in chosen])
+        assert (row["n"], row["n_tumor"]) == (len(chosen), sick.sum())
+        assert row["sensitivity"]["value"] == pytest.approx(positive[sick].mean())
+        assert row["auc"]["value"] == pytest.approx(roc_auc_score(sick, 1 - columns(chosen, "after")[:, 0]))
+    assert groups["1 web"]["type_accuracy"] is None
+    with (both.out / "groups.csv").open(newline="") as file:
+        table = {row["group"]: row for row in csv.DictReader(file)}
+    assert float(table["flair"]["auc_low"]) == pytest.approx(groups["flair"]["auc"]["low"])
+    assert "| 0 clinic, flair | 8 slices | 8 |" in (both.out / "report.md").read_text()
+    assert alone.report["groups"] == [] and not (alone.out / "groups.csv").exists()
+
+
+def test_without_types_the_figures_of_the_classes_are_left_out(mixed):
+    _, alone = mixed
+    figures = alone.report["figures"]
+    assert (
+        figures["after"] is figures["before"] is figures["prediction_sets"] is figures["presence"]["accuracy"] is None
+    )
+    assert figures["presence"]["auc"] is not None
+    assert "confusion.png" not in alone.report["files"] and (alone.out / "roc.png").is_file()
+    text = (alone.out / "report.md").read_text()
+    assert "no tumor has a known type" in text and "Per class" not in text and "nan" not in text.lower()
+    assert not any("accuracy" in line for line in alone.messages)
+
+
+def test_p5_says_whether_the_source_was_left_out(mixed, phantom_set, weights, tmp_path):
+    """The weights were trained on the phantoms, of which the source is a part."""
+    _, alone = mixed
+    assert alone.messages[0].startswith("P5: leave one source out: web; the weights were not trained without it")
+    assert any("have learned from" in text for text in alone.warnings)
+    index = re.sub(r",p(\d)", r",other\1", (phantom_set / "index.csv").read_text())
+    (tmp_path / "abroad.csv").write_text(index)
+    data = f"{tmp_path / 'abroad.csv'}@{phantom_set}"
+    rest = {"classifier": weights["classifier"], "probe": False}
+    other = measure(tmp_path / "out", "classification", data, protocol="p5", **rest)
+    title = "P5: leave one source out: abroad; the weights have not learned from its patients"
+    assert other.report["protocol"]["title"] == other.messages[0] == title
 
 
 def test_tables_show_undefined_figures():

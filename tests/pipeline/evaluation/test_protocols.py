@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.divide import divide, write_index
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, TUMOR
 from tumorlens.data.training.partition import load_partition
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import count_folds, select
@@ -52,10 +53,10 @@ def request(data, stage="classification", **rest):
     return EvaluationRequest((str(data),), stage, **rest)
 
 
-def card_of(data, fold, seed=0, **training):
+def card_of(data, fold, seed=0, trained="folds", **training):
     """The card of weights that were trained on a fold of some data."""
-    parts = load_partition(DataConfig((str(data),), fold=fold, seed=seed, size=64))
-    settings = {"fold": fold, "split": "folds", "seed": seed, "init": "none"} | training
+    parts = load_partition(DataConfig((str(data),), fold=fold, seed=seed, size=64, split=trained))
+    settings = {"fold": fold, "split": trained, "seed": seed, "init": "none"} | training
     hashes = {part: hash_patients(getattr(parts, part).samples) for part in PARTS}
     return {"training": patients_of_run(settings, hashes)}
 
@@ -139,6 +140,69 @@ def test_the_fold_is_that_of_the_card_unless_another_is_given(phantom_set, tmp_p
     assert list(select(request(phantom_set, protocol="p2", folds=(1,)), card).parts) == [1]
 
 
+def test_the_held_out_fold_is_measured_where_nothing_tests(phantom_set, bare):
+    """Weights of ``--split holdout``: one fold validates, all others teach."""
+    made = bare("image", "label", "patient")
+    for data, protocol in ((phantom_set, "p2"), (made, "p2"), (made, "p7")):
+        held_out = card_of(data, 3, trained="holdout")
+        measured = select(request(data, protocol=protocol, size=64), held_out)
+        assert list(measured.parts) == [3]
+        assert "fold 3 of 5, the held-out fold on the weights' card" in measured.choice
+        train, validation = (held_out["training"]["patient_hashes"][part] for part in ("train", "validation"))
+        assert set(hash_patients(measured.samples)) == set(validation) and not set(validation) & set(train)
+    tested = card_of(phantom_set, 3)
+    tested["training"]["split"] = "holdout"  # its fold 4 validated, and its fold 3 was not held out
+    assert list(select(request(phantom_set, protocol="p2"), tested).parts) == [None]
+
+
+def relabeled(bare, phantom_set, tmp_path, column="", value=""):
+    """An index of the phantoms whose gliomas have no known type, with one more column."""
+    index = Path(bare("image", "label", "patient", "fold").split("@")[0])
+    header, *lines = index.read_text().replace(",glioma,", ",yes,").splitlines()
+    extra = [f",{value}" if column else ""] * len(lines)
+    table = [header + (f",{column}" if column else ""), *map("".join, zip(lines, extra, strict=True))]
+    (tmp_path / "relabeled.csv").write_text("\n".join(table) + "\n")
+    return f"{tmp_path / 'relabeled.csv'}@{phantom_set}"
+
+
+def test_tumors_of_unknown_type_are_measured_unless_the_type_is_asked_for(bare, phantom_set, tmp_path):
+    data = relabeled(bare, phantom_set, tmp_path)
+    everything = select(request(data, protocol="p2", folds=()))
+    assert sum(s.label == TUMOR for s in everything.samples) == 10
+    assert any("they count for presence, not for the type" in note for note in everything.notes)
+    types = select(request(data, protocol="p1", folds=()))
+    assert {s.label for s in types.samples} == {"meningioma", "pituitary"}
+    assert "tumors of unknown type were left out" in types.notes
+
+
+def test_p5_names_the_source_and_takes_it_whole(phantom_set, bare):
+    measured = select(
+        request(bare("image", "label", "patient", name="clinic.csv"), protocol="p5"), card_of(phantom_set, 0)
+    )
+    assert measured.protocol.title == "P5: leave one source out: clinic"
+    assert list(measured.parts) == [None] and len(measured.samples) == 40
+    with pytest.raises(InputError, match="protocol p5 has no folds"):
+        select(request(phantom_set, protocol="p5", folds=(0,)))
+
+
+def test_p6_needs_sequences(bare, phantom_set, tmp_path):
+    with pytest.raises(InputError, match="protocol p6 needs the sequence of the scans; give an index with a column"):
+        select(request(phantom_set, protocol="p6"))
+    data = relabeled(bare, phantom_set, tmp_path, "sequence", "flair")
+    measured = select(request(data, protocol="p6", folds=(1, 2)))
+    assert list(measured.parts) == [1, 2]
+    assert {s.sequence for s in measured.samples} == {"flair"}
+
+
+def test_p7_asks_for_presence_only(phantom_set):
+    measured = select(request(phantom_set, protocol="p7", folds=(1,)))
+    assert {s.label for s in measured.samples} == {"no_tumor", TUMOR}
+    assert names(measured.samples) == names(select(request(phantom_set, protocol="p2", folds=(1,))).samples)
+    assert any("figures of the four classes are left out" in note for note in measured.notes)
+    with pytest.raises(InputError, match="p7 measures classification and pipeline, not segmentation"):
+        select(request(phantom_set, "segmentation", protocol="p7"))
+
+
 @pytest.mark.parametrize("protocol", ["p1", "p2"])
 def test_data_that_the_weights_were_not_tested_on_are_one_set(phantom_set, bare, tmp_path, protocol):
     """So are those with other folds, an official split, and weights whose card lists no patients."""
@@ -153,7 +217,9 @@ def test_data_that_the_weights_were_not_tested_on_are_one_set(phantom_set, bare,
         measured = select(asked, card)
         assert list(measured.parts) == [None]
         assert len(measured.samples) == {"p1": 30, "p2": 40}[protocol]
-        assert "all scans as one set, as the weights' card names no test fold of these data" in measured.choice
+        assert (
+            "all scans as one set, as the weights' card names no test or held-out fold of these data" in measured.choice
+        )
         assert "folds by patient" not in measured.protocol.title
     assert list(select(made, card_of(*made.data, fold=3, seed=0)).parts) == [3]
 
@@ -185,7 +251,7 @@ def test_p4_takes_an_index_with_a_channel(lgg, phantom_set, tmp_path):
     ("wish", "message"),
     [
         ({"folds": (7,)}, "no fold 7, the data have folds 0 to 4"),
-        ({"protocol": "p9"}, "protocol 'p9' is not one of p1, p2, p3, p4"),
+        ({"protocol": "p9"}, "protocol 'p9' is not one of p1, p2, p3, p4, p5, p6, p7"),
         ({"protocol": "p3", "folds": (1,)}, "protocol p3 has no folds"),
     ],
 )
