@@ -14,7 +14,7 @@ from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample, channel_of
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
@@ -195,11 +195,12 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return [_row(case, "volume", None, None)] + [_row(case, "slice", k, s) for k, s in enumerate(case.scores)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """Confusion of the scans with a type or without a tumor, Dice by lesion size and the lowest Dice."""
-        judged = [c for c in self.cases if c.guess in CLASSES]
-        left_out = len(self.cases) - len(judged)
-        truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in judged], int) for key in ("label", "guess"))
-        title = "scans" + (f" ({left_out} refused or of uncertain type left out)" if left_out else "")
+        """Confusion of the scans that were not refused, Dice by lesion size and the lowest Dice."""
+        judged = [c for c in self.cases if c.guess != REFUSED]
+        refused = len(self.cases) - len(judged)
+        truth = np.array([CLASSES.index(c.label) for c in judged], int)
+        guess = np.array([CLASSES.index(_likeliest(c)) for c in judged], int)
+        title = "scans" + (f" ({refused} refused ones left out)" if refused else "")
         slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
         if judged:
@@ -220,6 +221,11 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             tables.append(Table(about, ("", "value"), rows))
             tables += mask_tables(part["masks"], masks) if part["masks"] else []
         return tables
+
+
+def _likeliest(case: ScanCase) -> str:
+    """The pipeline's class, of a tumor of uncertain type the likeliest one."""
+    return case.guess if case.guess != TUMOR else max(CLASSES[1:], key=lambda name: case.probabilities.get(name, 0.0))
 
 
 def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], list[str]]:
