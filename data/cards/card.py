@@ -196,12 +196,12 @@ _RULES = {
             )
             for name in CLASSES
         ),
-        _object("volume_rule"),
+        _object("lesion_rule"),
         *(
-            _Rule(f"volume_rule.{key}", "a number", _is_number, optional=True)
+            _Rule(f"lesion_rule.{key}", "a number", _is_number, optional=True)
             for key in ("bias", "map", "slices", "both", "size", "depth")
         ),
-        _number("volume_rule.nothing", 0, 1, optional=True),
+        _number("lesion_rule.nothing", 0, 1, optional=True),
         _object("refusal"),
         _name("refusal.layer"),
         *(_Rule(f"refusal.{key}", "a number", _is_number) for key in ("bias", "limit")),

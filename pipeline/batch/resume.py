@@ -30,7 +30,7 @@ _OF_CLASSIFIER = (
     "calibration",
     "conformal",
     "refusal",
-    "volume_rule",
+    "lesion_rule",
 )
 _OF_SEGMENTER = ("sha256", "input_size", "normalization", "operating_point")
 

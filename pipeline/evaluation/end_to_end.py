@@ -15,7 +15,7 @@ from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample, channel_of
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR
+from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
@@ -219,11 +219,12 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return [_row(case, "volume", None, None)] + [_row(case, "slice", k, s) for k, s in enumerate(case.scores)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """Confusion of the scans whose type is known and was named, Dice by lesion size and the lowest Dice."""
+        """Confusion of the scans of known type that were not refused, Dice by lesion size, and the lowest Dice."""
         known = has_known_type(np.array([KNOWN.index(c.label) for c in self.cases]))
-        judged = [c for c, typed in zip(self.cases, known, strict=True) if typed and c.guess in CLASSES]
+        judged = [c for c, typed in zip(self.cases, known, strict=True) if typed and c.guess != REFUSED]
         left_out = len(self.cases) - len(judged)
-        truth, guess = (np.array([CLASSES.index(getattr(c, key)) for c in judged], int) for key in ("label", "guess"))
+        truth = np.array([CLASSES.index(c.label) for c in judged], int)
+        guess = np.array([CLASSES.index(_likeliest(c)) for c in judged], int)
         title = "scans" + (f" ({left_out} refused or of unknown type left out)" if left_out else "")
         slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
@@ -245,6 +246,11 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             tables.append(Table(about, ("", "value"), rows))
             tables += mask_tables(part["masks"], masks) if part["masks"] else []
         return tables
+
+
+def _likeliest(case: ScanCase) -> str:
+    """The pipeline's class, of a tumor of uncertain type the likeliest one."""
+    return case.guess if case.guess != TUMOR else max(CLASSES[1:], key=lambda name: case.probabilities.get(name, 0.0))
 
 
 def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], list[str]]:

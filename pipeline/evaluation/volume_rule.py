@@ -56,7 +56,7 @@ class Judged:
 
 
 def calibrate(request: EvaluationRequest, card_of: Path, progress: Progress | None = None) -> tuple[Rule, int]:
-    """Fit the rule for volumes and write it to a classifier's card, as ``volume_rule``.
+    """Fit the rule for volumes and write it to a classifier's card, as ``lesion_rule``.
 
     Args:
         request: Labeled volumes, or slices of whole heads as pictures (see `volumes_of`), and the weights. With
@@ -85,7 +85,7 @@ def calibrate(request: EvaluationRequest, card_of: Path, progress: Progress | No
             if progress:
                 progress(done, len(volumes))
     rule = fit_rule(judged)
-    card["volume_rule"] = {
+    card["lesion_rule"] = {
         **{name: round(value, 4) for name, value in asdict(rule).items()},
         "method": f"logistic regression on what the networks suspect in {len(judged)} volumes",
     }

@@ -43,7 +43,7 @@ class Features:
 class Rule:
     """A logistic regression on the features of a suspicion.
 
-    The defaults are for cards without a ``volume_rule``; they were fitted on the shipped weights of version 0.1.
+    The defaults are for cards without a ``lesion_rule``; they were fitted on the shipped weights of version 0.1.
 
     Attributes:
         bias: Log-odds that all features share.
@@ -62,7 +62,7 @@ class Rule:
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> Rule:
         """The rule on a classifier's card, or the default."""
-        return cls(**{key: float(value) for key, value in card.get("volume_rule", {}).items() if key in _KEYS})
+        return cls(**{key: float(value) for key, value in card.get("lesion_rule", {}).items() if key in _KEYS})
 
     def confidence(self, features: Features) -> float:
         """Probability that a suspicion is a lesion."""

@@ -36,7 +36,7 @@ def tall():
 def with_rule(pipeline, rule):
     """The pipeline with a card whose rule for volumes has these weights and no others."""
     none = dict.fromkeys(("bias", "map", "slices", "both", "size", "depth"), 0.0)
-    card = pipeline.classifier.card | {"volume_rule": none | rule}
+    card = pipeline.classifier.card | {"lesion_rule": none | rule}
     return replace(pipeline, classifier=replace(pipeline.classifier, card=card))
 
 

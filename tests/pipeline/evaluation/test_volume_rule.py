@@ -92,5 +92,5 @@ def test_the_rule_is_written_to_the_card(weights, volume_set, monkeypatch):
     card = json.loads(classifier.with_suffix(".json").read_text())
     classifier.with_suffix(".json").write_text(json.dumps(before))
     assert (rule.bias, n) == (-1.23456, 2)
-    assert card["volume_rule"]["bias"] == -1.2346 and "2 volumes" in card["volume_rule"]["method"]
-    assert {key: value for key, value in card.items() if key != "volume_rule"} == before
+    assert card["lesion_rule"]["bias"] == -1.2346 and "2 volumes" in card["lesion_rule"]["method"]
+    assert {key: value for key, value in card.items() if key != "lesion_rule"} == before

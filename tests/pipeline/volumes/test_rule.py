@@ -89,5 +89,5 @@ def test_the_default_rule_knows_a_lesion_from_a_stripe():
 
 def test_the_rule_is_read_from_a_card():
     assert Rule.of_card({}) == Rule()
-    card = {"volume_rule": {"bias": -1, "map": 2, "method": "words"}}
+    card = {"lesion_rule": {"bias": -1, "map": 2, "method": "words"}}
     assert Rule.of_card(card) == Rule(bias=-1.0, map=2.0)
