@@ -32,6 +32,7 @@ from tumorlens.pipeline.evaluation.segmentation import (
 )
 from tumorlens.pipeline.evaluation.tables import Table, cell
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase
+from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
 
