@@ -82,7 +82,7 @@ choose2  := $(RUNS)/choose/segmentation/segmenter
 one      := $(RUNS)/classification/classifier
 two      := $(RUNS)/segmentation/segmenter
 
-weights: $(one).json $(two).json $(RUNS)/report/report.md
+weights: $(two).json $(RUNS)/calibrated $(RUNS)/report/report.md
 
 # Stage one starts from an encoder that has outlined lesions and named them: docs/notebook/experiments.md.
 $(choose2).json: | $(VENV)/.installed
@@ -96,6 +96,12 @@ $(two).json: $(choose2).json
 
 $(one).json: $(choose1).json $(two).json
 	$(lens) train classification $(stage1) --init $(two).safetensors --out-of-fold $(RUNS)/choose/classification $(go_on) -o $(@D)
+
+# The rule for volumes, from volumes and stacked slices that the networks have not seen.
+$(RUNS)/calibrated: $(one).json $(choose1).json $(choose2).json
+	$(lens) calibrate $(volumes) $(lgg) --classifier $(choose1).safetensors --segmenter $(choose2).safetensors \
+	  -o $(one).safetensors
+	@touch $@
 
 $(RUNS)/report/report.md: $(choose1).json $(choose2).json
 	$(lens) evaluate pipeline $(brisc) --protocol p2 --folds $(FOLD) --overwrite -o $(@D) \

@@ -50,9 +50,10 @@ def test_a_type_that_is_no_likelier_than_no_tumor_is_not_named():
     [((0, 1, 0, 0), "glioma"), ((1, 1, 0, 0), "glioma"), ((0, 1, 1, 0), "tumor"), ((0, 1, 1, 1), "tumor")],
 )
 def test_a_tumor_of_several_possible_types_is_called_a_tumor(possible, label):
-    verdict = verdict_of(0.95, possible=possible)
+    verdict = verdict_of(0.95, (0.65, 0.3, 0.05), possible=possible)
     assert verdict.label == label
-    assert verdict.confidence == pytest.approx(0.95 if label == "tumor" else 0.95 * 0.9, abs=1e-6)
+    assert verdict.confidence == pytest.approx(0.95 if label == "tumor" else 0.95 * 0.65, abs=1e-6)
+    assert verdict_of(0.95, (0.75, 0.2, 0.05), possible=possible).label == "glioma"  # one type is likely enough
 
 
 def test_your_threshold_decides_the_label_but_not_the_probabilities():
