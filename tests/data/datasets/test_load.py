@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from tests.scans.phantoms import save_mat, small_slice
 from tests.scans.pictures import save
 from tumorlens.data.datasets.load import load_samples
-from tumorlens.data.datasets.sample import read_sample
+from tumorlens.data.datasets.sample import Sample, has_truth, read_sample
 from tumorlens.data.datasets.sweep import sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
@@ -279,3 +281,11 @@ def test_any_volume_stands_for_its_slices(tmp_path, suffix):
     for sample in samples:
         mask = read_sample(sample).mask
         assert (sample.label == "meningioma") == (mask is not None and bool(mask.any()))
+
+
+def test_a_tumor_without_a_mask_does_not_teach_where_it_is():
+    assert not has_truth(Sample(Path("a.png"), "tumor"))
+    assert not has_truth(Sample(Path("a.png"), "glioma"))
+    assert has_truth(Sample(Path("a.png"), "tumor", mask=Path("m.png"))) and has_truth(
+        Sample(Path("a.png"), "no_tumor")
+    )
