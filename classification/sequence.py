@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.classification.probabilities import softmax
 from tumorlens.classification.refusal import Refusal
-from tumorlens.classification.trust.calibration import softmax
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import SEQUENCES
 

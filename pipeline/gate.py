@@ -20,8 +20,9 @@ REFUSED = "refused"  # the label of a scan that is not judged
 _SUSPICION = 0.3
 _REACH_MM = 4.0
 
-# A type is uncertain where so many remain possible, and the likeliest has less than this share of the tumor probability.
-# Of BRISC's tumors 0.4 % are then unnamed, of other sources' 4 to 10 %, most of which would get a wrong name.
+# A type is uncertain where so many remain possible, and the likeliest has less than this share of the tumor
+# probability. Of BRISC's tumors 0.4 % are then unnamed, of other sources' 4 to 10 %, most of which would get a wrong
+# name.
 _MANY_TYPES = 2
 _SURE_SHARE = 0.7
 

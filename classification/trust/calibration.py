@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.labels import CLASSES, NO_TUMOR, UNTYPED
+from tumorlens.classification.probabilities import softmax
+from tumorlens.data.labels import NO_TUMOR, UNTYPED
 
 THRESHOLD = 0.5  # calibrated tumor probability from which a slice is positive
 TEMPERATURES = (0.05, 20.0)
@@ -58,14 +59,6 @@ class Calibration:
 
 
 _LEAST = 1e-38  # stands for a probability that float32 wrote as 0, so that it has a logarithm
-
-
-def softmax(logits_nc: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Class probabilities ``(n, 4)``."""
-    if not len(logits_nc):
-        return np.zeros((0, len(CLASSES)), np.float32)
-    raised = np.exp(logits_nc.astype(np.float64) - logits_nc.max(axis=1, keepdims=True))
-    return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def fit_calibration(

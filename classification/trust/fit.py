@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.evaluation.metrics import expected_calibration_error
 from tumorlens.classification.network import TorchNetwork
+from tumorlens.classification.probabilities import softmax
 from tumorlens.classification.refusal import Refusal
 from tumorlens.classification.sequence import SequenceHead
-from tumorlens.classification.trust.calibration import RULE, THRESHOLD, Calibration, fit_calibration, softmax
+from tumorlens.classification.trust.calibration import RULE, THRESHOLD, Calibration, fit_calibration
 from tumorlens.classification.trust.conformal import LEVEL, fit_thresholds
 from tumorlens.classification.trust.evidence import PredictionEvidence
 from tumorlens.classification.trust.refusal_fit import feature_layer, fit_refusal, training_pictures

@@ -12,9 +12,8 @@ from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept, sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.preprocess import Preprocess
-from tumorlens.pipeline.evaluation.groups import CaseT, groups_of
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
-from tumorlens.pipeline.evaluation.tables import Table
+from tumorlens.pipeline.evaluation.tables import CaseT, Table, groups_of
 from tumorlens.pipeline.evaluation.worst_cases import Worst
 
 
@@ -105,7 +104,7 @@ class Evaluation(ABC, Generic[CaseT]):
         """All figures of some cases, with 95 % intervals by bootstrap over patients."""
 
     def groups(self, sources: Sequence[str]) -> list[dict[str, Any]]:
-        """The figures of each group of the cases, a row each, see `pipeline.evaluation.groups`.
+        """The figures of each group of the cases, a row each, see `pipeline.evaluation.tables`.
 
         Args:
             sources: The name of each data set.

@@ -15,8 +15,9 @@ from tumorlens.classification.evaluation.metrics import classification_report, d
 from tumorlens.classification.evaluation.plots import plot_confusion, plot_reliability, plot_roc
 from tumorlens.classification.gradcam import grad_cam, target_layer
 from tumorlens.classification.predict import Classifier
+from tumorlens.classification.probabilities import softmax
 from tumorlens.classification.shortcut import probe
-from tumorlens.classification.trust.calibration import THRESHOLD, softmax
+from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.classification.trust.conformal import coverage_report
 from tumorlens.data.bootstrap import weighted_mean
 from tumorlens.data.datasets.sample import Sample

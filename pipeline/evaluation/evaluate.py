@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.evaluation.groups import source_names
 from tumorlens.pipeline.evaluation.leaks import copy_warning, leak_warnings, measured_patients
 from tumorlens.pipeline.evaluation.protocols import Progress, Selection, find_protocol
 from tumorlens.pipeline.evaluation.report import check_out, screen_table, unit_of, write_report
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import known_leaks, select
+from tumorlens.pipeline.evaluation.tables import source_names
 from tumorlens.pipeline.evaluation.weights import Weights
 from tumorlens.pipeline.versions import package_versions
 

@@ -9,8 +9,16 @@ from typing import Any
 
 from tumorlens.data.files import claim, whole_file, write_text
 from tumorlens.pipeline.evaluation.base import Evaluation
-from tumorlens.pipeline.evaluation.groups import flat_row, group_table
-from tumorlens.pipeline.evaluation.tables import Table, cell, fold_table, leaves, number, over_folds
+from tumorlens.pipeline.evaluation.tables import (
+    Table,
+    cell,
+    flat_row,
+    fold_table,
+    group_table,
+    leaves,
+    number,
+    over_folds,
+)
 
 SCHEMA_VERSION = 1
 REPORT = "report.json"

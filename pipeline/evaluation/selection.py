@@ -17,10 +17,10 @@ from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
-from tumorlens.pipeline.evaluation.groups import source_names
 from tumorlens.pipeline.evaluation.leaks import has_unseen_patients, is_unseen_fold, measured_patients
 from tumorlens.pipeline.evaluation.protocols import LEAKS, Progress, Protocol, Selection, find_protocol
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
+from tumorlens.pipeline.evaluation.tables import source_names
 
 _BRISC_TEST = "brisc2025_test_"  # begins the names of its test pictures
 

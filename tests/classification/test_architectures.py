@@ -90,7 +90,7 @@ def test_normalization_reaches_the_network(phantom_set, tmp_path):
     gray = torch.full((1, 3, 64, 64), (200 / 255 - 0.5) / 0.5)
     with torch.inference_mode():
         expected = model.model(gray).numpy()
-    np.testing.assert_allclose(model.logits(image), expected, rtol=1e-4)
+    np.testing.assert_allclose(model.look(image).logits, expected, rtol=1e-4)
 
 
 def test_an_architecture_without_imagenet_weights_starts_from_chance():

@@ -227,7 +227,7 @@ def test_a_stripe_that_one_plane_draws_is_not_a_lesion(head):
 
     def only_first_call(images):
         seen.append(len(images))
-        return np.full_like(images, 255 if len(seen) == 1 else 0)
+        return np.full_like(images, 255 if len(seen) == 1 else 0)[:, None]
 
     result = replace(pipeline, segmenter=replace(pipeline.segmenter, network=only_first_call)).run(head.scan)
     assert len(seen) == 2  # the first two planes share no suspicion, so the third is not asked

@@ -142,7 +142,9 @@ def test_every_kind_is_refused(all_refusals, kind):
 def test_phantoms_are_not_refused(pipeline):
     phantoms = [phantom_slice(seed, CLASSES[seed % 4]).image for seed in range(12)]
     cases = [prepare(open_source(image), pipeline.classifier.input_size) for image in phantoms]
-    assert [pipeline.gate(*answer).doubt for answer in zip(cases, pipeline.classify(cases), strict=True)] == [None] * 12
+    assert [pipeline.screen(*answer).doubt for answer in zip(cases, pipeline.classify(cases), strict=True)] == [
+        None
+    ] * 12
 
 
 @pytest.fixture

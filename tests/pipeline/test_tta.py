@@ -22,10 +22,10 @@ def pair():
 
 def test_the_label_does_not_depend_on_the_side(pipeline, pair):
     plain, both = pipeline.classifier, replace(pipeline.classifier, tta=True)
-    one, other = both.logits(pair[0]), both.logits(pair[1])
+    one, other = both.look(pair[0]).logits, both.look(pair[1]).logits
     np.testing.assert_allclose(one, other, atol=1e-4)
-    assert np.abs(plain.logits(pair[0]) - plain.logits(pair[1])).max() > 1e-3
-    np.testing.assert_allclose(one, (plain.logits(pair[0]) + plain.logits(pair[1])) / 2, atol=1e-4)
+    assert np.abs(plain.look(pair[0]).logits - plain.look(pair[1]).logits).max() > 1e-3
+    np.testing.assert_allclose(one, (plain.look(pair[0]).logits + plain.look(pair[1]).logits) / 2, atol=1e-4)
     np.testing.assert_allclose(both.look(pair[0]).logits, one, atol=1e-4)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tumorlens.classification.evaluation.metrics import expected_calibration_error
-from tumorlens.classification.trust.calibration import Calibration, balanced_weights, fit_calibration, softmax
+from tumorlens.classification.probabilities import softmax
+from tumorlens.classification.trust.calibration import Calibration, balanced_weights, fit_calibration
 from tumorlens.classification.trust.conformal import coverage_report, fit_thresholds, prediction_sets
 from tumorlens.data.labels import UNTYPED
 

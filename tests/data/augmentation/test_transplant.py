@@ -20,6 +20,7 @@ class Of:
     """A sample of which only the patient matters."""
 
     source = 0
+    sequence = ""
 
     def __init__(self, patient):
         self.patient = patient

@@ -305,7 +305,7 @@ def test_an_index_in_such_a_folder_that_takes_the_brightness_is_held_to_the_rule
 def test_an_index_keeps_the_channel(lgg, tmp_path):
     index = tmp_path / "index.csv"
     write_index(divide(lgg, folds=3), index)
-    assert index.read_text().splitlines()[0] == "image,mask,label,patient,split,fold,channel"
+    assert index.read_text().splitlines()[0] == "image,mask,label,patient,split,sequence,fold,channel"
     source = f"{index}@{lgg}"
     direct, again = load_samples(lgg), load_samples(source)
     assert [s.channel for s in again] == [1] * 66

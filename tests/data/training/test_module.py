@@ -30,6 +30,7 @@ def test_training_steps_lower_the_loss(stage):
         "label": torch.from_numpy(parts.train.labels[:8]),
         "blank": torch.zeros(8, dtype=torch.bool),
         "source": torch.zeros(8, dtype=torch.int64),
+        "sequence": torch.full((8,), -1),
     }
     module.log = quiet
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)

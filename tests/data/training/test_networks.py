@@ -8,6 +8,7 @@ from torch import nn
 from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.module import check_input_size as check_classifier
 from tumorlens.data.errors import InputError
+from tumorlens.segmentation.config import SegmenterConfig
 from tumorlens.segmentation.module import check_input_size as check_segmenter
 
 
@@ -25,7 +26,7 @@ def test_a_network_that_fails_without_a_reason(error):
     with pytest.raises(InputError, match=r"^mlp does not take inputs of 64 pixels \((\w+Error|of range)\)$"):
         check_classifier(Raising(error), find_architecture("mlp"), 64)
     with pytest.raises(InputError, match=r"^unet with encoder x does not take inputs of 64 pixels \(\S.*\)$"):
-        check_segmenter(Raising(error), "unet", "x", 64)
+        check_segmenter(Raising(error), SegmenterConfig(("data",), encoder="x"), 64)
 
 
 def test_a_network_that_answers_in_another_shape():

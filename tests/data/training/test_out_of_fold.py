@@ -178,7 +178,9 @@ def test_one_run_with_a_held_out_fold_is_enough(phantom_set, tmp_path):
     assert not set(card["training"]["patient_hashes"]["validation"]) & set(card["training"]["patient_hashes"]["train"])
     whole = train(replace(config, split="all", out_of_fold=str(tmp_path / "choose")), tmp_path / "all")
     assert whole["n_slices"] == {"train": 40, "validation": 0, "test": 0}
-    assert Calibration.of_card(whole) == Calibration.of_card(card)
+    tables = [Calibration.of_card(one) for one in (whole, card)]  # the second one is of nine digits
+    assert tables[0].temperature == pytest.approx(tables[1].temperature, rel=1e-3)
+    assert tables[0].tumor_bias == pytest.approx(tables[1].tumor_bias, abs=1e-3)
     accuracy = card["metrics"]["validation"]["slice"]["accuracy"]
     assert whole["metrics"]["held_out"]["slice_accuracy"]["mean"] == pytest.approx(accuracy, abs=1e-4)
     train(classifier_config(phantom_set, **SMALL), tmp_path / "fold")

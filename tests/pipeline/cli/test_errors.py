@@ -86,10 +86,10 @@ def test_a_fault_of_ours_costs_one_scan_only(tumorlens, study, tmp_path, monkeyp
 
     real = module.measure_lesions
 
-    def faulty(mask, scan):
+    def faulty(mask, scan, *rest):
         if scan.path.name == "sick.png":
             raise ZeroDivisionError("secret")
-        return real(mask, scan)
+        return real(mask, scan, *rest)
 
     monkeypatch.setattr(module, "measure_lesions", faulty)
     done = tumorlens("run", study, "-o", tmp_path / "out")

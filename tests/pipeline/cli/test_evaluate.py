@@ -83,7 +83,7 @@ def test_p4_measures_an_lgg_folder(call, models, tmp_path):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["frame_channel"] == 2
     assert report["figures"]["volume"]["n_patients"] == 5  # other data than the training's: no fold was kept from it
-    assert "all scans as one set, as the weights' card names no test fold of these data" in done.stdout
+    assert "all scans as one set, as the weights' card names no test or held-out fold of these data" in done.stdout
     assert done.stderr == ""
 
 
@@ -132,7 +132,7 @@ def test_a_mistake_is_reported_in_one_line(call, models, phantom_set, tmp_path):
     for arguments, message in (
         (["classification", *data, *out, *classifier, "--folds", "9"], "no fold 9"),
         (["classification", *data, *out, *classifier, "--folds", "x"], "neither all nor numbers"),
-        (["classification", *data, *out, *classifier, "--protocol", "p5"], "is not one of p1, p2, p3, p4"),
+        (["classification", *data, *out, *classifier, "--protocol", "p9"], "is not one of p1, p2, p3, p4"),
         (["classification", *data, *out, *classifier, "--protocol", "p4"], "p4 measures segmentation"),
         (["segmentation", *data, *out, *segmenter, "--protocol", "p4"], "needs an LGG folder"),
         (["classification", *data, *out, "--classifier", tmp_path / "no.safetensors"], "no.safetensors: no such file"),

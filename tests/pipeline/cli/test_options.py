@@ -118,7 +118,11 @@ def test_the_planes_are_those_of_scans():
             (ClassifierConfig,),
             {"weight_decay", "warmup", "fold", "split", "out_of_fold"},
         ),
-        (evaluate.classification, (EvaluationRequest,), {"stage", "size", "command", "training", "segmenter"}),
+        (
+            evaluate.classification,
+            (EvaluationRequest,),
+            {"stage", "size", "command", "training", "segmenter", "outline"},
+        ),
     ],
 )
 def test_every_setting_is_an_option_but_those_that_are_not_the_user_s(made, settings, absent):

@@ -29,7 +29,7 @@ def test_a_classifier_for_other_programs(small_classifier, tmp_path, kind, suffi
     else:
         compiled = openvino.Core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         logits = compiled({"images": images})["logits"]
-    np.testing.assert_allclose(logits, Classifier.load(small_classifier, "cpu").logits(images), atol=2e-3)
+    np.testing.assert_allclose(logits, Classifier.load(small_classifier, "cpu").look(images).logits, atol=2e-3)
     card = json.loads(out.with_name(f"{out.name}.json").read_text())
     assert card["input"] == {"images": ["n", 64, 64]}
     assert card["outputs"] == ["logits"]

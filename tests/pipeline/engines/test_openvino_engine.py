@@ -62,7 +62,7 @@ def test_small_networks_agree(cache_folder, small_classifier, small_segmenter):
     images = slices(n=19)  # more than a batch
     logits, features = open_classifier(small_classifier, OPENVINO_FP32)(images)
     assert features is None
-    np.testing.assert_allclose(logits, Classifier.load(small_classifier, "cpu").logits(images), atol=1e-3)
+    np.testing.assert_allclose(logits, Classifier.load(small_classifier, "cpu").look(images).logits, atol=1e-3)
     segmenter = open_segmenter(small_segmenter, OPENVINO_FP32)
     maps, expected = segmenter(images), open_segmenter(small_segmenter, Engine())(images)
     assert maps.dtype == np.uint8
