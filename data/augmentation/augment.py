@@ -1,4 +1,4 @@
-"""Augmentation of prepared slices for training, in OpenCV: about half a millisecond a slice of 192 pixels.
+"""Augmentation of prepared slices for training, in OpenCV: 1 to 1.5 ms a slice of 192 pixels.
 
 What may differ between two pictures of one head must not change the answer: scanner, sequence, skull, field of view,
 lettering. So each of these is drawn at random. Left and right are swapped freely, because viewers show slices both
