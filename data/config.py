@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
+from tumorlens.data.errors import InputError
+
 MAX_SEED = 2**32 - 1  # of NumPy's and scikit-learn's generators
 SPLITS = ("folds", "holdout", "official", "all")
 PARTS = ("train", "validation", "test")  # of a data set: to learn from, to choose an epoch on, to measure on
@@ -150,3 +152,16 @@ class TrainingConfig(DataConfig):
         "Train on all patients; calibrate on this run of the same recipe (--split holdout) or cross-validation.",
         metavar="FOLDER",
     )
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """How often an epoch shows a slice of each data set, in their order.
+
+        Raises:
+            InputError: There is not one rate per data set, or all are 0.
+        """
+        if self.rate and len(self.rate) != len(self.data):
+            raise InputError(f"{len(self.rate)} of --rate for {len(self.data)} of --data; give one for each, or none")
+        if self.rate and not any(self.rate):
+            raise InputError("with every --rate at 0 there is nothing to learn from")
+        return self.rate or (1.0,) * len(self.data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,14 @@ class PredictionEvidence(Evidence):
         labels: ``(n,)`` index into `data.labels.KNOWN`.
         sources: ``(n,)`` number of each slice's data set.
         strangeness: ``(n,)`` by the refusal of the network that saw the slice; None if a fold has no refusal.
+        sequence_recall: Of the sequence head of the one run; empty for a cross-validation.
     """
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     sources: NDArray[np.int64]
     strangeness: NDArray[np.float32] | None
+    sequence_recall: dict[str, Any] = field(default_factory=dict)
 
 
 def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PredictionEvidence:
@@ -85,6 +87,7 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PredictionEv
         labels=np.concatenate([part.labels for part in parts]),
         sources=np.concatenate([part.sources for part in parts]),
         strangeness=np.concatenate(strangeness) if len(strangeness) == len(parts) else None,
+        sequence_recall=folds[0].card.get("sequence", {}).get("validation_recall", {}) if len(folds) == 1 else {},
     )
 
 

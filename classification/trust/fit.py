@@ -100,6 +100,7 @@ def fit_trust(
     recall: dict[str, Any] = {}
     if evidence is not None:
         logits, strangeness, labels, sources = evidence.logits, evidence.strangeness, evidence.labels, evidence.sources
+        recall = evidence.sequence_recall
     else:
         part = parts.validation
         labels, sources = part.labels, np.array([sample.source for sample in part.samples], np.int64)

@@ -14,7 +14,6 @@ from tumorlens.data.augmentation.augment import Augment
 from tumorlens.data.augmentation.blank import blank_head
 from tumorlens.data.augmentation.transplant import Donors
 from tumorlens.data.config import TrainingConfig
-from tumorlens.data.errors import InputError
 from tumorlens.data.labels import SEQUENCES
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet, lesion_free
@@ -123,11 +122,10 @@ def slice_weights(config: TrainingConfig, part: PreparedSet, negative_share: flo
             shows them like the others.
 
     Raises:
-        InputError: There is not one rate per data set.
+        InputError: See `data.config.TrainingConfig.rates`.
     """
-    if config.rate and len(config.rate) != len(config.data):
-        raise InputError(f"{len(config.rate)} of --rate for {len(config.data)} of --data; give one for each, or none")
-    weights = np.array([config.rate[sample.source] if config.rate else 1.0 for sample in part.samples])
+    rates = config.rates
+    weights = np.array([rates[sample.source] for sample in part.samples], np.float64)
     if negative_share:
         negative = lesion_free(part)
         few, many = weights[negative].sum(), weights[~negative].sum()

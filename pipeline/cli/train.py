@@ -52,6 +52,7 @@ def config_of(stage: str, values: Values) -> ClassifierConfig | SegmenterConfig:
     """
     config: ClassifierConfig | SegmenterConfig
     config = fill(ClassifierConfig, values) if stage == "classification" else fill(SegmenterConfig, values)
+    _ = config.rates  # raises before data are read
     if config.epochs % config.validate_every:
         raise InputError(f"--epochs {config.epochs} is not a multiple of --validate-every {config.validate_every}")
     if config.out_of_fold:
