@@ -320,7 +320,7 @@ class Pipeline:
             slices=[] if verdict.refused else _slice_rows(case, scores, screening, measurements),
             sequence=None if verdict.refused else scores.sequence,
             review=[
-                *reasons_to_review(case, verdict, measurements.lesions, self.threshold, scores.sequence),
+                *reasons_to_review(case, scores, verdict, measurements.lesions, self.threshold),
                 *(f"lesions may lie outside of the brain: {r}" for r in (measurements.no_brain,) if r),
                 *(f"no explanation: {r}" for r in (explanation.problem,) if r),
             ],

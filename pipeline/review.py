@@ -11,32 +11,33 @@ from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.labels import CLASSES, NO_TUMOR, SEQUENCES, TUMOR
 from tumorlens.data.plotting import plain
 from tumorlens.pipeline.case import Case
-from tumorlens.pipeline.gate import Verdict
+from tumorlens.pipeline.gate import Scores, Verdict
 from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE, Lesion
 
 _SMALL_PX = 48  # the models never saw fewer pixels along a side
-_SURE = 0.9  # probability from which a sequence contradicts a header
+_SURE = 0.9  # probability from which a sequence contradicts a header, and a slice the label of its volume
+_MANY_SLICES = 3
 _BY_HEADER = {"T1": ("t1", "t1c"), "T2": ("t2", "flair")}  # headers call FLAIR a T2
 _BY_AGENT = {True: ("t1c", "t2", "flair"), False: ("t1", "t2", "flair")}  # agent shows in T1 only
 
 
 def reasons_to_review(
     case: Case,
+    scores: Scores,
     verdict: Verdict,
     lesions: Sequence[Lesion],
     threshold: float | None = None,
-    sequence: tuple[str, float] | None = None,
 ) -> list[str]:
     """Reasons why a person should look at a scan: doubts about the answer and flaws of the scan.
 
     Args:
         case: The prepared scan.
+        scores: The classifier's answer for it.
         verdict: The decision about it.
         lesions: The lesions of its mask.
         threshold: The user's own threshold, or None.
-        sequence: The sequence that the classifier names and its probability, or None.
     """
-    flaws = [*_flaws(case), *_sequence_doubts(case, sequence)]
+    flaws = [*_flaws(case), *_sequence_doubts(case, scores.sequence)]
     if verdict.refused:
         return [f"refused: {verdict.doubt}; --force judges it all the same", *flaws]
     reasons = [f"{verdict.doubt}; judged all the same, as --force asked"] if verdict.doubt else []
@@ -56,6 +57,10 @@ def reasons_to_review(
         reasons.append(f"doubtful of {len(lesions)} lesions: {named}")
     if verdict.positive and not lesions:
         reasons.append("classifier positive but mask empty")
+    tumor = 1 - scores.probabilities[case.used, NO_TUMOR]
+    sick = int((tumor >= _SURE).sum())
+    if not verdict.positive and case.scan.n_slices > 1 and sick >= _MANY_SLICES:
+        reasons.append(f"{sick} slices look like a tumor (up to {tumor.max():.2f}), but no lesion is sure enough")
     return reasons
 
 

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tumorlens.data.phantom import phantom_slice
+from tumorlens.data.labels import SEQUENCES
+from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import open_source, prepare
-from tumorlens.pipeline.gate import Verdict
+from tumorlens.pipeline.gate import Scores, Verdict
 from tumorlens.pipeline.review import reasons_to_review
 
 
@@ -22,7 +23,12 @@ def reasons(weighting, contrast, sequence, refused=False):
     verdict = Verdict("no_tumor", np.array([0.99, 0.01, 0, 0], np.float32))
     if refused:
         verdict = Verdict("refused", np.zeros(4, np.float32), doubt="no head")
-    return reasons_to_review(case, verdict, [], sequence=sequence)
+    sequences = None
+    if sequence is not None:
+        sequences = np.full((1, 4), (1 - sequence[1]) / 3, np.float32)
+        sequences[0, SEQUENCES.index(sequence[0])] = sequence[1]
+    scores = Scores(np.array([[0.99, 0.01, 0, 0]], np.float32), None, sequences)
+    return reasons_to_review(case, scores, verdict, [])
 
 
 @pytest.mark.parametrize(
@@ -70,3 +76,14 @@ def test_models_that_name_no_sequence_know_one_only(weighting, contrast, text):
 
 def test_a_weighting_that_no_model_knows_is_reported():
     assert "weighting is diffusion" in reasons("diffusion", None, ("t2", 0.99))[0]
+
+
+@pytest.mark.parametrize(("sick", "reported"), [(2, False), (5, True)])
+def test_a_volume_whose_slices_look_sick_although_no_lesion_holds_is_looked_at(sick, reported):
+    scan = phantom_volume(3, "no_tumor", shape=(48, 56, 12), spacing_mm=(3.0, 3.0, 6.0)).scan
+    case = prepare(open_source(scan), 64)
+    probabilities = np.tile(np.array([0.99, 0.01, 0, 0], np.float32), (scan.n_slices, 1))
+    probabilities[np.flatnonzero(case.used)[:sick]] = [0.03, 0.97, 0, 0]
+    verdict = Verdict("no_tumor", np.array([0.98, 0.02, 0, 0], np.float32))
+    found = reasons_to_review(case, Scores(probabilities, None), verdict, [])
+    assert (f"{sick} slices look like a tumor (up to 0.97), but no lesion is sure enough" in found) == reported
