@@ -236,9 +236,7 @@ class Pipeline:
         slices = [case.slice_at(int(k), size) for case, indices in zip(cases, chosen, strict=True) for k in indices]
         channels = [self._channel(one) for one in scores]
         every = [channel for channel, indices in zip(channels, chosen, strict=True) for _ in indices]
-        maps = (
-            self.segmenter.predict(np.stack([p.image for p in slices]), every) if slices else np.zeros((0, size, size))
-        )
+        maps: Any = self.segmenter.predict(np.stack([p.image for p in slices]), every) if slices else []
         in_order = zip(maps, (p.placement for p in slices), strict=True)
         answers = []
         for case, one, indices, step in zip(cases, scores, chosen, steps, strict=True):
@@ -257,7 +255,7 @@ class Pipeline:
         begun = time.perf_counter()
         scan = case.scan
         findings = find_suspicions(case, answers, self.segmenter)
-        numbers, suspicions = findings.numbers, findings.suspicions
+        numbers = findings.numbers
         if screening.refused:
             verdict = Verdict(REFUSED, np.zeros(len(CLASSES), np.float32), doubt=screening.doubt)
             confidences: list[float] = []
@@ -266,9 +264,9 @@ class Pipeline:
                 p_tumor, types = float(1 - scores.probabilities[0, NO_TUMOR]), scores.probabilities[0, 1:]
                 confidences = [p_tumor] * int(numbers.max())
             else:
-                confidences = [self.rule.confidence(suspicion.features) for suspicion in suspicions]
+                confidences = [self.rule.confidence(suspicion.features) for suspicion in findings.suspicions]
                 p_tumor = max(confidences, default=self.rule.nothing)
-                types = _types(suspicions, confidences, scores.probabilities[case.used, 1:])
+                types = _types(findings.suspicions, confidences, scores.probabilities[case.used, 1:])
             verdict = judge(p_tumor, types, self.operating_point, self._possible, screening.doubt)
         kept = [number for number, p in enumerate(confidences, start=1) if p >= self.operating_point]
         renumber = np.zeros(int(numbers.max()) + 1, np.uint16)
@@ -278,8 +276,9 @@ class Pipeline:
         mask = (numbers != 0).astype(np.uint8)
         judged = np.flatnonzero(case.used)
         shown_slice = lesions[0].slice_index if lesions else int(judged[len(judged) // 2])
-        no_brain = findings.no_brain if lesions else None
-        measurements = Measurements(mask, lesions, slice_areas_px(mask, scan), shown_slice, no_brain)
+        measurements = Measurements(
+            mask, lesions, slice_areas_px(mask, scan), shown_slice, findings.no_brain if lesions else None
+        )
         case.timings_s["postprocess"] = time.perf_counter() - begun
         return verdict, measurements
 

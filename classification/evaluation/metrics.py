@@ -97,8 +97,8 @@ def decision_report(
 
     Tumors of unknown type count for presence only. ``accuracy`` is of the four classes. ``type_accuracy`` is over the
     typed pictures: tumors that have a known type and were found. The answer "a tumor of unknown type" is a tumor, with
-    the wrong type. A refused slice is wrong: for the AUC, too, it ranks behind all others; ECE (15 bins of the
-    likelier of the two) and log-loss leave it out, because it has no probability.
+    the wrong type. A refused slice is wrong and ranks behind all others in the AUC. ECE (15 bins of the likelier of
+    the two) and log-loss leave it out, because it has no probability.
 
     Args:
         labels_n: ``(n,)`` index into `data.labels.KNOWN`.

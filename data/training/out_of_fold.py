@@ -41,7 +41,7 @@ class FinishedFold:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """The figures of the patients that decided nothing, or of the held-out ones where there are no others."""
+        """The figures of the test patients, or of the validation patients where the run has no test part."""
         metrics = self.card["metrics"]
         return dict(metrics.get("test") or metrics["validation"])
 

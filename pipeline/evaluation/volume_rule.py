@@ -32,7 +32,7 @@ from tumorlens.pipeline.volumes.ask import find_suspicions
 from tumorlens.pipeline.volumes.rule import Features, Rule
 
 _LEAST_SHARE = 0.1  # of a suspicion's voxels that lie in the true mask: outlines of one lesion differ much
-_MISSED = 3.0  # a missed lesion counts as much as so many false ones: a person looks at what is found
+_MISSED = 3.0  # weight of a missed lesion against a false one: a person can reject a false one
 _STRENGTH = 0.3  # of the regression (scikit-learn's C): a few hundred suspicions decide
 _LEAST_SLICES = 8  # pictures of a patient that make a stack
 

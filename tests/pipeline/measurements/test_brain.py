@@ -196,7 +196,7 @@ def test_a_missing_template_is_reported(monkeypatch):
 
 @pytest.mark.real
 def test_no_lesion_of_a_real_head_lies_outside(real):
-    """The headers have lost the voxel size. With them there is no region; with the likely size no lesion is lost."""
+    """The headers state a wrong voxel size, so there is no region. With a likely size, the region holds each lesion."""
     folder = real / "volumes" / "progression" / "01"
     image, mask = (nibabel.load(folder / f"pre_{name}.nii.gz") for name in ("t1", "mask"))
     voxels, lesion = np.asarray(image.dataobj), np.asarray(mask.dataobj) > 0
