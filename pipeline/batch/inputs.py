@@ -187,7 +187,8 @@ class _Search:
             if candidate.chosen and unpacked:
                 path = source.root  # the zip: a path inside it means nothing to you
             notes = (candidate.reason,) if candidate.chosen and candidate.reason else ()
-            job = Job(path, candidate.name, series.refusal, series.files, series.uid, notes, unpacked)
+            study = "\n".join(series.study)
+            job = Job(path, candidate.name, series.refusal, series.files, series.uid, notes, unpacked, study=study)
             self.candidates.append((job, candidate))
             if candidate.chosen:
                 self.scans.append(job)

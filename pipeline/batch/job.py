@@ -25,6 +25,7 @@ class Job:
         error: Why it cannot be run, or None.
         files: The files of a DICOM series; empty for other scans.
         uid: The Series Instance UID of a DICOM series; empty for other scans.
+        study: What all series of its study have in common; empty for other scans.
         notes: Why this series of a study was chosen, in words.
         unpacked: The folder that a zip was unpacked to, and the path of the zip, which messages name instead.
         plain_name: The name before `pipeline.batch.names.name_jobs` made it unique; empty means `name`.
@@ -38,6 +39,7 @@ class Job:
     notes: tuple[str, ...] = ()
     unpacked: tuple[str, str] | None = None
     plain_name: str = ""
+    study: str = ""
 
     @property
     def folder(self) -> str:

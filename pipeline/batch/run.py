@@ -24,10 +24,11 @@ from tumorlens.pipeline.batch.resume import (
     remove_earlier_results,
     settings_of,
 )
+from tumorlens.pipeline.batch.studies import Studies
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import TABLE
-from tumorlens.pipeline.outputs.table import csv_row, error_row, read_table, write_table
+from tumorlens.pipeline.outputs.table import csv_row, error_row, in_cell, read_table, write_table
 from tumorlens.pipeline.outputs.write import remove_result, write_result
 from tumorlens.pipeline.pipeline import Decision, Pipeline
 
@@ -178,6 +179,7 @@ class _Table:
         names = {job.name for job in jobs}
         self.report = BatchReport([row for row in rows if row["scan"] not in names])
         self._to_do = {row["scan"]: row for row in rows if row["scan"] in names}
+        self._studies = Studies()
         self._written_at = time.monotonic()
 
     def add_first(self, waiting: deque[tuple[Job, Written]]) -> None:
@@ -199,10 +201,14 @@ class _Table:
             self._written_at = time.monotonic()
 
     def close(self, waiting: deque[tuple[Job, Written]]) -> None:
-        """Write the table, with the rows of scans that were finished but not yet added."""
+        """Write the table, with the rows of scans that were finished but not yet added, and compare studies."""
         for job, written in waiting:
             if written.done() and not written.cancelled() and written.exception() is None:
                 self._add(self._row(job, written)[0])
+        changed = self._studies.compare(self.out)
+        for row in self.report.rows:
+            if row["scan"] in changed:
+                row["review"] = in_cell(changed[row["scan"]])
         try:
             self._write()
         except OSError as error:
@@ -218,6 +224,7 @@ class _Table:
     def _row(self, job: Job, written: Written) -> tuple[dict[str, str], dict[str, Any]]:
         try:
             content = written.result()
+            self._studies.add(job, content)
             return csv_row(content), content
         except InputError as error:
             message = job.with_path(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,14 @@ def csv_row(content: dict[str, Any]) -> dict[str, str]:
         "prediction_set": "|".join(content["prediction_set"]),
         "malignancy": content["malignancy"],
         **{name: _number(content[name], 3) for name in _FIGURES},
-        "review": "; ".join(content["review"]),
+        "review": in_cell(content["review"]),
         "error": "",
     }
+
+
+def in_cell(reasons: Sequence[str]) -> str:
+    """Reasons to review as one cell of the table."""
+    return "; ".join(reasons)
 
 
 def error_row(name: str, error: str) -> dict[str, str]:
