@@ -36,6 +36,7 @@ _SCHEME = "99TUMORLENS"  # private: PS3.16 has no codes for the probabilities of
 
 _OWN_CODES = {
     "P_TUMOR": "Probability of a tumor",
+    "P_LESION": "Probability of a lesion",
     **{f"P_{row.name.upper()}": f"Probability of {row.prose}" for row in TABLE},
     "TUMOR_TYPE": "Predicted tumor type",
 }
@@ -220,7 +221,7 @@ def _lesion_group(lesion: Lesion, result: Result, segmentation: Dataset, source:
 
 
 def _measurements(lesion: Lesion) -> list[Any]:
-    """Volume and the two diameters, as far as they are known.
+    """Volume and the two diameters, as far as they are known, and the probability that it is a lesion.
 
     Reports give the axial diameters of a lesion. Where the scan has no axial plane, those of the slice replace them.
     """
@@ -234,6 +235,7 @@ def _measurements(lesion: Lesion) -> list[Any]:
         (codes.SCT.Volume, lesion.volume_mm3, codes.UCUM.CubicMillimeter),
         (codes.SCT.LongAxis, long, codes.UCUM.Millimeter),
         (codes.SCT.ShortAxis, short, codes.UCUM.Millimeter),
+        (_own_code("P_LESION"), lesion.confidence and round(100 * lesion.confidence, 4), codes.UCUM.Percent),
     )
     return [hd.sr.Measurement(name, float(value), unit) for name, value, unit in measures if value is not None]
 

@@ -23,7 +23,7 @@ def report(tmp_path):
     """A report with two lesions, read back, its segmentation, and its result."""
     scan = read_series(saved(tmp_path, "sagittal"))
     lesions = [
-        lesion(1),
+        lesion(1, confidence=0.9125),
         lesion(2, axial_longest_mm=None, longest_diameter_mm=9.5, perpendicular_diameter_mm=4.5, centroid_ras_mm=None),
     ]
     result = result_of(scan, lesions=lesions, review=["low confidence (0.60)"])
@@ -54,7 +54,10 @@ def test_the_report_holds_the_measurements(report):
     assert value_of(first, codes.SCT.ShortAxis) == 12.25
     (volume,) = first.get_measurements(codes.SCT.Volume)
     assert volume.unit == codes.UCUM.CubicMillimeter
-    assert {m.unit for m in first.get_measurements() if m.name != codes.SCT.Volume} == {codes.UCUM.Millimeter}
+    assert {m.unit for m in second.get_measurements() if m.name != codes.SCT.Volume} == {codes.UCUM.Millimeter}
+    (confidence,) = first.get_measurements(own("P_LESION"))
+    assert (confidence.value, confidence.unit) == (91.25, codes.UCUM.Percent)
+    assert second.get_measurements(own("P_LESION")) == []
     assert (value_of(second, codes.SCT.LongAxis), value_of(second, codes.SCT.ShortAxis)) == (9.5, 4.5)
 
 
