@@ -7,6 +7,7 @@ default or another text overrides the field.
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
@@ -158,10 +159,10 @@ class TrainingConfig(DataConfig):
         """How often an epoch shows a slice of each data set, in their order.
 
         Raises:
-            InputError: There is not one rate per data set, or all are 0.
+            InputError: There is not one rate per data set, or one of them is not above 0.
         """
         if self.rate and len(self.rate) != len(self.data):
             raise InputError(f"{len(self.rate)} of --rate for {len(self.data)} of --data; give one for each, or none")
-        if self.rate and not any(self.rate):
-            raise InputError("with every --rate at 0 there is nothing to learn from")
+        if not all(0 < rate < math.inf for rate in self.rate):
+            raise InputError("each --rate is a number above 0; leave out a data set that is to teach nothing")
         return self.rate or (1.0,) * len(self.data)

@@ -33,7 +33,8 @@ class Result:
         probabilities: Class -> probability; for a volume, of the whole scan.
         mask: uint8, 0 and 1, in the array order of ``scan.voxels``: ``(i, j, k)``, or ``(rows, columns)`` of a picture.
         lesions: Connected lesions, largest first.
-        slices: For each judged slice its index, probabilities, mask area and whether the segmenter saw it.
+        slices: For each judged slice its index, probabilities, mask area, and whether the segmenter drew it or, where
+            it sees a slice every 3 mm, its neighbors.
         review: Reasons why a person should look at this scan; empty if there are none.
         threshold: Tumor probability from which the scan was positive.
         models: Stage -> architecture, SHA-256 and date of the weights.

@@ -14,7 +14,7 @@ from tumorlens.data.labels import NO_TUMOR, UNTYPED
 THRESHOLD = 0.5  # calibrated tumor probability from which a slice is positive
 TEMPERATURES = (0.05, 20.0)
 BIASES = (-6.0, 6.0)
-RULE = "0.5 of the calibrated tumor probability, where tumor and no tumor are equally frequent in every data set"
+RULE = "0.5 of the calibrated tumor probability, where tumor and no tumor are equally frequent and no data set prevails"
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def fit_calibration(
 ) -> Calibration:
     """The calibration with the lowest log-loss on a mixture in which no data set and no answer prevails.
 
-    Two numbers cannot overfit a few hundred slices. Every data set weighs the same, and in each of them tumor and no
-    tumor; a set without one of them counts by the other.
+    Two numbers cannot overfit a few hundred slices. Slices with and without a tumor weigh the same, and among each of
+    them all data sets that have any.
 
     Args:
         logits_nc: ``(n, 4)`` of slices that the network has not learned from.
@@ -88,10 +88,11 @@ def fit_calibration(
 
 
 def balanced_weights(labels_n: NDArray[np.int64], sources_n: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weights ``(n,)`` that sum to 1, with equal sums for every data set, and for tumor and no tumor in each."""
-    groups = 2 * sources_n + (labels_n != NO_TUMOR)
-    _, of_slice, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    return np.asarray(1 / sizes[of_slice] / len(sizes), np.float64)
+    """Weights ``(n,)`` that sum to 1: a half for tumor and for no tumor, each shared evenly by the data sets."""
+    sick = labels_n != NO_TUMOR
+    groups, of_slice, sizes = np.unique(2 * sources_n + sick, return_inverse=True, return_counts=True)
+    n_sets = np.bincount(groups % 2, minlength=2)
+    return np.asarray(1 / sizes[of_slice] / n_sets[sick.astype(int)] / np.count_nonzero(n_sets), np.float64)
 
 
 def log_losses(probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.config import ClassifierConfig
-from tumorlens.classification.evaluation.metrics import expected_calibration_error
+from tumorlens.classification.evaluation.metrics import expected_calibration_error, has_known_type
 from tumorlens.classification.network import TorchNetwork
 from tumorlens.classification.probabilities import softmax
 from tumorlens.classification.refusal import Refusal
@@ -20,7 +20,7 @@ from tumorlens.classification.trust.conformal import LEVEL, fit_thresholds
 from tumorlens.classification.trust.evidence import PredictionEvidence
 from tumorlens.classification.trust.refusal_fit import feature_layer, fit_refusal, training_pictures
 from tumorlens.classification.trust.sequence_fit import fit_sequence_head, sequence_figures
-from tumorlens.data.labels import CLASSES, SEQUENCES, UNTYPED
+from tumorlens.data.labels import CLASSES, NO_TUMOR, SEQUENCES, UNTYPED
 from tumorlens.data.training.partition import Partition
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def fit_trust(
         refusal = refusal.limited(strangeness)
     calibration = fit_calibration(logits, labels, sources)
     typed = labels != UNTYPED
-    before, after = softmax(logits[typed]), calibration(logits[typed])
+    after = calibration(logits[typed])
     return Trust(
         calibration=calibration,
         set_thresholds=fit_thresholds(after, labels[typed]),
@@ -125,8 +125,18 @@ def fit_trust(
         fitted_on="validation slices" if evidence is None else "predictions for held-out patients",
         logits=logits,
         strangeness=strangeness,
-        ece=(expected_calibration_error(labels[typed], before), expected_calibration_error(labels[typed], after)),
+        ece=(_ece(labels, softmax(logits)), _ece(labels, calibration(logits))),
     )
+
+
+def _ece(labels_n: NDArray[np.int64], probabilities_nc: NDArray[np.float32]) -> float:
+    """Expected calibration error of the classes; of presence, where no tumor's type is known."""
+    known = has_known_type(labels_n)
+    if known.any():
+        return expected_calibration_error(labels_n[known], probabilities_nc[known])
+    healthy = probabilities_nc[:, :1]
+    presence = np.concatenate([healthy, 1 - healthy], axis=1)
+    return expected_calibration_error((labels_n != NO_TUMOR).astype(np.int64), presence)
 
 
 def _fit_refusal(

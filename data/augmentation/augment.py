@@ -33,13 +33,14 @@ class Augment:
     def __init__(self, strength: float = 1.0, turn: float = 0.0) -> None:
         self.strength, self.turn = strength, turn
 
-    def __call__(self, image_hw: Image, mask_hw: Image, seed: int) -> tuple[Image, Image]:
+    def __call__(self, image_hw: Image, mask_hw: Image, seed: int, cut: bool = True) -> tuple[Image, Image]:
         """One prepared slice and its mask (0 and 1), augmented, both ``(size, size)``.
 
         Args:
             image_hw: The slice.
             mask_hw: Its mask. It moves with the slice.
             seed: The same seed gives the same result.
+            cut: Whether the field of view may end within the head.
         """
         rng = np.random.default_rng(seed)
 
@@ -49,7 +50,7 @@ class Augment:
         image = image_hw
         if happens(0.15):
             image = _without_rim(image, mask_hw, rng)
-        if happens(0.12):
+        if happens(0.12) and cut:
             image = _cut_field(image, mask_hw, rng)
         image = cv2.LUT(image, self._gray_levels(rng))
         image, mask = self._move(image, mask_hw, rng)
@@ -119,7 +120,7 @@ class Augment:
 
 
 def _without_rim(image: Image, mask: Image, rng: Rng) -> Image:
-    """Masking like skull stripping: the head's rim (skin, fat, skull) becomes air, except for a lesion there.
+    """Masking like skull stripping: the head's rim (skin, fat, skull) becomes air, except for an outlined lesion there.
 
     It is done to healthy and sick slices alike, so that the missing skull of a stripped scan speaks for neither.
     """
@@ -132,7 +133,7 @@ def _without_rim(image: Image, mask: Image, rng: Rng) -> Image:
 
 
 def _cut_field(image: Image, mask: Image, rng: Rng) -> Image:
-    """A field of view that ends within the head, as where the neck is cut; no lesion is lost."""
+    """A field of view that ends within the head, as where the neck is cut; no outlined lesion is lost."""
     size = len(image)
     quarters = int(rng.choice([0, 0, 0, 1, 2, 3]))  # mostly at the bottom
     upright, lesion = np.rot90(image, quarters).copy(), np.rot90(mask, quarters)

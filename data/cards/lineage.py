@@ -52,11 +52,16 @@ def known_start(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def learned_from(training: Mapping[str, Any]) -> list[str] | None:
-    """The hashes of all patients from which weights and their initial weights learned; None if the card lacks some."""
+    """The hashes of all patients from which weights and their initial weights learned; None if the card lacks some.
+
+    Validation patients are among them, unless the run validated once, at its end, and so chose nothing by them.
+    """
     parts = training.get(PATIENTS)
     if parts is None or parts["start"] is None:
         return None
-    return sorted({patient for part in ("train", "validation", "start") for patient in parts[part]})
+    chose = training.get("validate_every", 1) < training.get("epochs", 2)
+    names = ("train", "start", *(("validation",) if chose else ()))
+    return sorted({patient for part in names for patient in parts[part]})
 
 
 def patients_of_run(training: Mapping[str, Any], parts: Mapping[str, list[str]]) -> dict[str, Any]:

@@ -14,9 +14,12 @@ from tumorlens.data.augmentation.augment import Augment
 from tumorlens.data.augmentation.blank import blank_head
 from tumorlens.data.augmentation.transplant import Donors
 from tumorlens.data.config import TrainingConfig
-from tumorlens.data.labels import SEQUENCES
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import NO_TUMOR, SEQUENCES
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet, lesion_free
+
+_MOST_BARE = 0.1  # of a set's tumor slices without a mask: its lesions may lie anywhere
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
@@ -41,6 +44,8 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         self.prepared, self.augment, self.seed = prepared, augment, seed
         self.blank, self.transplant = blank, transplant
+        # A cut field might lose a lesion that nobody outlined. Healthy slices of such sets are not cut either.
+        self._uncut = _without_outlines(prepared)
         self._donors: Donors | None = None
         if transplant > 0:
             patients = [sample.patient for sample in prepared.samples]
@@ -60,7 +65,8 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         elif self._donors is not None and draws[3] < self.transplant * 2**32:
             image, mask, label, outlined = self._donors.transplant(i, draws[2])
         if self.augment is not None:
-            image, mask = self.augment(image, mask, draws[0])
+            cut = self.prepared.samples[i].source not in self._uncut
+            image, mask = self.augment(image, mask, draws[0], cut)
         origin = self.prepared.samples[outlined]
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)),
@@ -70,6 +76,17 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             "source": torch.tensor(origin.source),
             "sequence": torch.tensor(SEQUENCES.index(origin.sequence) if origin.sequence else -1),
         }
+
+
+def _without_outlines(part: PreparedSet) -> set[int]:
+    """The data sets in which more than one tumor slice in ten has no mask."""
+    sources = np.array([sample.source for sample in part.samples], np.int64)
+    bare = ~part.masks.any(axis=(1, 2))
+    return {
+        int(source)
+        for source in np.unique(sources)
+        if (sick := (sources == source) & (part.labels != NO_TUMOR)).any() and bare[sick].mean() > _MOST_BARE
+    }
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -144,7 +161,8 @@ def make_loader(
         sampler: Chooses items and order.
         workers: Processes that load ahead. With 0, the default, an error reaches the user as it was raised.
     """
-    sampler = sampler or EpochSampler(np.ones(len(dataset)), 0, shuffle=False)
+    if sampler is None:
+        sampler = EpochSampler(np.ones(len(dataset)), 0, shuffle=False)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -179,6 +197,12 @@ def epoch_slices(config: TrainingConfig, parts: Partition, negative_share: float
 
 
 def total_steps(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:
-    """Number of optimizer steps of the whole run; at least the two that a one-cycle schedule needs."""
-    steps = epoch_slices(config, parts, negative_share) // config.batch_size
-    return max(2, max(1, steps) * config.epochs)
+    """Number of optimizer steps of the whole run; at least the two that a one-cycle schedule needs.
+
+    Raises:
+        InputError: An epoch shows no slice.
+    """
+    slices = epoch_slices(config, parts, negative_share)
+    if not slices:
+        raise InputError("an epoch shows no slice at all; raise --rate")
+    return max(2, max(1, slices // config.batch_size) * config.epochs)

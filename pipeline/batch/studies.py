@@ -60,6 +60,8 @@ class Studies:
         """
         changed = {}
         for answers in self._answers.values():
+            if len(answers) < 2:
+                continue  # what an earlier call found about it stays
             reasons = [_APART + ", ".join(map(str, answers))] if disagree(a.label for a in answers) else []
             for answer in answers:
                 with suppress(OSError):  # the answer stands without it

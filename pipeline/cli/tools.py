@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tumorlens.data.config import DEVICE, MAX_SEED, setting
 from tumorlens.pipeline.cli.options import Values, command, fill
-from tumorlens.pipeline.cli.screen import Progress, say, say_unless
+from tumorlens.pipeline.cli.screen import Progress, say, say_unless, warn
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 
 
@@ -71,7 +71,7 @@ def _calibrate(values: Values) -> None:
     call = fill(CalibrateCall, values)
     request = fill(EvaluationRequest, values, stage="pipeline")
     with Progress("volumes", hidden=call.quiet) as progress:
-        rule, n = calibrate(request, call.out, progress)
+        rule, n = calibrate(request, call.out, progress, warn)
     say_unless(call.quiet)(f"{call.out.with_suffix('.json')}: rule for volumes, fitted on {n}: {rule}")
 
 
@@ -98,7 +98,7 @@ calibrate = command(
     _calibrate,
     CalibrateCall,
     EvaluationRequest,
-    leave_out=("protocol", "tta", "explain", "probe"),
+    leave_out=("protocol", "tta", "explain", "probe", "outline"),
     details="The weights must not have learned from these volumes, or from these pictures: numbered slices of heads.",
     examples="""
     tumorlens calibrate --data my-volumes --classifier run/classifier.safetensors -o run/classifier.safetensors

@@ -49,10 +49,10 @@ def evaluate(
     weights = Weights(request)
     weights.check_names()
     card = weights.first_card()
-    request = _completed(request, weights, card)
+    request = completed(request, weights, card)
     selection = select(request, card, progress)
     weights.check_files(selection)
-    warnings = _warnings(selection, weights)
+    warnings = warnings_about(selection, weights)
     selection = _with_verdict(selection, warnings)
     for text in warnings:
         warn(text)
@@ -69,7 +69,7 @@ def evaluate(
     return report
 
 
-def _completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> EvaluationRequest:
+def completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> EvaluationRequest:
     """The request with folds, seed and input size from the weights' card where the user gives none."""
     training = card.get("training")
     seed = training.get("seed") if isinstance(training, dict) else None
@@ -80,7 +80,7 @@ def _completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any
     return replace(request, folds=folds, seed=seed, size=int(card.get("input_size", 224)))
 
 
-def _warnings(selection: Selection, weights: Weights) -> list[str]:
+def warnings_about(selection: Selection, weights: Weights) -> list[str]:
     """The known flaw of the official split, then the leaks of each model."""
     official = selection.protocol.split == "official"
     flaw = known_leaks(selection.samples) if official else ""

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.cards.card import stage_card
-from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.datasets.sample import Sample, channel_of
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.masks.read import read_mask
 from tumorlens.data.preprocessing.preprocess import to_gray
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import prepare
 from tumorlens.pipeline.evaluation.end_to_end import true_mask
+from tumorlens.pipeline.evaluation.evaluate import Say, completed, warnings_about
 from tumorlens.pipeline.evaluation.protocols import Progress
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import select
@@ -55,14 +55,18 @@ class Judged:
     has_tumor: bool
 
 
-def calibrate(request: EvaluationRequest, card_of: Path, progress: Progress | None = None) -> tuple[Rule, int]:
+def calibrate(
+    request: EvaluationRequest, card_of: Path, progress: Progress | None = None, warn: Say = print
+) -> tuple[Rule, int]:
     """Fit the rule for volumes and write it to a classifier's card, as ``lesion_rule``.
 
     Args:
-        request: Labeled volumes, or slices of whole heads as pictures (see `volumes_of`), and the weights. With
-            ``{fold}`` in the names of the weights, each volume is judged by the networks of its fold.
+        request: Labeled volumes, or slices of whole heads as pictures (see `volumes_of`), and the weights. Folds are
+            chosen as by `select`. With ``{fold}`` in the names of the weights, each volume is judged by the networks of
+            its fold.
         card_of: The classifier whose card gets the rule.
         progress: Called with the number of volumes done and of all.
+        warn: Gets a line for each reason to mistrust the rule.
 
     Returns:
         The rule, and the number of volumes.
@@ -71,11 +75,15 @@ def calibrate(request: EvaluationRequest, card_of: Path, progress: Progress | No
         InputError: Data or weights cannot be used, or no volume shows a suspicion on a lesion and one beside it.
     """
     card = stage_card(card_of, "classification")
+    request = replace(request, protocol="p7")  # the fold that the weights have not seen; the rule asks for no type
     weights = Weights(request)
-    if weights.per_fold and request.folds is None:
-        request = replace(request, folds=())
-    selection = select(request, weights.first_card())
+    weights.check_names()
+    first = weights.first_card()
+    request = completed(request, weights, first)
+    selection = select(request, first)
     weights.check_files(selection)
+    for text in warnings_about(selection, weights):
+        warn(text)
     judged: list[Judged] = []
     for fold, samples in selection.parts.items():
         pipeline = weights.load(fold)["pipeline"]
@@ -103,7 +111,7 @@ def volumes_of(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
     for sample in samples:
         if sample.from_volume:
             files[sample.image, sample.plane].append(sample)
-        elif name := _NUMBERED.fullmatch(sample.image.stem):
+        elif sample.patient and (name := _NUMBERED.fullmatch(sample.image.stem)):
             stacked[sample.image.parent, sample.patient, name[1], name[3]].append((int(name[2]), sample))
     yield from files.values()
     for numbered in stacked.values():
@@ -139,19 +147,23 @@ def _read(members: list[Sample]) -> tuple[Scan, NDArray[np.uint8]]:
     first = members[0]
     if first.from_volume:
         scan = open_scan(first.image)
-        truth = true_mask(members, scan)
-        if truth is None:
-            raise InputError(f"{first.image}: a volume with a tumor needs a mask")
-        return scan.with_plane(first.plane), truth
+        return scan.with_plane(first.plane), _truth(members, scan)
     scans = [open_scan(sample.image) for sample in members]
     if len({scan.slice(0).shape[:2] for scan in scans}) > 1:
         raise InputError(f"{first.image}: the slices of this patient have different sizes")
-    masks = [
-        np.zeros(scan.slice(0).shape[:2], np.uint8) if sample.mask is None else read_mask(sample.mask, scan)
+    masks = [_truth([sample], scan) for sample, scan in zip(members, scans, strict=True)]
+    slices = [
+        to_gray(scan.slice(0) if sample.channel is None else channel_of(scan, sample.channel))
         for sample, scan in zip(members, scans, strict=True)
     ]
-    stack = Scan.from_array(np.stack([to_gray(scan.slice(0)) for scan in scans])).in_plane(0)
-    return stack, np.stack(masks)
+    return Scan.from_array(np.stack(slices)).in_plane(0), np.stack(masks)
+
+
+def _truth(members: list[Sample], scan: Scan) -> NDArray[np.uint8]:
+    truth = true_mask(members, scan)
+    if truth is None:
+        raise InputError(f"{members[0].image}: a tumor without a mask; the rule for volumes needs one")
+    return truth
 
 
 def _judge(pipeline: Pipeline, scan: Scan, truth: NDArray[np.uint8]) -> Judged:

@@ -52,6 +52,13 @@ def test_a_start_leaves_its_patients_to_the_new_card(tmp_path):
     assert learned_from(card) == ["a", "b", "c", "e", "n"]
 
 
+def test_weights_did_not_learn_from_patients_that_were_only_measured():
+    """A run that validates once, at its end, chooses nothing by its validation patients."""
+    card = {PATIENTS: {"train": ["a"], "validation": ["b"], "test": ["c"], "start": ["d"]}, "epochs": 4}
+    assert learned_from(card | {"validate_every": 1}) == ["a", "b", "d"]
+    assert learned_from(card | {"validate_every": 4}) == ["a", "d"]
+
+
 def test_patients_are_sorted_and_listed_once():
     parts = {"train": ["b", "a", "b"], "validation": [], "test": ["d", "d"]}
     assert patients_of_run({"init": "imagenet"}, parts)[PATIENTS] == {
@@ -68,7 +75,7 @@ def test_a_card_says_the_patients_of_its_training_and_of_all_before_it(phantom_s
         ("b", "a/classifier.safetensors", 0),
         ("c", "b/classifier.safetensors", 0),
     ):
-        card = train(classifier_config(*data, arch="mlp", fold=fold, epochs=1, init=init), tmp_path / name)
+        card = train(classifier_config(*data, arch="mlp", fold=fold, epochs=2, init=init), tmp_path / name)
     assert json.loads((tmp_path / "c" / "classifier.json").read_text()) == card
     own, first = (load_partition(DataConfig(data, fold=fold, size=64)) for fold in (0, 1))
     listed = card["training"][PATIENTS]

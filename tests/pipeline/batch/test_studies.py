@@ -56,6 +56,13 @@ def test_the_reason_goes_with_the_contradiction(pipeline, tmp_path):
     assert list(reasons_in(out).values()) == [[], []]
 
 
+def test_the_reason_stays_while_the_other_scans_are_not_run_again(pipeline, tmp_path):
+    jobs, out = jobs_of(tmp_path / "in", p_t1="no_tumor", p_t2="meningioma"), tmp_path / "out"
+    run_batch(pipeline, jobs, out)
+    run_batch(pipeline, jobs[:1], out, resume=True)
+    assert [len(reasons) for reasons in reasons_in(out).values()] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("names", "same"),
     [

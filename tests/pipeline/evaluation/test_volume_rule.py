@@ -11,9 +11,10 @@ import pytest
 
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.phantom import phantom_volume
+from tumorlens.data.formats.pictures import write_png
+from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
-from tumorlens.pipeline.evaluation.volume_rule import Judged, calibrate, fit_rule, volumes_of
+from tumorlens.pipeline.evaluation.volume_rule import Judged, _read, calibrate, fit_rule, volumes_of
 from tumorlens.pipeline.volumes.rule import Features, Rule
 
 
@@ -43,6 +44,28 @@ def test_numbered_pictures_of_a_patient_are_a_stack_in_order():
     assert [[s.image.stem for s in stack] for stack in stacks] == [
         [f"CS_4941_{k:02d}_{word}" for k in (*range(10), 11)] for word in ("t1c", "flair")
     ]
+
+
+def test_pictures_without_a_patient_are_no_stack():
+    assert list(volumes_of([Sample(Path(f"Tr-gl_{k:04d}.jpg"), "glioma", "") for k in range(20)])) == []
+
+
+def test_a_stack_is_read_in_the_channel_of_its_pictures(tmp_path):
+    pictures = []
+    for k in range(8):
+        image = np.zeros((40, 40, 3), np.uint8)
+        image[10:] = (30, 100 + k, 200)
+        write_png(tmp_path / f"a_{k}.png", image)
+        pictures.append(Sample(tmp_path / f"a_{k}.png", "no_tumor", "a", channel=1))
+    stack, truth = _read(pictures)
+    assert [int(stack.slice(k)[-1, 0]) for k in range(8)] == list(range(100, 108))
+    assert truth.shape == (8, 40, 40) and not truth.any()
+
+
+def test_a_tumor_without_a_mask_teaches_no_rule(tmp_path):
+    write_png(tmp_path / "a_0.png", phantom_slice(0, "glioma").image)
+    with pytest.raises(InputError, match="a tumor without a mask"):
+        _read([Sample(tmp_path / "a_0.png", "glioma", "a")])
 
 
 def test_slices_of_a_volume_stay_together():
