@@ -67,14 +67,14 @@ heads     = --data $(DATASETS)/heads
 volumes   = --data data/indexes/volumes.csv@$(DATASETS)/volumes
 templates = --data data/indexes/healthy.csv@$(DATASETS)/templates
 recipe1   = $(learn) $(strange) --lr 3e-4 --blank 0.05 --transplant 0.05 --turn 0.03 \
-            --epochs 16 --validate-every 16 --epoch-slices 4000
+            --epochs 16 --validate-every 16
 stage1    = $(brisc) $(lgg) $(web) $(heads) $(volumes) $(templates) \
             --rate 1 --rate 0.6 --rate 4 --rate 1 --rate 2 --rate 1 $(recipe1)
 stage2    = $(brisc) $(figshare) $(lgg) $(heads) $(volumes) $(templates) \
             --outline enhancing --outline enhancing --outline extent --outline sequence --outline enhancing --outline enhancing \
             --rate 0.7 --rate 0.7 --rate 1 --rate 1 --rate 2 --rate 1 \
             $(learn) --augment 0.7 --transplant 0.05 --turn 0.02 --negative-share 0.3 --label-weight 0.3 \
-            --epochs 12 --validate-every 12 --epoch-slices 4000
+            --epochs 10 --validate-every 10
 hold_out  = --split holdout --fold $(FOLD)
 # Targets are what is written last: a run that was cut off has none.
 choose1  := $(RUNS)/choose/classification/classifier
@@ -82,20 +82,23 @@ choose2  := $(RUNS)/choose/segmentation/segmenter
 one      := $(RUNS)/classification/classifier
 two      := $(RUNS)/segmentation/segmenter
 
-weights: $(two).json $(RUNS)/calibrated $(RUNS)/report/report.md
+weights: $(one).json $(two).json $(RUNS)/calibrated $(RUNS)/report/report.md
 
 # Stage one starts from an encoder that has outlined lesions and named them: docs/notebook/experiments.md.
 $(choose2).json: | $(VENV)/.installed
-	$(lens) train segmentation $(stage2) --init $(INIT) $(hold_out) $(go_on) -o $(@D)
+	$(lens) train segmentation $(stage2) --epoch-slices 2000 --init $(INIT) $(hold_out) $(go_on) -o $(@D)
 
 $(choose1).json: $(choose2).json
-	$(lens) train classification $(stage1) --init $(choose2).safetensors $(hold_out) $(go_on) -o $(@D)
+	$(lens) train classification $(stage1) --epoch-slices 2000 --init $(choose2).safetensors $(hold_out) $(go_on) -o $(@D)
 
+# The runs on all patients go on from those that held a fold out.
 $(two).json: $(choose2).json
-	$(lens) train segmentation $(stage2) --init $(INIT) --out-of-fold $(RUNS)/choose/segmentation $(go_on) -o $(@D)
+	$(lens) train segmentation $(stage2) --epoch-slices 1500 --init $(choose2).safetensors \
+	  --out-of-fold $(RUNS)/choose/segmentation $(go_on) -o $(@D)
 
-$(one).json: $(choose1).json $(two).json
-	$(lens) train classification $(stage1) --init $(two).safetensors --out-of-fold $(RUNS)/choose/classification $(go_on) -o $(@D)
+$(one).json: $(choose1).json
+	$(lens) train classification $(stage1) --epoch-slices 1000 --init $(choose1).safetensors \
+	  --out-of-fold $(RUNS)/choose/classification $(go_on) -o $(@D)
 
 # The rule for volumes, from volumes and stacked slices that the networks have not seen.
 $(RUNS)/calibrated: $(one).json $(choose1).json $(choose2).json
@@ -107,14 +110,15 @@ $(RUNS)/report/report.md: $(choose1).json $(choose2).json
 	$(lens) evaluate pipeline $(brisc) --protocol p2 --folds $(FOLD) --overwrite -o $(@D) \
 	  --classifier $(choose1).safetensors --segmenter $(choose2).safetensors
 
-# Leave one source out (P5): a classifier that has not seen a source, measured on it.
+# Leave one source out (P5): a short run of a classifier that has not seen a source, measured on it.
 without_lgg   = $(brisc) $(web) $(heads) $(volumes) $(templates) --rate 1 --rate 4 --rate 1 --rate 2 --rate 1
 without_web   = $(brisc) $(lgg) $(heads) $(volumes) $(templates) --rate 1 --rate 0.6 --rate 1 --rate 2 --rate 1
 without_heads = $(brisc) $(lgg) $(web) $(volumes) --rate 1 --rate 0.6 --rate 4 --rate 2
 p5: $(foreach source,lgg web heads,$(RUNS)/p5/$(source)/report/report.md)
 
+.PRECIOUS: $(RUNS)/p5/%/classifier.json
 $(RUNS)/p5/%/classifier.json: | $(VENV)/.installed
-	$(lens) train classification $(without_$*) $(recipe1) --init $(INIT) $(hold_out) $(go_on) -o $(@D)
+	$(lens) train classification $(without_$*) $(recipe1) --epoch-slices 250 --init $(INIT) $(hold_out) $(go_on) -o $(@D)
 
 $(RUNS)/p5/%/report/report.md: $(RUNS)/p5/%/classifier.json
 	$(lens) evaluate classification $($*) --protocol p5 --overwrite -o $(@D) --classifier $(<:.json=.safetensors)

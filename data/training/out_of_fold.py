@@ -15,6 +15,7 @@ from statistics import mean, stdev
 from typing import Any, TypeVar
 
 from tumorlens.data.cards.card import WEIGHT_FILES, check_settings, stage_card
+from tumorlens.data.cards.lineage import PATIENTS
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.run_folder import FREE, changed_setting, plain_config
@@ -153,6 +154,12 @@ def _checked_card(weights: Path, stage: str, recipe: Mapping[str, Any]) -> dict[
     changed = changed_setting(card.get("training", {}), dict(recipe), _FREE)
     if changed:
         raise InputError(f"{weights.parent}: the fold was trained with {changed}")
+    hashes = card.get("training", {}).get(PATIENTS) or {}
+    known = set(hashes.get("start") or ()) & {*hashes.get("validation", ()), *hashes.get("test", ())}
+    if known:
+        raise InputError(
+            f"{weights.parent}: its initial weights have learned from {len(known)} of the patients that it held out"
+        )
     metrics = card.get("metrics", {})
     if not isinstance(metrics, dict) or not any(isinstance(metrics.get(part), dict) for part in ("test", "validation")):
         raise InputError(f"{weights}: the card has no figures of held-out patients")

@@ -60,6 +60,8 @@ def test_a_tumor_of_unknown_type_counts_by_the_sum():
 def test_no_data_set_prevails():
     weights = balanced_weights(np.array([0, 0, 1, 2, 0, 3]), np.array([0, 0, 0, 0, 1, 2]))
     np.testing.assert_allclose(weights, [1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4, 1 / 4])
+    only_tumors = balanced_weights(np.array([0, 1, 2, 3]), np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose(only_tumors, [1 / 2, 1 / 4, 1 / 8, 1 / 8])  # as many tumors as none
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])

@@ -12,7 +12,7 @@ from tests.data.training.runs import segmenter_config
 from tumorlens.data.config import DataConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import to_batch
-from tumorlens.data.training.loaders import EpochSampler, SliceDataset, loaders, slice_weights
+from tumorlens.data.training.loaders import EpochSampler, SliceDataset, loaders, slice_weights, total_steps
 from tumorlens.data.training.partition import load_partition
 from tumorlens.data.training.prepared import lesion_free
 from tumorlens.segmentation.module import build_module
@@ -60,6 +60,36 @@ def test_the_rate_of_a_data_set_is_that_of_its_slices(phantom_set):
     assert {(s.source, w) for s, w in zip(parts.train.samples, weights, strict=True)} == {(0, 1.0), (1, 0.25)}
     with pytest.raises(InputError, match="3 of --rate for 2 of --data"):
         slice_weights(replace(twice, rate=(1.0, 1.0, 1.0)), parts.train)
+    for rate in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="each --rate is a number above 0"):
+            slice_weights(replace(twice, rate=(1.0, rate)), parts.train)
+
+
+def test_an_epoch_without_a_slice_is_an_error(phantom_set):
+    config = segmenter_config(phantom_set, rate=(0.001,))
+    with pytest.raises(InputError, match="an epoch shows no slice at all"):
+        total_steps(config, load_partition(config))
+
+
+def test_the_field_of_view_is_cut_only_where_lesions_have_outlines(phantom_set):
+    """Otherwise the cut might take an unknown lesion away; healthy slices of such a set are left alone as well."""
+
+    def cut(part):
+        flags = {}
+
+        def watch(image, mask, seed, cut):
+            flags.setdefault(cut, 0)
+            return image, mask
+
+        dataset = SliceDataset(part, watch)
+        for i in range(len(part)):
+            dataset[0, i]
+        return set(flags)
+
+    part = load_partition(segmenter_config(phantom_set)).train
+    assert (part.labels == 0).any() and part.masks.any()
+    assert cut(part) == {True}
+    assert cut(replace(part, masks=np.zeros_like(part.masks))) == {False}
 
 
 def test_a_share_of_negative_slices_is_kept(phantom_set):

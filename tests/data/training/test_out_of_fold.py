@@ -121,7 +121,7 @@ def test_weights_of_all_patients_are_measured_on_patients_that_they_saw(run_on_a
 
 
 @pytest.mark.parametrize(
-    "harm", ["missing fold", "other recipe", "no test figures", "no table", "nothing", "broken table"]
+    "harm", ["missing fold", "other recipe", "no test figures", "no table", "nothing", "broken table", "known start"]
 )
 def test_a_damaged_cross_validation_is_refused_before_the_data_are_read(folds, tmp_path, harm):
     out, config, _ = folds
@@ -139,6 +139,11 @@ def test_a_damaged_cross_validation_is_refused_before_the_data_are_read(folds, t
     if harm == "no test figures":
         card = json.loads((copy / "fold-2" / "classifier.json").read_text())
         (copy / "fold-2" / "classifier.json").write_text(json.dumps(card | {"metrics": {}}))
+    if harm == "known start":
+        card = json.loads((copy / "fold-2" / "classifier.json").read_text())
+        hashes = card["training"]["patient_hashes"]
+        hashes["start"] = hashes["validation"][:2] + hashes["train"]
+        (copy / "fold-2" / "classifier.json").write_text(json.dumps(card))
     if harm == "no table":
         (copy / "fold-1" / "validation.csv").unlink()
     if harm == "broken table":
@@ -150,6 +155,7 @@ def test_a_damaged_cross_validation_is_refused_before_the_data_are_read(folds, t
         "no table": "validation.csv: no such table",
         "nothing": "neither folds of a cross-validation",
         "broken table": "not a table of predictions",
+        "known start": "fold-2: its initial weights have learned from 2 of the patients that it held out",
     }[harm]
     with pytest.raises(InputError, match=reason):
         train(whole, tmp_path / "run")
