@@ -83,7 +83,7 @@ def _fold_numbers(samples: Sequence[Sample], fold: int, seed: int) -> NDArray[np
     if 0 < len(assigned) < len(folds):
         raise InputError(
             f"{len(folds) - len(assigned)} of {len(folds)} slices have no fold; give one to all or to none "
-            "(`tumorlens data split` makes folds)"
+            "(`tumorlens data split --folds 5` makes them)"
         )
     numbers = np.array(assigned if len(assigned) == len(folds) else make_folds(samples, seed=seed))
     n_folds = int(numbers.max()) + 1
