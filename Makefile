@@ -67,7 +67,7 @@ heads     = --data $(DATASETS)/heads
 volumes   = --data data/indexes/volumes.csv@$(DATASETS)/volumes
 templates = --data data/indexes/healthy.csv@$(DATASETS)/templates
 recipe1   = $(learn) $(strange) --lr 3e-4 --no-balance --augment 0.7 --blank 0.05 --transplant 0.05 --turn 0.03 \
-            --epochs 16 --validate-every 16 --init $(START) $(hold_out)
+            --epochs 16 --validate-every 16 --start-share 0.25 --init $(START) $(hold_out)
 stage1    = $(brisc) $(lgg) $(web) $(heads) $(volumes) $(templates) \
             --rate 1 --rate 0.6 --rate 4 --rate 1 --rate 2 --rate 1 $(recipe1)
 stage2    = $(brisc) $(figshare) $(lgg) $(heads) $(volumes) $(templates) \
@@ -79,7 +79,6 @@ hold_out  = --split holdout --fold $(FOLD)
 # Targets are what is written last: a run that was cut off has none.
 choose2  := $(RUNS)/choose/segmentation/segmenter
 one      := $(RUNS)/classification/classifier
-more     := $(RUNS)/more/segmenter
 two      := $(RUNS)/segmentation/segmenter
 START    := $(RUNS)/start/classifier.safetensors
 
@@ -88,13 +87,9 @@ weights: $(one).json $(two).json $(RUNS)/calibrated $(RUNS)/report/report.md
 $(choose2).json: | $(VENV)/.installed
 	$(lens) train segmentation $(stage2) --epoch-slices 2000 --init $(INIT) $(hold_out) $(go_on) -o $(@D)
 
-# On all patients, from the run that held a fold out; twice, because each is short.
-$(more).json: $(choose2).json
+# On all patients, from the run that held a fold out.
+$(two).json: $(choose2).json
 	$(lens) train segmentation $(stage2) --epoch-slices 1500 --init $(choose2).safetensors \
-	  --out-of-fold $(RUNS)/choose/segmentation $(go_on) -o $(@D)
-
-$(two).json: $(more).json
-	$(lens) train segmentation $(stage2) --epoch-slices 1200 --init $(more).safetensors \
 	  --out-of-fold $(RUNS)/choose/segmentation $(go_on) -o $(@D)
 
 # Stage one starts from the classifier of version 0.1.0, which has learned from all of BRISC and from no other set of

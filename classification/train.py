@@ -73,6 +73,8 @@ def train_classifier(
     module = build_module(config, parts, model)
     run.train(module, parts, "val_macro_f1", blank=config.blank)
     epoch = run.load_best_epoch(module)
+    if config.start_share:
+        mix_in_start(module.model, config)
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
     trust = fit_trust(network, parts, config, not_brains, evidence)
@@ -115,6 +117,26 @@ def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:
     if config.freeze_stem:
         freeze_stem(model)
     return model
+
+
+def mix_in_start(model: nn.Module, config: ClassifierConfig) -> None:
+    """Move trained weights a part of the way back to their initial ones, so that less of what these knew is lost.
+
+    A mean of both is better than either on old and new data (WiSE-FT: M. Wortsman et al., CVPR 2022).
+
+    Raises:
+        InputError: The initial weights are not there any more, or not those of a whole network of this kind.
+    """
+    start = build_classifier(find_architecture(config.arch), config.size)
+    report = initialize(start, find_architecture(config.arch), config.init)
+    if report.fresh:
+        raise InputError(f"{config.init}: --start-share needs a whole network, and it lacks {', '.join(report.fresh)}")
+    own = start.state_dict()
+    mixed = {
+        name: tensor.lerp(own[name].to(tensor), config.start_share) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(mixed)
 
 
 def read_not_brains(config: ClassifierConfig) -> list[NDArray[np.uint8]]:

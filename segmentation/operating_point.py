@@ -20,6 +20,7 @@ from tumorlens.segmentation.postprocess import clean_mask
 POINTS = "operating_points.csv"
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _AREAS_PX = (0, 15, 30, 60)
+_SPARED = 0.005  # of the Dice, which hardly depends on the threshold: a higher one draws tighter and less often
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,26 @@ def choose_operating_point(scores: Sequence[PointScore], outlines: Sequence[str]
 
 
 def _best_point(scores: Sequence[PointScore]) -> dict[str, float]:
-    """The point with the best mean Dice; without scores, the usual one."""
+    """The highest threshold that costs hardly any Dice, with its best smallest lesion.
+
+    Without scores, the usual point.
+    """
     total: dict[tuple[float, int], float] = {}
     slices: dict[tuple[float, int], int] = {}
     for score in scores:
         point = score.threshold, score.min_lesion_px
         total[point] = total.get(point, 0.0) + score.dice * score.n
         slices[point] = slices.get(point, 0) + score.n
-    best: tuple[float, float, int] = (-1.0, 0.5, 0)
-    for point in sorted(total):
-        mean = total[point] / slices[point]
-        if mean > best[0] + 1e-4:
-            best = (mean, *point)
-    return {"mask_threshold": best[1], "min_lesion_px": best[2]}
+    best: dict[float, tuple[float, int]] = {}  # threshold -> Dice, smallest lesion
+    for threshold, area in sorted(total):
+        mean = total[threshold, area] / slices[threshold, area]
+        if threshold not in best or mean > best[threshold][0] + 1e-4:
+            best[threshold] = (mean, area)
+    if not best:
+        return {"mask_threshold": 0.5, "min_lesion_px": 0}
+    least = max(mean for mean, _ in best.values()) - _SPARED
+    threshold = max(t for t, (mean, _) in best.items() if mean >= least)
+    return {"mask_threshold": threshold, "min_lesion_px": best[threshold][1]}
 
 
 def fit_operating_point(

@@ -26,6 +26,7 @@ _MOST_BRAINS, _MOST_DRAWN, _MOST_PHANTOMS = 600, 560, 60
 _STRENGTH = 0.03  # of the regression (scikit-learn's C), chosen on pictures that the shipped weights were not tested on
 _COARSEST = 18  # a feature map has at least an 18th of the input's side; coarser ones hold little but classes
 _TURNED = 0.2  # of the augmented brains, because a careless export turns a brain
+_STRENGTH_OF_AUGMENTATION = 0.5  # brains that look like nothing any scanner makes would open the door to other pictures
 
 
 def feature_layer(model: nn.Module, size: int) -> str | None:
@@ -83,7 +84,7 @@ def training_pictures(
     """
     rng = np.random.default_rng(seed)
     chosen = [brains.images[i] for i in np.sort(rng.permutation(len(brains))[:_MOST_BRAINS])]
-    augment, no_mask = Augment(turn=_TURNED), np.zeros((size, size), np.uint8)
+    augment, no_mask = Augment(_STRENGTH_OF_AUGMENTATION, _TURNED), np.zeros((size, size), np.uint8)
     augmented = [augment(image, no_mask, int(rng.integers(2**31)))[0] for _ in range(2) for image in chosen]
     preprocess = Preprocess(size)
     phantoms = [

@@ -136,8 +136,10 @@ def fit_rule(judged: Sequence[Judged]) -> Rule:
     regression.fit((rows - mean) / deviation, real, sample_weight=np.where(real, _MISSED, 1.0))
     weights = regression.coef_[0] / deviation
     bias = float(regression.intercept_[0] - weights @ mean)
-    empty = [volume.has_tumor for volume in judged if not volume.features]
-    nothing = (sum(empty) + 0.2) / (len(empty) + 2)  # one in ten, before any volume is seen
+    # As if volumes with and without a tumor were equally frequent; one in ten, before any volume is seen.
+    missed = (sum(v.has_tumor and not v.features for v in judged) + 0.2) / (sum(v.has_tumor for v in judged) + 2)
+    free = (sum(not v.has_tumor and not v.features for v in judged) + 1.8) / (sum(not v.has_tumor for v in judged) + 2)
+    nothing = missed / (missed + free)
     named = dict(zip(Features.__dataclass_fields__, map(float, weights), strict=True))
     return Rule(bias=bias, nothing=min(0.45, nothing), **named)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tumorlens.classification.architectures import find_architecture
+from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.model import _of_encoder, build_classifier, initialize
+from tumorlens.classification.train import mix_in_start
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.errors import InputError
 from tumorlens.segmentation.model import build_segmenter, initialize_segmenter
@@ -51,3 +55,21 @@ def test_an_initialization_that_does_not_fit(tmp_path):
         initialize_segmenter(build_segmenter(), init=str(tmp_path / "a.pth"))
     with pytest.raises(InputError, match="no such weight file"):
         initialize(build_classifier(RESNET), RESNET, "nowhere.pth")
+
+
+def test_trained_weights_go_a_part_of_the_way_back(tmp_path):
+    """Floating-point tensors only; a start that lacks a part of the network is refused."""
+    config = ClassifierConfig(data=("x",), arch="cnn", size=64, start_share=0.25)
+    architecture = find_architecture("cnn")
+    start, model = build_classifier(architecture, 64), build_classifier(architecture, 64)
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    mix_in_start(model, replace(config, init=str(tmp_path / "start.pth")))
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, 0.75 * before[name] + 0.25 * start.state_dict()[name])
+        else:
+            assert torch.equal(tensor, before[name])
+    torch.save(dict(list(start.state_dict().items())[:2]), tmp_path / "part.pth")
+    with pytest.raises(InputError, match="--start-share needs a whole network, and it lacks"):
+        mix_in_start(model, replace(config, init=str(tmp_path / "part.pth")))

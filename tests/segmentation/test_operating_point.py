@@ -29,6 +29,11 @@ def test_slices_without_a_lesion_do_not_cost_small_tumors():
     assert choose_operating_point(score_points(maps[1:], truth[1:]))["min_lesion_px"] > 20
 
 
+def test_the_highest_threshold_of_much_the_same_dice_is_taken():
+    points = [PointScore(0.3, 0, 0.802, 50), PointScore(0.5, 15, 0.800, 50), PointScore(0.7, 0, 0.790, 50)]
+    assert choose_operating_point(points) == {"mask_threshold": 0.5, "min_lesion_px": 15}
+
+
 def test_folds_are_weighted_by_their_slices():
     few = [PointScore(0.3, 0, 0.9, 10), PointScore(0.5, 0, 0.5, 10)]
     many = [PointScore(0.3, 0, 0.6, 90), PointScore(0.5, 0, 0.7, 90)]

@@ -88,7 +88,12 @@ def test_the_rule_learns_what_tells_lesions():
     rule = fit_rule([*volumes, *[Judged([], [], False)] * 8])
     assert rule.confidence(features(0.85, 2.5)) > 0.9
     assert rule.confidence(features(0.4, -1.5)) < 0.1
-    assert rule.nothing == pytest.approx(0.2 / 10)
+    assert rule.nothing == pytest.approx(0.00625 / (0.00625 + 0.98))  # 0.2 of 32, 9.8 of 10
+
+
+def test_a_set_of_sick_volumes_does_not_make_an_empty_one_suspicious():
+    sick = Judged([features(0.8, 2.0), features(0.3, -1.0)], [True, False], True)
+    assert fit_rule([*[sick] * 46, Judged([], [], True)]).nothing < 0.05
 
 
 def test_a_missed_lesion_counts_three_times():
