@@ -81,7 +81,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
 def _without_outlines(part: PreparedSet) -> set[int]:
     """The data sets in which more than one tumor slice in ten has no mask."""
     sources = np.array([sample.source for sample in part.samples], np.int64)
-    bare = ~part.masks.any(axis=(1, 2))
+    bare = part.masks.max(axis=(1, 2)) == 0
     return {
         int(source)
         for source in np.unique(sources)

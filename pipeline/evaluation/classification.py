@@ -182,9 +182,9 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         before, after = softmax(seen.logits), classifier.calibrate(seen.logits)
         labels = classifier.labels(after)
         sets = classifier.prediction_sets(after, labels)
-        for i in np.flatnonzero(labels != NO_TUMOR):
-            if is_type_uncertain(after[i], None if sets is None else sets[i]):
-                labels[i] = UNTYPED
+        for tumor in np.flatnonzero(labels != NO_TUMOR):
+            if is_type_uncertain(after[tumor], None if sets is None else sets[tumor]):
+                labels[tumor] = UNTYPED
         refused = classifier.refuses(seen.strangeness, np.array([s.prepared.head_fraction > 0 for s in batch]))
         named = np.where(labels == UNTYPED, 1 + after[:, 1:].argmax(axis=1), labels)  # a map needs a class
         explained = self._explain(classifier, batch, images, named) if self.explain else {}
