@@ -12,7 +12,7 @@ from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.evaluation.metrics import classification_metrics, gate_metrics
 from tumorlens.classification.evaluation.plots import plot_confusion
-from tumorlens.classification.model import build_classifier, initialize
+from tumorlens.classification.model import InitReport, build_classifier, initialize
 from tumorlens.classification.module import build_module, check_input_size, freeze_backbone
 from tumorlens.classification.network import TorchNetwork
 from tumorlens.classification.trust.calibration import THRESHOLD
@@ -109,7 +109,9 @@ def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:
     if run.checkpoint is None:
         if config.init == "imagenet" and architecture.pretrained is not None:
             run.check_sources()
-        run.say(f"initial weights: {initialize(model, architecture, config.init)}")
+        report = initialize(model, architecture, config.init)
+        run.say(f"initial weights: {report}")
+        check_start(report, config)
     if config.frozen:
         freeze_backbone(model)
         if config.init == "none" or (config.init == "imagenet" and architecture.pretrained is None):
@@ -119,18 +121,23 @@ def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:
     return model
 
 
+def check_start(report: InitReport, config: ClassifierConfig) -> None:
+    """Raise an `InputError` if ``--start-share`` would mix random weights in."""
+    if config.start_share and report.fresh:
+        raise InputError(f"{config.init}: --start-share needs a whole network, and it lacks {', '.join(report.fresh)}")
+
+
 def mix_in_start(model: nn.Module, config: ClassifierConfig) -> None:
     """Move trained weights a part of the way back to their initial ones, so that less of what these knew is lost.
 
-    A mean of both is better than either on old and new data (WiSE-FT: M. Wortsman et al., CVPR 2022).
+    WiSE-FT: M. Wortsman et al., CVPR 2022.
 
     Raises:
         InputError: The initial weights are not there any more, or not those of a whole network of this kind.
     """
     start = build_classifier(find_architecture(config.arch), config.size)
     report = initialize(start, find_architecture(config.arch), config.init)
-    if report.fresh:
-        raise InputError(f"{config.init}: --start-share needs a whole network, and it lacks {', '.join(report.fresh)}")
+    check_start(report, config)
     own = start.state_dict()
     mixed = {
         name: tensor.lerp(own[name].to(tensor), config.start_share) if tensor.is_floating_point() else tensor
