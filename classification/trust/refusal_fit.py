@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tumorlens.classification.refusal import CLIP, Refusal
 from tumorlens.data.augmentation.augment import Augment
-from tumorlens.data.augmentation.not_brain import not_brains
+from tumorlens.data.augmentation.not_brain import in_outline, not_brains
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import SCAN_SUFFIXES, open_scan
 from tumorlens.data.labels import CLASSES
@@ -22,7 +22,7 @@ from tumorlens.data.training.prepared import PreparedSet
 if TYPE_CHECKING:
     from torch import nn
 
-_MOST_BRAINS, _MOST_DRAWN, _MOST_PHANTOMS = 600, 560, 60
+_MOST_BRAINS, _MOST_DRAWN, _MOST_PHANTOMS = 600, 640, 60
 _STRENGTH = 0.03  # of the regression (scikit-learn's C), chosen on pictures that the shipped weights were not tested on
 _COARSEST = 18  # a feature map has at least an 18th of the input's side; coarser ones hold little but classes
 _TURNED = 0.2  # of the augmented brains, because a careless export turns a brain
@@ -74,7 +74,8 @@ def training_pictures(
     """Prepared pictures ``(n, size, size)``, and whether each is not a brain ``(n,)``.
 
     Brains are training slices, once as they are and twice augmented (other scanners blur, strip and shade in other
-    ways), and a few phantoms, which the demonstration shows. The rest is drawn (`data.augmentation.not_brain`).
+    ways), and a few phantoms, which the demonstration shows. The rest is drawn (`data.augmentation.not_brain`), or
+    `others`: as they are, augmented like the brains, and cut to a head's outline, so that neither tells them apart.
 
     Args:
         brains: Training slices.
@@ -92,7 +93,13 @@ def training_pictures(
         for k in range(min(_MOST_PHANTOMS, len(brains)))
     ]
     inside = [*chosen, *augmented, *(preprocess(phantom.image).image for phantom in phantoms)]
-    outside = [*_prepared(not_brains(chosen, min(_MOST_DRAWN, 6 * len(brains)), seed), preprocess), *others]
+    careless = Augment(turn=_TURNED)
+    outside = [
+        *_prepared(not_brains(chosen, min(_MOST_DRAWN, 6 * len(brains)), seed), preprocess),
+        *others,
+        *(careless(other, no_mask, number)[0] for number, other in enumerate(others)),
+        *_prepared((in_outline(other, number) for number, other in enumerate(others)), preprocess),
+    ]
     return np.stack([*inside, *outside]), np.array([False] * len(inside) + [True] * len(outside))
 
 

@@ -37,6 +37,11 @@ def not_brains(brains_nhw: Sequence[Picture], count: int, seed: int = 0) -> Iter
             yield picture
 
 
+def in_outline(picture_hw: Picture, seed: int) -> Picture:
+    """A picture of any size, cut to a random ellipse about as large as a head; ``(224, 224)``."""
+    return np.asarray(cv2.resize(picture_hw, (_SIDE, _SIDE)), np.uint8) * _outline(np.random.default_rng(seed))
+
+
 def _noise(rng: np.random.Generator) -> Picture:
     """Grain of any coarseness, from salt and pepper to clouds."""
     grain = rng.normal(0, 1, (_SIDE, _SIDE)).astype(np.float32)
@@ -113,18 +118,67 @@ def _plot(rng: np.random.Generator) -> Picture:
     return picture
 
 
-def _in_outline(rng: np.random.Generator) -> Picture:
+def _filled_outline(rng: np.random.Generator) -> Picture:
     """Grain, rings or a gradient in the outline of a head, with a rim or without."""
     inside = (_noise, _pink, _gradient, _checks, _radial)[int(rng.integers(5))](rng)
-    mask = np.zeros((_SIDE, _SIDE), np.uint8)
-    axes = (int(rng.uniform(0.25, 0.48) * _SIDE), int(rng.uniform(0.3, 0.48) * _SIDE))
-    center = (_SIDE // 2, _SIDE // 2)
-    cv2.ellipse(mask, center, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    mask = _outline(rng)
     picture = (rng.uniform(30, 140) + rng.uniform(0.1, 0.5) * inside).clip(0, 255).astype(np.uint8) * mask
     if rng.uniform() < 0.5:
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, contours, -1, int(rng.integers(120, 256)), int(rng.integers(1, 18)))
     return picture
+
+
+def _outline(rng: np.random.Generator) -> Picture:
+    """A filled ellipse of ones, about the size of a head."""
+    mask = np.zeros((_SIDE, _SIDE), np.uint8)
+    axes = (int(rng.uniform(0.25, 0.48) * _SIDE), int(rng.uniform(0.3, 0.48) * _SIDE))
+    cv2.ellipse(mask, (_SIDE // 2, _SIDE // 2), axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    return mask
+
+
+def _vessels(rng: np.random.Generator) -> Picture:
+    """A smooth disc with branching vessels: the back of an eye, or an angiogram."""
+    size = np.float32(_SIDE)
+    field = cv2.GaussianBlur(rng.normal(0, 1, (_SIDE, _SIDE)).astype(np.float32), (0, 0), float(rng.uniform(8, 40)))
+    field = rng.uniform(40, 170) + rng.uniform(4, 30) * field / max(float(field.std()), 1e-6)
+    contrast = float(rng.uniform(15, 80) * rng.choice([-1, -1, 1]))
+    trees = np.zeros((_SIDE, _SIDE), np.float32)
+    root = rng.uniform(0.15, 0.85, 2) * size
+    tips = [(root, float(angle), float(rng.uniform(1.5, 5))) for angle in rng.uniform(0, 2 * np.pi, rng.integers(3, 9))]
+    while tips:
+        at, angle, width = tips.pop()
+        for _ in range(int(rng.integers(3, 9))):
+            to = at + rng.uniform(5, 14) * np.array([np.cos(angle), np.sin(angle)])
+            cv2.line(trees, at.astype(int).tolist(), to.astype(int).tolist(), 1.0, max(1, round(width)), cv2.LINE_AA)
+            at, angle = to, angle + float(rng.normal(0, 0.25))
+        if width > 0.9:
+            fork = float(rng.uniform(0.3, 0.9))
+            tips += [(at, angle + turn, width * float(rng.uniform(0.55, 0.85))) for turn in (-fork, fork)]
+    picture = field + contrast * cv2.GaussianBlur(trees, (0, 0), float(rng.uniform(0.4, 1.2)))
+    if rng.uniform() < 0.7:
+        radius = int(rng.uniform(6, 18))
+        cv2.circle(picture, root.astype(int).tolist(), radius, float(np.clip(field.mean() + 70, 0, 255)), -1)
+    picture += rng.normal(0, rng.uniform(0, 6), picture.shape)
+    disc = np.zeros((_SIDE, _SIDE), np.uint8)
+    cv2.circle(disc, (_SIDE // 2, _SIDE // 2), int(rng.uniform(0.36, 0.5) * _SIDE), 1, -1)
+    return picture.clip(0, 255).astype(np.uint8) * (disc if rng.uniform() < 0.8 else 1)
+
+
+def _hot_spots(rng: np.random.Generator) -> Picture:
+    """A blurred body with bright spots, as a gamma camera shows it."""
+    picture = np.zeros((_SIDE, _SIDE), np.float32)
+    half = np.array([rng.uniform(12, 60), rng.uniform(60, 108)])
+    for _ in range(int(rng.integers(2, 7))):
+        at = (112 + rng.uniform(-0.6, 0.6, 2) * half).astype(int).tolist()
+        size = (rng.uniform(0.3, 0.9, 2) * half).astype(int).clip(3).tolist()
+        cv2.ellipse(picture, at, size, float(rng.uniform(-40, 40)), 0, 360, float(rng.uniform(30, 110)), -1)
+    for _ in range(int(rng.integers(1, 25))):
+        at = (112 + rng.uniform(-0.8, 0.8, 2) * half).astype(int).tolist()
+        cv2.circle(picture, at, int(rng.integers(2, 12)), float(rng.uniform(60, 255)), -1)
+    picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(1.5, 6)))
+    counts = rng.poisson(picture / (scale := float(rng.uniform(0.5, 12)))) * scale
+    return _stretched(np.minimum(counts, max(float(np.quantile(counts, rng.uniform(0.97, 1))), 1)))
 
 
 def _radial(rng: np.random.Generator) -> Picture:
@@ -190,5 +244,18 @@ def _stretched(values: NDArray[np.generic]) -> Picture:
     return np.rint((numbers - low) / max(high - low, 1e-9) * 255).astype(np.uint8)
 
 
-_DRAWN = (_noise, _pink, _gradient, _shapes, _checks, _text, _plot, _in_outline, _radial, _cylinders)
+_DRAWN = (
+    _noise,
+    _pink,
+    _gradient,
+    _shapes,
+    _checks,
+    _text,
+    _plot,
+    _filled_outline,
+    _radial,
+    _cylinders,
+    _vessels,
+    _hot_spots,
+)
 _DERIVED = (_shuffled, _sheet, _piece, _blank)

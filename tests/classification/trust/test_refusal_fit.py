@@ -95,10 +95,14 @@ def test_folders_of_other_pictures(tmp_path):
 
 def test_both_kinds_are_in_the_training_pictures(phantom_set):
     prepared = prepare(load_samples(phantom_set)[:10], Preprocess(64))
-    pictures, strange = training_pictures(prepared, 64, [np.zeros((64, 64), np.uint8)])
+    ramp = np.tile(np.arange(64, dtype=np.uint8), (64, 1)) * 4
+    pictures, strange = training_pictures(prepared, 64, [ramp])
     assert pictures.shape == (len(strange), 64, 64)
     assert (~strange).sum() == 10 + 20 + 10
-    assert strange.sum() == 60 + 1
+    assert strange.sum() == 60 + 3, "as it is, augmented, and cut to an outline"
+    assert np.array_equal(pictures[-3], ramp)
+    assert not pictures[-1][:4, :4].any()
+    assert pictures[-1].any()
 
 
 class TwoMaps(nn.Module):
