@@ -65,9 +65,9 @@ web       = --data data/indexes/web.csv@$(DATASETS)/web
 heads     = --data $(DATASETS)/heads
 volumes   = --data data/indexes/volumes.csv@$(DATASETS)/volumes
 templates = --data data/indexes/healthy.csv@$(DATASETS)/templates
-recipe1   = $(learn) $(strange) --lr 3e-4 --no-balance --blank 0.05 --turn 0.03 \
+recipe1   = $(learn) --lr 3e-4 --no-balance --blank 0.05 --turn 0.03 \
             --epochs 24 --validate-every 24 --start-share 0.25 --init $(start)/classifier.safetensors
-recipe2   = $(learn) --turn 0.02 --negative-share 0.3 --label-weight 0.3 \
+recipe2   = $(learn) --turn 0.02 --negative-share 0.3 --label-weight 0.3 --start-share 0.25 \
             --epochs 14 --validate-every 14 --init $(start)/segmenter.safetensors
 # Targets are what is written last: a run that was cut off has none.
 start    := $(RUNS)/start
@@ -87,7 +87,7 @@ stage_of_segmenter  := segmentation
 
 $(one).json: $(start)/classifier.safetensors | $(VENV)/.installed
 	$(lens) train classification $(brisc) $(lgg) $(web) $(heads) $(volumes) $(templates) \
-	  --rate 1 --rate 1 --rate 4 --rate 1 --rate 2 --rate 1 $(recipe1) --epoch-slices 1800 $(go_on) -o $(@D)
+	  --rate 1 --rate 1 --rate 4 --rate 1 --rate 2 --rate 1 $(recipe1) $(strange) --epoch-slices 1800 $(go_on) -o $(@D)
 
 $(two).json: $(start)/segmenter.safetensors | $(VENV)/.installed
 	$(lens) train segmentation $(brisc) $(figshare) $(lgg) $(heads) $(volumes) $(templates) \

@@ -26,9 +26,6 @@ class ClassifierConfig(TrainingConfig):
         0.05, "Share of a slice's label that is spread over all classes.", least=0, most=0.5
     )
     balance: bool = setting(True, "Weight the loss against class imbalance.")
-    start_share: float = setting(
-        0.0, "Share of the initial weights that is mixed into the trained ones.", least=0, most=1
-    )
     arch: str = setting(DEFAULT, "resnet50, cnn, mlp, alexnet, vgg16, inception_v3, any name of torchvision or timm.")
     frozen: bool = setting(False, "Train the last layer only.")
     blank: float = setting(0.1, "Share of slices shown with a blanked head, against shortcuts.", least=0, most=0.5)

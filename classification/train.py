@@ -23,7 +23,7 @@ from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.training.module import input_sizes
-from tumorlens.data.training.networks import freeze_stem
+from tumorlens.data.training.networks import freeze_stem, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.run import Progress, Run, Say
@@ -74,7 +74,7 @@ def train_classifier(
     run.train(module, parts, "val_macro_f1", blank=config.blank)
     epoch = run.load_best_epoch(module)
     if config.start_share:
-        mix_in_start(module.model, config)
+        mix_in_start(module.model, initial_weights(config), config.start_share)
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
     trust = fit_trust(network, parts, config, not_brains, evidence)
@@ -127,23 +127,16 @@ def check_start(report: InitReport, config: ClassifierConfig) -> None:
         raise InputError(f"{config.init}: --start-share needs a whole network, and it lacks {', '.join(report.fresh)}")
 
 
-def mix_in_start(model: nn.Module, config: ClassifierConfig) -> None:
-    """Move trained weights a part of the way back to their initial ones, so that less of what these knew is lost.
-
-    WiSE-FT: M. Wortsman et al., CVPR 2022.
+def initial_weights(config: ClassifierConfig) -> nn.Module:
+    """The network as it was before training.
 
     Raises:
         InputError: The initial weights are not there any more, or not those of a whole network of this kind.
     """
-    start = build_classifier(find_architecture(config.arch), config.size)
-    report = initialize(start, find_architecture(config.arch), config.init)
-    check_start(report, config)
-    own = start.state_dict()
-    mixed = {
-        name: tensor.lerp(own[name].to(tensor), config.start_share) if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    model.load_state_dict(mixed)
+    architecture = find_architecture(config.arch)
+    start = build_classifier(architecture, config.size)
+    check_start(initialize(start, architecture, config.init), config)
+    return start
 
 
 def read_not_brains(config: ClassifierConfig) -> list[NDArray[np.uint8]]:

@@ -142,6 +142,9 @@ class TrainingConfig(DataConfig):
         0.0, "Share of the steps, all but the last tenth, with smaller pictures: faster.", least=0, most=1
     )
     small_size: int = setting(160, "Side of those smaller pictures in pixels.", least=32)
+    start_share: float = setting(
+        0.0, "Share of the initial weights that is mixed into the trained ones.", least=0, most=1
+    )
     ema: float = setting(
         0.0, "Decay of the moving average of the weights, which is what is saved; 0: none.", least=0, most=0.9999
     )

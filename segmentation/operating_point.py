@@ -20,7 +20,7 @@ from tumorlens.segmentation.postprocess import clean_mask
 POINTS = "operating_points.csv"
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _AREAS_PX = (0, 15, 30, 60)
-_SPARED = 0.005  # of the Dice, which hardly depends on the threshold: a higher one draws tighter and less often
+_SPARED = 0.002  # of the Dice, which hardly depends on the threshold: a higher one draws tighter and less often
 
 
 @dataclass(frozen=True)

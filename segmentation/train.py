@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.cards.weights import read_state
 from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.module import input_sizes
-from tumorlens.data.training.networks import freeze_stem
+from tumorlens.data.training.networks import freeze_stem, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.run import Progress, Run, Say
@@ -55,6 +56,10 @@ def train_segmenter(
     module = build_module(config, parts, model)
     run.train(module, parts, "val_dice", negative_share=config.negative_share)
     epoch = run.load_best_epoch(module)
+    if config.start_share:
+        start = new_segmenter(config)
+        initialize_segmenter(start, config.encoder, config.init)
+        mix_in_start(module.model, start, config.start_share)
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
     maps = network(parts.validation.images)
@@ -93,11 +98,22 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
         if config.init == "imagenet":
             run.check_sources()
         run.say(f"initial weights: {initialize_segmenter(model, config.encoder, config.init)}")
+        check_start(model, config)
     if config.freeze_stem:
         freeze_stem(getattr(model, "encoder", model))
     if config.label_weight > 0:
         label_head(model)  # raises where the network has no encoder
     return model
+
+
+def check_start(model: nn.Module, config: SegmenterConfig) -> None:
+    """Raise an `InputError` if ``--start-share`` would mix random weights in."""
+    if config.start_share:
+        given = {} if config.init in ("imagenet", "none") else read_state(Path(config.init))
+        needed = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+        lacking = sorted({name.split(".")[0] for name in needed if name not in given})
+        if lacking:
+            raise InputError(f"{config.init}: --start-share needs a whole network, and it lacks {', '.join(lacking)}")
 
 
 def check_masks(config: SegmenterConfig, parts: Partition) -> None:

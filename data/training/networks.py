@@ -17,6 +17,24 @@ from tumorlens.data.preprocessing.normalization import Normalization, to_batch
 _STEM = ("conv1", "bn1", "layer1")  # of every ResNet of torchvision, timm and segmentation-models-pytorch
 
 
+def mix_in_start(model: nn.Module, start: nn.Module, share: float) -> None:
+    """Move trained weights a part of the way back to their initial ones, so that less of what these knew is lost.
+
+    WiSE-FT: M. Wortsman et al., CVPR 2022.
+
+    Args:
+        model: The trained network, changed in place.
+        start: A network of the same kind with the initial weights.
+        share: Of the initial weights, 0 to 1.
+    """
+    initial = start.state_dict()
+    mixed = {
+        name: tensor.lerp(initial[name].to(tensor), share) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(mixed)
+
+
 @dataclass(frozen=True)
 class BatchedNetwork:
     """A network that predicts in batches. Each stage adds what its outputs mean.

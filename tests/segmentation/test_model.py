@@ -9,7 +9,7 @@ import torch
 import tumorlens.segmentation.model
 from tests.data.training.runs import ENCODER, segmenter_config, train
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
-from tumorlens.data.cards.weights import load_weights, save_weights
+from tumorlens.data.cards.weights import load_weights, read_state, save_weights
 from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import IMAGENET
 from tumorlens.data.training import run as run_module
@@ -85,3 +85,19 @@ def test_a_segmenter_with_more_outlines_starts_from_one_with_a_single(tmp_path):
         torch.testing.assert_close(two(images), one(images).expand(-1, 2, -1, -1), atol=2e-2, rtol=2e-2)
     other = build_segmenter("unet", ENCODER, (8, 8, 8, 8, 8))
     assert "decoder" in initialize_segmenter(other, ENCODER, str(tmp_path / "one.safetensors")).split("from chance")[1]
+
+
+def test_a_trained_segmenter_goes_a_part_of_the_way_back(phantom_set, tmp_path):
+    """With the whole share it is the start again, whose single channel serves both outlines."""
+    settings = {"epochs": 1, "epoch_slices": 8}
+    train(segmenter_config(phantom_set, **settings), tmp_path / "first")
+    first = tmp_path / "first" / "segmenter.safetensors"
+    both = {**settings, "outline": ("enhancing", "extent"), "init": str(first), "start_share": 1.0}
+    train(segmenter_config(phantom_set, phantom_set, **both), tmp_path / "back")
+    start, back = (read_state(tmp_path / name / "segmenter.safetensors") for name in ("first", "back"))
+    for name, tensor in back.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, start[name].expand_as(tensor), msg=name)
+    other = {"init": str(CLASSIFIER), "encoder": "resnet50"}
+    with pytest.raises(InputError, match="needs a whole network, and it lacks decoder"):
+        train(segmenter_config(phantom_set, **settings, start_share=0.5, **other), tmp_path / "refused")
