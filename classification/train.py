@@ -124,7 +124,9 @@ def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:
 def check_start(report: InitReport, config: ClassifierConfig) -> None:
     """Raise an `InputError` if ``--start-share`` would mix random weights in."""
     if config.start_share and report.fresh:
-        raise InputError(f"{config.init}: --start-share needs a whole network, and it lacks {', '.join(report.fresh)}")
+        raise InputError(
+            f"--init {config.init}: --start-share needs a whole network, and it lacks {', '.join(report.fresh)}"
+        )
 
 
 def initial_weights(config: ClassifierConfig) -> nn.Module:

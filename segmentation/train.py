@@ -113,7 +113,9 @@ def check_start(model: nn.Module, config: SegmenterConfig) -> None:
         needed = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
         lacking = sorted({name.split(".")[0] for name in needed if name not in given})
         if lacking:
-            raise InputError(f"{config.init}: --start-share needs a whole network, and it lacks {', '.join(lacking)}")
+            raise InputError(
+                f"--init {config.init}: --start-share needs a whole network, and it lacks {', '.join(lacking)}"
+            )
 
 
 def check_masks(config: SegmenterConfig, parts: Partition) -> None:
