@@ -210,7 +210,7 @@ class Scan:
             return None
         if not self.volume:
             return float(self.spacing_mm[0]), float(self.spacing_mm[1])
-        _, row_axis, column_axis, _ = self._layout()
+        _, row_axis, column_axis, _ = self.layout
         return float(self.spacing_mm[row_axis]), float(self.spacing_mm[column_axis])
 
     @property
@@ -231,7 +231,7 @@ class Scan:
         """The slice, as `slice` shows it, of another array in the order of `voxels`, such as a mask."""
         if not self.volume:
             return array
-        axis, row_axis, column_axis, flips = self._layout()
+        axis, row_axis, column_axis, flips = self.layout
         # Not np.take, which copies all of an array in Fortran order (such as a NIfTI volume) for each slice.
         view = np.moveaxis(array, axis, 0)[index]
         if row_axis > column_axis:
@@ -242,7 +242,7 @@ class Scan:
         """Row and column in its `slice` of a voxel, given by indices along the array axes, which may be fractions."""
         if not self.volume:
             return float(index[0]), float(index[1])
-        _, row_axis, column_axis, flips = self._layout()
+        _, row_axis, column_axis, flips = self.layout
         row, column = (
             float(index[axis] if step == 1 else self.voxels.shape[axis] - 1 - index[axis])
             for axis, step in zip((row_axis, column_axis), flips, strict=True)
@@ -257,7 +257,7 @@ class Scan:
         """
         if not self.volume:
             return np.ascontiguousarray(masks_shw[0])
-        axis, row_axis, column_axis, flips = self._layout()
+        axis, row_axis, column_axis, flips = self.layout
         stack = masks_shw[:, :: flips[0], :: flips[1]]
         if row_axis > column_axis:
             stack = stack.transpose(0, 2, 1)
@@ -279,9 +279,10 @@ class Scan:
     def _view_affine(self) -> NDArray[np.float64] | None:
         return self.assumed_affine if self.affine is None else self.affine
 
-    def _layout(self) -> tuple[int, int, int, tuple[int, int]]:
-        """Slice axis, row axis and column axis of the array, and the steps (1 or -1) down the rows and along the
-        columns of the view."""
+    @property
+    def layout(self) -> tuple[int, int, int, tuple[int, int]]:
+        """Slice axis, row axis and column axis of a volume's array, and the steps (1 or -1) down the rows and along the
+        columns of `slice`."""
         axis = self.slice_axis
         if self._view_affine is None:
             row_axis, column_axis = (a for a in (range(2, -1, -1) if self.x_first else range(3)) if a != axis)

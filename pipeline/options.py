@@ -32,7 +32,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Settings of a run.
+    """Settings of a run. `pdf` implies `report`.
 
     `frame` is a volume of a 4-D file, or of a series that holds several. `keep_identifiers` lets patient's name, ID and
     free text into ``result.json``.
@@ -43,6 +43,9 @@ class RunOptions:
     secondary_capture: bool = setting(False, "Write the overlay of DICOM scans as overlay.dcm, too.")
     force: bool = setting(False, "Judge what does not look like a brain MRI, too.")
     explain: bool = setting(False, "Write where the classifier looked (Grad-CAM).")
+    maps: bool = setting(False, "Write the segmenter's probability map, too.")
+    report: bool = setting(False, "Write report.html of each scan, and one of the whole run.")
+    pdf: bool = setting(False, "Write report.pdf of each scan, too; implies --report.")
     channel: int | None = setting(
         None, "Channel of color pictures that is the scan.", flag="--frame-channel", least=0, most=2, shown="brightness"
     )

@@ -52,6 +52,7 @@ class Measurements:
         areas_px: ``(n_slices,)`` mask pixels of each slice.
         shown_slice: The slice in which the largest lesion is largest; without lesions, the middle of the judged slices.
         no_brain: See `pipeline.volumes.ask.Findings`.
+        lesion_map: See `pipeline.result.Result`; None unless you ask for it.
     """
 
     mask: NDArray[np.uint8]
@@ -59,6 +60,7 @@ class Measurements:
     areas_px: NDArray[np.int64]
     shown_slice: int
     no_brain: str | None = None
+    lesion_map: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ class Pipeline:
 
         Args:
             source: A file, a folder or zip of DICOM files, an array as in `data.scan.Scan.from_array`, or a `Scan`.
-            options: Frame, channel, plane, and whether to force and to explain. The other fields concern output files.
+            options: Frame, channel, plane, and whether to force, to explain and to keep the segmenter's map. The other
+                fields concern output files.
             series: UID or number of the DICOM series, where the source holds several.
 
         Raises:
@@ -169,11 +172,13 @@ class Pipeline:
         (scores,) = self.classify([case])
         screening = self.screen(case, scores, options.force)
         (answers,) = self.segment([case], [scores], [screening])
-        verdict, measurements = self.judge(case, scores, screening, answers)
+        verdict, measurements = self.judge(case, scores, screening, answers, options.maps)
         explanation = self.explain(case, verdict, measurements) if options.explain else Explanation()
         return self.to_result(case, scores, screening, verdict, measurements, explanation)
 
-    def decide(self, cases: Sequence[Case], force: bool = False, explain: bool = False) -> list[Decision]:
+    def decide(
+        self, cases: Sequence[Case], force: bool = False, explain: bool = False, maps: bool = False
+    ) -> list[Decision]:
         """The steps of `run` that need the networks, for several scans: classify, screen, segment and explain.
 
         Slices of different scans share batches, which makes many pictures fast. The decision about a scan does not
@@ -183,6 +188,7 @@ class Pipeline:
             cases: From `pipeline.case.prepare`, at the classifier's size.
             force: Judge scans even if they do not look like an MRI of the brain.
             explain: Add Grad-CAM of the label on the shown slice.
+            maps: As in `conclude`, which must get the same.
         """
         scores = self.classify(cases)
         screenings = [self.screen(case, one, force) for case, one in zip(cases, scores, strict=True)]
@@ -190,12 +196,18 @@ class Pipeline:
         decisions = [Decision(*parts) for parts in zip(scores, screenings, answers, strict=True)]
         if not explain:
             return decisions
-        return [self._with_explanation(case, decision) for case, decision in zip(cases, decisions, strict=True)]
+        return [self._with_explanation(case, decision, maps) for case, decision in zip(cases, decisions, strict=True)]
 
-    def conclude(self, case: Case, decision: Decision) -> Result:
-        """The steps of `run` after the networks: judge, measure, make the `Result`. Any thread may call this."""
+    def conclude(self, case: Case, decision: Decision, maps: bool = False) -> Result:
+        """The steps of `run` after the networks: judge, measure, make the `Result`. Any thread may call this.
+
+        Args:
+            case: The prepared scan.
+            decision: From `decide`.
+            maps: Keep the segmenter's map, one byte a voxel.
+        """
         scores, screening = decision.scores, decision.screening
-        verdict, measurements = decision.outcome or self.judge(case, scores, screening, decision.answers)
+        verdict, measurements = decision.outcome or self.judge(case, scores, screening, decision.answers, maps)
         return self.to_result(case, scores, screening, verdict, measurements, decision.explanation)
 
     def classify(self, cases: Sequence[Case]) -> list[Scores]:
@@ -250,7 +262,9 @@ class Pipeline:
                 case.timings_s["segment"] += time.perf_counter() - begun
         return answers
 
-    def judge(self, case: Case, scores: Scores, screening: Screening, answers: Answers) -> tuple[Verdict, Measurements]:
+    def judge(
+        self, case: Case, scores: Scores, screening: Screening, answers: Answers, maps: bool = False
+    ) -> tuple[Verdict, Measurements]:
         """The verdict on the scan, and its mask with the lesions that are sure enough."""
         begun = time.perf_counter()
         scan = case.scan
@@ -277,7 +291,12 @@ class Pipeline:
         judged = np.flatnonzero(case.used)
         shown_slice = lesions[0].slice_index if lesions else int(judged[len(judged) // 2])
         measurements = Measurements(
-            mask, lesions, slice_areas_px(mask, scan), shown_slice, findings.no_brain if lesions else None
+            mask,
+            lesions,
+            slice_areas_px(mask, scan),
+            shown_slice,
+            findings.no_brain if lesions else None,
+            findings.fused if maps else None,
         )
         case.timings_s["postprocess"] = time.perf_counter() - begun
         return verdict, measurements
@@ -328,6 +347,7 @@ class Pipeline:
             tumor_volume_mm3=None if voxel_mm3 is None else round(float(np.count_nonzero(mask) * voxel_mm3), 3),
             shown_slice=shown,
             heat=explanation.heat,
+            lesion_map=None if verdict.refused else measurements.lesion_map,
             threshold=self.operating_point,
             models={
                 "classification": _identity(self.classifier.card) | {"tta": self.classifier.tta},
@@ -357,8 +377,8 @@ class Pipeline:
         sets = self.classifier.prediction_sets(probabilities[None], np.array([label]))
         return None if sets is None else sets[0]
 
-    def _with_explanation(self, case: Case, decision: Decision) -> Decision:
-        verdict, measurements = self.judge(case, decision.scores, decision.screening, decision.answers)
+    def _with_explanation(self, case: Case, decision: Decision, maps: bool) -> Decision:
+        verdict, measurements = self.judge(case, decision.scores, decision.screening, decision.answers, maps)
         explanation = self.explain(case, verdict, measurements)
         return replace(decision, outcome=(verdict, measurements), explanation=explanation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.gate import REFUSED
-from tumorlens.pipeline.measurements.lesions import Lesion
+from tumorlens.pipeline.measurements.lesions import Lesion, number_lesions
 
 SCHEMA_VERSION = 2
 
@@ -50,6 +51,9 @@ class Result:
             refused scan, and for weights that do not name it.
         heat: Grad-CAM of the label on the shown slice, ``(rows, columns)`` in 0..1, if you asked for an explanation.
         engine: Name, device and precision of the engine that computed the result.
+        lesion_map: uint8, 255 is certain: the segmenter's lesion probability on the grid of `mask`, if you asked for
+            it. Several planes are one map (`pipeline.volumes.planes.fuse`). It is 0 where the segmenter was not asked,
+            and holds also what was not sure enough for the mask.
     """
 
     scan: Scan
@@ -71,11 +75,17 @@ class Result:
     sequence: tuple[str, float] | None = None
     heat: NDArray[np.float32] | None = None
     engine: dict[str, Any] = field(default_factory=dict)
+    lesion_map: NDArray[np.uint8] | None = None
 
     @property
     def refused(self) -> bool:
         """Whether the scan was not judged."""
         return self.label == REFUSED
+
+    @cached_property
+    def numbers(self) -> NDArray[np.uint16]:
+        """The number of each voxel's lesion, 0 outside, in the array order of `mask`."""
+        return number_lesions(self.mask, self.scan)
 
     @property
     def confidence(self) -> float | None:

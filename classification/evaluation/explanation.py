@@ -135,10 +135,10 @@ def draw_explanation(
     """
     from matplotlib import colormaps
 
-    heat = np.clip(np.asarray(cam_hw, float), 0, 1)
-    color = colormaps["inferno"](heat)[..., :3] * 255
-    opacity = (_OPACITY * heat)[..., None]
-    picture = np.round((1 - opacity) * image_hw[..., None] + opacity * color).astype(np.uint8)
+    heat = np.rint(255 * np.clip(cam_hw, 0, 1)).astype(np.uint8)
+    opacity = (_OPACITY / 255 * np.arange(256, dtype=np.float32))[:, None]
+    color = np.asarray(255 * colormaps["inferno"](np.arange(256))[:, :3], np.float32)
+    picture = np.rint((1 - opacity)[heat] * image_hw[..., None] + (opacity * color)[heat]).astype(np.uint8)
     if mask_hw is not None:
         inside = (np.asarray(mask_hw) != 0).astype(np.uint8)
         contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

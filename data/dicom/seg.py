@@ -28,16 +28,19 @@ from tumorlens.data.dicom.headers import frame_items
 from tumorlens.data.dicom.headers import numbers as numbers_in
 from tumorlens.data.dicom.source import DicomSource, frames_from_volume
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, class_of
+from tumorlens.data.labels import CLASSES, NO_TUMOR, class_of, color_of
 from tumorlens.data.scan import Scan
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _WHAT = "DICOM segmentation"
+_LIGHTNESS = (85.0, 35.0)  # L* of the first and the last lesion's shade
 
 
-def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, algorithm: Algorithm) -> Dataset:
+def write_mask_dicom(
+    path: Path, numbers: NDArray[Any], scan: Scan, label: str, algorithm: Algorithm, reviewer: str = ""
+) -> Dataset:
     """Write a binary DICOM Segmentation with one segment for each lesion.
 
     Only frames that show a lesion are written, each in the plane of the source frame to which it refers. Slices that
@@ -51,6 +54,7 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
         scan: The source, read from DICOM.
         label: The predicted class, one of `data.labels.CLASSES`.
         algorithm: The model that drew the mask.
+        reviewer: The person who has corrected it, its Content Creator; empty where nobody has.
 
     Returns:
         The object as written, a ``highdicom.seg.Segmentation``.
@@ -72,13 +76,14 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
             source_images=[plane for plane, _ in planes],
             pixel_array=segments,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=_segments(count, label, algorithm),
+            segment_descriptions=_segments(count, label, algorithm, corrected=bool(reviewer)),
             manufacturer_model_name=algorithm.name[:64],
             software_versions=algorithm.package_version,
             device_serial_number=algorithm.serial_number,
             series_description="tumorlens tumor mask",
             content_label="TUMOR_MASK",
             content_description=f"tumorlens tumor mask, {RESEARCH_ONLY}",
+            content_creator_name=_person_name(reviewer),
             omit_empty_frames=bool(segments.any()),
             **new_series(source, SEGMENTATION_SERIES),
         )
@@ -88,6 +93,11 @@ def write_mask_dicom(path: Path, numbers: NDArray[Any], scan: Scan, label: str, 
         segmentation = hd.seg.Segmentation.from_dataset(segmentation, copy=False)
         save_dicom(path, segmentation)
     return segmentation
+
+
+def _person_name(name: str) -> str | None:
+    """A name as DICOM writes it (PS3.5 6.2.1); one that is not parted by ``^`` is a family name as a whole."""
+    return (name if "^" in name else f"{name[:63]}^")[:64] if name else None
 
 
 def _frames_to_write(frames: NDArray[Any], source: DicomSource) -> list[int]:
@@ -153,7 +163,7 @@ def _distance_of_slices(scan: Scan) -> float | None:
     return float(abs(scan.affine[:3, 2] @ normal) / np.linalg.norm(normal))
 
 
-def _segments(count: int, label: str, algorithm: Algorithm) -> list[Any]:
+def _segments(count: int, label: str, algorithm: Algorithm, corrected: bool) -> list[Any]:
     """Descriptions of the lesions' segments (PS3.16 CID 7150, CID 7159), or of the one empty segment."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -165,21 +175,35 @@ def _segments(count: int, label: str, algorithm: Algorithm) -> list[Any]:
         source=MANUFACTURER,
         parameters=dict(algorithm.parameters) or None,
     )
-    predicted = f"{class_of(label).prose}, predicted" if label != CLASSES[NO_TUMOR] else "predicted"
+    origin = "corrected by a reviewer" if corrected else "predicted"
+    named = f"{class_of(label).prose}, {origin}" if label != CLASSES[NO_TUMOR] else origin
+    kind = hd.seg.SegmentAlgorithmTypeValues
     return [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"Lesion {number} ({predicted})" if count else "No lesion found",
+            segment_label=f"Lesion {number} ({named})" if count else "No lesion found",
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Neoplasm,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_type=kind.SEMIAUTOMATIC if corrected else kind.AUTOMATIC,
             algorithm_identification=identification,
             tracking_uid=hd.UID(),
             tracking_id=f"Lesion {number}" if count else "No lesion found",
             anatomic_regions=[getattr(codes.SCT, class_of(label).site)],
+            display_color=_shade(label, number, count),
         )
         for number in range(1, max(count, 1) + 1)
     ]
+
+
+def _shade(label: str, number: int, count: int) -> Any:
+    """The color of the class. Several lesions have it in as many shades, from light to dark (PS3.3 C.10.7.1.1)."""
+    import highdicom as hd
+
+    color = hd.color.CIELabColor.from_string(color_of(label))
+    if count < 2:
+        return color
+    light, dark = _LIGHTNESS
+    return hd.color.CIELabColor(light + (dark - light) * (number - 1) / (count - 1), color.a_star, color.b_star)
 
 
 def _refer_to_source(segmentation: Dataset, source: DicomSource, places: dict[str, tuple[int, int]]) -> None:

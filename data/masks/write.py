@@ -19,26 +19,31 @@ def write_mask_png(path: Path, mask_hw: NDArray[np.uint8]) -> None:
 
 
 def write_mask_nifti(path: Path, mask: NDArray[np.uint8], scan: Scan) -> None:
-    """Write a mask as uint8 NIfTI with the source's shape and place in space.
+    """Write a mask, 0 and 1 in the array order of ``scan.voxels``, as uint8 NIfTI; see `write_nifti`."""
+    write_nifti(path, mask.astype(np.uint8), scan, "tumorlens tumor mask")
 
-    If the source is a NIfTI, the mask takes over its affine, qform, sform and their codes, but none of its texts, which
+
+def write_nifti(path: Path, voxels: NDArray[np.unsignedinteger], scan: Scan, what: str, slope: float = 1.0) -> None:
+    """Write whole numbers for each voxel of a scan as NIfTI with the source's shape and place in space.
+
+    If the source is a NIfTI, the file takes over its affine, qform, sform and their codes, but none of its texts, which
     may name the patient. The affine of any other source becomes sform (code 1, scanner) and qform (code 1, or 0 for a
     sheared affine, which a qform cannot express), in mm.
 
     Args:
         path: Ends in ``.nii.gz``.
-        mask: 0 and 1 in the array order of ``scan.voxels``.
+        voxels: In the array order of ``scan.voxels``, uint8 or uint16, as they are stored.
         scan: The source.
+        what: The header's description, at most 79 letters.
+        slope: What a reader multiplies the stored numbers by.
     """
     import nibabel as nib
 
-    shaped = mask.reshape(scan.source_shape or mask.shape).astype(np.uint8)
+    shaped = voxels.reshape(scan.source_shape or voxels.shape)
     if scan.header is not None:
         header = _without_texts(scan.header)
-        header.set_data_dtype(np.uint8)
-        header.set_slope_inter(1, 0)
+        header.set_data_dtype(shaped.dtype)
         header["cal_max"], header["cal_min"] = 0, 0
-        header["descrip"] = b"tumorlens tumor mask"
         kind: Any = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
         # No affine, from which nibabel would rewrite both forms and their codes: the header's own stay.
         image = kind(shaped, None, header)
@@ -49,6 +54,8 @@ def write_mask_nifti(path: Path, mask: NDArray[np.uint8], scan: Scan) -> None:
         image.header.set_xyzt_units("mm")
     else:
         image = nib.Nifti1Image(shaped, np.diag([*(scan.spacing_mm or (1.0, 1.0, 1.0))[:3], 1.0]))
+    image.header["descrip"] = what.encode()
+    image.header.set_slope_inter(slope, 0)  # the numbers are stored as they are
     with whole_file(path) as part:
         nib.save(image, part)
 

@@ -15,11 +15,14 @@ from tumorlens.pipeline.batch.job import Job, folder_of, place_of
 from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.read_ahead import hash_of
 from tumorlens.pipeline.options import RunOptions
-from tumorlens.pipeline.outputs import TABLE
+from tumorlens.pipeline.outputs import REPORT, TABLE
+from tumorlens.pipeline.outputs.report_batch import is_batch_report
 from tumorlens.pipeline.outputs.table import read_table
 from tumorlens.pipeline.outputs.write import remove_result
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.pipeline.versions import package_versions
+
+_OF_REPORTS = ("report", "pdf")  # reports are made from a result and do not change it
 
 # The parts of a card that a result depends on. All but the first two can change while the weights stay the same.
 _OF_CLASSIFIER = (
@@ -62,7 +65,7 @@ def settings_of(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
         "threshold": pipeline.threshold,
         "tta": pipeline.classifier.tta,
         "engine": pipeline.engine.facts(),
-        **asdict(options),
+        **{name: value for name, value in asdict(options).items() if name not in _OF_REPORTS},
     }
 
 
@@ -75,6 +78,8 @@ def remove_earlier_results(out: Path) -> None:
             remove_result(folder)
             with suppress(OSError):  # your own files may lie there too
                 folder.rmdir()
+    if is_batch_report(out / REPORT):
+        (out / REPORT).unlink()
     (out / TABLE).unlink(missing_ok=True)  # a run that is killed at once must not leave rows without results
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.files import claim
-from tumorlens.pipeline.batch.job import Job, place_of, split_extension
+from tumorlens.pipeline.batch.job import Job, folder_of, place_of, split_extension
 from tumorlens.pipeline.batch.read_ahead import ReadJob, read_ahead
+from tumorlens.pipeline.batch.reports import renew_report, report_batch, with_report
 from tumorlens.pipeline.batch.resume import (
     earlier_result,
     name_resumed_jobs,
@@ -27,7 +28,9 @@ from tumorlens.pipeline.batch.resume import (
 from tumorlens.pipeline.batch.studies import Studies
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.options import RunOptions
-from tumorlens.pipeline.outputs import TABLE
+from tumorlens.pipeline.outputs import REPORT, TABLE
+from tumorlens.pipeline.outputs.report_batch import is_batch_report
+from tumorlens.pipeline.outputs.report_pdf import check_pdf
 from tumorlens.pipeline.outputs.table import csv_row, error_row, in_cell, read_table, write_table
 from tumorlens.pipeline.outputs.write import remove_result, write_result
 from tumorlens.pipeline.pipeline import Decision, Pipeline
@@ -55,20 +58,24 @@ class BatchReport:
     kept: int = 0
 
 
-def check_output(out: Path, jobs: list[Job], overwrite: bool, resume: bool) -> None:
-    """Check, before any model is loaded, that results may be written to an output folder.
+def check_output(out: Path, jobs: list[Job], overwrite: bool, resume: bool, options: RunOptions = RunOptions()) -> None:
+    """Check, before any model is loaded, that results may be written to an output folder, and reports be made.
 
     Results count as well where their table has been moved away.
 
     Raises:
         InputError: The folder cannot be written to, holds results and neither flag says what to do with them, or holds
-            a table that tumorlens did not write.
+            a table or a report that tumorlens did not write; or no program can make the PDF that the options ask for.
     """
+    if options.pdf:
+        check_pdf()
     files = [out / TABLE, *(out / job.folder / "result.json" for job in jobs)]
     there = next((file.parent for file in files if file.exists()), None)
     if there and not (overwrite or resume):
         raise InputError(f"{there}: results are here already; use --continue to add to them, or --overwrite")
     claim([out / TABLE], "a table of results", is_ours=lambda table: True, overwrite=True)
+    if options.report or options.pdf:
+        claim([out / REPORT], "a report", is_ours=is_batch_report, overwrite=True)
     read_table(out / TABLE)  # raises if tumorlens did not write it
 
 
@@ -107,7 +114,7 @@ def run_batch(
         remove_earlier_results(out)
     _say_renamed(jobs)
     settings = settings_of(pipeline, options)
-    table = _Table(out, jobs, done)
+    table = _Table(out, jobs, done, options)
 
     def find_earlier(job: Job) -> dict[str, Any] | None:
         return earlier_result(job, out, settings) if resume else None
@@ -115,12 +122,12 @@ def run_batch(
     def conclude_and_write(reading: ReadJob, decision: Decision | Exception | None) -> dict[str, Any]:
         if isinstance(decision, Exception):
             raise decision
-        if reading.earlier is not None:
-            return reading.earlier
-        assert reading.case is not None and decision is not None
-        result = pipeline.conclude(reading.case, decision)
-        job = reading.job
-        return write_result(result, out / job.folder, job.name, reading.made_of, options, place_of(job))
+        job, content = reading.job, reading.earlier
+        if content is None:
+            assert reading.case is not None and decision is not None
+            result = pipeline.conclude(reading.case, decision, options.maps)
+            content = write_result(result, out / job.folder, job.name, reading.made_of, options, place_of(job))
+        return with_report(content, out / job.folder, options)
 
     waiting: deque[tuple[Job, Written]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # while the networks see the next scans
@@ -138,6 +145,7 @@ def run_batch(
                 writer.shutdown(wait=True, cancel_futures=True)
             finally:
                 table.close(waiting)
+    report_batch(out, table.all_rows, options)
     return table.report
 
 
@@ -160,7 +168,7 @@ def _decide_cases(pipeline: Pipeline, cases: list[Case], options: RunOptions) ->
     if not cases:
         return []
     try:
-        return list(pipeline.decide(cases, options.force, options.explain))
+        return list(pipeline.decide(cases, options.force, options.explain, options.maps))
     except Exception as error:
         if len(cases) == 1:
             return [error]
@@ -173,8 +181,8 @@ class _Table:
     Rows of an earlier call stay: those of other scans before the new ones, and those of jobs until they are done.
     """
 
-    def __init__(self, out: Path, jobs: list[Job], done: Done | None) -> None:
-        self.out, self.done = out, done
+    def __init__(self, out: Path, jobs: list[Job], done: Done | None, options: RunOptions) -> None:
+        self.out, self.done, self.options = out, done, options
         rows = read_table(out / TABLE)
         names = {job.name for job in jobs}
         self.report = BatchReport([row for row in rows if row["scan"] not in names])
@@ -209,6 +217,8 @@ class _Table:
         for row in self.report.rows:
             if row["scan"] in changed:
                 row["review"] = in_cell(changed[row["scan"]])
+                with suppress(OSError, ValueError):  # the result stands without it
+                    renew_report(self.out / folder_of(row["scan"]), self.options)
         try:
             self._write()
         except OSError as error:
@@ -219,7 +229,12 @@ class _Table:
         self._to_do.pop(row["scan"], None)
 
     def _write(self) -> None:
-        write_table(self.out / TABLE, [*self.report.rows, *self._to_do.values()])
+        write_table(self.out / TABLE, self.all_rows)
+
+    @property
+    def all_rows(self) -> list[dict[str, str]]:
+        """The rows of this call and of earlier ones."""
+        return [*self.report.rows, *self._to_do.values()]
 
     def _row(self, job: Job, written: Written) -> tuple[dict[str, str], dict[str, Any]]:
         try:

@@ -65,9 +65,11 @@ def _run(values: Values) -> int:
 def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, options: RunOptions) -> int:
     """Run the scans, print what became of them, and return the exit code."""
     from tumorlens.pipeline.batch.run import check_output, run_batch
+    from tumorlens.pipeline.batch.sources import remember_inputs
     from tumorlens.pipeline.pipeline import Pipeline
 
-    check_output(out, jobs, call.overwrite, call.resume)
+    check_output(out, jobs, call.overwrite, call.resume, options)
+    remember_inputs(out, call.inputs)
     pipeline = Pipeline.load(**vars(load))
     finished: list[Job] = []
     with Progress("scans", hidden=call.quiet or call.as_json or len(jobs) < 2) as progress:
@@ -83,11 +85,11 @@ def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, opti
 
         report = run_batch(pipeline, jobs, out, call.resume, call.jobs, options, done)
     if not (call.quiet or call.as_json):
-        _print_summary(report, finished, out)
+        _print_summary(report, finished, out, options)
     return 1 if report.failed else 0
 
 
-def _print_summary(report: BatchReport, finished: list[Job], out: Path) -> None:
+def _print_summary(report: BatchReport, finished: list[Job], out: Path, options: RunOptions) -> None:
     if len(finished) == 1 and not report.failed:
         job, row = finished[0], report.rows[-1]
         review = f"  [review: {row['review']}]" if row["review"] else ""
@@ -99,6 +101,8 @@ def _print_summary(report: BatchReport, finished: list[Job], out: Path) -> None:
     labels = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
     scans = "scan" if len(report.rows) == 1 else "scans"
     say(f"{len(report.rows)} {scans}{kept}: {labels}; table: {out / 'results.csv'}")
+    if options.report or options.pdf:
+        say(f"report: {out / 'report.html'}")
 
 
 run = command(

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 TABLE = "results.csv"
+REPORT, REPORT_PDF = "report.html", "report.pdf"  # beside a result; the first also in the output folder
 
 RESULT_FILES = (
     *("result.json", "overlay.png", "explanation.png", "montage.png", "mask.png", "mask.nii.gz"),
+    *("lesions.nii.gz", "probability.png", "probability.nii.gz"),
     *("mask.dcm", "measurements.dcm", "overlay.dcm"),
+    *(REPORT, REPORT_PDF),
 )
+
+# Masks that a reviewer has corrected lie beside the originals. A new run leaves them alone.
+REVIEWED = {
+    "mask.png": "mask.reviewed.png",
+    "mask.nii.gz": "mask.reviewed.nii.gz",
+    "mask.dcm": "mask.reviewed.dcm",
+}
+REVIEWS = "reviews.sqlite"  # the decisions of reviewers, in the output folder

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.seg import write_mask_dicom
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.measurements.lesions import number_lesions
 from tumorlens.pipeline.outputs.dicom_overlay import write_overlay_dicom
 from tumorlens.pipeline.outputs.dicom_report import segmenter_of, write_report_dicom
 from tumorlens.pipeline.result import Result
@@ -33,8 +32,9 @@ def write_dicom(
     files, problems = [], []
     if result.scan.volume:
         try:
-            numbers = number_lesions(result.mask, result.scan)
-            mask = write_mask_dicom(folder / "mask.dcm", numbers, result.scan, result.label, segmenter_of(result))
+            mask = write_mask_dicom(
+                folder / "mask.dcm", result.numbers, result.scan, result.label, segmenter_of(result)
+            )
             files.append("mask.dcm")
             write_report_dicom(folder / "measurements.dcm", result, mask)
             files.append("measurements.dcm")

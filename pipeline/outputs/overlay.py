@@ -1,4 +1,4 @@
-"""The overlay: the scan at its own resolution, lesions as tint and contour, label and confidence."""
+"""The overlay: the scan at a size that can be read, lesions as tint and contour, label and confidence."""
 
 from __future__ import annotations
 
@@ -10,40 +10,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.percentiles import percentiles
 from tumorlens.data.preprocessing.preprocess import to_gray
 from tumorlens.data.scan import Scan
-from tumorlens.pipeline.measurements.lesions import number_lesions
+from tumorlens.pipeline.outputs.text import (
+    Picture,
+    band,
+    draw_caption,
+    draw_text,
+    fitted,
+    ground,
+    letter_size,
+    text_width,
+)
 from tumorlens.pipeline.result import Result
 
+RESEARCH_ONLY = "research only"
 _TINT = (255, 40, 40)
 _CONTOUR = (255, 225, 0)  # yellow on red stays visible to color-blind readers
 _TINT_SHARE = 0.3
 _DASH = 4  # pixels of a dash, and of the gap behind it, around a doubtful lesion
 _SQUARE = 0.02  # pixels whose sides differ by less are not stretched
+_LEAST_SIDE = 640  # pixels along the longer side of the picture; smaller slices are enlarged
+_GAP = 4
+_FLAT = 1.6  # pictures wider than this, as a multiple of their height, stand one above the other
 
 # The patient's directions at the left, right, upper and lower border of each radiological view (see `data.scan`).
 BORDERS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 _LEAST_COVERED = 0.2  # share of the slice's gray levels that a header's window must cover to be used
 
 
-def draw_overlay(result: Result) -> NDArray[np.uint8]:
+def draw_overlay(result: Result) -> Picture:
     """RGB picture ``(rows, columns, 3)`` uint8 of the shown slice with its mask, label and confidence.
 
-    Pixels that are not square are stretched to true proportions. Letters show the orientation where it is known.
+    Its longer side has 640 pixels or more. Pixels that are not square are stretched to true proportions. Letters show
+    the orientation where it is known. Several lesions have their numbers.
     """
-    scan, index = result.scan, result.shown_slice
-    gray = _gray(scan, index)
-    picture = draw_slice(
-        scan, marked_mask(result), index, _limits(scan, index, gray), _true_size(gray.shape, scan.pixel_aspect)
-    )
-    return write_text(mark_sides(picture, scan, f"slice {index}, research only"), caption(result))
+    gray = _gray(result.scan, result.shown_slice)
+    return draw_caption(_marked(_with_mask(result, gray), result), caption(result))
 
 
-def draw_heat(result: Result) -> NDArray[np.uint8]:
-    """RGB picture of the same slice under the classifier's heat, with the mask's contour: the evidence for the label.
+def draw_heat(result: Result) -> Picture:
+    """RGB picture of the shown slice twice, under the mask and under the classifier's heat, with words that explain it.
 
     Raises:
         InputError: The result has no heat.
@@ -54,44 +64,64 @@ def draw_heat(result: Result) -> NDArray[np.uint8]:
         raise InputError("the result has no explanation; run with RunOptions(explain=True)")
     scan, index = result.scan, result.shown_slice
     gray = _gray(scan, index)
-    size = _true_size(gray.shape, scan.pixel_aspect)
-    shown = cv2.resize(gray_bytes(gray, _limits(scan, index, gray)), size[::-1], interpolation=cv2.INTER_LINEAR)
-    heat = cv2.resize(result.heat, size[::-1], interpolation=cv2.INTER_LINEAR)
-    mask = cv2.resize(np.ascontiguousarray(scan.view(result.mask, index)), size[::-1], interpolation=cv2.INTER_NEAREST)
-    picture = draw_explanation(shown, heat, mask if mask.any() else None)
-    return write_text(mark_sides(picture, scan), f"{caption(result)}: why")
+    left = _with_mask(result, gray)
+    size = left.shape[1::-1]
+    shown = cv2.resize(gray_bytes(gray, _limits(scan, index, gray)), size, interpolation=cv2.INTER_LINEAR)
+    heated = draw_explanation(shown, cv2.resize(result.heat, size, interpolation=cv2.INTER_LINEAR))
+    panels = [
+        draw_caption(_marked(left, result), caption(result)),
+        draw_caption(_marked(heated, result), "where the classifier looked"),
+    ]
+    along = 0 if size[0] > _FLAT * size[1] else 1
+    bar = ground(_GAP, size[0]) if along == 0 else ground(size[1], _GAP)
+    both = np.concatenate([panels[0], bar, panels[1]], axis=along)
+    words = (
+        f"Grad-CAM: where the classifier looked for '{_sought(result)}'; not an outline of the tumor. Research only."
+    )
+    return np.concatenate([both, band([words], both.shape[1], letter_size(*size))])
 
 
-def marked_mask(result: Result) -> NDArray[np.uint8]:
-    """The mask of a result in which doubtful lesions have the value 2, as `draw_slice` takes it."""
-    doubtful = [lesion.number for lesion in result.lesions if lesion.doubtful]
-    if not doubtful:
-        return result.mask
-    return np.where(np.isin(number_lesions(result.mask, result.scan), doubtful), np.uint8(2), result.mask)
+def _with_mask(result: Result, gray: NDArray[np.float32]) -> Picture:
+    scan, index = result.scan, result.shown_slice
+    size = _shown_size(gray.shape, scan.pixel_aspect)
+    return draw_slice(result, scan, index, _limits(scan, index, gray), size, numbered=len(result.lesions) > 1)
 
 
-def mark_sides(picture: NDArray[np.uint8], scan: Scan, note: str = "") -> NDArray[np.uint8]:
-    """Write the patient's directions at the borders of a volume's slice, and its plane with a note below.
-
-    The picture stays as it is where the orientation is not known.
-    """
-    if not scan.volume or scan.affine is None or scan.spacing_mm is None:
-        return picture
-    height, width = picture.shape[:2]
-    scale = float(np.clip(width / 700, 0.35, 1.2))
-    left, right, _, _ = BORDERS[str(scan.plane)]
-    rim = max(2, round(4 * scale))
-    texts = [(left, rim, height // 2), (right, width - rim - _text_width(right, scale), height // 2)]
-    if note:
-        texts.append((f"{scan.plane} {note}", rim, height - 2 * rim))
-    for text, x, y in texts:
-        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # readable on air and on bone
-            cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA)
+def _marked(picture: Picture, result: Result) -> Picture:
+    """The picture of the shown slice with its directions, and below its plane and that it is for research only."""
+    scan = result.scan
+    size = letter_size(*picture.shape[:2])
+    is_placed = mark_sides(picture, scan, size)
+    note = f"{scan.plane} slice {result.shown_slice}, {RESEARCH_ONLY}" if is_placed else RESEARCH_ONLY
+    size = fitted(note, round(0.8 * size), picture.shape[1] - 8)
+    draw_text(picture, note, max(2, size // 4), picture.shape[0] - max(2, size // 4), size, "ld")
     return picture
 
 
-def _text_width(text: str, scale: float) -> int:
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])
+def _sought(result: Result) -> str:
+    """The class that the heat belongs to, in words: the likeliest type of a tumor of uncertain type."""
+    if result.label != TUMOR:
+        return plain(result.label)
+    types = [name for name in CLASSES if name != CLASSES[NO_TUMOR]]
+    return plain(max(types, key=lambda name: result.probabilities[name]))
+
+
+def mark_sides(picture: Picture, scan: Scan, size: int) -> bool:
+    """Write the patient's directions at the left and right border of a volume's slice; False where they are not known.
+
+    Args:
+        picture: The slice, changed in place.
+        scan: Its volume.
+        size: Height of the letters in pixels.
+    """
+    if not scan.volume or scan.affine is None or scan.spacing_mm is None:
+        return False
+    height, width = picture.shape[:2]
+    left, right, _, _ = BORDERS[str(scan.plane)]
+    rim = max(2, size // 4)
+    draw_text(picture, left, rim, height // 2, size, "lm")
+    draw_text(picture, right, width - rim, height // 2, size, "rm")
+    return True
 
 
 def caption(result: Result) -> str:
@@ -117,28 +147,59 @@ def gray_bytes(gray_hw: NDArray[Any], limits: tuple[float, float]) -> NDArray[np
 
 
 def draw_slice(
-    scan: Scan, mask: NDArray[np.uint8], index: int, limits: tuple[float, float], size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """A slice with its mask, from `marked_mask`, at a size ``(height, width)``. Contours are drawn after resizing."""
+    result: Result, scan: Scan, index: int, limits: tuple[float, float], size: tuple[int, int], numbered: bool = True
+) -> Picture:
+    """A slice with its lesions at a size ``(height, width)``. Contours are drawn after resizing.
+
+    Args:
+        result: The result. Doubtful lesions are dashed.
+        scan: Its scan, cut in any plane.
+        index: Index of the slice in that plane.
+        limits: The values shown as black and as white.
+        size: Height and width of the picture.
+        numbered: Whether lesions have their numbers beside them.
+    """
     gray = gray_bytes(_gray(scan, index), limits)
-    mask_hw = np.ascontiguousarray(scan.view(mask, index))
+    numbers_hw = np.ascontiguousarray(scan.view(result.numbers, index))
     shrinks = size[0] * size[1] < gray.size
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     gray = cv2.resize(gray, size[::-1], interpolation=how)
+    picture = np.repeat(gray[..., None], 3, axis=2)
+    if not numbers_hw.any():
+        return picture
+    doubtful = np.isin(numbers_hw, [lesion.number for lesion in result.lesions if lesion.doubtful])
     drawn = np.zeros(size, np.uint8)
-    for value in (2, 1):
-        covered = cv2.resize((mask_hw == value).astype(np.float32), size[::-1], interpolation=how)
+    for value, inside in ((2, doubtful), (1, (numbers_hw > 0) & ~doubtful)):
+        covered = cv2.resize(inside.astype(np.float32), size[::-1], interpolation=how)
         # A lesion may be thinner than a pixel of the picture.
         drawn[covered > (0.5 if covered.max() > 0.5 else 0)] = value
-    return draw_mask(np.repeat(gray[..., None], 3, axis=2), drawn)
+    picture = draw_mask(picture, drawn)
+    return _number(picture, numbers_hw) if numbered else picture
 
 
-def draw_mask(picture_hw3: NDArray[np.uint8], mask_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _number(picture: Picture, numbers_hw: NDArray[np.uint16]) -> Picture:
+    """Write the number of each lesion of a slice to its upper right, or to its upper left at the picture's border."""
+    height, width = picture.shape[:2]
+    scale = np.array([height, width]) / numbers_hw.shape
+    size = max(12, round(0.8 * letter_size(height, width)))
+    for number in np.unique(numbers_hw[numbers_hw > 0]):
+        rows, columns = np.nonzero(numbers_hw == number)
+        text = str(number)
+        top = max(round(rows.min() * scale[0]), size)
+        x = round((columns.max() + 1) * scale[1])
+        anchor = "ls"
+        if x + text_width(text, size) > width:
+            x, anchor = round(columns.min() * scale[1]), "rs"
+        draw_text(picture, text, x, top, size, anchor)
+    return picture
+
+
+def draw_mask(picture_hw3: Picture, mask_hw: NDArray[np.uint8]) -> Picture:
     """An RGB picture under a mask: a tint inside 1 and a line along its border; only a thin dashed line around 2."""
     marked = picture_hw3.copy()
     inside = mask_hw == 1
     marked[inside] = ((1 - _TINT_SHARE) * marked[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
-    width = max(1, round(max(mask_hw.shape) / 500))
+    width = max(1, round(letter_size(*mask_hw.shape) / 10))
     cv2.drawContours(marked, _contours(inside), -1, _CONTOUR, thickness=width)
     for contour in _contours(mask_hw == 2):
         for start in range(0, len(contour), 2 * _DASH * width):
@@ -167,24 +228,12 @@ def _limits(scan: Scan, index: int, gray: NDArray[np.float32]) -> tuple[float, f
     return window if fits else (low, high)
 
 
-def _true_size(shape: tuple[int, ...], aspect: float) -> tuple[int, int]:
-    """Height and width with square pixels. The side with the finer pixels keeps their number."""
-    rows, columns = shape[:2]
-    if abs(aspect - 1) < _SQUARE:
-        return rows, columns
-    return (round(rows * aspect), columns) if aspect > 1 else (rows, round(columns / aspect))
-
-
-def write_text(picture: NDArray[np.uint8], text: str, scale: float | None = None) -> NDArray[np.uint8]:
-    """Write text into the upper left corner on a dark ground, at a font scale or as large as the picture allows."""
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    scale = float(np.clip(picture.shape[1] / 700, 0.3, 2.0)) if scale is None else scale
-    room = 0.94 * picture.shape[1] / cv2.getTextSize(text, font, scale, 1)[0][0]
-    scale *= min(1.0, room)
-    thickness = max(1, round(scale * 1.5))
-    (width, height), below = cv2.getTextSize(text, font, scale, thickness)
-    rim = max(2, height // 3)
-    box = picture[: height + below + 2 * rim, : width + 2 * rim]
-    box[:] = (box * 0.35).astype(np.uint8)
-    cv2.putText(picture, text, (rim, rim + height), font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
-    return picture
+def _shown_size(shape: tuple[int, ...], aspect: float) -> tuple[int, int]:
+    """Height and width with square pixels. The side with the finer pixels keeps their number, or is enlarged."""
+    rows, columns = float(shape[0]), float(shape[1])
+    if aspect > 1 + _SQUARE:
+        rows *= aspect
+    elif aspect < 1 - _SQUARE:
+        columns /= aspect
+    scale = max(1.0, _LEAST_SIDE / max(rows, columns))
+    return max(1, round(rows * scale)), max(1, round(columns * scale))

@@ -1,4 +1,4 @@
-"""A `Result` -> the files of one scan: overlay, montage, mask, DICOM objects and result.json."""
+"""A `Result` -> the files of one scan: overlay, montage, masks, map, DICOM objects and result.json."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tumorlens.data.files import claim
 from tumorlens.data.formats.pictures import write_png
-from tumorlens.data.masks.write import write_mask_nifti, write_mask_png
+from tumorlens.data.masks.write import write_mask_nifti, write_mask_png, write_nifti
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import RESULT_FILES
 from tumorlens.pipeline.outputs.montage import draw_montage
@@ -116,6 +118,16 @@ def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[lis
     if scan.volume:
         write_mask_nifti(folder / "mask.nii.gz", result.mask, scan)
         files.append("mask.nii.gz")
+    if scan.volume and result.lesions:
+        numbers = result.numbers.astype(np.uint8) if len(result.lesions) < 256 else result.numbers
+        write_nifti(folder / "lesions.nii.gz", numbers, scan, "tumorlens numbers of lesions")
+        files.append("lesions.nii.gz")
+    if result.lesion_map is not None and scan.volume:
+        write_nifti(folder / "probability.nii.gz", result.lesion_map, scan, "tumorlens lesion probability", 1 / 255)
+        files.append("probability.nii.gz")
+    if result.lesion_map is not None and scan.n_slices == 1:
+        write_png(folder / "probability.png", np.ascontiguousarray(scan.view(result.lesion_map, 0)))
+        files.append("probability.png")
     if scan.dicom is not None:
         from tumorlens.pipeline.outputs.dicom import write_dicom
 

@@ -67,12 +67,14 @@ class Findings:
     Attributes:
         numbers: The number of each voxel's piece of the fused map, 0 outside, in the scan's array order. The largest
             piece has number 1.
+        fused: The map, 255 is certain, see `pipeline.volumes.planes.fuse`.
         suspicions: What the rule for volumes knows of the pieces; empty for a picture.
         no_brain: Why it is not known where the brain lies, so that pieces anywhere count; None where it is known, or
             nothing is suspected.
     """
 
     numbers: NDArray[np.uint16]
+    fused: NDArray[np.uint8]
     suspicions: list[Suspicion]
     no_brain: str | None = None
 
@@ -88,12 +90,12 @@ def find_suspicions(case: Case, answers: Sequence[PlaneAnswer], segmenter: Segme
     fused = fuse(answers, segmenter.input_size)
     numbers = number_lesions(fused >= threshold_u8(segmenter.mask_threshold), case.scan, MIN_LESION_MM3)
     if case.scan.n_slices == 1 or not numbers.any():
-        return Findings(numbers, [])
+        return Findings(numbers, fused, [])
     brain = find_brain(case.scan)
     if isinstance(brain, BrainRegion):
         numbers = _inside(numbers, brain.mask)
     suspicions = suspicions_of(numbers, fused, answers, case.head_px)
-    return Findings(numbers, suspicions, brain if isinstance(brain, str) else None)
+    return Findings(numbers, fused, suspicions, brain if isinstance(brain, str) else None)
 
 
 def _inside(numbers: NDArray[np.uint16], region: NDArray[np.bool_]) -> NDArray[np.uint16]:

@@ -26,8 +26,12 @@ def test_an_explanation_is_drawn_on_request(tumorlens, tmp_path, volume):
     assert tumorlens("run", source, "-o", tmp_path / "out", "--explain").exit_code == 0
     picture = np.asarray(Image.open(tmp_path / "out" / "a" / "explanation.png"))
     overlay = np.asarray(Image.open(tmp_path / "out" / "a" / "overlay.png"))
-    assert picture.shape == overlay.shape
-    assert (picture.astype(int).max(axis=2) - picture.min(axis=2) > 40).mean() > 0.005, "no heat is visible"
+    height, width = overlay.shape[:2]
+    assert picture.shape[1] > 2 * width and picture.shape[0] > height  # mask and heat side by side, words below
+    colored = picture.astype(int).max(axis=2) - picture.min(axis=2) > 40
+    assert colored[:height, -width:].mean() > 0.005, "no heat is visible"
+    assert (picture[:height, :width] == (255, 225, 0)).all(axis=2).any(), "the mask has no outline"
+    assert not colored[height:].any() and (picture[height:] > 200).any()
     assert "explanation.png" in json.loads((tmp_path / "out" / "a" / "result.json").read_text())["files"]
     assert tumorlens("run", source, "-o", tmp_path / "plain").exit_code == 0
     assert not (tmp_path / "plain" / "a" / "explanation.png").exists()

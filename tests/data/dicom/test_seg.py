@@ -348,3 +348,23 @@ def test_other_scans_have_no_dicom_results(tmp_path):
     scan = Scan.from_array(pixels(), AFFINE)
     with pytest.raises(InputError, match="from DICOM files only"):
         write_mask_dicom(tmp_path / "seg.dcm", np.zeros(SHAPE, np.uint16), scan, "glioma", ALGORITHM)
+
+
+def test_every_segment_has_a_shade_of_its_class(tmp_path):
+    scan = read_series(saved(tmp_path, "axial"))
+    numbers = np.zeros(scan.voxels.shape, np.uint16)
+    for number in range(1, 6):
+        numbers[2 + 3 * number, 3:6, 2:5] = number
+    colors = {}
+    for label, count in (("glioma", 5), ("meningioma", 5), ("glioma", 1)):
+        mask = np.where(numbers <= count, numbers, 0).astype(np.uint16)
+        ds = write_mask_dicom(tmp_path / "seg.dcm", mask, scan, label, ALGORITHM)
+        colors[label, count] = [tuple(segment.RecommendedDisplayCIELabValue) for segment in ds.SegmentSequence]
+        assert errors_in(tmp_path / "seg.dcm") == []
+    several = colors["glioma", 5]
+    assert len(set(several)) == 5 and [c[0] for c in several] == sorted((c[0] for c in several), reverse=True)
+    assert len({c[1:] for c in several}) == 1  # one hue
+    assert several[0][1:] != colors["meningioma", 5][0][1:]
+    assert hd.color.CIELabColor.from_dicom_value(colors["glioma", 1][0]).to_rgb() == pytest.approx(
+        (0xD5, 0x5E, 0), abs=2
+    )

@@ -31,7 +31,15 @@ def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     (row,) = table(tmp_path / "out")
     assert row["scan"] == "study/IMAGES#5" and row["label"] != "no_tumor"
     folder = tmp_path / "out" / "study" / "IMAGES#5"
-    files = {"overlay.png", "montage.png", "mask.nii.gz", "mask.dcm", "measurements.dcm", "result.json"}
+    files = {
+        "overlay.png",
+        "montage.png",
+        "mask.nii.gz",
+        "lesions.nii.gz",
+        "mask.dcm",
+        "measurements.dcm",
+        "result.json",
+    }
     assert {p.name for p in folder.iterdir()} == files
     content = json.loads((folder / "result.json").read_text())
     assert content["scan"]["dicom"]["series_number"] == 5

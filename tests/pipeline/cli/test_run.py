@@ -29,7 +29,7 @@ def test_run_on_a_folder(tumorlens, study, tmp_path):
         "b/healthy": {"result.json", "overlay.png", "mask.png"},
         twin.removesuffix(".png"): {"result.json", "overlay.png", "mask.png"},
         "b/twin": {"result.json", "overlay.png", "mask.png"},
-        "volume": {"result.json", "overlay.png", "montage.png", "mask.nii.gz"},
+        "volume": {"result.json", "overlay.png", "montage.png", "mask.nii.gz", "lesions.nii.gz"},
     }
     for name, files in expected.items():
         assert {p.name for p in (out / name).iterdir()} == files
@@ -43,7 +43,7 @@ def test_run_on_a_folder(tumorlens, study, tmp_path):
     assert mask.shape == (256, 256)
     assert set(np.unique(mask)) == {0, 255}
     assert int(sick["tumor_area_px"]) == (mask > 0).sum()
-    assert np.array(Image.open(out / "a" / "sick" / "overlay.png")).shape == (256, 256, 3)
+    assert np.array(Image.open(out / "a" / "sick" / "overlay.png")).shape == (640, 640, 3)
 
     healthy = rows["b/healthy.jpg"]
     assert (healthy["label"], healthy["tumor_area_px"]) == ("no_tumor", "0")

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 import tumorlens.pipeline.outputs.montage as module
 from tests.scans.results import result_of
@@ -54,7 +55,9 @@ def thick():
 def planes_of(result):
     """The lower part of the montage."""
     picture = draw_montage(result)
-    return picture[36 + module._grid(result, (0, 200)).shape[0] + 2 * module._GAP :]
+    return picture[
+        module._title(result, picture.shape[1]).shape[0] + module._grid(result, (0, 200)).shape[0] + 2 * module._GAP :
+    ]
 
 
 def test_a_ball_is_round_in_every_plane(thick):
@@ -89,8 +92,8 @@ def test_the_ticks_point_to_the_center(thick):
 
 def test_planes_are_radiological_and_say_so(thick, monkeypatch):
     written = []
-    real = module._letters
-    monkeypatch.setattr(module, "_letters", lambda *a: (written.append((a[1], a[2], a[3], a[0].shape)), real(*a)))
+    real = module.draw_text
+    monkeypatch.setattr(module, "draw_text", lambda *a: (written.append((a[1], a[2], a[3], a[0].shape)), real(*a))[1])
     planes = planes_of(thick)
     letters = [w for w in written if len(w[0]) == 1]
     assert "".join(w[0] for w in letters) == "RLAP" + "RLSI" + "APSI"
@@ -102,17 +105,50 @@ def test_planes_are_radiological_and_say_so(thick, monkeypatch):
     _, level = ticks(planes)
     for place, (left, _, width, _) in enumerate(rings(planes)):
         assert left + width / 2 < (level[2 * place][0] + level[2 * place + 1][0]) / 2
-    assert [w[0] for w in written if len(w[0]) > 1] == ["axial 12", "coronal 150", "sagittal 130"]
+    planes = [w[0] for w in written if w[0].startswith(("axial", "coronal", "sagittal"))]
+    assert planes == ["axial 12", "coronal 150", "sagittal 130"]
 
 
 def test_it_shows_label_and_confidence_and_nothing_of_the_patient(thick, monkeypatch):
-    texts = []
-    real = module.write_text
-    monkeypatch.setattr(module, "write_text", lambda *a: (texts.append(a[1]), real(*a))[1])
+    texts = texts_of(monkeypatch)
     scan = replace(thick.scan, path=Path("/data/Doe^Jane.nii.gz"))
     draw_montage(replace(thick, scan=scan, label="no_tumor", probabilities={"no_tumor": 0.876}))
-    assert texts[-1] == "no tumor 0.88"
-    assert all(re.fullmatch(r"slice \d+", text) for text in texts[:-1])
+    assert "no tumor 0.88" in texts and "research only" in texts
+    known = r"slice \d+|[RLAPSI]|1|(axial|coronal|sagittal) \d+|no tumor 0.88|research only|lesion 1: [\d.]+ ml"
+    assert [text for text in texts if not re.fullmatch(known, text)] == []
+
+
+def texts_of(monkeypatch):
+    """What is written on pictures from now on."""
+    texts = []
+    real = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *a, **k: (texts.append(a[2]), real(*a, **k))[1])
+    return texts
+
+
+def test_lesions_are_described_and_doubts_said(thick, monkeypatch):
+    mask = thick.mask.copy()
+    mask[20:30, 20:30, 3:5] = 1
+    numbers = number_lesions(mask, thick.scan)
+    lesions = measure_lesions(numbers, thick.scan, [0.98, 0.55])
+    texts = texts_of(monkeypatch)
+    draw_montage(replace(thick, mask=mask, lesions=lesions))
+    ml = [f"{lesion.volume_ml:.3g}" for lesion in lesions]
+    described = f"lesion 1: {ml[0]} ml, confidence 0.98   |   lesion 2: {ml[1]} ml, confidence 0.55, doubtful (dashed)"
+    assert described in texts
+    assert {"1", "2"} <= set(texts)
+
+
+def test_many_lesions_are_cut_short(thick):
+    (lesion,) = thick.lesions
+    many = [replace(lesion, number=n, confidence=0.9) for n in range(1, 40)]
+    lines = module._legend(replace(thick, lesions=many), 1024)
+    assert (
+        "lesion 12:" in " ".join(lines)
+        and "lesion 13:" not in " ".join(lines)
+        and lines[-1].endswith("27 more: see result.json")
+        and len(lines) > 2
+    )
 
 
 def test_it_is_no_larger_than_2400(thick):
@@ -147,14 +183,19 @@ def test_of_many_tumor_slices_first_last_and_largest_are_shown(largest):
     assert np.diff(chosen).max() <= 6
 
 
-def test_a_healthy_volume_shows_judged_slices_and_no_planes():
+def test_a_healthy_volume_shows_its_most_suspicious_slices_and_three_planes(monkeypatch):
     scan = Scan.from_array(np.random.default_rng(0).normal(size=(64, 64, 60)), np.diag([1, 1, 4, 1.0]))
     result = result_of(scan, np.zeros((64, 64, 60), np.uint8), "no_tumor", judged=range(8, 52))
-    chosen = shown_slices(result)
-    assert (len(chosen), chosen[0], chosen[-1]) == (12, 8, 51)
-    assert set(np.diff(chosen)) == {3, 4} or set(np.diff(chosen)) == {4}
+    suspicious = [9, 11, 12, 20, 21, 30, 33, 34, 40, 44, 45, 51]
+    for row in result.slices:
+        row["probabilities"] = {"no_tumor": 0.5 if row["index"] in suspicious else 0.9}
+    result.slices[33 - 8]["probabilities"] = {"no_tumor": 0.25}
+    assert shown_slices(result) == suspicious
+    texts = texts_of(monkeypatch)
     picture = draw_montage(result)
-    assert not np.all(picture == module._MARK, axis=-1).any()
+    assert not np.all(picture == module._MARK, axis=-1).any()  # there is nothing to point to
+    assert "slice 33, tumor 0.75" in texts and "slice 9, tumor 0.50" in texts
+    assert {"axial 33", "coronal 32", "sagittal 32"} <= set(texts)
     assert shown_slices(result_of(scan, result.mask, "no_tumor", judged=[3, 9])) == [3, 9]
 
 
@@ -172,8 +213,10 @@ def test_gray_levels_are_those_of_the_whole_volume():
     scan = Scan.from_array(voxels, np.diag([1, 1, 9, 1.0]))
     grid = module._grid(result_of(scan, np.zeros(voxels.shape, np.uint8), "no_tumor"), (0.0, 100.0))
     assert [int(v) for v in grid[128, 128::260, 0]] == [63, 127, 255, 255]
-    picture = draw_montage(result_of(scan, np.zeros(voxels.shape, np.uint8), "no_tumor"))
-    assert [int(v) for v in picture[36 + 4 + 128, 128::260, 0]] == [63, 127, 255, 255]
+    result = result_of(scan, np.zeros(voxels.shape, np.uint8), "no_tumor")
+    picture = draw_montage(result)
+    top = len(module._title(result, picture.shape[1]))
+    assert [int(v) for v in picture[top + 4 + 128, 128::260, 0]] == [63, 127, 255, 255]
 
 
 def test_a_lesion_thinner_than_a_pixel_of_the_tile_is_drawn():

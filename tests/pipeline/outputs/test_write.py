@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 import tumorlens.pipeline.outputs.write as module
 from tests.pipeline.fixed import fixed_pipeline
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
+from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs.write import remove_result, write_result
 
 
@@ -35,7 +38,7 @@ def test_a_picture_and_a_volume_have_their_files(picture, volume, tmp_path):
     assert json.loads(json.dumps(content)) == json.loads((tmp_path / "a" / "result.json").read_text())
     assert (content["scan"]["name"], content["label"]) == ("a.png", "meningioma")
     write_result(volume, tmp_path / "a", "a.nii.gz")  # a volume replaces the picture
-    assert names_in(tmp_path / "a") == ["mask.nii.gz", "montage.png", "overlay.png", "result.json"]
+    assert names_in(tmp_path / "a") == ["lesions.nii.gz", "mask.nii.gz", "montage.png", "overlay.png", "result.json"]
 
 
 def test_an_explanation_and_a_refusal_change_the_files(picture, tmp_path):
@@ -43,6 +46,45 @@ def test_an_explanation_and_a_refusal_change_the_files(picture, tmp_path):
     assert names_in(tmp_path / "a") == ["explanation.png", "mask.png", "overlay.png", "result.json"]
     write_result(replace(picture, label="refused", probabilities={}), tmp_path / "a", "a")
     assert names_in(tmp_path / "a") == ["overlay.png", "result.json"]
+
+
+def test_lesions_have_their_numbers(volume, tmp_path):
+    content = write_result(volume, tmp_path, "a")
+    lesions, mask = (nib.load(tmp_path / f"{name}.nii.gz") for name in ("lesions", "mask"))
+    np.testing.assert_array_equal(lesions.affine, mask.affine)
+    numbers = np.asarray(lesions.dataobj)
+    assert numbers.dtype == np.uint8
+    np.testing.assert_array_equal(numbers > 0, np.asarray(mask.dataobj) > 0)
+    for lesion in content["lesions"]:
+        assert np.count_nonzero(numbers == lesion["number"]) == lesion["voxels"]
+
+
+def test_the_map_is_a_probability_on_the_grid_of_the_source(tmp_path):
+    drawn = phantom_volume(7, "meningioma", shape=(64, 75, 8), spacing_mm=(3, 3, 14)).scan
+    result = fixed_pipeline(tumor=lambda image: 0.98 if image.mean() > 20 else 0.02).run(drawn, RunOptions(maps=True))
+    content = write_result(result, tmp_path, "a")
+    assert content["files"][-1] == "probability.nii.gz"
+    stored = nib.load(tmp_path / "probability.nii.gz")
+    assert stored.get_data_dtype() == np.uint8
+    values = stored.get_fdata()
+    assert values.shape == drawn.voxels.shape and values.max() == pytest.approx(1) and values.min() == 0
+    inside = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj) > 0
+    assert values[inside].min() > 0.4
+    asked = [row["index"] for row in content["slices"] if row["segmented"]]
+    beyond = [k for k in range(drawn.n_slices) if min(abs(k - a) for a in asked) > 1]  # neighbors are smoothed in
+    assert all(values[:, :, k].max() == 0 for k in beyond)
+
+
+@pytest.mark.parametrize(("tumor", "brightest"), [(0.98, 255), (0.02, 0)])
+def test_the_map_of_a_picture(tmp_path, tumor, brightest):
+    image = phantom_slice(7, "meningioma", size=96, pixel_mm=2.3).image
+    write_result(fixed_pipeline(tumor).run(image, RunOptions(maps=True)), tmp_path, "a")
+    drawn = np.asarray(Image.open(tmp_path / "probability.png"))
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8 and drawn.max() == brightest
+
+
+def test_without_a_request_there_is_no_map(picture):
+    assert picture.lesion_map is None
 
 
 def test_files_of_yours_are_left_alone(picture, tmp_path):

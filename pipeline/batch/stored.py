@@ -1,0 +1,116 @@
+"""The results in an output folder, as they were written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask
+from tumorlens.data.scan import Scan
+from tumorlens.pipeline.batch.job import folder_of
+from tumorlens.pipeline.outputs import REVIEWED, TABLE
+from tumorlens.pipeline.outputs.table import read_table
+
+_MASKS = ("mask.nii.gz", "mask.png")
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """The result of one scan in an output folder.
+
+    Attributes:
+        name: The scan's name in ``results.csv``.
+        folder: The folder of its files.
+        row: Its row in ``results.csv``.
+        content: Its ``result.json``; empty where the scan failed.
+    """
+
+    name: str
+    folder: Path
+    row: dict[str, str]
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the scan has an error and no result."""
+        return not self.content
+
+    @property
+    def label(self) -> str:
+        """The predicted label; empty where the scan failed."""
+        return str(self.content.get("label", ""))
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether the scan has several slices."""
+        return bool(self.content) and int(self.content["scan"]["n_slices"]) > 1
+
+    def mask_path(self, reviewed: bool = True) -> Path | None:
+        """The mask file: of a volume ``mask.nii.gz``, of a picture ``mask.png``.
+
+        Args:
+            reviewed: Take the mask that a reviewer has corrected, if there is one.
+        """
+        names = [*(REVIEWED[name] for name in _MASKS if reviewed), *_MASKS]
+        return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
+
+    def mask(self, reviewed: bool = True) -> Scan | None:
+        """The mask as a scan, with its affine and spacing; voxels are 0 and 1. None where there is no mask.
+
+        A picture is ``(rows, columns)``, a volume ``(i, j, k)`` in the order of the source.
+
+        Raises:
+            InputError: The mask file is damaged.
+        """
+        path = self.mask_path(reviewed)
+        if path is None:
+            return None
+        stored = open_mask(path)
+        return replace(stored, voxels=(stored.voxels != 0).astype(np.uint8))
+
+    def mask_on(self, scan: Scan, reviewed: bool = True) -> NDArray[np.uint8] | None:
+        """The mask in the array order of its source, 0 and 1. None where there is no mask.
+
+        Raises:
+            InputError: The mask file is damaged, or it is not of this scan.
+        """
+        path = self.mask_path(reviewed)
+        if path is None:
+            return None
+        if path.name.endswith(".nii.gz"):
+            return read_volume_mask(path, scan).reshape(scan.voxels.shape)
+        picture = read_mask(path, _flat(scan))
+        return scan.mask_from_slices(picture[None]).reshape(scan.voxels.shape[: 3 if scan.volume else 2])
+
+
+def _flat(scan: Scan) -> Scan:
+    """The only slice of a scan as a picture."""
+    return Scan.from_array(np.ascontiguousarray(scan.slice(0))) if scan.volume else scan
+
+
+def read_results(out: Path) -> list[StoredResult]:
+    """The results in an output folder, in the order of ``results.csv``.
+
+    Raises:
+        InputError: The folder has no ``results.csv`` of tumorlens.
+    """
+    if not (out / TABLE).is_file():
+        raise InputError(f"{out}: no {TABLE} here; name the folder that `tumorlens run -o` wrote")
+    return [_read_result(out, row) for row in read_table(out / TABLE)]
+
+
+def _read_result(out: Path, row: dict[str, str]) -> StoredResult:
+    folder = out / folder_of(row["scan"])
+    try:
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        if not row["error"] and content["scan"]["name"] == row["scan"]:
+            return StoredResult(row["scan"], folder, row, content)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return StoredResult(row["scan"], folder, row)
