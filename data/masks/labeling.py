@@ -1,0 +1,105 @@
+"""The labels of an exported mask: which value is what, by which name, and in which color."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, UNTYPED, TumorClass, class_of
+
+BY = ("lesion", "class")
+_SHADES = (0.0, 0.45, 0.7, 0.22, 0.58)  # shares of white in the colors of a scan's lesions, so that neighbors differ
+_MOST = 255
+
+
+@dataclass(frozen=True)
+class MaskLabel:
+    """One value of an exported mask.
+
+    Attributes:
+        value: The value of its pixels.
+        name: Such as ``"Lesion 1 (glioma)"`` or ``"glioma"``.
+        tumor: The class.
+        rgb: Red, green and blue, 0 to 255.
+        lesion: The lesion's number in ``result.json``, or None for all lesions of a class.
+    """
+
+    value: int
+    name: str
+    tumor: TumorClass
+    rgb: tuple[int, int, int]
+    lesion: int | None = None
+
+    @property
+    def color(self) -> str:
+        """The color as hexadecimal RGB, such as ``"#D55E00"``."""
+        return "#{:02X}{:02X}{:02X}".format(*self.rgb)
+
+    @property
+    def concept(self) -> tuple[str, str, str]:
+        """The SNOMED CT concept of the class: value, scheme, meaning."""
+        return self.tumor.concept or class_of(TUMOR).concept or ("", "", "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The label for ``labels.json``."""
+        code, scheme, meaning = self.concept
+        return {
+            "name": self.name,
+            "class": self.tumor.name,
+            "lesion": self.lesion,
+            "color": self.color,
+            "concept": {"value": code, "scheme": scheme, "meaning": meaning},
+        }
+
+
+def label_mask(numbers: NDArray[Any], label: str, by: str = "lesion") -> tuple[NDArray[np.uint8], list[MaskLabel]]:
+    """A mask with a value for each label, and the labels.
+
+    Args:
+        numbers: The number of each voxel's lesion, 0 outside.
+        label: The scan's label. A lesion that a reviewer has drawn in a scan without tumor has no known type.
+        by: ``"lesion"``: the values are the numbers of the lesions. ``"class"``: every lesion has the index of its
+            class in `data.labels.CLASSES`, or `data.labels.UNTYPED`.
+
+    Raises:
+        InputError: There are more lesions than values.
+    """
+    tumor = class_of(label if label in CLASSES and label != CLASSES[NO_TUMOR] else TUMOR)
+    count = int(numbers.max(initial=0))
+    if by == "class":
+        value = class_value(tumor)
+        labels = [MaskLabel(value, tumor.prose, tumor, rgb_of(tumor.color))] if count else []
+        return (numbers != 0).astype(np.uint8) * np.uint8(value), labels
+    if count > _MOST:
+        raise InputError(f"{count} lesions are more than the {_MOST} values of a mask; give --labels class")
+    return numbers.astype(np.uint8), [
+        MaskLabel(n, f"Lesion {n} ({tumor.prose})", tumor, _shade(tumor.color, n), n) for n in range(1, count + 1)
+    ]
+
+
+def class_value(tumor: TumorClass) -> int:
+    """The value of a class in masks with a value for each class."""
+    return CLASSES.index(tumor.name) if tumor.name in CLASSES else UNTYPED
+
+
+def rgb_of(color: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a hexadecimal color."""
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
+
+
+def parts_of(values_hw: NDArray[np.uint8], labels: Sequence[MaskLabel]) -> list[tuple[MaskLabel, NDArray[np.bool_]]]:
+    """The labels that a slice shows, each with its pixels."""
+    present = set(np.unique(values_hw).tolist())
+    return [(label, values_hw == label.value) for label in labels if label.value in present]
+
+
+def _shade(color: str, number: int) -> tuple[int, int, int]:
+    white = _SHADES[(number - 1) % len(_SHADES)]
+    red, green, blue = (round(part + white * (255 - part)) for part in rgb_of(color))
+    return red, green, blue

@@ -1,0 +1,1 @@
+"""What the pages and the commands of review stand on: jobs, uploads, the worklist and the reviewers' decisions."""

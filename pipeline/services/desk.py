@@ -1,0 +1,356 @@
+"""The review desk: which scans need a person most, one of them with its pictures, and the decision about it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR
+from tumorlens.data.scan import Scan
+from tumorlens.pipeline.batch.job import Job
+from tumorlens.pipeline.batch.sources import find_sources, open_stored
+from tumorlens.pipeline.batch.stored import StoredResult, read_results
+from tumorlens.pipeline.gate import REFUSED
+from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE
+from tumorlens.pipeline.outputs import TABLE
+from tumorlens.pipeline.services.corrections import write_correction
+from tumorlens.pipeline.services.editor import Editor
+from tumorlens.pipeline.services.store import ACCEPT, COMMENT, CORRECT, REJECT, RELABEL, Claim, Decision, Store
+from tumorlens.pipeline.services.views import View
+
+LABELS = (*KNOWN, REFUSED)  # what a reviewer may call a scan
+STATES = {ACCEPT: "accepted", REJECT: "rejected", RELABEL: "relabeled", CORRECT: "corrected"}
+OPEN = "open"
+_LARGE_ML = 30.0
+_MANY_LESIONS = 3
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One line of the worklist.
+
+    Attributes:
+        result: The stored result.
+        need: How much a person is needed; the worklist begins with the largest.
+        reasons: Why, in words.
+        state: `OPEN`, or one of the values of `STATES`.
+        reviewers: Who has decided, in order.
+        claim: Who has it open now, or None.
+        label: The label that holds: the last reviewer's, else the predicted one.
+    """
+
+    result: StoredResult
+    need: float
+    reasons: tuple[str, ...]
+    state: str = OPEN
+    reviewers: tuple[str, ...] = ()
+    claim: Claim | None = None
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The scan's name in ``results.csv``."""
+        return self.result.name
+
+
+@dataclass
+class OpenCase:
+    """A scan on the desk.
+
+    Attributes:
+        result: The stored result.
+        item: Its line of the worklist.
+        decisions: All decisions about it.
+        scan: The source, or None where it is not at hand.
+        problem: Why the source is not shown, or empty.
+        view: Its slices, or None without the source.
+        editor: Draws on the mask of the view.
+    """
+
+    result: StoredResult
+    item: WorkItem
+    decisions: list[Decision]
+    scan: Scan | None = None
+    problem: str = ""
+    view: View | None = None
+    editor: Editor | None = None
+    base: NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    @property
+    def seen(self) -> int:
+        """Number of the latest decision when it was opened."""
+        return self.decisions[-1].number if self.decisions else 0
+
+
+class Desk:
+    """The results of an output folder and what reviewers say about them.
+
+    Args:
+        out: The output folder.
+        inputs: Where its scans lie; by default where `tumorlens run` found them on this machine.
+        reviewer: The name that the pages fill in.
+
+    Raises:
+        InputError: The folder has no results, or its reviews cannot be read.
+    """
+
+    def __init__(self, out: Path, inputs: Sequence[str] = (), reviewer: str = "") -> None:
+        self.out, self.reviewer = out, reviewer
+        self.store = Store(out)
+        self._results = {result.name: result for result in read_results(out)}
+        self._read_at = _time_of(out)
+        self._lock = threading.Lock()
+        self._scratch = TemporaryDirectory(prefix="tumorlens-review-")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sources")  # headers of many files take a while
+        self._sources: Future[dict[str, Job]] = self._pool.submit(
+            find_sources, list(self._results.values()), out, inputs, Path(self._scratch.name)
+        )
+        if inputs:
+            self._sources.result()  # what you named must be there
+
+    def close(self) -> None:
+        """Delete what was unpacked from archives."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._scratch.cleanup()
+
+    def results(self) -> list[StoredResult]:
+        """The results in the order of the table, read again where a run has added some."""
+        with self._lock:
+            if _time_of(self.out) != self._read_at:
+                self._read_at = _time_of(self.out)
+                self._results = {result.name: result for result in read_results(self.out)}
+            return list(self._results.values())
+
+    def worklist(self) -> list[WorkItem]:
+        """All scans, those first that need a person most."""
+        claims = self.store.claims()
+        decided: dict[str, list[Decision]] = {}
+        for decision in self.store.decisions():
+            decided.setdefault(decision.scan, []).append(decision)
+        items = [
+            _item(result, decisions_about(result, decided.get(result.name, [])), claims.get(result.name))
+            for result in self.results()
+        ]
+        return sorted(items, key=lambda item: (-item.need, item.name))
+
+    def state(self) -> tuple[object, ...]:
+        """A value that changes whenever the worklist or the agreement may have."""
+        return (*self.store.state(), _time_of(self.out))
+
+    def next_open(self, after: str, reviewer: str) -> str | None:
+        """The next scan in the worklist that nobody has open and this reviewer has not decided on; None if all are."""
+        items = self.worklist()
+        names = [item.name for item in items]
+        start = names.index(after) + 1 if after in names else 0
+        for item in [*items[start:], *items[:start]]:
+            taken = item.claim is not None and item.claim.reviewer != reviewer
+            if item.name != after and not taken and reviewer not in item.reviewers and not item.result.failed:
+                return item.name
+        return None
+
+    def open(self, name: str, reviewer: str) -> OpenCase:
+        """A scan with its slices and the mask as the reviewer has left it.
+
+        Raises:
+            InputError: There is no such scan in the folder.
+        """
+        result = self._result(name)
+        decisions = decisions_about(result, self.store.decisions(name))
+        case = OpenCase(result, _item(result, decisions, self.store.claims().get(name)), decisions)
+        try:
+            case.scan = self._scan(result)
+            self.restore_files(result, case.scan)
+            mask = result.mask_on(case.scan, reviewed=any(decision.has_mask for decision in decisions))
+        except InputError as error:
+            case.problem, case.scan = str(error), None
+            return case
+        case.base = np.zeros(case.scan.voxels.shape[: 3 if case.scan.volume else 2], np.uint8) if mask is None else mask
+        lesions = result.content["lesions"]
+        case.view = View(
+            case.scan,
+            case.base.copy(),
+            start=int(result.content.get("shown_slice") or 0),
+            center=lesions[0]["centroid_index"] if lesions else None,
+        )
+        case.editor = Editor(case.view, self.store, name, reviewer)
+        return case
+
+    def decide(
+        self, case: OpenCase, reviewer: str, action: str, label: str = "", comment: str = "", insist: bool = False
+    ) -> list[str]:
+        """Record a decision, write the corrected mask if there is one, and return what could not be written.
+
+        Args:
+            case: From `open`.
+            reviewer: Who decides.
+            action: One of `pipeline.services.store.ACTIONS`. A comment alone leaves the scan open.
+            label: The label that holds from now on; by default the one so far.
+            comment: Free text.
+            insist: Decide although another reviewer has, since the case was opened.
+
+        Raises:
+            ConflictError: Another reviewer has decided since.
+            InputError: The action and what was drawn contradict each other.
+        """
+        before_label = case.item.label
+        label = label or before_label
+        if label not in LABELS:
+            raise InputError(f"label {label!r} is not one of {', '.join(LABELS)}")
+        drawn = case.editor is not None and case.editor.changed
+        if drawn and action in (ACCEPT, REJECT):
+            raise InputError("you have changed the mask: save the correction, or take your strokes back")
+        if action == ACCEPT and label != before_label:
+            raise InputError("you have chosen another label: save it, or choose the old one")
+        if action == CORRECT and not drawn:
+            if label == before_label:
+                raise InputError("nothing has changed; accept the result, or correct its mask or label")
+            action = RELABEL
+        mask = case.view.mask if case.view is not None and action == CORRECT else None
+        self.store.decide(
+            case.result.name,
+            reviewer,
+            action,
+            None if action in (REJECT, COMMENT) else label,
+            comment,
+            {"label": before_label, "source_sha256": source_hash(case.result), **_facts(case.base, case.scan)},
+            {"label": label, **_facts(case.base if mask is None else mask, case.scan)},
+            models_of(case.result),
+            mask,
+            None if insist else case.seen,
+        )
+        problems: list[str] = []
+        if mask is not None:
+            _, problems = write_correction(case.result, mask, case.scan, reviewer, label)
+        return problems
+
+    def restore_files(self, result: StoredResult, scan: Scan | None) -> None:
+        """Write the corrected mask again where a crash has come between the decision and its files."""
+        about = decisions_about(result, self.store.decisions(result.name))
+        corrected = [decision for decision in about if decision.has_mask]
+        if not corrected:
+            return
+        last = corrected[-1]
+        mask, stored = self.store.mask(last.number), result.mask()
+        if mask is not None and (stored is None or not np.array_equal(stored.voxels, mask)):
+            write_correction(result, mask, scan, last.reviewer, last.label)
+
+    def source_of(self, name: str) -> Job | None:
+        """The job that reads a scan, or None where its files are not at hand."""
+        return self._sources.result().get(name)
+
+    def result(self, name: str) -> StoredResult:
+        """The stored result of a scan.
+
+        Raises:
+            InputError: There is no such scan in the folder.
+        """
+        return self._result(name)
+
+    def _result(self, name: str) -> StoredResult:
+        found = next((result for result in self.results() if result.name == name), None)
+        if found is None:
+            raise InputError(f"{name!r} is not a scan in {self.out / TABLE}")
+        return found
+
+    def _scan(self, result: StoredResult) -> Scan:
+        if result.failed:
+            raise InputError(result.row["error"] or "this scan has no result")
+        job = self.source_of(result.name)
+        if job is None:
+            raise InputError("the scan is not at hand; start with --scans INPUT to see its slices and correct its mask")
+        return open_stored(result, job)
+
+
+def describe_progress(items: Sequence[WorkItem]) -> str:
+    """How many scans are decided, and how, in words. A scan that failed has nothing to decide on."""
+    judged = [item for item in items if not item.result.failed]
+    counts = Counter(item.state for item in judged if item.state != OPEN)
+    parts = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    failed = len(items) - len(judged)
+    text = f"{counts.total()} of {len(judged)} scans decided" + (f": {parts}" if parts else "")
+    return text + (f"; {failed} failed" if failed else "")
+
+
+def decisions_about(result: StoredResult, decisions: Sequence[Decision]) -> list[Decision]:
+    """Of the decisions on a name, those on this very scan: a later run may have given the name to another one."""
+    return [d for d in decisions if d.before.get("source_sha256") in (None, source_hash(result))]
+
+
+def source_hash(result: StoredResult) -> str | None:
+    """SHA-256 of the scan that a result was made of, or None where it does not say."""
+    source = (result.content.get("made_of") or {}).get("source_sha256")
+    return None if source is None else str(source)
+
+
+def models_of(result: StoredResult) -> dict[str, str]:
+    """Stage -> SHA-256 of the weights that made a result."""
+    models = result.content.get("models") or {}
+    return {stage: str(card.get("sha256") or "") for stage, card in models.items()}
+
+
+def final_decision(decisions: Sequence[Decision], reviewer: str | None = None) -> Decision | None:
+    """The last decision that is more than a comment, of one reviewer or of all."""
+    own = [d for d in decisions if d.action != COMMENT and reviewer in (None, d.reviewer)]
+    return own[-1] if own else None
+
+
+def _item(result: StoredResult, decisions: Sequence[Decision], claim: Claim | None) -> WorkItem:
+    need, reasons = _need(result)
+    last = final_decision(decisions)
+    named = next((d.label for d in reversed(decisions) if d.label), None)
+    reviewers = tuple(dict.fromkeys(d.reviewer for d in decisions if d.action != COMMENT))
+    state = STATES[last.action] if last else OPEN
+    return WorkItem(result, need, tuple(reasons), state, reviewers, claim, named or result.label)
+
+
+def _need(result: StoredResult) -> tuple[float, list[str]]:
+    """How much a scan needs a person, and why. Every reason counts one; the worst ones count more."""
+    if result.failed:
+        return 5.0, [f"failed: {result.row['error'] or 'no result'}"]
+    content = result.content
+    reasons = [str(text) for text in content["review"]]
+    need = float(len(reasons))
+    if result.label == REFUSED:
+        return need + 4, reasons
+    lesions, confidence = content["lesions"], float(content["confidence"] or 0)
+    need += 2 * max(0.0, 1 - confidence)
+    need += confidence < LOW_CONFIDENCE
+    positive = result.label != CLASSES[NO_TUMOR]
+    if positive != bool(lesions):  # the stages are at odds
+        need += 2
+    need += result.label == TUMOR
+    need += any((lesion["confidence"] or 1) < LOW_CONFIDENCE for lesion in lesions)
+    if len(lesions) >= _MANY_LESIONS:
+        need += 1
+        reasons.append(f"{len(lesions)} lesions")
+    volume_ml = float(content["tumor_volume_mm3"] or 0) / 1000
+    if volume_ml >= _LARGE_ML:
+        need += 1
+        reasons.append(f"large: {volume_ml:.0f} ml")
+    return round(need, 3), reasons
+
+
+def _facts(mask: NDArray[np.uint8] | None, scan: Scan | None) -> dict[str, Any]:
+    if mask is None:
+        return {}
+    facts: dict[str, Any] = {"mask_voxels": int(np.count_nonzero(mask))}
+    if scan is not None and scan.volume and scan.spacing_mm is not None:
+        facts["mask_ml"] = round(facts["mask_voxels"] * float(np.prod(scan.spacing_mm[:3])) / 1000, 4)
+    return facts
+
+
+def _time_of(out: Path) -> float:
+    try:
+        return (out / TABLE).stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,222 @@
+"""The reviewers' decisions -> a table, and a data set of the corrected cases that `tumorlens train` takes as it is."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.datasets.patients import patient_in_file
+from tumorlens.data.errors import InputError
+from tumorlens.data.files import claim, whole_file
+from tumorlens.data.formats.pictures import write_png
+from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR
+from tumorlens.data.masks.write import write_mask_nifti, write_mask_png
+from tumorlens.data.scan import Scan
+from tumorlens.pipeline.batch.job import Job
+from tumorlens.pipeline.batch.stored import StoredResult
+from tumorlens.pipeline.batch.studies import study_of
+from tumorlens.pipeline.services.desk import OPEN, Desk, decisions_about, describe_progress, final_decision
+from tumorlens.pipeline.services.store import ACCEPT, CORRECT, RELABEL, Decision
+
+DECISIONS, INDEX = "decisions.csv", "index.csv"
+_COLUMNS = (
+    *("number", "at", "scan", "reviewer", "action", "label_before", "label_after", "mask_voxels_before"),
+    *("mask_voxels_after", "comment", "classifier_sha256", "segmenter_sha256"),
+)
+_INDEX_COLUMNS = ("image", "mask", "label", "patient", "sequence", "scan", "reviewer", "action")
+
+
+@dataclass
+class Exported:
+    """What was written.
+
+    Attributes:
+        decisions: Rows of the table of decisions.
+        cases: Rows of the index.
+        left_out: Reasons why decided scans are not in the index.
+    """
+
+    decisions: int = 0
+    cases: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+
+def export_reviews(
+    desk: Desk, folder: Path, reviewer: str = "", accepted: bool = False, overwrite: bool = False
+) -> Exported:
+    """Write ``decisions.csv``, and ``index.csv`` with the images and masks of corrected and relabeled scans.
+
+    Pixels are copied without any header that may name the patient; ``patient`` is a pseudonym.
+
+    Args:
+        desk: The reviewed output folder.
+        folder: Where to write.
+        reviewer: Take the decisions of this reviewer only; by default the last decision on each scan holds.
+        accepted: Add accepted scans to the index, too.
+        overwrite: Replace an earlier export.
+
+    Raises:
+        InputError: Nobody has decided yet, or the folder holds files that must not be replaced.
+    """
+    decisions = [d for d in desk.store.decisions() if reviewer in ("", d.reviewer)]
+    if not decisions:
+        whose = f" by {reviewer}" if reviewer else ""
+        raise InputError(f"{desk.out}: no decisions{whose} yet; review with `tumorlens serve {desk.out}`")
+    claim([folder / DECISIONS, folder / INDEX], "an export", lambda path: _is_export(path.parent), overwrite)
+    exported = Exported(len(decisions))
+    rows = []
+    for result in desk.results():
+        last = final_decision(decisions_about(result, [d for d in decisions if d.scan == result.name]))
+        if last is None or last.action not in (CORRECT, RELABEL, *((ACCEPT,) if accepted else ())):
+            continue
+        try:
+            rows.append(_write_case(desk, result, last, folder))
+        except InputError as error:
+            exported.left_out.append(f"{result.name}: {error}")
+    _write_csv(folder / DECISIONS, _COLUMNS, [_row(decision) for decision in decisions])
+    if rows:
+        _write_csv(folder / INDEX, _INDEX_COLUMNS, rows)
+    else:
+        (folder / INDEX).unlink(missing_ok=True)
+    exported.cases = len(rows)
+    return exported
+
+
+def _write_case(desk: Desk, result: StoredResult, decision: Decision, folder: Path) -> dict[str, Any]:
+    """Write image and mask of a decided scan and return its row of the index."""
+    case = desk.open(result.name, decision.reviewer)
+    label = decision.label or case.item.label  # an imported mask says nothing about the label
+    if label not in KNOWN:
+        raise InputError(f"called {label}, which is not a class to train on")
+    if case.scan is None or case.view is None:
+        raise InputError(case.problem)
+    mask = desk.store.mask(decision.number) if decision.has_mask else case.base
+    scan, stem = case.scan, result.folder.relative_to(desk.out).as_posix()
+    suffix = ".nii.gz" if scan.volume else ".png"
+    image, drawn = folder / "images" / f"{stem}{suffix}", folder / "masks" / f"{stem}{suffix}"
+    _write_image(image, scan)
+    sick = label != CLASSES[NO_TUMOR]
+    if sick and mask is not None and mask.any():
+        if scan.volume:
+            write_mask_nifti(drawn, mask, _without_header(scan))
+        else:
+            drawn.parent.mkdir(parents=True, exist_ok=True)
+            write_mask_png(drawn, mask)
+    else:
+        drawn.unlink(missing_ok=True)
+    return {
+        "image": image.relative_to(folder).as_posix(),
+        "mask": drawn.relative_to(folder).as_posix() if drawn.is_file() else "",
+        "label": label,
+        "patient": patient_in_file(scan) or _patient_of(desk.source_of(result.name), result),
+        "sequence": result.content.get("sequence") or "",
+        "scan": result.name,
+        "reviewer": decision.reviewer,
+        "action": decision.action,
+    }
+
+
+def _patient_of(job: Job | None, result: StoredResult) -> str:
+    """A pseudonym for the patient of a scan whose file names none: scans of one study share it."""
+    key = (study_of(job) if job else "") or f"{result.content.get('place_sha256')} {result.name}"
+    return f"review-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def _write_image(path: Path, scan: Scan) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if scan.volume:
+        import nibabel as nib
+
+        affine = np.diag([*(scan.spacing_mm or (1.0, 1.0, 1.0))[:3], 1.0]) if scan.affine is None else scan.affine
+        with whole_file(path) as part:
+            nib.save(nib.Nifti1Image(_saved(scan.voxels), affine), part)
+    else:
+        write_png(path, _as_picture(scan.voxels))
+
+
+def _without_header(scan: Scan) -> Scan:
+    """The scan as its copy is, without the header of its file."""
+    from dataclasses import replace
+
+    return replace(scan, header=None, source_shape=scan.voxels.shape)
+
+
+def _saved(voxels: NDArray[Any]) -> NDArray[Any]:
+    """The voxels in a type that NIfTI readers know."""
+    kinds = {"int64": np.float64, "uint64": np.float64, "float16": np.float32, "bool": np.uint8}
+    return voxels.astype(kinds.get(str(voxels.dtype), voxels.dtype))
+
+
+def _as_picture(voxels: NDArray[Any]) -> NDArray[Any]:
+    """The pixels as they are where PNG can hold them, else scaled to 16 bits."""
+    if voxels.dtype in (np.uint8, np.uint16):
+        return voxels
+    low, high = float(voxels.min()), float(voxels.max())
+    return np.rint((voxels.astype(np.float64) - low) / max(high - low, 1e-12) * 65535).astype(np.uint16)
+
+
+def _row(decision: Decision) -> dict[str, Any]:
+    return {
+        "number": decision.number,
+        "at": decision.at,
+        "scan": decision.scan,
+        "reviewer": decision.reviewer,
+        "action": decision.action,
+        "label_before": decision.before.get("label", ""),
+        "label_after": decision.label or "",
+        "mask_voxels_before": decision.before.get("mask_voxels", ""),
+        "mask_voxels_after": decision.after.get("mask_voxels", ""),
+        "comment": decision.comment,
+        "classifier_sha256": decision.models.get("classification", ""),
+        "segmenter_sha256": decision.models.get("segmentation", ""),
+    }
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        with (folder / DECISIONS).open(newline="", encoding="utf-8") as file:
+            return tuple(next(csv.reader(file), ())) == _COLUMNS
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def describe_reviews(desk: Desk) -> str:
+    """Progress and agreement in words, one line each."""
+    from tumorlens.pipeline.services.agreement import measure_agreement
+
+    lines = [describe_progress(desk.worklist())]
+    for each in measure_agreement(desk.results(), desk.store):
+        kappa = "" if each.kappa is None else f", kappa {each.kappa:.2f}"
+        dice = "" if each.dice is None else f", Dice {each.dice:.2f} on {each.n_masks}"
+        rejected = f", {each.rejected} rejected" if each.rejected else ""
+        lines.append(f"{each.first} and {each.second}: {each.same} of {each.n} labels agree{kappa}{dice}{rejected}")
+    return "\n".join(lines)
+
+
+def agreement_json(desk: Desk) -> str:
+    """Progress and agreement as JSON."""
+    from tumorlens.pipeline.services.agreement import measure_agreement
+
+    items = desk.worklist()
+    return json.dumps(
+        {
+            "scans": len(items),
+            "decided": sum(item.state != OPEN for item in items),
+            "agreement": [each.to_dict() for each in measure_agreement(desk.results(), desk.store)],
+        }
+    )

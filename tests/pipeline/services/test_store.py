@@ -1,0 +1,167 @@
+"""The reviewers' file: nothing is lost, nothing is changed afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.outputs import REVIEWS
+from tumorlens.pipeline.services.store import ConflictError, Store
+
+MASK = np.zeros((5, 7, 3), np.uint8)
+MASK[1:3, 2:6, 1] = 1
+EMPTY = np.zeros((4, 6), np.uint8)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def _slice(*pixels):
+    mask = EMPTY.copy()
+    for pixel in pixels:
+        mask[pixel] = 1
+    return mask
+
+
+def test_looking_makes_no_file(store):
+    assert store.decisions() == [] and store.claims() == {} and store.strokes("a", "Ann") == ([], 0)
+    assert not store.path.exists()
+
+
+def test_a_decision_comes_back_whole(store):
+    number = store.decide(
+        "a.png",
+        "Ann",
+        "correct",
+        "glioma",
+        "larger",
+        {"label": "glioma"},
+        {"mask_voxels": 8},
+        {"segmentation": "f"},
+        MASK,
+    )
+    (decision,) = Store(store.path.parent).decisions("a.png")
+    assert (decision.number, decision.reviewer, decision.action, decision.label) == (number, "Ann", "correct", "glioma")
+    assert decision.comment == "larger" and decision.before == {"label": "glioma"}
+    assert decision.after == {"mask_voxels": 8} and decision.models == {"segmentation": "f"} and decision.has_mask
+    np.testing.assert_array_equal(store.mask(number), MASK)
+    assert store.decisions("b.png") == []
+
+
+@pytest.mark.parametrize("table", ["decisions", "strokes", "slices"])
+@pytest.mark.parametrize("statement", ["DELETE FROM {}", "UPDATE {} SET rowid = 99"])
+def test_rows_are_only_ever_added(store, table, statement):
+    store.decide("a.png", "Ann", "accept")
+    store.add_stroke("a.png", "Ann", "brush", {0: (EMPTY, _slice((1, 1)))})
+    with closing(sqlite3.connect(store.path)) as db, pytest.raises(sqlite3.IntegrityError, match="only ever added"):
+        db.execute(statement.format(table))
+
+
+def test_a_later_decision_of_somebody_else_is_not_overlooked(store):
+    store.decide("a.png", "Ann", "accept", seen=0)
+    with pytest.raises(ConflictError, match="Ann has decided"):
+        store.decide("a.png", "Bob", "reject", seen=0)
+    assert len(store.decisions()) == 1
+    store.decide("a.png", "Bob", "reject", seen=1)
+    store.decide("a.png", "Bob", "accept", seen=1)  # your own is no surprise
+    assert [d.action for d in store.decisions("a.png")] == ["accept", "reject", "accept"]
+
+
+@pytest.mark.parametrize(("reviewer", "action", "words"), [(" ", "accept", "name"), ("Ann", "praise", "is not one of")])
+def test_a_decision_needs_a_name_and_a_known_action(store, reviewer, action, words):
+    with pytest.raises(InputError, match=words):
+        store.decide("a.png", reviewer, action)
+
+
+def test_strokes_are_undone_and_redone_in_order(store):
+    one, two, three = _slice((1, 1)), _slice((1, 1), (2, 2)), _slice((3, 3))
+    store.add_stroke("a", "Ann", "brush", {4: (EMPTY, one)})
+    store.add_stroke("a", "Ann", "brush", {4: (one, two)})
+    np.testing.assert_array_equal(store.undo("a", "Ann").slices[4][0], one)
+    assert len(store.strokes("a", "Ann")[0]) == 1 and store.strokes("a", "Ann")[1] == 1
+    np.testing.assert_array_equal(store.undo("a", "Ann", redo=True).slices[4][1], two)
+    assert store.undo("a", "Ann", redo=True) is None
+    store.undo("a", "Ann")
+    store.add_stroke("a", "Ann", "fill", {5: (EMPTY, three)})  # a new stroke ends what could be repeated
+    assert [stroke.kind for stroke in store.strokes("a", "Ann")[0]] == ["brush", "fill"]
+    assert store.undo("a", "Ann", redo=True) is None
+    assert store.strokes("a", "Bob") == ([], 0), "another reviewer's strokes are theirs"
+
+
+def test_a_decision_ends_the_strokes_before_it_but_a_comment_does_not(store):
+    store.add_stroke("a", "Ann", "brush", {0: (EMPTY, _slice((1, 1)))})
+    store.decide("a", "Ann", "comment", comment="hm")
+    assert len(store.strokes("a", "Ann")[0]) == 1
+    store.decide("a", "Ann", "correct", "glioma", mask=MASK)
+    assert store.strokes("a", "Ann") == ([], 0)
+    assert store.undo("a", "Ann") is None
+
+
+def test_a_claim_stands_until_it_is_released_taken_over_or_lapses(store, monkeypatch):
+    assert store.claim("a", "Ann", "w1") is None
+    assert store.claim("a", "Ann", "w1") is None, "renewed"
+    assert store.claim("a", "Bob", "w2").reviewer == "Ann"
+    assert store.claim("a", "Ann", "w3").window == "w1", "a second window of the same reviewer"
+    assert store.claims()["a"].reviewer == "Ann"
+    assert store.claim("a", "Bob", "w2", take_over=True) is None
+    assert store.claim("a", "Ann", "w1").reviewer == "Bob"
+    store.release("a", "w1")
+    assert store.claims()["a"].reviewer == "Bob", "only a claim of one's own can be released"
+    store.release("a", "w2")
+    assert store.claims() == {}
+    store.claim("a", "Ann", "w1")
+    monkeypatch.setattr("tumorlens.pipeline.services.store.CLAIM_S", -1.0)
+    assert store.claim("a", "Bob", "w2") is None
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    (tmp_path / REVIEWS).write_text("nothing of the kind, but long enough to be looked at" * 50)
+    with pytest.raises(InputError, match=REVIEWS):
+        Store(tmp_path)
+
+
+def test_a_later_version_is_left_alone(tmp_path):
+    Store(tmp_path).decide("a", "Ann", "accept")
+    with closing(sqlite3.connect(tmp_path / REVIEWS)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(InputError, match="later version"):
+        Store(tmp_path).decisions()
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tumorlens.pipeline.services.store import Store\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "for n in range(15): store.decide(f'{n}', sys.argv[2], 'accept')\n"
+    )
+    names = ("Ann", "Bob", "Cem")
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in names]
+    assert [run.wait() for run in runs] == [0, 0, 0]
+    assert len(Store(tmp_path).decisions()) == 45
+
+
+def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tumorlens.pipeline.services.store import Store\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "for n in range(10000):\n"
+        "    store.decide(f'{n}', 'Ann', 'accept'); print(n, flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as run:
+        for line in run.stdout:
+            if int(line) == 12:
+                os.kill(run.pid, signal.SIGKILL)
+                break
+        acknowledged = 12 + sum(1 for _ in run.stdout)
+    assert run.returncode == -signal.SIGKILL
+    assert len(Store(tmp_path).decisions()) >= acknowledged + 1
