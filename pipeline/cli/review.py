@@ -32,8 +32,8 @@ class ReviewExportCall:
 
 
 def _export(values: Values) -> int:
-    from tumorlens.pipeline.services.desk import Desk
-    from tumorlens.pipeline.services.review_export import DECISIONS, INDEX, export_reviews
+    from tumorlens.pipeline.services.reviews.desk import Desk
+    from tumorlens.pipeline.services.reviews.export import DECISIONS, INDEX, export_reviews
 
     call = fill(ReviewExportCall, values)
     desk = Desk(call.out, call.scans)
@@ -58,8 +58,8 @@ class ReviewReportCall:
 
 
 def _report(values: Values) -> None:
-    from tumorlens.pipeline.services.desk import Desk
-    from tumorlens.pipeline.services.review_export import agreement_json, describe_reviews
+    from tumorlens.pipeline.services.reviews.desk import Desk
+    from tumorlens.pipeline.services.reviews.export import agreement_json, describe_reviews
 
     call = fill(ReviewReportCall, values)
     desk = Desk(call.out)

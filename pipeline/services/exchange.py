@@ -26,7 +26,7 @@ from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import number_lesions
 from tumorlens.pipeline.outputs import REVIEWED
 from tumorlens.pipeline.outputs.overlay import display_limits, gray_bytes
-from tumorlens.pipeline.services.store import Store
+from tumorlens.pipeline.services.reviews.store import Store
 
 LABELS_FILE = "labels.json"  # says of every file of an export which value is what
 COCO_POLYGONS, COCO_RUN_LENGTHS = "annotations.json", "annotations_rle.json"

@@ -29,10 +29,10 @@ from tumorlens.pipeline.batch.sources import find_sources, open_stored
 from tumorlens.pipeline.batch.stored import StoredResult, read_results
 from tumorlens.pipeline.measurements.lesions import number_lesions, voxel_volume_mm3
 from tumorlens.pipeline.outputs.changes import draw_changes
-from tumorlens.pipeline.services.corrections import write_correction
-from tumorlens.pipeline.services.desk import models_of, source_hash
 from tumorlens.pipeline.services.exchange import LABELS_FILE, as_seen
-from tumorlens.pipeline.services.store import CORRECT, Store
+from tumorlens.pipeline.services.reviews.corrections import write_correction
+from tumorlens.pipeline.services.reviews.desk import models_of, source_hash
+from tumorlens.pipeline.services.reviews.store import CORRECT, Store
 
 CHANGES = "changes.png"  # end of the names of the pictures of what changed
 _SUFFIXES = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.scans.exchange import EVERYTHING, VOLUME, correct, make_results
-from tumorlens.pipeline.services.store import Store
+from tumorlens.pipeline.services.reviews.store import Store
 
 
 @pytest.fixture(scope="module")

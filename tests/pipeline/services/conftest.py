@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tumorlens.pipeline.services.desk import Desk
+from tumorlens.pipeline.services.reviews.desk import Desk
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tumorlens.pipeline.batch.stored import read_results
 from tumorlens.pipeline.outputs.table import write_table
 from tumorlens.pipeline.services.exchange import ExportRequest, export_masks
 from tumorlens.pipeline.services.exchange_import import import_masks
-from tumorlens.pipeline.services.store import Store
+from tumorlens.pipeline.services.reviews.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,7 @@ class Store:
                 f" FROM decisions{where} ORDER BY id",
                 () if scan is None else (scan,),
             ).fetchall()
-        return [Decision(*row[:7], *map(json.loads, row[7:10]), has_mask=bool(row[10])) for row in rows]
+        return [_decision(row) for row in rows]
 
     def state(self) -> tuple[object, ...]:
         """A value that changes with every decision and every claim."""
@@ -286,6 +286,12 @@ class Store:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+
+def _decision(row: tuple[Any, ...]) -> Decision:
+    number, at, scan, reviewer, action, label, comment, before, after, models, drawn = row
+    facts = json.loads(before), json.loads(after), json.loads(models)
+    return Decision(number, at, scan, reviewer, action, label, comment, *facts, has_mask=bool(drawn))
 
 
 def _make_tables(db: sqlite3.Connection) -> None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.batch.stored import StoredResult
-from tumorlens.pipeline.services.desk import decisions_about, final_decision
-from tumorlens.pipeline.services.store import ACCEPT, CORRECT, REJECT, Decision, Store
+from tumorlens.pipeline.services.reviews.desk import decisions_about, final_decision
+from tumorlens.pipeline.services.reviews.store import ACCEPT, CORRECT, REJECT, Decision, Store
 
 MODEL = "the models"
 _MASKS = (ACCEPT, CORRECT)  # decisions that say that a mask is right

@@ -23,9 +23,9 @@ from tumorlens.pipeline.batch.stored import StoredResult, read_results
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE
 from tumorlens.pipeline.outputs import TABLE
-from tumorlens.pipeline.services.corrections import write_correction
-from tumorlens.pipeline.services.editor import Editor
-from tumorlens.pipeline.services.store import ACCEPT, COMMENT, CORRECT, REJECT, RELABEL, Claim, Decision, Store
+from tumorlens.pipeline.services.reviews.corrections import write_correction
+from tumorlens.pipeline.services.reviews.editor import Editor
+from tumorlens.pipeline.services.reviews.store import ACCEPT, COMMENT, CORRECT, REJECT, RELABEL, Claim, Decision, Store
 from tumorlens.pipeline.services.views import View
 
 LABELS = (*KNOWN, REFUSED)  # what a reviewer may call a scan
@@ -171,7 +171,7 @@ class Desk:
             case.scan = self._scan(result)
             self.restore_files(result, case.scan)
             mask = result.mask_on(case.scan, reviewed=any(decision.has_mask for decision in decisions))
-        except InputError as error:
+        except (InputError, OSError) as error:
             case.problem, case.scan = str(error), None
             return case
         case.base = np.zeros(case.scan.voxels.shape[: 3 if case.scan.volume else 2], np.uint8) if mask is None else mask
@@ -193,7 +193,7 @@ class Desk:
         Args:
             case: From `open`.
             reviewer: Who decides.
-            action: One of `pipeline.services.store.ACTIONS`. A comment alone leaves the scan open.
+            action: One of `pipeline.services.reviews.store.ACTIONS`. A comment alone leaves the scan open.
             label: The label that holds from now on; by default the one so far.
             comment: Free text.
             insist: Decide although another reviewer has, since the case was opened.
@@ -228,10 +228,12 @@ class Desk:
             mask,
             None if insist else case.seen,
         )
-        problems: list[str] = []
-        if mask is not None:
-            _, problems = write_correction(case.result, mask, case.scan, reviewer, label)
-        return problems
+        if mask is None:
+            return []
+        try:
+            return write_correction(case.result, mask, case.scan, reviewer, label)[1]
+        except OSError as error:
+            return [f"your correction is recorded, but its file cannot be written now ({error.strerror or error})"]
 
     def restore_files(self, result: StoredResult, scan: Scan | None) -> None:
         """Write the corrected mask again where a crash has come between the decision and its files."""

@@ -12,7 +12,7 @@ from PIL import Image
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.pipeline.services.review_export import export_reviews
+from tumorlens.pipeline.services.reviews.export import export_reviews
 
 
 def _decide(desk, name, action, label="", reviewer="Ann"):

@@ -7,8 +7,8 @@ import pytest
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import Scan
-from tumorlens.pipeline.services.editor import Editor
-from tumorlens.pipeline.services.store import Store
+from tumorlens.pipeline.services.reviews.editor import Editor
+from tumorlens.pipeline.services.reviews.store import Store
 from tumorlens.pipeline.services.views import View
 
 SHAPE = (20, 24, 7)

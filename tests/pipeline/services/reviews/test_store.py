@@ -14,7 +14,7 @@ import pytest
 
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.outputs import REVIEWS
-from tumorlens.pipeline.services.store import ConflictError, Store
+from tumorlens.pipeline.services.reviews.store import ConflictError, Store
 
 MASK = np.zeros((5, 7, 3), np.uint8)
 MASK[1:3, 2:6, 1] = 1
@@ -120,7 +120,7 @@ def test_a_claim_stands_until_it_is_released_taken_over_or_lapses(store, monkeyp
     store.release("a", "w2")
     assert store.claims() == {}
     store.claim("a", "Ann", "w1")
-    monkeypatch.setattr("tumorlens.pipeline.services.store.CLAIM_S", -1.0)
+    monkeypatch.setattr("tumorlens.pipeline.services.reviews.store.CLAIM_S", -1.0)
     assert store.claim("a", "Bob", "w2") is None
 
 
@@ -140,7 +140,7 @@ def test_a_later_version_is_left_alone(tmp_path):
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tumorlens.pipeline.services.store import Store\n"
+        "import sys; from pathlib import Path; from tumorlens.pipeline.services.reviews.store import Store\n"
         "store = Store(Path(sys.argv[1]))\n"
         "for n in range(15): store.decide(f'{n}', sys.argv[2], 'accept')\n"
     )
@@ -152,7 +152,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
 
 def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tumorlens.pipeline.services.store import Store\n"
+        "import sys; from pathlib import Path; from tumorlens.pipeline.services.reviews.store import Store\n"
         "store = Store(Path(sys.argv[1]))\n"
         "for n in range(10000):\n"
         "    store.decide(f'{n}', 'Ann', 'accept'); print(n, flush=True)\n"

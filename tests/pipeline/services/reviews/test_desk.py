@@ -13,8 +13,8 @@ from PIL import Image
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.batch.sources import find_sources, open_stored, remember_inputs
 from tumorlens.pipeline.batch.stored import read_results
-from tumorlens.pipeline.services.desk import OPEN, Desk, describe_progress
-from tumorlens.pipeline.services.store import ConflictError
+from tumorlens.pipeline.services.reviews.desk import OPEN, Desk, describe_progress
+from tumorlens.pipeline.services.reviews.store import ConflictError
 
 
 def _draw(case, tool="brush"):
@@ -132,7 +132,7 @@ def test_files_that_a_crash_has_prevented_are_written_later(desk, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("tumorlens.pipeline.services.desk.write_correction", die)
+        patch.setattr("tumorlens.pipeline.services.reviews.desk.write_correction", die)
         desk.decide(case, "Ann", "correct")
     assert not (case.result.folder / "mask.reviewed.nii.gz").exists()
     again = desk.open("volume.nii.gz", "Bob")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tumorlens.pipeline.services.agreement import MODEL, measure_agreement
+from tumorlens.pipeline.services.reviews.agreement import MODEL, measure_agreement
 
 
 def _decide(desk, name, reviewer, action, label="", square=0):

@@ -23,8 +23,8 @@ from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.stored import StoredResult
 from tumorlens.pipeline.batch.studies import study_of
-from tumorlens.pipeline.services.desk import OPEN, Desk, decisions_about, describe_progress, final_decision
-from tumorlens.pipeline.services.store import ACCEPT, CORRECT, RELABEL, Decision
+from tumorlens.pipeline.services.reviews.desk import OPEN, Desk, decisions_about, describe_progress, final_decision
+from tumorlens.pipeline.services.reviews.store import ACCEPT, CORRECT, RELABEL, Decision
 
 DECISIONS, INDEX = "decisions.csv", "index.csv"
 _COLUMNS = (
@@ -197,7 +197,7 @@ def _is_export(folder: Path) -> bool:
 
 def describe_reviews(desk: Desk) -> str:
     """Progress and agreement in words, one line each."""
-    from tumorlens.pipeline.services.agreement import measure_agreement
+    from tumorlens.pipeline.services.reviews.agreement import measure_agreement
 
     lines = [describe_progress(desk.worklist())]
     for each in measure_agreement(desk.results(), desk.store):
@@ -210,7 +210,7 @@ def describe_reviews(desk: Desk) -> str:
 
 def agreement_json(desk: Desk) -> str:
     """Progress and agreement as JSON."""
-    from tumorlens.pipeline.services.agreement import measure_agreement
+    from tumorlens.pipeline.services.reviews.agreement import measure_agreement
 
     items = desk.worklist()
     return json.dumps(

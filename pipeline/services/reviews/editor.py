@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.services.store import Store
+from tumorlens.pipeline.services.reviews.store import Store
 from tumorlens.pipeline.services.views import View
 
 TOOLS = ("brush", "eraser", "fill")

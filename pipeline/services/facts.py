@@ -1,0 +1,155 @@
+"""A result in words and tables, for pages: every text from a file is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of, color_of
+from tumorlens.pipeline.measurements.lesions import Lesion
+from tumorlens.pipeline.result import MALIGNANCY_NOTE, Result
+from tumorlens.pipeline.services.jobs import CANCELLED, CLASSIFYING, DONE, FAILED, RUNNING, SEGMENTING, QueuedJob
+
+_SEQUENCES = {"t1": "T1", "t1c": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
+_MOST_LESIONS = 20
+
+
+def answer_of(result: Result) -> str:
+    """The label with its probability, or that the scan was refused."""
+    if result.confidence is None:
+        return "refused"
+    return f"{class_of(result.label).prose} {result.confidence:.2f}"
+
+
+def progress_of(job: QueuedJob, position: int, ready: bool) -> str:
+    """What a scan in the queue is doing, or what became of it.
+
+    Args:
+        job: The scan.
+        position: How many run before it.
+        ready: Whether the models are loaded.
+    """
+    if job.state == DONE:
+        label, confidence = job.content["label"], job.content["confidence"]
+        return "refused" if confidence is None else f"{class_of(label).prose} {confidence:.2f}"
+    if job.state == FAILED:
+        return job.error.removeprefix(f"{job.name}: ")
+    if job.state == CANCELLED:
+        return "cancelled"
+    if job.state != RUNNING:
+        return f"waiting, {position} before it" if position else "waiting" if ready else "waiting for the models"
+    if job.step in (CLASSIFYING, SEGMENTING) and job.n_all > 1:
+        return f"{job.step}, {job.n_done} of {job.n_all} slices"
+    return job.step
+
+
+def probabilities_html(result: Result) -> str:
+    """A table with a bar for each class, and the classes that remain possible; empty for a refused scan."""
+    if result.refused:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(class_of(name).prose)}</th><td><span class="tl-track">'
+        f'<span class="tl-fill" style="width:{100 * p:.1f}%;background:{color_of(name)}"></span></span></td>'
+        f"<td>{p:.2f}</td></tr>"
+        for name, p in result.probabilities.items()
+    )
+    table = f'<table class="tl-bars"><caption class="tl-quiet">Calibrated probability</caption>{rows}</table>'
+    return table + "".join(f"<p>{escape(sentence)}</p>" for sentence in _meaning(result))
+
+
+def doubts_of(result: Result) -> str:
+    """A list of all reasons why a person should look at the scan; empty where there are none."""
+    notes = [_for_pages(note) for note in result.review]
+    if not notes:
+        return ""
+    title = "Why it was refused" if result.refused else "A person should look at this"
+    return f'<h3>{title}</h3><ul class="tl-alert tl-notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
+
+
+def measurements_html(result: Result) -> str:
+    """Tables with the size of the mask and of each lesion; empty where there is no mask."""
+    if not result.lesions:
+        return ""
+    volume = result.tumor_volume_mm3
+    area = _both(result.tumor_area_px, result.tumor_area_mm2)
+    total = [("Volume", f"{volume / 1000:.2f} ml")] if volume is not None else []
+    total.append((f"Area in slice {result.shown_slice}" if result.scan.n_slices > 1 else "Area", area))
+    total.append(("Lesions", str(len(result.lesions))))
+    shown = result.lesions[:_MOST_LESIONS]
+    heads = ("Lesion", "Diameters", "Side", "Confidence")
+    sized = result.scan.volume and volume is not None
+    rows = [_lesion_row(lesion, sized) for lesion in shown]
+    table = _table((heads[0], "Volume" if sized else "Area", *heads[1:]), rows)
+    more = f"<p>The {len(shown)} largest are shown.</p>" if len(shown) < len(result.lesions) else ""
+    return f"<h3>Measurements</h3>{_pairs(total)}<div class='tl-scroll' tabindex='0'>{table}</div>{more}"
+
+
+def facts_html(result: Result, seconds: float) -> str:
+    """Facts about the scan and the run."""
+    scan = result.scan
+    shape = " × ".join(str(n) for n in scan.source_shape or scan.voxels.shape)
+    spacing = "unknown" if scan.spacing_mm is None else " × ".join(f"{s:.3g}" for s in scan.spacing_mm) + " mm"
+    facts = [("Format", f"{scan.format}, {shape}"), ("Spacing", spacing)]
+    if scan.plane:
+        facts.append(("Plane", str(scan.plane)))
+    facts += [("Note", note) for note in scan.notes]
+    engine = result.engine
+    facts.append(("Computed", f"in {seconds:.1f} s by {engine.get('name')} on {engine.get('device')}"))
+    return f"<h3>Scan</h3>{_pairs(facts)}"
+
+
+def _meaning(result: Result) -> list[str]:
+    """What label and prediction set mean."""
+    sentences = []
+    others = [class_of(name).prose for name in result.prediction_set if name != result.label]
+    if result.label == TUMOR:
+        sentences.append(f"A tumor whose type is uncertain: {_list(others)}." if others else "The type is uncertain.")
+    elif others:
+        sentences.append(f"At 95 % coverage, {_list(others)} cannot be ruled out.")
+    elif result.prediction_set:
+        sentences.append("At 95 % coverage, no other class remains possible.")
+    if result.sequence is not None:
+        name, probability = result.sequence
+        sentences.append(f"The picture looks like {_SEQUENCES.get(name, name)} ({probability:.2f}).")
+    if result.positive and result.label != TUMOR:
+        sentences.append(f"Typical behavior: {result.malignancy}. {MALIGNANCY_NOTE}")
+    if result.label == CLASSES[NO_TUMOR]:
+        sentences.append("This does not rule out a tumor.")
+    return sentences
+
+
+def _for_pages(note: str) -> str:
+    """A note without the words of the command line."""
+    note = note.removeprefix("refused: ").replace("; --force judges it all the same", "")
+    return note.replace("as --force asked", "as you asked")
+
+
+def _lesion_row(lesion: Lesion, sized: bool) -> tuple[str, ...]:
+    size = f"{lesion.volume_ml:.2f} ml" if sized and lesion.volume_ml is not None else ""
+    if lesion.longest_diameter_mm is not None and lesion.perpendicular_diameter_mm is not None:
+        diameters = f"{lesion.longest_diameter_mm:.0f} × {lesion.perpendicular_diameter_mm:.0f} mm"
+    else:
+        diameters = f"{lesion.longest_diameter_px:.0f} × {lesion.perpendicular_diameter_px:.0f} px"
+    confidence = "" if lesion.confidence is None else f"{lesion.confidence:.2f}"
+    doubt = ", doubtful" if lesion.doubtful else ""
+    area = _both(lesion.area_px, lesion.area_mm2)
+    return str(lesion.number), size or area, diameters, lesion.side or "unknown", confidence + doubt
+
+
+def _both(pixels: int | None, mm2: float | None) -> str:
+    return f"{pixels or 0} px" if mm2 is None else f"{mm2:.0f} mm²"
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in pairs)
+    return f'<table class="tl-facts"><tbody>{rows}</tbody></table>'
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<table class="tl-facts"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,218 @@
+"""Files that a browser sends: limits while they are read, a private folder for each visit, and the scans in them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+from tumorlens.data.config import setting
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.options import RunOptions
+from tumorlens.pipeline.services.jobs import JobQueue, QueuedJob
+
+_MB = 1_000_000
+_LONGEST_NAME = 120  # characters; file systems take 255 bytes
+_OPTIONS = RunOptions(explain=True)
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """How much one visitor may send."""
+
+    upload_mb: int = setting(500, "Megabytes that one visitor may upload.", least=1)
+    upload_files: int = setting(50, "Files that one visitor may upload.", least=1)
+
+    @property
+    def n_bytes(self) -> int:
+        """The limit in bytes."""
+        return self.upload_mb * _MB
+
+    def refusal(self, n_files: int, n_bytes: int) -> str:
+        """Why so many files and bytes are refused, in one sentence; empty where they are not."""
+        if n_files > self.upload_files:
+            return (
+                f"{n_files} files are more than the {self.upload_files} that are allowed; "
+                "put the files of a series into one zip, or use `tumorlens run`"
+            )
+        if n_bytes > self.n_bytes:
+            return f"{n_bytes / _MB:.0f} MB are more than the {self.upload_mb} MB that are allowed; use `tumorlens run`"
+        return ""
+
+
+@dataclass(eq=False)
+class Visit:
+    """A visitor's files, scans and results, in a private folder.
+
+    Attributes:
+        id: Its name in addresses; nobody can guess it.
+        folder: Only this user of the machine may enter it.
+        limits: How much may be sent.
+        queue: Where its scans run.
+        jobs: All scans so far, the oldest first.
+        problems: What went wrong with files, a sentence each.
+        shown: The id of the scan that the visitor looks at.
+        pages: How many pages of the browser show the visit.
+    """
+
+    id: str
+    folder: Path
+    limits: UploadLimits
+    queue: JobQueue
+    jobs: list[QueuedJob] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    shown: str = ""
+    pages: int = 0
+    _group: Path | None = None  # the folder of the files that came together
+    _received: list[Path] = field(default_factory=list)
+    _n_files: int = 0
+    _n_bytes: int = 0
+
+    async def receive(self, name: str, chunks: AsyncIterator[bytes], announced: int = 0) -> None:
+        """Store a file. A file over the limit is refused while it is read, and its part is deleted.
+
+        Args:
+            name: As the browser says it.
+            chunks: The file's bytes.
+            announced: How many bytes the browser says they are.
+
+        Raises:
+            InputError: The file is over the limit. The sentence is in `problems`, too.
+        """
+        self._check(1, announced)
+        file = self._new_file(name)
+        self._n_files += 1
+        try:
+            with file.open("wb") as part:
+                async for chunk in chunks:
+                    self._check(0, len(chunk))
+                    self._n_bytes += len(chunk)
+                    await asyncio.to_thread(part.write, chunk)
+        except BaseException:
+            if file.exists():  # else the visit has ended
+                self._n_bytes -= file.stat().st_size
+            self._n_files -= 1
+            file.unlink(missing_ok=True)
+            raise
+        self._received.append(file)
+
+    def take_received(self) -> list[QueuedJob]:
+        """Queue the scans in all files that came since the last call. Files that came together are one study.
+
+        Reads the files' headers and unpacks zips: call it in a thread.
+        """
+        files, self._received, self._group = sorted(self._received), [], None
+        return self.submit(files) if files else []
+
+    def submit(self, files: list[Path]) -> list[QueuedJob]:
+        """Queue the scans in some files of one folder; a sentence in `problems` says why there are none."""
+        from tumorlens.pipeline.batch.inputs import collect
+
+        folder = files[0].parent
+        try:
+            work = collect([str(file) for file in files], folder / "none", self._new_folder())
+            jobs = self.queue.submit(work.jobs, folder, _OPTIONS)
+        except InputError as error:
+            self.problems.append(str(error).replace(f"{folder}/", ""))
+            return []
+        self.jobs += jobs
+        return jobs
+
+    def force(self, job: QueuedJob) -> list[QueuedJob]:
+        """Queue a refused scan once more, to be judged all the same."""
+        jobs = self.queue.submit([job.scan], job.folder, replace(_OPTIONS, force=True))
+        self.jobs = [*(other for other in self.jobs if other is not job), *jobs]
+        return jobs
+
+    def new_file(self, name: str) -> Path:
+        """A path for a file that the server itself makes, in a new folder."""
+        return self._new_folder() / name
+
+    def clear(self) -> None:
+        """Cancel all scans and delete all files."""
+        jobs, self.jobs, self.problems, self.shown = self.jobs, [], [], ""
+        folders = list(self.folder.iterdir())
+        self._group, self._received, self._n_files, self._n_bytes = None, [], 0, 0
+        _delete(self.queue, jobs, folders)
+
+    def _check(self, n_files: int, n_bytes: int) -> None:
+        refusal = self.limits.refusal(self._n_files + n_files, self._n_bytes + n_bytes)
+        if refusal:
+            if refusal not in self.problems:
+                self.problems.append(refusal)
+            raise InputError(refusal)
+
+    def _new_folder(self) -> Path:
+        return Path(mkdtemp(dir=self.folder))
+
+    def _new_file(self, name: str) -> Path:
+        if self._group is None:
+            self._group = self._new_folder()
+        name = safe_name(name)
+        file, n = self._group / name, 1
+        while file.exists():
+            n += 1
+            file = self._group / f"{n}-{name}"
+        file.touch()
+        return file
+
+
+class Visits:
+    """The visits of all visitors, by the id of the browser's tab. Their folders go with them."""
+
+    def __init__(self, queue: JobQueue, limits: UploadLimits) -> None:
+        self.queue, self.limits = queue, limits
+        self._root = TemporaryDirectory(prefix="tumorlens-", ignore_cleanup_errors=True)
+        self._by_tab: dict[str, Visit] = {}
+
+    def enter(self, tab: str) -> Visit:
+        """The visit of a tab, a new one where it has none: a page that is reloaded finds its results again."""
+        if tab not in self._by_tab:
+            folder = Path(mkdtemp(dir=self._root.name))
+            self._by_tab[tab] = Visit(secrets.token_urlsafe(16), folder, self.limits, self.queue)
+        visit = self._by_tab[tab]
+        visit.pages += 1
+        return visit
+
+    def leave(self, visit: Visit) -> None:
+        """End a visit once the last page that shows it is gone: cancel its scans, delete its files."""
+        visit.pages -= 1
+        if visit.pages > 0:
+            return
+        self._by_tab = {tab: other for tab, other in self._by_tab.items() if other is not visit}
+        _delete(visit.queue, visit.jobs, [visit.folder])
+
+    def find(self, id: str) -> Visit | None:
+        """The visit with an id, or None."""
+        return next((visit for visit in self._by_tab.values() if secrets.compare_digest(visit.id, id)), None)
+
+    def close(self) -> None:
+        """Delete everything. Close the queue first."""
+        self._by_tab.clear()
+        self._root.cleanup()
+
+
+def safe_name(name: str) -> str:
+    """A file name without folders, control characters and leading dots; the end of a name that is too long."""
+    plain = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", re.split(r"[/\\]", name)[-1])
+    return plain[-_LONGEST_NAME:].lstrip(". ") or "file"
+
+
+def _delete(queue: JobQueue, jobs: list[QueuedJob], folders: list[Path]) -> None:
+    """Delete folders once none of their scans runs any more, without making the caller wait."""
+    for job in jobs:
+        queue.cancel(job)
+
+    def wait_and_delete() -> None:
+        for job in jobs:
+            job.ended.wait()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    threading.Thread(target=wait_and_delete, name="delete", daemon=True).start()
