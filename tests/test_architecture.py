@@ -49,6 +49,8 @@ FLOORS = [
     ["pipeline.outputs"],
     ["pipeline.evaluation"],
     ["pipeline.batch"],
+    ["pipeline.services"],
+    ["pipeline.web"],
     ["pipeline.cli"],
 ]
 ROOMS = ("data", "classification", "segmentation", "pipeline")
@@ -76,6 +78,7 @@ AT_THE_TOP = {
         "segmentation.module",
     ),
     "click": ("pipeline.cli",),
+    "nicegui": ("pipeline.web",),
 }
 MOST_FILES = 15
 

@@ -41,9 +41,26 @@ DATA: Commands = {
     "check": ("data.check", "Report what is wrong with a data set: files, labels, masks, copies, patients."),
     "split": ("data.split", "Divide a data set by patient into parts or folds, and write them as an index."),
 }
+MASKS: Commands = {
+    "export": (
+        "masks.export",
+        "Write masks for ITK-SNAP, 3D Slicer, DICOM viewers, CVAT, Label Studio, LabelMe, QuPath.",
+    ),
+    "import": ("masks.bring_back", "Take corrected masks back, report what changed, and record it as a review."),
+}
+REVIEW: Commands = {
+    "export": (
+        "review.export",
+        "Write the reviewers' decisions as a table, and corrected cases as a data set to train on.",
+    ),
+    "report": ("review.report", "Report progress, and how far reviewers and models agree."),
+}
 COMMANDS: Commands = {
     "run": ("run.run", "Label scans, segment the positive ones, write results.csv, masks and overlays."),
     "demo": ("tools.demo", "Run the pipeline on a phantom scan, or on yours, and say where the results are."),
+    "serve": ("serve.serve", "Open a page on this machine to try scans, and to review the results in OUT."),
+    "review": (REVIEW, "Make use of what reviewers have decided."),
+    "masks": (MASKS, "Exchange masks with other programs."),
     "train": (TRAIN, "Train a stage on your own data."),
     "evaluate": (EVALUATE, "Measure a stage, or both together, on labeled scans."),
     "crossval": (CROSSVAL, "Train and measure on every fold."),

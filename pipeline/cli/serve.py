@@ -1,0 +1,81 @@
+"""`tumorlens serve`."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tumorlens.data.config import setting
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.cli.options import Values, command, fill
+from tumorlens.pipeline.cli.screen import own_remarks, say
+from tumorlens.pipeline.options import LoadOptions
+from tumorlens.pipeline.services.uploads import UploadLimits
+
+if TYPE_CHECKING:
+    from tumorlens.pipeline.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class ServeCall:
+    """The results to review, and where the pages are reached."""
+
+    out: Path | None = setting(None, "Output folder of `tumorlens run`, to review its results.", argument=True)
+    scans: tuple[str, ...] = setting(
+        (), "File, folder or glob of the scans in OUT, if they have moved; repeatable.", metavar="INPUT"
+    )
+    reviewer: str = setting("", "Your name in the record of reviews.", metavar="NAME", shown="asked on the page")
+    host: str = setting("127.0.0.1", "Address to listen on; others than this machine's need --token.")
+    port: int = setting(8080, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
+    token: str | None = setting(None, "Secret that everybody needs who opens a page.")
+    browser: bool = setting(True, "Open the page, if you are at a terminal.")
+
+
+def _serve(values: Values) -> None:
+    call = fill(ServeCall, values)
+    if call.token is not None and not call.token.strip():
+        raise InputError("--token is empty; give a secret")
+    if call.scans and call.out is None:
+        raise InputError("--scans says where the scans of OUT lie, but there is no OUT; name the results to review")
+    load_options = fill(LoadOptions, values)
+    with own_remarks(hidden=False):
+        try:
+            from tumorlens.pipeline.web.app import run_server
+        except ModuleNotFoundError as error:
+            if error.name != "nicegui":
+                raise
+            raise InputError("`tumorlens serve` needs NiceGUI; install it with: pip install 'tumorlens[app]'") from None
+        desk = None
+        if call.out is not None:
+            from tumorlens.pipeline.services.reviews.desk import Desk
+
+            desk = Desk(call.out, call.scans, call.reviewer)
+
+        def load() -> Pipeline:
+            from tumorlens.pipeline.pipeline import Pipeline
+
+            return Pipeline.load(**vars(load_options))
+
+        def announce(address: str) -> None:
+            say(f"tumorlens: {address} (Ctrl-C stops it)")
+            if call.browser and sys.stdout.isatty():
+                webbrowser.open(address)
+
+        run_server(load, call.host, call.port, announce, call.token or "", fill(UploadLimits, values), desk)
+
+
+serve = command(
+    _serve,
+    ServeCall,
+    UploadLimits,
+    LoadOptions,
+    details="The pages are for this machine only, unless you give --host and --token.",
+    examples="""
+    tumorlens serve
+    tumorlens serve results --scans scans/ --reviewer "A. Reader"
+    tumorlens serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+    """,
+)

@@ -1,0 +1,135 @@
+"""The server: one application with all pages, one job queue, one guard in front."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import FastAPI
+from nicegui import app as pages
+from nicegui import ui
+
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.services.guard import LOCAL_HOSTS, Guard
+from tumorlens.pipeline.services.jobs import JobQueue
+from tumorlens.pipeline.services.uploads import UploadLimits, Visits
+from tumorlens.pipeline.web import theme, try_scan
+
+if TYPE_CHECKING:
+    from tumorlens.pipeline.pipeline import Pipeline
+    from tumorlens.pipeline.services.reviews.desk import Desk
+
+_PATIENCE_S = 2  # for open connections when the server stops
+
+
+def build_app(visits: Visits, desk: Desk | None = None, token: str = "") -> Guard:
+    """The application. NiceGUI has one set of pages in a process, so call it once.
+
+    Args:
+        visits: Of the page on which scans are tried; its queue is that of the application.
+        desk: The results to review, or None.
+        token: Everybody needs it; empty lets this machine in without one.
+    """
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    theme.install(theme.TRY, *([theme.REVIEW] if desk else []))
+    try_scan.register(visits)
+    if desk is not None:
+        from tumorlens.pipeline.web.review import register as register_review
+        from tumorlens.pipeline.web.worklist import register as register_worklist
+
+        register_worklist(desk)
+        register_review(desk)
+    logging.getLogger("nicegui").setLevel(logging.ERROR)  # it warns of every address that does not exist
+    ui.run_with(
+        application,
+        title="tumorlens",
+        dark=None,  # as the browser prefers
+        language="en-US",
+        favicon=theme.FAVICON,
+        show_welcome_message=False,
+    )
+    return Guard(application, token)
+
+
+def run_server(
+    load: Callable[[], Pipeline],
+    host: str,
+    port: int,
+    announce: Callable[[str], None],
+    token: str = "",
+    limits: UploadLimits | None = None,
+    desk: Desk | None = None,
+) -> None:
+    """Serve until somebody stops it. Temporary files are gone afterwards.
+
+    Args:
+        load: Loads the models.
+        host: Name or address to listen on.
+        port: Port to listen on; 0 takes any that is free.
+        announce: Called with the address once the server answers.
+        token: As in `build_app`; needed for a host that other machines reach.
+        limits: Of uploads; by default those of `UploadLimits`.
+        desk: The results to review, or None.
+
+    Raises:
+        InputError: The host or port cannot be used, a token is missing, or the models cannot be loaded.
+    """
+    if host not in LOCAL_HOSTS and not token:
+        raise InputError(f"other machines may reach {host}, so give a secret with --token, or leave --host out")
+    listening = _listen(host, port)
+
+    def give_up() -> None:
+        server.should_exit = True
+
+    queue = JobQueue(load, give_up=give_up)
+    visits = Visits(queue, limits or UploadLimits())
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
+    pages.on_startup(lambda: announce(address))
+    config = uvicorn.Config(
+        build_app(visits, desk, token),
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_PATIENCE_S,
+    )
+    server = uvicorn.Server(config)
+    queue.start()
+    try:
+        server.run(sockets=[listening])
+    finally:
+        listening.close()
+        queue.close()
+        visits.close()
+        if desk is not None:
+            desk.close()
+    if queue.problem:
+        raise InputError(queue.problem)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        InputError: The host is not known, or the port cannot be used.
+    """
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise InputError(f"--host {host}: this machine does not know the name ({error})") from None
+    listening = socket.socket(family, kind)
+    try:
+        if hasattr(socket, "SO_REUSEPORT"):  # not on Windows, where the other option lets two servers share a port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise InputError(
+            f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port"
+        ) from None
+    return listening
