@@ -6,6 +6,7 @@ in the DICOM Segmentation. One group for the whole scan (TID 1501) holds the pre
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +53,19 @@ def classifier_of(result: Result) -> Algorithm:
     """Stage one as a DICOM algorithm."""
     card = result.models.get("classification", {})
     name = f"tumorlens classifier ({card.get('architecture') or 'unknown'})"
-    return _algorithm(name, card, result, {"tumor threshold": f"{result.threshold:.6g}"})
+    return _algorithm(name, card, result.versions, {"tumor threshold": f"{result.threshold:.6g}"})
 
 
 def segmenter_of(result: Result) -> Algorithm:
     """Stage two as a DICOM algorithm, for `data.dicom.seg.write_mask_dicom`."""
-    card = result.models.get("segmentation", {})
+    return segmenter_from(result.models, result.versions)
+
+
+def segmenter_from(models: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str]) -> Algorithm:
+    """The same from ``models`` and ``versions`` of a result, as ``result.json`` holds them."""
+    card = models.get("segmentation", {})
     kind = card.get("encoder") or card.get("architecture") or "unknown"
-    return _algorithm(f"tumorlens Res-U-Net ({kind})", card, result, {})
+    return _algorithm(f"tumorlens Res-U-Net ({kind})", card, versions, {})
 
 
 def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dataset:
@@ -113,9 +119,10 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
     return report
 
 
-def _algorithm(name: str, card: dict[str, Any], result: Result, parameters: dict[str, str]) -> Algorithm:
-    version = result.versions.get("tumorlens", "unknown")
-    return Algorithm(name, version, str(card.get("sha256") or ""), parameters)
+def _algorithm(
+    name: str, card: Mapping[str, Any], versions: Mapping[str, str], parameters: dict[str, str]
+) -> Algorithm:
+    return Algorithm(name, versions.get("tumorlens", "unknown"), str(card.get("sha256") or ""), parameters)
 
 
 def _observer(algorithm: Algorithm) -> Any:

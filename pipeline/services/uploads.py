@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import shutil
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
@@ -18,6 +20,7 @@ from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.services.jobs import JobQueue, QueuedJob
 
 _MB = 1_000_000
+_PREFIX = "tumorlens-serve-"  # of temporary folders, before the number of the process
 _LONGEST_NAME = 120  # characters; file systems take 255 bytes
 _OPTIONS = RunOptions(explain=True)
 
@@ -168,7 +171,8 @@ class Visits:
 
     def __init__(self, queue: JobQueue, limits: UploadLimits) -> None:
         self.queue, self.limits = queue, limits
-        self._root = TemporaryDirectory(prefix="tumorlens-", ignore_cleanup_errors=True)
+        _remove_leftovers()
+        self._root = TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
         self._by_tab: dict[str, Visit] = {}
 
     def enter(self, tab: str) -> Visit:
@@ -196,6 +200,23 @@ class Visits:
         """Delete everything. Close the queue first."""
         self._by_tab.clear()
         self._root.cleanup()
+
+
+def _remove_leftovers() -> None:
+    """Delete the folders of servers of this user that were killed: somebody's scans lie in them."""
+    for folder in Path(gettempdir()).glob(f"{_PREFIX}*"):
+        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with suppress(OSError):
+            if number.isdecimal() and folder.stat().st_uid == os.getuid() and not _is_alive(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def safe_name(name: str) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import whole_file
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.data.masks.write import write_mask_nifti, write_mask_png
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.stored import StoredResult
@@ -86,18 +86,13 @@ def _write_like(original: Path, path: Path, mask: NDArray[np.uint8]) -> None:
 
 
 def _write_dicom(result: StoredResult, mask: NDArray[np.uint8], scan: Scan, reviewer: str, label: str | None) -> None:
-    from tumorlens.data.dicom.derived import Algorithm
     from tumorlens.data.dicom.seg import write_mask_dicom
     from tumorlens.pipeline.measurements.lesions import number_lesions
+    from tumorlens.pipeline.outputs.dicom_report import segmenter_from
 
-    card = result.content["models"].get("segmentation", {})
-    algorithm = Algorithm(
-        f"tumorlens Res-U-Net ({card.get('encoder') or card.get('architecture') or 'unknown'})",
-        str(result.content["versions"].get("tumorlens", "")),
-        str(card.get("sha256") or ""),
-    )
+    algorithm = segmenter_from(result.content["models"], result.content["versions"])
     chosen = label or result.label
     if chosen == CLASSES[NO_TUMOR] and mask.any():
-        chosen = "tumor"
+        chosen = TUMOR
     path = result.folder / REVIEWED["mask.dcm"]
     write_mask_dicom(path, number_lesions(mask, scan), scan, chosen, algorithm, reviewer=reviewer)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -200,3 +203,17 @@ def test_clearing_makes_room(visit):
     for n in range(4):
         send(visit, f"{n}", bytes(400_000))
     assert len(visit.take_received()) == 4
+
+
+def test_the_files_of_a_killed_server_are_deleted_by_the_next(tmp_path, monkeypatch):
+    """Only its own: those of a server that still runs stay, and so does what others have left."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, alive, other = (tmp_path / f"tumorlens-serve-{name}" for name in (f"{gone.pid}-a", f"{os.getpid()}-b", "x"))
+    for folder in (dead, alive, other):
+        folder.mkdir()
+        (folder / "scan.nii").touch()
+    visits = Visits(JobQueue(lambda: None), UploadLimits())
+    assert not dead.exists() and (alive / "scan.nii").exists() and (other / "scan.nii").exists()
+    visits.close()
