@@ -124,7 +124,7 @@ $(VENV)/bin/python:
 	  echo "the virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e .
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[app,coco]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
