@@ -35,3 +35,8 @@ def save_figure(figure: Figure, target: Path | IO[bytes]) -> None:
 def plain(name: str) -> str:
     """A class or part name as prose: ``no_tumor`` becomes ``no tumor``."""
     return name.replace("_", " ")
+
+
+def shown_probability(share: float) -> str:
+    """A probability with two digits that never looks certain: ``0.95``, ``>0.99`` from 0.995, ``<0.01`` below 0.005."""
+    return ">0.99" if share >= 0.995 else "<0.01" if share < 0.005 else f"{share:.2f}"

@@ -60,7 +60,7 @@ def _is_tumor(label: str) -> bool:
 def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
     """The split that tests on fold k, validates on fold k+1 and trains on the others (docs: protocols P1 and P2).
 
-    The folds are the data set's own where every sample has one, else those of `make_folds`.
+    The folds are those of `make_folds`: the data sets' own where they have any.
 
     Raises:
         InputError: There is no such fold, or a patient lies in two of the parts.
@@ -78,18 +78,8 @@ def hold_out_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
 
 
 def _fold_numbers(samples: Sequence[Sample], fold: int, seed: int) -> NDArray[np.int64]:
-    folds = [s.fold for s in samples]
-    assigned = [f for f in folds if f is not None]
-    if 0 < len(assigned) < len(folds):
-        raise InputError(
-            f"{len(folds) - len(assigned)} of {len(folds)} slices have no fold; give one to all or to none "
-            "(`tumorlens data split --folds 5` makes them)"
-        )
-    numbers = np.array(assigned if len(assigned) == len(folds) else make_folds(samples, seed=seed))
+    numbers = np.array(make_folds(samples, seed=seed))
     n_folds = int(numbers.max()) + 1
-    gaps = sorted(set(range(n_folds)) - set(numbers.tolist()))
-    if gaps:
-        raise InputError(f"the data have folds up to {n_folds - 1}, but none is {gaps[0]}: folds are counted from 0")
     if not 0 <= fold < n_folds:
         raise InputError(f"fold {fold} does not exist, the data have folds 0 to {n_folds - 1}")
     return numbers
@@ -125,7 +115,7 @@ def split_official(
     if not test or not train:
         raise InputError("the data have no official train and test parts; use --split folds")
     if not validation:
-        folds = make_folds([samples[i] for i in train], seed=seed)
+        folds = make_folds([samples[i] for i in train], N_FOLDS, seed)
         validation = [i for i, f in zip(train, folds, strict=True) if f == 0]
         train = [i for i, f in zip(train, folds, strict=True) if f != 0]
     removed: set[int] = set()
@@ -140,31 +130,103 @@ def split_official(
     return split, sorted(removed)
 
 
-def make_folds(samples: Sequence[Sample], n_folds: int = N_FOLDS, seed: int = 0) -> list[int]:
+def make_folds(samples: Sequence[Sample], n_folds: int | None = None, seed: int = 0) -> list[int]:
     """A fold per sample: grouped by patient, stratified by label (scikit-learn's StratifiedGroupKFold).
 
     A sample without a patient is a group of its own; merge near-duplicates first with
     `data.datasets.duplicates.group_by_likeness`.
 
-    Raises:
-        InputError: There are fewer patients than folds, or fewer slices of every class, or the seed is out of range.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
+    Args:
+        samples: All slices.
+        n_folds: Make this many, whatever folds the samples have. By default the folds of a data set stand. A set
+            without any gets as many as the others have, where a patient of another set takes the fold from there. If
+            no set has folds, `N_FOLDS` are made.
+        seed: Another seed, other folds.
 
+    Raises:
+        InputError: There are fewer patients than folds, or fewer slices of every class, or the seed is out of range. By
+            default also: a set has folds for some of its slices only, or the folds leave a number out.
+    """
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed {seed} is not a number from 0 to {MAX_SEED}")
-    groups = [s.patient or f"sample-{i}" for i, s in enumerate(samples)]
-    if len(set(groups)) < n_folds:
-        raise InputError(f"{len(set(groups))} patients are too few for {n_folds} folds")
-    strata = [s.label or str(s.mask is not None) for s in samples]
-    if max(Counter(strata).values()) < n_folds:
-        raise InputError(f"{len(samples)} slices are too few: {n_folds} folds need {n_folds} of a class")
+    if n_folds is None:
+        return _completed_folds(samples, seed)
+    shortage = _shortage(samples, n_folds)
+    if shortage:
+        raise InputError(shortage)
+    return _stratified_folds(samples, n_folds, seed)
+
+
+def _completed_folds(samples: Sequence[Sample], seed: int) -> list[int]:
+    """The folds of the data sets that have any, and folds for the samples of the others."""
+    given = _given_folds(samples)
+    if not given:
+        return make_folds(samples, N_FOLDS, seed)
+    n_folds = max(given) + 1
+    gaps = sorted(set(range(n_folds)) - given)
+    if gaps:
+        raise InputError(f"the data have folds up to {n_folds - 1}, but none is {gaps[0]}: folds are counted from 0")
+    fold_of = {s.patient: s.fold for s in samples if s.patient and s.fold is not None}
+    folds = [fold_of.get(s.patient) if s.fold is None else s.fold for s in samples]
+    others = [s for s, fold in zip(samples, folds, strict=True) if fold is None]
+    if others:  # a few patients need not fill all folds: the other sets do
+        spread = _spread_folds if _shortage(others, n_folds) else _stratified_folds
+        made = iter(spread(others, n_folds, seed))
+        return [next(made) if fold is None else fold for fold in folds]
+    return [fold for fold in folds if fold is not None]
+
+
+def _given_folds(samples: Sequence[Sample]) -> set[int]:
+    """The numbers of the folds that the data sets have."""
+    sources: dict[int, list[Sample]] = {}
+    for sample in samples:
+        sources.setdefault(sample.source, []).append(sample)
+    for members in sources.values():
+        lacking = [s for s in members if s.fold is None]
+        if 0 < len(lacking) < len(members):
+            raise InputError(
+                f"{len(lacking)} of {len(members)} slices have no fold; give one to all or to none "
+                f"(`tumorlens data split --folds 5` makes them). The first without is {lacking[0].name}"
+            )
+    return {s.fold for s in samples if s.fold is not None}
+
+
+def _groups(samples: Sequence[Sample]) -> list[str]:
+    return [s.patient or f"sample-{i}" for i, s in enumerate(samples)]
+
+
+def _strata(samples: Sequence[Sample]) -> list[str]:
+    return [s.label or str(s.mask is not None) for s in samples]
+
+
+def _shortage(samples: Sequence[Sample], n_folds: int) -> str:
+    """What the samples have too little of for that many folds; empty if they are enough."""
+    n_groups = len(set(_groups(samples)))
+    if n_groups < n_folds:
+        return f"{n_groups} patients are too few for {n_folds} folds"
+    if max(Counter(_strata(samples)).values()) < n_folds:
+        return f"{len(samples)} slices are too few: {n_folds} folds need {n_folds} of a class"
+    return ""
+
+
+def _stratified_folds(samples: Sequence[Sample], n_folds: int, seed: int) -> list[int]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
     folds = [0] * len(samples)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    for number, (_, members) in enumerate(splitter.split(np.zeros(len(samples)), strata, groups)):
+    for number, (_, members) in enumerate(splitter.split(np.zeros(len(samples)), _strata(samples), _groups(samples))):
         for i in members:
             folds[i] = number
     return folds
+
+
+def _spread_folds(samples: Sequence[Sample], n_folds: int, seed: int) -> list[int]:
+    """Folds of few patients: one after the other in random order."""
+    groups = _groups(samples)
+    names = sorted(set(groups))
+    order = np.random.default_rng(seed).permutation(len(names))
+    fold_of = {names[i]: place % n_folds for place, i in enumerate(order)}
+    return [fold_of[group] for group in groups]
 
 
 def check_patients(samples: Sequence[Sample], split: Split) -> None:

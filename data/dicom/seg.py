@@ -97,6 +97,7 @@ def write_mask_dicom(
 
 def _person_name(name: str) -> str | None:
     """A name as DICOM writes it (PS3.5 6.2.1); one that is not parted by ``^`` is a family name as a whole."""
+    name = name.replace("\\", " ").replace("=", " ")  # which part values and alphabets
     return (name if "^" in name else f"{name[:63]}^")[:64] if name else None
 
 

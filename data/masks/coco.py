@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
+from tumorlens.data.masks.drawn import check_size, reading, ring_of
 from tumorlens.data.masks.labeling import MaskLabel, class_value, parts_of
 from tumorlens.data.masks.outlines import fill, outlines_of, single_ring
 
@@ -83,45 +84,83 @@ def write_coco(polygons: Path, run_lengths: Path, images: Iterable[CocoImage]) -
         write_text(path, json.dumps(content) + "\n")
 
 
-def read_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Each image's file name and mask, 0 and 1, ``(rows, columns)``. All annotations of an image count.
+def read_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each image's file name, and its size and outlines for `draw_coco`. All annotations of an image count.
 
     Args:
         path: The file, for messages.
         content: What it holds.
 
     Raises:
-        InputError: The file is not as COCO has it, or holds run lengths and pycocotools is not installed.
+        InputError: The file is not as COCO has it.
     """
-    try:
-        masks = {
-            image["id"]: (str(image["file_name"]), np.zeros((int(image["height"]), int(image["width"])), np.uint8))
-            for image in content["images"]
-        }
+    with reading(path, "a COCO file"):
+        images: dict[Any, tuple[str, dict[str, Any]]] = {}
+        for image in content["images"]:
+            if image["id"] in images:
+                raise InputError("two images of the COCO file have the same id")
+            size = {name: image.get(name) for name in ("height", "width")}
+            images[image["id"]] = str(image["file_name"]), {**size, "outlines": []}
         for annotation in content["annotations"]:
-            mask = masks[annotation["image_id"]][1]
-            mask |= _decoded(annotation["segmentation"], mask.shape)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: this is not a COCO file, or it is damaged ({type(error).__name__}: {error})"
-        ) from None
-    yield from masks.values()
+            images[annotation["image_id"]][1]["outlines"].append(annotation["segmentation"])
+    yield from images.values()
 
 
-def _decoded(segmentation: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    rows, columns = shape
-    if isinstance(segmentation, list):
-        mask = np.zeros((rows, columns), np.uint8)
-        for polygon in segmentation:
-            mask |= fill([np.array(polygon, float).reshape(-1, 2)], (rows, columns))
-        return mask
-    tools = _tools()
-    if isinstance(segmentation["counts"], list):
-        segmentation = tools.frPyObjects(segmentation, rows, columns)
-    decoded: NDArray[np.uint8] = tools.decode(segmentation)
-    return decoded
+def draw_coco(path: Path, image: Mapping[str, Any], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """The mask of an image, 0 and 1, ``(rows, columns)``.
+
+    Args:
+        path: The file, for messages.
+        image: From `read_coco`.
+        shape_hw: The size of the picture.
+
+    Raises:
+        InputError: The image has another size, an outline has no area, or run lengths are damaged.
+    """
+    mask = np.zeros(shape_hw, np.uint8)
+    with reading(path, "a COCO file"):
+        check_size((image["height"], image["width"]), shape_hw)
+        for outline in image["outlines"]:
+            if isinstance(outline, list):
+                if not outline:
+                    raise InputError("an annotation has no outline; draw lesions as polygons or masks")
+                for polygon in outline:
+                    mask |= fill([ring_of(np.array(polygon, float).reshape(-1, 2), shape_hw)], shape_hw)
+            else:
+                check_size(outline["size"], shape_hw)
+                mask |= _from_run_lengths(outline["counts"], shape_hw)
+    return mask
+
+
+def _from_run_lengths(counts: Any, shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """The mask of run lengths, column by column, which begin with a run of 0.
+
+    pycocotools' own decoder does not check that compressed ones are whole.
+    """
+    runs = np.array(_unpacked(counts) if isinstance(counts, str) else counts)
+    rows, columns = shape_hw
+    ordered = runs.ndim == 1 and runs.dtype.kind in "iu" and not ((runs < 0) | (runs > rows * columns)).any()
+    if not ordered or int(runs.sum()) != rows * columns:
+        raise InputError("the run lengths of an annotation do not cover its image")
+    values = (np.arange(len(runs)) % 2).astype(np.uint8)
+    return np.repeat(values, runs).reshape(columns, rows).T
+
+
+def _unpacked(text: str) -> list[int]:
+    """Run lengths that COCO has compressed: 5 bits a letter, and from the fourth on differences to the last but one."""
+    runs: list[int] = []
+    number = bits = 0
+    for letter in text:
+        code = ord(letter) - 48
+        if not 0 <= code < 64 or bits > 30:
+            raise ValueError("not a letter of run lengths")
+        number |= (code & 31) << bits
+        bits += 5
+        if not code & 32:
+            number -= (1 << bits) if code & 16 else 0
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+            number = bits = 0
+    return runs
 
 
 def _tools() -> Any:

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
+from tumorlens.data.masks.drawn import check_size, reading, ring_of
 from tumorlens.data.masks.labeling import MaskLabel, parts_of
 from tumorlens.data.masks.outlines import Outline, Ring, fill, outlines_of
+
+_SIZE = ("imageHeight", "imageWidth")
 
 
 def write_geojson(path: Path, values_hw: NDArray[np.uint8], labels: Sequence[MaskLabel]) -> None:
@@ -49,25 +52,14 @@ def read_geojson(path: Path, content: Mapping[str, Any], shape_hw: tuple[int, in
         InputError: The file is not as QuPath writes it, or a shape has no area.
     """
     mask = np.zeros(shape_hw, np.uint8)
-    try:
-        height, width = (
-            int(content.get(name, n)) for name, n in zip(("imageHeight", "imageWidth"), shape_hw, strict=True)
-        )
-        if (height, width) != shape_hw:
-            raise InputError(f"{path}: the mask has shape {(height, width)}, its image {shape_hw}")
+    with reading(path, "a GeoJSON file"):
+        check_size((content.get(name, n) for name, n in zip(_SIZE, shape_hw, strict=True)), shape_hw)
         for feature in content["features"]:
-            geometry = feature["geometry"]
-            if geometry["type"] not in ("Polygon", "MultiPolygon"):
-                raise InputError(
-                    f"{path}: a shape is a {geometry['type']}, which has no area; draw lesions as polygons"
-                )
-            polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
-            for rings in polygons:
-                mask |= fill([np.array(ring, float)[:, :2] for ring in rings], shape_hw)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: this is not GeoJSON, or it is damaged ({type(error).__name__}: {error})") from None
+            kind, polygons = feature["geometry"]["type"], feature["geometry"]["coordinates"]
+            if kind not in ("Polygon", "MultiPolygon"):
+                raise InputError(f"a shape is a {str(kind)[:20]}, which has no area; draw lesions as polygons")
+            for rings in polygons if kind == "MultiPolygon" else [polygons]:
+                mask |= fill([ring_of(ring, shape_hw) for ring in rings or [[]]], shape_hw)
     return mask
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, UNTYPED, TumorClass, class_of
 
-BY = ("lesion", "class")
 _SHADES = (0.0, 0.45, 0.7, 0.22, 0.58)  # shares of white in the colors of a scan's lesions, so that neighbors differ
 _MOST = 255
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
+from tumorlens.data.masks.drawn import check_inside, check_size, reading, ring_of
 from tumorlens.data.masks.labeling import MaskLabel, parts_of
 from tumorlens.data.masks.outlines import fill, outlines_of, single_ring
 
@@ -56,49 +57,53 @@ def write_labelme(path: Path, values_hw: NDArray[np.uint8], labels: Sequence[Mas
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def read_labelme(path: Path, content: Mapping[str, Any]) -> NDArray[np.uint8]:
+def read_labelme(path: Path, content: Mapping[str, Any], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """The mask, 0 and 1, ``(rows, columns)``, of all shapes: polygons, rectangles, circles and masks.
 
     Args:
         path: The file, for messages.
         content: What it holds.
+        shape_hw: The size of the picture.
 
     Raises:
-        InputError: The file is not as LabelMe writes it, or a shape has no area.
+        InputError: The file is not as LabelMe writes it, is of a picture of another size, or a shape has no area.
     """
-    try:
-        shape_hw = int(content["imageHeight"]), int(content["imageWidth"])
-        mask = np.zeros(shape_hw, np.uint8)
+    mask = np.zeros(shape_hw, np.uint8)
+    with reading(path, "a LabelMe file"):
+        check_size((content["imageHeight"], content["imageWidth"]), shape_hw)
         for shape in content["shapes"]:
-            mask |= _drawn(shape, shape_hw, path)
-    except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: this is not a LabelMe file, or it is damaged ({type(error).__name__}: {error})"
-        ) from None
+            mask |= _drawn(shape, shape_hw)
     return mask
 
 
-def _drawn(shape: Mapping[str, Any], shape_hw: tuple[int, int], path: Path) -> NDArray[np.uint8]:
-    kind, points = shape.get("shape_type", "polygon"), np.array(shape["points"], float).reshape(-1, 2)
-    if kind == "polygon":
-        return fill([points], shape_hw)
+def _drawn(shape: Mapping[str, Any], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], float).reshape(-1, 2)
     if kind == "rectangle":
         (left, top), (right, bottom) = points
-        return fill([np.array([(left, top), (right, top), (right, bottom), (left, bottom)])], shape_hw)
-    if kind == "circle":
+        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    elif kind == "circle":
         center, edge = points
         angles = np.linspace(0, 2 * np.pi, 720, endpoint=False)
-        radius = float(np.hypot(*(edge - center)))
-        return fill([center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)], shape_hw)
-    if kind == "mask":
-        from PIL import Image
-
-        left, top = (int(n) for n in points[0])
-        part = np.array(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) != 0
+        points = center + float(np.hypot(*(edge - center))) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    elif kind == "mask":
+        part = _part(base64.b64decode(shape["mask"]), shape_hw)
+        left, top = check_inside(points[0], part.shape, shape_hw)
         mask = np.zeros(shape_hw, np.uint8)
-        height, width = (min(n, room) for n, room in zip(part.shape, mask[top:, left:].shape, strict=True))
-        mask[top : top + height, left : left + width] = part[:height, :width]
+        mask[top : top + part.shape[0], left : left + part.shape[1]] = part
         return mask
-    raise InputError(f"{path}: a shape is a {kind}, which has no area; draw lesions as polygons")
+    elif kind != "polygon":
+        raise InputError(f"a shape is a {str(kind)[:20]}, which has no area; draw lesions as polygons")
+    return fill([ring_of(points, shape_hw)], shape_hw)
+
+
+def _part(content: bytes, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of a mask that LabelMe keeps as a PNG."""
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(content), formats=["PNG"])
+        if picture.height <= shape_hw[0] and picture.width <= shape_hw[1]:
+            return np.array(picture.convert("L")) != 0
+    except Exception:  # Pillow raises what it meets, too large a picture among it
+        raise InputError("the PNG of a mask is damaged") from None
+    raise InputError("a mask reaches out of its picture")

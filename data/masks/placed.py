@@ -14,10 +14,12 @@ from tumorlens.data.dicom.seg_exchange import read_seg_frames
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan, sniff
 from tumorlens.data.masks.outlines import fill
-from tumorlens.data.masks.read import open_mask, read_volume_mask
+from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask
 from tumorlens.data.scan import Scan
 
 _MOST_APART = 0.1  # voxels; a shift by more would be rounded to whole voxels
+_MOST_LABELS, _FEW_LABELS = 255, 31  # values besides 0: more are no mask, fewer always may be one
+_ROUNDING = 1e-3  # of labels that a file keeps as fractions
 
 
 def read_placed_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
@@ -31,11 +33,73 @@ def read_placed_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
     """
     layers = _layers(path)
     if any(layer.affine is None for layer in layers) or scan.affine is None:
+        for layer in layers:
+            check_labels(layer.voxels, path)
         return read_volume_mask(path, scan).reshape(scan.voxels.shape)
     mask = np.zeros(scan.voxels.shape, np.uint8)
     for layer in layers:
+        check_labels(layer.voxels, path)
+        _check_place(layer, scan, path)
         mask |= lay_on(layer.voxels != 0, layer.affine, scan, path)
     return mask
+
+
+def read_picture_mask(path: Path, shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """The mask of a picture from a PNG, TIFF or BMP file, as 0 and 1, ``(rows, columns)``; see `read_mask`.
+
+    Raises:
+        InputError: The file cannot be read, has another size than the picture, or shows no mask.
+    """
+    mask = read_mask(path, Scan.from_array(np.zeros(shape_hw, np.uint8)))
+    voxels = open_mask(path).voxels
+    check_labels(voxels.max(axis=2) if voxels.ndim == 3 else voxels, path, smooth=True)
+    return mask
+
+
+def check_labels(voxels: NDArray[Any], path: Path, smooth: bool = False) -> None:
+    """Check that voxels are those of a mask, not of a scan: whole labels, in areas of one value.
+
+    Args:
+        voxels: The file's values, without a channel axis.
+        path: The file, for messages.
+        smooth: Whether borders may be gray, as image editors draw them.
+
+    Raises:
+        InputError: They are not.
+    """
+    values = np.unique(voxels[voxels != 0])
+    problem = ""
+    if len(values) > _MOST_LABELS:
+        problem = f"it has {len(values)} different values"
+    elif not smooth and ((values < 0) | (np.abs(values - np.rint(values)) > _ROUNDING)).any():
+        problem = "its values are not whole labels"
+    elif len(values) > _FEW_LABELS and _is_gray(voxels):
+        problem = "it shows shades of gray"
+    if problem:
+        raise InputError(f"{path}: this is not a mask, because {problem}; give the mask, not the scan")
+
+
+def _is_gray(voxels: NDArray[Any]) -> bool:
+    """Whether most neighbors differ. In a mask, only those at a border do."""
+    pairs = [(voxels.take(range(1, n), axis), voxels.take(range(n - 1), axis)) for axis, n in enumerate(voxels.shape)]
+    both = sum(int(np.count_nonzero((a != 0) & (b != 0))) for a, b in pairs)
+    return sum(int(np.count_nonzero((a != b) & (a != 0) & (b != 0))) for a, b in pairs) > both / 2
+
+
+def _check_place(mask: Scan, scan: Scan, path: Path) -> None:
+    """Check that a file of the scan's size lies where the scan lies. Only a part of it may lie elsewhere."""
+    assert mask.affine is not None and scan.affine is not None
+    exact = np.linalg.solve(scan.affine, mask.affine)
+    ends = np.array(np.meshgrid(*((0, n - 1) for n in mask.voxels.shape), [1])).reshape(4, -1)
+    places = (exact @ ends)[:3]
+    last = np.array(scan.voxels.shape)[:, None] - 1.0
+    same_size = np.abs(np.ptp(places, axis=1, keepdims=True) - last).max() <= _MOST_APART
+    apart = float(np.abs(places.min(axis=1)).max())
+    if same_size and apart > _MOST_APART:
+        raise InputError(
+            f"{path}: the mask is as large as its scan, but lies up to {apart:.1f} voxels away; save it on the grid of "
+            "the exported mask"
+        )
 
 
 def read_mask_dicom(path: Path, scan: Scan) -> NDArray[np.uint8]:
@@ -124,7 +188,12 @@ def _fill_contours(path: Path, scan: Scan) -> NDArray[np.uint8]:
 def _layers(path: Path) -> list[Scan]:
     """The mask file as one scan, or as one for each layer of a segmentation of 3D Slicer."""
     count = _count_layers(path)
-    return [open_scan(path, frame, constant=True) for frame in range(count)] if count else [open_mask(path)]
+    try:
+        return [open_scan(path, frame, constant=True) for frame in range(count)] if count else [open_mask(path)]
+    except InputError as error:
+        if "frame" in str(error).removeprefix(str(path)):
+            raise InputError(f"{path}: the file holds several volumes, and a mask is one; save one volume") from None
+        raise
 
 
 def _count_layers(path: Path) -> int:

@@ -12,8 +12,6 @@ from tumorlens.data.files import write_text
 from tumorlens.pipeline.batch.job import folder_of
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, REPORT_PDF
-from tumorlens.pipeline.outputs.report_batch import write_batch_report
-from tumorlens.pipeline.outputs.report_html import write_report
 
 _NONE = "no report: "  # how the reason to review begins where a report could not be made
 
@@ -30,6 +28,8 @@ def with_report(content: dict[str, Any], folder: Path, options: RunOptions) -> d
     """
     if not (options.report or options.pdf):
         return content
+    from tumorlens.pipeline.outputs.report_html import write_report
+
     review = [reason for reason in content["review"] if not reason.startswith(_NONE)]
     wanted = [folder / REPORT, *([folder / REPORT_PDF] if options.pdf else [])]
     made_at = (folder / "result.json").stat().st_mtime_ns
@@ -60,6 +60,8 @@ def report_batch(out: Path, rows: Sequence[Mapping[str, str]], options: RunOptio
         InputError: It cannot be written.
     """
     if options.report or options.pdf:
+        from tumorlens.pipeline.outputs.report_batch import write_batch_report
+
         try:
             write_batch_report(out, rows, {row["scan"]: folder_of(row["scan"]) for row in rows})
         except OSError as error:

@@ -16,13 +16,13 @@ from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.read_ahead import hash_of
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, TABLE
-from tumorlens.pipeline.outputs.report_batch import is_batch_report
 from tumorlens.pipeline.outputs.table import read_table
 from tumorlens.pipeline.outputs.write import remove_result
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.pipeline.versions import package_versions
 
 _OF_REPORTS = ("report", "pdf")  # reports are made from a result and do not change it
+_EXTRAS = ("explain", "maps", "secondary_capture")  # they add files to a result and change nothing else
 
 # The parts of a card that a result depends on. All but the first two can change while the weights stay the same.
 _OF_CLASSIFIER = (
@@ -71,6 +71,8 @@ def settings_of(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
 
 def remove_earlier_results(out: Path) -> None:
     """Remove the results in the table of an earlier call, so that none of them looks like a result of this call."""
+    from tumorlens.pipeline.outputs.report_batch import is_batch_report
+
     for row in read_table(out / TABLE):
         folder = out / folder_of(row["scan"])
         origin = origin_of(folder)
@@ -112,6 +114,8 @@ def name_resumed_jobs(jobs: Sequence[Job], out: Path) -> list[Job]:
 def earlier_result(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The content of the job's ``result.json``, if it is complete and of the same source, models and settings.
 
+    It may hold more files than the settings ask for now, not fewer.
+
     Args:
         job: The job.
         out: The output folder.
@@ -122,12 +126,12 @@ def earlier_result(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, A
         return None
     try:
         content: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        frame = None if content["made_of"]["frame"] is None else settings["frame"]
-        made_of = {"source_sha256": hash_of(job), **settings, "frame": frame}
+        earlier = content["made_of"]
+        frame = None if earlier["frame"] is None else settings["frame"]
+        extras = {name: settings[name] or earlier[name] for name in _EXTRAS}
+        made_of = {"source_sha256": hash_of(job), **settings, "frame": frame, **extras}
         is_complete = all((folder / file).is_file() for file in content["files"])
-        return (
-            content if is_complete and content["scan"]["name"] == job.name and content["made_of"] == made_of else None
-        )
+        return content if is_complete and content["scan"]["name"] == job.name and earlier == made_of else None
     except (InputError, OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -29,8 +29,6 @@ from tumorlens.pipeline.batch.studies import Studies
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, TABLE
-from tumorlens.pipeline.outputs.report_batch import is_batch_report
-from tumorlens.pipeline.outputs.report_pdf import check_pdf
 from tumorlens.pipeline.outputs.table import csv_row, error_row, in_cell, read_table, write_table
 from tumorlens.pipeline.outputs.write import remove_result, write_result
 from tumorlens.pipeline.pipeline import Decision, Pipeline
@@ -68,6 +66,8 @@ def check_output(out: Path, jobs: list[Job], overwrite: bool, resume: bool, opti
             a table or a report that tumorlens did not write; or no program can make the PDF that the options ask for.
     """
     if options.pdf:
+        from tumorlens.pipeline.outputs.report_pdf import check_pdf
+
         check_pdf()
     files = [out / TABLE, *(out / job.folder / "result.json" for job in jobs)]
     there = next((file.parent for file in files if file.exists()), None)
@@ -75,6 +75,8 @@ def check_output(out: Path, jobs: list[Job], overwrite: bool, resume: bool, opti
         raise InputError(f"{there}: results are here already; use --continue to add to them, or --overwrite")
     claim([out / TABLE], "a table of results", is_ours=lambda table: True, overwrite=True)
     if options.report or options.pdf:
+        from tumorlens.pipeline.outputs.report_batch import is_batch_report
+
         claim([out / REPORT], "a report", is_ours=is_batch_report, overwrite=True)
     read_table(out / TABLE)  # raises if tumorlens did not write it
 

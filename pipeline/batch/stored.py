@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,17 @@ class StoredResult:
     def is_volume(self) -> bool:
         """Whether the scan has several slices."""
         return bool(self.content) and int(self.content["scan"]["n_slices"]) > 1
+
+    @property
+    def identity(self) -> str:
+        """Hash of what was judged: the scan's content, its frame and channel, and the plane of its slices.
+
+        What reviewers draw and decide holds for this, not for whatever a later run gives the same name.
+        """
+        made_of = self.content.get("made_of") or {}
+        what = [made_of.get(name) for name in ("source_sha256", "frame", "channel", "plane")]
+        shape = (self.content.get("scan") or {}).get("shape")
+        return hashlib.sha256(json.dumps([what, shape]).encode()).hexdigest()
 
     def mask_path(self, reviewed: bool = True) -> Path | None:
         """The mask file: of a volume ``mask.nii.gz``, of a picture ``mask.png``.
@@ -109,8 +121,25 @@ def _read_result(out: Path, row: dict[str, str]) -> StoredResult:
     folder = out / folder_of(row["scan"])
     try:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if not row["error"] and content["scan"]["name"] == row["scan"]:
+        if not row["error"] and content["scan"]["name"] == row["scan"] and _is_whole(content):
             return StoredResult(row["scan"], folder, row, content)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return StoredResult(row["scan"], folder, row)
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether a ``result.json`` has everything that others read of it, of the right kind."""
+    lists = all(isinstance(content[name], list) for name in ("review", "lesions", "slices", "files", "prediction_set"))
+    dicts = all(isinstance(content[name], dict) for name in ("scan", "models", "versions"))
+    numbers = all(
+        isinstance(content[name], int | float | None) for name in ("confidence", "tumor_volume_mm3", "shown_slice")
+    )
+    lesions = all(
+        isinstance(lesion["number"], int)
+        and isinstance(lesion["slice_index"], int)
+        and isinstance(lesion["confidence"], int | float | None)
+        and isinstance(lesion["centroid_index"], list)
+        for lesion in content["lesions"]
+    )
+    return lists and dicts and numbers and lesions and isinstance(content["scan"]["n_slices"], int)

@@ -44,14 +44,14 @@ DATA: Commands = {
 MASKS: Commands = {
     "export": (
         "masks.export",
-        "Write masks for ITK-SNAP, 3D Slicer, DICOM viewers, CVAT, Label Studio, LabelMe, QuPath.",
+        "Write masks for 3D Slicer, ITK-SNAP, DICOM viewers, CVAT, LabelMe and others.",
     ),
     "import": ("masks.bring_back", "Take corrected masks back, report what changed, and record it as a review."),
 }
 REVIEW: Commands = {
     "export": (
         "review.export",
-        "Write the reviewers' decisions as a table, and corrected cases as a data set to train on.",
+        "Write the reviewers' decisions, and corrected cases as a data set to train on.",
     ),
     "report": ("review.report", "Report progress, and how far reviewers and models agree."),
 }

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorlens.data.config import setting
-from tumorlens.data.masks.export import FORMATS
-from tumorlens.data.masks.labeling import BY
+from tumorlens.data.masks import BY, FORMAT_NAMES
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say, say_unless, show_error, warn
 
@@ -19,14 +18,16 @@ class MasksExportCall:
 
     out: Path = setting(help="Output folder of `tumorlens run`.", argument=True, metavar="OUT")
     folder: Path = setting(help="Folder for the files.", flag="-o --out", metavar="DIR")
-    format: str = setting(help="Format of the files.", choices=tuple(FORMATS))
+    format: str = setting(help="Format of the files.", choices=FORMAT_NAMES)
     labels: str = setting(
-        "lesion", "A label for each lesion, as numbered in result.json, or for each class.", choices=BY
+        "lesion",
+        "A label for each lesion, numbered as in result.json where uncorrected, or for each class.",
+        choices=BY,
     )
     original: bool = setting(False, "Take the model's masks, also where a reviewer has corrected them.")
     scans: tuple[str, ...] = setting(
         (),
-        "Where the scans lie: writes their slices as PNG, for coco, labelme and geojson; repeatable.",
+        "Where the scans lie: writes their slices as PNG; only for coco, labelme and geojson; repeatable.",
         metavar="INPUT",
     )
     overwrite: bool = setting(False, "Replace the files of an earlier export.")
@@ -34,19 +35,24 @@ class MasksExportCall:
 
 
 def _export(values: Values) -> int:
-    from tumorlens.pipeline.services.exchange import ExportRequest, export_masks
+    from tumorlens.pipeline.services.exchange import NOT_DICOM, ExportRequest, export_masks
 
     call = fill(MasksExportCall, values)
     with Progress("masks", hidden=call.quiet) as progress:
         report = export_masks(fill(ExportRequest, values), progress)
     for name, problem in report.problems.items():
-        warn(problem if problem.startswith(name) else f"{name}: {problem}")
+        if problem != NOT_DICOM:
+            warn(problem if problem.startswith(name) else f"{name}: {problem}")
+    n_others = sum(problem == NOT_DICOM for problem in report.problems.values())
+    if n_others:
+        warn(f"{n_others} {'scan is' if n_others == 1 else 'scans are'} not from DICOM: no Segmentation")
     tell = say_unless(call.quiet)
     for name, reason in report.without_mask.items():
         tell(f"{name}: no mask ({reason})")
     left = f", {len(report.without_mask)} without mask" if report.without_mask else ""
     failed = f", {len(report.problems)} not written" if report.problems else ""
-    tell(f"{len(report.exported)} masks{left}{failed}: {call.folder}")
+    n_masks = len(report.exported)
+    tell(f"{n_masks} mask{'s' * (n_masks != 1)}{left}{failed}: {call.folder}")
     return 1 if report.problems else 0
 
 
@@ -62,7 +68,7 @@ class MasksImportCall:
     )
     reviewer: str = setting("", "Who has corrected them.", metavar="NAME", shown="your login name")
     format: str | None = setting(
-        None, "Take files of this format only.", choices=tuple(FORMATS), shown="all that are found"
+        None, "Take files of this format only.", choices=FORMAT_NAMES, shown="all that are found"
     )
     scans: tuple[str, ...] = setting(
         (), "Where the scans of OUT lie; repeatable.", metavar="INPUT", shown="where `tumorlens run` found them"

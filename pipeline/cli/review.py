@@ -75,7 +75,7 @@ export = command(
     details="The index holds the scans whose mask or label was corrected. `tumorlens train --data DIR` takes it.",
     examples="""
     tumorlens review export out -o reviewed
-    tumorlens train segmentation --data my-set --data reviewed --init run/segmenter.safetensors -o run-2
+    tumorlens review export out -o reviewed --accepted --scans scans/
     """,
 )
 

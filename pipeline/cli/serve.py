@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import webbrowser
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from tumorlens.pipeline.services.uploads import UploadLimits
 if TYPE_CHECKING:
     from tumorlens.pipeline.pipeline import Pipeline
 
+_TOKEN = "TUMORLENS_TOKEN"
+
 
 @dataclass(frozen=True)
 class ServeCall:
@@ -30,14 +34,30 @@ class ServeCall:
     reviewer: str = setting("", "Your name in the record of reviews.", metavar="NAME", shown="asked on the page")
     host: str = setting("127.0.0.1", "Address to listen on; others than this machine's need --token.")
     port: int = setting(8080, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
-    token: str | None = setting(None, "Secret that everybody needs who opens a page.")
+    token: str | None = setting(None, "Secret that everybody needs who opens a page.", shown="TUMORLENS_TOKEN, if set")
     browser: bool = setting(True, "Open the page, if you are at a terminal.")
+    verbose: bool = setting(False, "Print what other packages log, and where errors arise.", flag="-v --verbose")
+
+
+def _token(given: str | None) -> str:
+    """The secret of ``--token``, else of the environment, where `ps` does not show it; empty where there is none.
+
+    Raises:
+        InputError: It cannot be part of addresses and headers.
+    """
+    name, token = ("--token", given) if given is not None else (_TOKEN, os.environ.get(_TOKEN))
+    if token is None:
+        return ""
+    if not token.strip():
+        raise InputError(f"{name} is empty; give a secret")
+    if not re.fullmatch("[!-~]+", token):
+        raise InputError(f"{name} holds spaces or letters such as é; use ASCII letters, digits and signs")
+    return token
 
 
 def _serve(values: Values) -> None:
     call = fill(ServeCall, values)
-    if call.token is not None and not call.token.strip():
-        raise InputError("--token is empty; give a secret")
+    token = _token(call.token)
     if call.scans and call.out is None:
         raise InputError("--scans says where the scans of OUT lie, but there is no OUT; name the results to review")
     load_options = fill(LoadOptions, values)
@@ -64,7 +84,7 @@ def _serve(values: Values) -> None:
             if call.browser and sys.stdout.isatty():
                 webbrowser.open(address)
 
-        run_server(load, call.host, call.port, announce, call.token or "", fill(UploadLimits, values), desk)
+        run_server(load, call.host, call.port, announce, token, fill(UploadLimits, values), desk)
 
 
 serve = command(
@@ -76,6 +96,6 @@ serve = command(
     examples="""
     tumorlens serve
     tumorlens serve results --scans scans/ --reviewer "A. Reader"
-    tumorlens serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+    TUMORLENS_TOKEN="$(openssl rand -hex 16)" tumorlens serve --host 0.0.0.0
     """,
 )

@@ -152,7 +152,7 @@ def count_folds(request: EvaluationRequest) -> int:
     """
     samples, _ = _usable_samples(request, find_protocol(request.protocol, request.stage, request.folds))
     own = [s.fold for s in samples if s.fold is not None]
-    return 1 + max(own) if len(own) == len(samples) else N_FOLDS
+    return 1 + max(own) if own else N_FOLDS
 
 
 def chosen_folds(request: EvaluationRequest, n_folds: int) -> list[int]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.files import whole_file
 from tumorlens.data.masks.labeling import rgb_of
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.outputs.overlay import display_limits, gray_bytes, mark_sides
@@ -19,6 +22,31 @@ _TILE = 320  # pixels of a slice's longer side, at least
 _GAP, _LINE = 6, 24
 _LEAST_WIDTH = 330  # pixels that the legend needs
 _LETTERS = 13  # pixels
+
+
+_MARK = ("Software", "tumorlens masks import")  # a text in the PNG, by which we know our own
+
+
+def write_changes(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a picture of changes as PNG, marked as ours."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text(*_MARK)
+    with whole_file(path) as part:
+        Image.fromarray(picture).save(part, format="PNG", pnginfo=info)
+
+
+def is_changes(path: Path) -> bool:
+    """Whether a file is a picture of changes that `write_changes` wrote."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return picture.info.get(_MARK[0]) == _MARK[1]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def draw_changes(

@@ -11,12 +11,14 @@ from urllib.parse import quote
 
 from tumorlens.data.files import write_text
 from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, class_of
+from tumorlens.data.plotting import shown_probability
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.outputs import REPORT
 from tumorlens.pipeline.outputs.report_html import GENERATOR, render
 from tumorlens.pipeline.versions import package_versions
 
 _KINDS = ("failed", "refused", "doubt", "tumor", "free")  # in the order in which they need a look
+_LOOK = ("failed", "refused", "doubt")  # have a color
 _SIZES = (("tumor_volume_mm3", "ml", 1000), ("tumor_area_mm2", "mm²", 1), ("tumor_area_px", "px", 1))
 
 
@@ -33,14 +35,14 @@ def write_batch_report(out: Path, rows: Sequence[Mapping[str, str]], folders: Ma
         "look": ("what needs a look first", lambda r: (_KINDS.index(r["kind"]), r["scan"])),
         "scan": ("scan", lambda r: r["scan"]),
         "label": ("label", lambda r: (r["label"], r["scan"])),
-        "confidence": ("least confident first", lambda r: (not r["confidence"], r["confidence"])),
+        "confidence": ("least confident first", lambda r: (not r["confidence"], r["share"])),
         "size": ("largest first", lambda r: -r["amount"]),
     }
     for key, (_, rank) in orders.items():
         for place, row in enumerate(sorted(shown, key=rank)):
             row["places"] += f"--{key}:{place};"
     counts = Counter(row["label"] for row in shown)
-    counts["to look at"] = sum(bool(row["review"]) for row in shown)
+    counts["to look at"] = sum(row["kind"] in _LOOK for row in shown)
     html = render(
         "batch.html",
         rows=sorted(shown, key=orders["look"][1]),
@@ -74,7 +76,8 @@ def _batch_row(row: Mapping[str, str], out: Path, folders: Mapping[str, str]) ->
     return {
         **row,
         "label": class_of(row["label"]).prose if row["label"] in KNOWN else row["label"] or "failed",
-        "confidence": row["confidence"] and f"{float(row['confidence']):.2f}",
+        "confidence": row["confidence"] and shown_probability(float(row["confidence"])),
+        "share": float(row["confidence"] or 0),
         "kind": kind,
         "size": size if amount else "",
         "amount": amount,

@@ -15,7 +15,7 @@ from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
-from tumorlens.data.plotting import plain
+from tumorlens.data.plotting import plain, shown_probability
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE
 from tumorlens.pipeline.outputs import REPORT, REPORT_PDF
@@ -138,7 +138,8 @@ def _meaning(content: Mapping[str, Any]) -> list[str]:
             f"The classifier sees no tumor; it gives that a probability of {share}.",
             "Small lesions can be missed, and so can other diseases than the tumors that it knows.",
         ]
-    behavior = f"Tumors of this type are, as a rule: {content['malignancy']}. {content['malignancy_note']}"
+    behavior = f"A {class_of(label).prose} is usually {content['malignancy'].removeprefix('usually ')}."
+    behavior += f" {content['malignancy_note']}"
     unknown = "The type is uncertain, so nothing is said of how such a tumor behaves."
     return [
         f"The classifier sees a {class_of(label).prose}; it gives that a probability of {share}.",
@@ -161,13 +162,14 @@ def _probabilities(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _about_probabilities(content: Mapping[str, Any], volume: bool) -> str:
     text = (
-        "The probabilities are calibrated: of 100 scans that get 90 %, about 90 should be what the label says, if they "
-        "are like the scans of the calibration."
+        "The probabilities are calibrated: of 100 scans that get 90\u00a0%, about 90 should be what the label says, if "
+        "they are like the scans of the calibration."
     )
     if volume:
         text += " For a volume they come from a rule that was fitted on few volumes."
     if content["prediction_set"]:
-        text += " Classes marked as possible cannot be excluded at the coverage on the classifier's card (mostly 95 %)."
+        text += " Classes marked as possible cannot be excluded at the coverage on the classifier's card "
+        text += "(mostly 95\u00a0%)."
     return f"{text} A scan counts as positive from a tumor probability of {content['threshold']:g} on."
 
 
@@ -191,7 +193,8 @@ def _about_overlay(content: Mapping[str, Any]) -> tuple[str, str]:
     note = (
         "" if scan["n_slices"] == 1 else " It is the slice in which the largest lesion is largest." if lesions else ""
     )
-    return f"{where}, {inside}.", f"{where}, with the mask in red.{note}{doubtful}" if lesions else f"{where}."
+    counted = f"{where} (counted from 0)" if scan["n_slices"] > 1 else where
+    return f"{where}, {inside}.", f"{counted}, with the mask in red.{note}{doubtful}" if lesions else f"{counted}."
 
 
 def _more_pictures(content: Mapping[str, Any], folder: Path) -> list[Picture]:
@@ -239,6 +242,12 @@ def _is_doubtful(lesion: Mapping[str, Any]) -> bool:
     return lesion["confidence"] is not None and lesion["confidence"] < LOW_CONFIDENCE
 
 
+def _lesion_confidence(lesion: Mapping[str, Any]) -> str:
+    if lesion["confidence"] is None:
+        return ""
+    return shown_probability(lesion["confidence"]) + (" (doubtful)" if _is_doubtful(lesion) else "")
+
+
 def _lesions(lesions: Sequence[Mapping[str, Any]], volume: bool) -> dict[str, Any]:
     """The table of lesions: names of the columns that have values, rows, and words about them."""
 
@@ -250,7 +259,7 @@ def _lesions(lesions: Sequence[Mapping[str, Any]], volume: bool) -> dict[str, An
 
     columns = {
         "lesion": [str(x["number"]) for x in lesions],
-        "confidence": [number(x["confidence"], 2) + (" (doubtful)" if _is_doubtful(x) else "") for x in lesions],
+        "confidence": [_lesion_confidence(x) for x in lesions],
         "volume, ml": [number(x["volume_ml"], 2) for x in lesions],
         "area, mm²": [number(x["area_mm2"], 0) for x in lesions],
         "area, pixels": [str(x["area_px"]) if x["area_mm2"] is None else "" for x in lesions],
@@ -283,7 +292,12 @@ def _scan(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     spacing = scan["spacing_mm"]
     rows.append(("spacing", "not known" if spacing is None else f"{' x '.join(f'{s:.4g}' for s in spacing)} mm"))
     if content["sequence"] is not None:
-        rows.append(("sequence, by its looks", f"{content['sequence']} ({content['sequence_probability']:.2f})"))
+        rows.append(
+            (
+                "sequence (as the picture looks)",
+                f"{content['sequence']} ({shown_probability(content['sequence_probability'])})",
+            )
+        )
     facts = scan.get("dicom", {})
     for key in ("modality", "weighting", "contrast_agent", "n_files"):
         if facts.get(key) is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,13 @@ from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import number_lesions
 from tumorlens.pipeline.outputs import REVIEWED
 from tumorlens.pipeline.outputs.overlay import display_limits, gray_bytes
-from tumorlens.pipeline.services.reviews.store import Store
+from tumorlens.pipeline.services.reviews.state import current_mask, decisions_about, last_correction
+from tumorlens.pipeline.services.reviews.store import Decision, Store
 
 LABELS_FILE = "labels.json"  # says of every file of an export which value is what
+MADE_BY = "tumorlens masks export"  # in the file of labels: nobody else wrote it
+NOT_DICOM = "not from DICOM"  # the problem of a scan that has no DICOM Segmentation
 COCO_POLYGONS, COCO_RUN_LENGTHS = "annotations.json", "annotations_rle.json"
-_SEGMENTATIONS = (REVIEWED["mask.dcm"], "mask.dcm")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class ExportRequest:
         out: The output folder of `tumorlens run`.
         folder: Where the files go.
         format: A name of `data.masks.export.FORMATS`.
-        labels: One of `data.masks.labeling.BY`.
+        labels: One of `data.masks.BY`.
         original: Take the model's mask also where a reviewer has corrected it.
         scans: Inputs with the scans. Their slices are written beside the masks, for formats that name pictures.
         overwrite: Replace the files of an earlier export.
@@ -72,11 +76,28 @@ class ExportReport:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A scan whose mask is exported.
+
+    Attributes:
+        result: The stored result.
+        about: The decisions by which its mask and label go; none with `ExportRequest.original`.
+        decision: Number of the last decision on its name, 0 without one.
+        volume: Whether its mask is a volume.
+    """
+
+    result: StoredResult
+    about: list[Decision]
+    decision: int
+    volume: bool
+
+
+@dataclass(frozen=True)
 class ScanMask:
     """The mask of a scan on its way out.
 
     Attributes:
-        result: The stored result.
+        chosen: The scan.
         folder: The scan's folder below OUT, which names its files.
         scan: The mask as it is stored.
         seen: The same, cut into slices as the source was.
@@ -85,7 +106,7 @@ class ScanMask:
         labels: The labels.
     """
 
-    result: StoredResult
+    chosen: Chosen
     folder: str
     scan: Scan
     seen: Scan
@@ -104,36 +125,39 @@ def export_masks(request: ExportRequest, done: Callable[[int, int], None] | None
     if request.scans and not row.shows_pictures:
         names = ", ".join(name for name, other in FORMATS.items() if other.shows_pictures)
         raise InputError(f"--scans writes pictures beside the masks, which {row.name} does not name; only {names} do")
-    results = []
+    store, scans = Store(request.out), []
     for result in read_results(request.out):
-        if result.mask_path() is not None and not result.failed:
-            results.append(result)
+        chosen = _choose(result, store, request)
+        if chosen is not None:
+            scans.append(chosen)
         else:
             report.without_mask[result.name] = result.row["error"] or (
                 REFUSED if result.label == REFUSED else "no mask"
             )
-    if not results:
+    if not scans:
         raise InputError(f"{request.out}: no scan here has a mask; {_counted(report.without_mask)}")
-    files = [name for result in results for name in _files_of(result, request, row)]
+    files = [name for chosen in scans for name in _files_of(chosen, request, row)]
     if row.name == "coco":
         files += [COCO_POLYGONS, COCO_RUN_LENGTHS]
     earlier = _files_of_earlier(request.folder)
     claim(
         [request.folder / name for name in (*files, LABELS_FILE)],
         "an export",
-        lambda path: path.relative_to(request.folder).as_posix() in (*earlier, LABELS_FILE) and bool(earlier),
+        lambda path: earlier is not None and path.relative_to(request.folder).as_posix() in (*earlier, LABELS_FILE),
         request.overwrite,
     )
     described: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
+        results = [chosen.result for chosen in scans]
         sources = find_sources(results, request.out, request.scans, Path(scratch)) if request.scans else {}
 
         def masks() -> Iterator[ScanMask]:
-            for number, result in enumerate(results):
+            for number, chosen in enumerate(scans):
+                result = chosen.result
                 if done is not None:
-                    done(number, len(results))
+                    done(number, len(scans))
                 try:
-                    mask = _mask_of(result, request)
+                    mask = _mask_of(chosen, store, request)
                     if request.scans:
                         _write_pictures(mask, open_stored(result, sources[result.name]), request.folder)
                 except KeyError:
@@ -154,11 +178,17 @@ def export_masks(request: ExportRequest, done: Callable[[int, int], None] | None
                 try:
                     _write(mask, request, row)
                 except InputError as error:
-                    report.problems[mask.result.name] = str(error)
+                    report.problems[mask.chosen.result.name] = str(error)
     if done is not None:
-        done(len(results), len(results))
-    written = [name for name in sorted({*earlier, *files}) if (request.folder / name).is_file()]
-    content = {"format": row.name, "labels": request.labels, "scans": described, "files": written}
+        done(len(scans), len(scans))
+    written = [name for name in sorted({*(earlier or ()), *files}) if (request.folder / name).is_file()]
+    content = {
+        "made_by": MADE_BY,
+        "format": row.name,
+        "labels": request.labels,
+        "scans": described,
+        "files": written,
+    }
     write_text(request.folder / LABELS_FILE, json.dumps(content, indent=1) + "\n")
     return report
 
@@ -181,24 +211,65 @@ def as_seen(result: StoredResult, mask: Scan) -> Scan:
     return replace(mask, affine=None, plane_axis=axis)
 
 
-def _mask_of(result: StoredResult, request: ExportRequest) -> ScanMask:
-    mask = result.mask(reviewed=not request.original)
+def held_mask(result: StoredResult, store: Store, about: Sequence[Decision]) -> Scan | None:
+    """The mask that holds after decisions, with its place in space; None where the scan has none.
+
+    Raises:
+        InputError: The model's mask or the reviewers' file is damaged, or nothing says where the mask lies.
+    """
+    voxels = current_mask(result, store, about)
+    if voxels is None:
+        return None
+    stored = result.mask(reviewed=False)
+    if stored is None and voxels.ndim == 2:
+        return Scan.from_array(voxels)
+    if stored is None:  # a refused scan in which a reviewer has drawn: only the copy says where it lies
+        with suppress(InputError):
+            stored = result.mask()
+        if stored is None or not np.array_equal(stored.voxels, voxels):
+            raise InputError("the file of the corrected mask is gone; open the scan in `tumorlens serve` to restore it")
+    if stored.voxels.shape != voxels.shape:
+        raise InputError(f"the corrected mask has shape {voxels.shape}, the model's {stored.voxels.shape}")
+    return replace(stored, voxels=voxels)
+
+
+def mask_hash(mask: NDArray[np.uint8]) -> str:
+    """SHA-256 of the lesion's voxels, by which the import knows a mask that was not touched."""
+    return hashlib.sha256(str(mask.shape).encode() + np.packbits(mask != 0).tobytes()).hexdigest()
+
+
+def _choose(result: StoredResult, store: Store, request: ExportRequest) -> Chosen | None:
+    """What is exported of a result; None where it has no mask."""
+    if result.failed:
+        return None
+    decisions = store.decisions(result.name)
+    about = [] if request.original else decisions_about(result, decisions)
+    path, corrected = result.mask_path(reviewed=False), last_correction(about)
+    if path is not None:
+        volume = path.name.endswith(".nii.gz")
+    elif corrected is not None:
+        drawn = store.mask(corrected.number)
+        volume = drawn is not None and drawn.ndim == 3
+    else:
+        return None
+    return Chosen(result, about, decisions[-1].number if decisions else 0, volume)
+
+
+def _mask_of(chosen: Chosen, store: Store, request: ExportRequest) -> ScanMask:
+    result = chosen.result
+    mask = held_mask(result, store, chosen.about)
     if mask is None:
         raise InputError(f"{result.name}: the model's mask is gone")
-    named = [] if request.original else [d.label for d in Store(request.out).decisions(result.name) if d.label]
-    label = named[-1] if named else result.label
+    label = next((d.label for d in reversed(chosen.about) if d.label), result.label)
     values, labels = label_mask(number_lesions(mask.voxels, mask), label, request.labels)
     folder = result.folder.relative_to(request.out).as_posix()
-    return ScanMask(result, folder, mask, as_seen(result, mask), label, values, labels)
+    return ScanMask(chosen, folder, mask, as_seen(result, mask), label, values, labels)
 
 
-def _files_of(result: StoredResult, request: ExportRequest, row: MaskFormat) -> list[str]:
+def _files_of(chosen: Chosen, request: ExportRequest, row: MaskFormat) -> list[str]:
     """The names of a scan's files, below the folder of the export."""
-    folder = result.folder.relative_to(request.out).as_posix()
-    slices = [folder]
-    path = result.mask_path(reviewed=not request.original)
-    if path is not None and path.name.endswith(".nii.gz"):
-        slices = slice_names(folder, int(result.content["scan"]["n_slices"]))
+    folder = chosen.result.folder.relative_to(request.out).as_posix()
+    slices = slice_names(folder, int(chosen.result.content["scan"]["n_slices"])) if chosen.volume else [folder]
     pictures = [f"{name}.png" for name in slices] if request.scans else []
     if row.name == "coco":
         return pictures
@@ -220,18 +291,26 @@ def _write(mask: ScanMask, request: ExportRequest, row: MaskFormat) -> None:
 
 def _write_dicom(mask: ScanMask, path: Path, request: ExportRequest, write: DicomWriter) -> None:
     """Write what the Segmentation in OUT that holds this mask says, in the chosen colors and segments."""
-    stored = [mask.result.folder / name for name in _SEGMENTATIONS if (mask.result.folder / name).is_file()]
-    if not stored:
-        raise InputError("there is no DICOM Segmentation, because the scan was not read from a DICOM series")
-    same = (file for file in stored if np.array_equal(read_mask_dicom(file, mask.scan), mask.scan.voxels))
-    file = next(same, None)
+    names = [REVIEWED["mask.dcm"]] if last_correction(mask.chosen.about) else []
+    stored = [mask.chosen.result.folder / name for name in (*names, "mask.dcm")]
+    if not any(file.is_file() for file in stored):
+        raise InputError(NOT_DICOM)
+    file = next((file for file in stored if _holds(file, mask.scan)), None)
     if file is None:
         raise InputError(
-            f"the corrected mask has no {REVIEWED['mask.dcm']}; import it again with --scans naming its DICOM files, "
-            "or give --original"
+            f"the corrected mask has no {REVIEWED['mask.dcm']}; correct it again where its DICOM files are at hand "
+            "(--scans), or give --original"
         )
     merged = (mask.labels[0].name, mask.labels[0].rgb) if request.labels == "class" and mask.labels else None
     write(file, path, {label.value: label.rgb for label in mask.labels}, merged)
+
+
+def _holds(file: Path, mask: Scan) -> bool:
+    """Whether a DICOM Segmentation says the same as a mask. A damaged one does not."""
+    try:
+        return file.is_file() and np.array_equal(read_mask_dicom(file, mask), mask.voxels)
+    except InputError:
+        return False
 
 
 def _coco_images(masks: Iterator[ScanMask]) -> Iterator[CocoImage]:
@@ -255,19 +334,30 @@ def _write_pictures(mask: ScanMask, source: Scan, folder: Path) -> None:
 def _described(mask: ScanMask, request: ExportRequest, row: MaskFormat) -> dict[str, Any]:
     return {
         "label": mask.label,
-        "files": _files_of(mask.result, request, row),
-        "reviewed": mask.result.mask_path(reviewed=not request.original) != mask.result.mask_path(reviewed=False),
+        "files": _files_of(mask.chosen, request, row),
+        "reviewed": last_correction(mask.chosen.about) is not None,
+        "of": mask.chosen.result.identity,
+        "decision": mask.chosen.decision,
+        "mask_sha256": mask_hash(mask.scan.voxels),
         "values": {str(label.value): label.as_dict() for label in mask.labels},
     }
 
 
-def _files_of_earlier(folder: Path) -> list[str]:
-    """The files of an export that is in the folder already."""
+def read_labels(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's ``labels.json``; None where there is none that `export_masks` wrote."""
     try:
         content = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
-        return [str(name) for name in content["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    except (OSError, ValueError, RecursionError):
+        return None
+    ours = isinstance(content, dict) and content.get("made_by") == MADE_BY
+    return content if ours and isinstance(content.get("scans"), dict) else None
+
+
+def _files_of_earlier(folder: Path) -> list[str] | None:
+    """The files of an export that is in the folder already; None without one."""
+    content = read_labels(folder)
+    files = None if content is None else content.get("files")
+    return [str(name) for name in files] if isinstance(files, list) else None
 
 
 def _counted(reasons: dict[str, str]) -> str:

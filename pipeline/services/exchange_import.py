@@ -6,7 +6,8 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,25 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.dicom.headers import is_dicom
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, reason_of
 from tumorlens.data.files import claim
-from tumorlens.data.formats.pictures import write_png
-from tumorlens.data.masks.coco import read_coco
+from tumorlens.data.masks.coco import draw_coco, read_coco
 from tumorlens.data.masks.export import FORMATS, as_picture, as_volume
 from tumorlens.data.masks.geojson import read_geojson
 from tumorlens.data.masks.labelme import read_labelme
-from tumorlens.data.masks.placed import read_mask_dicom, read_placed_mask
-from tumorlens.data.masks.read import read_mask
+from tumorlens.data.masks.placed import read_mask_dicom, read_picture_mask, read_placed_mask
+from tumorlens.data.masks.read import open_mask
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.sources import find_sources, open_stored
 from tumorlens.pipeline.batch.stored import StoredResult, read_results
 from tumorlens.pipeline.measurements.lesions import number_lesions, voxel_volume_mm3
-from tumorlens.pipeline.outputs.changes import draw_changes
-from tumorlens.pipeline.services.exchange import LABELS_FILE, as_seen
+from tumorlens.pipeline.outputs.changes import draw_changes, is_changes, write_changes
+from tumorlens.pipeline.services.exchange import LABELS_FILE, as_seen, held_mask, mask_hash, read_labels
 from tumorlens.pipeline.services.reviews.corrections import write_correction
-from tumorlens.pipeline.services.reviews.desk import models_of, source_hash
-from tumorlens.pipeline.services.reviews.store import CORRECT, Store
+from tumorlens.pipeline.services.reviews.state import decisions_about, models_of
+from tumorlens.pipeline.services.reviews.store import CORRECT, ConflictError, Decision, Store
 
 CHANGES = "changes.png"  # end of the names of the pictures of what changed
 _SUFFIXES = {
@@ -41,7 +41,9 @@ _SUFFIXES = {
     **dict.fromkeys((".geojson", ".json"), "json"),
     ".dcm": "dicom",
 }
-_DRAWN = ("coco", "labelme", "geojson")  # beside their files lie the pictures on which they were drawn
+# Beside the files of drawings lie the pictures on which they were drawn.
+_DRAWN = {"coco": draw_coco, "labelme": read_labelme, "geojson": read_geojson}
+_PARENTS = 5  # folders in which labels.json is looked for, from that of the mask upward
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,7 @@ class MaskFile:
         path: The file.
         key: The name by which it belongs to a scan, with forward slashes and without its end.
         kind: ``volume``, ``picture``, ``dicom``, ``coco``, ``labelme`` or ``geojson``.
-        content: What a JSON file holds.
-        mask_hw: The mask of one of the images in a COCO file.
+        content: What a JSON file holds, or a COCO file of one image.
         slice_index: The slice, or None for a whole scan.
     """
 
@@ -61,7 +62,6 @@ class MaskFile:
     key: str
     kind: str
     content: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    mask_hw: NDArray[np.uint8] | None = field(default=None, repr=False)
     slice_index: int | None = None
 
 
@@ -79,6 +79,7 @@ class Imported:
         voxel_mm3: Volume of a voxel in mm3, or None where it is not known.
         files: The files that were written into the scan's folder.
         warnings: Why others could not be written.
+        note: Why a mask that is not the present one was left alone all the same.
     """
 
     name: str
@@ -90,13 +91,14 @@ class Imported:
     voxel_mm3: float | None = None
     files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    note: str = ""
 
     def describe(self) -> str:
         """One line for the screen."""
         if self.problem:
             return self.problem if self.problem.startswith(self.name) else f"{self.name}: {self.problem}"
         if not self.changed:
-            return f"{self.name}: unchanged"
+            return f"{self.name}: {self.note or 'unchanged'}"
         if self.voxel_mm3 is None:
             size = f"{self.before} -> {self.after} voxels ({self.after - self.before:+d})"
         else:
@@ -143,49 +145,149 @@ def import_masks(
                 str(file.path), f"{file.path}: no scan of {out} is called {file.key}; name it as the export does"
             )
             continue
-        matched = MaskFile(file.path, file.key, file.kind, file.content, file.mask_hw, slice_index)
-        found.setdefault(folder, []).append(matched)
+        found.setdefault(folder, []).append(replace(file, slice_index=slice_index))
+    folders = [path.absolute() for path in paths if path.is_dir()]
+    labels_of = cache(read_labels)
     with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
         sources = find_sources(results, out, scans, Path(scratch)) if found else {}
         for folder, files in found.items():
             result = by_folder[folder]
             target = result.folder / f"mask.{CHANGES}" if pictures is None else pictures / f"{folder}.{CHANGES}"
             try:
-                yield _import_one(result, files, out, reviewer, sources.get(result.name), target)
+                exported = _exported(result, files, folders, labels_of)
+                yield _import_one(result, files, Store(out), reviewer, sources.get(result.name), target, exported)
             except InputError as error:
                 yield Imported(result.name, str(error))
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What a ``labels.json`` says of a scan: its mask as it was exported, and the last decision on it at that time."""
+
+    mask_sha256: str
+    decision: int
+    of: str
+
+
+def _exported(
+    result: StoredResult, files: list[MaskFile], folders: list[Path], labels_of: Callable[[Path], dict[str, Any] | None]
+) -> list[Exported]:
+    """The exports from which the files of a scan come, as far as their ``labels.json`` lies near them."""
+    places: dict[Path, None] = {}
+    for file in files:
+        path = file.path.absolute()
+        above = [folder for folder in folders if path.is_relative_to(folder)]
+        near = [folder for folder in (*path.parents[:_PARENTS], *above) if labels_of(folder) is not None]
+        places.update(dict.fromkeys(near[:1]))
+    found = []
+    for folder in places:
+        about = (labels_of(folder) or {}).get("scans", {}).get(result.name)
+        if isinstance(about, dict) and isinstance(about.get("decision"), int):
+            found.append(Exported(str(about.get("mask_sha256")), about["decision"], str(about.get("of"))))
+    return found
+
+
 def _import_one(
-    result: StoredResult, files: list[MaskFile], out: Path, reviewer: str, source: Job | None, target: Path
+    result: StoredResult,
+    files: list[MaskFile],
+    store: Store,
+    reviewer: str,
+    source: Job | None,
+    target: Path,
+    exported: list[Exported],
 ) -> Imported:
-    stored = None if result.failed else result.mask()
+    decisions = [] if result.failed else store.decisions(result.name)
+    about = decisions_about(result, decisions)
+    stored = None if result.failed else held_mask(result, store, about)
     if stored is None:
         reason = "it has failed" if result.failed else f"its label is {result.label}"
         raise InputError(f"{result.name}: this scan has no mask that could be corrected ({reason})")
+    if any(export.of != result.identity for export in exported):
+        raise InputError("the export is of another scan of this name, or of another plane of it; export again")
     before, seen = stored.voxels, as_seen(result, stored)
     after = _assemble(files, stored, seen)
     n_before, n_after = int(np.count_nonzero(before)), int(np.count_nonzero(after))
     if np.array_equal(before, after):
         return Imported(result.name, before=n_before, after=n_after)
+    note = _untouched(result, after, store, about, exported)
+    if note:
+        return Imported(result.name, before=n_before, after=n_after, note=note)
     scan, warnings = None, []
     if source is not None:
         try:
             scan = open_stored(result, source)
         except InputError as error:
             warnings.append(str(error))
-    claim([target], "a picture of changes", lambda path: path.name.endswith(CHANGES), overwrite=True)
+    if scan is None and result.mask_path(reviewed=False) is None:
+        raise InputError("the model has no mask of this scan, so give --scans to say where the scan lies")
+    copied = None if scan is None else next((file.path for file in files if _is_source(file, scan)), None)
+    if copied is not None:
+        raise InputError(f"{copied}: this is the scan itself; give its mask")
+    claim([target], "a picture of changes", is_changes, overwrite=True)
     known = seen.affine is not None or not seen.volume
     voxel_mm3 = voxel_volume_mm3(seen) if known else None
-    gray = None if scan is None or scan.voxels.shape != before.shape else scan.voxels
     dice = 2 * int(np.count_nonzero(before & after)) / max(n_before + n_after, 1)
     facts = [_facts(mask, stored, voxel_mm3) for mask in (before, after)]
     comment = f"imported from {files[0].path.name}" + (f" and {len(files) - 1} more files" if len(files) > 1 else "")
-    facts[0]["source_sha256"] = source_hash(result)
-    Store(out).decide(result.name, reviewer, CORRECT, None, comment, facts[0], facts[1], models_of(result), after)
-    written, problems = write_correction(result, after, scan, reviewer)
-    write_png(target, draw_changes(before, after, seen, gray))
+    facts[0]["of"] = result.identity
+    last = min((export.decision for export in exported), default=decisions[-1].number if decisions else 0)
+    try:
+        number = store.decide(
+            result.name,
+            reviewer,
+            CORRECT,
+            comment=comment,
+            before=facts[0],
+            after=facts[1],
+            models=models_of(result),
+            mask=after,
+            seen=last,
+            about=result.identity,
+        )
+    except ConflictError:
+        later = next(d for d in reversed(store.decisions(result.name)) if d.reviewer != reviewer)
+        raise InputError(
+            f"{later.reviewer} has decided on this scan at {later.at}, after its export; export it again and correct "
+            "that mask"
+        ) from None
+    written: list[str] = []
+    try:
+        written, problems = write_correction(result, after, scan, reviewer)
+        store.mark_written(number)
+        write_changes(target, draw_changes(before, after, seen, _gray(scan, before.shape)))
+    except OSError as error:
+        problems = [f"the correction is recorded, but a file of it cannot be written ({error.strerror or error})"]
     return Imported(result.name, "", True, dice, n_before, n_after, voxel_mm3, tuple(written), (*warnings, *problems))
+
+
+def _untouched(
+    result: StoredResult, after: NDArray[np.uint8], store: Store, about: list[Decision], exported: list[Exported]
+) -> str:
+    """Why a mask that differs from the present one is not a correction; empty where it is one."""
+    if exported:
+        return "unchanged since the export" * (mask_hash(after) in {export.mask_sha256 for export in exported})
+    model = result.mask(reviewed=False)
+    earlier = [None if model is None else model.voxels, *(store.mask(d.number) for d in about if d.has_mask)]
+    if any(mask is not None and np.array_equal(mask, after) for mask in earlier):
+        return "equals an earlier state of the mask, left alone"
+    return ""
+
+
+def _is_source(file: MaskFile, scan: Scan) -> bool:
+    """Whether a mask file holds what the scan holds."""
+    if file.kind not in ("volume", "picture"):
+        return False
+    try:
+        return np.array_equal(np.squeeze(open_mask(file.path).voxels), np.squeeze(scan.voxels))
+    except InputError:  # several layers, which a scan has not
+        return False
+
+
+def _gray(scan: Scan | None, shape: tuple[int, ...]) -> NDArray[np.generic] | None:
+    """The gray values of a source in the order of its mask, or None where it is not at hand or has another shape."""
+    if scan is None or scan.voxels.shape[: len(shape)] != shape:
+        return None
+    return scan.voxels if scan.voxels.shape == shape else scan.voxels[..., :3].mean(axis=-1)  # colors
 
 
 def _facts(mask: NDArray[np.uint8], scan: Scan, voxel_mm3: float | None) -> dict[str, Any]:
@@ -238,14 +340,16 @@ def _read_json(path: Path, key: str, named: bool) -> list[MaskFile | Imported]:
         if isinstance(content, list):  # QuPath's plain list of objects
             content, fields = {"features": content}, {"features"}
         if {"images", "annotations"} <= fields:
-            masks = read_coco(path, content)
             return [
-                MaskFile(path, str(PurePath(name).with_suffix("").as_posix()), "coco", mask_hw=mask)
-                for name, mask in masks
+                MaskFile(path, re.sub(r"\.[^./]*$", "", name), "coco", image)
+                for name, image in read_coco(path, content)
             ]
+    except InputError as error:
+        return [Imported(str(path), str(error))]
+    except RecursionError:
+        return [Imported(str(path), f"{path}: the JSON file is damaged (nested too deep)")]
     except (OSError, ValueError) as error:
-        text = str(error) if isinstance(error, InputError) else f"{path}: the JSON file is damaged ({error})"
-        return [Imported(str(path), text)]
+        return [Imported(str(path), f"{path}: the JSON file is damaged ({reason_of(error)})")]
     if "shapes" in fields:
         return [MaskFile(path, key, "labelme", content)]
     if "features" in fields:
@@ -260,7 +364,7 @@ def _match(key: str, folders: Mapping[str, object]) -> tuple[str | None, int | N
         rest = "/".join(parts[start:])
         if rest in folders:
             return rest, None
-        slice_name = re.fullmatch(r"(.+)/slice_(\d+)", rest)
+        slice_name = re.fullmatch(r"(.+)/slice_(\d{1,9})", rest)
         if slice_name and slice_name[1] in folders:
             return slice_name[1], int(slice_name[2])
     return None, None
@@ -309,10 +413,5 @@ def _read_whole(file: MaskFile, stored: Scan) -> NDArray[np.uint8]:
 
 def _read_slice(file: MaskFile, shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
     if file.kind == "picture":
-        return read_mask(file.path, Scan.from_array(np.zeros(shape_hw, np.uint8)))
-    if file.kind == "geojson":
-        return read_geojson(file.path, file.content, shape_hw)
-    mask = read_labelme(file.path, file.content) if file.mask_hw is None else file.mask_hw
-    if mask.shape != shape_hw:
-        raise InputError(f"{file.path}: the mask has shape {mask.shape}, its image {shape_hw}")
-    return mask
+        return read_picture_mask(file.path, shape_hw)
+    return _DRAWN[file.kind](file.path, file.content, shape_hw)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of, color_of
+from tumorlens.data.plotting import shown_probability
 from tumorlens.pipeline.measurements.lesions import Lesion
 from tumorlens.pipeline.result import MALIGNANCY_NOTE, Result
 from tumorlens.pipeline.services.jobs import CANCELLED, CLASSIFYING, DONE, FAILED, RUNNING, SEGMENTING, QueuedJob
 
 _SEQUENCES = {"t1": "T1", "t1c": "T1 with contrast agent", "t2": "T2", "flair": "FLAIR"}
 _MOST_LESIONS = 20
+_CHOICE = re.compile(r"choose one with --frame 0 to (\d+)")  # as `data.formats` and `data.dicom` ask for a frame
 
 
 def answer_of(result: Result) -> str:
     """The label with its probability, or that the scan was refused."""
     if result.confidence is None:
         return "refused"
-    return f"{class_of(result.label).prose} {result.confidence:.2f}"
+    return f"{class_of(result.label).prose} {shown_probability(result.confidence)}"
 
 
 def progress_of(job: QueuedJob, position: int, ready: bool) -> str:
@@ -31,9 +34,9 @@ def progress_of(job: QueuedJob, position: int, ready: bool) -> str:
     """
     if job.state == DONE:
         label, confidence = job.content["label"], job.content["confidence"]
-        return "refused" if confidence is None else f"{class_of(label).prose} {confidence:.2f}"
+        return "refused" if confidence is None else f"{class_of(label).prose} {shown_probability(confidence)}"
     if job.state == FAILED:
-        return job.error.removeprefix(f"{job.name}: ")
+        return _for_pages(job.error.removeprefix(f"{job.name}: "))
     if job.state == CANCELLED:
         return "cancelled"
     if job.state != RUNNING:
@@ -43,6 +46,12 @@ def progress_of(job: QueuedJob, position: int, ready: bool) -> str:
     return job.step
 
 
+def n_frames_of(job: QueuedJob) -> int:
+    """How many frames there are to choose from, for a scan that failed because none was chosen; else 0."""
+    found = _CHOICE.search(job.error) if job.state == FAILED else None
+    return int(found[1]) + 1 if found else 0
+
+
 def probabilities_html(result: Result) -> str:
     """A table with a bar for each class, and the classes that remain possible; empty for a refused scan."""
     if result.refused:
@@ -50,7 +59,7 @@ def probabilities_html(result: Result) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(class_of(name).prose)}</th><td><span class="tl-track">'
         f'<span class="tl-fill" style="width:{100 * p:.1f}%;background:{color_of(name)}"></span></span></td>'
-        f"<td>{p:.2f}</td></tr>"
+        f"<td>{escape(shown_probability(p))}</td></tr>"
         for name, p in result.probabilities.items()
     )
     table = f'<table class="tl-bars"><caption class="tl-quiet">Calibrated probability</caption>{rows}</table>'
@@ -92,6 +101,8 @@ def facts_html(result: Result, seconds: float) -> str:
     facts = [("Format", f"{scan.format}, {shape}"), ("Spacing", spacing)]
     if scan.plane:
         facts.append(("Plane", str(scan.plane)))
+    if scan.frame is not None:
+        facts.append(("Frame", str(scan.frame)))
     facts += [("Note", note) for note in scan.notes]
     engine = result.engine
     facts.append(("Computed", f"in {seconds:.1f} s by {engine.get('name')} on {engine.get('device')}"))
@@ -110,7 +121,7 @@ def _meaning(result: Result) -> list[str]:
         sentences.append("At 95 % coverage, no other class remains possible.")
     if result.sequence is not None:
         name, probability = result.sequence
-        sentences.append(f"The picture looks like {_SEQUENCES.get(name, name)} ({probability:.2f}).")
+        sentences.append(f"The picture looks like {_SEQUENCES.get(name, name)} ({shown_probability(probability)}).")
     if result.positive and result.label != TUMOR:
         sentences.append(f"Typical behavior: {result.malignancy}. {MALIGNANCY_NOTE}")
     if result.label == CLASSES[NO_TUMOR]:
@@ -121,7 +132,7 @@ def _meaning(result: Result) -> list[str]:
 def _for_pages(note: str) -> str:
     """A note without the words of the command line."""
     note = note.removeprefix("refused: ").replace("; --force judges it all the same", "")
-    return note.replace("as --force asked", "as you asked")
+    return _CHOICE.sub(r"choose frame 0 to \1", note.replace("as --force asked", "as you asked"))
 
 
 def _lesion_row(lesion: Lesion, sized: bool) -> tuple[str, ...]:
@@ -130,7 +141,7 @@ def _lesion_row(lesion: Lesion, sized: bool) -> tuple[str, ...]:
         diameters = f"{lesion.longest_diameter_mm:.0f} × {lesion.perpendicular_diameter_mm:.0f} mm"
     else:
         diameters = f"{lesion.longest_diameter_px:.0f} × {lesion.perpendicular_diameter_px:.0f} px"
-    confidence = "" if lesion.confidence is None else f"{lesion.confidence:.2f}"
+    confidence = "" if lesion.confidence is None else shown_probability(lesion.confidence)
     doubt = ", doubtful" if lesion.doubtful else ""
     area = _both(lesion.area_px, lesion.area_mm2)
     return str(lesion.number), size or area, diameters, lesion.side or "unknown", confidence + doubt

@@ -64,7 +64,7 @@ class Guard:
         if not self._token and _name_of(host) not in LOCAL_HOSTS:
             return "this server answers only on this machine, as localhost or 127.0.0.1"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _host_of(origin) != host.lower():
             return "pages of other origins may not use this server"
         return ""
 
@@ -103,6 +103,14 @@ def _hash(token: str) -> str:
 
 def _equal(one: str, other: str) -> bool:
     return secrets.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
+
+
+def _host_of(origin: str) -> str | None:
+    """Host and port of an origin, lower case; None where it is not an address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _name_of(host: str) -> str:

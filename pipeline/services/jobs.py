@@ -115,14 +115,18 @@ class JobQueue:
         self._waiting: deque[QueuedJob] = deque()
         self._running: QueuedJob | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+        # Not a daemon: one that is in native code while Python ends aborts the process.
+        self._thread = threading.Thread(target=self._work, name="jobs")
 
     def start(self) -> None:
         """Load the models and begin, in the background."""
         self._thread.start()
 
     def close(self) -> None:
-        """Cancel everything, and wait a little for the running scan to stop."""
+        """Cancel everything, and wait a little for the running scan to stop.
+
+        The process ends only when the queue's thread has, so close every queue that was started.
+        """
         with self._changed:
             self._closed = True
             jobs = [*self._waiting, *([self._running] if self._running else [])]
@@ -183,6 +187,8 @@ class JobQueue:
     def _work(self) -> None:
         try:
             pipeline = self._watched(self._load())
+            if self._closed:
+                return
             self._warm_up(pipeline)
         except Exception as error:
             self.problem = str(error) if isinstance(error, InputError) else _internal(error, "the models")
@@ -215,7 +221,7 @@ class JobQueue:
         except Exception as error:  # a fault of ours must not cost you the other scans
             if job._stop:  # its folder is gone already
                 return CANCELLED, ""
-            return FAILED, job.scan.with_path(_internal(error, job.id))
+            return FAILED, job.scan.with_path(_internal(error, "a scan"))
         return DONE, ""
 
     def _fail_waiting(self) -> None:
@@ -301,13 +307,16 @@ def _report(job: QueuedJob, step: str, n_done: int, n_all: int) -> None:
 
 
 def _end(job: QueuedJob, state: str, error: str = "") -> None:
-    job.error = printable(error.replace(f"{job.folder}/", "").replace(f"{job.folder}\\", ""))
+    for separator in ("/", "\\"):
+        error = error.replace(f"{job.folder}{separator}", "")
+    job.error = printable(error.replace(str(job.folder), job.name))
     job.state = state
     job.ended.set()
 
 
 def _internal(error: Exception, what: str) -> str:
     # Only its type and place are logged: its text may quote a header, and so a patient.
-    where = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("internal error in %s: %s\n%s", what, type(error).__name__, where)
-    return f"internal error, please report it ({type(error).__name__})"
+    sentence = f"internal error, please report it ({type(error).__name__})"
+    _log.error("tumorlens: %s: %s", what, sentence)
+    _log.info("%s", "".join(traceback.format_tb(error.__traceback__)))
+    return sentence

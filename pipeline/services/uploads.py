@@ -13,15 +13,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir, mkdtemp
+from typing import TYPE_CHECKING, Any
 
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.services.jobs import JobQueue, QueuedJob
 
+if TYPE_CHECKING:
+    from tumorlens.data.dicom.series import Series
+    from tumorlens.pipeline.batch.inputs import Work
+    from tumorlens.pipeline.batch.job import Job
+
 _MB = 1_000_000
 _PREFIX = "tumorlens-serve-"  # of temporary folders, before the number of the process
-_LONGEST_NAME = 120  # characters; file systems take 255 bytes
+_LONGEST_NAME = 200  # bytes; file systems take 255, and other names are made of it
 _OPTIONS = RunOptions(explain=True)
 
 
@@ -120,18 +126,29 @@ class Visit:
         folder = files[0].parent
         try:
             work = collect([str(file) for file in files], folder / "none", self._new_folder())
-            jobs = self.queue.submit(work.jobs, folder, _OPTIONS)
+            jobs = self.queue.submit(self._with_names(work, folder), folder, _OPTIONS)
         except InputError as error:
             self.problems.append(str(error).replace(f"{folder}/", ""))
             return []
         self.jobs += jobs
         return jobs
 
-    def force(self, job: QueuedJob) -> list[QueuedJob]:
-        """Queue a refused scan once more, to be judged all the same."""
-        jobs = self.queue.submit([job.scan], job.folder, replace(_OPTIONS, force=True))
+    def run_again(self, job: QueuedJob, **changes: Any) -> list[QueuedJob]:
+        """Queue a scan once more, in the place of this job, with changes to its `RunOptions`."""
+        try:
+            jobs = self.queue.submit([job.scan], job.folder, replace(job.options, **changes))
+        except InputError as error:
+            self.problems.append(str(error))
+            return []
         self.jobs = [*(other for other in self.jobs if other is not job), *jobs]
         return jobs
+
+    def remove(self, job: QueuedJob) -> None:
+        """Take a scan off the list, and delete its result, and its files unless other scans on the list need them."""
+        self.jobs = [other for other in self.jobs if other is not job]
+        needed = {file for other in self.jobs for file in other.scan.files or (other.scan.path,)}
+        files = [file for file in job.scan.files or (job.scan.path,) if file not in needed]
+        _delete(self.queue, [job], [*files, *job.folder.glob(f"{job.id}.*")])
 
     def new_file(self, name: str) -> Path:
         """A path for a file that the server itself makes, in a new folder."""
@@ -150,6 +167,23 @@ class Visit:
             if refusal not in self.problems:
                 self.problems.append(refusal)
             raise InputError(refusal)
+
+    def _with_names(self, work: Work, folder: Path) -> list[Job]:
+        """The scans. Series of loose DICOM files have names such as ``MR series 601`` instead of our folder's."""
+        series = {name: candidate.series for name, candidate in work.candidates}
+        taken = {job.name for job in self.jobs} | {scan.name for scan in work.jobs}
+        scans = []
+        for scan in work.jobs:
+            if scan.path == folder and scan.name in series:
+                name = plain = _series_name(series[scan.name])
+                n = 1
+                while name in taken:
+                    n += 1
+                    name = f"{plain} ({n})"
+                scan = replace(scan, name=name)
+                taken.add(name)
+            scans.append(scan)
+        return scans
 
     def _new_folder(self) -> Path:
         return Path(mkdtemp(dir=self.folder))
@@ -220,20 +254,29 @@ def _is_alive(pid: int) -> bool:
 
 
 def safe_name(name: str) -> str:
-    """A file name without folders, control characters and leading dots; the end of a name that is too long."""
+    """A file name without folders, control characters and leading dots; the end of one over 200 bytes of UTF-8."""
     plain = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", re.split(r"[/\\]", name)[-1])
-    return plain[-_LONGEST_NAME:].lstrip(". ") or "file"
+    return plain.encode()[-_LONGEST_NAME:].decode("utf-8", "ignore").lstrip(". ") or "file"
 
 
-def _delete(queue: JobQueue, jobs: list[QueuedJob], folders: list[Path]) -> None:
-    """Delete folders once none of their scans runs any more, without making the caller wait."""
+def _series_name(series: Series) -> str:
+    """``MR series 601``: modality and number, which name no patient, as descriptions may."""
+    kind = series.modality if re.fullmatch("[A-Z]{2,8}", series.modality) else "DICOM"
+    return f"{kind} series" + ("" if series.number is None else f" {series.number}")
+
+
+def _delete(queue: JobQueue, jobs: list[QueuedJob], paths: list[Path]) -> None:
+    """Delete folders and files once none of their scans runs any more, without making the caller wait."""
     for job in jobs:
         queue.cancel(job)
 
     def wait_and_delete() -> None:
         for job in jobs:
             job.ended.wait()
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     threading.Thread(target=wait_and_delete, name="delete", daemon=True).start()

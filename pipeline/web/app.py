@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.pipeline import Pipeline
     from tumorlens.pipeline.services.reviews.desk import Desk
 
+_CLOSED = ("JavaScript did not respond", "has been deleted")  # NiceGUI's errors after a page is closed
 _PATIENCE_S = 2  # for open connections when the server stops
 
 
@@ -42,7 +44,6 @@ def build_app(visits: Visits, desk: Desk | None = None, token: str = "") -> Guar
 
         register_worklist(desk)
         register_review(desk)
-    logging.getLogger("nicegui").setLevel(logging.ERROR)  # it warns of every address that does not exist
     ui.run_with(
         application,
         title="tumorlens",
@@ -78,7 +79,7 @@ def run_server(
         InputError: The host or port cannot be used, a token is missing, or the models cannot be loaded.
     """
     if host not in LOCAL_HOSTS and not token:
-        raise InputError(f"other machines may reach {host}, so give a secret with --token, or leave --host out")
+        raise InputError(f"other machines may reach {host}, so give a secret with --token or TUMORLENS_TOKEN")
     listening = _listen(host, port)
 
     def give_up() -> None:
@@ -87,7 +88,7 @@ def run_server(
     queue = JobQueue(load, give_up=give_up)
     visits = Visits(queue, limits or UploadLimits())
     name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
+    address = f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={quote(token, safe='')}" if token else "")
     pages.on_startup(lambda: announce(address))
     config = uvicorn.Config(
         build_app(visits, desk, token),
@@ -97,9 +98,10 @@ def run_server(
         proxy_headers=False,
         timeout_graceful_shutdown=_PATIENCE_S,
     )
+    _shorten_logs()
     server = uvicorn.Server(config)
-    queue.start()
     try:
+        queue.start()
         server.run(sockets=[listening])
     finally:
         listening.close()
@@ -109,6 +111,25 @@ def run_server(
             desk.close()
     if queue.problem:
         raise InputError(queue.problem)
+
+
+def _shorten_logs() -> None:
+    """Print a line for a fault of ours, and nothing for a page that was closed too early; --verbose prints all."""
+    logging.getLogger("nicegui").setLevel(logging.ERROR)  # it warns of every address that does not exist
+    for name in ("nicegui", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(_shorten)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info and record.exc_info[1] else record.msg
+    if not isinstance(error, BaseException) or logging.getLogger().isEnabledFor(logging.INFO):
+        return True
+    if isinstance(error, TimeoutError | RuntimeError) and any(words in str(error) for words in _CLOSED):
+        return False
+    # Its text and its trace are left out: they may quote a header, and so a patient.
+    record.msg, record.args = f"tumorlens: internal error, please report it ({type(error).__name__})", ()
+    record.exc_info = record.exc_text = None
+    return True
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
+import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from html import escape
+from typing import Any
 
+import numpy as np
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
 from nicegui import app, run, ui
 from nicegui.events import GenericEventArguments, KeyEventArguments
 
 from tumorlens.data.errors import InputError, printable
-from tumorlens.data.plotting import plain
-from tumorlens.pipeline.services.reviews.desk import LABELS, Desk, OpenCase
+from tumorlens.data.plotting import plain, shown_probability
+from tumorlens.pipeline.services.reviews.desk import LABELS, Desk, OpenCase, size_of
+from tumorlens.pipeline.services.reviews.state import final_decision
 from tumorlens.pipeline.services.reviews.store import ACCEPT, CLAIM_S, COMMENT, CORRECT, REJECT, ConflictError
 from tumorlens.pipeline.web.reviewer import PATIENCE_S, Reviewer
 from tumorlens.pipeline.web.theme import REVIEW, frame, text
@@ -24,16 +29,22 @@ from tumorlens.pipeline.web.views import publish, withdraw
 from tumorlens.pipeline.web.worklist import address_of
 
 _STILLS = ("overlay.png", "montage.png", "explanation.png")
-_RENEW_S = CLAIM_S / 4
-# A window has one name until it is closed, however often it is reloaded.
-_WINDOW = """
-sessionStorage.getItem("tumorlens-window") || (() => {
-  const name = Math.random().toString(36).slice(2) + Date.now().toString(36);
-  sessionStorage.setItem("tumorlens-window", name);
-  return name;
-})()
-"""
-_windows: Counter[tuple[str, str]] = Counter()  # window and scan -> pages that show it, two during a reload
+_RENEW_S = CLAIM_S / 12
+_LEAVING_S = 3.0
+_SETTLE_S = 0.8  # seconds in which keys do not decide: a key meant for the scan before must not decide on this one
+# What the browser does by itself, at once: the comment takes the focus before the next letter, Escape leaves it, and a
+# page that goes away frees its scan.
+_SCRIPT = """<script>
+document.addEventListener("keydown", (event) => {
+  const typing = ["INPUT", "TEXTAREA", "SELECT"].includes(event.target.tagName) && event.target.type !== "range";
+  if (event.key === "Escape" && typing) event.target.blur();
+  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    const comment = document.querySelector(".tl-comment textarea");
+    if (comment) { comment.focus(); event.preventDefault(); }
+  }
+});
+window.addEventListener("pagehide", () => navigator.sendBeacon("/review/release/WINDOW"));
+</script>"""
 _TOOLS = {"look": ("Look", "l"), "brush": ("Brush", "b"), "eraser": ("Eraser", "e"), "fill": ("Fill", "f")}
 _EDITS = {
     "undo": ("Undo", "z"),
@@ -77,19 +88,27 @@ def register(desk: Desk) -> None:
             raise HTTPException(404, "there is no such picture")
         return FileResponse(path, headers={"cache-control": "no-store"})
 
+    @app.post("/review/release/{window}")
+    def release(window: str) -> None:
+        with suppress(InputError):  # the claim lapses by itself
+            desk.store.release(window)
+
     @ui.page("/review/case", title="Review - tumorlens")
-    async def case(scan: str = "") -> None:
+    async def case(scan: str = "", after: str = "") -> None:
         with frame(printable(scan) or "No scan", REVIEW[1]):
-            page = _CasePage(desk, scan)
+            page = _CasePage(desk, scan, after)
         await page.open()
 
 
 class _CasePage:
     """A scan on the desk in one window."""
 
-    def __init__(self, desk: Desk, scan: str) -> None:
-        self._desk, self._scan = desk, scan
-        self._window = ""
+    def __init__(self, desk: Desk, scan: str, after: str) -> None:
+        self._desk, self._scan, self._after = desk, scan, after
+        self._window = secrets.token_urlsafe(8)
+        self._as = ""  # the reviewer whose strokes are shown
+        self._built_at = 0.0
+        self._deciding = False
         self._case: OpenCase | None = None
         self._base = ""
         self._viewer: Viewer | None = None
@@ -105,6 +124,7 @@ class _CasePage:
         self._body = ui.element("div")
         with self._body:
             ui.label("The scan is being read ...").props('role="status"')
+        ui.add_body_html(_SCRIPT.replace("WINDOW", self._window))
         ui.keyboard(on_key=self._on_key, repeating=False, ignore=["input", "select", "textarea"])
         ui.timer(_RENEW_S, self._renew)
         ui.context.client.on_delete(self._close)
@@ -113,16 +133,19 @@ class _CasePage:
 
     async def open(self) -> None:
         """Read the scan and show it."""
-        await ui.context.client.connected()
-        name = await self._reviewer.recall()
-        if not self._window:
-            self._window = await ui.run_javascript(_WINDOW, timeout=PATIENCE_S)
-            _windows[self._window, self._scan] += 1
+        await ui.context.client.connected(timeout=PATIENCE_S)
+        self._as = await self._reviewer.recall()
         try:
-            self._case = await run.io_bound(self._desk.open, self._scan, name)
+            self._case = await run.io_bound(self._desk.open, self._scan, self._as)
         except InputError as error:
             self._body.clear()
-            self._say(printable(str(error)))
+            self._say(printable(str(error)), self._reopen, "Try again")
+            return
+        if self._case.result.failed:
+            self._body.clear()
+            self._say(
+                printable(f"This scan has no result to decide on. {self._case.problem}"), self.go_on, "Next open scan"
+            )
             return
         await self._claim()
         self._build()
@@ -139,11 +162,12 @@ class _CasePage:
             other = await run.io_bound(self._desk.store.claim, self._scan, name, self._window, take_over)
         except InputError as error:
             self._mine = False
-            self._say(f"{printable(str(error))}. You can look, but not draw or decide.", alert=self._access)
+            text = f"{printable(str(error))}. You can look, but not draw or decide."
+            self._say(text, self._reopen, "Try again", self._access)
             return
         self._mine = other is None
         if self._closed:
-            await run.io_bound(self._desk.store.release, self._scan, self._window)
+            await run.io_bound(self._desk.store.release, self._window)
         elif other is not None:
             whose = (
                 "You have this scan open in another window"
@@ -170,20 +194,24 @@ class _CasePage:
         withdraw(self._base)
         await self.open()
 
+    def _may_edit(self) -> bool:
+        """Whether the scan is this window's at this moment: another may have taken it over a second ago."""
+        return self._mine and self._desk.store.claim(self._scan, self._as, self._window) is None
+
     async def _renew(self) -> None:
-        if self._case is not None and self._mine and not self._closed:
-            before = self._mine
+        if self._case is None or self._closed or not self._as or self._deciding:
+            return
+        had = self._mine
+        if had:
             await self._claim()
-            if before and not self._mine and self._viewer:
-                self._viewer.set_editable(False)
+        elif await run.io_bound(self._desk.store.claim, self._scan, self._as, self._window) is None:
+            await self._reopen()  # the other one has left: begin with what holds now
 
     def _close(self) -> None:
         self._closed = True
         withdraw(self._base)
-        _windows[self._window, self._scan] -= 1
-        if not _windows[self._window, self._scan]:  # else it was only reloaded
-            with suppress(InputError):  # it lapses by itself
-                self._desk.store.release(self._scan, self._window)
+        with suppress(InputError):  # it lapses by itself
+            self._desk.store.release(self._window)
 
     # The page ----------------------------------------------------------------------------------------------------
 
@@ -192,6 +220,7 @@ class _CasePage:
         assert case is not None
         self._body.clear()
         self._message.set_visibility(False)
+        self._built_at = time.monotonic()
         with self._body, ui.element("div").classes("tl-desk"):
             with ui.element("div").classes("tl-card"):
                 if case.view is not None and case.editor is not None:
@@ -203,7 +232,7 @@ class _CasePage:
 
     def _build_viewer(self, case: OpenCase) -> None:
         assert case.view is not None and case.editor is not None
-        self._base = publish(case.view, case.editor, lambda: self._mine)
+        self._base = publish(case.view, case.editor, self._may_edit)
         facts = case.view.describe()
         with ui.element("div").classes("tl-tools").props('role="toolbar" aria-label="Tools"'):
             self._tools = {
@@ -235,28 +264,43 @@ class _CasePage:
                 self._three = ui.checkbox(
                     "Three planes (T)", value=False, on_change=lambda e: self._show_planes(e.value)
                 )
+        self._size_now = ui.label().props('role="status"').classes("tl-quiet")
         self._choose("look")
-        self._count(case.editor.n_undo, case.editor.n_redo)
+        self._count(case.editor.n_undo, case.editor.n_redo, case.editor.n_voxels)
         if case.editor.n_undo:
             self._say("What you drew here before and have not saved yet is still here.")
 
     def _build_stills(self, case: OpenCase) -> None:
         self._viewer = None
         ui.label(printable(case.problem)).classes("tl-alert")
-        for name in _STILLS:
-            if (case.result.folder / name).is_file():
-                address = f"/review/picture/{name}{address_of(case.result.name).removeprefix('/review/case')}"
-                image = ui.element("img").classes("tl-still")
-                image.props["src"], image.props["alt"] = address, f"{name.removesuffix('.png')} of the result"
+        self._stills(case, [name for name in _STILLS if (case.result.folder / name).is_file()])
+
+    def _stills(self, case: OpenCase, pictures: list[str]) -> None:
+        for name in pictures:
+            address = f"/review/picture/{name}{address_of(case.result.name).removeprefix('/review/case')}"
+            image = ui.element("img").classes("tl-still").props('loading="lazy"')
+            image.props["src"], image.props["alt"] = address, f"{name.removesuffix('.png')} of the result"
+
+    def _build_last(self) -> None:
+        """What became of the scan before, with the way back to it."""
+        last = final_decision(self._desk.store.decisions(self._after))
+        if last is not None:
+            with ui.element("div").classes("tl-row tl-last").props('role="status"'):
+                change = f" as {plain(last.label)}" if last.label else ""
+                ui.label(printable(f"Recorded: {last.scan}, {last.action}{change}."))
+                ui.link("Look at it again", address_of(last.scan))
 
     def _build_decision(self, case: OpenCase) -> None:
         content = case.result.content
+        if self._after:
+            self._build_last()
         text("h2", "Result")
         confidence = content.get("confidence")
-        shown = plain(case.result.label) + ("" if confidence is None else f", {confidence:.2f}")
+        shown = plain(case.result.label) + ("" if confidence is None else f", {shown_probability(confidence)}")
         ui.label(f"Predicted: {shown}")
         if case.item.label != case.result.label:
             ui.label(f"After review: {plain(case.item.label)}")
+        _probabilities(content)
         if case.item.reasons:
             with ui.element("ul").classes("tl-alert tl-notes"):
                 for reason in case.item.reasons:
@@ -275,7 +319,7 @@ class _CasePage:
         options = {label: f"{n}  {plain(label)}" for n, label in enumerate(LABELS, start=1)}
         with ui.element("div").classes("tl-form"):
             self._label = ui.select(options, value=case.item.label, label="Label").props("outlined dense")
-            self._comment = ui.textarea("Comment").props("outlined dense autogrow")
+            self._comment = ui.textarea("Comment").props("outlined dense autogrow").classes("tl-comment")
         with ui.element("div").classes("tl-decide"):
             ui.button("Accept (A)", on_click=partial(self.decide, ACCEPT))
             ui.button("Save correction (S)", on_click=partial(self.decide, CORRECT))
@@ -290,6 +334,10 @@ class _CasePage:
                     ui.label(printable(line + (f". {decision.comment}" if decision.comment else "")))
         if not case.decisions:
             ui.label("Nobody has decided yet.").classes("tl-quiet")
+        pictures = [name for name in _STILLS if (case.result.folder / name).is_file()]
+        if case.view is not None and pictures:
+            with ui.expansion("Pictures of the result").classes("w-full"):
+                self._stills(case, pictures)
         with ui.expansion("Keys").classes("w-full"):
             rows = "".join(
                 f"<tr><th scope='row'><kbd>{escape(k)}</kbd></th><td>{escape(v)}</td></tr>" for k, v in _HELP
@@ -333,11 +381,15 @@ class _CasePage:
             self._need_viewer().edit(action)
 
     def _on_edited(self, event: GenericEventArguments) -> None:
-        self._count(int(event.args["undo"]), int(event.args["redo"]))
+        self._count(*(int(event.args[name]) for name in ("undo", "redo", "voxels")))
 
-    def _count(self, undo: int, redo: int) -> None:
+    def _count(self, undo: int, redo: int, voxels: int) -> None:
         self._edits["undo"].set_enabled(undo > 0)
         self._edits["redo"].set_enabled(redo > 0)
+        case = self._case
+        if case is not None and case.scan is not None and case.base is not None:
+            now, before = (size_of(n, case.scan) for n in (voxels, int(np.count_nonzero(case.base))))
+            self._size_now.text = f"Mask: {now}" + ("" if now == before else f", before {before}")
 
     def _show_planes(self, three: bool) -> None:
         self._need_viewer().set_panes("all" if three else "one")
@@ -346,10 +398,27 @@ class _CasePage:
 
     async def decide(self, action: str, insist: bool = False) -> None:
         """Record the decision and go on to the next scan."""
+        if self._deciding:  # a double click is one decision
+            return
+        self._deciding = True
+        try:
+            await self._decide(action, insist)
+        finally:
+            self._deciding = False
+
+    async def _decide(self, action: str, insist: bool) -> None:
         case, name = self._case, await self._reviewer.ask()
         if case is None or not name:
             return
-        if not self._mine:
+        if name != self._as:
+            await self._reopen()
+            self._say(f"You are {name} now. Nothing was recorded; look at the scan, and decide.")
+            return
+        if self._viewer is not None and not await self._viewer.settled():
+            self._say("What you drew last is not saved, so nothing was recorded. Draw it again.")
+            return
+        if not await run.io_bound(self._may_edit):
+            self._mine = False
             self._say("This scan is not yours at the moment, so nothing was recorded.", self._take_over, "Take it over")
             return
         if action == COMMENT and not (self._comment.value or "").strip():
@@ -366,6 +435,7 @@ class _CasePage:
             self._say(printable(str(error)))
             return
         if problems:
+            self._case = None  # it is decided
             self._say(printable("; ".join(problems)), self.go_on, "Next open scan")
             return
         if action == COMMENT:
@@ -379,7 +449,8 @@ class _CasePage:
         if not name:
             return
         following = await run.io_bound(self._desk.next_open, self._scan, name)
-        ui.navigate.to(address_of(following) if following else REVIEW[1])
+        ui.navigate.to(address_of(following, self._scan) if following else REVIEW[1])
+        await asyncio.sleep(_LEAVING_S)  # until the next page is there, nothing more is decided here
 
     # Keys --------------------------------------------------------------------------------------------------------
 
@@ -391,14 +462,14 @@ class _CasePage:
         if (held.ctrl or held.meta or held.alt) and not (held.ctrl and key in ("z", "y")):
             return  # the browser's own
         decisions = {"a": ACCEPT, "r": REJECT, "s": CORRECT}
+        if key in decisions and time.monotonic() - self._built_at < _SETTLE_S:
+            return
         if key in decisions:
             await self.decide(decisions[key])
         elif key == "n":
             await self.go_on()
         elif key == "p":
             ui.navigate.to(REVIEW[1])
-        elif key == "/":
-            self._comment.run_method("focus")
         elif key.isdecimal() and 1 <= int(key) <= len(LABELS):
             self._label.value = LABELS[int(key) - 1]
         elif self._viewer is not None:
@@ -420,6 +491,17 @@ class _CasePage:
             self._three.value = not self._three.value
 
 
+def _probabilities(content: dict[str, Any]) -> None:
+    """The probability of each class, and the classes that remain possible."""
+    probabilities = content.get("probabilities") or {}
+    if probabilities:
+        parts = [f"{plain(str(name))} {shown_probability(float(p))}" for name, p in probabilities.items()]
+        ui.label(", ".join(parts)).classes("tl-quiet")
+    possible = [plain(str(name)) for name in content["prediction_set"]]
+    if len(possible) > 1:
+        ui.label(f"Cannot be told apart at 95 %: {', '.join(possible)}").classes("tl-quiet")
+
+
 def _lesion_table(lesions: list[dict[str, object]]) -> str:
     rows = []
     for lesion in lesions:
@@ -429,8 +511,12 @@ def _lesion_table(lesions: list[dict[str, object]]) -> str:
         confidence = lesion.get("confidence")
         sure = f"{confidence:.2f}" if isinstance(confidence, float) else ""
         rows.append(
-            f"<tr><td>{lesion['number']}</td><td>{size}</td><td>{across}</td><td>{sure}</td>"
-            f"<td>{lesion['slice_index']}</td></tr>"
+            "<tr>"
+            + "".join(
+                f"<td>{escape(str(cell))}</td>"
+                for cell in (lesion["number"], size, across, sure, lesion["slice_index"])
+            )
+            + "</tr>"
         )
     head = "".join(f'<th scope="col">{t}</th>' for t in ("Lesion", "Size", "Longest", "Confidence", "Slice"))
     return f'<table class="tl-facts"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

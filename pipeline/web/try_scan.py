@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from fastapi import HTTPException, Request
-from nicegui import app, background_tasks, run, ui
+from nicegui import Client, app, background_tasks, run, ui
 from nicegui.events import GenericEventArguments
 
 from tumorlens.data.errors import InputError
@@ -19,6 +19,7 @@ from tumorlens.pipeline.services.facts import (
     doubts_of,
     facts_html,
     measurements_html,
+    n_frames_of,
     probabilities_html,
     progress_of,
 )
@@ -59,14 +60,11 @@ def register(visits: Visits) -> None:
         return {"stored": "yes"}
 
     @ui.page(theme.TRY[1], reconnect_timeout=_GRACE_S)
-    async def try_a_scan() -> None:
+    def try_a_scan() -> None:
         ui.add_body_html(_NO_NAVIGATION)
-        client = ui.context.client
         with theme.frame(*theme.TRY):
             page = _Page(visits)
-        await client.connected()
-        page.enter(str(client.tab_id))
-        client.on_delete(page.leave)
+        ui.context.client.on_connect(page.enter)  # clients that are not browsers never connect
 
 
 class _Page:
@@ -79,20 +77,26 @@ class _Page:
         self.fresh: list[QueuedJob] = []  # of these, the first that is done will be shown
         self.base_url = ""
         self.n_problems = 0
+        self.doing = ""  # what the page itself is busy with
         self._build_drop()
         with ui.element("div").classes("tl-row"):
-            self.status = ui.label("" if visits.queue.ready else _LOADING)
+            self.status = ui.label()
             self.status.props('role="status" aria-live="polite"').classes("tl-quiet")
             self.clear = ui.button("Delete all", icon="delete", on_click=self._clear)
-            self.clear.props("flat no-caps dense").set_visibility(False)
+            self.clear.props("flat dense").set_visibility(False)
         self.problems = ui.element("div").props('role="alert"')
-        self.jobs = ui.element("ul").classes("tl-jobs").props('aria-label="Scans"')
+        self.jobs = ui.element("ul").classes("tl-jobs").props('aria-label="Scans" tabindex="0"')
         self.result = ui.element("section").props('aria-label="Result"')
+        self.spoken = ui.label().props('role="status"').classes("tl-spoken")  # the eye sees it in list and result
         self.timer = ui.timer(_EVERY_S, self._refresh, active=False)
+        self._show_status()
 
-    def enter(self, tab: str) -> None:
+    def enter(self, client: Client) -> None:
         """Show the visit of a browser's tab. From now on it takes files."""
-        self.visit = self.visits.enter(tab)
+        if self.timer.active:  # it was here before, and connects again
+            return
+        client.on_delete(self.leave)
+        self.visit = self.visits.enter(str(client.tab_id))
         self.fresh = [] if self.visit.shown else self.visit.jobs
         self.uploader.props(f'url="{_UPLOADS}/{self.visit.id}"', remove="disable")
         self.timer.activate()
@@ -111,6 +115,8 @@ class _Page:
     def _clear(self) -> None:
         self.visit.clear()
         self.n_problems = -1
+        self.doing = ""
+        self.spoken.set_text("")
 
     def _build_drop(self) -> None:
         limits = self.visits.limits
@@ -119,7 +125,7 @@ class _Page:
             self.uploader = ui.upload(multiple=True, auto_upload=True).classes("hidden").props("disable")
             queue = f"getElement({self.uploader.id}).$refs.qRef"
             with ui.element("div").classes("tl-row"):
-                choose = ui.button("Choose files", icon="upload_file").props("no-caps")
+                choose = ui.button("Choose files", icon="upload_file")
                 ui.label("or drop them here: pictures, NIfTI, DICOM files, a zip of DICOM files.")
             theme.text(
                 "p",
@@ -129,9 +135,7 @@ class _Page:
             with ui.element("div").classes("tl-row"):
                 ui.label("No scan at hand? Synthetic heads:")
                 for name in EXAMPLES:
-                    ui.button(name, on_click=partial(self._example, name)).props("outline no-caps dense").classes(
-                        "px-2"
-                    )
+                    ui.button(name, on_click=partial(self._example, name)).props("outline dense").classes("px-2")
         choose.on("click", js_handler=f"() => {queue}.pickFiles()")
         mark = "e.currentTarget.classList.{0}('tl-over')"
         card.on("dragover", js_handler=f"(e) => {mark.format('add')}")
@@ -141,7 +145,7 @@ class _Page:
         app.remove_route(self.uploader.props["url"])  # NiceGUI's own address has no limits
         picked = _PICKED.format(files=limits.upload_files, bytes=limits.n_bytes)
         self.uploader.props(f'send-raw :headers="{_NAMED}" :filter="{picked}"')
-        self.uploader.on("start", lambda: self.status.set_text("Sending files ..."), args=[])
+        self.uploader.on("start", lambda: self._do("Sending files ..."), args=[])
         self.uploader.on("rejected", self._reject, js_handler=_TOO_MUCH)
         self.uploader.on("failed", self._fail, args=[])
         self.uploader.on("finish", self._take, args=[])
@@ -150,19 +154,19 @@ class _Page:
         n_files, n_bytes = event.args
         refusal = self.visit.limits.refusal(int(n_files), int(n_bytes))
         if refusal:  # else a file was dropped twice
-            self.visit.problems.append(f"nothing was sent: {refusal}")
+            self.visit.problems.append(f"Nothing was sent: {refusal}")
 
     def _fail(self) -> None:
         if len(self.visit.problems) == self.n_problems:  # the server has not said why
-            self.visit.problems.append("a file could not be sent; if it is a folder, make it a zip")
+            self.visit.problems.append("A file could not be sent; if it is a folder, make it a zip")
 
     async def _take(self) -> None:
         self.uploader.reset()
-        self.status.set_text("Looking into the files ...")
+        self._do("Looking into the files ...")
         self._choose(await run.io_bound(self.visit.take_received) or [])
 
     async def _example(self, name: str) -> None:
-        self.status.set_text("Making a synthetic head ...")
+        self._do("Making a synthetic head ...")
         path = self.visit.new_file(EXAMPLES[name].file)
 
         def make() -> list[QueuedJob]:
@@ -174,7 +178,19 @@ class _Page:
     def _choose(self, jobs: list[QueuedJob]) -> None:
         """Show the first of some new scans that is done."""
         self.fresh = jobs
-        self.status.set_text("")
+        self._do("")
+
+    def _do(self, what: str) -> None:
+        self.doing = what
+        self._show_status()
+
+    def _show_status(self) -> None:
+        queue = self.visits.queue
+        text = self.doing or ("" if queue.ready or queue.problem else _LOADING)
+        if not text and self.timer.active and len(self.visit.jobs) > 1:
+            text = f"{sum(job.ended.is_set() for job in self.visit.jobs)} of {len(self.visit.jobs)} done"
+        if self.status.text != text:
+            self.status.set_text(text)
 
     # What changes while the page is open ------------------------------------------------------------------------
 
@@ -185,7 +201,7 @@ class _Page:
             self.problems.clear()
             with self.problems:
                 for problem in visit.problems[-5:]:
-                    theme.text("p", _sentence(problem)).classes("tl-alert")
+                    theme.text("p", problem if problem.endswith((".", "!", "?")) else f"{problem}.").classes("tl-alert")
         done = next((job for job in self.fresh if job.state == DONE), None)
         if done is not None:
             self._pick(done)
@@ -196,28 +212,33 @@ class _Page:
         for job in visit.jobs:
             if job.id not in self.rows:
                 with self.jobs:
-                    self.rows[job.id] = _Row(job, self._pick, queue.cancel)
+                    self.rows[job.id] = _Row(job, self._pick, self._dismiss, self._run_again)
             self.rows[job.id].refresh(queue.position(job), queue.ready, job.id == visit.shown)
         shown = next((job for job in visit.jobs if job.id == visit.shown and job.state == DONE), None)
         if shown is not self.shown:
             self.shown = shown
             background_tasks.create(self._show(shown))
-        if not queue.ready and not queue.problem:
-            self.status.set_text(_LOADING)
-        elif self.status.text == _LOADING:
-            self.status.set_text("")
+        self._show_status()
 
     def _pick(self, job: QueuedJob) -> None:
         self.visit.shown, self.fresh = job.id, []
 
+    def _dismiss(self, job: QueuedJob) -> None:
+        if job.ended.is_set():
+            self.visit.remove(job)
+        else:
+            self.visit.queue.cancel(job)
+
     async def _show(self, job: QueuedJob | None) -> None:
         result = None if job is None else await run.io_bound(lambda: job.result)
+        if self.result.is_deleted:  # the page was closed meanwhile
+            return
         self._withdraw()
         with self.result:
             self.result.clear()
             if job is not None and result is not None and job is self.shown:
                 self._build_result(job, result)
-                self.status.set_text(f"{job.name}: {answer_of(result)}")
+                self.spoken.set_text(f"{job.name}: {answer_of(result)}")
 
     def _build_result(self, job: QueuedJob, result: Result) -> None:
         with self.result, ui.element("div").classes("tl-result"):
@@ -229,7 +250,8 @@ class _Page:
                 ui.html(probabilities_html(result), sanitize=False)
                 ui.html(doubts_of(result), sanitize=False)
                 if result.refused:
-                    ui.button("Judge it all the same", on_click=lambda: self._force(job)).props("outline no-caps")
+                    forced = partial(self._run_again, job, force=True)
+                    ui.button("Judge it all the same", on_click=forced).props("outline")
                 ui.html(measurements_html(result), sanitize=False)
                 theme.text("h3", "Save")
                 self._build_saving(job, result)
@@ -300,22 +322,28 @@ class _Page:
             kinds = {"Mask": lambda folder: downloads.find_file(folder, *downloads.MASKS), **kinds}
         with ui.element("div").classes("tl-row"):
             for name, find in kinds.items():
-                ui.button(name, icon="download", on_click=save(find)).props("outline no-caps dense").classes("px-2")
+                ui.button(name, icon="download", on_click=save(find)).props("outline dense").classes("px-2")
 
-    async def _force(self, job: QueuedJob) -> None:
-        self._choose(await run.io_bound(self.visit.force, job) or [])
+    def _run_again(self, job: QueuedJob, **changes: Any) -> None:
+        self._choose(self.visit.run_again(job, **changes))
 
 
 class _Row:
     """The line of a scan in the list. It stays while the scan changes, so that the keyboard does not lose its place."""
 
-    def __init__(self, job: QueuedJob, pick: Callable[[QueuedJob], None], cancel: Callable[[QueuedJob], None]) -> None:
-        self.job = job
+    def __init__(
+        self,
+        job: QueuedJob,
+        pick: Callable[[QueuedJob], None],
+        dismiss: Callable[[QueuedJob], None],
+        run_again: Callable[..., None],
+    ) -> None:
+        self.job, self.run_again = job, run_again
+        self.frames: ui.element | None = None
         with ui.element("li").classes("tl-job") as self.element:
-            self.button = ui.button(on_click=lambda: pick(job)).props("flat no-caps align=left").classes("tl-state")
+            self.button = ui.button(on_click=lambda: pick(job)).props("flat align=left").classes("tl-state")
             self.failure = ui.label().classes("tl-state")
-            self.cancel = ui.button("Cancel", on_click=lambda: cancel(job)).props("flat no-caps dense")
-            self.cancel.props["aria-label"] = f"Cancel {job.name}"
+            self.dismiss = ui.button(on_click=lambda: dismiss(job)).props("flat dense")
             self.bar = ui.element("progress")
             self.bar.props["aria-label"] = f"Progress of {job.name}"
 
@@ -327,7 +355,6 @@ class _Row:
         for element, visible in (
             (self.button, done),
             (self.failure, not done),
-            (self.cancel, going),
             (self.bar, going),
         ):
             if element.visible != visible:
@@ -335,6 +362,13 @@ class _Row:
         target = self.button if done else self.failure
         if target.text != text:
             target.set_text(text)
+        act = "Cancel" if going else "Remove"
+        if self.dismiss.text != act:
+            self.dismiss.set_text(act)
+            self.dismiss.props["aria-label"] = f"{act} {job.name}"
+        n_frames = n_frames_of(job)
+        if n_frames and self.frames is None:
+            self._build_frames(n_frames)
         share = {"max": job.n_all, "value": job.n_done} if job.state == RUNNING and job.n_all else {}
         if {key: self.bar.props.get(key) for key in share} != share:
             self.bar.props.update(share)
@@ -347,6 +381,12 @@ class _Row:
             self.button.props["aria-pressed"] = current
             self.element.classes("tl-shown" if shown and done else "", remove="" if shown and done else "tl-shown")
 
+    def _build_frames(self, n_frames: int) -> None:
+        """Offer the frames of a 4-D scan."""
+        with self.element, ui.element("div").classes("tl-row tl-frames") as self.frames:
+            frame = ui.number("Frame", value=0, min=0, max=n_frames - 1, precision=0).props("dense outlined")
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+            def run_again() -> None:
+                self.run_again(self.job, frame=min(max(int(frame.value or 0), 0), n_frames - 1))
+
+            ui.button("Use this frame", on_click=run_again).props("outline dense").classes("px-2")

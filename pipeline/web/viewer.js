@@ -95,6 +95,7 @@ export default {
     this.masks = new Map(); // "axis/index" -> Uint8Array
     this.loading = new Map();
     this.queue = Promise.resolve(); // edits go to the server one after the other
+    this.failed = false;
     this.stroke = null;
     this.drag = null;
     this.heat = null;
@@ -143,7 +144,7 @@ export default {
     },
     setIndex(p, index) {
       const pane = this.pane(p);
-      if (!this.facts.volume) return;
+      if (!this.facts.volume || this.stroke) return; // a stroke ends on the slice on which it began
       this.position[pane.axis] = clamp(index, 0, pane.slices - 1);
       this.load(p);
       this.drawAll();
@@ -248,7 +249,7 @@ export default {
       if (!canvas) return;
       const pane = this.pane(p);
       const width = Math.max(1, canvas.clientWidth);
-      const most = this.panesShown.length > 1 ? 460 : 0.72 * window.innerHeight;
+      const most = (this.panesShown.length > 1 ? 0.45 : 0.6) * Math.max(window.innerHeight, 500);
       const height = Math.round(Math.min(width * (pane.rows * pane.aspect) / pane.columns, most));
       const ratio = window.devicePixelRatio || 1;
       if (canvas.style.height !== `${height}px`) canvas.style.height = `${height}px`;
@@ -271,6 +272,11 @@ export default {
       if (mask && this.maskVisible) {
         context.imageSmoothingEnabled = false;
         context.drawImage(this.paintMask(pane, mask), ...place);
+        const placed = new Path2D(); // so that the line is as thin on stretched pixels as on square ones
+        placed.addPath(this.outline(pane, mask), new DOMMatrix([scale, 0, 0, pane.aspect * scale, x, y]));
+        context.lineWidth = 1.5 * ratio;
+        context.strokeStyle = `rgb(${LINE})`;
+        context.stroke(placed);
       }
       this.drawMarks(context, p, ratio);
       canvas.dataset.slice = index;
@@ -293,18 +299,27 @@ export default {
     },
     paintMask(pane, mask) {
       const [canvas, context, image] = this.blank(pane);
-      const { rows, columns } = pane;
       const inside = Math.round(this.opacity * 255);
       for (let i = 0; i < mask.length; i++) {
-        if (!mask[i]) continue;
-        const column = i % columns;
-        const border = column === 0 || column === columns - 1 || i < columns || i >= (rows - 1) * columns
-          || !mask[i - 1] || !mask[i + 1] || !mask[i - columns] || !mask[i + columns];
-        const color = border ? LINE : TINT;
-        image.data.set([...color, border ? Math.max(inside, 200) : inside], 4 * i);
+        if (mask[i]) image.data.set([...TINT, inside], 4 * i);
       }
       context.putImageData(image, 0, 0);
       return canvas;
+    },
+    outline(pane, mask) { // along the borders of pixels, in pixels
+      const { rows, columns } = pane;
+      const path = new Path2D();
+      const line = (x1, y1, x2, y2) => { path.moveTo(x1, y1); path.lineTo(x2, y2); };
+      for (let i = 0; i < mask.length; i++) {
+        if (!mask[i]) continue;
+        const c = i % columns;
+        const r = (i - c) / columns;
+        if (c === 0 || !mask[i - 1]) line(c, r, c, r + 1);
+        if (c === columns - 1 || !mask[i + 1]) line(c + 1, r, c + 1, r + 1);
+        if (r === 0 || !mask[i - columns]) line(c, r, c + 1, r);
+        if (r === rows - 1 || !mask[i + columns]) line(c, r + 1, c + 1, r + 1);
+      }
+      return path;
     },
     paintHeat(pane) {
       const [canvas, context, image] = this.blank(pane);
@@ -519,6 +534,11 @@ export default {
       this.draw(0);
       this.send(`draw/fill/${index}`, filled);
     },
+    async settled() { // whether everything that was drawn is saved; waits for what is on its way
+      if (this.stroke) this.endStroke();
+      await this.queue;
+      return !this.failed;
+    },
     edit(action) { return this.send(`edit/${action}/${this.indexOf(0)}`); },
     send(path, body) {
       this.message = "Saving ...";
@@ -527,6 +547,7 @@ export default {
           const answer = await fetch(`${this.base}/${path}`, { method: "POST", body });
           const content = await answer.json();
           if (!answer.ok) throw new Error(content.detail);
+          this.failed = false;
           this.message = content.slices.length ? `Saved (slice ${content.slices.join(", ")}).` : "Nothing to change.";
           this.$emit("edited", content);
           if (!body && content.slices.length && !content.slices.includes(this.indexOf(0))) {
@@ -535,6 +556,7 @@ export default {
           if (!body || this.panesShown.length > 1) await this.reloadMasks();
           else for (const key of [...this.masks.keys()]) if (!key.startsWith(`${this.pane(0).axis}/`)) this.masks.delete(key);
         } catch (error) {
+          this.failed = true;
           this.message = `Not saved: ${error.message}`;
           this.$emit("failed", { message: error.message });
           await this.reloadMasks();

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from nicegui import ui
-from nicegui.events import Handler
+
+_PATIENCE_S = 60.0  # for strokes on a slow connection
 
 
 class Viewer(ui.element, component="viewer.js"):
@@ -78,9 +79,9 @@ class Viewer(ui.element, component="viewer.js"):
         """Do ``undo``, ``redo``, ``clear``, ``copy-previous``, ``copy-next`` or ``interpolate`` at the shown slice."""
         self.run_method("edit", action)
 
-    def on_change(self, event: str, handler: Handler[Any]) -> None:
-        """Call a function with the arguments of an event."""
-        self.on(event, handler)
+    async def settled(self) -> bool:
+        """Whether everything that was drawn is saved. Waits for what is on its way."""
+        return bool(await self.run_method("settled", timeout=_PATIENCE_S))
 
     def _set(self, name: str, value: Any) -> None:
         self._props[name] = value

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class _Shown:
     view: View
     editor: Editor | None
     may_edit: Callable[[], bool]
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 _shown: dict[str, _Shown] = {}
@@ -34,7 +36,7 @@ def publish(view: View, editor: Editor | None = None, may_edit: Callable[[], boo
     Args:
         view: The scan.
         editor: Takes what is drawn; None for a view to look at.
-        may_edit: Whether drawing is allowed at the moment.
+        may_edit: Whether drawing is allowed at the moment; may take a while.
     """
     key = secrets.token_urlsafe(16)
     _shown[key] = _Shown(view, editor, may_edit)
@@ -77,11 +79,16 @@ async def _heat(key: str) -> Response:
 @app.post(_BASE + "/{key}/draw/{tool}/{index}")
 async def _draw(key: str, tool: str, index: int, request: Request) -> dict[str, Any]:
     """A drawn slice: one byte a pixel, 0 or 1, row by row."""
-    shown, drawn = _find(key), np.frombuffer(await request.body(), np.uint8)
+    shown = _find(key)
     pane = shown.view.describe_pane()
-    if drawn.size != pane["rows"] * pane["columns"]:
+    drawn = bytearray()
+    async for chunk in request.stream():
+        drawn += chunk
+        if len(drawn) > pane["rows"] * pane["columns"]:
+            break
+    if len(drawn) != pane["rows"] * pane["columns"]:
         raise HTTPException(400, "the drawn slice has another size than the scan's slices")
-    mask = drawn.reshape(pane["rows"], pane["columns"])
+    mask = np.frombuffer(bytes(drawn), np.uint8).reshape(pane["rows"], pane["columns"])
     return await _edit(shown, lambda editor: editor.draw(tool, index, mask))
 
 
@@ -102,10 +109,16 @@ async def _act(key: str, action: str, index: int) -> dict[str, Any]:
 
 async def _edit(shown: _Shown, change: Callable[[Editor], list[int]]) -> dict[str, Any]:
     editor = shown.editor
-    if editor is None or not shown.may_edit():
-        raise HTTPException(409, "you cannot draw here: somebody else has this scan open")
-    slices = await _answer(lambda: change(editor))
-    return {"slices": [int(k) for k in slices], "undo": editor.n_undo, "redo": editor.n_redo}
+
+    def work() -> dict[str, Any]:
+        if editor is None or not shown.may_edit():
+            raise InputError("you cannot draw here, because somebody else has this scan open")
+        slices = [int(k) for k in change(editor)]
+        return {"slices": slices, "undo": editor.n_undo, "redo": editor.n_redo, "voxels": editor.n_voxels}
+
+    async with shown.lock:  # one change after the other
+        answer: dict[str, Any] = await _answer(work)
+    return answer
 
 
 async def _answer(work: Callable[[], Any]) -> Any:

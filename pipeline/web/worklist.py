@@ -9,10 +9,10 @@ from nicegui import run, ui
 
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.labels import color_of
-from tumorlens.data.plotting import plain
+from tumorlens.data.plotting import plain, shown_probability
 from tumorlens.pipeline.services.reviews.agreement import Agreement, Known, measure_agreement
-from tumorlens.pipeline.services.reviews.desk import OPEN, STATES, Desk, WorkItem, describe_progress
-from tumorlens.pipeline.web.reviewer import Reviewer
+from tumorlens.pipeline.services.reviews.desk import FAILED, OPEN, STATES, Desk, WorkItem, describe_progress
+from tumorlens.pipeline.web.reviewer import PATIENCE_S, Reviewer
 from tumorlens.pipeline.web.theme import REVIEW, frame, text
 
 _PAGE = 100  # lines shown at once
@@ -22,9 +22,9 @@ _ALL = "all"
 _dice: Known = {}  # of all windows: the masks of many scans take a while to read
 
 
-def address_of(name: str) -> str:
-    """The address of a scan on the desk."""
-    return f"/review/case?scan={quote(name, safe='')}"
+def address_of(name: str, after: str = "") -> str:
+    """The address of a scan on the desk; it says what became of the scan before."""
+    return f"/review/case?scan={quote(name, safe='')}" + (f"&after={quote(after, safe='')}" if after else "")
 
 
 def register(desk: Desk) -> None:
@@ -34,6 +34,8 @@ def register(desk: Desk) -> None:
     async def worklist() -> None:
         with frame("Review", REVIEW[1]):
             page = _Worklist(desk)
+        await ui.context.client.connected(timeout=PATIENCE_S)
+        await page.recall()
         await page.fill()
 
 
@@ -54,7 +56,7 @@ class _Worklist:
             self._search = ui.input("Search name or reason", on_change=self._from_start).props(
                 "dense outlined clearable"
             )
-            states = {_ALL: "all states", OPEN: "open", **{state: state for state in STATES.values()}}
+            states = {_ALL: "all states", **{state: state for state in (OPEN, *STATES.values(), FAILED)}}
             self._state = ui.select(states, value=_ALL, label="State", on_change=self._from_start)
             self._label = ui.select({_ALL: "all labels"}, value=_ALL, label="Label", on_change=self._from_start)
             for select in (self._state, self._label):
@@ -65,9 +67,14 @@ class _Worklist:
             self._back = ui.button("Earlier lines", on_click=lambda: self._turn(-1)).props("flat")
             self._place = ui.label()
             self._on = ui.button("Later lines", on_click=lambda: self._turn(1)).props("flat")
+        ui.label("Need: one point for each reason, more for doubts, refusals and failures.").classes("tl-quiet")
         text("h2", "Agreement")
         self._agreement = ui.html("", sanitize=False)
         ui.timer(_EVERY_S, self.fill)
+
+    async def recall(self) -> None:
+        """Show the name that the browser remembers."""
+        await self._reviewer.recall()
 
     async def fill(self) -> None:
         """Read the state of all scans and show it, if it has changed."""
@@ -147,13 +154,13 @@ def _line(item: WorkItem) -> str:
     )
     state = item.state + (f" ({escape(', '.join(item.reviewers))})" if item.reviewers else "")
     if item.claim is not None:
-        state += f"<br>open at {escape(item.claim.reviewer)}"
+        state += f"<br>{escape(item.claim.reviewer)} has it open"
     confidence = content.get("confidence")
     volume = content.get("tumor_volume_mm3")
     cells = [
         f"<td>{link}</td><td>{label}</td><td>{state}</td>",
         f'<td class="tl-number">{item.need:.1f}</td>',
-        f'<td class="tl-number">{"" if confidence is None else f"{confidence:.2f}"}</td>',
+        f'<td class="tl-number">{"" if confidence is None else escape(shown_probability(confidence))}</td>',
         f'<td class="tl-number">{"" if not volume else f"{volume / 1000:.1f} ml"}</td>',
         f"<td>{escape(printable('; '.join(item.reasons)))}</td>",
     ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.batch.stored import StoredResult
-from tumorlens.pipeline.services.reviews.desk import decisions_about, final_decision
+from tumorlens.pipeline.services.reviews.state import decisions_about, final_decision
 from tumorlens.pipeline.services.reviews.store import ACCEPT, CORRECT, REJECT, Decision, Store
 
 MODEL = "the models"

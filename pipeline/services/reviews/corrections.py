@@ -43,7 +43,9 @@ def write_correction(
         raise InputError(f"{result.name}: there is no mask that could be corrected")
     if original is None:
         assert scan is not None
-        return _write_first(result.folder, mask, scan), []
+        files = _write_first(result.folder, mask, scan)
+        _remove_others(result.folder, files)
+        return files, []
     if mask.shape != original.voxels.shape:
         raise InputError(f"{result.name}: the mask has shape {mask.shape}, the original {original.voxels.shape}")
     files, problems = [], []
@@ -63,7 +65,14 @@ def write_correction(
                 files.append(REVIEWED["mask.dcm"])
             except InputError as error:
                 problems.append(f"no {REVIEWED['mask.dcm']}: {error}")
+    _remove_others(result.folder, files)
     return files, problems
+
+
+def _remove_others(folder: Path, files: list[str]) -> None:
+    """Delete the files of an earlier correction that would contradict this one."""
+    for name in set(REVIEWED.values()) - set(files):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _write_first(folder: Path, mask: NDArray[np.uint8], scan: Scan) -> list[str]:

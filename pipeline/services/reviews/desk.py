@@ -25,12 +25,19 @@ from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE
 from tumorlens.pipeline.outputs import TABLE
 from tumorlens.pipeline.services.reviews.corrections import write_correction
 from tumorlens.pipeline.services.reviews.editor import Editor
+from tumorlens.pipeline.services.reviews.state import (
+    current_mask,
+    decisions_about,
+    final_decision,
+    last_correction,
+    models_of,
+)
 from tumorlens.pipeline.services.reviews.store import ACCEPT, COMMENT, CORRECT, REJECT, RELABEL, Claim, Decision, Store
 from tumorlens.pipeline.services.views import View
 
 LABELS = (*KNOWN, REFUSED)  # what a reviewer may call a scan
 STATES = {ACCEPT: "accepted", REJECT: "rejected", RELABEL: "relabeled", CORRECT: "corrected"}
-OPEN = "open"
+OPEN, FAILED = "open", "failed"
 _LARGE_ML = 30.0
 _MANY_LESIONS = 3
 
@@ -43,7 +50,7 @@ class WorkItem:
         result: The stored result.
         need: How much a person is needed; the worklist begins with the largest.
         reasons: Why, in words.
-        state: `OPEN`, or one of the values of `STATES`.
+        state: `OPEN`, `FAILED`, or one of the values of `STATES`.
         reviewers: Who has decided, in order.
         claim: Who has it open now, or None.
         label: The label that holds: the last reviewer's, else the predicted one.
@@ -126,9 +133,10 @@ class Desk:
     def results(self) -> list[StoredResult]:
         """The results in the order of the table, read again where a run has added some."""
         with self._lock:
-            if _time_of(self.out) != self._read_at:
-                self._read_at = _time_of(self.out)
+            now = _time_of(self.out)
+            if now != self._read_at:
                 self._results = {result.name: result for result in read_results(self.out)}
+                self._read_at = now
             return list(self._results.values())
 
     def worklist(self) -> list[WorkItem]:
@@ -168,13 +176,13 @@ class Desk:
         decisions = decisions_about(result, self.store.decisions(name))
         case = OpenCase(result, _item(result, decisions, self.store.claims().get(name)), decisions)
         try:
-            case.scan = self._scan(result)
+            case.scan = self.read_scan(result)
             self.restore_files(result, case.scan)
-            mask = result.mask_on(case.scan, reviewed=any(decision.has_mask for decision in decisions))
+            mask = self.mask_on(case.scan, result, decisions)
         except (InputError, OSError) as error:
             case.problem, case.scan = str(error), None
             return case
-        case.base = np.zeros(case.scan.voxels.shape[: 3 if case.scan.volume else 2], np.uint8) if mask is None else mask
+        case.base = mask
         lesions = result.content["lesions"]
         case.view = View(
             case.scan,
@@ -182,8 +190,20 @@ class Desk:
             start=int(result.content.get("shown_slice") or 0),
             center=lesions[0]["centroid_index"] if lesions else None,
         )
-        case.editor = Editor(case.view, self.store, name, reviewer)
+        case.editor = Editor(case.view, self.store, name, reviewer, result.identity)
         return case
+
+    def mask_on(self, scan: Scan, result: StoredResult, decisions: Sequence[Decision]) -> NDArray[np.uint8]:
+        """The mask that holds, in the order of the scan; empty where there is none."""
+        shape = scan.voxels.shape[: 3 if scan.volume else 2]
+        mask = (
+            current_mask(result, self.store, decisions) if last_correction(decisions) else result.mask_on(scan, False)
+        )
+        if mask is None:
+            return np.zeros(shape, np.uint8)
+        if mask.size != np.prod(shape):
+            raise InputError(f"the mask has shape {mask.shape}, the scan {shape}")
+        return mask.reshape(shape)
 
     def decide(
         self, case: OpenCase, reviewer: str, action: str, label: str = "", comment: str = "", insist: bool = False
@@ -200,8 +220,10 @@ class Desk:
 
         Raises:
             ConflictError: Another reviewer has decided since.
-            InputError: The action and what was drawn contradict each other.
+            InputError: The action and what was drawn contradict each other, or the scan was run again since.
         """
+        if self._result(case.result.name).identity != case.result.identity:
+            raise InputError("this scan was run again since you opened it, so nothing was recorded; open it again")
         before_label = case.item.label
         label = label or before_label
         if label not in LABELS:
@@ -209,6 +231,9 @@ class Desk:
         drawn = case.editor is not None and case.editor.changed
         if drawn and action in (ACCEPT, REJECT):
             raise InputError("you have changed the mask: save the correction, or take your strokes back")
+        empty = case.view is None or case.view.mask is None or not case.view.mask.any()
+        if label == CLASSES[NO_TUMOR] and not empty and action in (RELABEL, CORRECT):
+            raise InputError("you call it free of tumor, but there is a mask: clear it (X), or choose another label")
         if action == ACCEPT and label != before_label:
             raise InputError("you have chosen another label: save it, or choose the old one")
         if action == CORRECT and not drawn:
@@ -216,35 +241,42 @@ class Desk:
                 raise InputError("nothing has changed; accept the result, or correct its mask or label")
             action = RELABEL
         mask = case.view.mask if case.view is not None and action == CORRECT else None
-        self.store.decide(
+        number = self.store.decide(
             case.result.name,
             reviewer,
             action,
             None if action in (REJECT, COMMENT) else label,
             comment,
-            {"label": before_label, "source_sha256": source_hash(case.result), **_facts(case.base, case.scan)},
+            {"label": before_label, "of": case.result.identity, **_facts(case.base, case.scan)},
             {"label": label, **_facts(case.base if mask is None else mask, case.scan)},
             models_of(case.result),
             mask,
             None if insist else case.seen,
+            case.result.identity,
         )
         if mask is None:
             return []
         try:
-            return write_correction(case.result, mask, case.scan, reviewer, label)[1]
+            problems = write_correction(case.result, mask, case.scan, reviewer, label)[1]
+            self.store.mark_written(number)
         except OSError as error:
             return [f"your correction is recorded, but its file cannot be written now ({error.strerror or error})"]
+        return problems
 
     def restore_files(self, result: StoredResult, scan: Scan | None) -> None:
         """Write the corrected mask again where a crash has come between the decision and its files."""
-        about = decisions_about(result, self.store.decisions(result.name))
-        corrected = [decision for decision in about if decision.has_mask]
-        if not corrected:
+        last = last_correction(decisions_about(result, self.store.decisions(result.name)))
+        if last is None:
             return
-        last = corrected[-1]
-        mask, stored = self.store.mask(last.number), result.mask()
-        if mask is not None and (stored is None or not np.array_equal(stored.voxels, mask)):
+        mask = self.store.mask(last.number)
+        try:
+            stored = result.mask()
+            same = stored is not None and np.array_equal(stored.voxels, mask)
+        except InputError:  # the copy is damaged
+            same = False
+        if mask is not None and not (same and self.store.is_written(last.number)):
             write_correction(result, mask, scan, last.reviewer, last.label)
+            self.store.mark_written(last.number)
 
     def source_of(self, name: str) -> Job | None:
         """The job that reads a scan, or None where its files are not at hand."""
@@ -264,9 +296,14 @@ class Desk:
             raise InputError(f"{name!r} is not a scan in {self.out / TABLE}")
         return found
 
-    def _scan(self, result: StoredResult) -> Scan:
+    def read_scan(self, result: StoredResult) -> Scan:
+        """The scan of a result, as it was judged.
+
+        Raises:
+            InputError: It is not at hand, cannot be read, or has changed since.
+        """
         if result.failed:
-            raise InputError(result.row["error"] or "this scan has no result")
+            raise InputError(result.row["error"] or "the result.json of this scan is missing or damaged; run it again")
         job = self.source_of(result.name)
         if job is None:
             raise InputError("the scan is not at hand; start with --scans INPUT to see its slices and correct its mask")
@@ -283,42 +320,19 @@ def describe_progress(items: Sequence[WorkItem]) -> str:
     return text + (f"; {failed} failed" if failed else "")
 
 
-def decisions_about(result: StoredResult, decisions: Sequence[Decision]) -> list[Decision]:
-    """Of the decisions on a name, those on this very scan: a later run may have given the name to another one."""
-    return [d for d in decisions if d.before.get("source_sha256") in (None, source_hash(result))]
-
-
-def source_hash(result: StoredResult) -> str | None:
-    """SHA-256 of the scan that a result was made of, or None where it does not say."""
-    source = (result.content.get("made_of") or {}).get("source_sha256")
-    return None if source is None else str(source)
-
-
-def models_of(result: StoredResult) -> dict[str, str]:
-    """Stage -> SHA-256 of the weights that made a result."""
-    models = result.content.get("models") or {}
-    return {stage: str(card.get("sha256") or "") for stage, card in models.items()}
-
-
-def final_decision(decisions: Sequence[Decision], reviewer: str | None = None) -> Decision | None:
-    """The last decision that is more than a comment, of one reviewer or of all."""
-    own = [d for d in decisions if d.action != COMMENT and reviewer in (None, d.reviewer)]
-    return own[-1] if own else None
-
-
 def _item(result: StoredResult, decisions: Sequence[Decision], claim: Claim | None) -> WorkItem:
     need, reasons = _need(result)
     last = final_decision(decisions)
     named = next((d.label for d in reversed(decisions) if d.label), None)
     reviewers = tuple(dict.fromkeys(d.reviewer for d in decisions if d.action != COMMENT))
-    state = STATES[last.action] if last else OPEN
+    state = FAILED if result.failed else STATES[last.action] if last else OPEN
     return WorkItem(result, need, tuple(reasons), state, reviewers, claim, named or result.label)
 
 
 def _need(result: StoredResult) -> tuple[float, list[str]]:
     """How much a scan needs a person, and why. Every reason counts one; the worst ones count more."""
     if result.failed:
-        return 5.0, [f"failed: {result.row['error'] or 'no result'}"]
+        return 5.0, [f"failed: {result.row['error'] or 'its result.json is missing or damaged'}"]
     content = result.content
     reasons = [str(text) for text in content["review"]]
     need = float(len(reasons))
@@ -349,6 +363,14 @@ def _facts(mask: NDArray[np.uint8] | None, scan: Scan | None) -> dict[str, Any]:
     if scan is not None and scan.volume and scan.spacing_mm is not None:
         facts["mask_ml"] = round(facts["mask_voxels"] * float(np.prod(scan.spacing_mm[:3])) / 1000, 4)
     return facts
+
+
+def size_of(n_voxels: int, scan: Scan) -> str:
+    """The size of a mask in words: ml of a volume, mm2 of a picture, voxels or pixels where their size is not known."""
+    if scan.spacing_mm is None:
+        return f"{n_voxels} {'voxels' if scan.volume else 'pixels'}"
+    one = float(np.prod(scan.spacing_mm[: 3 if scan.volume else 2]))
+    return f"{n_voxels * one / 1000:.2f} ml" if scan.volume else f"{n_voxels * one:.0f} mm²"
 
 
 def _time_of(out: Path) -> float:

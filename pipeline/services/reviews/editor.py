@@ -20,15 +20,21 @@ class Editor:
         store: The reviewers' file.
         name: The scan's name in ``results.csv``.
         reviewer: Who draws.
+        about: What is drawn on, from `pipeline.batch.stored.StoredResult.identity`.
     """
 
-    def __init__(self, view: View, store: Store, name: str, reviewer: str) -> None:
-        self.view, self._store, self._name, self._reviewer = view, store, name, reviewer
+    def __init__(self, view: View, store: Store, name: str, reviewer: str, about: str = "") -> None:
+        self.view, self._store, self._name, self._reviewer, self._about = view, store, name, reviewer, about
         self._original = None if view.mask is None else view.mask.copy()
-        strokes, self.n_redo = store.strokes(name, reviewer)
+        strokes, self.n_redo = store.strokes(name, reviewer, about)
         self.n_undo = len(strokes)
         for stroke in strokes:
             self._show({index: after for index, (_, after) in stroke.slices.items()})
+
+    @property
+    def n_voxels(self) -> int:
+        """Size of the mask as it is now."""
+        return 0 if self.view.mask is None else int(np.count_nonzero(self.view.mask))
 
     @property
     def changed(self) -> bool:
@@ -80,7 +86,7 @@ class Editor:
 
     def undo(self) -> list[int]:
         """Take the last change back."""
-        stroke = self._store.undo(self._name, self._reviewer)
+        stroke = self._store.undo(self._name, self._reviewer, about=self._about)
         if stroke is None:
             return []
         self.n_undo, self.n_redo = self.n_undo - 1, self.n_redo + 1
@@ -88,7 +94,7 @@ class Editor:
 
     def redo(self) -> list[int]:
         """Repeat the change that was taken back last."""
-        stroke = self._store.undo(self._name, self._reviewer, redo=True)
+        stroke = self._store.undo(self._name, self._reviewer, redo=True, about=self._about)
         if stroke is None:
             return []
         self.n_undo, self.n_redo = self.n_undo + 1, self.n_redo - 1
@@ -115,7 +121,7 @@ class Editor:
                 changes[index] = (before.copy(), (after != 0).astype(np.uint8))
         if not changes:
             return []
-        self._store.add_stroke(self._name, self._reviewer, kind, changes)  # first the disk, then the screen
+        self._store.add_stroke(self._name, self._reviewer, kind, changes, self._about)  # first the disk
         self.n_undo, self.n_redo = self.n_undo + 1, 0
         return self._show({index: after for index, (_, after) in changes.items()})
 

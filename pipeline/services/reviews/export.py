@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.stored import StoredResult
 from tumorlens.pipeline.batch.studies import study_of
-from tumorlens.pipeline.services.reviews.desk import OPEN, Desk, decisions_about, describe_progress, final_decision
+from tumorlens.pipeline.outputs.table import safe_cell
+from tumorlens.pipeline.services.reviews.desk import OPEN, Desk, describe_progress
+from tumorlens.pipeline.services.reviews.state import decisions_about, final_decision
 from tumorlens.pipeline.services.reviews.store import ACCEPT, CORRECT, RELABEL, Decision
 
 DECISIONS, INDEX = "decisions.csv", "index.csv"
@@ -70,13 +72,22 @@ def export_reviews(
     if not decisions:
         whose = f" by {reviewer}" if reviewer else ""
         raise InputError(f"{desk.out}: no decisions{whose} yet; review with `tumorlens serve {desk.out}`")
-    claim([folder / DECISIONS, folder / INDEX], "an export", lambda path: _is_export(path.parent), overwrite)
-    exported = Exported(len(decisions))
-    rows = []
+    kinds = (CORRECT, RELABEL, *((ACCEPT,) if accepted else ()))
+    chosen = []
     for result in desk.results():
-        last = final_decision(decisions_about(result, [d for d in decisions if d.scan == result.name]))
-        if last is None or last.action not in (CORRECT, RELABEL, *((ACCEPT,) if accepted else ())):
-            continue
+        last = final_decision(decisions_about(result, decisions))
+        if last is not None and last.action in kinds:
+            chosen.append((result, last))
+    earlier = _files_of_earlier(folder)
+    names = {name for result, _ in chosen for name in _names(desk, result)}
+    claim(
+        [folder / DECISIONS, folder / INDEX, *(folder / name for name in sorted(names))],
+        "an export",
+        lambda path: path.relative_to(folder).as_posix() in earlier,
+        overwrite,
+    )
+    exported, rows = Exported(len(decisions)), []
+    for result, last in chosen:
         try:
             rows.append(_write_case(desk, result, last, folder))
         except InputError as error:
@@ -84,34 +95,38 @@ def export_reviews(
     _write_csv(folder / DECISIONS, _COLUMNS, [_row(decision) for decision in decisions])
     if rows:
         _write_csv(folder / INDEX, _INDEX_COLUMNS, rows)
-    else:
-        (folder / INDEX).unlink(missing_ok=True)
+    written = {DECISIONS, *((INDEX,) if rows else ()), *(row[name] for row in rows for name in ("image", "mask"))}
+    for name in earlier - written:  # what an earlier export wrote and this one does not
+        (folder / name).unlink(missing_ok=True)
     exported.cases = len(rows)
     return exported
 
 
+def _names(desk: Desk, result: StoredResult) -> list[str]:
+    """The files that a scan may have in an export, below its folder."""
+    stem = result.folder.relative_to(desk.out).as_posix()
+    return [f"{kind}/{stem}{suffix}" for kind in ("images", "masks") for suffix in (".png", ".nii.gz")]
+
+
 def _write_case(desk: Desk, result: StoredResult, decision: Decision, folder: Path) -> dict[str, Any]:
     """Write image and mask of a decided scan and return its row of the index."""
-    case = desk.open(result.name, decision.reviewer)
-    label = decision.label or case.item.label  # an imported mask says nothing about the label
+    about = decisions_about(result, desk.store.decisions(result.name))
+    seen = [d for d in about if d.number <= decision.number]  # what the reviewer saw, not what others drew later
+    label = next((d.label for d in reversed(seen) if d.label), result.label)  # an imported mask has no label
     if label not in KNOWN:
         raise InputError(f"called {label}, which is not a class to train on")
-    if case.scan is None or case.view is None:
-        raise InputError(case.problem)
-    mask = desk.store.mask(decision.number) if decision.has_mask else case.base
-    scan, stem = case.scan, result.folder.relative_to(desk.out).as_posix()
-    suffix = ".nii.gz" if scan.volume else ".png"
+    scan = desk.read_scan(result)
+    mask = desk.mask_on(scan, result, seen)
+    stem, suffix = result.folder.relative_to(desk.out).as_posix(), ".nii.gz" if scan.volume else ".png"
     image, drawn = folder / "images" / f"{stem}{suffix}", folder / "masks" / f"{stem}{suffix}"
     _write_image(image, scan)
-    sick = label != CLASSES[NO_TUMOR]
-    if sick and mask is not None and mask.any():
-        if scan.volume:
-            write_mask_nifti(drawn, mask, _without_header(scan))
-        else:
-            drawn.parent.mkdir(parents=True, exist_ok=True)
-            write_mask_png(drawn, mask)
-    else:
+    if label == CLASSES[NO_TUMOR] or not mask.any():
         drawn.unlink(missing_ok=True)
+    elif scan.volume:
+        write_mask_nifti(drawn, mask, replace(scan, header=None, source_shape=scan.voxels.shape))
+    else:
+        drawn.parent.mkdir(parents=True, exist_ok=True)
+        write_mask_png(drawn, mask)
     return {
         "image": image.relative_to(folder).as_posix(),
         "mask": drawn.relative_to(folder).as_posix() if drawn.is_file() else "",
@@ -142,13 +157,6 @@ def _write_image(path: Path, scan: Scan) -> None:
         write_png(path, _as_picture(scan.voxels))
 
 
-def _without_header(scan: Scan) -> Scan:
-    """The scan as its copy is, without the header of its file."""
-    from dataclasses import replace
-
-    return replace(scan, header=None, source_shape=scan.voxels.shape)
-
-
 def _saved(voxels: NDArray[Any]) -> NDArray[Any]:
     """The voxels in a type that NIfTI readers know."""
     kinds = {"int64": np.float64, "uint64": np.float64, "float16": np.float32, "bool": np.uint8}
@@ -168,13 +176,13 @@ def _row(decision: Decision) -> dict[str, Any]:
         "number": decision.number,
         "at": decision.at,
         "scan": decision.scan,
-        "reviewer": decision.reviewer,
+        "reviewer": safe_cell(decision.reviewer),
         "action": decision.action,
         "label_before": decision.before.get("label", ""),
         "label_after": decision.label or "",
         "mask_voxels_before": decision.before.get("mask_voxels", ""),
         "mask_voxels_after": decision.after.get("mask_voxels", ""),
-        "comment": decision.comment,
+        "comment": safe_cell(decision.comment),
         "classifier_sha256": decision.models.get("classification", ""),
         "segmenter_sha256": decision.models.get("segmentation", ""),
     }
@@ -187,12 +195,23 @@ def _write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -
         writer.writerows(rows)
 
 
-def _is_export(folder: Path) -> bool:
+def _files_of_earlier(folder: Path) -> set[str]:
+    """The files of an export that is in the folder already."""
     try:
         with (folder / DECISIONS).open(newline="", encoding="utf-8") as file:
-            return tuple(next(csv.reader(file), ())) == _COLUMNS
-    except (OSError, UnicodeDecodeError):
-        return False
+            if tuple(next(csv.reader(file), ())) != _COLUMNS:
+                return set()
+        rows: list[dict[str, str]] = []
+        if (folder / INDEX).is_file():
+            with (folder / INDEX).open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                if tuple(reader.fieldnames or ()) != _INDEX_COLUMNS:
+                    return {DECISIONS}
+                rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return set()
+    inside = {row[name] for row in rows for name in ("image", "mask") if row[name] and ".." not in row[name]}
+    return {DECISIONS, *((INDEX,) if rows else ()), *inside}
 
 
 def describe_reviews(desk: Desk) -> str:
@@ -204,7 +223,8 @@ def describe_reviews(desk: Desk) -> str:
         kappa = "" if each.kappa is None else f", kappa {each.kappa:.2f}"
         dice = "" if each.dice is None else f", Dice {each.dice:.2f} on {each.n_masks}"
         rejected = f", {each.rejected} rejected" if each.rejected else ""
-        lines.append(f"{each.first} and {each.second}: {each.same} of {each.n} labels agree{kappa}{dice}{rejected}")
+        labels = f"{each.same} of {each.n} labels agree" if each.n else "no labels given"
+        lines.append(f"{each.first} and {each.second}: {labels}{kappa}{dice}{rejected}")
     return "\n".join(lines)
 
 

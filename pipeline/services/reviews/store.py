@@ -6,7 +6,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,17 +30,19 @@ CREATE TABLE decisions (
     mask BLOB, mask_shape TEXT
 );
 CREATE TABLE strokes (
-    id INTEGER PRIMARY KEY, at TEXT NOT NULL, scan TEXT NOT NULL, reviewer TEXT NOT NULL, kind TEXT NOT NULL
+    id INTEGER PRIMARY KEY, at TEXT NOT NULL, scan TEXT NOT NULL, about TEXT NOT NULL, reviewer TEXT NOT NULL,
+    kind TEXT NOT NULL
 );
+CREATE TABLE written (decision INTEGER PRIMARY KEY REFERENCES decisions(id));
 CREATE TABLE slices (
     stroke INTEGER NOT NULL REFERENCES strokes(id), slice INTEGER NOT NULL, before BLOB NOT NULL, after BLOB NOT NULL,
     PRIMARY KEY (stroke, slice)
 );
 CREATE TABLE claims (scan TEXT PRIMARY KEY, reviewer TEXT NOT NULL, window TEXT NOT NULL, at REAL NOT NULL);
 CREATE INDEX decisions_of_scan ON decisions (scan, id);
-CREATE INDEX strokes_of_scan ON strokes (scan, reviewer, id);
+CREATE INDEX strokes_of_scan ON strokes (scan, about, reviewer, id);
 """
-_KEPT = ("decisions", "strokes", "slices")  # a claim is the only thing that ends
+_KEPT = ("decisions", "strokes", "slices", "written")  # a claim is the only thing that ends
 
 
 class ConflictError(InputError):
@@ -117,6 +119,8 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.path = out / REVIEWS
+        if self.path.exists() and (not self.path.is_file() or not self.path.stat().st_size):
+            raise InputError(f"{self.path}: this is not a file of reviews; put back a copy of it, or delete it")
         if self.path.is_file():
             with self._open():
                 pass
@@ -133,6 +137,7 @@ class Store:
         models: Mapping[str, str] | None = None,
         mask: NDArray[np.uint8] | None = None,
         seen: int | None = None,
+        about: str = "",
     ) -> int:
         """Add a decision and return its number. The drawn strokes of the reviewer on the scan are done with it.
 
@@ -147,6 +152,7 @@ class Store:
             models: Stage -> SHA-256 of its weights.
             mask: The corrected mask, 0 and 1, in the order of the stored mask.
             seen: Number of the latest decision on the scan that the reviewer has seen, 0 for none. None does not ask.
+            about: As in `add_stroke`.
 
         Raises:
             ConflictError: Another reviewer has decided since.
@@ -174,7 +180,7 @@ class Store:
                 ),
             ).lastrowid
             if action != COMMENT:
-                _add_stroke(db, scan, reviewer, "decided", {})
+                _add_stroke(db, scan, about, reviewer, "decided", {})
         return int(number or 0)
 
     def decisions(self, scan: str | None = None) -> list[Decision]:
@@ -188,7 +194,10 @@ class Store:
                 f" FROM decisions{where} ORDER BY id",
                 () if scan is None else (scan,),
             ).fetchall()
-        return [_decision(row) for row in rows]
+        try:
+            return [_decision(row) for row in rows]
+        except (ValueError, TypeError):
+            raise InputError(f"{self.path}: a decision in it is damaged; put back a copy of the file") from None
 
     def state(self) -> tuple[object, ...]:
         """A value that changes with every decision and every claim."""
@@ -202,7 +211,20 @@ class Store:
         """The mask of a decision, 0 and 1 in the order of the stored mask; None where it has none."""
         with self._open() as db:
             row = db.execute("SELECT mask, mask_shape FROM decisions WHERE id = ?", (number,)).fetchone()
-        return None if row is None or row[0] is None else _unpack(row[0], tuple(json.loads(row[1])))
+        try:
+            return None if row is None or row[0] is None else _unpack(row[0], tuple(json.loads(row[1])))
+        except (ValueError, TypeError, zlib.error):
+            raise InputError(f"{self.path}: the mask of decision {number} is damaged; put back a copy of it") from None
+
+    def mark_written(self, number: int) -> None:
+        """Note that the files of a decision's mask are complete."""
+        with self._write() as db:
+            db.execute("INSERT OR IGNORE INTO written VALUES (?)", (number,))
+
+    def is_written(self, number: int) -> bool:
+        """Whether the files of a decision's mask were completed."""
+        with self._open() as db:
+            return db.execute("SELECT 1 FROM written WHERE decision = ?", (number,)).fetchone() is not None
 
     def add_stroke(
         self,
@@ -210,32 +232,38 @@ class Store:
         reviewer: str,
         kind: str,
         slices: Mapping[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]],
+        about: str = "",
     ) -> None:
-        """Add a change of a mask: slice -> its mask before and after, ``(rows, columns)`` of 0 and 1."""
-        with self._write() as db:
-            _add_stroke(db, scan, reviewer, kind, slices)
+        """Add a change of a mask.
 
-    def undo(self, scan: str, reviewer: str, redo: bool = False) -> Stroke | None:
+        Args:
+            scan: The scan's name in ``results.csv``.
+            reviewer: Who draws.
+            kind: The tool.
+            slices: Slice -> its mask before and after, ``(rows, columns)`` of 0 and 1.
+            about: What was drawn on, from `pipeline.batch.stored.StoredResult.identity`: a later run may give the name
+                to another scan, frame or plane.
+        """
+        with self._write() as db:
+            _add_stroke(db, scan, about, reviewer, kind, slices)
+
+    def undo(self, scan: str, reviewer: str, redo: bool = False, about: str = "") -> Stroke | None:
         """Take back the reviewer's last stroke, or repeat the one taken back last; None where there is none."""
         with self._write() as db:
-            done, undone = _sort_strokes(db, scan, reviewer)
+            done, undone = _sort_strokes(db, scan, about, reviewer)
             stack = undone if redo else done
             if not stack:
                 return None
-            _add_stroke(db, scan, reviewer, "redo" if redo else "undo", {})
+            _add_stroke(db, scan, about, reviewer, "redo" if redo else "undo", {})
             return _read_stroke(db, *stack[-1])
 
-    def strokes(self, scan: str, reviewer: str) -> tuple[list[Stroke], int]:
+    def strokes(self, scan: str, reviewer: str, about: str = "") -> tuple[list[Stroke], int]:
         """The strokes of a reviewer that no decision has used yet, in order, and the number of those taken back."""
         if not self.path.is_file():
             return [], 0
         with self._open() as db:
-            done, undone = _sort_strokes(db, scan, reviewer)
+            done, undone = _sort_strokes(db, scan, about, reviewer)
             return [_read_stroke(db, *stroke) for stroke in done], len(undone)
-
-    def drop_strokes(self, scan: str, reviewer: str) -> None:
-        """Begin again with the mask as it was; the strokes stay in the file."""
-        self.add_stroke(scan, reviewer, "dropped", {})
 
     def claim(self, scan: str, reviewer: str, window: str, take_over: bool = False) -> Claim | None:
         """Claim a scan for a window, or renew the claim. Returns the claim of another window that stands against it."""
@@ -247,10 +275,10 @@ class Store:
             db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", (scan, reviewer, window, now))
         return None
 
-    def release(self, scan: str, window: str) -> None:
-        """End the claim of a window."""
+    def release(self, window: str) -> None:
+        """End the claims of a window."""
         with self._write() as db:
-            db.execute("DELETE FROM claims WHERE scan = ? AND window = ?", (scan, window))
+            db.execute("DELETE FROM claims WHERE window = ?", (window,))
 
     def claims(self) -> dict[str, Claim]:
         """Scan -> the claim that stands on it."""
@@ -283,7 +311,8 @@ class Store:
             try:
                 yield db
             except BaseException:
-                db.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # after a full disk there is nothing to roll back
+                    db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
 
@@ -312,12 +341,14 @@ def _make_tables(db: sqlite3.Connection) -> None:
 def _add_stroke(
     db: sqlite3.Connection,
     scan: str,
+    about: str,
     reviewer: str,
     kind: str,
     slices: Mapping[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]],
 ) -> None:
     number = db.execute(
-        "INSERT INTO strokes (at, scan, reviewer, kind) VALUES (?, ?, ?, ?)", (_now(), scan, reviewer, kind)
+        "INSERT INTO strokes (at, scan, about, reviewer, kind) VALUES (?, ?, ?, ?, ?)",
+        (_now(), scan, about, reviewer, kind),
     ).lastrowid
     for index, masks in slices.items():
         shape = np.array(masks[0].shape, "<u4").tobytes()  # the shape of the slice goes before its pixels
@@ -327,13 +358,16 @@ def _add_stroke(
 _Strokes = list[tuple[int, str]]  # number and kind
 
 
-def _sort_strokes(db: sqlite3.Connection, scan: str, reviewer: str) -> tuple[_Strokes, _Strokes]:
+def _sort_strokes(db: sqlite3.Connection, scan: str, about: str, reviewer: str) -> tuple[_Strokes, _Strokes]:
     """The strokes that hold, and those that were taken back and can be repeated; the last one comes last."""
     done: _Strokes = []
     undone: _Strokes = []
-    rows = db.execute("SELECT id, kind FROM strokes WHERE scan = ? AND reviewer = ? ORDER BY id", (scan, reviewer))
+    rows = db.execute(
+        "SELECT id, kind FROM strokes WHERE scan = ? AND about = ? AND reviewer = ? ORDER BY id",
+        (scan, about, reviewer),
+    )
     for number, kind in rows:
-        if kind in ("decided", "dropped"):
+        if kind == "decided":
             done, undone = [], []
         elif kind == "undo" and done:
             undone.append(done.pop())

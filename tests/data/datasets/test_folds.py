@@ -10,6 +10,7 @@ import pytest
 from tumorlens.data.datasets.folds import (
     Split,
     check_patients,
+    hold_out_fold,
     make_folds,
     share_of_patients,
     split_by_fold,
@@ -121,6 +122,38 @@ def test_missing_folds_are_reported():
     some = [Sample(Path(f"{i}.png"), "glioma", f"p{i}", fold=None if i == 3 else i % 5) for i in range(10)]
     with pytest.raises(InputError, match="1 of 10 slices have no fold; give one to all or to none"):
         split_by_fold(some, 0)
+    two_sets = [*some, *(Sample(Path(f"new-{i}.png"), "glioma", f"q{i}", source=1) for i in range(10))]
+    with pytest.raises(InputError, match=r"1 of 10 slices have no fold.*The first without is 3\.png"):
+        split_by_fold(two_sets, 0)
     gap = [Sample(Path(f"{i}.png"), "glioma", f"p{i}", fold=(0, 2, 3)[i % 3]) for i in range(9)]
     with pytest.raises(InputError, match="folds up to 3, but none is 1"):
         split_by_fold(gap, 0)
+
+
+def test_a_set_without_folds_gets_as_many_as_the_others_have():
+    old = [Sample(Path(f"old-{i}.png"), "glioma", f"p{i // 2}", fold=i // 2 % 4) for i in range(24)]
+    new = [Sample(Path(f"new-{i}.png"), CLASSES[i % 2], f"q{i // 3}", source=1) for i in range(36)]
+    new += [Sample(Path("again.png"), "glioma", "p6", source=2), Sample(Path("unknown.png"), "glioma", source=2)]
+    samples = [*old, *new]
+    folds = make_folds(samples, seed=3)
+    assert folds == make_folds(samples, seed=3)
+    assert folds[:24] == [s.fold for s in old]
+    assert folds[-2] == 2  # patient p6 lies there in the other set
+    assert min(np.bincount(folds[24:], minlength=4)) >= 6 and max(folds) == 3
+    for fold in range(4):
+        split = split_by_fold(samples, fold, seed=3)  # checks the patients, too
+        assert split.test == [i for i, f in enumerate(folds) if f == fold]
+        assert hold_out_fold(samples, fold, seed=3).validation == split.test
+    with pytest.raises(InputError, match="fold 4 does not exist"):
+        split_by_fold(samples, 4)
+    assert sorted(set(make_folds(samples, 3))) == [0, 1, 2]  # as `data split --folds 3` makes them
+
+
+@pytest.mark.parametrize("n", [1, 3, 6])
+def test_a_set_of_few_patients_joins_one_with_folds(n):
+    old = [Sample(Path(f"old-{i}.png"), "glioma", f"p{i}", fold=i % 5) for i in range(20)]
+    few = [Sample(Path(f"new-{i}.png"), CLASSES[i // 2 % 4], f"q{i // 2}", source=1) for i in range(2 * n)]
+    folds = make_folds([*old, *few])
+    assert folds[:20] == [s.fold for s in old]
+    folds = folds[20:]
+    assert folds[::2] == folds[1::2] and len(set(folds)) == min(n, 5)

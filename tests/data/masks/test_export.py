@@ -18,7 +18,8 @@ from shapely.geometry import shape as shape_of
 from tests.scans.volumes import LPS, itk_image, oblique_affine
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, class_of
-from tumorlens.data.masks.coco import CocoImage, read_coco, write_coco
+from tumorlens.data.masks import FORMAT_NAMES
+from tumorlens.data.masks.coco import CocoImage, draw_coco, read_coco, write_coco
 from tumorlens.data.masks.export import FORMATS, as_picture, as_volume, slices_of
 from tumorlens.data.masks.geojson import read_geojson
 from tumorlens.data.masks.labeling import label_mask
@@ -140,12 +141,15 @@ def test_other_orders_of_axes_come_back_and_other_grids_do_not(tmp_path):
         ("finer", scan.affine @ np.diag([0.5, 1, 1, 1])),
     ):
         nib.save(nib.Nifti1Image(mask, affine), tmp_path / f"{name}.nii.gz")
-        with pytest.raises(InputError, match="not on the grid of its scan"):
+        with pytest.raises(InputError, match=r"not on the grid of its scan|as large as its scan, but lies up to 0\.7"):
             read_placed_mask(tmp_path / f"{name}.nii.gz", scan)
     out = scan.affine @ np.array([[1, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     nib.save(nib.Nifti1Image(mask, out), tmp_path / "out.nii.gz")
-    with pytest.raises(InputError, match="reaches out of its scan"):
+    with pytest.raises(InputError, match=r"as large as its scan, but lies up to 3\.0 voxels away"):
         read_placed_mask(tmp_path / "out.nii.gz", scan)
+    nib.save(nib.Nifti1Image(mask[:-1], out), tmp_path / "part.nii.gz")
+    with pytest.raises(InputError, match="reaches out of its scan"):
+        read_placed_mask(tmp_path / "part.nii.gz", scan)
 
 
 def test_itksnap_label_descriptions(tmp_path):
@@ -208,7 +212,8 @@ def test_coco(tmp_path, by):
         back = dict(read_coco(path, json.loads(path.read_text())))
         assert list(back) == [image.name for image in images]
         for image in images:
-            np.testing.assert_array_equal(back[image.name], image.values_hw > 0)
+            drawn = draw_coco(path, back[image.name], image.values_hw.shape)
+            np.testing.assert_array_equal(drawn, image.values_hw > 0)
 
 
 def test_coco_of_other_programs_has_plain_run_lengths(tmp_path):
@@ -221,7 +226,7 @@ def test_coco_of_other_programs_has_plain_run_lengths(tmp_path):
         "annotations": [{"image_id": 5, "segmentation": {"size": [9, 7], "counts": counts.tolist()}}],
     }
     (back,) = read_coco(tmp_path / "a.json", content)
-    np.testing.assert_array_equal(back[1], mask)
+    np.testing.assert_array_equal(draw_coco(tmp_path / "a.json", back[1], (9, 7)), mask)
     content["annotations"][0]["image_id"] = 6
     with pytest.raises(InputError, match="not a COCO file, or it is damaged"):
         list(read_coco(tmp_path / "a.json", content))
@@ -251,7 +256,7 @@ def test_labelme(tmp_path):
         assert (shape["label"], shape["shape_type"]) == ("glioma", "polygon")
         drawn += fill([np.array(shape["points"])], (9, 7)) * np.uint8(shape["group_id"])
     np.testing.assert_array_equal(drawn, values)
-    np.testing.assert_array_equal(read_labelme(path, content), values > 0)
+    np.testing.assert_array_equal(read_labelme(path, content, (9, 7)), values > 0)
 
 
 def test_shapes_that_labelme_users_draw():
@@ -271,10 +276,10 @@ def test_shapes_that_labelme_users_draw():
     expected[4:6, 5:7] = [[1, 0], [1, 1]]
     y, x = np.mgrid[:14, :15] + 0.5
     expected |= np.hypot(x - 10, y - 10) < 2.2
-    np.testing.assert_array_equal(read_labelme("a.json", content), expected)
+    np.testing.assert_array_equal(read_labelme("a.json", content, (14, 15)), expected)
     shapes.append({"shape_type": "line", "points": [[0, 0], [1, 1]]})
     with pytest.raises(InputError, match=r"a\.json: a shape is a line, which has no area"):
-        read_labelme("a.json", content)
+        read_labelme("a.json", content, (14, 15))
 
 
 @pytest.mark.parametrize("by", ["lesion", "class"])
@@ -310,3 +315,7 @@ def test_labels():
     with pytest.raises(InputError, match="300 lesions are more than the 255 values of a mask; give --labels class"):
         label_mask(np.arange(301)[None], "glioma")
     assert label_mask(np.arange(301)[None], "glioma", "class")[0].max() == 1
+
+
+def test_the_help_names_the_formats_of_the_table():
+    assert tuple(FORMATS) == FORMAT_NAMES

@@ -293,6 +293,22 @@ def test_continue_runs_again_with_another_card_of_the_same_weights(
     assert result.stat().st_mtime_ns > before
 
 
+def test_continue_keeps_a_result_that_holds_more_than_is_asked_for(tumorlens, tmp_path):
+    path, result = save(tmp_path / "x.png", SICK_PICTURE), tmp_path / "out" / "x"
+    extras = ["--explain", "--maps", "--secondary-capture"]
+    assert tumorlens("run", path, "-o", tmp_path / "out", *extras[:2]).exit_code == 0
+    before = time_of(result)
+    for fewer in ([], ["--report"], ["--explain"], ["--maps"]):
+        assert tumorlens("run", path, "-o", tmp_path / "out", "--continue", *fewer).exit_code == 0
+        assert time_of(result) == before
+    assert (result / "explanation.png").is_file() and (result / "probability.png").is_file()
+    assert tumorlens("run", path, "-o", tmp_path / "out", "--continue", *extras).exit_code == 0
+    assert time_of(result) > before  # there was no secondary capture
+    before = time_of(result)
+    assert tumorlens("run", path, "-o", tmp_path / "out", "--continue", "--keep-identifiers").exit_code == 0
+    assert time_of(result) > before
+
+
 @pytest.mark.parametrize("option", ["--continue", "--overwrite"])
 def test_a_table_that_a_spreadsheet_has_saved(tumorlens, tmp_path, option):
     path = save(tmp_path / "x.png", HEALTHY_PICTURE)

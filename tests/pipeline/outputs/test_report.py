@@ -17,9 +17,9 @@ from tests.scans.pictures import save, table
 from tests.scans.studies import SICK, series
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
-from tumorlens.pipeline.batch import reports, run
+from tumorlens.pipeline.batch import run
 from tumorlens.pipeline.options import RunOptions
-from tumorlens.pipeline.outputs import RESULT_FILES, report_pdf
+from tumorlens.pipeline.outputs import RESULT_FILES, report_html, report_pdf
 from tumorlens.pipeline.outputs.report_batch import is_batch_report, write_batch_report
 from tumorlens.pipeline.outputs.report_html import render_report, write_report
 from tumorlens.pipeline.outputs.report_pdf import check_pdf, write_pdf
@@ -70,14 +70,15 @@ def words(page):
 
 def test_a_report_says_everything_with_units(volume):
     content, folder = volume
-    page = Page(render_report(content, folder))
+    page = Page(render_report({**content, "sequence": "t1", "sequence_probability": 0.999}, folder))
     text = words(page)
+    assert "sequence (as the picture looks)t1 (>0.99)" in text
     for said in (
         "For research only",
         "Not a medical device",
         "head.nii.gz",
         "The classifier sees a meningioma; it gives that a probability of 98",
-        "usually benign",
+        "A meningioma is usually benign.",
         "not a histological grade",
         "calibrated",
         f"{content['tumor_volume_mm3'] / 1000:.2f} ml",
@@ -89,6 +90,7 @@ def test_a_report_says_everything_with_units(volume):
         assert said in text, said
     lesion = content["lesions"][0]
     assert f"{lesion['longest_diameter_mm']:.1f} x {lesion['perpendicular_diameter_mm']:.1f}" in text
+    assert text.count("(counted from 0)") == 1 and f"slice {content['shown_slice']} (counted from 0)" in text
     assert len(page.all("img")) == 3  # overlay, montage, explanation
 
 
@@ -183,6 +185,9 @@ def test_a_pdf_holds_the_label(volume, tmp_path, monkeypatch, printer):
     write_pdf(render_report(content, folder), tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     assert [p.name for p in tmp_path.iterdir()] == ["report.pdf"]
+    if shutil.which("pdfinfo"):
+        done = subprocess.run(["pdfinfo", tmp_path / "report.pdf"], capture_output=True, text=True, check=True)
+        assert int(re.search(r"Pages: +(\d+)", done.stdout)[1]) <= 3
     if shutil.which("pdftotext"):
         done = subprocess.run(["pdftotext", tmp_path / "report.pdf", "-"], capture_output=True, text=True, check=True)
         assert "meningioma" in done.stdout and "For research only" in done.stdout
@@ -267,6 +272,26 @@ def test_the_table_can_be_sorted_without_a_script(tmp_path):
     assert [name for _, name in placed] == ["c.png", "a.nii", "b.png", "d.nii"]
 
 
+def test_every_colored_row_counts_as_one_to_look_at_and_nothing_looks_certain(tmp_path):
+    def row(scan, **known):
+        return {**dict.fromkeys(COLUMNS, ""), "scan": scan, **known}
+
+    rows = [
+        row("a.png", error="a.png: broken"),
+        row("b.png", label="refused", review="refused: looks odd"),
+        row("c.png", label="glioma", confidence="0.6123", review="low"),
+        row("d.png", label="glioma", confidence="0.9961"),
+        row("e.png", label="glioma", confidence="0.9949"),
+    ]
+    write_batch_report(tmp_path, rows, {r["scan"]: r["scan"][0] for r in rows})
+    page = Page((tmp_path / "report.html").read_text())
+    colored = [a for a in page.all("tr") if a.get("class") in ("failed", "refused", "doubt")]
+    assert len(colored) == 3 and "3 to look at" in words(page)
+    assert ">0.99" in page.text and "1.00" not in page.text
+    places = [re.search(r"--confidence:(\d)", a["style"])[1] for a in page.all("tr") if "style" in a]
+    assert places == ["3", "4", "0", "2", "1"]  # by the figures, not by their texts
+
+
 def test_asking_for_reports_later_runs_no_network(tumorlens, scans, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert tumorlens("run", scans / "sick.png", "-o", out).exit_code == 0
@@ -293,7 +318,7 @@ def test_a_report_that_fails_costs_no_result(tumorlens, scans, tmp_path, monkeyp
             raise error
 
         with monkeypatch.context() as patched:
-            patched.setattr(reports, "write_report", fail)
+            patched.setattr(report_html, "write_report", fail)
             done = tumorlens("run", scans / "sick.png", "-o", out, "--report", "--overwrite")
         assert done.exit_code == 0
         (row,) = table(out)

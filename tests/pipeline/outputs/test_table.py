@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from tests.pipeline.fixed import fixed_pipeline
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice
-from tumorlens.pipeline.outputs.table import COLUMNS, csv_row, error_row, read_table, write_table
+from tumorlens.pipeline.outputs.table import COLUMNS, csv_row, error_row, read_table, safe_cell, write_table
 
 
 def row_of(result):
@@ -39,6 +41,20 @@ def test_the_table_comes_back_as_it_was_written(tmp_path):
     assert read_table(tmp_path / "results.csv") == []
     write_table(tmp_path / "results.csv", rows)
     assert read_table(tmp_path / "results.csv") == rows
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_a_text_that_a_spreadsheet_would_run_is_quoted(tmp_path, begin):
+    text = f"{begin}HYPERLINK(1)"
+    assert safe_cell(text) == f"'{text}" and safe_cell(safe_cell(text)) == f"'{text}"
+    assert safe_cell("2 lesions = doubtful") == "2 lesions = doubtful" and safe_cell("") == ""
+    rows = [{**error_row("=1+1.png", text), "review": text}]  # names are keys and stay
+    for _ in range(2):
+        write_table(tmp_path / "results.csv", rows)
+        with (tmp_path / "results.csv").open(newline="") as file:
+            _, cells = csv.reader(file)
+        assert (cells[0], *cells[-2:]) == ("=1+1.png", f"'{text}", f"'{text}")
+        assert read_table(tmp_path / "results.csv") == rows
 
 
 @pytest.mark.parametrize("content", [b"scan;label\n1;glioma\n", b"\xff\xfe\x00s", b""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -61,6 +62,8 @@ def mask_of(out, name, reviewed=True):
 
 def restore(out, folder, before):
     """Import an export into results whose masks were emptied: it must bring all of them back."""
+    for path in (folder / "labels.json", out / "reviews.sqlite", *out.rglob("mask.reviewed.*")):
+        path.unlink(missing_ok=True)
     for result in read_results(out):
         if result.mask_path() is not None:
             mask = nib.load(result.mask_path()) if result.mask_path().suffix == ".gz" else None
@@ -173,8 +176,9 @@ def test_a_corrected_series_gets_a_segmentation(made, out, tmp_path):
     correct(tmp_path / "x" / "series.nii.gz", lambda mask: mask[1:3].fill(1))
     (one,) = import_masks(out, [tmp_path / "x" / "series.nii.gz"], "A. Reader")
     assert any("not at hand" in text for text in one.warnings)
+    (out / "series" / "mask.reviewed.dcm").write_bytes(b"damaged")
     report = export(out, tmp_path / "d", "dicomseg")
-    assert "import it again with --scans" in report.problems[SERIES]
+    assert "(--scans), or give --original" in report.problems[SERIES]
     assert export(out, tmp_path / "o", "dicomseg", original=True).exported == [SERIES]
     correct(tmp_path / "x" / "series.nii.gz", lambda mask: mask[4:6].fill(1))
     (one,) = import_masks(out, [tmp_path / "x" / "series.nii.gz"], "A. Reader", scans=[str(made / "scans")])
@@ -255,3 +259,161 @@ def test_slices_that_are_missing_and_masks_that_contradict(out, tmp_path):
 def test_a_folder_without_results(tmp_path):
     with pytest.raises(InputError, match=r"no results\.csv here"):
         export(tmp_path, tmp_path / "x", "png")
+
+
+def test_an_earlier_scan_of_the_same_name_does_not_count(out, tmp_path):
+    """Neither its mask, nor its label, nor the copy on the disk, which may also be damaged."""
+    export(out, tmp_path / "x", "nifti")
+    path = tmp_path / "x" / "P1" / "t1.nii.gz"
+    correct(path, lambda mask: mask[5:, :, 2].fill(1))
+    (one,) = import_masks(out, [path], "A")
+    assert one.changed
+    Store(out).decide(VOLUME, "A", "relabel", "glioma", before={"of": result_named(out, VOLUME).identity})
+    about = out / "P1" / "t1" / "result.json"
+    content = json.loads(about.read_text())
+    about.write_text(json.dumps({**content, "made_of": {"source_sha256": "another"}}))
+    for name in ("mask.reviewed.nii.gz", "mask.reviewed.png"):
+        (about.parent / name).write_bytes(b"damaged")
+    report = export(out, tmp_path / "y", "nifti")
+    assert VOLUME in report.exported
+    original = mask_of(out, VOLUME, reviewed=False)
+    exported = np.asarray(nib.load(tmp_path / "y" / "P1" / "t1.nii.gz").dataobj)
+    np.testing.assert_array_equal(exported > 0, original)
+    described = json.loads((tmp_path / "y" / "labels.json").read_text())["scans"][VOLUME]
+    assert (described["label"], described["reviewed"], described["decision"]) == ("meningioma", False, 2)
+    (one,) = import_masks(out, [tmp_path / "y" / "P1" / "t1.nii.gz"], "A")
+    assert one.describe() == f"{VOLUME}: unchanged"
+    (one,) = import_masks(out, [path], "A")
+    assert "the export is of another scan of this name" in one.problem
+    about.write_text(json.dumps(content))  # the first scan again: its correction holds, although its copy is damaged
+    export(out, tmp_path / "z", "nifti")
+    exported = np.asarray(nib.load(tmp_path / "z" / "P1" / "t1.nii.gz").dataobj)
+    np.testing.assert_array_equal(exported > 0, Store(out).mask(1))
+    assert json.loads((tmp_path / "z" / "labels.json").read_text())["scans"][VOLUME]["label"] == "glioma"
+
+
+def result_named(out, name):
+    return next(result for result in read_results(out) if result.name == name)
+
+
+def test_a_newer_correction_of_another_reviewer_stays(out, tmp_path):
+    early, late = tmp_path / "early", tmp_path / "late"
+    export(out, early, "nifti")
+    export(out, late, "nifti")
+    correct(late / "P1" / "t1.nii.gz", lambda mask: mask[5:, :, 2].fill(1))
+    assert any(one.changed for one in import_masks(out, [late], "B"))
+    (one,) = import_masks(out, [early / "P1" / "t1.nii.gz"], "A")
+    assert one.describe() == f"{VOLUME}: unchanged since the export"
+    alone = tmp_path / "alone" / "P1"
+    alone.mkdir(parents=True)
+    shutil.copy(early / "P1" / "t1.nii.gz", alone)
+    (one,) = import_masks(out, [alone / "t1.nii.gz"], "A")
+    assert one.describe() == f"{VOLUME}: equals an earlier state of the mask, left alone"
+    correct(early / "P1" / "t1.nii.gz", lambda mask: mask[:, :2].fill(0))
+    (one,) = (one for one in import_masks(out, [early], "A") if one.name == VOLUME)
+    assert re.fullmatch(r"B has decided on this scan at .*, after its export; export it again .*", one.problem)
+    assert [decision.reviewer for decision in Store(out).decisions(VOLUME)] == ["B"]
+    (one,) = import_masks(out, [early / "P1" / "t1.nii.gz"], "B")  # their own newer one they may replace
+    assert one.changed
+    export(out, early, "nifti", overwrite=True)
+    correct(early / "P1" / "t1.nii.gz", lambda mask: mask[:, :4].fill(0))
+    (one,) = import_masks(out, [early / "P1" / "t1.nii.gz"], "A")
+    assert one.changed
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_untouched_masks_of_each_format_are_known(out, tmp_path, name):
+    names = {SERIES} if FORMATS[name].kind == "dicom" else EVERYTHING
+    export(out, tmp_path / "x", name)
+    for scan in names:
+        Store(out).decide(scan, "B", "correct", mask=1 - mask_of(out, scan))
+    (tmp_path / "x" / "P1").mkdir(exist_ok=True)
+    (tmp_path / "x" / "P1" / "labels.json").write_text("{}")  # somebody else's, on the way to ours
+    imported = {one.name: one.describe() for one in import_masks(out, [tmp_path / "x"], "A")}
+    imported.pop(str(tmp_path / "x" / "P1" / "labels.json"), None)
+    assert imported == {scan: f"{scan}: unchanged since the export" for scan in names}
+
+
+@pytest.mark.parametrize("where", [True, False])
+@pytest.mark.parametrize("name", [VOLUME, PICTURE, FLAT])
+def test_the_scan_itself_is_not_a_mask(made, out, tmp_path, name, where):
+    scans = [str(made / "scans")] if where else []
+    (one,) = import_masks(out, [made / "scans" / name], "A", scans=scans)
+    assert "this is not a mask" in one.problem
+    few = np.array(Image.open(made / "scans" / PICTURE)) // 16  # a scan of few values is known by its source only
+    if name == PICTURE and where:
+        copy = shutil.copytree(made, tmp_path / "made")
+        Image.fromarray(few).save(copy / "scans" / PICTURE)
+        row = written(out, PICTURE, open_scan(copy / "scans" / PICTURE), lesions(few.shape))
+        write_table(out / "results.csv", [row])
+        (one,) = import_masks(out, [copy / "scans" / PICTURE], "A", scans=[str(copy / "scans")])
+        assert "this is the scan itself" in one.problem
+    assert not Store(out).decisions()
+
+
+def test_masks_of_several_volumes(out, tmp_path):
+    image = nib.load(out / "P1" / "t1" / "mask.nii.gz")
+    (tmp_path / "P1").mkdir()
+    path = tmp_path / "P1" / "t1.nii.gz"
+    nib.save(nib.Nifti1Image(np.stack([np.asarray(image.dataobj)] * 2, axis=3), image.affine), path)
+    (one,) = import_masks(out, [path], "A")
+    assert one.problem == f"{path}: the file holds several volumes, and a mask is one; save one volume"
+
+
+def test_pictures_of_changes(made, out, tmp_path):
+    """Below the changes of a color picture lies the picture; a file of the user's that has the same name stays."""
+    copy = shutil.copytree(made / "scans", tmp_path / "scans")
+    colors = np.random.default_rng(1).integers(100, 255, (12, 17, 3)).astype(np.uint8)
+    Image.fromarray(colors).save(copy / PICTURE)
+    write_table(out / "results.csv", [written(out, PICTURE, open_scan(copy / PICTURE), lesions((12, 17)))])
+    path = tmp_path / "pictures" / "7.png"
+    path.parent.mkdir()
+    mask = lesions((12, 17)) * np.uint8(255)
+    mask[9, 9:12] = 255
+    Image.fromarray(mask).save(path)
+    changes = out / "pictures" / "7" / "mask.changes.png"
+    changes.write_bytes(b"mine")
+    (one,) = import_masks(out, [path], "A", scans=[str(copy)])
+    assert "tumorlens did not write this file" in one.problem
+    assert changes.read_bytes() == b"mine"
+    assert not Store(out).decisions()
+    changes.unlink()
+    for value in (255, 0):
+        mask[0, 3:6] = value
+        Image.fromarray(mask).save(path)
+        (one,) = import_masks(out, [path], "A", scans=[str(copy)])
+        assert one.changed
+    shown = np.array(Image.open(changes))[24:]  # below the legend
+    assert (shown.max(axis=2) == shown.min(axis=2)).mean() > 0.5
+    assert (shown.min(axis=2) > 30).mean() > 0.5
+
+
+def test_files_of_somebody_else_with_a_list_of_files_stay(out, tmp_path):
+    x = tmp_path / "x"
+    (x / "P1").mkdir(parents=True)
+    (x / "P1" / "t1.nii.gz").write_text("mine")
+    (x / "labels.json").write_text(json.dumps({"files": ["P1/t1.nii.gz"], "scans": {}}))
+    with pytest.raises(InputError, match="tumorlens did not write this file"):
+        export(out, x, "nifti", overwrite=True)
+    assert (x / "P1" / "t1.nii.gz").read_text() == "mine"
+
+
+def test_damaged_json_does_not_stop_the_others(out, tmp_path):
+    x = tmp_path / "x"
+    export(out, x, "labelme")
+    text = (x / "P1" / "t1" / "slice_001.json").read_text()
+    (x / "P1" / "t1" / "slice_001.json").write_text(text.replace('"imageWidth": 12', '"imageWidth": 1e999'))
+    (x / "pictures" / "7.json").write_text('{"shapes": ["a"], "imageHeight": 12, "imageWidth": 17}')
+    (x / "flat" / "slice_000.json").write_text("[" * 100_000 + "]" * 100_000)
+    names = ("series/slice_000.png", "")
+    images = [{"id": k, "file_name": name, "height": 10**6, "width": 10**6} for k, name in enumerate(names)]
+    (x / "all.json").write_text(json.dumps({"images": images, "annotations": []}))
+    imported = list(import_masks(out, [x], "A"))
+    problems = {one.name: one.problem for one in imported if one.problem}
+    assert {one.name for one in imported if not one.problem} == {UNPLACED, NEGATIVE}
+    assert "inf" in problems.pop(VOLUME)
+    assert "this is not a LabelMe file, or it is damaged" in problems.pop(PICTURE)
+    assert "the mask has shape (1000000, 1000000)" in problems.pop(SERIES)
+    assert "nested too deep" in problems.pop(str(x / "flat" / "slice_000.json"))
+    assert "no scan of" in problems.pop(str(x / "all.json"))
+    assert problems == {}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tumorlens.data.phantom import phantom_slice
+from tumorlens.data.plotting import shown_probability
+from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.services.facts import (
     answer_of,
@@ -16,7 +19,9 @@ from tumorlens.pipeline.services.facts import (
     facts_html,
     measurements_html,
     probabilities_html,
+    progress_of,
 )
+from tumorlens.pipeline.services.jobs import DONE, QueuedJob
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +54,19 @@ def test_every_class_has_its_probability(sick):
     words = Words(probabilities_html(sick)).words
     for name, probability in sick.probabilities.items():
         row = words.index({"no_tumor": "no tumor", "pituitary": "pituitary tumor"}.get(name, name))
-        assert words[row + 1] == f"{probability:.2f}"
+        assert words[row + 1] == shown_probability(probability)
     assert "At 95 % coverage, no other class remains possible." in words
+
+
+def test_no_probability_looks_certain(sick):
+    sure = dict.fromkeys(sick.probabilities, 0.001) | {"meningioma": 0.997}
+    result = replace(sick, probabilities=sure)
+    words = Words(probabilities_html(result)).words
+    assert words.count("<0.01") == 3 and words.count(">0.99") == 1
+    assert answer_of(result) == "meningioma >0.99"
+    job = QueuedJob(Job(Path("a"), "a"), RunOptions(), Path(), state=DONE)
+    job.content = {"label": "meningioma", "confidence": 0.997}
+    assert progress_of(job, 0, True) == "meningioma >0.99"
 
 
 def test_classes_that_remain_possible_are_named(sick):

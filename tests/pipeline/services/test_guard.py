@@ -71,7 +71,7 @@ def test_foreign_hosts_are_refused(local, host):
 
 def test_other_origins_are_refused(local, secret):
     token = "Bearer open sesame"
-    for origin in ("http://evil.com", "null", "http://127.0.0.1:9", "http://127.0.0.1:8080.evil.com"):
+    for origin in ("http://evil.com", "http://[evil", "null", "http://127.0.0.1:9", "http://127.0.0.1:8080.evil.com"):
         assert ask(local, host=LOCAL, origin=origin)["status"] == 403
         assert ask(secret, host="me.example", origin=origin, authorization=token)["status"] == 403
         assert ask(local, kind="websocket", host=LOCAL, origin=origin) == {"open": False}

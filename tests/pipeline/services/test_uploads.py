@@ -10,12 +10,15 @@ import time
 import zipfile
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from tests.scans.pictures import save
-from tests.scans.studies import SICK, series
+from tests.scans.studies import SICK, T1, T2, save_study, series
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice
+from tumorlens.pipeline.services.facts import facts_html, n_frames_of, progress_of
 from tumorlens.pipeline.services.jobs import DONE, FAILED, JobQueue
 from tumorlens.pipeline.services.uploads import UploadLimits, Visits, safe_name
 
@@ -69,7 +72,8 @@ def stored(visit) -> list[str]:
         (".hidden.png", "hidden.png"),
         ("a\x00b\n.png", "ab.png"),
         ("Kopf, süß.png", "Kopf, süß.png"),
-        ("x" * 500 + ".nii.gz", "x" * 113 + ".nii.gz"),
+        ("x" * 500 + ".nii.gz", "x" * 193 + ".nii.gz"),
+        ("脳" * 118 + ".png", "脳" * 65 + ".png"),  # 255 bytes are the limit of file systems, not letters
     ],
 )
 def test_names_cannot_leave_the_folder(name, safe):
@@ -151,10 +155,55 @@ def test_loose_dicom_files_and_a_zip_of_them_are_one_scan_each(visit, tmp_path):
         for file in files:
             archive.write(file, f"IMAGES/{file.name}")
     (loose,) = visit.take_received()
+    assert loose.name == "MR series 5"
     visit.clear()
     send(visit, "study.zip", zipped.read_bytes())
     (packed,) = visit.take_received()
     assert len(loose.scan.files) == len(packed.scan.files) == len(files)
+
+
+def test_loose_dicom_series_have_names_of_their_own(visit, tmp_path):
+    visit.limits = UploadLimits()
+    names = []
+    for study in (save_study(tmp_path / "both", T1, T2), series(tmp_path / "other", SeriesNumber=3)):
+        for file in study:
+            send(visit, file.name, file.read_bytes())
+        names += [job.name for job in visit.take_received()]
+    assert names == ["MR series 3", "MR series 4", "MR series 3 (2)"]
+    assert all(job.ended.wait(60) for job in visit.jobs)
+    assert not any("tmp" in job.error for job in visit.jobs)
+    (last,) = visit.run_again(visit.jobs[-1], frame=0)
+    assert last.name == "MR series 3 (2)"
+
+
+def test_a_frame_of_a_4d_file_can_be_chosen(visit, tmp_path):
+    path = tmp_path / "echoes.nii"
+    frames = np.stack([SICK.image, SICK.image], axis=-1)
+    nib.save(nib.Nifti1Image(frames, SICK.affine), path)
+    visit.limits = UploadLimits(upload_mb=50)
+    send(visit, path.name, path.read_bytes())
+    (job,) = visit.take_received()
+    assert job.ended.wait(60) and n_frames_of(job) == 2
+    assert progress_of(job, 0, True) == "the NIfTI is 4-D with 2 frames; choose frame 0 to 1"
+    (again,) = visit.run_again(job, frame=1)
+    assert again.ended.wait(60) and again.state == DONE and n_frames_of(again) == 0
+    assert "<td>1</td>" in facts_html(again.result, 1.0).partition("Frame")[2]
+    assert visit.jobs == [again]
+    (forced,) = visit.run_again(again, force=True)
+    assert (forced.options.frame, forced.options.force) == (1, True)
+
+
+def test_a_removed_scan_leaves_no_file(visit, tmp_path):
+    send(visit, "sick.png", png(tmp_path))
+    send(visit, "other.png", png(tmp_path))
+    other, sick = visit.take_received()
+    assert other.ended.wait(60) and sick.ended.wait(60)
+    visit.remove(sick)
+    ends = time.monotonic() + 20
+    while stored(visit) != [f"{other.id}.result", "other.png"] and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert sorted(stored(visit)) == sorted([f"{other.id}.result", "other.png"])
+    assert visit.jobs == [other]
 
 
 def test_an_archive_without_a_scan_is_a_sentence_without_our_folders(visit, tmp_path):

@@ -20,6 +20,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 WIDE, NARROW = (1400, 900), (390, 844)
+_NOT_OURS = ("PYTEST_", "NICEGUI_", "TUMORLENS_TOKEN")  # of the environment
 LOADED_MS = 60_000  # until the models are loaded, on a busy machine
 
 
@@ -53,7 +54,7 @@ class Server:
 
     def __init__(self, folder: Path, arguments: tuple[Any, ...]) -> None:
         self.folder = folder
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "NICEGUI_"))}
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tumorlens.pipeline.cli.app", "serve", "--port", "0", "--no-browser"]
             + [str(argument) for argument in arguments],

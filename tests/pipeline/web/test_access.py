@@ -6,6 +6,7 @@ import base64
 import http.client
 import os
 import socket
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -50,6 +51,7 @@ def test_without_a_token_only_this_machine_and_its_own_pages(serve):
     assert status(address) == 200
     assert status(address, Host="evil.com") == 403
     assert status(address, Origin="http://evil.com") == 403
+    assert status(address, Origin="http://[evil") == 403
     assert status(address, "/uploads/x", "POST", Origin="http://evil.com") == 403
     assert websocket(address, Origin=f"http://{host}") == 101
     assert websocket(address, Origin="http://evil.com") == 403
@@ -75,6 +77,23 @@ def test_the_address_with_the_token_opens_the_page(secret, open_page):
     page.reload()
     page.get_by_role("button", name="Healthy head").click()
     page.locator(".tl-answer h2").wait_for()
+
+
+def test_signs_in_a_token_are_quoted_in_the_address(serve, open_page):
+    token = "ab+c/d==&x#%41"
+    address = serve("--token", token)
+    page = open_page(address)
+    page.get_by_role("button", name="Choose files").wait_for()
+    assert status(address, Authorization=f"Bearer {token}") == 200
+
+
+def test_clients_that_never_connect_and_an_early_stop_leave_no_trace(start_server):
+    server, stopped = start_server(), start_server()
+    assert stopped.stop() == (143, "tumorlens: stopped\n"), "while the models are loading"
+    for _ in range(3):
+        assert status(server.url) == 200
+    time.sleep(75)  # NiceGUI forgets such clients after 60 s
+    assert server.stop() == (143, "tumorlens: stopped\n")
 
 
 def test_without_the_token_there_is_one_sentence(secret, open_page):

@@ -104,7 +104,7 @@ def test_a_stroke_is_in_the_mask_file_and_undo_takes_it_back(review, open_page, 
     stroke(page, (0.6, 0.7), (0.65, 0.7))
     press(page, "z")
     page.keyboard.press("s")
-    page.wait_for_url(lambda url: "volume" not in url)
+    page.wait_for_url(lambda url: "scan=volume" not in url)
     before, after = (mask_in(out / "volume" / f"mask{part}.nii.gz") for part in ("", ".reviewed"))
     added = after & ~before
     assert (before & ~after).sum() == 0 and 20 < added.sum() < 2000
@@ -129,7 +129,7 @@ def test_the_stroke_is_where_the_pointer_was(review, open_page, out):
     page.mouse.click(x, y)
     page.get_by_text(SAVED).wait_for()
     page.keyboard.press("s")
-    page.wait_for_url(lambda url: "meningioma" not in url)
+    page.wait_for_url(lambda url: "scan=meningioma" not in url)
     before, after = (mask_in(out / "meningioma" / f"mask{part}.png") for part in ("", ".reviewed"))
     assert np.argwhere(before != after).tolist() == [[row, column]]
 
@@ -152,7 +152,7 @@ def test_a_killed_server_loses_no_stroke(review, open_page, out):
     strokes, _ = Store(out).strokes("volume.nii.gz", "Ann")
     assert len(strokes) == 1
     page.keyboard.press("s")
-    page.wait_for_url(lambda url: "volume" not in url)
+    page.wait_for_url(lambda url: "scan=volume" not in url)
     before, after = (mask_in(out / "volume" / f"mask{part}.nii.gz") for part in ("", ".reviewed"))
     ((before_stroke, after_stroke),) = strokes[0].slices.values()
     assert (after & ~before).sum() == (after_stroke != before_stroke).sum() > 0
@@ -164,7 +164,7 @@ def test_a_decision_survives_reload_and_kill(review, open_page, out):
     wait_for_slice(page)
     page.get_by_label("Comment").fill("a clear case")
     page.get_by_role("button", name="Accept").click()
-    page.wait_for_url(lambda url: "meningioma" not in url)
+    page.wait_for_url(lambda url: "scan=meningioma" not in url)
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
     again = review()
@@ -195,11 +195,11 @@ def test_two_reviewers_see_each_other(review, open_page, out):
     bob.get_by_text("not yours at the moment").wait_for()
     assert Store(out).decisions() == [] and Store(out).strokes("volume.nii.gz", "Bob") == ([], 0)
     lists = open_page(f"{server.url}review")
-    lists.get_by_text("open at Ann").wait_for()
+    lists.get_by_text("Ann has it open").wait_for()
     bob.get_by_role("button", name="Take it over").first.click()
     bob.get_by_text("Ann has it open").wait_for(state="hidden")
     bob.keyboard.press("a")
-    bob.wait_for_url(lambda url: "volume" not in url)
+    bob.wait_for_url(lambda url: "scan=volume" not in url)
     ann.keyboard.press("a")  # Ann has not looked at Bob's decision
     ann.get_by_text("Bob has").first.wait_for()
     assert [d.reviewer for d in Store(out).decisions()] == ["Bob"]
@@ -226,7 +226,7 @@ def test_a_case_by_keyboard_alone(review, open_page, out):
     page.keyboard.press("2")  # glioma
     page.wait_for_timeout(300)
     page.keyboard.press("s")
-    page.wait_for_url(lambda url: "volume" not in url)
+    page.wait_for_url(lambda url: "scan=volume" not in url)
     (decision,) = Store(out).decisions()
     assert (decision.action, decision.label) == ("correct", "glioma")
     assert decision.after["mask_voxels"] != decision.before["mask_voxels"]
@@ -299,6 +299,99 @@ def test_a_scan_that_is_not_there_gets_its_sentence(review, open_page):
     page.get_by_text("is not a scan in").wait_for()
 
 
+def test_a_comment_is_typed_and_decides_nothing(review, open_page, out):
+    page = open_page(case(review("--reviewer", "Ann"), "meningioma.png"))
+    wait_for_slice(page)
+    page.keyboard.type("/a rim, seen rarely")  # its letters are keys of the desk
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(500)
+    assert page.locator(".tl-comment textarea").input_value() == "a rim, seen rarely"
+    assert Store(out).decisions() == [] and "meningioma" in page.url
+    page.keyboard.press("a")
+    page.wait_for_url(lambda url: "case?scan=meningioma" not in url)
+    page.get_by_text("Recorded: meningioma.png, accept as meningioma").wait_for()
+    (decision,) = Store(out).decisions()
+    assert decision.comment == "a rim, seen rarely"
+
+
+def test_a_key_or_click_too_many_decides_once(review, open_page, out):
+    page = open_page(case(review("--reviewer", "Ann"), "meningioma.png"))
+    wait_for_slice(page)
+    page.wait_for_timeout(1000)
+    page.keyboard.type("aaa", delay=5)
+    page.wait_for_url(lambda url: "case?scan=meningioma" not in url)
+    page.wait_for_timeout(500)
+    assert [(d.scan, d.action) for d in Store(out).decisions()] == [("meningioma.png", "accept")]
+    page.get_by_role("link", name="Look at it again").click()
+    page.wait_for_url(lambda url: "case?scan=meningioma" in url)
+    wait_for_slice(page)
+    page.get_by_role("button", name="Reject").dblclick()
+    page.wait_for_url(lambda url: "case?scan=meningioma" not in url)
+    assert [d.action for d in Store(out).decisions()] == ["accept", "reject"]
+
+
+def test_a_stroke_on_a_slow_connection_is_waited_for(review, open_page, out):
+    page = open_page(case(review("--reviewer", "Ann"), "meningioma.png"))
+    wait_for_slice(page)
+    page.wait_for_timeout(1000)
+
+    choose(page, "b", "Brush")
+    network = page.context.new_cdp_session(page)  # requests are late, keys are not
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": 1500, "downloadThroughput": -1, "uploadThroughput": -1}
+    network.send("Network.emulateNetworkConditions", slow)
+    stroke(page, release=False)
+    page.mouse.up()
+    page.keyboard.press("s")
+    page.wait_for_url(lambda url: "case?scan=meningioma" not in url)
+    (decision,) = Store(out).decisions()
+    assert decision.action == "correct" and decision.after["mask_voxels"] > decision.before["mask_voxels"]
+
+
+def test_a_window_that_has_lost_the_scan_can_do_nothing_more(review, open_page, out):
+    server = review("--reviewer", "Ann")
+    first = open_page(case(server, "meningioma.png"), quiet=False)
+    wait_for_slice(first)
+    with first.context.expect_page() as opened:
+        first.evaluate("window.open(location.href)")  # as "Duplicate tab" does
+    second = opened.value
+    second.get_by_text("open in another window").wait_for()
+    second.get_by_role("button", name="Take it over").click()
+    second.get_by_text("open in another window").wait_for(state="hidden")
+    choose(first, "b", "Brush")
+    box = first.locator(".tl-viewer canvas").first.bounding_box()
+    first.mouse.click(box["x"] + 150, box["y"] + 150)
+    first.get_by_text("Not saved").wait_for()
+    assert Store(out).decisions() == []
+    first.keyboard.press("a")
+    first.get_by_text("so nothing was recorded").wait_for()
+    assert Store(out).decisions() == []
+    second.close()
+    first.get_by_text("open in another window").wait_for(state="hidden")  # it is free again
+
+
+def test_the_browser_remembers_the_name(review, open_page):
+    server = review()
+    page = open_page(f"{server.url}review")
+    page.get_by_role("link", name="noise.png").wait_for()
+    page.get_by_label("Your name").fill("Ann")
+    page.get_by_label("Search name or reason").focus()
+    page.wait_for_timeout(500)
+    page.reload()
+    page.wait_for_function("[...document.querySelectorAll('input')].some((input) => input.value === 'Ann')")
+    page.goto(case(server, "meningioma.png"))
+    wait_for_slice(page)
+    assert not page.get_by_text("Type your name").is_visible()
+
+
+def test_a_scan_that_failed_has_nothing_to_decide_on(review, open_page, out):
+    page = open_page(case(review("--reviewer", "Ann"), "broken.png"))
+    page.get_by_text("no result to decide on").wait_for()
+    page.keyboard.press("a")
+    page.wait_for_timeout(500)
+    assert Store(out).decisions() == []
+
+
 def without_folds(data, folder):
     """A copy of a data set whose index leaves the folds to `train`."""
     shutil.copytree(data, folder)
@@ -322,7 +415,7 @@ def test_the_loop_closes(review, open_page, out, finished_batch, command, phanto
     for height in (0.45, 0.5, 0.55):  # a large area that no network would mark
         stroke(page, (0.3, height), (0.45, height))
     page.keyboard.press("s")
-    page.wait_for_url(lambda url: "meningioma" not in url)
+    page.wait_for_url(lambda url: "scan=meningioma" not in url)
     reviewed = tmp_path / "reviewed"
     done = command("review", "export", out, "-o", reviewed, "--scans", finished_batch[0])
     assert done.exit_code == 0, done.output

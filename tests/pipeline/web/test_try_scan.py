@@ -155,6 +155,7 @@ def test_a_zip_and_loose_files_of_dicom(page, tmp_path):
     drop(page, *files)
     page.locator(".tl-answer h2").wait_for()
     assert page.locator(".tl-job").count() == 1, "loose files of a series are one scan"
+    assert page.locator(".tl-job").inner_text().startswith("MR series 5: ")
 
 
 def test_several_files_are_a_list_and_a_wrong_one_has_its_sentence(page, picture, tmp_path):
@@ -167,6 +168,7 @@ def test_several_files_are_a_list_and_a_wrong_one_has_its_sentence(page, picture
     page.locator(".tl-answer h2").wait_for()
     rows = page.locator(".tl-job").all_inner_texts()
     assert len(rows) == 4
+    page.get_by_text("4 of 4 done").wait_for()
     failed = [row for row in rows if row.startswith(("broken.png", "notes.txt"))]
     assert len(failed) == 2 and not any("/" in row for row in failed), failed
     for name, label in (("sick.png", "meningioma"), ("healthy.png", "no tumor")):
@@ -174,6 +176,62 @@ def test_several_files_are_a_list_and_a_wrong_one_has_its_sentence(page, picture
         page.wait_for_function(
             f"document.querySelector('.tl-answer h2')?.innerText.toLowerCase().startsWith('{label}')"
         )
+
+
+def test_messages_keep_the_names_of_files(page, tmp_path):
+    with zipfile.ZipFile(tmp_path / "zz.zip", "w") as archive:
+        archive.writestr("notes.txt", "no scan")
+    drop(page, tmp_path / "zz.zip")
+    assert page.locator(".tl-alert").first.inner_text() == "zz.zip: the archive holds no scan."
+
+
+def test_a_frame_of_a_4d_file_is_chosen_on_the_page(page, tmp_path):
+    import nibabel as nib
+
+    frames = np.stack([SICK.image, SICK.image], axis=-1)
+    nib.save(nib.Nifti1Image(frames, SICK.affine), tmp_path / "echoes.nii.gz")
+    drop(page, tmp_path / "echoes.nii.gz")
+    page.get_by_text("4-D with 2 frames; choose frame 0 to 1").wait_for()
+    page.locator(".q-loading-bar[aria-hidden=true]").wait_for()  # it has no name while it is there
+    assert serious_faults(page) == []
+    page.get_by_label("Frame", exact=True).fill("1")
+    page.get_by_role("button", name="Use this frame").click()
+    page.locator(".tl-answer h2").wait_for()
+    assert page.locator(".tl-facts tr", has_text="Frame").inner_text().split() == ["Frame", "1"]
+
+
+def test_deleting_clears_the_page_and_a_scan_can_be_removed(page, picture):
+    status = page.locator("[role=status].tl-quiet")
+    drop(page, picture)
+    page.locator(".tl-answer h2").wait_for()
+    assert status.inner_text() == "", "the list says it"
+    assert page.locator(".tl-spoken").inner_text().startswith("sick.png: meningioma")
+    assert page.locator(".tl-status").bounding_box()["height"] == 0
+    assert (
+        page.locator(".q-btn").evaluate_all("(all) => all.map((b) => getComputedStyle(b).textTransform)").count("none")
+        == page.locator(".q-btn").count()
+    )
+    assert page.get_by_role("button", name="Cancel sick.png").count() == 0
+    page.get_by_role("button", name="Remove sick.png").click()
+    page.locator(".tl-answer h2").wait_for(state="detached")
+    drop(page, picture)
+    page.locator(".tl-answer h2").wait_for()
+    page.get_by_role("button", name="Delete all").click()
+    page.locator(".tl-answer h2").wait_for(state="detached")
+    assert status.inner_text() == page.locator(".tl-spoken").inner_text() == ""
+
+
+def test_a_long_list_scrolls_by_itself(page, tmp_path):
+    files = [tmp_path / f"{n}.png" for n in range(50)]
+    for file in files:
+        file.write_bytes(b"no picture")
+    drop(page, *files)
+    page.get_by_text("50 of 50 done").wait_for()
+    jobs = page.get_by_role("list", name="Scans")
+    assert jobs.bounding_box()["height"] < 400
+    jobs.focus()
+    page.keyboard.press("End")
+    page.wait_for_function("document.querySelector('.tl-jobs').scrollTop > 100")
 
 
 def test_a_scan_that_is_no_brain_says_why_and_can_be_forced(page, tmp_path):

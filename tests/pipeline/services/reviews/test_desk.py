@@ -13,7 +13,9 @@ from PIL import Image
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.batch.sources import find_sources, open_stored, remember_inputs
 from tumorlens.pipeline.batch.stored import read_results
-from tumorlens.pipeline.services.reviews.desk import OPEN, Desk, describe_progress
+from tumorlens.pipeline.services.reviews.corrections import write_correction
+from tumorlens.pipeline.services.reviews.desk import FAILED, OPEN, Desk, describe_progress
+from tumorlens.pipeline.services.reviews.state import current_mask
 from tumorlens.pipeline.services.reviews.store import ConflictError
 
 
@@ -31,7 +33,7 @@ def test_the_worklist_begins_with_the_neediest(desk):
     items = desk.worklist()
     assert [item.name for item in items[:2]] == ["broken.png", "noise.png"]
     assert items[0].reasons[0].startswith("failed: ") and items[1].reasons[0].startswith("refused: ")
-    assert {item.state for item in items} == {OPEN}
+    assert [item.state for item in items] == [FAILED, *[OPEN] * 5]
     assert [item.need for item in items] == sorted((item.need for item in items), reverse=True)
     assert describe_progress(items) == "0 of 5 scans decided; 1 failed"
 
@@ -171,17 +173,25 @@ def test_a_scan_that_has_changed_is_not_shown_under_its_mask(out, scans, tmp_pat
     desk.close()
 
 
-def test_decisions_on_another_scan_of_the_same_name_do_not_count(desk):
+@pytest.mark.parametrize(("key", "value"), [("source_sha256", "another"), ("frame", 1), ("plane", "coronal")])
+def test_nothing_said_about_another_scan_frame_or_plane_of_the_same_name_counts(desk, key, value):
     case = desk.open("meningioma.png", "Ann")
     _draw(case)
     desk.decide(case, "Ann", "correct")
+    case = desk.open("meningioma.png", "Ann")
+    _draw(case, "eraser")  # and is not saved
     path = case.result.folder / "result.json"
     content = json.loads(path.read_text())
-    content["made_of"]["source_sha256"] = "another"
+    content["made_of"][key] = value
     path.write_text(json.dumps(content))
     again = Desk(desk.out)
     (item,) = [item for item in again.worklist() if item.name == "meningioma.png"]
     assert item.state == OPEN and item.reviewers == ()
+    mask = current_mask(item.result, again.store)
+    np.testing.assert_array_equal(mask, item.result.mask(reviewed=False).voxels)
+    assert again.store.strokes("meningioma.png", "Ann", item.result.identity) == ([], 0)
+    with pytest.raises(InputError, match="was run again since"):
+        again.decide(case, "Ann", "accept")
     again.close()
 
 
@@ -209,3 +219,87 @@ def test_all_sources_are_found_again_by_memory_and_after_a_move(out, scans, tmp_
     assert str(scans) not in "".join(path.read_text() for path in out.rglob("*.json")), (
         "OUT does not say where scans lie"
     )
+
+
+def test_a_crash_between_two_files_of_a_correction_is_mended(desk, monkeypatch):
+    case = desk.open("dicom", "Ann")
+    _draw(case)
+    desk.decide(case, "Ann", "correct")
+    first = (case.result.folder / "mask.reviewed.dcm").read_bytes()
+    case = desk.open("dicom", "Ann")
+    case.editor.clear()
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tumorlens.pipeline.services.reviews.corrections._write_dicom", die)
+        desk.decide(case, "Ann", "correct", "no_tumor")
+    assert not np.asarray(nib.load(case.result.folder / "mask.reviewed.nii.gz").dataobj).any()
+    assert (case.result.folder / "mask.reviewed.dcm").read_bytes() == first, "the crash has left them at odds"
+    desk.open("dicom", "Ann")
+    assert not hd.seg.segread(case.result.folder / "mask.reviewed.dcm").pixel_array.any()
+
+
+def test_a_damaged_copy_of_a_correction_is_written_again(desk):
+    case = desk.open("meningioma.png", "Ann")
+    _, drawn = _draw(case)
+    desk.decide(case, "Ann", "correct")
+    path = case.result.folder / "mask.reviewed.png"
+    path.write_bytes(path.read_bytes()[:60])
+    assert desk.open("meningioma.png", "Ann").problem == ""
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), drawn * 255)
+
+
+def test_a_segmentation_of_an_earlier_correction_does_not_contradict_a_later_one(desk):
+    case = desk.open("dicom", "Ann")
+    _draw(case)
+    desk.decide(case, "Ann", "correct")
+    empty = np.zeros_like(case.view.mask)
+    _, problems = write_correction(case.result, empty, None, "Bob")
+    assert problems and not (case.result.folder / "mask.reviewed.dcm").exists()
+
+
+def test_a_scan_without_tumor_has_no_mask(desk):
+    case = desk.open("meningioma.png", "Ann")
+    with pytest.raises(InputError, match="clear it"):
+        desk.decide(case, "Ann", "correct", "no_tumor")
+    case.editor.clear()
+    desk.decide(case, "Ann", "correct", "no_tumor")
+    assert not np.asarray(Image.open(case.result.folder / "mask.reviewed.png")).any()
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda content: content.pop("review"),
+        lambda content: content.update(lesions=None),
+        lambda content: content["lesions"][0].update(number="<img src=x onerror=alert(1)>"),
+        lambda content: content.update(scan=[]),
+    ],
+)
+def test_a_damaged_result_is_one_failed_line(out, break_it):
+    path = out / "meningioma" / "result.json"
+    content = json.loads(path.read_text())
+    break_it(content)
+    path.write_text(json.dumps(content))
+    desk = Desk(out)
+    items = {item.name: item for item in desk.worklist()}
+    assert items["meningioma.png"].state == FAILED and "damaged" in items["meningioma.png"].reasons[0]
+    assert items["healthy.png"].state == OPEN
+    desk.close()
+
+
+def test_a_folder_that_has_gone_is_said_so_every_time(desk):
+    desk.out.rename(desk.out.with_name("moved"))
+    for _ in range(2):
+        with pytest.raises(InputError, match="no results"):
+            desk.worklist()
+
+
+@pytest.mark.parametrize(("name", "written"), [("Ann", "Ann^"), ("Doe^Jane", "Doe^Jane"), ("R\\e=x", "R e x^")])
+def test_names_of_reviewers_are_one_value(desk, name, written):
+    case = desk.open("dicom", name)
+    _draw(case)
+    desk.decide(case, name, "correct")
+    assert str(hd.seg.segread(case.result.folder / "mask.reviewed.dcm").ContentCreatorName) == written

@@ -17,7 +17,9 @@ from tumorlens.pipeline.services.reviews.export import export_reviews
 
 def _decide(desk, name, action, label="", reviewer="Ann"):
     case = desk.open(name, reviewer)
-    if action == "correct":
+    if label == "no_tumor":
+        case.editor.clear()
+    elif action == "correct":
         axis, index = case.view.axes[0], case.view.start
         drawn = case.view.mask_slice(axis, index).copy()
         drawn[2:9, 3:12] = 1
@@ -35,7 +37,7 @@ def test_corrected_cases_are_a_data_set(desk, tmp_path):
     volume = _decide(desk, "volume.nii.gz", "correct")
     series = _decide(desk, "dicom", "correct", "glioma")
     _decide(desk, "healthy.png", "accept")
-    _decide(desk, "meningioma.png", "relabel", "no_tumor")
+    _decide(desk, "meningioma.png", "correct", "no_tumor")
     folder = tmp_path / "reviewed"
     done = export_reviews(desk, folder)
     assert (done.decisions, done.cases, done.left_out) == (4, 3, [])
@@ -91,3 +93,40 @@ def test_other_files_are_left_alone_and_an_export_is_replaced_on_request(desk, t
     with pytest.raises(InputError, match="--overwrite"):
         export_reviews(desk, tmp_path / "r")
     export_reviews(desk, tmp_path / "r", overwrite=True)
+
+
+def test_images_of_the_user_are_never_replaced(desk, tmp_path):
+    case = _decide(desk, "meningioma.png", "correct")
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        (tmp_path / "set" / kind / "meningioma.png").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="leaves it alone"):
+            export_reviews(desk, tmp_path / "set", overwrite=overwrite)
+    assert all(path.read_text() == "mine" for path in (tmp_path / "set").rglob("*.png"))
+    assert case.result.mask_path() is not None
+
+
+def test_a_later_export_leaves_no_orphans(desk, tmp_path):
+    _decide(desk, "meningioma.png", "correct")
+    export_reviews(desk, tmp_path / "r")
+    desk.decide(desk.open("meningioma.png", "Ann"), "Ann", "reject")
+    export_reviews(desk, tmp_path / "r", overwrite=True)
+    assert [path.name for path in (tmp_path / "r").rglob("*") if path.is_file()] == ["decisions.csv"]
+
+
+def test_a_reviewers_export_has_the_mask_that_this_reviewer_saw(desk, tmp_path):
+    _decide(desk, "meningioma.png", "relabel", "glioma", "Ann")
+    _decide(desk, "meningioma.png", "correct", "glioma", "Bob")
+    for reviewer, reviewed in (("Ann", False), ("Bob", True)):
+        export_reviews(desk, tmp_path / reviewer, reviewer=reviewer)
+        written = np.asarray(Image.open(tmp_path / reviewer / "masks" / "meningioma.png"))
+        expected = desk.result("meningioma.png").mask(reviewed).voxels
+        np.testing.assert_array_equal(written != 0, expected != 0)
+
+
+def test_a_comment_is_not_a_formula(desk, tmp_path):
+    case = desk.open("meningioma.png", "Ann")
+    desk.decide(case, "Ann", "accept", comment='=HYPERLINK("http://evil","x")')
+    export_reviews(desk, tmp_path / "r")
+    assert _rows(tmp_path / "r" / "decisions.csv")[0]["comment"].startswith("'=")

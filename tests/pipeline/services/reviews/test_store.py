@@ -115,9 +115,9 @@ def test_a_claim_stands_until_it_is_released_taken_over_or_lapses(store, monkeyp
     assert store.claims()["a"].reviewer == "Ann"
     assert store.claim("a", "Bob", "w2", take_over=True) is None
     assert store.claim("a", "Ann", "w1").reviewer == "Bob"
-    store.release("a", "w1")
+    store.release("w1")
     assert store.claims()["a"].reviewer == "Bob", "only a claim of one's own can be released"
-    store.release("a", "w2")
+    store.release("w2")
     assert store.claims() == {}
     store.claim("a", "Ann", "w1")
     monkeypatch.setattr("tumorlens.pipeline.services.reviews.store.CLAIM_S", -1.0)
@@ -165,3 +165,27 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path):
         acknowledged = 12 + sum(1 for _ in run.stdout)
     assert run.returncode == -signal.SIGKILL
     assert len(Store(tmp_path).decisions()) >= acknowledged + 1
+
+
+@pytest.mark.parametrize(("column", "value"), [("before", "{"), ("mask", b"no zlib")])
+def test_a_damaged_row_is_named(store, column, value):
+    number = store.decide("a.png", "Ann", "correct", mask=MASK)
+    with closing(sqlite3.connect(store.path)) as db:
+        db.execute("DROP TRIGGER decisions_update")
+        db.execute(f"UPDATE decisions SET {column} = ?", (value,))
+        db.commit()
+    with pytest.raises(InputError, match="damaged"):
+        store.decisions() if column == "before" else store.mask(number)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.mkdir()])
+def test_an_emptied_file_is_not_taken_for_a_new_one(tmp_path, make):
+    make(tmp_path / REVIEWS)
+    with pytest.raises(InputError, match="not a file of reviews"):
+        Store(tmp_path)
+
+
+def test_strokes_hold_for_what_they_were_drawn_on(store):
+    store.add_stroke("a", "Ann", "brush", {0: (EMPTY, _slice((1, 1)))}, about="axial")
+    assert store.strokes("a", "Ann", "sagittal") == ([], 0) and store.undo("a", "Ann", about="sagittal") is None
+    assert len(store.strokes("a", "Ann", "axial")[0]) == 1
