@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tumorlens.data.config import DEVICE, setting
 
+_MB = 1_000_000
 PLANES = ("acquisition", "axial", "coronal", "sagittal")  # as `data.scan` calls them
 
 
@@ -50,3 +51,27 @@ class RunOptions:
         None, "Channel of color pictures that is the scan.", flag="--frame-channel", least=0, most=2, shown="brightness"
     )
     keep_identifiers: bool = setting(False, "Put patient's name, ID, birth date and texts into result.json.")
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """How much one visitor may send."""
+
+    upload_mb: int = setting(500, "Megabytes that one visitor may upload.", least=1)
+    upload_files: int = setting(50, "Files that one visitor may upload.", least=1)
+
+    @property
+    def n_bytes(self) -> int:
+        """The limit in bytes."""
+        return self.upload_mb * _MB
+
+    def refusal(self, n_files: int, n_bytes: int) -> str:
+        """Why so many files and bytes are refused, in one sentence; empty where they are not."""
+        if n_files > self.upload_files:
+            return (
+                f"{n_files} files are more than the {self.upload_files} that are allowed; "
+                "put the files of a series into one zip, or use `tumorlens run`"
+            )
+        if n_bytes > self.n_bytes:
+            return f"{n_bytes / _MB:.0f} MB are more than the {self.upload_mb} MB that are allowed; use `tumorlens run`"
+        return ""

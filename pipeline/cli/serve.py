@@ -14,8 +14,7 @@ from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import own_remarks, say
-from tumorlens.pipeline.options import LoadOptions
-from tumorlens.pipeline.services.uploads import UploadLimits
+from tumorlens.pipeline.options import LoadOptions, UploadLimits
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.pipeline import Pipeline
@@ -96,6 +95,6 @@ serve = command(
     examples="""
     tumorlens serve
     tumorlens serve results --scans scans/ --reviewer "A. Reader"
-    TUMORLENS_TOKEN="$(openssl rand -hex 16)" tumorlens serve --host 0.0.0.0
+    tumorlens serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
     """,
 )

@@ -15,9 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.options import RunOptions
+from tumorlens.pipeline.options import RunOptions, UploadLimits
 from tumorlens.pipeline.services.jobs import JobQueue, QueuedJob
 
 if TYPE_CHECKING:
@@ -25,34 +24,9 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.batch.inputs import Work
     from tumorlens.pipeline.batch.job import Job
 
-_MB = 1_000_000
 _PREFIX = "tumorlens-serve-"  # of temporary folders, before the number of the process
 _LONGEST_NAME = 200  # bytes; file systems take 255, and other names are made of it
 _OPTIONS = RunOptions(explain=True)
-
-
-@dataclass(frozen=True)
-class UploadLimits:
-    """How much one visitor may send."""
-
-    upload_mb: int = setting(500, "Megabytes that one visitor may upload.", least=1)
-    upload_files: int = setting(50, "Files that one visitor may upload.", least=1)
-
-    @property
-    def n_bytes(self) -> int:
-        """The limit in bytes."""
-        return self.upload_mb * _MB
-
-    def refusal(self, n_files: int, n_bytes: int) -> str:
-        """Why so many files and bytes are refused, in one sentence; empty where they are not."""
-        if n_files > self.upload_files:
-            return (
-                f"{n_files} files are more than the {self.upload_files} that are allowed; "
-                "put the files of a series into one zip, or use `tumorlens run`"
-            )
-        if n_bytes > self.n_bytes:
-            return f"{n_bytes / _MB:.0f} MB are more than the {self.upload_mb} MB that are allowed; use `tumorlens run`"
-        return ""
 
 
 @dataclass(eq=False)

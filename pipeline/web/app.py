@@ -14,9 +14,10 @@ from nicegui import app as pages
 from nicegui import ui
 
 from tumorlens.data.errors import InputError
+from tumorlens.pipeline.options import UploadLimits
 from tumorlens.pipeline.services.guard import LOCAL_HOSTS, Guard
 from tumorlens.pipeline.services.jobs import JobQueue
-from tumorlens.pipeline.services.uploads import UploadLimits, Visits
+from tumorlens.pipeline.services.uploads import Visits
 from tumorlens.pipeline.web import theme, try_scan
 
 if TYPE_CHECKING:

@@ -136,16 +136,17 @@ class _CasePage:
         await ui.context.client.connected(timeout=PATIENCE_S)
         self._as = await self._reviewer.recall()
         try:
-            self._case = await run.io_bound(self._desk.open, self._scan, self._as)
+            case = self._case = await run.io_bound(self._desk.open, self._scan, self._as)
         except InputError as error:
             self._body.clear()
             self._say(printable(str(error)), self._reopen, "Try again")
             return
-        if self._case.result.failed:
+        if case is None:  # the server is stopping
+            return
+        if case.result.failed:
             self._body.clear()
-            self._say(
-                printable(f"This scan has no result to decide on. {self._case.problem}"), self.go_on, "Next open scan"
-            )
+            text = f"This scan has no result to decide on: {case.problem}"
+            self._say(printable(text), self.go_on, "Next open scan")
             return
         await self._claim()
         self._build()

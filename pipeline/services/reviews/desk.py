@@ -271,7 +271,7 @@ class Desk:
         mask = self.store.mask(last.number)
         try:
             stored = result.mask()
-            same = stored is not None and np.array_equal(stored.voxels, mask)
+            same = stored is not None and mask is not None and np.array_equal(stored.voxels, mask)
         except InputError:  # the copy is damaged
             same = False
         if mask is not None and not (same and self.store.is_written(last.number)):

@@ -18,9 +18,10 @@ from tests.scans.pictures import save
 from tests.scans.studies import SICK, T1, T2, save_study, series
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice
+from tumorlens.pipeline.options import UploadLimits
 from tumorlens.pipeline.services.facts import facts_html, n_frames_of, progress_of
 from tumorlens.pipeline.services.jobs import DONE, FAILED, JobQueue
-from tumorlens.pipeline.services.uploads import UploadLimits, Visits, safe_name
+from tumorlens.pipeline.services.uploads import Visits, safe_name
 
 MB = 1_000_000
 
