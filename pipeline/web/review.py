@@ -415,12 +415,12 @@ class _CasePage:
             await self._reopen()
             self._say(f"You are {name} now. Nothing was recorded; look at the scan, and decide.")
             return
-        if self._viewer is not None and not await self._viewer.settled():
-            self._say("What you drew last is not saved, so nothing was recorded. Draw it again.")
-            return
         if not await run.io_bound(self._may_edit):
             self._mine = False
             self._say("This scan is not yours at the moment, so nothing was recorded.", self._take_over, "Take it over")
+            return
+        if self._viewer is not None and not await self._viewer.settled():
+            self._say("What you drew last is not saved, so nothing was recorded. Draw it again.")
             return
         if action == COMMENT and not (self._comment.value or "").strip():
             self._say("There is no comment to record.")

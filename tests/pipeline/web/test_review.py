@@ -13,10 +13,12 @@ from PIL import Image
 
 from tests.data.training.runs import segmenter_config, train
 from tests.pipeline.web.conftest import serious_faults
+from tumorlens.pipeline.batch.stored import read_results
 from tumorlens.pipeline.services.reviews.store import Store
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SAVED = "Saved"
+SETTLED_MS = 1000  # a scan that has just opened takes no decision by key
 
 
 @pytest.fixture
@@ -59,6 +61,12 @@ def wait_for_slice(page):
         return c && c.width > 1 && c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(
             (v, i) => i % 4 === 0 && v > 60); }"""
     )
+
+
+def strokes_of(out, name, reviewer):
+    """The strokes in the file that no decision has used."""
+    (result,) = [result for result in read_results(out) if result.name == name]
+    return Store(out).strokes(name, reviewer, result.identity)
 
 
 def stroke(page, start=(0.3, 0.6), end=(0.4, 0.65), release=True):
@@ -121,6 +129,7 @@ def test_the_stroke_is_where_the_pointer_was(review, open_page, out):
     choose(page, "b", "Brush")
     for _ in range(12):
         page.keyboard.press("[")  # the smallest brush
+    page.locator('.tl-brush [role="slider"][aria-valuenow="1"]').wait_for()
     box = page.locator(".tl-viewer canvas").first.bounding_box()
     scale = min(box["width"] / shape[1], box["height"] / shape[0])
     row, column = 40, 70
@@ -149,8 +158,9 @@ def test_a_killed_server_loses_no_stroke(review, open_page, out):
     page.get_by_role("button", name="Take it over").click()
     page.get_by_text("have not saved yet is still here").wait_for()
     assert page.get_by_role("button", name="Undo").is_enabled()
-    strokes, _ = Store(out).strokes("volume.nii.gz", "Ann")
+    strokes, _ = strokes_of(out, "volume.nii.gz", "Ann")
     assert len(strokes) == 1
+    page.wait_for_timeout(SETTLED_MS)
     page.keyboard.press("s")
     page.wait_for_url(lambda url: "scan=volume" not in url)
     before, after = (mask_in(out / "volume" / f"mask{part}.nii.gz") for part in ("", ".reviewed"))
@@ -190,14 +200,16 @@ def test_two_reviewers_see_each_other(review, open_page, out):
     choose(bob, "b", "Brush")
     box = bob.locator(".tl-viewer canvas").first.bounding_box()
     bob.mouse.click(box["x"] + 100, box["y"] + 100)
-    bob.wait_for_timeout(500)
+    bob.wait_for_timeout(SETTLED_MS)
     bob.keyboard.press("a")
     bob.get_by_text("not yours at the moment").wait_for()
-    assert Store(out).decisions() == [] and Store(out).strokes("volume.nii.gz", "Bob") == ([], 0)
+    assert Store(out).decisions() == [] and strokes_of(out, "volume.nii.gz", "Bob") == ([], 0)
     lists = open_page(f"{server.url}review")
     lists.get_by_text("Ann has it open").wait_for()
     bob.get_by_role("button", name="Take it over").first.click()
     bob.get_by_text("Ann has it open").wait_for(state="hidden")
+    wait_for_slice(bob)
+    bob.wait_for_timeout(SETTLED_MS)
     bob.keyboard.press("a")
     bob.wait_for_url(lambda url: "scan=volume" not in url)
     ann.keyboard.press("a")  # Ann has not looked at Bob's decision
@@ -244,9 +256,9 @@ def test_copy_interpolation_and_fill(review, open_page, out):
     page.wait_for_timeout(300)
     with page.expect_response(lambda answer: "/draw/eraser/" in answer.url):
         page.keyboard.press("Space")  # the cross is at the lesion's center
-    emptied = Store(out).strokes("volume.nii.gz", "Ann")[0][0].slices[start][1].sum()
+    emptied = strokes_of(out, "volume.nii.gz", "Ann")[0][0].slices[start][1].sum()
     press(page, "i" if emptied == 0 else "c")
-    strokes, _ = Store(out).strokes("volume.nii.gz", "Ann")
+    strokes, _ = strokes_of(out, "volume.nii.gz", "Ann")
     assert [stroke.kind for stroke in strokes] == ["eraser", "interpolate" if emptied == 0 else "copy"]
     assert strokes[1].slices[start][1].sum() > emptied
 
@@ -317,7 +329,7 @@ def test_a_comment_is_typed_and_decides_nothing(review, open_page, out):
 def test_a_key_or_click_too_many_decides_once(review, open_page, out):
     page = open_page(case(review("--reviewer", "Ann"), "meningioma.png"))
     wait_for_slice(page)
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(SETTLED_MS)
     page.keyboard.type("aaa", delay=5)
     page.wait_for_url(lambda url: "case?scan=meningioma" not in url)
     page.wait_for_timeout(500)
@@ -333,7 +345,7 @@ def test_a_key_or_click_too_many_decides_once(review, open_page, out):
 def test_a_stroke_on_a_slow_connection_is_waited_for(review, open_page, out):
     page = open_page(case(review("--reviewer", "Ann"), "meningioma.png"))
     wait_for_slice(page)
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(SETTLED_MS)
 
     choose(page, "b", "Brush")
     network = page.context.new_cdp_session(page)  # requests are late, keys are not
