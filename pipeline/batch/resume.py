@@ -71,8 +71,6 @@ def settings_of(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
 
 def remove_earlier_results(out: Path) -> None:
     """Remove the results in the table of an earlier call, so that none of them looks like a result of this call."""
-    from tumorlens.pipeline.outputs.report_batch import is_batch_report
-
     for row in read_table(out / TABLE):
         folder = out / folder_of(row["scan"])
         origin = origin_of(folder)
@@ -80,8 +78,11 @@ def remove_earlier_results(out: Path) -> None:
             remove_result(folder)
             with suppress(OSError):  # your own files may lie there too
                 folder.rmdir()
-    if is_batch_report(out / REPORT):
-        (out / REPORT).unlink()
+    if (out / REPORT).is_file():
+        from tumorlens.pipeline.outputs.report_batch import is_batch_report
+
+        if is_batch_report(out / REPORT):
+            (out / REPORT).unlink()
     (out / TABLE).unlink(missing_ok=True)  # a run that is killed at once must not leave rows without results
 
 

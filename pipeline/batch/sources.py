@@ -1,40 +1,21 @@
-"""Where the scans of an output folder lie. The output folder itself does not say, because a path may name a patient."""
+"""The scans of stored results, found again and read as they were judged."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
-from platformdirs import user_state_path
-
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import write_text
 from tumorlens.data.formats.open import open_scan, open_series
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.batch.job import Job, place_of
+from tumorlens.pipeline.batch.memory import remembered_inputs
 from tumorlens.pipeline.batch.read_ahead import hash_of
 from tumorlens.pipeline.batch.stored import StoredResult
 from tumorlens.pipeline.case import open_source
 from tumorlens.pipeline.options import RunOptions
-
-
-def remember_inputs(out: Path, inputs: Sequence[str]) -> None:
-    """Note in the user's own state folder which inputs were run into an output folder.
-
-    It lies on this machine only, is readable by this user only, and saves `tumorlens serve OUT` from asking. A machine
-    without such a folder goes without it.
-    """
-    with suppress(OSError):
-        place = _place_of_note(out)
-        known = [*_remembered(out), *(str(Path.cwd() / text) for text in inputs)]
-        write_text(place, json.dumps(list(dict.fromkeys(known))))
-        place.chmod(0o600)
 
 
 def find_sources(results: Sequence[StoredResult], out: Path, inputs: Sequence[str], scratch: Path) -> dict[str, Job]:
@@ -51,7 +32,7 @@ def find_sources(results: Sequence[StoredResult], out: Path, inputs: Sequence[st
     Raises:
         InputError: You named inputs, and they hold no scan.
     """
-    places = list(inputs) or [text for text in _remembered(out) if Path(text).exists() or "*" in text]
+    places = list(inputs) or [text for text in remembered_inputs(out) if Path(text).exists() or "*" in text]
     if not places:
         return {}
     try:
@@ -88,16 +69,3 @@ def open_stored(result: StoredResult, job: Job) -> Scan:
         raise InputError(f"{job.shown_path()}: the scan has changed since {result.name} was run")
     scan = open_series(job.files, options.frame) if job.files else open_scan(job.path, options.frame)
     return open_source(scan, options)
-
-
-def _place_of_note(out: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(os.path.realpath(out))).hexdigest()[:32]
-    return user_state_path("tumorlens", appauthor=False) / "inputs" / f"{name}.json"
-
-
-def _remembered(out: Path) -> list[str]:
-    try:
-        known = json.loads(_place_of_note(out).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [text for text in known if isinstance(text, str)] if isinstance(known, list) else []

@@ -64,8 +64,8 @@ def _run(values: Values) -> int:
 
 def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, options: RunOptions) -> int:
     """Run the scans, print what became of them, and return the exit code."""
+    from tumorlens.pipeline.batch.memory import remember_inputs
     from tumorlens.pipeline.batch.run import check_output, run_batch
-    from tumorlens.pipeline.batch.sources import remember_inputs
     from tumorlens.pipeline.pipeline import Pipeline
 
     check_output(out, jobs, call.overwrite, call.resume, options)

@@ -16,7 +16,6 @@ from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.masks.write import write_mask_nifti, write_mask_png, write_nifti
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import RESULT_FILES
-from tumorlens.pipeline.outputs.montage import draw_montage
 from tumorlens.pipeline.outputs.overlay import draw_heat, draw_overlay
 from tumorlens.pipeline.result import Result
 
@@ -110,6 +109,8 @@ def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[lis
         write_png(folder / "explanation.png", draw_heat(result))
         files.append("explanation.png")
     if scan.n_slices > 1:
+        from tumorlens.pipeline.outputs.montage import draw_montage
+
         write_png(folder / "montage.png", draw_montage(result))
         files.append("montage.png")
     if scan.n_slices == 1:

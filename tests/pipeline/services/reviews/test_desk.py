@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.batch.sources import find_sources, open_stored, remember_inputs
+from tumorlens.pipeline.batch.memory import remember_inputs
+from tumorlens.pipeline.batch.sources import find_sources, open_stored
 from tumorlens.pipeline.batch.stored import read_results
 from tumorlens.pipeline.services.reviews.corrections import write_correction
 from tumorlens.pipeline.services.reviews.desk import FAILED, OPEN, Desk, describe_progress
@@ -206,7 +207,7 @@ def test_a_folder_without_results_is_an_error(tmp_path):
 
 
 def test_all_sources_are_found_again_by_memory_and_after_a_move(out, scans, tmp_path, monkeypatch):
-    monkeypatch.setattr("tumorlens.pipeline.batch.sources.user_state_path", lambda *_, **__: tmp_path / "state")
+    monkeypatch.setattr("tumorlens.pipeline.batch.memory.user_state_path", lambda *_, **__: tmp_path / "state")
     remember_inputs(out, [str(scans)])
     (note,) = (tmp_path / "state").rglob("*.json")
     assert note.stat().st_mode & 0o077 == 0, "the paths are for this user only"
