@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -119,7 +120,7 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.path = out / REVIEWS
-        if self.path.exists() and (not self.path.is_file() or not self.path.stat().st_size):
+        if self.path.exists() and (not self.path.is_file() or _is_emptied(self.path)):
             raise InputError(f"{self.path}: this is not a file of reviews; put back a copy of it, or delete it")
         if self.path.is_file():
             with self._open():
@@ -315,6 +316,12 @@ class Store:
                     db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+
+def _is_emptied(path: Path) -> bool:
+    """Whether a file is empty, and not because another process is making it at this moment."""
+    facts = path.stat()
+    return facts.st_size == 0 and time.time() - facts.st_mtime > _WAIT_S
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:

@@ -181,6 +181,7 @@ def test_a_damaged_row_is_named(store, column, value):
 @pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.mkdir()])
 def test_an_emptied_file_is_not_taken_for_a_new_one(tmp_path, make):
     make(tmp_path / REVIEWS)
+    os.utime(tmp_path / REVIEWS, (0, 0))
     with pytest.raises(InputError, match="not a file of reviews"):
         Store(tmp_path)
 
