@@ -136,18 +136,19 @@ class _CasePage:
         await ui.context.client.connected(timeout=PATIENCE_S)
         self._as = await self._reviewer.recall()
         try:
-            case = self._case = await run.io_bound(self._desk.open, self._scan, self._as)
+            case = await run.io_bound(self._desk.open, self._scan, self._as)
         except InputError as error:
             self._body.clear()
             self._say(printable(str(error)), self._reopen, "Try again")
             return
-        if case is None:  # the server is stopping
+        if case is None or self._closed:  # the server is stopping, or the window has gone
             return
         if case.result.failed:
             self._body.clear()
             text = f"This scan has no result to decide on: {case.problem}"
             self._say(printable(text), self.go_on, "Next open scan")
             return
+        self._case = case
         await self._claim()
         self._build()
 
