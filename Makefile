@@ -30,7 +30,7 @@ test-all: $(VENV)/.installed-test
 
 oldest: $(VENV)/bin/python
 	"$(BIN)/python" tests/oldest.py > "$(VENV)/oldest.txt"
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e . pytest
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e '.[app]' pytest
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -o addopts= tests/test_smoke.py
 
 lint: $(VENV)/.installed-dev types
