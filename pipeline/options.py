@@ -44,9 +44,9 @@ class RunOptions:
     secondary_capture: bool = setting(False, "Write the overlay of DICOM scans as overlay.dcm, too.")
     force: bool = setting(False, "Judge what does not look like a brain MRI, too.")
     explain: bool = setting(False, "Write where the classifier looked (Grad-CAM).")
-    maps: bool = setting(False, "Write the segmenter's probability map, too.")
+    maps: bool = setting(False, "Also write the segmenter's probability map.")
     report: bool = setting(False, "Write report.html of each scan, and one of the whole run.")
-    pdf: bool = setting(False, "Write report.pdf of each scan, too; implies --report.")
+    pdf: bool = setting(False, "Also write report.pdf of each scan; implies --report.")
     channel: int | None = setting(
         None, "Channel of color pictures that is the scan.", flag="--frame-channel", least=0, most=2, shown="brightness"
     )

@@ -18,7 +18,7 @@ from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask
 from tumorlens.data.scan import Scan
 
 _MOST_APART = 0.1  # voxels; a shift by more would be rounded to whole voxels
-_MOST_LABELS, _FEW_LABELS = 255, 31  # values besides 0: more are no mask, fewer always may be one
+_MOST_LABELS, _FEW_LABELS = 255, 31  # values besides 0: a file with more is not a mask, one with few may be
 _ROUNDING = 1e-3  # of labels that a file keeps as fractions
 
 

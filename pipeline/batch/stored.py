@@ -48,11 +48,6 @@ class StoredResult:
         return str(self.content.get("label", ""))
 
     @property
-    def is_volume(self) -> bool:
-        """Whether the scan has several slices."""
-        return bool(self.content) and int(self.content["scan"]["n_slices"]) > 1
-
-    @property
     def identity(self) -> str:
         """Hash of what was judged: the scan's content, its frame and channel, and the plane of its slices.
 
@@ -73,7 +68,7 @@ class StoredResult:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 
     def mask(self, reviewed: bool = True) -> Scan | None:
-        """The mask as a scan, with its affine and spacing; voxels are 0 and 1. None where there is no mask.
+        """The mask as a scan, with its affine and spacing; voxels are 0 and 1. None if the result has no mask.
 
         A picture is ``(rows, columns)``, a volume ``(i, j, k)`` in the order of the source.
 
@@ -87,7 +82,7 @@ class StoredResult:
         return replace(stored, voxels=(stored.voxels != 0).astype(np.uint8))
 
     def mask_on(self, scan: Scan, reviewed: bool = True) -> NDArray[np.uint8] | None:
-        """The mask in the array order of its source, 0 and 1. None where there is no mask.
+        """The mask in the array order of its source, 0 and 1. None if the result has no mask.
 
         Raises:
             InputError: The mask file is damaged, or it is not of this scan.

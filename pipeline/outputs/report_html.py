@@ -56,7 +56,7 @@ def write_report(content: Mapping[str, Any], folder: Path, pdf: bool = False) ->
     Args:
         content: The content of its ``result.json``.
         folder: Its folder, with the pictures.
-        pdf: Whether to write a PDF, too.
+        pdf: Whether to write a PDF as well.
 
     Raises:
         InputError: A picture is missing, or no program can make a PDF.
@@ -219,7 +219,7 @@ def _picture(path: Path, alt: str, caption: str, heading: str = "") -> Picture:
     try:
         png = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path.name}: cannot be read ({error.strerror}), so there is no report") from None
+        raise InputError(f"{path.name}: cannot be read ({error.strerror}), so the report was not written") from None
     width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
     uri = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
     return Picture(uri, width, height, alt, caption, heading)

@@ -31,7 +31,8 @@ from tumorlens.pipeline.web.worklist import address_of
 _STILLS = ("overlay.png", "montage.png", "explanation.png")
 _RENEW_S = CLAIM_S / 12
 _LEAVING_S = 3.0
-_SETTLE_S = 0.8  # seconds in which keys do not decide: a key meant for the scan before must not decide on this one
+# Seconds in which keys do not decide on a scan that has opened by itself: they were meant for the scan before.
+_SETTLE_S = 0.8
 # What the browser does by itself, at once: the comment takes the focus before the next letter, Escape leaves it, and a
 # page that goes away frees its scan.
 _SCRIPT = """<script>
@@ -222,7 +223,7 @@ class _CasePage:
         assert case is not None
         self._body.clear()
         self._message.set_visibility(False)
-        self._built_at = time.monotonic()
+        self._built_at = self._built_at or time.monotonic()
         with self._body, ui.element("div").classes("tl-desk"):
             with ui.element("div").classes("tl-card"):
                 if case.view is not None and case.editor is not None:
@@ -398,17 +399,17 @@ class _CasePage:
 
     # Deciding ----------------------------------------------------------------------------------------------------
 
-    async def decide(self, action: str, insist: bool = False) -> None:
+    async def decide(self, action: str) -> None:
         """Record the decision and go on to the next scan."""
         if self._deciding:  # a double click is one decision
             return
         self._deciding = True
         try:
-            await self._decide(action, insist)
+            await self._decide(action)
         finally:
             self._deciding = False
 
-    async def _decide(self, action: str, insist: bool) -> None:
+    async def _decide(self, action: str) -> None:
         case, name = self._case, await self._reviewer.ask()
         if case is None or not name:
             return
@@ -429,7 +430,7 @@ class _CasePage:
         label = "" if action == REJECT else str(self._label.value)
         comment = str(self._comment.value or "").strip()
         try:
-            problems = await run.io_bound(self._desk.decide, case, name, action, label, comment, insist)
+            problems = await run.io_bound(self._desk.decide, case, name, action, label, comment)
         except ConflictError as error:
             self._say(f"{printable(str(error))}. Nothing was recorded.", self._reopen, "Look at it")
             return
@@ -464,7 +465,7 @@ class _CasePage:
         if (held.ctrl or held.meta or held.alt) and not (held.ctrl and key in ("z", "y")):
             return  # the browser's own
         decisions = {"a": ACCEPT, "r": REJECT, "s": CORRECT}
-        if key in decisions and time.monotonic() - self._built_at < _SETTLE_S:
+        if key in decisions and self._after and time.monotonic() - self._built_at < _SETTLE_S:
             return
         if key in decisions:
             await self.decide(decisions[key])

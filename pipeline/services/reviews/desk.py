@@ -205,9 +205,7 @@ class Desk:
             raise InputError(f"the mask has shape {mask.shape}, the scan {shape}")
         return mask.reshape(shape)
 
-    def decide(
-        self, case: OpenCase, reviewer: str, action: str, label: str = "", comment: str = "", insist: bool = False
-    ) -> list[str]:
+    def decide(self, case: OpenCase, reviewer: str, action: str, label: str = "", comment: str = "") -> list[str]:
         """Record a decision, write the corrected mask if there is one, and return what could not be written.
 
         Args:
@@ -216,7 +214,6 @@ class Desk:
             action: One of `pipeline.services.reviews.store.ACTIONS`. A comment alone leaves the scan open.
             label: The label that holds from now on; by default the one so far.
             comment: Free text.
-            insist: Decide although another reviewer has, since the case was opened.
 
         Raises:
             ConflictError: Another reviewer has decided since.
@@ -251,7 +248,7 @@ class Desk:
             {"label": label, **_facts(case.base if mask is None else mask, case.scan)},
             models_of(case.result),
             mask,
-            None if insist else case.seen,
+            case.seen,
             case.result.identity,
         )
         if mask is None:

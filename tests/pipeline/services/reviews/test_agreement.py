@@ -15,7 +15,7 @@ def _decide(desk, name, reviewer, action, label="", square=0):
         drawn = case.view.mask_slice(axis, index).copy()
         drawn[:square, :square] = 1
         case.editor.draw("brush", index, drawn)
-    desk.decide(case, reviewer, action, label, insist=True)
+    desk.decide(case, reviewer, action, label)
     return case
 
 

@@ -24,7 +24,7 @@ def _decide(desk, name, action, label="", reviewer="Ann"):
         drawn = case.view.mask_slice(axis, index).copy()
         drawn[2:9, 3:12] = 1
         case.editor.draw("brush", index, drawn)
-    desk.decide(case, reviewer, action, label, insist=True)
+    desk.decide(case, reviewer, action, label)
     return case
 
 
