@@ -70,7 +70,7 @@ def test_files_of_other_writers(name, reference):
 @pytest.mark.parametrize("name", ["SC_rgb_jpeg_gdcm.dcm", "SC_rgb_small_odd_jpeg.dcm"])
 def test_jpeg_decoders_are_installed(name):
     """JPEG lossless and baseline; none of these files is an MR, so the test calls the decoder."""
-    from tumorlens.data.dicom.pixels import stored_frames
+    from tumorlens.data.dicom.decoding import stored_frames
 
     ds = pydicom.dcmread(get_testdata_file(name))
     assert stored_frames(ds, [0])[0].any()
