@@ -74,7 +74,7 @@ def _read_row(
     paths = {column: listing.root / cells[column] for column in ("image", "mask") if cells.get(column)}
     missing = [column for column, path in paths.items() if not path.is_file()]
     for column in missing:
-        report("missing_file", f"no such file {paths[column]}")
+        report("missing_file", f"no such file {paths[column]}{_there_instead(paths[column])}")
     label = ""
     if cells["label"]:
         try:
@@ -105,6 +105,21 @@ def _read_row(
         sequence=sequence,
     )
     return Row(sample, where, every or 1, mask_missing="mask" in missing)
+
+
+def _there_instead(path: Path) -> str:
+    """What lies at the place of a missing file, and why it is not taken; empty where nothing does."""
+    if path.is_dir():
+        return ", it is a folder; a row names a file"
+    if not path.parent.is_dir():
+        return f" (there is no folder {path.parent}); with paths that start elsewhere, name the set INDEX@FOLDER"
+    name, stem = path.name.lower(), path.name.partition(".")[0].lower()
+    others = sorted(other.name for other in path.parent.iterdir() if other.is_file() and other.name[0] != ".")
+    same = next((other for other in others if other.lower() == name), None)
+    if same:
+        return f" (there is {same}; upper and lower case count)"
+    alike = next((other for other in others if other.partition(".")[0].lower() == stem), None)
+    return f" (there is {alike}; a row names the file with its ending)" if alike else ""
 
 
 def _number(

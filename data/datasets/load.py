@@ -135,10 +135,22 @@ def _list_class_folders(
     if not listing.rows and not listing.problems:
         raise InputError(
             f"{listing.root}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ next to "
-            "masks/, nor patient folders of pictures and their *_mask files"
+            f"masks/, nor patient folders of pictures and their *_mask files{_there_instead(listing.root, scans)}"
         )
     if not has_classes:
         listing.raise_first()  # of a data set, at least one folder is named for a class
+
+
+def _there_instead(root: Path, scans: Mapping[Path, list[Path]]) -> str:
+    """What a folder holds that is no data set, and why it is not taken; empty for an empty folder."""
+    tables = sorted(file for file in root.rglob("*") if file.suffix.lower() in (".csv", ".tsv", ".txt", ".xlsx"))
+    loose = scans.get(root, [])
+    if tables:
+        return f"; it holds {tables[0].relative_to(root)}: if that is its index, name the file itself, as a CSV file"
+    if loose:
+        return f"; it holds {loose[0].name} ({len(loose)} scans in all), but no folder says of which class"
+    others = sorted(file for file in root.rglob("*") if file.is_file() and file.name[0] != ".")
+    return f"; it holds {others[0].relative_to(root)}, which is not called as a scan is" if others else "; it is empty"
 
 
 def _list_images_and_masks(listing: Listing, images: Path, masks: Path) -> None:

@@ -195,6 +195,11 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
 
 def check_index(path: Path, overwrite: bool = False) -> None:
     """Raise an `InputError` unless an index may be written to a file, see `data.files.claim`."""
+    if path.is_file() and not _is_ours(path):
+        raise InputError(
+            f"{path}: tumorlens did not write this file and leaves it alone, because it does not begin with the "
+            f"columns {','.join(_COLUMNS)}; choose another -o"
+        )
     claim([path], "an index", _is_ours, overwrite)
 
 

@@ -13,10 +13,13 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
+from tumorlens.classification.predict import Classifier
+from tumorlens.classification.refusal import CLIP
+from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.cards.card import read_card
 from tumorlens.data.errors import InputError, reason_of
 from tumorlens.data.files import claim, whole_file, write_text
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, SEQUENCES
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION, Preprocess
 from tumorlens.pipeline.engines.graphs import INPUT, OUTPUTS, load_graph, to_openvino
@@ -111,11 +114,28 @@ def _compare(
 
 
 def _card(weights: Path, kind: str, names: Sequence[str], size: int) -> str:
+    """All that a program without tumorlens needs to read the outputs."""
     card = read_card(weights)
-    keys = ("stage", "architecture", "encoder", "classes", "outlines", "operating_point", "calibration", "conformal")
+    keys = ("stage", "architecture", "encoder", "classes", "outlines", "operating_point", "conformal", "lesion_rule")
     from_card = {key: card[key] for key in (*keys, "sha256") if key in card}
     facts = {"format": kind, "input": {INPUT: ["n", size, size]}, "input_type": "uint8", "outputs": list(names)}
-    return json.dumps(facts | {"preprocess_version": PREPROCESS_VERSION} | from_card, indent=2) + "\n"
+    facts |= {"preprocess_version": PREPROCESS_VERSION} | from_card
+    return json.dumps(facts | (_heads(weights) if card["stage"] == "classification" else {}), indent=2) + "\n"
+
+
+def _heads(weights: Path) -> dict[str, Any]:
+    """What follows a classifier's network, as numbers: calibration, threshold, refusal and sequence."""
+    classifier = Classifier.load(weights, "cpu")
+    heads: dict[str, Any] = {
+        "calibration": vars(classifier.calibration),  # a threshold on the card is part of its bias
+        "operating_point": {"tumor_threshold": THRESHOLD},
+    }
+    if (refusal := classifier.refusal) is not None:
+        arrays = {name: getattr(refusal, name).tolist() for name in ("mean", "std", "weight")}
+        heads["refusal"] = arrays | {"bias": refusal.bias, "clip": CLIP, "limit": refusal.limit}
+    if (sequence := classifier.sequence) is not None:
+        heads["sequence"] = {"names": list(SEQUENCES)} | {name: a.tolist() for name, a in vars(sequence).items()}
+    return heads
 
 
 def _write_onnx(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:

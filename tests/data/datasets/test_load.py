@@ -289,3 +289,39 @@ def test_a_tumor_without_a_mask_does_not_teach_where_it_is():
     assert has_truth(Sample(Path("a.png"), "tumor", mask=Path("m.png"))) and has_truth(
         Sample(Path("a.png"), "no_tumor")
     )
+
+
+@pytest.mark.parametrize(
+    ("there", "named", "reason"),
+    [
+        ("scan7.PNG", "scan7.png", r"\(there is scan7.PNG; upper and lower case count\)"),
+        ("scan7.png", "scan7", r"\(there is scan7.png; a row names the file with its ending\)"),
+        ("scan7.nii.gz", "scan7.nii", r"\(there is scan7.nii.gz; a row names the file with its ending\)"),
+        ("series/1.png", "series", "it is a folder; a row names a file"),
+        ("scan7.png", "images/scan7.png", r"\(there is no folder .*images\); .* name the set INDEX@FOLDER"),
+        ("other.png", "scan7.png", "no such file .*scan7.png; `tumorlens data check`"),
+    ],
+)
+def test_an_index_says_what_lies_there_instead(tmp_path, there, named, reason):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).touch()
+    (tmp_path / "index.csv").write_text(f"image,label\n{named},glioma\n{named},glioma\n")
+    with pytest.raises(InputError, match=reason):
+        load_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        ("labels.csv", "it holds labels.csv: if that is its index, name the file itself, as a CSV file"),
+        ("a/index.tsv", "it holds a/index.tsv: if that is its index"),
+        ("1.png", "it holds 1.png .1 scans in all., but no folder says of which class"),
+        ("slices.npy", "it holds slices.npy, which is not called as a scan is"),
+        (".hidden", "it is empty"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_says_what_it_holds(tmp_path, there, reason):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).touch()
+    with pytest.raises(InputError, match=f"neither an index.csv.*; {reason}"):
+        load_samples(tmp_path)

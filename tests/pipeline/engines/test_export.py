@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import openvino
 import pytest
 import torch
 
+from tests.conftest import REPOSITORY
 from tests.pipeline.engines.networks import slices
-from tumorlens.classification.predict import Classifier
+from tumorlens.classification.predict import SHIPPED, Classifier
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.engines import export as module
 from tumorlens.pipeline.engines.engine import Engine
@@ -35,6 +37,42 @@ def test_a_classifier_for_other_programs(small_classifier, tmp_path, kind, suffi
     assert card["outputs"] == ["logits"]
     assert card["classes"][0] == "no_tumor"
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".part")]
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs_refuses_and_calibrates_as_tumorlens_does(tmp_path, monkeypatch):
+    page = (REPOSITORY / "docs/how-to/export-a-network.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in block]
+    export_stage(SHIPPED, "classification", "onnx", tmp_path / "classifier.onnx")
+    images = np.concatenate([slices(n=6, size=192), np.random.default_rng(0).integers(0, 255, (2, 192, 192), np.uint8)])
+    names = {"images": images}
+    monkeypatch.chdir(tmp_path)
+    exec(example, names)
+    classifier = Classifier.load(device="cpu")
+    seen = classifier.look(images)
+    np.testing.assert_allclose(names["probabilities"], classifier.calibrate(seen.logits), atol=2e-3)
+    assert (names["refused"] == classifier.refuses(seen.strangeness, np.ones(8, bool))).all()
+    assert names["refused"][6:].all() and not names["refused"].all()
+    assert (names["positive"] == (classifier.labels(names["probabilities"]) > 0)).all()
+    card = json.loads((tmp_path / "classifier.onnx.json").read_text())
+    _, features = classifier.network(images)
+    standard = classifier.refusal.standardize(features)
+    odds = standard @ np.array(card["sequence"]["weight"]).T + card["sequence"]["bias"]
+    assert (odds.argmax(axis=1) == seen.sequences.argmax(axis=1)).all()
+
+
+def test_a_threshold_on_the_card_is_exported_once(small_classifier, tmp_path):
+    path = small_classifier.with_suffix(".json")
+    card = json.loads(path.read_text())
+    weights = tmp_path / "own.safetensors"
+    weights.write_bytes(small_classifier.read_bytes())
+    card["operating_point"] = {"tumor_threshold": 0.2}
+    weights.with_suffix(".json").write_text(json.dumps(card))
+    export_stage(weights, "classification", "torchscript", tmp_path / "own.pt")
+    exported = json.loads((tmp_path / "own.pt.json").read_text())
+    assert exported["operating_point"]["tumor_threshold"] == 0.5
+    bias = Classifier.load(weights, "cpu").calibration.tumor_bias
+    assert exported["calibration"]["tumor_bias"] == bias != 0
 
 
 @pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "openvino"])
