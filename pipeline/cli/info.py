@@ -31,7 +31,7 @@ def collect_info() -> dict[str, Any]:
     from tumorlens.classification.predict import SHIPPED as CLASSIFIER
     from tumorlens.data.cards.weights import load_weights
     from tumorlens.data.devices import has_bf16, pick_device
-    from tumorlens.pipeline.versions import package_versions
+    from tumorlens.pipeline.versions import opencv_problem, package_versions
     from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 
     names = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -46,6 +46,7 @@ def collect_info() -> dict[str, Any]:
             models[stage] = {"file": path.name, "intact": False, "error": str(error)}
     return {
         "versions": package_versions(),
+        "problems": [problem for problem in [opencv_problem()] if problem],
         "devices": {name: {"bf16": has_bf16(pick_device(name))} for name in names},
         "default_device": str(pick_device("auto")),
         "models": models,
@@ -55,6 +56,7 @@ def collect_info() -> dict[str, Any]:
 def format_info(facts: dict[str, Any]) -> str:
     """The facts as lines for a terminal."""
     lines = ["versions"] + [f"  {name} {number}" for name, number in facts["versions"].items()]
+    lines += [f"problem: {problem}" for problem in facts["problems"]]
     lines.append("devices")
     for name, abilities in facts["devices"].items():
         mark = " (default)" if name == facts["default_device"] else ""

@@ -61,8 +61,8 @@ def write_examples(formatter: click.HelpFormatter, lines: str | None) -> None:
 
 @contextmanager
 def user_errors(verbose: bool = False, stopped: Callable[[], str] = str) -> Iterator[None]:
-    """Turn an `InputError`, or a failure of disk or network, into one line and exit code 2, and keep the warnings of
-    other packages off the screen.
+    """Turn an `InputError`, a missing package, or a failure of disk or network, into one line and exit code 2, and keep
+    the warnings of other packages off the screen.
 
     Args:
         verbose: Let warnings and logs through.
@@ -78,6 +78,12 @@ def user_errors(verbose: bool = False, stopped: Callable[[], str] = str) -> Iter
         yield
     except InputError as error:
         show_error(str(error))
+        raise click.exceptions.Exit(2) from None
+    except ModuleNotFoundError as error:
+        from tumorlens.pipeline.versions import opencv_problem
+
+        problem = opencv_problem() if error.name == "cv2" else None
+        show_error(problem or f"the package {error.name} is missing; repair the installation of tumorlens with pip")
         raise click.exceptions.Exit(2) from None
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
