@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import secrets
 import threading
 import time
@@ -65,6 +64,7 @@ class QueuedJob:
     seconds: float = 0.0
     ended: threading.Event = field(default_factory=threading.Event, repr=False)
     _stop: bool = False
+    _result: Result | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -73,21 +73,27 @@ class QueuedJob:
 
     @property
     def result(self) -> Result:
-        """The result, read from the folder, so that many of them take no memory.
+        """The result. Its arrays lie in the folder, so that many of them take little memory.
 
         Raises:
             InputError: There is no result, or its folder is gone.
         """
-        try:
-            with self._file.open("rb") as file:
-                result: Result = pickle.load(file)  # our own file, in a folder that only this user may enter
-                return result
-        except OSError:
-            raise InputError(f"{self.name}: there is no result") from None
+        if self._result is None or not self.folder.is_dir():
+            raise InputError(f"{self.name}: there is no result")
+        return self._result
 
-    @property
-    def _file(self) -> Path:
-        return self.folder / f"{self.id}.result"
+    def keep(self, result: Result) -> None:
+        """Keep a result, with its arrays mapped from files in the folder."""
+        import numpy as np
+
+        def on_disk(array: Any, name: str) -> Any:
+            if array is None:
+                return None
+            np.save(self.folder / f"{self.id}-{name}.npy", array, allow_pickle=False)
+            return np.load(self.folder / f"{self.id}-{name}.npy", mmap_mode="r", allow_pickle=False)
+
+        arrays = {name: on_disk(getattr(result, name), name) for name in ("mask", "heat", "lesion_map")}
+        self._result = replace(result, scan=replace(result.scan, voxels=on_disk(result.scan.voxels, "voxels")), **arrays)
 
 
 class JobQueue:
@@ -292,8 +298,7 @@ def _run(pipeline: Pipeline, job: QueuedJob) -> None:
     (decision,) = pipeline.decide([case], job.options.force, job.options.explain)
     _report(job, MEASURING, 0, 0)
     result = pipeline.conclude(case, decision)
-    with job._file.open("wb") as file:
-        pickle.dump(result, file, protocol=5)
+    job.keep(result)
     content = result.to_dict()
     job.made_of = reading.made_of
     job.content = content | {"scan": {"name": job.name, **content["scan"]}}

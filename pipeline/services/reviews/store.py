@@ -188,12 +188,11 @@ class Store:
         """All decisions, or those on a scan, in their order."""
         if not self.path.is_file():
             return []
-        where = "" if scan is None else " WHERE scan = ?"
         with self._open() as db:
             rows = db.execute(
                 "SELECT id, at, scan, reviewer, action, label, comment, before, after, models, mask IS NOT NULL"
-                f" FROM decisions{where} ORDER BY id",
-                () if scan is None else (scan,),
+                " FROM decisions WHERE scan = ?1 OR ?1 IS NULL ORDER BY id",
+                (scan,),
             ).fetchall()
         try:
             return [_decision(row) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -82,6 +83,10 @@ def test_a_job_has_the_result_that_the_pipeline_has(queues, pipeline, sick, tmp_
     np.testing.assert_array_equal(job.result.heat, expected.heat)
     assert job.content["scan"]["name"] == "sick.png"
     assert len(job.made_of["source_sha256"]) == 64
+    assert isinstance(job.result.mask, np.memmap) and isinstance(job.result.scan.voxels, np.memmap)
+    shutil.rmtree(tmp_path)
+    with pytest.raises(InputError, match=r"sick.png: there is no result"):
+        job.result  # noqa: B018
 
 
 def test_the_models_are_loaded_once(queues, pipeline, sick, tmp_path):
