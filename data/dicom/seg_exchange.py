@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.dicom.decoding import stored_frames
 from tumorlens.data.dicom.derived import save_dicom
-from tumorlens.data.dicom.headers import frame_items, numbers, read_dataset, text, value
+from tumorlens.data.dicom.headers import frame_items, number, numbers, read_dataset, text, value
 from tumorlens.data.dicom.source import affine_of_frames, volume_from_frames
 from tumorlens.data.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_MAX_FRAMES = 100_000
 Rgb = tuple[int, int, int]
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _COUNTS = {**dict(zip(GEOMETRY, (3, 6, 2), strict=True)), "ReferencedSegmentNumber": 1}
@@ -89,12 +91,12 @@ def read_segmentation(path: Path) -> tuple[Dataset, NDArray[np.bool_]]:
     dataset = read_dataset(path)
     if text(dataset, "SOPClassUID") not in _SEGMENTATIONS:
         raise InputError(f"{path}: this is not a DICOM Segmentation")
-    try:
-        pixels = np.asarray(dataset.pixel_array)
-    except Exception as error:  # pydicom and its decoders raise what they meet
-        raise InputError(f"{path}: the DICOM Segmentation is damaged ({reason_of(error)})") from None
+    n_frames = int(number(dataset, "NumberOfFrames") or 1)
+    if not 1 <= n_frames <= _MAX_FRAMES:
+        raise InputError(f"{path}: the header gives an impossible number of {n_frames} frames")
+    pixels = np.stack(stored_frames(dataset, list(range(n_frames))))
     least = (int(value(dataset, "MaximumFractionalValue") or 1) + 1) // 2  # 1 in binary ones and label maps
-    return dataset, (pixels if pixels.ndim == 3 else pixels[None]) >= least
+    return dataset, pixels >= least
 
 
 def of_frame(dataset: Dataset, frame: int, name: str, path: Path) -> NDArray[np.float64]:

@@ -48,6 +48,9 @@ def _run(values: Values) -> int:
         raise InputError("-o OUT is missing: the folder for the results")
     load, options = fill(LoadOptions, values), fill(RunOptions, values)
     with own_remarks(hidden=call.quiet), TemporaryDirectory(prefix="tumorlens-") as scratch:
+        if call.inputs and call.out and not call.list_only:
+            _prepare(Path(call.inputs[0]))
+        from tumorlens.data.locks import sole_writer
         from tumorlens.pipeline.batch.inputs import collect
         from tumorlens.pipeline.batch.listing import check_headers, describe, list_work
 
@@ -59,7 +62,15 @@ def _run(values: Values) -> int:
         for job in () if call.quiet or call.as_json else work.jobs:
             for text in job.notes:
                 note(f"{job.name}: {text}")
-        return _run_jobs(work.jobs, call.out, call, load, options)
+        with sole_writer(call.out):  # from now on: a second run ends before it loads the models
+            return _run_jobs(work.jobs, call.out, call, load, options)
+
+
+def _prepare(path: Path) -> None:
+    """Let the process that decodes a file start, if one does, while this one imports packages and loads models."""
+    from tumorlens.data.formats.open import prepare_to_open
+
+    prepare_to_open(path)
 
 
 def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, options: RunOptions) -> int:
@@ -70,6 +81,8 @@ def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, opti
 
     check_output(out, jobs, call.overwrite, call.resume, options)
     remember_inputs(out, call.inputs)
+    for job in [job for job in jobs if not job.error][:1]:
+        _prepare((job.files or (job.path,))[0])  # of a folder
     pipeline = Pipeline.load(**vars(load))
     finished: list[Job] = []
     with Progress("scans", hidden=call.quiet or call.as_json or len(jobs) < 2) as progress:

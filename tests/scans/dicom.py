@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -140,6 +141,14 @@ def save_enhanced(path, volume, affine, plane="axial", **tags):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(path, enforce_file_format=True)
     return Path(path)
+
+
+def save_killer(path):
+    """Write a JPEG 2000 file of pydicom's with one byte changed, at which gdcm ends the process."""
+    content = bytearray(Path(get_testdata_file("MR_small_jp2klossless.dcm")).read_bytes())
+    content[content.index(b"\xff\x4f\xff\x51") + 42] = 255  # the depth of the component
+    path.write_bytes(content)
+    return path
 
 
 def _set_pixels(ds, frames):

@@ -94,7 +94,7 @@ def test_what_is_not_a_segmentation_of_the_scan(tmp_path):
         read_mask_dicom(tmp_path / "moved.dcm", scan)
     moved.PixelData = moved.PixelData[:20]
     moved.save_as(tmp_path / "cut.dcm")
-    with pytest.raises(InputError, match=r"cut\.dcm: the DICOM Segmentation is damaged"):
+    with pytest.raises(InputError, match=r"cut\.dcm: the pixel data are damaged or cut off"):
         read_mask_dicom(tmp_path / "cut.dcm", scan)
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.matlab import _CLASS_NUMBERS
+from tumorlens.data.formats.matlab import _CLASS_NUMBERS, has_cjdata
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import CLASSES
 
@@ -88,3 +88,94 @@ def test_arrays_that_are_not_images_are_refused(tmp_path, image):
     savemat(tmp_path / "1.mat", {"cjdata": {"image": image, "label": 1}})
     with pytest.raises(InputError, match=r"1\.mat: the MATLAB file has no 2-D cjdata\.image of real numbers"):
         open_scan(tmp_path / "1.mat")
+
+
+@pytest.mark.parametrize("do_compression", [False, True])
+def test_a_struct_without_values_is_refused(tmp_path, do_compression):
+    """As MATLAB's ``struct('image', {})`` writes it, and a struct array."""
+    for name, shape in (("empty", (0, 0)), ("three", (1, 3))):
+        path = tmp_path / f"{name}.mat"
+        cjdata = np.zeros(shape, [("image", object), ("label", object)])
+        savemat(path, {"cjdata": cjdata}, do_compression=do_compression)
+        count = int(np.prod(shape))
+        with pytest.raises(InputError, match=rf"{name}\.mat: cjdata .* is not one structure, but {count} of them"):
+            open_scan(path)
+
+
+def test_other_variables_are_named(tmp_path):
+    savemat(tmp_path / "1.mat", {"weights": np.ones(3), "bias": 1.0})
+    with pytest.raises(InputError, match=r"1\.mat: the MATLAB file has no cjdata structure \(it holds bias, weights\)"):
+        open_scan(tmp_path / "1.mat")
+
+
+@pytest.mark.parametrize("names", [("image", "mask"), tuple(f"layer{n}" for n in range(9)), ()])
+def test_hdf5_of_another_program_is_called_so(tmp_path, names):
+    path = tmp_path / "slice.h5"
+    with h5py.File(path, "w") as file:
+        for name in names:
+            file[name] = RAMP
+    there = f" (it holds {', '.join(names[:5])}{' ...' if len(names) > 5 else ''})" if names else ""
+    message = f"{path}: the file has no cjdata structure{there}, so another program wrote it"
+    with pytest.raises(InputError) as error:
+        open_scan(path)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("where", ["struct", "image", "external", "virtual", "soft"])
+def test_values_in_other_files_are_not_read(tmp_path, where):
+    """A link in an HDF5 file can lead to any file of the machine."""
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["cjdata/image"] = RAMP
+    RAMP.tofile(tmp_path / "raw")
+    with h5py.File(tmp_path / "1.mat", "w") as file:
+        if where == "struct":
+            file["cjdata"] = h5py.ExternalLink("other.h5", "cjdata")
+        elif where == "image":
+            file.create_group("cjdata")["image"] = h5py.ExternalLink("other.h5", "cjdata/image")
+        elif where == "soft":
+            file.create_group("cjdata")["image"] = h5py.SoftLink("/elsewhere")
+        elif where == "external":
+            raw = [(str(tmp_path / "raw"), 0, RAMP.size)]
+            file.create_dataset("cjdata/image", RAMP.shape, RAMP.dtype, external=raw)
+        else:
+            layout = h5py.VirtualLayout(RAMP.shape, RAMP.dtype)
+            layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "cjdata/image", RAMP.shape)
+            file.create_virtual_dataset("cjdata/image", layout)
+    with pytest.raises(InputError, match=r"1\.mat: .*no (cjdata structure|2-D cjdata\.image)"):
+        open_scan(tmp_path / "1.mat")
+
+
+def test_references_and_other_types_are_not_followed(tmp_path):
+    with h5py.File(tmp_path / "1.mat", "w") as file:
+        file["cjdata/image"] = RAMP
+        file["cjdata/label"] = np.array([file["cjdata/image"].ref], h5py.ref_dtype)
+        file["cjdata/PID"] = np.zeros(2, [("a", "i4"), ("b", "f8")])
+    annotation = open_scan(tmp_path / "1.mat").annotation
+    assert (annotation.label, annotation.patient, annotation.mask) == (None, None, None)
+
+
+def test_text_as_other_programs_write_it(tmp_path):
+    with h5py.File(tmp_path / "1.mat", "w") as file:
+        file["cjdata/image"], file["cjdata/label"], file["cjdata/PID"] = RAMP, "pituitary", np.bytes_("A-7")
+    annotation = open_scan(tmp_path / "1.mat").annotation
+    assert (annotation.label, annotation.patient) == ("pituitary", "A-7")
+
+
+@pytest.mark.parametrize("mask", [RAMP * 1j, np.array([["a"]], object), RAMP[:5]])
+def test_a_mask_that_does_not_fit_is_refused(tmp_path, mask):
+    savemat(tmp_path / "1.mat", {"cjdata": {"image": RAMP, "tumorMask": mask}})
+    with pytest.raises(InputError, match=r"1\.mat: cjdata\.tumorMask (is not a full array|has shape)"):
+        open_scan(tmp_path / "1.mat")
+
+
+@pytest.mark.parametrize("do_compression", [False, True])
+@pytest.mark.parametrize("variables", [["cjdata"], ["a", "b", "cjdata"], ["a", "notes"]])
+def test_cjdata_is_found_among_the_variables(tmp_path, variables, do_compression):
+    path = tmp_path / "1.mat"
+    savemat(path, {name: {"image": RAMP, "n": 3} for name in variables}, do_compression=do_compression)
+    assert has_cjdata(path) == ("cjdata" in variables)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert has_cjdata(path)  # or cut off, which reading reports
+    path.write_bytes(content[:140])
+    assert has_cjdata(path)
