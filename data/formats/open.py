@@ -10,22 +10,27 @@ import gzip
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from tumorlens.data.dicom.decoding import prepare_decoders
 from tumorlens.data.dicom.headers import is_dicom, is_dicom_head
 from tumorlens.data.dicom.reader import read_series
 from tumorlens.data.dicom.study import read_dicom, read_study
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.archives import is_zip, unpack
-from tumorlens.data.formats.matlab import is_matlab, read_matlab
+from tumorlens.data.formats.matlab import has_cjdata, is_matlab, read_matlab
 from tumorlens.data.formats.metaimage import is_metaimage, metaimage_files, read_metaimage
 from tumorlens.data.formats.mgh import is_mgh, read_mgh
 from tumorlens.data.formats.nifti import is_nifti, nifti_files, read_nifti
 from tumorlens.data.formats.nrrd import is_nrrd, nrrd_files, read_nrrd
-from tumorlens.data.formats.pictures import is_bmp, is_webp, read_picture
+from tumorlens.data.formats.pictures import UNREAD_PICTURES, is_bmp, is_webp, read_picture
+from tumorlens.data.formats.tiff import is_tiff, read_tiff
+from tumorlens.data.isolation import isolated, prepare
+from tumorlens.data.padding import without_padding
 from tumorlens.data.scan import Scan
 
 _HEAD_BYTES = 560  # of a file, by which its format is recognized
@@ -45,6 +50,9 @@ class Format:
         files: The files that a scan is read from.
         gzipped: Whether `recognize` gets the bytes unpacked, where the file is compressed as a whole.
         headless: Ends of names of files that have no head, and are of this format if they are of no other.
+        isolated: Whether `read` runs in a worker process (see `data.isolation`), because it calls a native library that
+            some damaged files crash. Pillow's own decoders of the other pictures are small, and safe in the process.
+        holds_scan: For formats of anything: whether a file of this format, which nobody named, holds a scan.
     """
 
     name: str
@@ -55,10 +63,23 @@ class Format:
     files: Callable[[Path], list[Path]] = lambda path: [path]
     gzipped: bool = False
     headless: tuple[str, ...] = ()
+    isolated: bool = False
+    holds_scan: Callable[[Path], bool] | None = None
 
 
-def _picture(name: str, title: str, suffixes: tuple[str, ...], recognize: Callable[[bytes], bool]) -> Format:
-    return Format(name, title, suffixes, recognize, lambda path, frame, series: read_picture(path, name))
+def _picture(
+    name: str, title: str, suffixes: tuple[str, ...], recognize: Callable[[bytes], bool], isolated: bool = False
+) -> Format:
+    return Format(
+        name, title, suffixes, recognize, lambda path, frame, series: read_picture(path, name), isolated=isolated
+    )
+
+
+def _refusing(title: str) -> Callable[[Path, int | None, str | None], Scan]:
+    def refuse(path: Path, frame: int | None, series: str | None) -> Scan:
+        raise InputError(f"tumorlens does not read {title} pictures; save it as PNG")
+
+    return refuse
 
 
 FORMATS = (
@@ -66,10 +87,19 @@ FORMATS = (
     Format("dicom", "DICOM", (".dcm",), is_dicom_head, read_dicom),
     _picture("png", "PNG", (".png",), lambda head: head.startswith(b"\x89PNG\r\n\x1a\n")),
     _picture("jpeg", "JPEG", (".jpg", ".jpeg"), lambda head: head.startswith(b"\xff\xd8\xff")),
-    _picture("tiff", "TIFF", (".tif", ".tiff"), lambda head: head.startswith((b"II*\x00", b"MM\x00*"))),
+    Format("tiff", "TIFF", (".tif", ".tiff"), is_tiff, lambda path, frame, series: read_tiff(path), isolated=True),
     _picture("bmp", "BMP", (".bmp",), is_bmp),
-    _picture("webp", "WebP", (".webp",), is_webp),
-    Format("matlab", "MATLAB", (".mat",), is_matlab, lambda path, frame, series: read_matlab(path)),
+    _picture("webp", "WebP", (".webp",), is_webp, isolated=True),
+    _picture("gif", "GIF", (".gif",), lambda head: head.startswith((b"GIF87a", b"GIF89a"))),
+    Format(
+        "matlab",
+        "MATLAB",
+        (".mat",),
+        is_matlab,
+        lambda path, frame, series: read_matlab(path),
+        isolated=True,
+        holds_scan=has_cjdata,
+    ),
     Format(
         "nifti",
         "NIfTI",
@@ -108,24 +138,32 @@ FORMATS = (
     ),
 )
 
-SCAN_SUFFIXES = tuple(suffix for row in FORMATS for suffix in row.suffixes)
+_NOT_READ = tuple(
+    Format(title.lower(), title, suffixes, recognize, _refusing(title))
+    for title, suffixes, recognize in UNREAD_PICTURES
+)
+_ROWS = (*FORMATS, *_NOT_READ)
+SCAN_SUFFIXES = tuple(suffix for row in _ROWS for suffix in row.suffixes)
+_HEADLESS = tuple(end for row in _ROWS for end in row.headless)
+_SURE_SUFFIXES = tuple(suffix for row in _ROWS if row.holds_scan is None for suffix in row.suffixes)
 
 
 def open_scan(path: str | Path, frame: int | None = None, constant: bool = False, series: str | None = None) -> Scan:
     """Read one scan.
 
     Args:
-        path: A PNG, JPEG, TIFF, BMP or WebP picture, a figshare ``cjdata`` MATLAB file, a NIfTI (also as an .img/.hdr
-            pair), MGH/MGZ, NRRD or MetaImage volume, or DICOM: a file, a DICOMDIR, a folder or a zip of files, of which
-            one series is read.
+        path: A PNG, JPEG, TIFF, BMP, WebP or GIF picture, a TIFF stack, a figshare ``cjdata`` MATLAB file, a NIfTI
+            (also as an .img/.hdr pair), MGH/MGZ, NRRD or MetaImage volume, or DICOM: a file, a DICOMDIR, a folder or a
+            zip of files, of which one series is read.
         frame: The frame of a 4-D file, or of a DICOM series with several volumes at one place, from 0. Other files
             ignore it.
-        constant: Whether every voxel may have the same value, as in an empty mask.
+        constant: Whether every voxel may have the same value, as in an empty mask. The values are then those of the
+            file.
         series: Series Instance UID or Series Number of the DICOM series to read; by default the post-contrast T1 if
             there is one (see `data.dicom.series.choose_series`).
 
     Returns:
-        The scan, in the voxel order and type of the file.
+        The scan, in the voxel order and type of the file, with a dark background (see `data.padding`).
 
     Raises:
         InputError: The file is missing, empty, of no format in `FORMATS`, damaged, or holds unusable voxels. The
@@ -148,7 +186,7 @@ def open_scan(path: str | Path, frame: int | None = None, constant: bool = False
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason})") from None
-    return scan
+    return scan if constant else without_padding(scan)
 
 
 def open_series(files: Sequence[Path], frame: int | None = None) -> Scan:
@@ -159,7 +197,7 @@ def open_series(files: Sequence[Path], frame: int | None = None) -> Scan:
     """
     scan = read_series(files, frame)
     check_voxels(scan)
-    return scan
+    return without_padding(scan)
 
 
 def sniff(path: Path) -> str:
@@ -169,6 +207,45 @@ def sniff(path: Path) -> str:
         InputError: The file is empty or of no format in `FORMATS`.
     """
     return _format_of(path).name
+
+
+def is_scan(path: Path) -> bool:
+    """Whether a file that lies in a folder is a scan: it has the name of one or, if not, the content.
+
+    Pictures of kinds that are not read count as scans, so that reading them says so. MATLAB and HDF5 files may hold
+    anything, so that the content decides: ``cjdata``. The voxels of a pair, which have no head, come with their header.
+    """
+    name = path.name.lower()
+    if name.endswith(_SURE_SUFFIXES):
+        return True  # reading reports what is wrong
+    if name.endswith(_HEADLESS):
+        return False
+    try:
+        row = _format_of(path)
+        return row.holds_scan is None or row.holds_scan(path)
+    except (InputError, OSError, EOFError, zlib.error):
+        return name.endswith(SCAN_SUFFIXES) and path.stat().st_size == 0
+
+
+def read_here(name: str, path: Path, frame: int | None, series: str | None) -> Scan:
+    """Read a file of the named format in this process, which is a worker for formats that are `isolated`."""
+    return next(row for row in FORMATS if row.name == name).read(path, frame, series)
+
+
+def prepare_to_open(path: Path) -> None:
+    """Start the worker process that reads a file, if one does, so that it is ready when the file's turn comes.
+
+    Returns at once, and never raises: reading reports what is wrong with the file.
+    """
+    with suppress(InputError, OSError, EOFError, zlib.error):
+        if not path.is_file():  # opening a named pipe would wait for ever
+            return
+        row = _format_of(path)
+        if row.isolated:
+            prepare(read_here, row.name, path.absolute(), None, None)
+        elif row.name == "dicom":
+            with path.open("rb") as file:
+                prepare_decoders(file.read(_HEAD_BYTES))
 
 
 def source_files(path: Path) -> list[Path]:
@@ -208,7 +285,7 @@ def _format_of(path: Path) -> Format:
     if head.startswith(b"\x1f\x8b"):
         with gzip.open(path) as packed:
             unpacked = packed.read(_HEAD_BYTES)
-    for row in FORMATS:
+    for row in _ROWS:
         if row.recognize(unpacked if row.gzipped else head):
             return row
     for row in FORMATS:
@@ -226,7 +303,11 @@ def _read(path: Path, frame: int | None, series: str | None) -> Scan:
     if not path.is_file():
         raise InputError("this is a pipe, a socket or a device, not a file")
     if not is_zip(path):
-        return _format_of(path).read(path, frame, series)
+        row = _format_of(path)
+        if row.isolated:  # the worker process may be in another folder
+            scan = isolated(read_here, row.name, path.absolute(), frame, series, size=path.stat().st_size)
+            return replace(scan, path=path)
+        return row.read(path, frame, series)
     with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
         folder = Path(scratch) / "zip"
         unpack(path, folder)

@@ -1,24 +1,27 @@
-"""Pictures: PNG, JPEG, TIFF, BMP, WebP with 8 or 16 bits, gray, color, alpha or palette."""
+"""Pictures: PNG, JPEG, BMP, WebP, GIF, and the pages of a TIFF; 8 or 16 bits, gray, color, alpha or palette."""
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, reason_of
 from tumorlens.data.files import whole_file
+from tumorlens.data.formats.volumes import DEFLATE_RATIO, check_size
 from tumorlens.data.scan import Scan
 
 _ORIENTATION = 0x0112
 _BMP_HEADERS = tuple(n.to_bytes(4, "little") for n in (12, 40, 52, 56, 64, 108, 124))  # two letters are not enough
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 259, 262, 339  # tags of TIFF
-_SAMPLES = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_STORED = {(1, 32): np.uint32, (2, 16): np.int16}  # what Pillow gives as int32, by format and bits of a sample
 _JPEG = ("JPEG", "MPO")  # in an MPO, phones put a second view or a depth map behind the photograph
+_DEPTH_OF_PNG = 24  # where the bits of a sample stand in the file
 
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # what undoes each EXIF orientation
     2: lambda a: a[:, ::-1],
@@ -29,6 +32,32 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # what undoes e
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
+
+
+def _is_avif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and b"avif" in _brands(head)
+
+
+def _is_heic(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and not _brands(head).isdisjoint((b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"))
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """The kinds of content that the first box of a file in MPEG-4's container names (ISO/IEC 14496-12)."""
+    return {head[at : at + 4] for at in (8, *range(16, min(int.from_bytes(head[:4]), len(head)), 4))}
+
+
+# Pictures that are recognized, so that nobody misses them, but not read: title, suffixes, and the look of their heads.
+UNREAD_PICTURES: tuple[tuple[str, tuple[str, ...], Callable[[bytes], bool]], ...] = (
+    ("AVIF", (".avif", ".avifs"), _is_avif),
+    ("HEIC", (".heic", ".heif"), _is_heic),
+    ("JPEG XL", (".jxl",), lambda head: head.startswith(b"\x00\x00\x00\x0cJXL \r\n\x87\n")),
+    ("JPEG 2000", (".jp2", ".j2k"), lambda head: head.startswith(b"\x00\x00\x00\x0cjP  \r\n\x87\n")),
+)
+
+
+class UnknownPictureError(ValueError):
+    """Pillow does not know what a picture is: it is damaged from its beginning, or of a rare kind."""
 
 
 def is_bmp(head: bytes) -> bool:
@@ -46,17 +75,36 @@ def read_picture(path: Path, kind: str) -> Scan:
 
     Args:
         path: The file.
-        kind: ``"png"``, ``"jpeg"``, ``"tiff"``, ``"bmp"`` or ``"webp"``.
+        kind: ``"png"``, ``"jpeg"``, ``"bmp"``, ``"webp"`` or ``"gif"``.
 
     Returns:
         Voxels ``(rows, columns)``, or ``(rows, columns, 3)`` RGB.
 
     Raises:
-        InputError: The picture is damaged or cut off, has several pages, is too large to be a slice, or is a TIFF of
-            numbers that Pillow cannot read.
+        InputError: The picture is damaged or cut off, is an animation, or is too large to be a slice.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    try:
+        (pixels,) = read_pages(path, kind)
+    except UnknownPictureError as error:
+        raise InputError(f"{error}; save it as PNG") from None
+    return Scan(pixels, path=path, format=kind, source_shape=pixels.shape[:2])
 
+
+def read_pages(path: Path, kind: str, pages: Sequence[int] = ()) -> list[NDArray[Any]]:
+    """Read pages of a picture file, each ``(rows, columns)`` or ``(rows, columns, 3)`` RGB, as `read_picture` does.
+
+    Args:
+        path: The file.
+        kind: The format's name, for messages.
+        pages: The pages to read, from 0, in ascending order. By default the only one there is.
+
+    Raises:
+        UnknownPictureError: Pillow does not know the kind of picture.
+        InputError: As `read_picture`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the errors that it raises are enough
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -64,74 +112,88 @@ def read_picture(path: Path, kind: str) -> Scan:
             # Given a path, Pillow maps an uncompressed TIFF into memory, and the rows of one on its side then have
             # the wrong length.
             with path.open("rb") as file, Image.open(file) as picture:
-                pages = getattr(picture, "n_frames", 1)
-                if pages > 1 and picture.format not in _JPEG:
+                n_frames = 1 if pages or picture.format in _JPEG else getattr(picture, "n_frames", 1)
+                if n_frames > 1:
                     raise InputError(
-                        f"the {kind} file holds {pages} pages; save each page as a picture, or all as a NIfTI volume"
+                        f"the {kind} file is an animation of {n_frames} pictures; save the one that you mean as PNG, "
+                        "or all as a NIfTI volume if they are the slices of one"
                     )
-                picture.load()
-                deep = _deep_color(picture, path)
-                if deep is not None:
-                    return Scan(deep, path=path, format=kind, source_shape=deep.shape[:2])
-                upright = ImageOps.exif_transpose(picture)
-                pixels = _pixels(upright, getattr(picture, "tag_v2", {}))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+                return [_page(picture, page, path) for page in pages or (0,)]
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError):
         raise InputError("the picture is too large to be a slice of a scan") from None
     except UnidentifiedImageError:
-        raise InputError(_strange_tiff(path) or f"the {kind} file is damaged") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"the {kind} file is damaged or cut off ({error})") from None
-    return Scan(pixels, path=path, format=kind, source_shape=pixels.shape[:2])
+        raise UnknownPictureError(f"the {kind} file is damaged, or of a rare kind") from None
+    except InputError:
+        raise
+    except Exception as error:  # on damaged files, Pillow passes on errors of any kind, such as TypeError
+        raise InputError(f"the {kind} file is damaged or cut off ({reason_of(error)})") from None
 
 
-def _pixels(picture: Any, tags: Any) -> NDArray[Any]:
-    """The pixels of a picture of 8 bits a channel, or of a gray picture of any depth; `tags` are those of a TIFF."""
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The pixels, turned and mirrored as EXIF and TIFF number orientations (1 to 8)."""
+    return _UPRIGHT.get(orientation, lambda a: a)(pixels)
+
+
+def _page(picture: Any, page: int, path: Path) -> NDArray[Any]:
+    from PIL import ImageOps
+
+    if page:
+        picture.seek(page)
+    if picture.format == "PNG":
+        check_size(picture.width * picture.height // 8, [path], DEFLATE_RATIO, "PNG")
+    picture.load()
+    tags, bits = getattr(picture, "tag_v2", {}), _bits(picture, path)
+    deep = _deep_color(picture, path) if bits == 16 and page == 0 else None
+    return _pixels(ImageOps.exif_transpose(picture), tags, bits) if deep is None else deep
+
+
+def _pixels(picture: Any, tags: Any, bits: int) -> NDArray[Any]:
+    """The pixels of a picture of 8 bits a channel, or of a gray picture of any depth.
+
+    Args:
+        picture: Upright.
+        tags: Those of a TIFF.
+        bits: The bits of a sample in the file.
+    """
     samples = tags.get(_SAMPLE_FORMAT, (1,))[0]
     if picture.mode in ("1", "L"):
         pixels = np.array(picture.convert("L"))
-        return pixels.view(np.int8) if picture.mode == "L" and samples == 2 else pixels
+        return pixels.view(np.int8) if picture.mode == "L" and samples == 2 else _on_black(pixels, picture, bits)
     if picture.mode.startswith("I;16"):
-        pixels = np.array(picture).astype(np.uint16)
+        pixels = _on_black(np.array(picture).astype(np.uint16), picture, bits)
         return 65535 - pixels if tags.get(_PHOTOMETRIC) == 0 else pixels  # 0 is white; Pillow inverts only 8 bits
     if picture.mode in ("I", "F"):
-        pixels = np.array(picture)
-        unsigned = samples == 1 and tags.get(_BITS, (0,))[0] == 32
-        return pixels.view(np.uint32) if picture.mode == "I" and unsigned else pixels
+        pixels = _on_black(np.array(picture), picture, bits)
+        stored = _STORED.get((samples, bits)) if picture.mode == "I" else None
+        return pixels if stored is None else pixels.astype(stored)
     if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
         rgba = np.array(picture.convert("RGBA"))
         opaque = rgba[..., :3] * (rgba[..., 3:] / 255.0)
-        return _gray_if_colorless(np.rint(opaque).astype(np.uint8))
-    return _gray_if_colorless(np.array(picture.convert("RGB")))
+        return gray_if_colorless(np.rint(opaque).astype(np.uint8))
+    return gray_if_colorless(np.array(picture.convert("RGB")))
 
 
-def _strange_tiff(path: Path) -> str:
-    """A message that names the numbers of an undamaged TIFF that Pillow cannot read; empty for other files."""
-    from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
+def _on_black(pixels: NDArray[Any], picture: Any, bits: int) -> NDArray[Any]:
+    """Gray pixels with the one value that a PNG or GIF calls transparent turned to black."""
+    transparent = picture.info.get("transparency")
+    if not isinstance(transparent, int):
+        return pixels
+    if transparent < 2**bits < 256:  # Pillow stretches these pixels to 8 bits, but not the value
+        transparent = transparent * 255 // (2**bits - 1)
+    return np.where(pixels == transparent, 0, pixels).astype(pixels.dtype)
 
-    try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("error")  # Pillow warns of tags that are cut off
-            head = file.read(8)
-            tags = ImageFileDirectory_v2(head + file.read(8 if 43 in head[2:4] else 0))  # 43: a BigTIFF
-            file.seek(tags.next)
-            tags.load(file)
-        bits, samples = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))[0]
-        packed = tags.get(_COMPRESSION, 1)
-        if packed not in COMPRESSION_INFO:
-            return f"this kind of TIFF cannot be read (compression {packed}); save it as PNG with 8 or 16 bits"
-        if samples == 1 and bits[0] in (0, 8, 16):
-            return ""  # Pillow reads these numbers, so something else is wrong
-        what = f"{bits[0]}-bit {_SAMPLES.get(samples, 'numbers')}, {len(bits)} a pixel"
-    except Exception:  # damaged in one of many ways, or not a TIFF
-        return ""
-    return f"this kind of TIFF cannot be read ({what}); save it as PNG with 8 or 16 bits"
+
+def _bits(picture: Any, path: Path) -> int:
+    """The bits of a sample in a PNG or TIFF; 8 for all others."""
+    if picture.format != "PNG":
+        return int(getattr(picture, "tag_v2", {}).get(_BITS, (8,))[0])
+    with path.open("rb") as file:
+        return file.read(_DEPTH_OF_PNG + 1)[-1]
 
 
 def _deep_color(picture: Any, path: Path) -> NDArray[np.uint16] | None:
-    """A color picture of 16 bits a channel, of which Pillow would keep 8; none for all others."""
-    if picture.mode in ("1", "L", "I", "F", "P") or picture.mode.startswith("I;16") or picture.format in _JPEG:
+    """A picture of 16 bits a channel, of which Pillow would keep 8; none if it is gray, or OpenCV does not read it."""
+    if picture.mode in ("L", "I", "F", "P") or picture.mode.startswith("I;16"):
         return None
     import cv2
 
@@ -141,10 +203,11 @@ def _deep_color(picture: Any, path: Path) -> NDArray[np.uint16] | None:
     color = decoded[..., 2::-1]
     if decoded.shape[2] == 4:
         color = np.rint(color * (decoded[..., 3:] / 65535.0)).astype(np.uint16)
-    return _gray_if_colorless(_UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1), lambda a: a)(color))
+    return gray_if_colorless(upright(color, picture.getexif().get(_ORIENTATION, 1)))
 
 
-def _gray_if_colorless(pixels: NDArray[Any]) -> NDArray[Any]:
+def gray_if_colorless(pixels: NDArray[Any]) -> NDArray[Any]:
+    """``(rows, columns)`` of a color picture whose channels are all the same; otherwise the picture itself."""
     same = (pixels[..., :1] == pixels).all()
     return np.ascontiguousarray(pixels[..., 0]) if same else pixels
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.open import FORMATS, SCAN_SUFFIXES, open_scan, sniff
+from tumorlens.data.formats.open import FORMATS, SCAN_SUFFIXES, is_scan, open_scan, sniff
 
 RAMP = (np.arange(30 * 40).reshape(30, 40) % 251).astype(np.uint8)
 
@@ -56,13 +57,13 @@ def _bad_files(folder):
     nib.save(nib.Nifti1Image(singular.dataobj, None, singular.header), folder / "singular.nii")
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2, 2, 2)), np.eye(4)), folder / "five.nii")
     savemat(folder / "other.mat", {"x": np.ones(3)})
-    (folder / "broken.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\x00" * 200)
+    (folder / "broken.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"\x00" * 200)
     (folder / "dicom.dcm").write_bytes(b"\x00" * 128 + b"DICM" + b"\x00" * 50)
 
 
 BAD = {
     "missing.png": "no such file",
-    "text.png": "this is not a DICOM, PNG, JPEG, TIFF, BMP, WebP, MATLAB, NIfTI, NRRD, MGH or MetaImage file",
+    "text.png": "this is not a DICOM, PNG, JPEG, TIFF, BMP, WebP, GIF, MATLAB, NIfTI, NRRD, MGH or MetaImage file",
     "empty.png": "empty",
     "cut.png": "damaged or cut off",
     "cut.jpg": "damaged or cut off",
@@ -114,3 +115,71 @@ def test_a_picture_loads_no_package_of_another_format(tmp_path):
 def test_each_suffix_belongs_to_one_format():
     assert len(set(SCAN_SUFFIXES)) == len(SCAN_SUFFIXES)
     assert len({row.name for row in FORMATS}) == len(FORMATS)
+
+
+def _write_hdf5(path, name, matlab):
+    with h5py.File(path, "w", userblock_size=512 if matlab else 0) as file:
+        for n in range(20):
+            file[f"weights_{n}"] = np.zeros(50)
+        file.create_group(name)["image"] = RAMP
+    if matlab:
+        with path.open("r+b") as file:
+            file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+
+
+@pytest.mark.parametrize("name", ["1.mat", "1.h5", "1"])
+@pytest.mark.parametrize("struct", ["cjdata", "patients"])
+@pytest.mark.parametrize("kind", ["v5", "v5 packed", "v7.3", "HDF5"])
+def test_in_a_folder_matlab_files_are_scans_if_they_hold_cjdata(tmp_path, name, struct, kind):
+    path = tmp_path / name
+    if kind.startswith("v5"):
+        savemat(tmp_path / "a.mat", {"other": np.ones(900), struct: {"image": RAMP}}, do_compression="packed" in kind)
+        shutil.move(tmp_path / "a.mat", path)
+    else:
+        _write_hdf5(path, struct, matlab=kind == "v7.3")
+    assert is_scan(path) == (struct == "cjdata")
+    if struct != "cjdata":
+        with pytest.raises(InputError, match="no cjdata"):
+            open_scan(path)
+
+
+TEXTS = {
+    "README.mat": b"These are the MATLAB files of the study.\n",
+    "about.txt": b"MATLAB 5.0 files are read with loadmat, version 7.3 ones with h5py.\n",
+    "about": b"MATLAB 5.0 MAT-file is the name of a format, which this text explains at some length. " * 4,
+    "old.txt": b"MATLAB 7.3 MAT-file: what it is, and why it is HDF5 within. " * 12,
+    "format.txt": b"NRRD0004 is the magic of the fourth version.\n",
+    "notes.md": b"NRRD files: see teem.sourceforge.net\n",
+    "page.html": b"<html><img src='a.gif'></html>",
+    "table.csv": b"GIF,89a\n",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_in_a_folder_texts_about_formats_are_no_scans(tmp_path, name):
+    (tmp_path / name).write_bytes(TEXTS[name])
+    assert not is_scan(tmp_path / name)
+    with pytest.raises(InputError, match="this is not a DICOM, PNG"):
+        open_scan(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.nii.gz", "a.heic", "a.gif", "a.mat"])
+def test_in_a_folder_an_empty_file_with_the_name_of_a_scan_is_reported(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    assert is_scan(tmp_path / name)
+    with pytest.raises(InputError, match="the file is empty"):
+        open_scan(tmp_path / name)
+
+
+@pytest.mark.parametrize("place", [180, 300])
+def test_in_a_folder_a_damaged_matlab_file_is_reported(tmp_path, place):
+    savemat(tmp_path / "a.mat", {"cjdata": {"image": RAMP}}, do_compression=True)
+    (tmp_path / "a.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:place] + b"\xff" * 9)
+    assert is_scan(tmp_path / "a.mat")
+    with pytest.raises(InputError, match=r"a\.mat: "):
+        open_scan(tmp_path / "a.mat")
+
+
+def test_the_voxels_of_a_pair_come_with_their_header(tmp_path):
+    nib.save(nib.Nifti1Pair(np.arange(60.0).reshape(3, 4, 5), np.eye(4)), tmp_path / "a.img")
+    assert [is_scan(tmp_path / name) for name in ("a.img", "a.hdr")] == [False, True]

@@ -1,102 +1,19 @@
-"""Pictures of every format, depth and color mode, and TIFF as microscopes, scanners and scripts write it."""
+"""Pictures of every format, depth and color mode, and those that are not read."""
 
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.open import open_scan
+from tumorlens.data.formats.open import is_scan, open_scan
 from tumorlens.data.formats.pictures import _ORIENTATION, _UPRIGHT
 
 RAMP = (np.arange(30 * 40).reshape(30, 40) % 251).astype(np.uint8)
-
-
-def save_tiff(path, pixels, photometric=1, orientation=1):
-    """An uncompressed TIFF of any numbers, ``(rows, columns)`` or ``(rows, columns, channels)``, in one strip."""
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    data = np.ascontiguousarray(pixels).tobytes()
-    pointer = 8 + len(data)
-    bits, kind = 8 * pixels.itemsize, {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
-    tags = [(256, pixels.shape[1]), (257, pixels.shape[0]), (258, bits), (259, 1), (262, photometric), (273, 8)]
-    tags += [(274, orientation), (277, channels), (278, pixels.shape[0]), (279, len(data)), (339, kind)]
-    entries, behind = b"", b""
-    for tag, value in tags:
-        if tag in (258, 339) and channels > 1:  # a value each channel, too long for the entry itself
-            place = pointer + 2 + 12 * len(tags) + 4 + len(behind)
-            entries += struct.pack("<HHII", tag, 3, channels, place)
-            behind += struct.pack(f"<{channels}H", *[value] * channels)
-        else:
-            entries += struct.pack("<HHII", tag, 4 if value > 65535 else 3, 1, value)
-    head = struct.pack("<2sHI", b"II", 42, pointer)
-    path.write_bytes(head + data + struct.pack("<H", len(tags)) + entries + bytes(4) + behind)
-    return path
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_tiff_that_lies_on_its_side(tmp_path, kind, orientation):
-    path = save_tiff(tmp_path / "a.tif", RAMP.astype(kind), orientation=orientation)
-    np.testing.assert_array_equal(open_scan(path).voxels, _UPRIGHT.get(orientation, lambda a: a)(RAMP))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_deep_color_that_lies_on_its_side(tmp_path, orientation):
-    pixels = np.stack([RAMP, RAMP // 2, RAMP // 3], axis=2) * np.uint16(257)
-    path = save_tiff(tmp_path / "a.tif", pixels, 2, orientation)
-    np.testing.assert_array_equal(open_scan(path).voxels, _UPRIGHT.get(orientation, lambda a: a)(pixels))
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_white_is_zero(tmp_path, kind):
-    pixels = RAMP.astype(kind)
-    path = save_tiff(tmp_path / "a.tif", pixels, photometric=0)
-    np.testing.assert_array_equal(open_scan(path).voxels, np.iinfo(kind).max - pixels)
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32, np.float32])
-def test_numbers_keep_their_type(tmp_path, kind):
-    pixels = RAMP.astype(np.float64)
-    low, high = (-1.5, 3e9) if kind == np.float32 else (np.iinfo(kind).min, np.iinfo(kind).max)
-    pixels = (low + pixels / pixels.max() * (high - low)).astype(kind)
-    np.testing.assert_array_equal(open_scan(save_tiff(tmp_path / "a.tif", pixels)).voxels, pixels)
-
-
-@pytest.mark.parametrize(
-    ("pixels", "what"),
-    [
-        (RAMP.astype(np.float64), "64-bit floating-point numbers, 1 a pixel"),
-        (RAMP.astype(np.float16), "16-bit floating-point numbers, 1 a pixel"),
-        (np.stack([RAMP] * 3, axis=2).astype(np.float32), "32-bit floating-point numbers, 3 a pixel"),
-    ],
-)
-def test_numbers_that_cannot_be_read_are_not_called_damage(tmp_path, pixels, what):
-    path = save_tiff(tmp_path / "a.tif", pixels)
-    with pytest.raises(InputError, match=rf"a\.tif: this kind of TIFF cannot be read \({what}\); save it as PNG"):
-        open_scan(path)
-    path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(InputError, match="damaged"):
-        open_scan(path)
-
-
-@pytest.mark.parametrize(
-    ("tag", "value", "reason"),
-    [
-        (257, 0, "a.tif: the tiff file is damaged"),  # no rows
-        (262, 77, "a.tif: the tiff file is damaged"),  # an unknown color space
-        (259, 34712, r"a.tif: this kind of TIFF cannot be read \(compression 34712\)"),
-    ],
-)
-def test_damaged_files_of_readable_numbers_say_the_reason(tmp_path, tag, value, reason):
-    path = save_tiff(tmp_path / "a.tif", RAMP)
-    whole = bytearray(path.read_bytes())
-    struct.pack_into("<H", whole, whole.index(struct.pack("<HH", tag, 3)) + 8, value)
-    path.write_bytes(whole)
-    with pytest.raises(InputError, match=reason):
-        open_scan(path)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +24,8 @@ def test_damaged_files_of_readable_numbers_say_the_reason(tmp_path, tag, value, 
         ("tif", "tiff", {}),
         ("webp", "webp", {"lossless": True}),
         ("jpg", "jpeg", {"quality": 100}),
+        ("jpg", "jpeg", {"quality": 100, "progressive": True}),
+        ("gif", "gif", {}),
     ],
 )
 def test_pictures(tmp_path, suffix, kind, options):
@@ -179,3 +98,137 @@ def test_deep_color_is_turned_as_pillow_turns_eight_bits(orientation):
     picture.getexif()[_ORIENTATION] = orientation
     turned = _UPRIGHT.get(orientation, lambda a: a)(RAMP)
     np.testing.assert_array_equal(turned, np.array(ImageOps.exif_transpose(picture)))
+
+
+def save_png(path, samples, bits, color, transparent):
+    """A PNG of one row, of samples of any depth, with the value that the chunk tRNS calls transparent."""
+    width = len(samples) // (3 if color == 2 else 1)
+    packed = "".join(f"{sample:0{bits}b}" for sample in samples)
+    row = b"\0" + int(packed, 2).to_bytes((len(packed) + 7) // 8)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, 1, bits, color, 0, 0, 0),
+        b"tRNS": np.array(transparent).astype(">u2").tobytes(),
+        b"IDAT": zlib.compress(row),
+        b"IEND": b"",
+    }
+    written = b"\x89PNG\r\n\x1a\n"
+    for name, data in chunks.items():
+        written += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(written)
+    return path
+
+
+@pytest.mark.parametrize(("bits", "transparent"), [(1, 1), (2, 2), (4, 9), (8, 77), (16, 777), (16, 65535)])
+def test_the_transparent_gray_of_a_png_is_laid_on_black(tmp_path, bits, transparent):
+    samples = np.resize([0, transparent, 2**bits - 1, transparent // 2], 8)
+    scale = 255 // (2**bits - 1) if bits < 8 else 1
+    voxels = open_scan(save_png(tmp_path / "a.png", samples, bits, 0, transparent), constant=True).voxels
+    np.testing.assert_array_equal(voxels[0], np.where(samples == transparent, 0, samples) * scale)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_transparent_color_of_a_png_is_laid_on_black(tmp_path, bits):
+    colors = np.array([(7, 9, 2), (7, 9, 3), (200, 9, 2), (7, 9, 2)]) * (1 if bits == 8 else 250)
+    voxels = open_scan(save_png(tmp_path / "a.png", colors.ravel(), bits, 2, colors[0])).voxels
+    expected = colors.copy()
+    expected[[0, 3]] = 0
+    np.testing.assert_array_equal(voxels[0], expected)
+
+
+@pytest.mark.parametrize("gray", [0, 130])
+def test_the_transparent_entry_of_a_palette_is_laid_on_black(tmp_path, gray):
+    picture = Image.fromarray(np.resize(np.uint8([0, 1, 2]), (6, 7)))
+    picture.putpalette([gray] * 3 + [10, 20, 30] + [240, 10, 10])
+    for suffix in ("png", "gif"):
+        picture.save(tmp_path / f"a.{suffix}", transparency=2)
+        np.testing.assert_array_equal(
+            open_scan(tmp_path / f"a.{suffix}").voxels[0, :3], [[gray] * 3, [10, 20, 30], [0, 0, 0]]
+        )
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("gif", "gif"), ("png", "png"), ("webp", "webp")])
+@pytest.mark.parametrize("n_frames", [2, 7])
+def test_an_animation_is_refused_with_its_number_of_pictures(tmp_path, suffix, kind, n_frames):
+    first, *others = (Image.fromarray(np.roll(RAMP, 5 * n, axis=1)) for n in range(n_frames))
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=others)
+    with pytest.raises(InputError, match=rf"a\.{suffix}: the {kind} file is an animation of {n_frames} pictures; save"):
+        open_scan(tmp_path / f"a.{suffix}")
+
+
+HEADS = {
+    "AVIF": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf",
+    "AVIF ": b"\0\0\0\x20ftypmif1\0\0\0\0mif1avifmiafMA1B",  # the kind is not the first one named
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "HEIC ": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heix",
+    "JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl ",
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ",
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("name", ["a", "a.png"])
+def test_pictures_that_are_not_read_say_their_kind(tmp_path, kind, name):
+    (tmp_path / name).write_bytes(HEADS[kind] + bytes(200))
+    assert is_scan(tmp_path / name)  # so that a folder's run reports it
+    with pytest.raises(InputError, match=f"{name}: tumorlens does not read {kind.strip()} pictures; save it as PNG"):
+        open_scan(tmp_path / name)
+
+
+def test_a_film_is_not_a_picture(tmp_path):
+    (tmp_path / "film").write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(200))
+    assert not is_scan(tmp_path / "film")
+
+
+def test_a_jpeg_of_twelve_bits_is_not_only_called_damaged(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.jpg")
+    whole = bytearray((tmp_path / "a.jpg").read_bytes())
+    whole[whole.index(b"\xff\xc0") + 4] = 12
+    (tmp_path / "a.jpg").write_bytes(whole)
+    with pytest.raises(InputError, match=r"a\.jpg: the jpeg file is damaged, or of a rare kind; save it as PNG"):
+        open_scan(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError, struct.error, ZeroDivisionError, IndexError])
+def test_whatever_pillow_raises_on_a_damaged_file_is_a_users_error(tmp_path, monkeypatch, error):
+    def load(self):
+        raise error("of the parser")
+
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(InputError, match=r"a\.png: the png file is damaged or cut off"):
+        open_scan(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.jpg", "a.webp", "a.bmp"])
+def test_damage_anywhere_is_an_error_or_a_picture(tmp_path, name):
+    path = tmp_path / name
+    Image.fromarray(RAMP).convert("RGB").save(path)
+    whole, random = path.read_bytes(), np.random.default_rng(len(name))
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in random.integers(12, min(len(whole), 500), 3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            open_scan(path)
+        except InputError as error:
+            assert str(error).startswith(f"{path}: ")
+
+
+def test_an_eight_bit_picture_is_decoded_once(tmp_path, monkeypatch):
+    import cv2
+
+    monkeypatch.setattr(cv2, "imdecode", None)
+    color = np.stack([RAMP, RAMP // 2, RAMP // 3], axis=2)
+    Image.fromarray(color).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(open_scan(tmp_path / "a.png").voxels, color)
+
+
+def test_a_png_that_promises_a_thousand_times_more_than_it_holds(tmp_path):
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[20:24] = (900_000).to_bytes(4, "big")  # rows
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match="damaged or cut off"):
+        open_scan(tmp_path / "a.png")
