@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tumorlens.data.dicom.headers import read_header, text, value
@@ -29,6 +30,9 @@ def read_dicomdir(path: Path) -> tuple[list[Path], int]:
     root, files, missing = path.parent.resolve(), [], 0
     for record in records:
         parts = [part for part in text(record, "ReferencedFileID").split("\\") if part]
+        if parts and not _is_name(parts):
+            missing += 1
+            continue
         if not parts or root not in root.joinpath(*parts).resolve().parents:
             continue  # not the record of a file, or one that leads out of the medium
         file = _on_disk(path.parent, parts)
@@ -41,6 +45,11 @@ def read_dicomdir(path: Path) -> tuple[list[Path], int]:
             f"{path}: all of the {missing} files that it lists are missing" if missing else f"{path}: it lists no file"
         )
     return files, missing
+
+
+def _is_name(parts: list[str]) -> bool:
+    """Whether a file can be called so: no NUL, and no part longer than file systems take."""
+    return all("\0" not in part and len(os.fsencode(part)) < 256 for part in parts)
 
 
 def _on_disk(folder: Path, parts: list[str]) -> Path | None:

@@ -7,21 +7,29 @@ numbers say where an image lies. Every departure from a regular grid is reported
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.dicom.headers import frame_items, number, numbers, value
 from tumorlens.data.dicom.source import affine_of_frames
+from tumorlens.data.dicom.volumes import Volume, is_repeat, split_volumes
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import checked_affine
 
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_MAX_VOXELS = 2_000_000_000
+_MAX_FRAMES = 20_000
 _SAME_DIRECTION = 5e-3  # of a direction cosine, about 0.3 degrees; scanners round theirs to 1e-4 or better
 _SAME_PLACE_MM = 0.01
 _REGULAR = 0.05  # an image may lie off the grid by this share of the slice distance and count as on it
 _MAX_OFF_GRID = 0.75  # beyond this share the slice of an image is not known
-_TILT_DEG = 0.2
+_TILT_DEG = 0.2  # less is rounding, also of cosines with three decimals
+_NOT_UNIT = 0.02  # of the length of a direction, or of the product of two; rounding to two decimals gives up to 0.017
 _LARGEST_GAP = 2.0  # distance of slices divided by their thickness; more is hardly ever acquired
 
 
@@ -37,9 +45,8 @@ class ImagePlane:
         spacing: Pixel Spacing: distance of rows, of columns, mm; or none.
         thickness: Slice Thickness in mm, or none.
         between: Spacing Between Slices in mm, or none.
-        volume_key: Name and value of everything that may differ between the volumes of a series that holds several at
-            one place, such as the echo time.
-        sort_key: Sorts the images at one place that `volume_key` does not tell apart.
+        items: All that describes it, the nearest first (see `data.dicom.headers.frame_items`). It tells the volumes of
+            a series apart that holds several at one place.
     """
 
     place: tuple[int, int]
@@ -49,8 +56,7 @@ class ImagePlane:
     spacing: tuple[float, float] | None
     thickness: float | None = None
     between: float | None = None
-    volume_key: tuple[tuple[str, Any], ...] = ()
-    sort_key: tuple[Any, ...] = ()
+    items: tuple[Dataset, ...] = field(default=(), repr=False)
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -80,6 +86,55 @@ class VolumeGeometry:
     thickness_known: bool
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+
+
+def planes_of(ds: Dataset, index: int) -> list[ImagePlane]:
+    """The images in one file.
+
+    Args:
+        ds: Its header.
+        index: Number of the file in the series.
+
+    Raises:
+        InputError: The header gives an impossible size, or does not describe all of its frames.
+    """
+    shape = (int(number(ds, "Rows") or 0), int(number(ds, "Columns") or 0))
+    n_frames = int(number(ds, "NumberOfFrames") or 1)
+    if min(shape) < 1 or not 1 <= n_frames <= _MAX_FRAMES or float(shape[0]) * shape[1] * n_frames > _MAX_VOXELS:
+        raise InputError(f"the header gives an impossible size of {shape[0]} x {shape[1]} x {n_frames}")
+    per_frame = value(ds, "PerFrameFunctionalGroupsSequence")
+    if per_frame is None and n_frames == 1:
+        return [_plane((index, 0), shape, [ds])]
+    if per_frame is None:  # a multi-frame file that does not describe its frames
+        return [ImagePlane((index, f), shape, None, None, None) for f in range(n_frames)]
+    if len(per_frame or ()) < n_frames:
+        raise InputError(f"the header describes {len(per_frame or ())} of {n_frames} frames")
+    return [_plane((index, f), shape, frame_items(ds, f)) for f in range(n_frames)]
+
+
+def _plane(place: tuple[int, int], shape: tuple[int, int], items: list[Dataset]) -> ImagePlane:
+    def element(name: str, count: int) -> NDArray[np.float64] | None:
+        for item in items:
+            values = numbers(item, name)
+            if values is not None and len(values) == count:
+                return np.array(values)
+        return None
+
+    spacing = element("PixelSpacing", 2)
+    return ImagePlane(
+        place,
+        shape,
+        orientation=element("ImageOrientationPatient", 6),
+        position=element("ImagePositionPatient", 3),
+        spacing=None if spacing is None or spacing.min() <= 0 else (float(spacing[0]), float(spacing[1])),
+        thickness=_positive(element("SliceThickness", 1)),
+        between=_positive(element("SpacingBetweenSlices", 1)),
+        items=tuple(items),
+    )
+
+
+def _positive(values: NDArray[np.float64] | None) -> float | None:
+    return float(values[0]) if values is not None and values[0] > 0 else None
 
 
 def missing_elements(plane: ImagePlane) -> list[str]:
@@ -130,7 +185,7 @@ def _one_orientation(planes: Sequence[ImagePlane], warnings: list[str]) -> list[
     groups: list[list[ImagePlane]] = []
     for plane in planes:
         for group in groups:
-            if _alike(group[0], plane):
+            if are_alike(group[0], plane):
                 group.append(plane)
                 break
         else:
@@ -145,12 +200,13 @@ def _one_orientation(planes: Sequence[ImagePlane], warnings: list[str]) -> list[
     cosines = largest[0].orientation
     assert cosines is not None
     lengths = np.linalg.norm(cosines.reshape(2, 3), axis=1)
-    if np.abs(lengths - 1).max() > 0.01 or abs(float(cosines[:3] @ cosines[3:])) > 0.01:
+    if np.abs(lengths - 1).max() > _NOT_UNIT or abs(float(cosines[:3] @ cosines[3:])) > _NOT_UNIT:
         raise InputError("the image orientation is not a pair of perpendicular directions")
     return largest
 
 
-def _alike(a: ImagePlane, b: ImagePlane) -> bool:
+def are_alike(a: ImagePlane, b: ImagePlane) -> bool:
+    """Whether two images with geometry have one orientation, size and pixel spacing."""
     assert a.orientation is not None and b.orientation is not None and a.spacing and b.spacing
     return (
         a.shape == b.shape
@@ -160,9 +216,9 @@ def _alike(a: ImagePlane, b: ImagePlane) -> bool:
 
 
 def _positions(planes: list[ImagePlane]) -> list[list[ImagePlane]]:
-    """Images by position along the normal, ascending. Each entry holds the images at one place, sorted."""
+    """Images by position along the normal, ascending. Each entry holds the images at one place."""
     normal = planes[0].normal
-    along = [_depth(plane, normal) for plane in planes]
+    along = [depth_of(plane, normal) for plane in planes]
     ordered = sorted(zip(along, planes, strict=True), key=lambda pair: pair[0])
     groups: list[tuple[float, list[ImagePlane]]] = []
     for depth, plane in ordered:
@@ -170,66 +226,48 @@ def _positions(planes: list[ImagePlane]) -> list[list[ImagePlane]]:
             groups[-1][1].append(plane)
         else:
             groups.append((depth, [plane]))
-    return [sorted(group, key=lambda p: (p.volume_key, p.sort_key)) for _, group in groups]
+    return [group for _, group in groups]
 
 
 def _one_volume(
     places: list[list[ImagePlane]], frame: int | None, warnings: list[str]
 ) -> tuple[list[list[ImagePlane]], int | None, list[str]]:
     """One image for each place: that of the chosen volume, or the first where only some places hold several."""
-    volumes = _volumes(places)
-    if volumes is None:
-        doubled = sum(len(group) - 1 for group in places)
-        if doubled:
-            warnings.append(f"{_images(doubled)} at a place where another one lies already: the first of each was used")
-        return places, None, []
+    volumes, how = split_volumes(places)
+    largest = max(volumes, key=lambda volume: len(volume.places))
+    repeats = [v for v in volumes if v is not largest and is_repeat(v, largest)]
+    notes: list[str] = []
+    if len(volumes) == len(repeats) + 1:
+        volume, frame = largest, None
+    else:
+        volume = _chosen(volumes, frame)
+        shown = f" ({volume.name})" if volume.name else ""
+        notes = [f"frame {frame} of {len(volumes)} volumes at the same place{shown}", *([how] if how else [])]
+    if repeats and volume is largest:
+        n_images = sum(len(group) for v in repeats for group in v.places)
+        names = "; ".join(v.name for v in repeats[:3])
+        warnings.append(f"{_images(n_images)} at a place where another one lies already: left out ({names})")
+    doubled = sum(len(group) - 1 for group in volume.places)
+    if doubled:
+        warnings.append(f"{_images(doubled)} at a place where another one lies already: the first of each was used")
+    lost = len(places) - len(volume.places)
+    if lost:
+        which = "the volume that was used" if frame is None else f"frame {frame}"
+        warnings.append(f"{which} lacks {lost} of the {len(places)} places that other frames have")
+    return volume.places, frame, notes
+
+
+def _chosen(volumes: list[Volume[ImagePlane]], frame: int | None) -> Volume[ImagePlane]:
     several = len(volumes)
     if frame is None:
+        names = "; ".join(f"{index}: {volume.name}" for index, volume in enumerate(volumes[:6]) if volume.name)
         raise InputError(
             f"the series holds {several} volumes at the same place (echoes, time points ...); choose one with "
-            f"--frame 0 to {several - 1}{_names_of(volumes)}"
+            f"--frame 0 to {several - 1}{f' ({names})' if names else ''}"
         )
     if not 0 <= frame < several:
         raise InputError(f"frame {frame} does not exist, the series has frames 0 to {several - 1}")
-    name, planes = volumes[frame]
-    lost = len(places) - len(planes)
-    if lost:
-        warnings.append(f"frame {frame} lacks {lost} of the {len(places)} places that other frames have")
-    shown = f" ({name})" if name else ""
-    return [[plane] for plane in planes], frame, [f"frame {frame} of {several} volumes at the same place{shown}"]
-
-
-def _volumes(places: list[list[ImagePlane]]) -> list[tuple[str, list[ImagePlane]]] | None:
-    """Name and images of each volume, if most places hold several images; none for a series of one volume.
-
-    The parts of the key that differ at one place distinguish the volumes: all of them together, else a single one
-    (acquisition numbers may count slices, too), else the order of the images if each place holds as many.
-    """
-    counts = [len(group) for group in places]
-    several = max(set(counts), key=lambda n: (counts.count(n), n))
-    if several == 1:
-        return None
-    differs = [
-        c for c in range(len(places[0][0].volume_key)) if any(len({p.volume_key[c] for p in g}) > 1 for g in places)
-    ]
-    for chosen in (differs, *([c] for c in differs)):
-        keyed = [{tuple(plane.volume_key[c] for c in chosen): plane for plane in group} for group in places]
-        keys = sorted(set().union(*keyed))
-        if len(keys) == several and all(len(k) == len(group) for k, group in zip(keyed, places, strict=True)):
-            return [(_name(key), [at_place[key] for at_place in keyed if key in at_place]) for key in keys]
-    if set(counts) == {several}:
-        return [("", [group[index] for group in places]) for index in range(several)]
-    return None
-
-
-def _name(key: tuple[Any, ...]) -> str:
-    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in key)
-
-
-def _names_of(volumes: list[tuple[str, list[ImagePlane]]]) -> str:
-    """The first few volumes with what tells them apart, such as their echo times."""
-    names = "; ".join(f"{index}: {name}" for index, (name, _) in enumerate(volumes[:6]) if name)
-    return f" ({names})" if names else ""
+    return volumes[frame]
 
 
 def _grid_indices(planes: list[ImagePlane], warnings: list[str]) -> list[int]:
@@ -237,7 +275,7 @@ def _grid_indices(planes: list[ImagePlane], warnings: list[str]) -> list[int]:
     if len(planes) == 1:
         return [0]
     normal = planes[0].normal
-    depth = np.array([_depth(plane, normal) for plane in planes])
+    depth = np.array([depth_of(plane, normal) for plane in planes])
     gaps = np.diff(depth)
     usual = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
     expected = planes[0].between or _LARGEST_GAP * (planes[0].thickness or np.inf)
@@ -261,20 +299,41 @@ def _grid_indices(planes: list[ImagePlane], warnings: list[str]) -> list[int]:
 
 
 def _affine(planes: list[ImagePlane], indices: list[int], warnings: list[str]) -> NDArray[np.float64]:
+    """The affine of the images: with axes at right angles, unless the slices are sheared by more than the rounding of
+    the header explains."""
     first = planes[0]
     assert first.orientation is not None and first.spacing is not None and first.position is not None
-    positions = np.array([plane.position for plane in planes])
     if len(planes) == 1:
         step = first.normal * (first.between or first.thickness or 1.0)
+        return checked_affine(affine_of_frames(first.orientation, first.position, step, first.spacing, first.shape[0]))
+    positions = np.array([plane.position for plane in planes])
+    step = (positions[-1] - positions[0]) / indices[-1]
+    apart = np.sqrt(3) * 2 * _rounding(positions)  # how much closer or farther rounding may put two positions
+    _check_even(positions, indices, step, first.normal, apart, warnings)
+    distance = float(np.linalg.norm(step))
+    stated = (mm for mm in (first.between, first.thickness) if mm and abs(mm - distance) <= apart / indices[-1])
+    step *= next(stated, distance) / distance
+    tilt = np.degrees(np.arccos(np.clip(float(first.normal @ step) / np.linalg.norm(step), -1, 1)))
+    unsure = np.degrees(np.arctan(apart / (distance * indices[-1]) + 2.5 * _rounding(first.orientation, whole=2)))
+    if tilt > max(unsure, _TILT_DEG):
+        warnings.append(
+            f"the slices are sheared by {tilt:.1f} degrees (gantry tilt); the mask's affine follows the shear"
+        )
     else:
-        step = (positions[-1] - positions[0]) / indices[-1]
-        _check_even(positions, indices, step, first.normal, warnings)
-        tilt = np.degrees(np.arccos(np.clip(float(first.normal @ step) / np.linalg.norm(step), -1, 1)))
-        if tilt > _TILT_DEG:
-            warnings.append(
-                f"the slices are sheared by {tilt:.1f} degrees (gantry tilt); the mask's affine follows the shear"
-            )
-    return checked_affine(affine_of_frames(first.orientation, positions[0], step, first.spacing, first.shape[0]))
+        step = first.normal * np.linalg.norm(step)
+    start = (positions[0] + positions[-1] - step * indices[-1]) / 2
+    return checked_affine(affine_of_frames(first.orientation, start, step, first.spacing, first.shape[0]))
+
+
+def _rounding(values: NDArray[np.float64], whole: int = 1) -> float:
+    """How far numbers that are rounded to two decimals or fewer may lie from the true ones; 0 for more decimals.
+
+    Args:
+        values: The numbers.
+        whole: The fewest decimals that show rounding: numbers with fewer are exact, such as the cosines 0 and 1.
+    """
+    decimals = next((n for n in range(3) if np.abs(values - values.round(n)).max() < 1e-5), 3)
+    return 0.5 * 10.0**-decimals if whole <= decimals < 3 else 0.0
 
 
 def _check_even(
@@ -282,9 +341,10 @@ def _check_even(
     indices: list[int],
     step: NDArray[np.float64],
     normal: NDArray[np.float64],
+    apart: float,
     warnings: list[str],
 ) -> None:
-    """Warn of images that lie off the even grid.
+    """Warn of images that lie off the even grid by more than `apart`, the mm that rounding explains.
 
     Raises:
         InputError: They lie so far off that there is no grid.
@@ -292,7 +352,7 @@ def _check_even(
     off = np.linalg.norm(positions - positions[0] - np.outer(indices, step), axis=1)
     distance = float(np.linalg.norm(step))
     gaps = np.diff(positions @ normal) / np.diff(indices)
-    if off.max() <= _REGULAR * distance:
+    if off.max() <= max(_REGULAR * distance, apart):
         return
     if off.max() > _MAX_OFF_GRID * distance:
         raise InputError(
@@ -305,7 +365,7 @@ def _check_even(
     )
 
 
-def _depth(plane: ImagePlane, normal: NDArray[np.float64]) -> float:
+def depth_of(plane: ImagePlane, normal: NDArray[np.float64]) -> float:
     """Position along the normal, mm."""
     assert plane.position is not None
     return float(normal @ plane.position)

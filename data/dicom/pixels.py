@@ -12,6 +12,7 @@ from tumorlens.data.dicom.decoding import stored_frames
 from tumorlens.data.dicom.geometry import ImagePlane
 from tumorlens.data.dicom.headers import frame_items, number, text
 from tumorlens.data.errors import InputError
+from tumorlens.data.padding import solid_patches
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 Window = tuple[float, float] | None  # low and high
 
 
-def decode(datasets: list[Dataset], planes: Sequence[ImagePlane | None]) -> tuple[NDArray[Any], tuple[Window, ...]]:
+def decode(
+    datasets: list[Dataset], planes: Sequence[ImagePlane | None]
+) -> tuple[NDArray[Any], tuple[Window, ...], tuple[str, ...]]:
     """Decode the pixels of a series, and remove them from the data sets.
 
     Args:
@@ -28,7 +31,8 @@ def decode(datasets: list[Dataset], planes: Sequence[ImagePlane | None]) -> tupl
 
     Returns:
         Frames ``(slices, rows, columns)`` with rescaling applied and MONOCHROME1 inverted, in which missing slices and
-        padding hold the lowest value; and the display window ``(low, high)`` of each slice, in the unit of the frames.
+        padding hold the lowest value; the display window ``(low, high)`` of each slice, in the unit of the frames; and
+        a note on the padding if there is any.
 
     Raises:
         InputError: The pixels are missing or damaged, or no decoder knows their transfer syntax.
@@ -66,7 +70,11 @@ def decode(datasets: list[Dataset], planes: Sequence[ImagePlane | None]) -> tupl
     assert frames is not None
     for k in inverted:  # a window does not fit inverted values
         windows[k] = None
-    return _finished(frames, padding, empty, inverted), tuple(windows)
+    notes: tuple[str, ...] = ()
+    if padding is not None and padding.any():
+        share = f"{padding.mean():.0%} of the scan"
+        notes = (f"the header's PixelPaddingValue ({share}) was set to the lowest value of the rest",)
+    return _finished(frames, padding, empty, inverted), tuple(windows), notes
 
 
 def _values(ds: Dataset, frame: int) -> tuple[float, float, Window]:
@@ -88,13 +96,29 @@ def _pads(ds: Dataset) -> bool:
 
 
 def _padded(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | bool:
-    """Marks the stored values that stand for "outside the image" (PS3.3 C.7.5.1.1.2)."""
-    low = number(ds, "PixelPaddingValue")
+    """Marks the stored values that stand for "outside the image" (PS3.3 C.7.5.1.1.2).
+
+    Amid the other values, where the standard does not allow padding, only patches are: tissue may hold the same value.
+    """
+    low, limit = number(ds, "PixelPaddingValue"), number(ds, "PixelPaddingRangeLimit")
     if low is None:
         return False
-    limit = number(ds, "PixelPaddingRangeLimit")
-    high = low if limit is None else limit
-    return (stored >= min(low, high)) & (stored <= max(low, high))
+    low = _as_stored(int(low), ds, "BitsAllocated")
+    if limit is None:
+        low = high = _as_stored(low, ds, "BitsStored")  # the bits above are not decoded
+    else:
+        low, high = sorted((low, _as_stored(int(limit), ds, "BitsAllocated")))
+    padding = (stored >= low) & (stored <= high)
+    amid = padding.any() and (stored < low).any() and (stored > high).any()
+    return solid_patches(padding) if amid else padding
+
+
+def _as_stored(value: int, ds: Dataset, bits: str) -> int:
+    """The value that the lowest bits of a value stand for: some writers store -2000 as unsigned, 63536."""
+    count = int(number(ds, bits) or 16)
+    signed = number(ds, "PixelRepresentation") == 1
+    value %= 2**count
+    return value - 2**count if signed and value >= 2 ** (count - 1) else value
 
 
 def _finished(

@@ -1,16 +1,23 @@
-"""The sequence of an MR series by its header: weighting, contrast agent, plane, and whether it is a scan at all."""
+"""The acquisition of an MR series by its header: weighting, contrast agent, plane, and what its volumes differ in."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tumorlens.data.dicom.headers import frame_items, number, numbers, text, value
+from tumorlens.data.errors import printable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pydicom.tag import BaseTag
 
 _OTHER_WEIGHTINGS = (  # in this order, then T1, T2, PD: a T1 map is not a T1, a T2* not a T2, a T1 FLAIR not a T2
     ("diffusion", r"dwi|diffus|\badc\b|\btrace|dti\b|ep2d.?d|\bb\s?\d{3,4}\b|tensor"),
@@ -114,9 +121,22 @@ def refusal_of(header: Dataset) -> str | None:
         return f"its modality is {modality[:16]}, not MR"
     if not modality and kind and "MR" not in kind and "Secondary Capture" not in kind:
         return f"it is a {kind}, not MR"
+    if _is_mosaic(header):
+        return (
+            "it is a Siemens mosaic, which shows all slices as tiles of one picture: convert it with dcm2niix and run "
+            "the NIfTI file"
+        )
     if (number(header, "SamplesPerPixel") or 1) > 1 or text(header, "PhotometricInterpretation") == "PALETTE COLOR":
         return "it holds color pictures (a secondary capture), not a scan"
     return None
+
+
+def _is_mosaic(header: Dataset) -> bool:
+    try:
+        image_type = header.get_item("ImageType")  # as bytes: to convert it in all files of a study takes time
+    except Exception:  # a damaged file
+        return False
+    return image_type is not None and "MOSAIC" in str(image_type.value).upper()
 
 
 def unfitness_of(header: Dataset) -> str | None:
@@ -176,3 +196,202 @@ def _weighting_by_times(header: Dataset) -> str | None:
     if repetition <= 1200 or (inversion is not None and 500 <= inversion <= 1300):
         return "T1"
     return "PD" if echo <= 40 else None
+
+
+# What tells the volumes of a series apart
+
+_DAY = 86400.0  # seconds
+
+
+class Described(Protocol):
+    """What must be known of an image: index of its file and of the frame in it, its place in space, its header."""
+
+    @property
+    def place(self) -> tuple[int, int]: ...
+    @property
+    def position(self) -> NDArray[np.float64] | None: ...
+    @property
+    def normal(self) -> NDArray[np.float64]: ...
+    @property
+    def items(self) -> Sequence[Dataset]: ...
+
+
+Values = Callable[[Sequence[Described]], list[Any]]  # one of each image: hashable, or none where its header has none
+Texts = Callable[[list[Any]], list[str]]
+
+
+def acquisition_values(full: Sequence[Described]) -> Iterator[tuple[str, Values, Texts]]:
+    """Name, values and their texts of what acquisitions differ in, the clearest first.
+
+    Args:
+        full: The images at one place, which need to be parted.
+    """
+    for name, elements in _PARAMETERS:
+        yield name, read(number, *elements), as_numbers
+    yield "gradient direction", read(numbers, "DiffusionGradientOrientation"), as_ranks
+    for name, elements in _TYPES:
+        yield name, read(text, *elements), _as_texts
+    yield "contrast agent", read(text, "ContrastBolusAgent"), as_ranks
+    for name, elements in _COUNTS:
+        yield name, read(number, *elements), as_numbers
+    for n in range(len(read(numbers, _DIMENSIONS)(full[:1])[0] or ())):
+        yield f"dimension {n + 1}:", partial(_dimension, n), as_numbers
+    for name, element, day in TIMES:
+        yield name, partial(moments, element, day), as_clock
+    yield "place in its plane:", _places_in_plane, as_ranks
+    yield "file", lambda images: [image.place[0] for image in images], as_ranks  # each enhanced file may be a volume
+    for tag, keyword, kind in _elements(full):
+        if kind in _NUMERIC:
+            yield _name_of(tag), read(number, keyword), as_numbers
+        elif kind == "CS":
+            yield _name_of(tag), read(text, keyword), _as_texts
+
+
+def other_values(full: Sequence[Described]) -> Iterator[tuple[str, Values, Texts]]:
+    """The same for all other elements, which mean little or may name people."""
+    for tag, keyword, kind in _elements(full):
+        if kind == "UI":
+            yield _name_of(tag), read(uid_numbers, keyword), as_ranks
+        elif kind != "CS" and kind not in _NUMERIC:
+            yield _name_of(tag), read(_content, tag), as_ranks
+
+
+def _elements(full: Sequence[Described]) -> list[tuple[BaseTag, str, str]]:
+    """Tag, keyword and value representation of all elements in some headers; the last two are empty if private."""
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+
+    tags = sorted({tag for image in full for item in image.items for tag in item.keys()})  # noqa: SIM118
+    tags = [tag for tag in tags if tag.group not in _NOT_COMPARED and tag != _SOP_INSTANCE_UID]
+    return [(tag, keyword_for_tag(tag), dictionary_VR(tag) if dictionary_has_tag(tag) else "") for tag in tags]
+
+
+def _name_of(tag: BaseTag) -> str:
+    from pydicom.datadict import dictionary_description, dictionary_has_tag
+
+    return dictionary_description(tag).lower() if dictionary_has_tag(tag) else f"private element {tag}"
+
+
+def uid_numbers(header: Dataset, name: str) -> tuple[int, ...] | None:
+    """The numbers in a UID, so that 9 comes before 10; none if it is not a UID."""
+    parts = text(header, name).split(".")
+    return tuple(int(part) for part in parts) if all(re.fullmatch("[0-9]+", part) for part in parts) else None
+
+
+# What acquisitions differ in. Enhanced files have other names for some.
+_PARAMETERS = (
+    ("echo time", ("EffectiveEchoTime", "EchoTime")),
+    ("echo", ("EchoNumbers",)),
+    ("flip angle", ("FlipAngle",)),
+    ("inversion time", ("InversionTimes", "InversionTime")),
+    ("repetition time", ("RepetitionTime",)),
+    ("b-value", ("DiffusionBValue",)),
+)
+_TYPES = (("image type", ("FrameType", "ImageType")), ("component", ("ComplexImageComponent",)))
+_COUNTS = (
+    ("time point", ("TemporalPositionIdentifier",)),
+    ("time index", ("TemporalPositionIndex",)),
+    ("trigger time", ("NominalCardiacTriggerDelayTime", "TriggerTime")),
+    ("acquisition", ("AcquisitionNumber",)),
+)
+_DIMENSIONS = "DimensionIndexValues"
+# A time and its date; an element of both has no date of its own.
+TIMES = (
+    ("acquisition time", "FrameAcquisitionDateTime", ""),
+    ("acquisition time", "AcquisitionTime", "AcquisitionDate"),
+    ("acquisition time", "AcquisitionDateTime", ""),
+    ("content time", "ContentTime", "ContentDate"),
+    ("series time", "SeriesTime", "SeriesDate"),
+)
+_NOT_COMPARED = (0x0002, 0x0010, 0x7FE0)  # groups: the file, the patient, the pixels
+_SOP_INSTANCE_UID = 0x00080018
+_NUMERIC = ("DS", "IS", "FL", "FD", "US", "SS", "UL", "SL")
+
+
+def read(kind: Callable[[Dataset, Any], Any], *names: Any) -> Values:
+    """Gives the first value that each image's header has under one of some names, as `kind` reads it."""
+
+    def value_of(image: Described) -> Any:
+        found = (kind(item, name) for name in names for item in image.items)
+        return next((content for content in found if content not in (None, "")), None)
+
+    return lambda images: [value_of(image) for image in images]
+
+
+def _dimension(n: int, images: Sequence[Described]) -> list[float | None]:
+    return [v[n] if v is not None and n < len(v) else None for v in read(numbers, _DIMENSIONS)(images)]
+
+
+def _places_in_plane(images: Sequence[Described]) -> list[tuple[float, ...]]:
+    """The positions, to a tenth of a mm, without their part along the normal."""
+    places = []
+    for image in images:
+        assert image.position is not None  # callers check it
+        inside = image.position - (image.position @ image.normal) * image.normal
+        places.append(tuple((np.round(inside, 1) + 0.0).tolist()))
+    return places
+
+
+def _content(item: Dataset, tag: Any) -> str | None:
+    try:
+        return str(item[tag].value)[:1024] if tag in item and item[tag].VR != "SQ" else None
+    except Exception:  # pydicom converts on access, and meets any kind of broken value
+        return None
+
+
+def as_numbers(values: list[Any]) -> list[str]:
+    return [f"{value:g}" for value in values]
+
+
+def _as_texts(values: list[Any]) -> list[str]:
+    return [printable(value)[:32] for value in values]
+
+
+def as_ranks(values: list[Any]) -> list[str]:
+    return [f"{n} of {len(values)}" for n in range(1, len(values) + 1)] if len(values) > 1 else ["given"] * len(values)
+
+
+def as_clock(moments: list[Any]) -> list[str]:
+    """hh:mm:ss, with as many decimals as tell the moments apart."""
+    texts = [[_clock(moment, decimals) for moment in moments] for decimals in (0, 2, 6)]
+    return next((shown for shown in texts if len(set(shown)) == len(shown)), texts[0])
+
+
+def _clock(moment: float, decimals: int) -> str:
+    whole, part = divmod(int(round(moment % _DAY, 6) * 10**decimals), 10**decimals)
+    shown = f"{whole // 3600 % 24:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+    return f"{shown}.{part:0{decimals}}" if decimals else shown
+
+
+def moments(name: str, day_name: str, images: Sequence[Described]) -> list[float | None]:
+    """The moment of each image in seconds.
+
+    Dates count if they differ. Without them, a series that runs past midnight leaves many hours of the day free, and
+    begins after those.
+    """
+    times = [(time or "").replace(":", "") for time in read(text, name)(images)]
+    if day_name:
+        days = [_day((day or "").replace(".", "")) for day in read(text, day_name)(images)]
+    else:
+        days, times = [_day(time[:8]) for time in times], [time[8:] for time in times]
+    clocks = [_seconds(time) for time in times]
+    if None not in days and len(set(days)) > 1:
+        return [None if c is None else (d or 0) * _DAY + c for d, c in zip(days, clocks, strict=True)]
+    ordered = sorted({c for c in clocks if c is not None})
+    gap, begin = max(((b - a, b) for a, b in pairwise(ordered)), default=(0.0, 0.0))
+    return [c + _DAY if c is not None and c < begin and gap > _DAY / 2 else c for c in clocks]
+
+
+def _day(digits: str) -> int | None:
+    try:
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8])).toordinal()
+    except ValueError:
+        return None
+
+
+def _seconds(digits: str) -> float | None:
+    """A time of day (PS3.5 6.2: HHMMSS.FFFFFF, of which all but the hour may be missing) in seconds."""
+    clock = re.match(r"(\d\d)(\d\d)?(\d\d)?(\.\d+)?", digits)
+    if clock is None:
+        return None
+    hours, minutes, seconds, part = clock.groups(default="0")
+    return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + float(part)

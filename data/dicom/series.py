@@ -1,4 +1,4 @@
-"""DICOM files -> series, and the choice of the series of a study to run."""
+"""DICOM files -> series, those that are one volume in pieces joined, and the choice of the series of a study to run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from tumorlens.data.dicom.geometry import ImagePlane, are_alike, depth_of, has_geometry, planes_of
 from tumorlens.data.dicom.headers import number, read_header, text, value
 from tumorlens.data.dicom.sequence import (
     class_name,
@@ -36,15 +39,36 @@ _TAGS = (
     "SpecificCharacterSet",
 )  # fmt: skip
 
+# Pieces of one volume agree in these, and in those of the acquisition, which are read only where there may be pieces.
+_ONE_SERIES = ("Modality", "SeriesNumber", "SeriesDescription")
+_ONE_ACQUISITION = (
+    "Rows", "Columns", "ImageType", "EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle",
+    "ContrastBolusAgent", "ScanningSequence", "SequenceName", "ProtocolName",
+)  # fmt: skip
+_PIECE_TAGS = (
+    *_TAGS, *_ONE_ACQUISITION, "FrameOfReferenceUID", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
+    "SeriesTime",
+)  # fmt: skip
+_FEWEST_PIECES = 3  # two slices at any distance are evenly spaced
+_SAME_PLACE_MM = 0.01
+_EVEN = 0.1  # of the slice distance, which slices of one volume may lie off their place
+_ADJOINING = 2.0  # slice distance by thickness; more is hardly ever acquired
+_LARGEST_STEP = 3  # slice distances: up to two slices may be missing in a row
+_OVERLAPPING = 0.9  # slice distance by what the header says; less is that of two stacks, one shifted into the other
+
+_Key = tuple[str, ...]
+_Members = list[tuple[Path, "Dataset"]]
+_Piece = tuple[_Key, _Members, list[ImagePlane]]
+
 _DATES_AND_NUMBERS = r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{4}-\d{2}-\d{2}|\d{6,}|\d{3,}-\d{3,}"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series: the files that share a Series Instance UID.
+    """One series: the files that share a Series Instance UID, or several series that are one volume in pieces.
 
     Attributes:
-        uid: Series Instance UID.
+        uid: Series Instance UID. Of pieces, that of the first slice.
         study: Study Instance UID and Patient ID, which all series of a study share. Not for messages.
         number: Series Number, or none.
         files: Its image files, in the order of the search.
@@ -59,6 +83,8 @@ class Series:
         description: Series Description, without the patient's name and ID, dates and long numbers.
         refusal: Why it cannot be run, or none.
         unfitness: Why it is run only if the user names it, or none.
+        piece_uids: All Series Instance UIDs, where pieces were joined.
+        note: That pieces were joined, and why; else empty.
     """
 
     uid: str
@@ -76,6 +102,8 @@ class Series:
     description: str = field(default="", repr=False)
     refusal: str | None = None
     unfitness: str | None = None
+    piece_uids: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def folder(self) -> Path:
@@ -90,7 +118,7 @@ class Series:
     def is_called(self, name: str) -> bool:
         """Whether a user's ``--series`` means this series: by its UID, number or tag, or by ``all``."""
         return (
-            name in (self.uid, self.tag)
+            name in (self.uid, self.tag, *self.piece_uids)
             or name.lower() == "all"
             or (self.number is not None and name == str(self.number))
         )
@@ -122,10 +150,11 @@ class SeriesListing:
 def find_series(paths: Iterable[Path]) -> SeriesListing:
     """Group DICOM files by Series Instance UID (within a study of one patient), never by folder or name.
 
-    If an anonymizer removed the UID, files of one folder, number and description are a series.
+    If an anonymizer removed the UID, files of one folder, number and description are a series. Series that are clearly
+    one volume in pieces are joined: some anonymizers give each slice a Series Instance UID of its own.
     """
     listing = SeriesListing()
-    groups: dict[tuple[str, ...], list[tuple[Path, Dataset]]] = defaultdict(list)
+    groups: dict[_Key, _Members] = defaultdict(list)
     for path in paths:
         try:
             header = read_header(path, _TAGS)
@@ -140,7 +169,7 @@ def find_series(paths: Iterable[Path]) -> SeriesListing:
             listing.problems.append((path, printable(f"{path}: the DICOM file is cut off before its image begins")))
         else:
             listing.others.append((path, f"it holds no image but a {kind}"))
-    listing.series = [_series(key, members) for key, members in groups.items()]
+    listing.series = _joined(groups)
     first: dict[tuple[str, ...], Path] = {}
     for series in listing.series:
         first[series.study] = min(series.files[0], first.get(series.study, series.files[0]))
@@ -148,7 +177,7 @@ def find_series(paths: Iterable[Path]) -> SeriesListing:
     return listing
 
 
-def _key(path: Path, header: Dataset) -> tuple[str, ...]:
+def _key(path: Path, header: Dataset) -> _Key:
     study = text(header, "StudyInstanceUID") or f"(no UID) {path.parent}"
     uid = text(header, "SeriesInstanceUID")
     if not uid:
@@ -164,18 +193,26 @@ def choose_series(series: Sequence[Series]) -> tuple[Series | None, str]:
     """
     fit = [s for s in series if not s.refusal and not s.unfitness]
     if not fit:
-        return None, "; ".join(f"{s.tag}: {s.refusal or s.unfitness}" for s in series)
+        return None, "; ".join(dict.fromkeys(f"{s.tag}: {s.refusal or s.unfitness}" for s in series))
     best = max(fit, key=_rank)
     if len(series) == 1:
         return best, ""
-    equals = [s.tag for s in fit if s is not best and _rank(s)[:2] == _rank(best)[:2]]
-    also = f" ({', '.join(equals)} fit as well)" if equals else ""
+    equals = [s for s in fit if s is not best and _rank(s)[:2] == _rank(best)[:2]]
+    others = [s for s in series if s is not best and s not in equals]
+    also = f" ({_tags(equals)} fit as well)" if equals else ""
+    also += f"; not run: {_tags(others)}" if others else ""
     if best.weighting == "T1" and best.contrast:
         return best, f"{best.tag} was chosen from {len(series)} series: T1 after contrast agent, by the header{also}"
     return best, (
         f"{best.tag} was chosen from {len(series)} series ({best.kind}): the headers name no T1 after contrast agent, "
         f"which is what the models know{also}"
     )
+
+
+def _tags(series: Sequence[Series]) -> str:
+    counts = Counter(s.tag for s in series)
+    tags = [tag if n == 1 else f"{n} called {tag}" for tag, n in counts.items()]
+    return ", ".join([*tags[:20], *([f"{len(tags) - 20} more"] if len(tags) > 20 else [])])
 
 
 def common_folder(files: Sequence[Path]) -> Path:
@@ -186,7 +223,112 @@ def common_folder(files: Sequence[Path]) -> Path:
     return Path(os.path.commonpath(folders))
 
 
-def _series(key: tuple[str, ...], members: list[tuple[Path, Dataset]]) -> Series:
+def _joined(groups: dict[_Key, _Members]) -> list[Series]:
+    """The series of all groups of files, pieces of one volume joined."""
+    like: dict[_Key, list[_Key]] = defaultdict(list)
+    for key, members in groups.items():
+        like[(*key[:2], *(text(members[0][1], name) for name in _ONE_SERIES))].append(key)
+    made: list[Series] = []
+    for keys in like.values():
+        if len(keys) == 1:
+            made.append(_series(keys[0], groups[keys[0]]))
+            continue
+        for pieces in _acquired_alike([_piece(key, groups[key]) for key in keys]):
+            series = [_series(key, members) for key, members, _ in pieces]
+            made += series if len(pieces) == 1 else _one_or_pieces(series, pieces)
+    return made
+
+
+def _piece(key: _Key, members: _Members) -> _Piece:
+    """The files of a series, with all of their headers that may tell pieces of a volume, and the image in each.
+
+    There are no images where a file holds several, or cannot be run.
+    """
+    if any(refusal_of(header) or (number(header, "NumberOfFrames") or 1) > 1 for _, header in members):
+        return key, members, []
+    try:
+        members = [(path, read_header(path, _PIECE_TAGS)) for path, _ in members]
+        planes = [plane for index, (_, header) in enumerate(members) for plane in planes_of(header, index)]
+    except InputError:  # reading the series says so
+        return key, members, []
+    return key, members, planes
+
+
+def _acquired_alike(pieces: list[_Piece]) -> list[list[_Piece]]:
+    """Groups of pieces that were acquired in the same way, at one orientation."""
+    groups: list[tuple[_Key, list[_Piece]]] = []
+    for piece in pieces:
+        acquisition = tuple(text(piece[1][0][1], name) for name in _ONE_ACQUISITION)
+        for other, group in groups:
+            if acquisition == other and _is_like(piece[2], group[0][2]):
+                group.append(piece)
+                break
+        else:
+            groups.append((acquisition, [piece]))
+    return [group for _, group in groups]
+
+
+def _is_like(a: list[ImagePlane], b: list[ImagePlane]) -> bool:
+    if not a or not b or has_geometry(a[0]) != has_geometry(b[0]):
+        return False
+    return not has_geometry(a[0]) or are_alike(a[0], b[0])
+
+
+def _one_or_pieces(series: list[Series], pieces: list[_Piece]) -> list[Series]:
+    """One series of all files if they are clearly one volume; else the series, marked where they are single slices."""
+    members = [member for _, own, _ in pieces for member in own]
+    planes = [plane for _, _, own in pieces for plane in own]
+    reason = _why_not_one(len(pieces), [header for _, header in members], planes)
+    single = len(members) == len(pieces)
+    if not reason:
+        first = min(range(len(members)), key=lambda i: depth_of(planes[i], planes[0].normal))
+        what = "one for each slice" if single else f"of {', '.join(str(len(own)) for _, own, _ in pieces)} images"
+        note = (
+            f"{len(pieces)} series, {what}, were joined: they have the same number, description and acquisition, and "
+            "their slices make one even stack"
+        )
+        whole = _series(pieces[0][0], members)
+        uid = text(members[first][1], "SeriesInstanceUID")
+        return [replace(whole, uid=uid, piece_uids=tuple(s.uid for s in series), note=note)]
+    if not single or len(pieces) < _FEWEST_PIECES:
+        return series
+    why = f"it is one of {len(pieces)} single slices with a Series Instance UID each, which make no volume: {reason}"
+    return [replace(s, unfitness=s.unfitness or why) for s in series]
+
+
+def _why_not_one(n_pieces: int, headers: list[Dataset], planes: list[ImagePlane]) -> str:
+    """Why series are not clearly one volume in pieces; empty if they are."""
+    if not all(has_geometry(plane) for plane in planes):
+        return "they do not say where they lie"
+    if not all(are_alike(plane, planes[0]) for plane in planes):
+        return "their orientations differ"
+    if len({text(header, "FrameOfReferenceUID") for header in headers}) > 1:
+        return "their Frame of Reference UIDs differ"
+    normal = planes[0].normal
+    ordered = sorted(planes, key=lambda plane: depth_of(plane, normal))
+    gaps = np.diff([depth_of(plane, normal) for plane in ordered])
+    if gaps.min() < _SAME_PLACE_MM:
+        return "several lie at one place"
+    distance = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
+    steps = np.rint(gaps / distance)
+    positions = np.array([plane.position for plane in ordered])
+    indices = np.concatenate([[0], np.cumsum(steps)])
+    even = positions[0] + np.outer(indices / indices[-1], positions[-1] - positions[0])
+    if max(np.abs(gaps - steps * distance).max(), np.abs(positions - even).max()) > _EVEN * distance:
+        return "they are not evenly spaced"
+    if steps.max() > _LARGEST_STEP or steps.sum() - len(steps) > len(planes) // 2:
+        return "they leave gaps and do not adjoin"
+    between, thickness = planes[0].between, planes[0].thickness
+    if distance > (between * (1 + _EVEN) if between else _ADJOINING * (thickness or distance)):
+        return f"they are {distance:.4g} mm apart and do not adjoin"
+    if len(headers) == n_pieces:
+        return "" if between or thickness or n_pieces >= _FEWEST_PIECES else "their thickness is not known"
+    if len({text(header, "SeriesTime") for header in headers}) > 1:
+        return "their times differ"
+    return "" if distance >= _OVERLAPPING * (between or thickness or np.inf) else "their slices would overlap"
+
+
+def _series(key: _Key, members: _Members) -> Series:
     header: Any = members[0][1]
     refusals = {refusal_of(h) for _, h in members}
     series_number = number(header, "SeriesNumber")

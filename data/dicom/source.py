@@ -1,7 +1,8 @@
 """The DICOM source of a `data.scan.Scan`, and the one place where frames become a volume and back.
 
 A DICOM frame has rows from top to bottom. The volume has ``i`` along a row, ``j`` from the bottom row to the top row
-and ``k`` along the normal of the image plane. This is the order of dcm2niix, so masks fit the NIfTI that it writes.
+and ``k`` along the normal of the image plane. This is the order of dcm2niix, but for what the header calls a 3-D
+acquisition (MRAcquisitionType): that dcm2niix turns to right, anterior, superior, as ``nibabel.as_closest_canonical``.
 """
 
 from __future__ import annotations
@@ -56,14 +57,17 @@ def affine_of_frames(
     """``(4, 4)`` affine from `volume_from_frames` indices to RAS mm (DICOM PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1).
 
     Args:
-        orientation: ``(6,)`` Image Orientation (Patient): cosines of a row's and of a column's direction, LPS.
+        orientation: ``(6,)`` Image Orientation (Patient): cosines of a row's and of a column's direction, LPS. Both
+            turn by as much to be perpendicular, and get length 1, from which headers depart by rounding.
         first_position: ``(3,)`` Image Position (Patient) of the first slice, LPS mm.
         step: ``(3,)`` from a slice to the next, LPS mm.
         pixel_spacing: Pixel Spacing: distance of rows, distance of columns, mm.
         rows: Number of rows of a frame.
     """
-    along_row = orientation[:3] * pixel_spacing[1]
-    down = orientation[3:] * pixel_spacing[0]
+    row, column = (cosines / np.linalg.norm(cosines) for cosines in (orientation[:3], orientation[3:]))
+    middle, across = (sum_ / np.linalg.norm(sum_) for sum_ in (row + column, row - column))  # always perpendicular
+    along_row = (middle + across) / np.sqrt(2) * pixel_spacing[1]
+    down = (middle - across) / np.sqrt(2) * pixel_spacing[0]
     lps = np.eye(4)
     lps[:3, 0], lps[:3, 1], lps[:3, 2] = along_row, -down, step
     lps[:3, 3] = first_position + (rows - 1) * down

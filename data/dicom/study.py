@@ -66,6 +66,6 @@ def read_study(files: Sequence[Path], frame: int | None = None, series: str | No
     lost = f"{n_lost} DICOM file{'s' if n_lost > 1 else ''} could not be read"
     return replace(
         scan,
-        notes=(*((why,) if why else ()), *scan.notes),
+        notes=(*filter(None, (why, chosen.note)), *scan.notes),
         warnings=(*scan.warnings, *([f"{lost} ({listing.problems[0][0].name})"] if n_lost else [])),
     )

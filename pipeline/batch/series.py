@@ -81,6 +81,7 @@ def find_candidates(source: DicomInput, series_names: Sequence[str] = ()) -> tup
         reasons = _choose(study, source.named, series_names)
         for series in study:
             reason = reasons.get(series, series.refusal or series.unfitness or "")
+            reason = "; ".join(filter(None, (reason, series.note)))
             is_requested = source.named or any(
                 series.is_called(name) and name.lower() != "all" for name in series_names
             )

@@ -56,3 +56,18 @@ def test_a_dicomdir_cannot_point_out_of_its_medium(tmp_path, name):
     pydicom.dcmwrite(path, ds)
     with pytest.raises(InputError, match="lists no file"):
         read_dicomdir(path)
+
+
+@pytest.mark.parametrize("name", ["IM\0GE", "A" * 300, ["IMAGES", "B" * 5000], ["C", "\0", "D"]])
+def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path, name):
+    directory = FileSet()
+    for file in save_series(tmp_path / "in", VOLUME[..., :2], AFFINE):
+        directory.add(file)
+    directory.write(tmp_path / "disk")
+    path = tmp_path / "disk" / "DICOMDIR"
+    ds = pydicom.dcmread(path)
+    first = next(record for record in ds.DirectoryRecordSequence if "ReferencedFileID" in record)
+    first.add(pydicom.DataElement("ReferencedFileID", "CS", name, validation_mode=pydicom.config.IGNORE))
+    pydicom.dcmwrite(path, ds)
+    files, missing = read_dicomdir(path)
+    assert (len(files), missing) == (1, 1)

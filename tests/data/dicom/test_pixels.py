@@ -118,6 +118,85 @@ def test_padding_becomes_air(tmp_path, photometric):
     assert inside.min() == volume[5:].min() and inside.max() == volume[5:].max()
 
 
+def pad(paths, vr, value, limit=None, **tags):
+    """Declare a padding value, whatever its VR; functions and values of tags as in `edit`."""
+    edit(paths, **tags)
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        ds.add_new("PixelPaddingValue", vr, value)
+        if limit is not None:
+            ds.add_new("PixelPaddingRangeLimit", vr, limit)
+        ds.save_as(path)
+
+
+def stored_in(folder):
+    """The voxels of a series, axes to right, anterior, superior."""
+    image = nib.Nifti1Image(np.asarray(open_scan(folder).voxels), affine_of(folder))
+    return np.asarray(nib.as_closest_canonical(image).dataobj)
+
+
+@pytest.mark.parametrize("value", [-1500, -2000, -32768, -1])
+def test_signed_padding_that_is_declared_unsigned(tmp_path, value):
+    volume, affine = small_volume()
+    volume = np.abs(volume)
+    volume[:4] = value
+    pad(save_series(tmp_path, volume, affine), "US", value % 2**16)
+    assert any("PixelPaddingValue" in note for note in open_scan(tmp_path).notes)
+    assert np.array_equal(stored_in(tmp_path), np.where(volume == value, volume[4:].min(), volume))
+
+
+def test_unsigned_padding_that_is_declared_signed(tmp_path):
+    volume, affine = small_volume()
+    volume = np.abs(volume)
+    expected = np.where(np.arange(20)[:, None, None] < 3, volume[3:].min(), volume)
+    volume[:3] = -536
+    pad(save_series(tmp_path, volume, affine), "SS", -536, PixelRepresentation=0)  # stored as 65000
+    assert np.array_equal(stored_in(tmp_path), expected)
+
+
+def test_a_range_of_padding_that_is_declared_unsigned(tmp_path):
+    volume, affine = small_volume()
+    volume = np.abs(volume)
+    expected = np.where(np.arange(20)[:, None, None] < 3, volume[3:].min(), volume)
+    volume[:3] = np.random.default_rng(1).integers(-1300, -1200, volume[:3].shape)
+    pad(save_series(tmp_path, volume, affine), "US", 2**16 - 1300, limit=2**16 - 1200)
+    assert np.array_equal(stored_in(tmp_path), expected)
+
+
+def test_padding_beyond_the_stored_bits(tmp_path):
+    """-2000 in 12 of 16 bits, of which the upper four are cut off when pixels are decoded."""
+    volume, affine = small_volume()
+    volume = np.abs(volume).clip(0, 2000)
+    expected = np.where(np.arange(20)[:, None, None] < 3, volume[3:].min(), volume)
+    volume[:3] = -2000
+    pad(save_series(tmp_path, volume, affine), "SS", -2000, BitsStored=12, HighBit=11)
+    assert np.array_equal(stored_in(tmp_path), expected)
+    pad(save_series(tmp_path, volume, affine), "US", 2096, BitsStored=12, HighBit=11)
+    assert np.array_equal(stored_in(tmp_path), expected)
+
+
+def test_tissue_that_holds_the_padding_value_stays(tmp_path):
+    volume, affine = small_volume()
+    volume[volume == 0] = 1
+    volume[:6] = 0
+    volume[10, 7:20:3] = 0
+    pad(save_series(tmp_path, volume, affine), "SS", 0)
+    voxels = stored_in(tmp_path)
+    assert (voxels[:6] == volume.min()).all() and np.array_equal(voxels[6:], volume[6:])
+
+
+def test_padding_of_slices_with_different_slopes(tmp_path):
+    volume, affine = small_volume()
+    volume = np.abs(volume) + 10
+    volume[:5] = -700
+    slopes = 1 + 0.25 * np.arange(volume.shape[2])
+    pad(save_series(tmp_path, volume, affine), "US", 2**16 - 700, RescaleSlope=lambda k: f"{slopes[k]}")
+    voxels = stored_in(tmp_path)
+    inside = volume[5:] * slopes
+    np.testing.assert_allclose(voxels[5:], inside)
+    np.testing.assert_allclose(voxels[:5], inside.min())
+
+
 def affine_of(folder):
     return open_scan(folder).affine
 

@@ -91,14 +91,35 @@ def test_dcm2niix_agrees_on_the_real_series(real, tmp_path):
     np.testing.assert_allclose(scan.spacing_mm, (0.46875, 0.46875, 6.0), atol=1e-3)
 
 
-def check_against_dcm2niix(folder, tmp_path):
+@_DCM2NIIX
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("descending", [False, True])
+def test_dcm2niix_turns_3d_acquisitions(tmp_path, plane, descending):
+    """It writes them in the order right, anterior, superior; with ``-x i`` it does not turn them."""
+    volume, affine = small_volume(shape=(40, 48, 12))
+    paths = save_series(tmp_path / "in", volume, rotated(affine), plane, MRAcquisitionType="3D")
+    edit(paths, InstanceNumber=lambda index: len(paths) - index if descending else index + 1)
+    scan = open_scan(tmp_path / "in")
+    judge = dcm2niix(tmp_path / "in", tmp_path)
+    turned = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(scan.voxels), scan.affine))
+    assert nib.aff2axcodes(judge.affine) == ("R", "A", "S") != nib.aff2axcodes(scan.affine)
+    np.testing.assert_allclose(judge.affine, turned.affine, atol=1e-3)
+    assert np.array_equal(np.asarray(judge.dataobj), np.asarray(turned.dataobj))
+    check_against_dcm2niix(tmp_path / "in", tmp_path / "in", "-x", "i")
+
+
+def check_against_dcm2niix(folder, tmp_path, *options):
     scan = open_scan(folder)
-    subprocess.run([DCM2NIIX, "-o", tmp_path, "-f", "judge", folder], check=True, capture_output=True)
-    (file,) = tmp_path.glob("judge*.nii")
-    judge = nib.load(file)
+    judge = dcm2niix(folder, tmp_path, *options)
     assert np.abs(judge.affine - scan.affine).max() < 1e-3
     assert np.array_equal(np.asarray(judge.dataobj).squeeze(), scan.voxels)
     return scan
+
+
+def dcm2niix(folder, out, *options):
+    subprocess.run([DCM2NIIX, *options, "-o", out, "-f", "judge", folder], check=True, capture_output=True)
+    (file,) = out.glob("judge*.nii")
+    return nib.load(file)
 
 
 def test_the_order_is_the_position_not_the_names_and_numbers(tmp_path):

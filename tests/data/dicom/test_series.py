@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from tests.scans.dicom import IDENTIFIERS, headers, save_enhanced, save_series
+from tests.scans.dicom import IDENTIFIERS, edit, headers, save_enhanced, save_series
 from tests.scans.studies import AFFINE, CT, LOCALIZER, SMALL_STUDY, T1, T1C, T2, VOLUME, save_study
 from tumorlens.data.dicom.series import choose_series, find_series
 from tumorlens.data.errors import InputError
@@ -116,3 +116,145 @@ def test_the_head_is_better_than_the_spine(tmp_path):
     other = {**T1C, "SeriesNumber": 3, "SeriesDescription": "t1 +c C-spine"}
     head = {**T1, "SeriesNumber": 7}
     assert choose_series(find_series(save_study(tmp_path, spine, other, head)).series)[0].number == 7
+
+
+def stack(folder, n_slices, first_mm=0.0, uid="1.2.3", **tags):
+    """A stack of slices 5 mm apart. A function of a slice's index is set in each file."""
+    volume = np.random.default_rng(n_slices).integers(0, 900, (12, 14, n_slices)).astype(np.int16)
+    affine = AFFINE.copy()
+    affine[2, 3] = first_mm
+    shared = {"StudyInstanceUID": SMALL_STUDY, "FrameOfReferenceUID": "1.2.9", **T1C}
+    constant = {name: tag for name, tag in tags.items() if not callable(tag)}
+    paths = save_series(folder, volume, affine, series=uid, **{**shared, **constant})
+    edit(paths, **{name: tag for name, tag in tags.items() if callable(tag)})
+    return paths
+
+
+def found(folder):
+    listing = find_series(sorted(p for p in folder.rglob("*") if p.is_file()))
+    assert not listing.problems
+    return listing.series
+
+
+def own_uid(k):
+    return f"1.2.4.{k}"
+
+
+@pytest.mark.parametrize("n_slices", [3, 7, 24, 31])
+@pytest.mark.parametrize("plane_tags", [{}, {"SeriesNumber": None, "SeriesDescription": None}])
+def test_slices_with_a_series_uid_each_are_one_series(tmp_path, n_slices, plane_tags):
+    paths = stack(tmp_path, n_slices, **plane_tags)
+    before = open_scan(tmp_path)
+    edit(paths, SeriesInstanceUID=own_uid, AcquisitionTime=lambda k: f"1015{k:02}", SeriesTime=lambda k: f"10{k:02}00")
+    (series,) = found(tmp_path)
+    assert series.n_images == n_slices and series.uid == "1.2.4.0"
+    assert sorted(series.piece_uids) == sorted(own_uid(k) for k in range(n_slices))
+    scan = open_scan(tmp_path)
+    assert np.array_equal(scan.voxels, before.voxels) and np.array_equal(scan.affine, before.affine)
+    assert scan.notes == (series.note,) and f"{n_slices} series, one for each slice, were joined" in series.note
+    assert scan.dicom.facts["series_instance_uid"] == series.uid
+    assert np.array_equal(open_scan(tmp_path, series=own_uid(2)).voxels, before.voxels)
+
+
+def test_missing_slices_of_a_volume_in_pieces_are_reported(tmp_path):
+    for path in stack(tmp_path, 24, SeriesInstanceUID=own_uid)[7:9]:
+        path.unlink()
+    assert len(found(tmp_path)) == 1
+    assert "2 of 24 slices missing" in open_scan(tmp_path).warnings[0]
+
+
+@pytest.mark.parametrize(
+    "uid", [lambda k: f"1.2.{k % 2}", lambda k: f"1.2.{k // 8}", lambda k: f"1.2.{k * (k % 4 == 0)}"]
+)
+@pytest.mark.parametrize("between", ["5", None])
+def test_parts_of_one_stack_are_joined(tmp_path, uid, between):
+    stack(tmp_path, 24, SeriesInstanceUID=uid, SpacingBetweenSlices=between)
+    (series,) = found(tmp_path)
+    assert series.n_images == 24 and " images, were joined" in series.note
+
+
+def test_folders_with_a_uid_each_are_joined(tmp_path):
+    stack(tmp_path / "a" / "0", 10, uid="1.2.4")
+    stack(tmp_path / "a" / "1", 13, first_mm=50, uid="1.2.5", StudyInstanceUID=SMALL_STUDY)
+    assert [s.n_images for s in found(tmp_path)] == [23]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},  # before and after contrast agent, at the same places
+        {"first_mm": 2.5},  # the same, moved by half a slice
+        {"first_mm": 2.5, "SpacingBetweenSlices": "5"},
+        {"first_mm": 50, "EchoTime": "90"},
+        {"first_mm": 50, "FlipAngle": "9"},
+        {"first_mm": 50, "SeriesTime": "120000"},
+        {"first_mm": 50, "SeriesDescription": "t1 se tra"},
+        {"first_mm": 50, "SeriesNumber": 9},
+        {"first_mm": 50, "FrameOfReferenceUID": "1.2.10"},
+        {"first_mm": 50, "ContrastBolusAgent": None},
+        {"first_mm": 95},  # far away
+        {"first_mm": 70},
+        {"first_mm": 51},  # not on the grid
+        {"first_mm": 50, "PatientID": "another"},
+    ],
+)
+def test_two_real_series_stay_two(tmp_path, other):
+    stack(tmp_path / "a", 10, uid="1.2.4")
+    stack(tmp_path / "b", 10, uid="1.2.5", **other)
+    assert [(s.n_images, s.note) for s in found(tmp_path)] == [(10, ""), (10, "")]
+
+
+def test_single_slices_at_one_place_stay_apart(tmp_path):
+    for n in range(2):
+        stack(tmp_path / str(n), 1, uid=f"1.2.{n}")
+    assert [(s.n_images, s.unfitness) for s in found(tmp_path)] == [(1, None), (1, None)]
+
+
+def test_scouts_of_three_planes_stay_apart(tmp_path):
+    for plane in ("axial", "coronal", "sagittal"):
+        save_series(
+            tmp_path / plane,
+            VOLUME,
+            AFFINE,
+            plane,
+            StudyInstanceUID=SMALL_STUDY,
+            FrameOfReferenceUID="1.2.9",
+            **LOCALIZER,
+        )
+    assert sorted(s.plane for s in found(tmp_path)) == ["axial", "coronal", "sagittal"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"FrameOfReferenceUID": lambda k: f"1.2.9.{k}"}, "their Frame of Reference UIDs differ"),
+        ({"ImagePositionPatient": None}, "they do not say where they lie"),
+        ({"ImagePositionPatient": lambda k: [0, 0, 5 * (k // 2)]}, "several lie at one place"),
+        ({"ImagePositionPatient": lambda k: [0, 0, 40 * k]}, "they are 40 mm apart and do not adjoin"),
+        ({"ImagePositionPatient": lambda k: [0, 0, 5 * k + 1.5 * (k == 3)]}, "they are not evenly spaced"),
+        ({"ImagePositionPatient": lambda k: [0, 0, 2 * k**2]}, "they leave gaps and do not adjoin"),
+        ({"ImagePositionPatient": lambda k: [3 * (k == 2), 0, 5 * k]}, "they are not evenly spaced"),
+    ],
+)
+def test_pieces_that_make_no_volume_are_not_judged_one_by_one(tmp_path, tags, reason):
+    stack(tmp_path, 7, SeriesInstanceUID=own_uid, **tags)
+    series = found(tmp_path)
+    assert len(series) == 7
+    assert all("it is one of 7 single slices" in s.unfitness and reason in s.unfitness for s in series)
+    with pytest.raises(InputError, match=f"no series can be run: #8: it is one of 7 single slices .*{reason}"):
+        open_scan(tmp_path)
+    assert open_scan(tmp_path, series=own_uid(3)).n_slices == 1  # which you name yourself
+
+
+def test_two_echoes_with_a_series_uid_each_slice_are_two_series(tmp_path):
+    for echo in (0, 1):
+        stack(tmp_path / str(echo), 7, EchoTime=str(9 + 70 * echo), SeriesInstanceUID=lambda k, e=echo: f"1.2.{e}.{k}")
+    assert [(s.n_images, s.n_volumes) for s in found(tmp_path)] == [(7, 1), (7, 1)]
+
+
+def test_series_that_are_not_run_are_named(tmp_path):
+    chosen, why = choose_series(
+        find_series(save_study(tmp_path, T1, T1C, T2, LOCALIZER, {**T1C, "SeriesNumber": 11})).series
+    )
+    assert chosen.number == 8
+    assert why.endswith("by the header (#11 fit as well); not run: #1, #3, #4")

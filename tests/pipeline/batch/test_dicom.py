@@ -43,7 +43,9 @@ def test_the_post_contrast_t1_of_a_study_is_run(tumorlens, hospital, tmp_path):
     assert {p.name for p in folder.iterdir()} == files
     content = json.loads((folder / "result.json").read_text())
     assert content["scan"]["dicom"]["series_number"] == 5
-    assert content["scan"]["notes"] == ["#5 was chosen from 4 series: T1 after contrast agent, by the header"]
+    assert content["scan"]["notes"] == [
+        "#5 was chosen from 4 series: T1 after contrast agent, by the header; not run: #1, #3, #9"
+    ]
     assert set(content["files"]) == files - {"result.json"}
 
 
@@ -135,12 +137,56 @@ def test_a_series_that_is_not_there_or_cannot_be_run(tumorlens, hospital, tmp_pa
     assert row["scan"] == "study/IMAGES#9" and row["error"]
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_volume_in_pieces_is_run_as_one(tumorlens, tmp_path, alone):
+    """Each slice, or only every third one, has a Series Instance UID of its own."""
+    paths = series(tmp_path / "in")
+    (whole,) = [p for p in [tmp_path / "whole"] if tumorlens("run", tmp_path / "in", "-o", p).exit_code == 0]
+    edit(paths, SeriesInstanceUID=lambda k: f"1.2.77.{9 + k if alone or k % 3 == 0 else 1}")
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    (row,), (expected,) = table(tmp_path / "out"), table(whole)
+    assert row == expected and not row["review"]
+    content = json.loads((tmp_path / "out" / "in" / "result.json").read_text())
+    assert content["scan"]["dicom"]["series_instance_uid"] == "1.2.77.9"
+    (note,) = content["scan"]["notes"]
+    assert ("16 series, one for each slice, were joined" if alone else "7 series, of ") in note
+    mask, report = (pydicom.dcmread(tmp_path / "out" / "in" / name) for name in ("mask.dcm", "measurements.dcm"))
+    of_mask = {(s.SeriesInstanceUID, len(s.ReferencedInstanceSequence)) for s in mask.ReferencedSeriesSequence}
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    of_report = {(s.SeriesInstanceUID, len(s.ReferencedSOPSequence)) for s in study.ReferencedSeriesSequence}
+    expected_groups = {(f"1.2.77.{9 + k}", 1) for k in range(16) if alone or k % 3 == 0} | (
+        {("1.2.77.1", 10)} - {("1.2.77.1", 10 * alone)}
+    )
+    assert of_mask == expected_groups
+    assert of_report == expected_groups | {(mask.SeriesInstanceUID, 1)}
+    by_one_uid = tumorlens("run", tmp_path / "in", "--list", "--series", "1.2.77.12")
+    assert by_one_uid.stdout.splitlines()[-1] == "1 scan would be run (*)"
+
+
+def test_pieces_that_make_no_volume_are_refused(tumorlens, tmp_path):
+    paths = series(tmp_path / "in")
+    edit(paths, SeriesInstanceUID=lambda k: f"1.2.77.{k}", FrameOfReferenceUID=lambda k: f"1.2.78.{k}")
+    result = tumorlens("run", tmp_path / "in", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    (row,) = table(tmp_path / "out")
+    assert row["error"].count("one of 16 single slices") == 1 and "Frame of Reference UIDs differ" in row["error"]
+    assert tumorlens("run", paths[7], "-o", tmp_path / "one").exit_code == 0  # which you name yourself
+
+
+def test_a_mosaic_is_refused_with_what_to_do(tumorlens, tmp_path):
+    series(tmp_path / "in", ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    assert tumorlens("run", tmp_path / "in", "-o", tmp_path / "out").exit_code == 1
+    (row,) = table(tmp_path / "out")
+    assert "Siemens mosaic" in row["error"] and "convert it with dcm2niix and run the NIfTI" in row["error"]
+
+
 def test_a_zipped_series_gives_the_same_as_its_folder(tumorlens, tmp_path):
     paths = series(tmp_path / "in")
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         for path in paths:
             archive.write(path, path.name)
-    assert tumorlens("run", tmp_path / "in", tmp_path / "z.zip", "-o", tmp_path / "out").exit_code == 0
+    for place in (tmp_path / "in", tmp_path / "z.zip"):  # together, they are one scan
+        assert tumorlens("run", place, "-o", tmp_path / "out", "--continue").exit_code == 0
     folder, zipped = table(tmp_path / "out")
     assert (folder.pop("scan"), zipped.pop("scan")) == ("in", "z.zip")
     assert folder == zipped
