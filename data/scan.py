@@ -23,6 +23,9 @@ _DISPLAY = {
 ACQUISITION = "acquisition"  # the plane in which a volume's slices lie in its file
 PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
+ROUNDED_DEG = 0.5  # directions of three decimals are off by 0.1 degrees, of two by 0.3 mostly
+_EXACT_DEG = 1e-3  # float32 gives less; ITK does not open a NIfTI whose axes are off by more than 7e-3
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -311,3 +314,33 @@ def checked_affine(affine: NDArray[Any]) -> NDArray[np.float64]:
     if (columns == 0).any() or abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-4:
         raise InputError("the affine is singular, so the voxels have no place in space")
     return matrix
+
+
+def shear_deg(affine: NDArray[np.float64]) -> float:
+    """How far two array axes of an affine ``(4, 4)`` depart from a right angle at most, in degrees."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.degrees(np.arcsin(np.abs(axes.T @ axes - np.eye(3)).max().clip(max=1))))
+
+
+def straightened(
+    affine: NDArray[np.float64], shape: Sequence[int], most_deg: float = ROUNDED_DEG
+) -> NDArray[np.float64]:
+    """The affine with array axes at right angles that puts the voxels nearest to where `affine` puts them.
+
+    Headers round directions and positions, and other programs refuse axes that are not exactly perpendicular. Voxel
+    size and center of the volume stay. The rotation is the weighted Procrustes solution (Schoenemann 1966, SVD), in
+    which an axis weighs as much as its length squared: so the few slices of a short stack do not turn the slices.
+
+    Args:
+        affine: ``(4, 4)`` to mm.
+        shape: ``(3,)`` voxels along each array axis.
+        most_deg: An affine that is sheared by more is returned as it is: such shear is real, as that of a gantry tilt.
+    """
+    if not _EXACT_DEG < shear_deg(affine) <= most_deg:
+        return affine
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    u, _, vt = np.linalg.svd(affine[:3, :3] / sizes * (sizes * shape) ** 2)
+    straight = affine.copy()
+    straight[:3, :3] = u @ vt * sizes
+    straight[:3, 3] += (affine - straight)[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return straight

@@ -110,7 +110,8 @@ def _read(path: Path, head: bytes, frame: int | None) -> tuple[NDArray[Any], tup
         start = source.stat().st_size - needed
     with source.open("rb") as file:
         file.seek(start)
-        payload = file.read(packed if packed > 0 else -1) if compressed else file.read(needed)
+        # Not read(packed), which sets memory aside for whatever the header says.
+        payload = file.read()[: packed if packed > 0 else None] if compressed else file.read(needed)
     if compressed:
         payload = _inflated(payload, needed)
     if len(payload) < needed:
@@ -126,7 +127,7 @@ def _header(head: bytes) -> tuple[dict[str, str], int]:
     """The fields, and where attached data begin: after the field ``ElementDataFile``."""
     fields: dict[str, str] = {}
     for line in re.finditer(rb"([^\n]*)\n?", head):
-        field = re.match(r"\s*(\w+)\s*[=:]\s*(.*?)\s*$", line[1].decode("latin-1"))
+        field = re.match(r"(\w+)\s*[=:]\s*(.*)", line[1].decode("latin-1").strip())
         if field:
             fields[field[1]] = field[2]
             if field[1] == "ElementDataFile":

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.volumes import check_frame, check_shape, spacing_of_affine, spatial_shape, volume_scan
-from tumorlens.data.scan import Scan, checked_affine
+from tumorlens.data.formats.volumes import (
+    affine_to_ras,
+    check_frame,
+    check_shape,
+    spacing_of_affine,
+    spatial_shape,
+    volume_scan,
+)
+from tumorlens.data.scan import Scan
 
 _TYPES = (0, 1, 3, 4, 10)  # uint8, int32, float32, int16, uint16
 _FIRST_FIELDS = ">7ih"  # version, four lengths, type, degrees of freedom, goodRASFlag
@@ -68,5 +75,9 @@ def read_mgh(path: Path, frame: int | None = None) -> Scan:
         raise
     except Exception:  # nibabel passes on what gzip, numpy and struct raise on short data, with the stream's address
         raise InputError("the MGH data are damaged or cut off") from None
-    affine = checked_affine(image.affine) if good_ras else None
+    affine = None
+    if good_ras:
+        spacing, directions, center = place[:3].astype(float), place[3:12].reshape(3, 3).T, place[12:]
+        affine = affine_to_ras(directions, spacing, np.zeros(3), (1, 1, 1))
+        affine[:3, 3] = center - affine[:3, :3] @ np.array(dims[:3]) / 2
     return volume_scan(path, "MGH", data, shape, (affine, spacing_of_affine(affine)), frame)

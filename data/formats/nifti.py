@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import math
 import re
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.volumes import check_frame, check_shape, spatial_shape
+from tumorlens.data.formats.volumes import (
+    DEFLATE_RATIO,
+    check_frame,
+    check_shape,
+    check_size,
+    shear_warnings,
+    spatial_shape,
+)
 from tumorlens.data.scan import Scan, checked_affine
 
 _MM = {"meter": 1000.0, "micron": 0.001}  # anything else is mm: files without a unit mean it
+_LONGEST_QUATERNION = 1.02  # squared; rounding to two decimals gives less
 _PAIR = r"(.*)(\.hdr|\.img|\.HDR|\.IMG)(\.gz|\.GZ)?"
 _ANALYZE = "this is Analyze 7.5, which does not say which side is left; convert it to NIfTI where that is known"
 
@@ -39,24 +49,28 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
         InputError: The file is damaged, half a pair or Analyze 7.5, has more than four axes or a singular affine, or a
             frame is missing or must be chosen.
     """
-    image = _load(path)
-    shape = tuple(int(n) for n in image.shape)
+    header, affine, proxy = _load(path)
+    shape = tuple(int(n) for n in proxy.shape)
     check_shape(shape, "NIfTI")
     spatial = spatial_shape(shape, "NIfTI")
-    affine = checked_affine(image.affine)
+    affine = checked_affine(affine)
     check_frame(spatial, frame, "NIfTI")
+    count = prod(spatial) if len(spatial) < 4 else prod(spatial[:3]) * ((frame or 0) + 1)
+    sources = nifti_files(path)
+    ratio = DEFLATE_RATIO if any(_is_gzip(source) for source in sources) else 1
+    check_size(count * proxy.dtype.itemsize, sources, ratio, "NIfTI")  # nibabel would set the memory aside first
     try:
-        data = _values(image.dataobj, frame if len(spatial) == 4 else None)
+        data = _values(proxy, frame if len(spatial) == 4 else None)
     except Exception as error:  # nibabel passes on what gzip, numpy and the file system raise on short data
         raise InputError(f"the NIfTI data are damaged or cut off ({_reason(error)})") from None
     if data.dtype.kind not in "buif":
         raise InputError(f"the NIfTI holds {data.dtype} values; a scan has one number a voxel")
     voxels = data.reshape(spatial[:3] if len(spatial) > 2 else (*spatial, 1))
-    factor = _MM.get(_unit(image.header), 1.0)
+    factor = _MM.get(_unit(header), 1.0)
     affine = np.diag([factor, factor, factor, 1.0]) @ affine
-    known = bool(image.header["qform_code"] or image.header["sform_code"])
+    known = bool(header["qform_code"] or header["sform_code"])
     spacing = None
-    if known or _unit(image.header) != "unknown":  # without all three, the header's 1 x 1 x 1 is filler
+    if known or _unit(header) != "unknown":  # without all three, the header's 1 x 1 x 1 is filler
         spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Scan(
         voxels,
@@ -67,8 +81,9 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
         format="nifti",
         volume=True,
         source_shape=shape if len(spatial) < 4 else shape[:3],
-        header=_single(image.header),
+        header=_single(header),
         frame=frame if len(spatial) == 4 else None,
+        warnings=shear_warnings(affine) if known else (),
     )
 
 
@@ -113,7 +128,8 @@ def is_analyze(head: bytes) -> bool:
     return size == 348 and (head[38:39] == b"r" or 1 <= n_axes <= 7)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> tuple[Any, Any, Any]:
+    """The header, repaired, its affine in its own unit, and nibabel's proxy of the voxels."""
     import nibabel as nib
 
     logging.getLogger("nibabel").setLevel(logging.CRITICAL)  # header repairs are not the user's business
@@ -121,18 +137,35 @@ def _load(path: Path) -> Any:
     head = _bytes(path, 560)
     if not _is_single(head):
         return _load_pair(path, head)
-    kind = nib.Nifti2Image if head[4:7] == b"n+2" else nib.Nifti1Image
+    kind = nib.Nifti2Header if head[4:7] == b"n+2" else nib.Nifti1Header
+    opener: Any = gzip.open if compressed else open
     try:
-        # nibabel refuses files with other names. These it reads lazily from disk.
-        if path.name.endswith(".nii.gz" if compressed else ".nii"):
-            return kind.from_filename(path)
-        return kind.from_bytes(_bytes(path))
+        with opener(path, "rb") as file:
+            header = _repaired(kind.from_fileobj(file))
+        # nibabel knows compression by the name only. Files with such names it reads lazily from disk.
+        lazy = path.name.endswith(".nii.gz" if compressed else ".nii")
+        proxy = nib.arrayproxy.ArrayProxy(path if lazy else io.BytesIO(_bytes(path)), header)
+        return header, header.get_best_affine(), proxy
     except Exception as error:  # nibabel's header checks raise many types; all of them mean a damaged file
         raise InputError(f"the NIfTI file is damaged or cut off ({_reason(error)})") from None
 
 
-def _load_pair(path: Path, head: bytes) -> Any:
-    """The image of a pair; `path` is either file of it, and `head` the file's first bytes."""
+def _repaired(header: Any) -> Any:
+    """The header without flaws that the reference implementation (nifti1_io.c) reads over, and nibabel does not: a
+    quaternion that is longer than 1 by rounding, and no volumes along the axes after the third."""
+    dim = header["dim"]
+    while dim[0] > 3 and dim[dim[0]] <= 0:
+        dim[0] -= 1
+    names = ("quatern_b", "quatern_c", "quatern_d")
+    length = math.hypot(*(float(header[name]) for name in names))
+    if 1 < length**2 < _LONGEST_QUATERNION:
+        for name in names:
+            header[name] = header[name] / length
+    return header
+
+
+def _load_pair(path: Path, head: bytes) -> tuple[Any, Any, Any]:
+    """As `_load`; `path` is either file of the pair, and `head` the file's first bytes."""
     import nibabel as nib
 
     if is_analyze(head):
@@ -150,9 +183,10 @@ def _load_pair(path: Path, head: bytes) -> Any:
             raise InputError(_ANALYZE)
         if not _is_pair(head):
             raise InputError(f"{header.name} next to it is not a NIfTI header, or is damaged")
-        kind = nib.Nifti2Pair if head[4:7] == b"ni2" else nib.Nifti1Pair
-        streams = {"header": io.BytesIO(_bytes(header)), "image": io.BytesIO(_bytes(voxels))}
-        return kind.from_file_map({name: nib.FileHolder(fileobj=stream) for name, stream in streams.items()})
+        kind = nib.Nifti2Pair.header_class if head[4:7] == b"ni2" else nib.Nifti1Pair.header_class
+        repaired = _repaired(kind.from_fileobj(io.BytesIO(_bytes(header))))
+        proxy = nib.arrayproxy.ArrayProxy(io.BytesIO(_bytes(voxels)), repaired)
+        return repaired, repaired.get_best_affine(), proxy
     except InputError:
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,13 @@ _TO_RAS = {  # the spaces of the patient, by their names without "-" and "time";
     **dict.fromkeys(("leftanteriorsuperior", "las"), (-1, 1, 1)),
     **dict.fromkeys(("leftposteriorsuperior", "lps"), LPS_TO_RAS),
 }
+_MOST_FILES = 10_000  # of one volume; a long 4-D series has a file for each slice of each frame
 _BZIP2_RATIO = 2_000_000  # the largest ratio of plain to compressed bytes that bzip2 reaches
 
 
 def is_nrrd(head: bytes) -> bool:
     """Whether a file begins as a NRRD does."""
-    return re.match(rb"NRRD000\d", head) is not None
+    return re.match(rb"NRRD000\d\r?\n", head) is not None
 
 
 def read_nrrd(path: Path, frame: int | None = None) -> Scan:
@@ -123,24 +124,29 @@ def _header(path: Path, head: bytes) -> tuple[dict[str, str], int, list[Path]]:
         fields[name] = value
         if name == "datafile":
             listed = (other[1].decode("latin-1").strip() for other in lines)
-            names = filter(None, listed) if value.startswith("LIST") else _names_of(value)
+            names = list(filter(None, listed) if value.startswith("LIST") else _names_of(value))
+            if len(files) + len(names) > _MOST_FILES:
+                raise InputError(f"the NRRD header names more than {_MOST_FILES} data files")
             files += [detached_file(path, other, "NRRD") for other in names]
     return fields, start, files
 
 
-def _names_of(value: str) -> Iterator[str]:
+def _names_of(value: str) -> list[str]:
     """The names of the data files: a single name, or those of a pattern such as ``s%03d.raw 1 24 1``."""
     if not re.search(r"%\d*d", value):
-        yield value
-        return
-    pattern = re.fullmatch(r"([^%]*%\d{0,3}d[^%]*?)((?:\s+-?\d+){3})(\s+\d+)?", value)
-    first, last, step = (int(number) for number in pattern[2].split()) if pattern else (0, 0, 0)
-    if not pattern or not step:
-        raise InputError(
-            f"the NRRD header's data files {value} are not a pattern with a first number, a last number and a step"
-        )
-    for number in range(first, last + (1 if step > 0 else -1), step):
-        yield pattern[1] % number
+        return [value]
+    for count in (4, 3):  # a fourth number says how many axes a file holds
+        pattern, *words = value.rsplit(maxsplit=count)
+        whole = len(words) == count and all(re.fullmatch(r"-?\d{1,9}", word) for word in words)
+        if not whole or not re.fullmatch(r"[^%]*%\d{0,3}d[^%]*", pattern):
+            continue
+        first, last, step = (int(word) for word in words[:3])
+        if step:
+            numbers = range(first, last + (1 if step > 0 else -1), step)
+            return [pattern % number for number in numbers[: _MOST_FILES + 1]]
+    raise InputError(
+        f"the NRRD header's data files {value[:200]} are not a pattern with a first number, a last number and a step"
+    )
 
 
 def _parsed(fields: dict[str, str]) -> tuple[dict[str, Any], np.dtype[Any]]:
@@ -153,7 +159,7 @@ def _parsed(fields: dict[str, str]) -> tuple[dict[str, Any], np.dtype[Any]]:
             values[name] = " ".join(values[name].lower().split())
     for name in ("space directions", "space origin"):  # pynrrd takes no blanks inside a vector
         if name in values:
-            values[name] = re.sub(r"\(\s+|\s+\)|\s*,\s*", lambda blank: blank[0].strip(), values[name])
+            values[name] = re.sub(r"(?<=[(,]) | (?=[),])", "", " ".join(values[name].split()))
     if values.get("space origin", "").lower() == "none":
         del values["space origin"]
     missing = [name for name in _REQUIRED if name not in values]

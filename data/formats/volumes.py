@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.scan import Scan, checked_affine
+from tumorlens.data.scan import ROUNDED_DEG, Scan, checked_affine, shear_deg, straightened
 
 _MAX_VOXELS = 2_000_000_000
 MM_PER_UNIT = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
@@ -18,6 +18,8 @@ MM_PER_UNIT = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m"
 LPS_TO_RAS = (-1, -1, 1)  # the signs that turn coordinates of DICOM and ITK to those of NIfTI
 
 _HEADER_BYTES = 1 << 20
+_LONGEST_NAME = 4096  # of a file, with its folders
+_NOT_UNIT = 0.01  # of the length of a direction; rounding to two decimals gives less
 DEFLATE_RATIO = 1100  # zlib's largest ratio of plain to compressed bytes is 1032
 Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]  # affine and spacing in mm
 
@@ -91,7 +93,8 @@ def volume_scan(
         name: The format's name, such as ``"NRRD"``; in small letters it becomes the scan's `format`.
         data: The voxels, of one frame if there are several.
         shape: The file's own shape, with its frames.
-        geometry: Affine ``(4, 4)`` to RAS mm, and spacing in mm along each axis, or none.
+        geometry: Affine ``(4, 4)`` to RAS mm, and spacing in mm along each axis, or none. The scan's affine is
+            straightened.
         frame: The chosen frame.
 
     Raises:
@@ -100,15 +103,18 @@ def volume_scan(
     axes = spatial_shape(shape, name)
     if data.dtype.kind not in "buif":
         raise InputError(f"the {name} holds {data.dtype} values; a scan has one number a voxel")
+    voxels = data.reshape((*axes, 1)[:3])
+    affine = None if geometry[0] is None else straightened(geometry[0], voxels.shape)
     return Scan(
-        data.reshape((*axes, 1)[:3]).astype(data.dtype.newbyteorder("="), copy=False),
-        affine=geometry[0],
+        voxels.astype(data.dtype.newbyteorder("="), copy=False),
+        affine=affine,
         spacing_mm=geometry[1],
         path=path,
         format=name.lower(),
         volume=True,
         source_shape=shape if len(axes) < 4 else shape[:3],
         frame=frame if len(axes) == 4 else None,
+        warnings=shear_warnings(affine),
         x_first=True,
     )
 
@@ -119,7 +125,8 @@ def affine_to_ras(
     """The affine ``(4, 4)`` to RAS mm.
 
     Args:
-        direction: ``(n, n)``, n >= 3. Its columns are the directions of the array axes, of length 1.
+        direction: ``(n, n)``, n >= 3. Its columns are the directions of the array axes, of length 1. They get exactly
+            this length if rounding explains the departure, so that the spacing is that of the header.
         spacing: ``(n,)`` in mm.
         origin: ``(n,)`` in mm.
         to_ras: The signs that turn the file's world axes to RAS.
@@ -128,9 +135,18 @@ def affine_to_ras(
         InputError: The affine is singular or not finite.
     """
     affine = np.eye(4)
-    affine[:3, :3] = direction[:3, :3] * spacing[:3]
+    lengths = np.linalg.norm(direction[:3, :3], axis=0)
+    affine[:3, :3] = direction[:3, :3] / np.where(np.abs(lengths - 1) < _NOT_UNIT, lengths, 1) * spacing[:3]
     affine[:3, 3] = origin[:3]
     return checked_affine(np.diag([*to_ras, 1]) @ affine)
+
+
+def shear_warnings(affine: NDArray[np.float64] | None) -> tuple[str, ...]:
+    """The sentence about array axes that are not at right angles, if the affine ``(4, 4)`` has such."""
+    sheared = 0.0 if affine is None else shear_deg(affine)
+    if sheared <= ROUNDED_DEG:
+        return ()
+    return (f"the array axes are sheared by {sheared:.1f} degrees; the mask's affine follows the shear",)
 
 
 def spacing_of_affine(affine: NDArray[np.float64] | None) -> tuple[float, ...] | None:
@@ -146,14 +162,17 @@ def spacing_of_lengths(spacing: NDArray[np.float64]) -> tuple[float, ...]:
 def detached_file(path: Path, target_name: str, name: str) -> Path:
     """The detached data file that a header names.
 
-    It must lie in the header's own folder: otherwise a header from a stranger could show any file of this machine.
+    It must lie in the header's own folder, and must not be a link that leads out of it: otherwise a header from a
+    stranger could show any file of this machine.
 
     Raises:
         InputError: It lies elsewhere, or is missing.
     """
-    folder = Path(os.path.normpath(path.parent.absolute()))  # not resolved: links in the folder are the owner's
+    if "\0" in target_name or len(target_name) > _LONGEST_NAME:
+        raise InputError(f"the {name} header names a data file that cannot exist; the header is damaged")
+    folder = Path(os.path.normpath(path.parent.absolute()))
     target = Path(os.path.normpath(folder / target_name))
-    if not target.is_relative_to(folder):
+    if not (target.is_relative_to(folder) and target.resolve().is_relative_to(folder.resolve())):
         raise InputError(
             f"the {name} header keeps its data outside its own folder, in {target_name}; put both in one folder"
         )

@@ -17,7 +17,7 @@ from tumorlens.data.masks.outlines import fill
 from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask
 from tumorlens.data.scan import Scan
 
-_MOST_APART = 0.1  # voxels; a shift by more would be rounded to whole voxels
+_MOST_APART = 0.4  # voxels: the nearest one is certain. Headers that are rounded move corners by up to 0.2 mm
 _MOST_LABELS, _FEW_LABELS = 255, 31  # values besides 0: a file with more is not a mask, one with few may be
 _ROUNDING = 1e-3  # of labels that a file keeps as fractions
 
@@ -130,7 +130,7 @@ def lay_on(mask: NDArray[np.bool_], affine: Any, scan: Scan, path: Path) -> NDAr
         path: The file, for messages.
 
     Raises:
-        InputError: Its voxels lie more than a tenth of a voxel from those of the scan, or its lesion reaches out of it.
+        InputError: Its voxels lie nearly half a voxel or more from those of the scan, or its lesion reaches out of it.
     """
     assert scan.affine is not None
     exact = np.linalg.solve(scan.affine, np.asarray(affine, float))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.files import whole_file
 from tumorlens.data.formats.pictures import write_png
-from tumorlens.data.scan import Scan
+from tumorlens.data.scan import ROUNDED_DEG, Scan, shear_deg, straightened
 
 
 def write_mask_png(path: Path, mask_hw: NDArray[np.uint8]) -> None:
@@ -27,8 +27,9 @@ def write_nifti(path: Path, voxels: NDArray[np.unsignedinteger], scan: Scan, wha
     """Write whole numbers for each voxel of a scan as NIfTI with the source's shape and place in space.
 
     If the source is a NIfTI, the file takes over its affine, qform, sform and their codes, but none of its texts, which
-    may name the patient. The affine of any other source becomes sform (code 1, scanner) and qform (code 1, or 0 for a
-    sheared affine, which a qform cannot express), in mm.
+    may name the patient. A sform without qform whose axes are not exactly at right angles gets the nearest qform: ITK
+    opens no other. The affine of any other source becomes sform (code 1, scanner) and qform (code 1, or 0 for a sheared
+    affine, which a qform cannot express), in mm.
 
     Args:
         path: Ends in ``.nii.gz``.
@@ -44,20 +45,27 @@ def write_nifti(path: Path, voxels: NDArray[np.unsignedinteger], scan: Scan, wha
         header = _without_texts(scan.header)
         header.set_data_dtype(shaped.dtype)
         header["cal_max"], header["cal_min"] = 0, 0
+        _complete_forms(header, scan.voxels.shape)
         kind: Any = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
         # No affine, from which nibabel would rewrite both forms and their codes: the header's own stay.
         image = kind(shaped, None, header)
     elif scan.affine is not None:
         image = nib.Nifti1Image(shaped, scan.affine)
-        image.set_sform(scan.affine, 1)
-        image.set_qform(scan.affine, 0 if _is_sheared(scan.affine) else 1)
-        image.header.set_xyzt_units("mm")
+        set_forms(image, scan.affine)
     else:
         image = nib.Nifti1Image(shaped, np.diag([*(scan.spacing_mm or (1.0, 1.0, 1.0))[:3], 1.0]))
     image.header["descrip"] = what.encode()
     image.header.set_slope_inter(slope, 0)  # the numbers are stored as they are
     with whole_file(path) as part:
         nib.save(image, part)
+
+
+def set_forms(image: Any, affine: NDArray[np.float64]) -> None:
+    """Write an affine to RAS mm into a NIfTI's header: as sform (code 1, scanner), and as qform (code 1, or 0 for a
+    sheared affine, which a qform cannot express)."""
+    image.set_sform(affine, 1)
+    image.set_qform(straightened(affine, (*image.shape, 1)[:3]), int(shear_deg(affine) <= ROUNDED_DEG))
+    image.header.set_xyzt_units("mm")
 
 
 def _without_texts(header: Any) -> Any:
@@ -70,7 +78,11 @@ def _without_texts(header: Any) -> Any:
     return copy
 
 
-def _is_sheared(affine: NDArray[np.float64]) -> bool:
-    """Whether the array axes are not at right angles, within the precision of a header's float32."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)
+def _complete_forms(header: Any, shape: tuple[int, ...]) -> None:
+    """Add the nearest qform to a header whose sform, slightly sheared by rounding, is all it has."""
+    if int(header["qform_code"]) or not int(header["sform_code"]):
+        return
+    sform = header.get_sform()
+    straight = straightened(sform, shape)
+    if straight is not sform:  # else it is exact, or sheared for good
+        header.set_qform(straight, int(header["sform_code"]))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt2axcodes
+from scipy.spatial.transform import Rotation
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_volume
-from tumorlens.data.scan import Scan
+from tumorlens.data.scan import Scan, shear_deg, straightened
 
 
 def all_orientations() -> list[str]:
@@ -176,3 +177,47 @@ def test_an_array_of_truth_values_is_a_scan_like_any_other():
     scan = Scan.from_array(volume)
     assert scan.volume and scan.voxels.dtype == np.uint8
     assert Scan.from_array(volume[..., :3]).volume  # three slices, not a color
+
+
+@pytest.mark.parametrize("lengths", [(0.5, 0.5, 5), (1, -1, 1), (3, 0.4, 2)])
+@pytest.mark.parametrize("shape", [(256, 256, 20), (200, 30, 180), (512, 512, 3), (90, 100, 1)])
+def test_straightened_axes_are_at_right_angles_and_the_center_stays(lengths, shape):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (20, -35, 70), degrees=True).as_matrix().round(3) * lengths
+    affine[:3, 3] = 40, -30, 7
+    straight = straightened(affine, shape)
+    assert shear_deg(affine) > 0.01 and shear_deg(straight) < 1e-5
+    np.testing.assert_allclose(np.linalg.norm(straight, axis=0), np.linalg.norm(affine, axis=0), rtol=1e-3)
+    assert np.sign(np.linalg.det(straight)) == np.sign(np.linalg.det(affine))
+    center = [*((np.array(shape) - 1) / 2), 1]
+    np.testing.assert_allclose(straight @ center, affine @ center, atol=1e-9)
+    assert straightened(straight, shape) is straight
+
+
+def test_no_other_straight_axes_put_the_voxels_nearer():
+    rng, shape = np.random.default_rng(0), np.array((200, 160, 24))
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (8, 5, -12), degrees=True).as_matrix().round(2) * (1, 1, 5)
+    offsets = (rng.random((20000, 3)) - 0.5) * shape
+
+    def apart(matrix):
+        return np.square(offsets @ (matrix - affine[:3, :3]).T).sum(axis=1).mean()
+
+    best = straightened(affine, shape, most_deg=5)[:3, :3]
+    turns = Rotation.from_rotvec(rng.normal(scale=2e-3, size=(200, 3))).as_matrix()
+    assert apart(best) < min(apart(turn @ best) for turn in turns)
+
+
+def test_the_few_slices_of_a_short_stack_do_not_turn_the_slices():
+    affine = np.diag([1, 1, 3, 1.0])
+    affine[:3, 2] = 0, 3 * np.sin(0.008), 3 * np.cos(0.008)
+    straight = straightened(affine, (256, 256, 3))
+    np.testing.assert_allclose(straight[:3, :2], affine[:3, :2], atol=1e-4)
+
+
+def test_real_shear_and_exact_axes_are_left_alone():
+    for degrees in (0, 1, 20):
+        affine = np.diag([1, 1, 4, 1.0])
+        affine[1, 2] = 4 * np.tan(np.radians(degrees))
+        assert straightened(affine, (64, 64, 20)) is affine
+        assert shear_deg(affine) == pytest.approx(degrees, abs=1e-6)

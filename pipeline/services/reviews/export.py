@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import claim, whole_file
+from tumorlens.data.files import claim, safe_cell, whole_file
 from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR
-from tumorlens.data.masks.write import write_mask_nifti, write_mask_png
+from tumorlens.data.masks.write import set_forms, write_mask_nifti, write_mask_png
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.stored import StoredResult
 from tumorlens.pipeline.batch.studies import study_of
-from tumorlens.pipeline.outputs.table import safe_cell
 from tumorlens.pipeline.services.reviews.desk import OPEN, Desk, describe_progress
 from tumorlens.pipeline.services.reviews.state import decisions_about, final_decision
 from tumorlens.pipeline.services.reviews.store import ACCEPT, CORRECT, RELABEL, Decision
@@ -131,9 +130,9 @@ def _write_case(desk: Desk, result: StoredResult, decision: Decision, folder: Pa
         "image": image.relative_to(folder).as_posix(),
         "mask": drawn.relative_to(folder).as_posix() if drawn.is_file() else "",
         "label": label,
-        "patient": patient_in_file(scan) or _patient_of(desk.source_of(result.name), result),
+        "patient": safe_cell(patient_in_file(scan) or _patient_of(desk.source_of(result.name), result)),
         "sequence": result.content.get("sequence") or "",
-        "scan": result.name,
+        "scan": safe_cell(result.name),
         "reviewer": decision.reviewer,
         "action": decision.action,
     }
@@ -150,9 +149,11 @@ def _write_image(path: Path, scan: Scan) -> None:
     if scan.volume:
         import nibabel as nib
 
-        affine = np.diag([*(scan.spacing_mm or (1.0, 1.0, 1.0))[:3], 1.0]) if scan.affine is None else scan.affine
+        image = nib.Nifti1Image(_saved(scan.voxels), np.diag([*(scan.spacing_mm or (1.0, 1.0, 1.0))[:3], 1.0]))
+        if scan.affine is not None:
+            set_forms(image, scan.affine)
         with whole_file(path) as part:
-            nib.save(nib.Nifti1Image(_saved(scan.voxels), affine), part)
+            nib.save(image, part)
     else:
         write_png(path, _as_picture(scan.voxels))
 
@@ -175,7 +176,7 @@ def _row(decision: Decision) -> dict[str, Any]:
     return {
         "number": decision.number,
         "at": decision.at,
-        "scan": decision.scan,
+        "scan": safe_cell(decision.scan),
         "reviewer": safe_cell(decision.reviewer),
         "action": decision.action,
         "label_before": decision.before.get("label", ""),

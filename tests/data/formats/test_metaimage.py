@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its own habit)
@@ -55,3 +59,22 @@ def test_metaimage_header_size(tmp_path, skip, before):
     (tmp_path / "a.raw").write_bytes(before + SMALL.tobytes())
     scan = read_volume(save_mha(tmp_path / "a.mhd", last="ElementDataFile = a.raw", HeaderSize=skip))
     np.testing.assert_array_equal(scan.voxels.ravel("F"), SMALL)
+
+
+@pytest.mark.parametrize("line", ["Comment = a", "Comment" + " " * 400_000 + "x = a", "a" * 400_000])
+def test_long_lines_of_a_metaimage_take_no_time(tmp_path, line):
+    long = f"{line}{' ' * 400_000}b"
+    path = save_mha(tmp_path / "a.mha", SMALL.tobytes(), last=f"{long}\nElementDataFile  =  LOCAL  ")
+    begun = time.process_time()
+    np.testing.assert_array_equal(read_volume(path).voxels.ravel("F"), SMALL)
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("size", ["20000000000", "99999999999999999999", "0", "-1"])
+def test_a_compressed_size_that_is_not_true_takes_no_memory(tmp_path, size):
+    packed = zlib.compress(SMALL.tobytes())
+    path = save_mha(tmp_path / "a.mha", packed, CompressedData="True", CompressedDataSize=size)
+    tracemalloc.start()
+    np.testing.assert_array_equal(read_volume(path).voxels.ravel("F"), SMALL)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()

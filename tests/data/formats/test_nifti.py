@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -236,3 +237,102 @@ def test_spacing_in_other_units(tmp_path):
     image.header.set_xyzt_units("meter")
     nib.save(image, tmp_path / "a.nii")
     assert open_scan(tmp_path / "a.nii").spacing_mm == pytest.approx((1, 2, 3))
+
+
+def _set(path, kind, **fields):
+    """Write header fields as they are, without nibabel's checks."""
+    content = path.read_bytes()
+    header = kind.header_class(content[: kind.header_class.sizeof_hdr], check=False)
+    for name, value in fields.items():
+        header.structarr[name] = value
+    path.write_bytes(header.binaryblock + content[len(header.binaryblock) :])
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("excess", [1e-6, 3e-5, 4e-3])
+@pytest.mark.parametrize("turn", [(0.6, -0.64, 0.48), (0, 1, 0), (-0.8, 0, 0.6)])  # half turns: b, c and d are all
+def test_a_quaternion_longer_than_1_is_rounded(tmp_path, kind, excess, turn):
+    image = kind(VOXELS, None)
+    image.header.set_zooms((1, 2, 4))
+    image.header["qform_code"] = 1
+    nib.save(image, tmp_path / "a.nii")
+    named = dict(zip(("quatern_b", "quatern_c", "quatern_d"), np.array(turn) * (1 + excess), strict=True))
+    _set(tmp_path / "a.nii", kind, **named, qoffset_x=3)
+    with pytest.raises(ValueError, match="w2 should be positive"):
+        _ = nib.load(tmp_path / "a.nii").affine
+    scan = read_nifti(tmp_path / "a.nii")
+    exact = np.eye(4)  # about an axis by 180 degrees
+    exact[:3, :3] = (2 * np.outer(turn, turn) - np.eye(3)) * (1, 2, 4)
+    exact[0, 3] = 3
+    np.testing.assert_allclose(scan.affine, exact, atol=1e-4)
+    assert scan.spacing_mm == pytest.approx((1, 2, 4), rel=1e-6)
+    write_mask_nifti(tmp_path / "mask.nii.gz", (scan.voxels == 999).astype(np.uint8), scan)
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_allclose(mask.affine, exact, atol=1e-4)
+    assert (int(mask.header["sform_code"]), int(mask.header["qform_code"])) == (0, 1)
+    if kind is nib.Nifti1Image:  # ITK reads the flawed source, too, at the same place
+        for name in ("a.nii", "mask.nii.gz"):
+            place = sitk.ReadImage(str(tmp_path / name)).TransformIndexToPhysicalPoint((1, 5, 3))
+            np.testing.assert_allclose(place, (exact @ [1, 5, 3, 1])[:3] * (-1, -1, 1), atol=1e-3)
+
+
+def test_a_quaternion_that_is_much_too_long_is_damage(tmp_path):
+    nib.save(nib.Nifti1Image(VOXELS, None), tmp_path / "a.nii")
+    _set(tmp_path / "a.nii", nib.Nifti1Image, qform_code=1, quatern_b=0.9, quatern_c=-0.9)
+    with pytest.raises(InputError, match="w2 should be positive"):
+        read_nifti(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(
+    "dim",
+    [(4, 6, 7, 5, 0, 1, 1, 1), (4, 6, 7, 5, 1, 0, 0, 0), (5, 6, 7, 5, 1, 0, 0, 0), (7, 6, 7, 5, 0, 0, 0, 0)],
+)
+def test_no_volumes_after_the_third_axis_is_one(tmp_path, kind, dim):
+    nib.save(kind(VOXELS, oblique_affine()), tmp_path / "a.nii")
+    _set(tmp_path / "a.nii", kind, dim=dim)
+    scan = read_nifti(tmp_path / "a.nii")
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    write_mask_nifti(tmp_path / "mask.nii.gz", (scan.voxels == 999).astype(np.uint8), scan)
+    mask = np.asanyarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+    assert np.argwhere(mask.reshape(VOXELS.shape)).tolist() == [[1, 5, 3]]
+
+
+def test_pairs_are_repaired_too(tmp_path):
+    _pair(tmp_path)
+    _set(tmp_path / "a.hdr", nib.Nifti1Pair, dim=(4, 6, 7, 5, 0, 0, 0, 0), sform_code=0, quatern_b=1 + 2e-6,
+         quatern_c=0, quatern_d=0)  # fmt: skip
+    scan = read_nifti(tmp_path / "a.img")
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    np.testing.assert_allclose(scan.affine[:3, :3], np.diag([1, -2, -4]), atol=1e-5)
+
+
+def test_an_empty_third_axis_is_refused(tmp_path):
+    nib.save(nib.Nifti1Image(VOXELS, oblique_affine()), tmp_path / "a.nii")
+    _set(tmp_path / "a.nii", nib.Nifti1Image, dim=(4, 6, 7, 0, 0, 1, 1, 1))
+    with pytest.raises(InputError, match=r"impossible shape \(6, 7, 0\)"):
+        read_nifti(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.hdr"])
+def test_a_header_that_promises_gigabytes_takes_no_memory(tmp_path, name):
+    kind = nib.Nifti1Pair if name.endswith(".hdr") else nib.Nifti1Image
+    nib.save(kind(np.zeros((20, 20, 4), np.int16), np.eye(4)), tmp_path / name)
+    packed = name.endswith(".gz")
+    content = bytearray(gzip.decompress((tmp_path / name).read_bytes()) if packed else (tmp_path / name).read_bytes())
+    content[42:48] = np.array([1200, 1200, 1000], "<i2").tobytes()  # 2.9 GB
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="the NIfTI data are damaged or cut off"):
+        open_scan(tmp_path / name)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_of_a_file_that_is_cut_off_the_frames_that_are_there_can_be_read(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 99, (9, 8, 7, 5)).astype(np.int16)
+    nib.save(nib.Nifti1Image(frames, np.eye(4)), tmp_path / "scan.nii")
+    (tmp_path / "scan.nii").write_bytes((tmp_path / "scan.nii").read_bytes()[: 352 + 2 * 9 * 8 * 7 * 3])
+    np.testing.assert_array_equal(open_scan(tmp_path / "scan.nii", frame=2).voxels, frames[..., 2])
+    with pytest.raises(InputError, match="damaged or cut off"):
+        open_scan(tmp_path / "scan.nii", frame=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import time
 
 import nrrd
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from tests.scans.volumes import NRRD, SMALL, place_of, read_volume, save_nrrd
 from tumorlens.data.errors import InputError
-from tumorlens.data.formats.nrrd import nrrd_files, read_nrrd
+from tumorlens.data.formats.nrrd import _names_of, nrrd_files, read_nrrd
 
 DIRECTIONS = "space directions: (0,2,0) (3,0,0) (0,0,4)"  # array axis 0 along world axis 1, 1 along 0
 
@@ -217,3 +218,73 @@ def test_files_of_pynrrd_are_read(tmp_path, encoding):
     scan = read_volume(tmp_path / "a.nrrd")
     np.testing.assert_array_equal(scan.voxels, voxels)
     np.testing.assert_allclose(scan.affine, [[2, 0, 0, 10], [0, 3, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["data file: %d.raw 0 20000 1"],
+        ["data file: LIST", *["0.raw"] * 11_000],
+        ["data file: %d.raw 0 2 1"] * 4000,
+        ["data file: %d.raw 0 999999999 1"],
+    ],
+    ids=["pattern", "list", "patterns", "large"],
+)
+def test_a_header_names_no_more_files_than_a_volume_has(tmp_path, files):
+    for k in range(3):
+        (tmp_path / f"{k}.raw").write_bytes(DATA[40 * k :][:40])
+    assert read_volume(save_nrrd(tmp_path / "a.nhdr", *NRRD, "data file: %d.raw 0 2 1")).voxels.shape == (5, 4, 3)
+    with pytest.raises(InputError, match="more than 10000 data files"):
+        read_volume(save_nrrd(tmp_path / "a.nhdr", *NRRD, *files))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("s%03d.raw 9 11 1", ["s009.raw", "s010.raw", "s011.raw"]),
+        ("%d.raw 3 1 -1", ["3.raw", "2.raw", "1.raw"]),
+        ("my  scan %d.raw 1 2 1 2", ["my  scan 1.raw", "my  scan 2.raw"]),
+        ("plain 1 2 1.raw", ["plain 1 2 1.raw"]),
+    ],
+)
+def test_patterns_of_data_files(pattern, names):
+    assert _names_of(pattern) == names
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "%d.raw",
+        "%d.raw 1 2",
+        "%d.raw 1 2 0",
+        "%d.raw 1 9 one",
+        "%s%d.raw 1 2 1",
+        "%d.raw 1 2 " + "1" * 5000,
+    ],
+)
+def test_patterns_without_a_sense(tmp_path, value):
+    with pytest.raises(InputError, match="are not a pattern with a first number, a last number and a step"):
+        read_volume(save_nrrd(tmp_path / "a.nhdr", *NRRD, f"data file: {value}"))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "space origin: (1,2" + " " * 400_000 + "x)",
+        "space directions: (1,0,0" + " " * 400_000 + "x) (0,1,0) (0,0,1)",
+        "data file: %d.raw" + " " * 400_000 + "x",
+    ],
+    ids=["origin", "directions", "files"],
+)
+def test_long_lines_take_no_time(tmp_path, field):
+    path = save_nrrd(tmp_path / "a.nrrd", *NRRD[:2], "space: LPS", *NRRD[2:], field, data=DATA)
+    begun = time.process_time()
+    with pytest.raises(InputError):
+        read_volume(path)
+    assert time.process_time() - begun < 5
+
+
+def test_vectors_with_blanks(tmp_path):
+    fields = ("space: RAS", *NRRD[2:], "space directions: ( 2 , 0,0 )  (0 ,3,\t0) (0,0, 4)", "space origin: ( 1,2 ,3 )")
+    scan = read_volume(save_nrrd(tmp_path / "a.nrrd", *NRRD[:2], *fields, data=DATA))
+    np.testing.assert_allclose(scan.affine, [[2, 0, 0, 1], [0, 3, 0, 2], [0, 0, 4, 3], [0, 0, 0, 1]])
