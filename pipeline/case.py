@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from tumorlens.data.datasets.sample import channel_of
 from tumorlens.data.devices import usable_cores
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import check_voxels, open_scan
+from tumorlens.data.padding import without_padding
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.preprocessing.preprocess import PreparedSlice, Preprocess
 from tumorlens.data.scan import Scan
+from tumorlens.pipeline.measurements.size import impossible_head, impossible_voxels, without_lengths
 from tumorlens.pipeline.options import RunOptions
 
 # A slice of a volume is judged where its head covers at least this share of the largest head in the volume. Smaller
@@ -37,12 +40,19 @@ class Case:
         prepared: Every slice as the classifier sees it, or None for a slice of a volume that shows only air.
         used: ``(n_slices,)`` bool: the slices that are judged.
         timings_s: Step -> seconds so far.
+        size_doubt: Why the lengths in the file cannot be right, or None.
     """
 
     scan: Scan
     prepared: list[PreparedSlice | None]
     used: NDArray[np.bool_]
     timings_s: dict[str, float] = field(default_factory=dict)
+    size_doubt: str | None = None
+
+    @cached_property
+    def measured(self) -> Scan:
+        """The scan as it is decided on and measured: of unknown spacing where its lengths cannot be right."""
+        return self.scan if self.size_doubt is None else without_lengths(self.scan)
 
     @property
     def chosen(self) -> list[PreparedSlice]:
@@ -86,6 +96,7 @@ def open_source(
     else:
         scan = source if isinstance(source, Scan) else Scan.from_array(source)
         check_voxels(scan)
+        scan = without_padding(scan)
     if options.channel is not None:
         scan = replace(scan, voxels=channel_of(scan, options.channel))
         check_voxels(scan)
@@ -104,9 +115,14 @@ def prepare(scan: Scan, size: int, read_s: float = 0.0) -> Case:
         InputError: No slice of the volume shows anything.
     """
     begun = time.perf_counter()
+    doubt = impossible_voxels(scan)
+    if doubt:  # their ratio would stretch the slices beyond recognition
+        scan = replace(scan, spacing_mm=None)
     prepared = _prepared_slices(scan, Preprocess(size))
-    used = _used_slices(prepared)
-    return Case(scan, prepared, used, {"read": read_s, "preprocess": time.perf_counter() - begun})
+    case = Case(scan, prepared, _used_slices(prepared), {"read": read_s})
+    doubt = doubt or impossible_head(scan, case.head_px, int(np.ptp(np.flatnonzero(case.used))) + 1)
+    case.timings_s["preprocess"] = time.perf_counter() - begun
+    return replace(case, size_doubt=doubt)
 
 
 def prepare_slices(scan: Scan, size: int, indices: NDArray[np.int_]) -> dict[int, PreparedSlice]:

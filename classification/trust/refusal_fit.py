@@ -15,6 +15,7 @@ from tumorlens.data.augmentation.not_brain import in_outline, not_brains
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import SCAN_SUFFIXES, open_scan
 from tumorlens.data.labels import CLASSES
+from tumorlens.data.padding import without_padding
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import PreparedSet
@@ -123,7 +124,7 @@ def read_others(folder: str | Path, size: int) -> list[NDArray[np.uint8]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures that are not brains")
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name.lower().endswith(SCAN_SUFFIXES)]
-    scans = (open_scan(file, constant=True) for file in files)
+    scans = (without_padding(open_scan(file, constant=True)) for file in files)
     pictures = list(_prepared((scan.slice(scan.n_slices // 2) for scan in scans), Preprocess(size)))
     if not pictures:
         raise InputError(f"{folder}: no pictures there")
