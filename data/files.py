@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tumorlens.data.errors import InputError
+
+PART = ".part-"  # how the names of files and folders begin that are still being written
+_IS_PART = re.compile(rf"{re.escape(PART)}[a-z0-9_]{{8}}(\.\w+)*").fullmatch  # as `tempfile` names them
+_STARTED = time.time()  # shortly after the process began
 
 
 def _read_umask() -> int:
@@ -29,7 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=PART, suffix=suffix, dir=path.parent)
     os.close(handle)
     part = Path(name)
     try:
@@ -44,6 +51,38 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")  # escapes for file names that are not UTF-8
+
+
+def stale_parts(folder: Path) -> list[Path]:
+    """The files and folders that processes left half-written in a folder: those older than this process."""
+    stale = []
+    with suppress(OSError):  # the folder is not there, or the process that wrote a file lives and is done
+        for path in folder.iterdir():
+            if _IS_PART(path.name) and path.lstat().st_mtime < _STARTED:
+                stale.append(path)
+    return stale
+
+
+def remove_stale_parts(folder: Path) -> None:
+    """Delete what `stale_parts` finds, as far as that is possible."""
+    for part in stale_parts(folder):
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # it was a folder
+            part.unlink()
+
+
+_FORMULA = tuple("=+-@\t\r\n")  # a spreadsheet program may run a cell that begins so
+
+
+def safe_cell(text: str) -> str:
+    """The text for a CSV file, with a ``'`` before it if a spreadsheet program may take it for a formula (OWASP: CSV
+    injection)."""
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def text_of_cell(cell: str) -> str:
+    """The text of a cell that `safe_cell` made."""
+    return cell[1:] if cell[:1] == "'" and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 def sha256_of(path: Path) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +14,7 @@ from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
 from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.archives import is_zip, unpack
-from tumorlens.data.formats.open import SCAN_SUFFIXES, sniff
+from tumorlens.data.formats.open import is_scan
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.series import Candidate, DicomInput, find_candidates
@@ -29,10 +30,12 @@ class Work:
     Attributes:
         jobs: The scans to run, then the inputs that failed.
         candidates: Every DICOM series, with the name it has, or would have, in ``results.csv``.
+        copies: Series that are not run, because one of the jobs has the same content.
     """
 
     jobs: list[Job] = field(default_factory=list)
     candidates: list[tuple[str, Candidate]] = field(default_factory=list)
+    copies: list[Job] = field(default_factory=list)
 
 
 def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Sequence[str] = ()) -> Work:
@@ -66,12 +69,22 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Seque
             raise InputError(f"no series is called {missing[0]!r}; there is {there}")
     if not scans and not search.broken:
         raise InputError("; ".join(str(job.error) for job in search.failures) or "no input given")
-    runs = [*_without_parts(scans), *search.failures]
+    scans = _without_parts(scans)
+    run_instead = _find_copies(scans)
+    runs = [*(job for job in scans if job.key not in run_instead), *search.failures]
     keys = {job.key for job in runs}
     others = _each_once(job for job, _ in search.candidates if job.key not in keys)  # they keep their names free
     with_names = name_jobs([*runs, *others])
     names = {job.key: job.name for job in with_names}
-    return Work(with_names[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
+    work = Work(with_names[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
+    if run_instead:
+        work.copies = [job for job in with_names if job.key in run_instead]
+        work.jobs = [
+            _with_note(job, [names[key] for key in run_instead if run_instead[key] == job.key]) for job in work.jobs
+        ]
+        same = {names[key]: names[other] for key, other in run_instead.items()}
+        work.candidates = [(name, _run_once(candidate, same.get(name))) for name, candidate in work.candidates]
+    return work
 
 
 @dataclass
@@ -218,6 +231,40 @@ def _without_parts(jobs: list[Job]) -> list[Job]:
     return [job for job in jobs if not job.files or not any(job.key < other for other in keys)]
 
 
+def _find_copies(jobs: list[Job]) -> dict[frozenset[str], frozenset[str]]:
+    """The key of each series that another job holds too, file by file -> the key of the job that is run instead.
+
+    A zip stands behind a folder. Otherwise the places decide, so that the order of the inputs makes no difference.
+    """
+    alike: defaultdict[tuple[str, int], list[Job]] = defaultdict(list)
+    for job in sorted(jobs, key=lambda job: (job.unpacked is not None, job.place)):
+        if job.uid and not job.error:
+            alike[job.uid, len(job.files)].append(job)
+    run_instead = {}
+    for group in alike.values():
+        first: dict[str, Job] = {}
+        for job in group if len(group) > 1 else ():
+            with suppress(InputError):  # a file that cannot be read: running it will say why
+                same = first.setdefault(_hash_of(job), job)
+                if same is not job:
+                    run_instead[job.key] = same.key
+    return run_instead
+
+
+def _with_note(job: Job, copies: list[str]) -> Job:
+    return replace(job, notes=(*job.notes, *(f"also in {name}, which is not run twice" for name in copies)))
+
+
+def _run_once(candidate: Candidate, same: str | None) -> Candidate:
+    return replace(candidate, chosen=False, reason=f"the same as {same}") if same else candidate
+
+
+def _hash_of(job: Job) -> str:
+    from tumorlens.pipeline.batch.read_ahead import hash_of  # not needed for --list
+
+    return hash_of(job)
+
+
 def _matches(text: str) -> list[Path]:
     path = Path(text)
     if path.exists() or path.is_symlink():
@@ -261,7 +308,7 @@ def _look_into(folder: Path, out: Path) -> _Contents:
             elif is_dicom(file):
                 if file.name.upper() != "DICOMDIR":  # its files are found anyway
                     contents.dicom.append(file)
-            elif _is_scan(file):
+            elif file.is_file() and is_scan(file):
                 contents.scans.append(file)
             elif file.suffix.lower() == ".zip" and file.is_file() and is_zip(file):
                 contents.zips.append(file)
@@ -275,12 +322,3 @@ def _is_dead_link(path: Path) -> bool:
 def _is_result(folder: Path) -> bool:
     """Whether a folder holds the result of a run. Its files are not scans."""
     return (folder / "result.json").is_file() and (folder / "overlay.png").is_file()
-
-
-def _is_scan(path: Path) -> bool:
-    if path.name.lower().endswith(SCAN_SUFFIXES):
-        return path.is_file()
-    try:
-        return path.is_file() and not path.name.lower().endswith((".img", ".img.gz")) and bool(sniff(path))
-    except (InputError, OSError, EOFError, zlib.error):
-        return False

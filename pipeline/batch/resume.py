@@ -131,7 +131,8 @@ def earlier_result(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, A
         frame = None if earlier["frame"] is None else settings["frame"]
         extras = {name: settings[name] or earlier[name] for name in _EXTRAS}
         made_of = {"source_sha256": hash_of(job), **settings, "frame": frame, **extras}
-        is_complete = all((folder / file).is_file() for file in content["files"])
+        # After a power failure, a file may be there and empty.
+        is_complete = all((folder / file).is_file() and (folder / file).stat().st_size for file in content["files"])
         return content if is_complete and content["scan"]["name"] == job.name and earlier == made_of else None
     except (InputError, OSError, ValueError, KeyError, TypeError):
         return None

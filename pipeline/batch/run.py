@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError, printable
-from tumorlens.data.files import claim
+from tumorlens.data.files import claim, remove_stale_parts
+from tumorlens.data.locks import sole_writer
 from tumorlens.pipeline.batch.job import Job, folder_of, place_of, split_extension
 from tumorlens.pipeline.batch.read_ahead import ReadJob, read_ahead
 from tumorlens.pipeline.batch.reports import renew_report, report_batch, with_report
@@ -29,11 +29,10 @@ from tumorlens.pipeline.batch.studies import Studies
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, TABLE
-from tumorlens.pipeline.outputs.table import csv_row, error_row, in_cell, read_table, write_table
-from tumorlens.pipeline.outputs.write import remove_result, write_result
+from tumorlens.pipeline.outputs.table import append_row, csv_row, error_row, in_cell, read_table, write_table
+from tumorlens.pipeline.outputs.write import remove_leftovers, remove_result, write_result
 from tumorlens.pipeline.pipeline import Decision, Pipeline
 
-_TABLE_EVERY_S = 5.0
 _MOST_WAITING = 2  # scans, masks and all, whose files are still to be written
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
 _log = logging.getLogger(__name__)
@@ -104,19 +103,32 @@ def run_batch(
             ``result.json``, which is empty if the scan failed.
 
     Raises:
-        InputError: The output folder cannot be written to.
+        InputError: The output folder cannot be written to, or another run writes there.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: this folder cannot be made ({error.strerror})") from None
-    if resume:
-        jobs = name_resumed_jobs(jobs, out)
-    else:
-        remove_earlier_results(out)
-    _say_renamed(jobs)
+    with sole_writer(out):
+        if resume:
+            jobs = name_resumed_jobs(jobs, out)
+        _remove_leftovers(out, jobs)
+        if not resume:
+            remove_earlier_results(out)
+        _say_renamed(jobs)
+        table = _Table(out, jobs, done, options)
+        _run_jobs(pipeline, jobs, table, resume, readers)
+        report_batch(out, table.all_rows, options)
+        return table.report
+
+
+def _remove_leftovers(out: Path, jobs: list[Job]) -> None:
+    """Remove what earlier runs that were killed left half-written in the output folder."""
+    remove_stale_parts(out)
+    for folder in {job.folder for job in jobs} | {folder_of(row["scan"]) for row in read_table(out / TABLE)}:
+        remove_leftovers(out / folder)
+
+
+def _run_jobs(pipeline: Pipeline, jobs: list[Job], table: _Table, resume: bool, readers: int) -> None:
+    """Read, decide, conclude and write scan after scan, each step while the next scans are at the steps before."""
+    out, options = table.out, table.options
     settings = settings_of(pipeline, options)
-    table = _Table(out, jobs, done, options)
 
     def find_earlier(job: Job) -> dict[str, Any] | None:
         return earlier_result(job, out, settings) if resume else None
@@ -142,13 +154,14 @@ def run_batch(
                     table.add_first(waiting)
             while waiting:
                 table.add_first(waiting)
-        finally:  # also when you stop the run: every result has its row
+        except BaseException:  # also when you stop the run: every result has its row
             try:
                 writer.shutdown(wait=True, cancel_futures=True)
             finally:
-                table.close(waiting)
-    report_batch(out, table.all_rows, options)
-    return table.report
+                with suppress(InputError):  # the first reason to stop is the one to tell
+                    table.close(waiting)
+            raise
+    table.close(waiting)
 
 
 def _say_renamed(jobs: list[Job]) -> None:
@@ -178,7 +191,7 @@ def _decide_cases(pipeline: Pipeline, cases: list[Case], options: RunOptions) ->
 
 
 class _Table:
-    """``results.csv``, kept up to date on disk.
+    """``results.csv``, to which each row is added at once, so that a run that is killed loses none.
 
     Rows of an earlier call stay: those of other scans before the new ones, and those of jobs until they are done.
     """
@@ -190,7 +203,8 @@ class _Table:
         self.report = BatchReport([row for row in rows if row["scan"] not in names])
         self._to_do = {row["scan"]: row for row in rows if row["scan"] in names}
         self._studies = Studies()
-        self._written_at = time.monotonic()
+        if (out / TABLE).is_file():
+            self._write()  # without what a killed run left half-written
 
     def add_first(self, waiting: deque[tuple[Job, Written]]) -> None:
         """Wait for the files of the first scan that is waiting, and add its row.
@@ -203,35 +217,42 @@ class _Table:
         row, content = self._row(job, written)
         _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
         self.report.failed += bool(row["error"])
-        self._add(row)
+        self._add(job, row)
         if self.done:
             self.done(job, row, content)
-        if time.monotonic() - self._written_at > _TABLE_EVERY_S:
-            self._write()
-            self._written_at = time.monotonic()
 
     def close(self, waiting: deque[tuple[Job, Written]]) -> None:
         """Write the table, with the rows of scans that were finished but not yet added, and compare studies."""
         for job, written in waiting:
             if written.done() and not written.cancelled() and written.exception() is None:
-                self._add(self._row(job, written)[0])
+                self._add(job, self._row(job, written)[0])
         changed = self._studies.compare(self.out)
         for row in self.report.rows:
             if row["scan"] in changed:
                 row["review"] = in_cell(changed[row["scan"]])
                 with suppress(OSError, ValueError):  # the result stands without it
                     renew_report(self.out / folder_of(row["scan"]), self.options)
-        try:
+        self._write()
+
+    def _add(self, job: Job, row: dict[str, str]) -> None:
+        self.report.rows.append(row)
+        self._to_do.pop(row["scan"], None)
+        if not (self.out / TABLE).is_file():  # the first row, or you have moved the table away
             self._write()
+            return
+        try:
+            append_row(self.out / TABLE, row)
+        except OSError as error:
+            raise self._hopeless(job, error) from None
+
+    def _write(self) -> None:
+        try:
+            write_table(self.out / TABLE, self.all_rows)
         except OSError as error:
             raise InputError(f"{self.out / TABLE}: cannot be written ({error.strerror})") from None
 
-    def _add(self, row: dict[str, str]) -> None:
-        self.report.rows.append(row)
-        self._to_do.pop(row["scan"], None)
-
-    def _write(self) -> None:
-        write_table(self.out / TABLE, self.all_rows)
+    def _hopeless(self, job: Job, error: OSError) -> InputError:
+        return InputError(f"{self.out}: {error.strerror}; stopped at {job.name}, go on with --continue")
 
     @property
     def all_rows(self) -> list[dict[str, str]]:
@@ -247,9 +268,7 @@ class _Table:
             message = job.with_path(str(error))
         except OSError as error:  # reading raises InputError, so the output is the problem
             if error.errno in _HOPELESS:
-                raise InputError(
-                    f"{self.out}: {error.strerror}; stopped at {job.name}, go on with --continue"
-                ) from None
+                raise self._hopeless(job, error) from None
             message = f"{self.out / job.folder}: cannot be written ({error.strerror or error})"
         except Exception as error:  # a fault of ours must not cost you the rest of the batch
             # Only its type and place: its text may quote a header, and so a patient.

@@ -36,12 +36,13 @@ def find_sources(results: Sequence[StoredResult], out: Path, inputs: Sequence[st
     if not places:
         return {}
     try:
-        jobs = [job for job in collect(places, out, scratch, ("all",)).jobs if not job.error]
+        work = collect(places, out, scratch, ("all",))
     except InputError as error:
         if inputs:
             missing = next((text for text in inputs if "*" not in text and not Path(text).exists()), None)
             raise InputError(f"{missing}: no such file or folder") if missing else error from None
         return {}
+    jobs = [job for job in (*work.jobs, *work.copies) if not job.error]  # a copy may have been run at another time
     by_place: dict[tuple[str, str], Job] = {(place_of(job), job.uid): job for job in jobs}
     by_name = {job.name: job for job in jobs}
     found = {}

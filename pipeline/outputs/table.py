@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import whole_file
+from tumorlens.data.files import safe_cell, text_of_cell, whole_file
 from tumorlens.data.labels import CLASSES
 
-_TEXTS = ("review", "error")  # columns of free text; `scan` is a key and stays as it is
-_FORMULA = tuple("=+-@\t\r\n")  # a spreadsheet program may run a cell that begins so
+_TEXTS = ("scan", "review", "error")  # columns whose text comes from files
 _FIGURES = ("tumor_area_px", "tumor_area_mm2", "tumor_volume_mm3")
 COLUMNS = (
     *("scan", "label", "confidence"),
@@ -44,11 +45,6 @@ def in_cell(reasons: Sequence[str]) -> str:
     return "; ".join(reasons)
 
 
-def safe_cell(text: str) -> str:
-    """The text, with a ``'`` before it if a spreadsheet program may take it for a formula (OWASP: CSV injection)."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
 def error_row(name: str, error: str) -> dict[str, str]:
     """The row of ``results.csv`` for a scan that failed."""
     return {**dict.fromkeys(COLUMNS, ""), "scan": name, "error": error}
@@ -59,36 +55,76 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> None:
 
     Bytes of a file name that are not Unicode become escapes.
     """
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows({**row, **{name: safe_cell(row.get(name, "")) for name in _TEXTS}} for row in rows)
+    with whole_file(path) as part:
+        part.write_bytes(_lines([dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]))
+
+
+def append_row(path: Path, row: dict[str, str]) -> None:
+    """Add a row to a table that `write_table` wrote: the whole of it or, where the disk is full, nothing.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    line = memoryview(_lines([row]))
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except BaseException:
+            file.truncate(end)
+            raise
+
+
+def _lines(rows: Sequence[dict[str, str]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writerows({**row, **{name: safe_cell(row.get(name, "")) for name in _TEXTS}} for row in rows)
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``results.csv`` as they were before `write_table`; empty if there is no such file.
+    """The rows of a ``results.csv`` as they were before they were written; empty if there is no such file.
+
+    Of several rows of one scan, the last counts. A row that a process could not finish before it was killed is left
+    out.
 
     Raises:
-        InputError: The file is not as `write_table` writes it. A spreadsheet program may have saved it in its own way.
+        InputError: The file is not as tumorlens writes it. A spreadsheet program may have saved it in its own way.
     """
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns = tuple(reader.fieldnames or ())
-            rows = [{c: row.get(c) or "" for c in COLUMNS} for row in reader if row.get("scan")]
-            rows = [{**row, **{name: _unsafe(row[name]) for name in _TEXTS}} for row in rows]
+        columns, *rows = _read_rows(path.read_bytes()) or [[]]
     except (UnicodeDecodeError, csv.Error):
-        columns = ()
-    if columns != COLUMNS:
+        columns, rows = [], []
+    if tuple(columns) != COLUMNS:
         raise InputError(f"{path}: this is not the table as tumorlens writes it; move it away, or choose another -o")
+    by_scan: dict[str, dict[str, str]] = {}
+    for cells in rows:
+        row = dict.fromkeys(COLUMNS, "") | dict(zip(COLUMNS, cells, strict=False))
+        row |= {name: text_of_cell(row[name]) for name in _TEXTS}
+        by_scan.pop(row["scan"], None)  # so that it has the place of the last
+        by_scan[row["scan"]] = row
+    return [row for name, row in by_scan.items() if name]
+
+
+def _read_rows(data: bytes) -> list[list[str]]:
+    """The cells of a table, without the last row if it is cut off."""
+    end = data.rfind(b"\n") + 1
+    text = data[:end].decode() + data[end:].decode(errors="replace")
+    rows = []
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+            rows.append(row)
+    except csv.Error:
+        if text.count('"') % 2 == 0:  # else it is cut off within quotes
+            raise
+    else:
+        # Other programs may leave out the last line end. Of a row with a label, the last column is empty.
+        if end < len(data) and not (len(rows[-1]) == len(COLUMNS) and rows[-1][1]):
+            rows.pop()
     return rows
-
-
-def _unsafe(cell: str) -> str:
-    """The text of a cell that `safe_cell` made."""
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA) else cell
 
 
 def _number(value: float | int | None, digits: int) -> str:

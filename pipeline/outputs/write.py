@@ -6,20 +6,20 @@ import json
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tumorlens.data.files import claim
+from tumorlens.data.errors import InputError
+from tumorlens.data.files import PART, claim, remove_stale_parts, stale_parts
 from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.masks.write import write_mask_nifti, write_mask_png, write_nifti
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import RESULT_FILES
 from tumorlens.pipeline.outputs.overlay import draw_heat, draw_overlay
 from tumorlens.pipeline.result import Result
-
-_PART = ".part-"  # prefix of the folder in which a result is made
 
 
 def write_result(
@@ -49,10 +49,11 @@ def write_result(
     begun = time.perf_counter()
     _claim_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(f"{_PART}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_PART, dir=folder) as temporary:
+    leftovers = list(folder.glob(f"{PART}*"))
+    with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as temporary:
         part = Path(temporary)
+        for leftover in leftovers:  # only now: until then they say whose the files here are
+            shutil.rmtree(leftover, ignore_errors=True)
         files, problems = _write_files(result, part, options)
         content = result.to_dict()
         content["scan"] = {"name": name, **content["scan"]}
@@ -82,17 +83,30 @@ def remove_result(folder: Path) -> None:
         InputError: The folder holds files with these names that tumorlens did not write.
     """
     _claim_folder(folder)
-    for file in RESULT_FILES:
-        (folder / file).unlink(missing_ok=True)
+    there = [folder / file for file in RESULT_FILES if (folder / file).exists()]
+    with ExitStack() as stack:
+        if there:
+            with suppress(OSError):  # the disk is full
+                stack.enter_context(tempfile.TemporaryDirectory(prefix=PART, dir=folder))
+        for file in there:
+            file.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a run that was killed left in a scan's output folder: half of a result, and files that it made."""
+    if not (folder / "result.json").exists() and any(part.is_dir() for part in stale_parts(folder)):
+        with suppress(OSError, InputError):  # writing a result there will say why
+            remove_result(folder)
+    remove_stale_parts(folder)
 
 
 def _claim_folder(folder: Path) -> None:
     """Refuse a folder with files that have the names of a result and belong to none, such as a mask that you drew.
 
-    Files without a ``result.json`` belong to a result if a run was killed while it wrote them: its ``.part-`` folder is
-    still there.
+    Files without a ``result.json`` belong to a result if a run was killed while it wrote or deleted them: its
+    ``.part-`` folder is still there.
     """
-    ours = (folder / "result.json").is_file() or any(part.is_dir() for part in folder.glob(f"{_PART}*"))
+    ours = (folder / "result.json").is_file() or any(part.is_dir() for part in folder.glob(f"{PART}*"))
     claim([folder / file for file in RESULT_FILES], "a result", lambda _: ours, overwrite=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -393,3 +394,25 @@ def test_the_output_folder_is_not_a_scan_that_failed(tumorlens, tmp_path, monkey
     assert tumorlens("run", "1.png", "-o", "out").exit_code == 0
     assert tumorlens("run", "1.png", "out", "-o", "out", "--continue").exit_code == 0  # as a shell expands *
     assert [row["scan"] for row in table(tmp_path / "out")] == ["1.png"]
+
+
+@pytest.mark.parametrize("file", ["mask.png", "overlay.png", "result.json"])
+def test_a_file_that_a_power_failure_has_emptied_is_made_again(tumorlens, tmp_path, file):
+    path, out = save(tmp_path / "x.png", SICK_PICTURE), tmp_path / "out"
+    assert tumorlens("run", path, "-o", out).exit_code == 0
+    (out / "x" / file).write_bytes(b"")
+    assert tumorlens("run", path, "-o", out, "--continue").exit_code == 0
+    assert (out / "x" / file).stat().st_size > 100
+
+
+def test_continue_after_an_overwrite_that_was_killed_while_it_deleted(tumorlens, study, tmp_path):
+    """The files of a result that were not yet deleted are not taken for the user's own."""
+    out = tmp_path / "out"
+    assert tumorlens("run", study, "-o", out).exit_code == 0
+    (out / "a" / "sick" / "result.json").unlink()
+    (out / "a" / "sick" / ".part-abcdefgh").mkdir()
+    os.utime(out / "a" / "sick" / ".part-abcdefgh", (1, 1))
+    for option in ("--continue", "--overwrite"):
+        done = tumorlens("run", study, "-o", out, option)
+        assert done.exit_code == 0, done.output
+        assert len(table(out)) == 3 and not list(out.rglob(".*"))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 
 import pytest
 
 from tests.pipeline.batch.conftest import NAMES
 from tests.scans.pictures import table
+from tumorlens.data.errors import InputError
+from tumorlens.data.locks import sole_writer
 from tumorlens.pipeline.batch import read_ahead
+from tumorlens.pipeline.batch import run as module
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.read_ahead import open_job
 from tumorlens.pipeline.batch.run import run_batch
@@ -122,3 +127,98 @@ def test_a_second_run_that_is_stopped_keeps_the_rows_of_the_first(pipeline, jobs
     with pytest.raises(KeyboardInterrupt):
         run_batch(pipeline, jobs, tmp_path, resume=True, done=stop)
     assert sorted(table(tmp_path), key=lambda row: row["scan"]) == sorted(rows, key=lambda row: row["scan"])
+
+
+def test_every_row_is_on_the_disk_at_once(pipeline, jobs, tmp_path):
+    """Also one that replaces the row of an earlier call, and after a row that a killed run left half-written."""
+    out, seen = tmp_path / "out", []
+
+    def done(job, row, content):
+        *_, last = table(out)
+        seen.append(last == row)
+
+    run_batch(pipeline, jobs, out, done=done)
+    text = (out / "results.csv").read_bytes()
+    (out / "results.csv").write_bytes(text[: len(text) - 9])
+    run_batch(pipeline, jobs[::-1], out, resume=True, done=done, options=RunOptions(explain=True))
+    assert seen == [True] * 2 * len(jobs)
+    assert [row["scan"] for row in table(out)] == NAMES[::-1]
+
+
+def test_half_a_first_row_of_a_killed_run_goes(pipeline, jobs, tmp_path):
+    run_batch(pipeline, jobs[:1], tmp_path)
+    text = (tmp_path / "results.csv").read_bytes()
+    (tmp_path / "results.csv").write_bytes(text[: len(text) - 9])
+    tables = []
+    run_batch(pipeline, jobs[1:2], tmp_path, resume=True, done=lambda *_: tables.append(table(tmp_path)))
+    assert [[row["scan"] for row in rows] for rows in tables] == [["1.png"]]
+
+
+def test_leftovers_of_a_killed_run_go_at_the_start(pipeline, jobs, tmp_path):
+    """Also those of a scan that is in the table, and not among the inputs now."""
+    run_batch(pipeline, jobs[:2], tmp_path)
+    left = [tmp_path / ".part-abcdefg0.csv", tmp_path / "0" / ".part-abcdefg1.json", tmp_path / "1" / ".part-abcdefg2"]
+    for path in left[:2]:
+        path.write_text("half")
+    left[2].mkdir()
+    (left[2] / "mask.png").write_text("half")
+    (tmp_path / "1" / "result.json").unlink()
+    yours = tmp_path / "2" / "deep" / ".part-abcdefg4.csv"  # not in a folder of a result
+    yours.parent.mkdir(parents=True)
+    yours.write_text("yours")
+    for path in (*left, yours):
+        os.utime(path, (1, 1))
+    run_batch(pipeline, jobs[:1], tmp_path, resume=True)
+    assert not any(path.exists() for path in left) and yours.exists()
+    assert not list((tmp_path / "1").iterdir())
+    assert run_batch(pipeline, jobs[:2], tmp_path, resume=True).failed == 0
+
+
+def test_a_run_into_a_folder_that_another_run_writes_to_changes_nothing(pipeline, jobs, tmp_path):
+    from threading import Thread
+
+    errors = []
+
+    def second():
+        for resume in (False, True):
+            try:
+                run_batch(pipeline, jobs[1:2], tmp_path, resume=resume)
+            except InputError as error:
+                errors.append(str(error))
+
+    run_batch(pipeline, jobs[:1], tmp_path)
+    before = (tmp_path / "results.csv").read_bytes(), (tmp_path / "0" / "result.json").stat().st_mtime_ns
+    with sole_writer(tmp_path):
+        thread = Thread(target=second)
+        thread.start()
+        thread.join()
+        assert len(errors) == 2 and all(f"{tmp_path}: another run (process {os.getpid()})" in text for text in errors)
+        assert before == ((tmp_path / "results.csv").read_bytes(), (tmp_path / "0" / "result.json").stat().st_mtime_ns)
+        run_batch(pipeline, jobs[:1], tmp_path, resume=True)  # it is this thread's own
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "results.csv"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_table_that_cannot_grow_stops_the_run(pipeline, jobs, tmp_path, monkeypatch, number):
+    real, rows = module.append_row, []
+
+    def append(path, row):
+        rows.append(row)
+        if len(rows) == 3:
+            raise OSError(number, os.strerror(number))
+        real(path, row)
+
+    def write(*_):
+        raise OSError(number, os.strerror(number))
+
+    def done(job, *_):
+        if job.name == "0.png":  # the first row makes the table
+            monkeypatch.setattr(module, "write_table", write)
+
+    monkeypatch.setattr(module, "append_row", append)
+    with pytest.raises(InputError, match=f"^{tmp_path}: {os.strerror(number)}; stopped at 2.png, go on"):
+        run_batch(pipeline, jobs, tmp_path, done=done)
+    assert [row["scan"] for row in table(tmp_path)][:3] == NAMES[:3]
+    monkeypatch.undo()
+    report = run_batch(pipeline, jobs, tmp_path, resume=True)
+    assert [row["scan"] for row in report.rows] == NAMES and report.kept >= 3

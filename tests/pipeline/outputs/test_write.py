@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import replace
 
 import nibabel as nib
@@ -15,7 +17,7 @@ from tests.pipeline.fixed import fixed_pipeline
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.options import RunOptions
-from tumorlens.pipeline.outputs.write import remove_result, write_result
+from tumorlens.pipeline.outputs.write import remove_leftovers, remove_result, write_result
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +128,86 @@ def test_a_result_is_removed_and_other_files_stay(picture, tmp_path):
     assert content["files"] == ["overlay.png", "mask.png"]
     remove_result(tmp_path)
     assert names_in(tmp_path) == ["notes.txt"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing is cleaned up after it."""
+
+
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Let the process end after so many moves and deletions of files in an output folder."""
+
+    def arm(n):
+        left = [n]
+
+        def counted(real):
+            def call(*args, **rest):
+                if left[0] == 0:
+                    raise Killed
+                left[0] -= 1
+                return real(*args, **rest)
+
+            return call
+
+        monkeypatch.setattr(module.shutil, "move", counted(module.shutil.move))
+        monkeypatch.setattr(module.Path, "unlink", counted(module.Path.unlink))
+        # Neither `finally` nor `__exit__` runs in a process that is killed.
+        monkeypatch.setattr(module.tempfile.TemporaryDirectory, "__exit__", lambda *_: None)
+        monkeypatch.setattr(module.tempfile.TemporaryDirectory, "_cleanup", lambda *_, **__: None)
+
+    return arm
+
+
+def age(folder):
+    """Make what was left half-written older than this process."""
+    for part in folder.glob(".part-*"):
+        os.utime(part, (1, 1))
+
+
+@pytest.mark.parametrize("n", range(9))
+@pytest.mark.parametrize("action", ["write", "remove"])
+def test_whenever_a_run_is_killed_its_files_are_known_as_ours(picture, tmp_path, monkeypatch, killed_after, action, n):
+    """So that the next run may replace them, and the leftovers can go."""
+    write_result(picture, tmp_path, "a.png")
+    with monkeypatch.context() as patch, suppress(Killed):
+        killed_after(n)
+        if action == "write":
+            write_result(picture, tmp_path, "a.png")
+        else:
+            remove_result(tmp_path)
+        patch.undo()
+    monkeypatch.undo()
+    age(tmp_path)
+    files = {"mask.png", "overlay.png", "result.json"}
+    is_whole = files <= set(names_in(tmp_path))
+    assert is_whole or not (tmp_path / "result.json").exists()
+    remove_leftovers(tmp_path)
+    assert set(names_in(tmp_path)) == (files if is_whole else set())
+    write_result(picture, tmp_path, "a.png")
+    assert set(names_in(tmp_path)) == files
+
+
+def test_leftovers_are_removed_and_nothing_else(picture, tmp_path):
+    write_result(picture, tmp_path, "a.png")
+    kept = [".part-of-mine", ".part-abcdefgh2", ".part-ABCDEFGH.csv", "notes.txt", ".part-inuse00.png"]
+    gone = [".part-abcdefg0", ".part-x7_a0b1c.csv", ".part-00000000.nii.gz"]
+    for name in (*kept, *gone):
+        (tmp_path / name).write_text("x")
+        if name != ".part-inuse00.png":
+            os.utime(tmp_path / name, (1, 1))
+    (tmp_path / ".part-folder00").mkdir()
+    (tmp_path / ".part-folder00" / "mask.png").write_text("x")
+    os.utime(tmp_path / ".part-folder00", (1, 1))
+    remove_leftovers(tmp_path)
+    assert names_in(tmp_path) == sorted([*kept, "mask.png", "overlay.png", "result.json"])
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_a_mask_of_yours_is_not_a_leftover(tmp_path):
+    """A file that is being written, such as a table, says nothing about a mask."""
+    (tmp_path / "mask.png").write_text("drawn by hand")
+    (tmp_path / ".part-abcdefg0.csv").write_text("x")
+    os.utime(tmp_path / ".part-abcdefg0.csv", (1, 1))
+    remove_leftovers(tmp_path)
+    assert names_in(tmp_path) == ["mask.png"]
