@@ -14,6 +14,7 @@ from tumorlens.pipeline.case import Case
 
 Possible = Callable[[NDArray[np.float32], int], NDArray[np.bool_] | None]
 REFUSED = "refused"  # the label of a scan that is not judged
+_DIGITS = 6  # of a probability: what is printed is what decides, so that the two cannot contradict each other
 
 # The segmenter sees the slices of a volume from this tumor probability on, and those within a reach of them: the rule
 # for volumes decides later, with the neighbors and the mask. A lesion's ends are fainter than its middle.
@@ -71,7 +72,8 @@ class Verdict:
 
     Attributes:
         label: The scan's class, `data.labels.TUMOR` where the type is uncertain, or `REFUSED`.
-        probabilities: ``(4,)``, in the order of `data.labels.CLASSES`; all 0 for a refused scan.
+        probabilities: ``(4,)``, in the order of `data.labels.CLASSES`; all 0 for a refused scan. They have six decimals
+            and sum to 1.
         positive: Whether the label is a tumor.
         possible: ``(4,)`` bool: the classes that remain possible; None for weights without such figures.
         doubt: Why the scan may not be an MRI of the brain, or None.
@@ -120,9 +122,10 @@ def screen(
         return Screening(np.zeros(scan.n_slices, bool), True, doubt)
     tumor = 1 - scores.probabilities[:, NO_TUMOR]
     if scan.n_slices == 1:
-        return Screening(tumor >= threshold, doubt=doubt)
+        return Screening(np.array([as_printed(tumor[0]) >= threshold]), doubt=doubt)
     hot = case.used & (tumor >= min(_SUSPICION, threshold))
-    spacing = None if scan.spacing_mm is None else scan.spacing_mm[scan.slice_axis]
+    spacing_mm = case.measured.spacing_mm
+    spacing = None if spacing_mm is None else spacing_mm[scan.slice_axis]
     reach = 1 if not spacing else max(1, round(_REACH_MM / spacing))
     near = np.convolve(hot, np.ones(2 * reach + 1), mode="full")[reach : reach + len(hot)] > 0.5
     return Screening(near & case.used, doubt=doubt)
@@ -151,10 +154,18 @@ def reason_to_refuse(has_head: bool, strangeness: NDArray[np.float32] | None, li
     return f"{int(beyond.sum())} of {len(beyond)} slices do not look like an MRI of the brain ({score})"
 
 
+def as_printed(probability: float | np.floating) -> float:
+    """The probability with the digits that are printed."""
+    return round(float(probability), _DIGITS)
+
+
 def judge(
     p_tumor: float, types: NDArray[np.floating], threshold: float, possible: Possible, doubt: str | None = None
 ) -> Verdict:
     """Verdict on a scan that is not refused: tumor from the threshold on, then its type.
+
+    The probabilities are rounded first and decide afterwards. With a threshold of 0.5, the label is ``no_tumor`` if and
+    only if ``p_no_tumor`` is printed as more than 0.5, and a type that is named is the likeliest class.
 
     Args:
         p_tumor: Tumor probability of the picture, or that of the volume by its rule.
@@ -163,10 +174,13 @@ def judge(
         possible: From probabilities and the index of the label to the classes that remain possible, or None.
         doubt: Why the scan may not be an MRI of the brain, or None.
     """
-    share = types / types.sum() if types.sum() > 0 else np.full(len(CLASSES) - 1, 1 / (len(CLASSES) - 1))
-    probabilities = np.concatenate([[1 - p_tumor], p_tumor * share]).astype(np.float32)
+    known = types if types.sum() > 0 else np.ones(len(CLASSES) - 1)
+    p_tumor = as_printed(p_tumor)
+    # Rounding the sums and not the parts keeps the total.
+    ends = np.round(p_tumor * np.cumsum(known, dtype=np.float64) / known.sum(dtype=np.float64), _DIGITS)
+    probabilities = np.round([1 - p_tumor, *np.diff(ends, prepend=0.0)], _DIGITS).astype(np.float32)
     positive = p_tumor >= threshold
-    likeliest = 1 + int(share.argmax()) if positive else NO_TUMOR
+    likeliest = 1 + int(probabilities[1:].argmax()) if positive else NO_TUMOR
     remaining = possible(probabilities, likeliest)
     label = TUMOR if positive and is_type_uncertain(probabilities, remaining) else CLASSES[likeliest]
     return Verdict(label, probabilities, bool(positive), remaining, doubt)

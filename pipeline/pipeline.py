@@ -22,7 +22,7 @@ from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.engines.choice import choose_engine
 from tumorlens.pipeline.engines.engine import TORCH, Engine
 from tumorlens.pipeline.engines.opening import open_or_torch, open_stages
-from tumorlens.pipeline.gate import REFUSED, Scores, Screening, Verdict, judge, screen
+from tumorlens.pipeline.gate import REFUSED, Scores, Screening, Verdict, as_printed, judge, screen
 from tumorlens.pipeline.measurements.lesions import (
     Lesion,
     measure_lesions,
@@ -40,6 +40,7 @@ from tumorlens.pipeline.volumes.rule import Rule, Suspicion
 from tumorlens.segmentation.predict import Segmenter
 
 Answers = list[PlaneAnswer]  # of each plane; the first is the plane in which the scan was prepared
+_LEAST = 1e-9  # confidence that a suspicion counts with at least: weights of an average must not all be 0
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ class Pipeline:
         """
         begun = time.perf_counter()
         size = self.segmenter.input_size
-        steps = [step_of(case.scan) if is_isotropic(case.scan) else None for case in cases]
+        steps = [step_of(case.scan) if is_isotropic(case.measured) else None for case in cases]
         chosen = [on_grid(one.suspicious, step or 1) for one, step in zip(screenings, steps, strict=True)]
         slices = [case.slice_at(int(k), size) for case, indices in zip(cases, chosen, strict=True) for k in indices]
         channels = [self._channel(one) for one in scores]
@@ -275,10 +276,12 @@ class Pipeline:
             confidences: list[float] = []
         else:
             if scan.n_slices == 1:
-                p_tumor, types = float(1 - scores.probabilities[0, NO_TUMOR]), scores.probabilities[0, 1:]
+                p_tumor, types = as_printed(1 - scores.probabilities[0, NO_TUMOR]), scores.probabilities[0, 1:]
                 confidences = [p_tumor] * int(numbers.max())
             else:
-                confidences = [self.rule.confidence(suspicion.features) for suspicion in findings.suspicions]
+                confidences = [
+                    as_printed(self.rule.confidence(suspicion.features)) for suspicion in findings.suspicions
+                ]
                 p_tumor = max(confidences, default=self.rule.nothing)
                 types = _types(findings.suspicions, confidences, scores.probabilities[case.used, 1:])
             verdict = judge(p_tumor, types, self.operating_point, self._possible, screening.doubt)
@@ -286,7 +289,7 @@ class Pipeline:
         renumber = np.zeros(int(numbers.max()) + 1, np.uint16)
         renumber[kept] = np.arange(1, len(kept) + 1)
         numbers = renumber[numbers]
-        lesions = measure_lesions(numbers, scan, [round(confidences[number - 1], 6) for number in kept])
+        lesions = measure_lesions(numbers, case.measured, [confidences[number - 1] for number in kept])
         mask = (numbers != 0).astype(np.uint8)
         judged = np.flatnonzero(case.used)
         shown_slice = lesions[0].slice_index if lesions else int(judged[len(judged) // 2])
@@ -325,9 +328,12 @@ class Pipeline:
     ) -> Result:
         """Everything about a scan in one `Result`. A refused scan has no figures."""
         scan, mask, shown = case.scan, measurements.mask, measurements.shown_slice
+        measured = case.measured
         possible = [] if verdict.possible is None else np.flatnonzero(verdict.possible).tolist()
         area_px = None if verdict.refused else int(measurements.areas_px[shown])
-        pixel_mm2, voxel_mm3 = (None, None) if verdict.refused else (pixel_area_mm2(scan), voxel_volume_mm3(scan))
+        pixel_mm2, voxel_mm3 = (
+            (None, None) if verdict.refused else (pixel_area_mm2(measured), voxel_volume_mm3(measured))
+        )
         return Result(
             scan=scan,
             label=verdict.label,
@@ -389,7 +395,7 @@ def _types(
     """How likely each tumor type is: by the volume of the suspicions that may be lesions, or else by all slices."""
     if not suspicions:
         return judged_nc.sum(axis=0)
-    weights = [s.voxels * p for s, p in zip(suspicions, confidences, strict=True)]
+    weights = [s.voxels * max(p, _LEAST) for s, p in zip(suspicions, confidences, strict=True)]
     return np.average([s.types for s in suspicions], axis=0, weights=weights)
 
 
@@ -397,7 +403,7 @@ def _slice_rows(case: Case, scores: Scores, screening: Screening, measurements: 
     return [
         {
             "index": int(k),
-            "probabilities": {name: round(p, 6) for name, p in _by_class(scores.probabilities[k]).items()},
+            "probabilities": _by_class(scores.probabilities[k]),
             "segmented": bool(screening.suspicious[k]),
             "area_px": int(measurements.areas_px[k]),
         }
@@ -406,7 +412,7 @@ def _slice_rows(case: Case, scores: Scores, screening: Screening, measurements: 
 
 
 def _by_class(probabilities: NDArray[np.float32]) -> dict[str, float]:
-    return {name: float(p) for name, p in zip(CLASSES, probabilities, strict=True)}
+    return {name: as_printed(p) for name, p in zip(CLASSES, probabilities, strict=True)}
 
 
 def _share_time(step: str, seconds: float, cases: Sequence[Case], n_slices: Sequence[int]) -> None:

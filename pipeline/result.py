@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
 from tumorlens.data.scan import Scan
-from tumorlens.pipeline.gate import REFUSED
+from tumorlens.pipeline.gate import REFUSED, as_printed
 from tumorlens.pipeline.measurements.lesions import Lesion, number_lesions
 
 SCHEMA_VERSION = 2
@@ -31,7 +31,7 @@ class Result:
         label: One of `data.labels.CLASSES`; ``tumor`` where its type is uncertain; or ``refused`` for a scan that does
             not look like an MRI of the brain. A refused scan has no probabilities, an empty mask and no slices, and
             `review` says why.
-        probabilities: Class -> probability; for a volume, of the whole scan.
+        probabilities: Class -> probability, with six decimals, as they decide; for a volume, of the whole scan.
         mask: uint8, 0 and 1, in the array order of ``scan.voxels``: ``(i, j, k)``, or ``(rows, columns)`` of a picture.
         lesions: Connected lesions, largest first.
         slices: For each judged slice its index, probabilities, mask area, and whether the segmenter drew it or, where
@@ -91,7 +91,7 @@ class Result:
     def confidence(self) -> float | None:
         """Probability of the label, of ``tumor`` that of all types together; None for a refused scan."""
         if self.label == TUMOR:
-            return 1 - self.probabilities[CLASSES[NO_TUMOR]]
+            return as_printed(1 - self.probabilities[CLASSES[NO_TUMOR]])
         return self.probabilities.get(self.label)
 
     @property
@@ -119,8 +119,8 @@ class Result:
                 **({"dicom": scan.dicom.facts} if scan.dicom is not None else {}),
             },
             "label": self.label,
-            "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()} or None,
-            "confidence": None if self.confidence is None else round(self.confidence, 6),
+            "probabilities": dict(self.probabilities) or None,
+            "confidence": self.confidence,
             "prediction_set": self.prediction_set,
             "sequence": None if self.sequence is None else self.sequence[0],
             "sequence_probability": None if self.sequence is None else round(self.sequence[1], 4),

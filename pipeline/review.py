@@ -71,7 +71,9 @@ def _flaws(case: Case) -> list[str]:
     rows, columns = scan.slice(0).shape[:2]
     if min(rows, columns) < _SMALL_PX:
         reasons.append(f"slices of {rows} x {columns} pixels are too small to judge")
-    if scan.volume and scan.spacing_mm is None:
+    if case.size_doubt:
+        reasons.append(case.size_doubt)
+    if scan.volume and scan.spacing_mm is None and not case.size_doubt:
         reasons.append("the file says nothing of size and orientation, so slices may be turned or stretched")
     elif scan.volume and scan.affine is None:
         reasons.append("the file says nothing of orientation, so slices may be turned, and no side is known")

@@ -63,8 +63,8 @@ def find_brain(scan: Scan) -> BrainRegion | str:
     and not used. The same volume always gives the same region.
 
     Returns:
-        The region, or a reason in words: the scan is a picture, its orientation is not known, it shows too little of
-        a brain, or the fit failed.
+        The region, or a reason in words: the scan is a picture, its orientation or its lengths are not known, it shows
+        too little of a brain, or the fit failed.
 
     Raises:
         InputError: The atlas is not installed.
@@ -73,6 +73,8 @@ def find_brain(scan: Scan) -> BrainRegion | str:
         return "a picture has no brain region"
     if scan.affine is None:
         return "the volume's orientation is not known, so no atlas can be laid on it"
+    if scan.spacing_mm is None:
+        return "the volume's lengths are not known, so no atlas can be laid on it"
     import SimpleITK as sitk  # noqa: N813 (its own habit)
 
     image = as_image(scan.voxels.astype(np.float32), scan.affine)

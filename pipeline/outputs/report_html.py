@@ -280,7 +280,7 @@ def _lesions(lesions: Sequence[Mapping[str, Any]], volume: bool) -> dict[str, An
     if "axial, mm" in shown:
         about += " Axial diameters are the largest in any axial plane, as RANO measures them."
     if lesions and lesions[0]["area_mm2"] is None:
-        about += " The file does not say how large a pixel is, so nothing is in mm."
+        about += " The size of a pixel is not known, so nothing is in mm."
     return {"names": list(shown), "rows": list(zip(*shown.values(), strict=True)), "about": about}
 
 

@@ -88,10 +88,10 @@ def find_suspicions(case: Case, answers: Sequence[PlaneAnswer], segmenter: Segme
         segmenter: Stage two, which made the maps.
     """
     fused = fuse(answers, segmenter.input_size)
-    numbers = number_lesions(fused >= threshold_u8(segmenter.mask_threshold), case.scan, MIN_LESION_MM3)
+    numbers = number_lesions(fused >= threshold_u8(segmenter.mask_threshold), case.measured, MIN_LESION_MM3)
     if case.scan.n_slices == 1 or not numbers.any():
         return Findings(numbers, fused, [])
-    brain = find_brain(case.scan)
+    brain = find_brain(case.measured)
     if isinstance(brain, BrainRegion):
         numbers = _inside(numbers, brain.mask)
     suspicions = suspicions_of(numbers, fused, answers, case.head_px)

@@ -391,7 +391,7 @@ class _CasePage:
         self._edits["redo"].set_enabled(redo > 0)
         case = self._case
         if case is not None and case.scan is not None and case.base is not None:
-            now, before = (size_of(n, case.scan) for n in (voxels, int(np.count_nonzero(case.base))))
+            now, before = (size_of(n, case.measured or case.scan) for n in (voxels, int(np.count_nonzero(case.base))))
             self._size_now.text = f"Mask: {now}" + ("" if now == before else f", before {before}")
 
     def _show_planes(self, three: bool) -> None:

@@ -22,6 +22,7 @@ from tumorlens.pipeline.batch.sources import find_sources, open_stored
 from tumorlens.pipeline.batch.stored import StoredResult, read_results
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE
+from tumorlens.pipeline.measurements.size import without_lengths
 from tumorlens.pipeline.outputs import TABLE
 from tumorlens.pipeline.services.reviews.corrections import write_correction
 from tumorlens.pipeline.services.reviews.editor import Editor
@@ -97,6 +98,14 @@ class OpenCase:
     def seen(self) -> int:
         """Number of the latest decision when it was opened."""
         return self.decisions[-1].number if self.decisions else 0
+
+    @property
+    def measured(self) -> Scan | None:
+        """The source, without its spacing where the run did not believe it."""
+        if self.scan is None:
+            return None
+        size = self.result.content["tumor_volume_mm3" if self.scan.volume else "tumor_area_mm2"]
+        return without_lengths(self.scan) if size is None else self.scan
 
 
 class Desk:
@@ -244,8 +253,8 @@ class Desk:
             action,
             None if action in (REJECT, COMMENT) else label,
             comment,
-            {"label": before_label, "of": case.result.identity, **_facts(case.base, case.scan)},
-            {"label": label, **_facts(case.base if mask is None else mask, case.scan)},
+            {"label": before_label, "of": case.result.identity, **_facts(case.base, case.measured)},
+            {"label": label, **_facts(case.base if mask is None else mask, case.measured)},
             models_of(case.result),
             mask,
             case.seen,

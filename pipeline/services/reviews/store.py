@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 import zlib
@@ -194,10 +195,8 @@ class Store:
                 " FROM decisions WHERE scan = ?1 OR ?1 IS NULL ORDER BY id",
                 (scan,),
             ).fetchall()
-        try:
+        with self._damage_named("a decision in it"):
             return [_decision(row) for row in rows]
-        except (ValueError, TypeError):
-            raise InputError(f"{self.path}: a decision in it is damaged; put back a copy of the file") from None
 
     def state(self) -> tuple[object, ...]:
         """A value that changes with every decision and every claim."""
@@ -211,10 +210,8 @@ class Store:
         """The mask of a decision, 0 and 1 in the order of the stored mask; None where it has none."""
         with self._open() as db:
             row = db.execute("SELECT mask, mask_shape FROM decisions WHERE id = ?", (number,)).fetchone()
-        try:
+        with self._damage_named(f"the mask of decision {number}"):
             return None if row is None or row[0] is None else _unpack(row[0], tuple(json.loads(row[1])))
-        except (ValueError, TypeError, zlib.error):
-            raise InputError(f"{self.path}: the mask of decision {number} is damaged; put back a copy of it") from None
 
     def mark_written(self, number: int) -> None:
         """Note that the files of a decision's mask are complete."""
@@ -249,7 +246,7 @@ class Store:
 
     def undo(self, scan: str, reviewer: str, redo: bool = False, about: str = "") -> Stroke | None:
         """Take back the reviewer's last stroke, or repeat the one taken back last; None where there is none."""
-        with self._write() as db:
+        with self._write() as db, self._damage_named("a stroke in it"):
             done, undone = _sort_strokes(db, scan, about, reviewer)
             stack = undone if redo else done
             if not stack:
@@ -261,7 +258,7 @@ class Store:
         """The strokes of a reviewer that no decision has used yet, in order, and the number of those taken back."""
         if not self.path.is_file():
             return [], 0
-        with self._open() as db:
+        with self._open() as db, self._damage_named("a stroke in it"):
             done, undone = _sort_strokes(db, scan, about, reviewer)
             return [_read_stroke(db, *stroke) for stroke in done], len(undone)
 
@@ -269,9 +266,12 @@ class Store:
         """Claim a scan for a window, or renew the claim. Returns the claim of another window that stands against it."""
         now = datetime.now(UTC).timestamp()
         with self._write() as db:
-            row = db.execute("SELECT scan, reviewer, window, at FROM claims WHERE scan = ?", (scan,)).fetchone()
-            if row is not None and row[2] != window and now - row[3] < CLAIM_S and not take_over:
-                return Claim(*row[:3])
+            row = db.execute(
+                "SELECT scan, reviewer, window FROM claims WHERE scan = ? AND window != ? AND at + 0.0 > ?",
+                (scan, window, now - CLAIM_S),
+            ).fetchone()
+            if row is not None and not take_over:
+                return Claim(*row)
             db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", (scan, reviewer, window, now))
         return None
 
@@ -286,7 +286,9 @@ class Store:
             return {}
         with self._open() as db:
             rows = db.execute(
-                "SELECT scan, reviewer, window FROM claims WHERE at > ?", (datetime.now(UTC).timestamp() - CLAIM_S,)
+                # + 0.0, because in SQLite any text is larger than any number: a damaged claim would never lapse.
+                "SELECT scan, reviewer, window FROM claims WHERE at + 0.0 > ?",
+                (datetime.now(UTC).timestamp() - CLAIM_S,),
             ).fetchall()
         return {row[0]: Claim(*row) for row in rows}
 
@@ -301,8 +303,16 @@ class Store:
                 if version == 0:
                     _make_tables(db)
                 yield db
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second, where a message quotes damaged bytes
             raise InputError(f"{self.path}: the reviews cannot be read or written ({error})") from None
+
+    @contextmanager
+    def _damage_named(self, what: str) -> Iterator[None]:
+        """Turn what a damaged value raises into an `InputError` that names the file."""
+        try:
+            yield
+        except (ArithmeticError, RecursionError, TypeError, ValueError, zlib.error):
+            raise InputError(f"{self.path}: {what} is damaged; put back a copy of the file") from None
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -326,6 +336,9 @@ def _is_emptied(path: Path) -> bool:
 def _decision(row: tuple[Any, ...]) -> Decision:
     number, at, scan, reviewer, action, label, comment, before, after, models, drawn = row
     facts = json.loads(before), json.loads(after), json.loads(models)
+    texts = (at, scan, reviewer, action, label or "", comment)
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(fact, dict) for fact in facts):
+        raise TypeError("not as `decide` writes it")
     return Decision(number, at, scan, reviewer, action, label, comment, *facts, has_mask=bool(drawn))
 
 
@@ -386,7 +399,7 @@ def _sort_strokes(db: sqlite3.Connection, scan: str, about: str, reviewer: str) 
 
 def _read_stroke(db: sqlite3.Connection, number: int, kind: str) -> Stroke:
     rows = db.execute("SELECT slice, before, after FROM slices WHERE stroke = ?", (number,)).fetchall()
-    return Stroke(kind, {index: (_unpack_slice(before), _unpack_slice(after)) for index, before, after in rows})
+    return Stroke(kind, {int(index): (_unpack_slice(before), _unpack_slice(after)) for index, before, after in rows})
 
 
 def _unpack_slice(packed: bytes) -> NDArray[np.uint8]:
@@ -399,8 +412,12 @@ def _pack(mask: NDArray[np.uint8]) -> bytes:
 
 
 def _unpack(packed: bytes, shape: Sequence[int]) -> NDArray[np.uint8]:
-    bits = np.frombuffer(zlib.decompress(packed), np.uint8)
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)
+    count = math.prod(shape)
+    n_bytes = (count + 7) // 8
+    unpacked = zlib.decompressobj().decompress(packed, n_bytes + 1)
+    if len(unpacked) != n_bytes:  # before memory is taken for the shape
+        raise ValueError("not a mask of this shape")
+    return np.unpackbits(np.frombuffer(unpacked, np.uint8), count=count).reshape(shape)
 
 
 def _now() -> str:
