@@ -2,6 +2,9 @@
 # make test               install the test extra, run the tests that are neither slow nor on real scans
 # make test-all           all tests
 # make lint               ruff and mypy
+# make fuzz               10,000 damaged files for every reader (FUZZ_ARGS: see .venv/bin/python -m tests.fuzz --help)
+# make audit              known faults in our code (bandit) and in the installed packages (pip-audit)
+# make sbom               write docs/sbom.json, the list of the packages of this environment
 # make oldest             the smoke test with the oldest supported dependencies, in an environment of its own
 # make benchmark          the speed on this machine, compared with plain PyTorch (more: .venv/bin/python -m tests.benchmarks --help)
 # make weights            train both networks further, from those of version 0.1.0, with a fold held out
@@ -12,7 +15,7 @@ VENV   ?= .venv
 OUT    ?= demo-out
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-all lint types oldest benchmark weights p5 clean
+.PHONY: demo test test-all fuzz lint types audit sbom oldest benchmark weights p5 clean
 
 demo: $(VENV)/.installed
 	@"$(BIN)/tumorlens" demo --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)")
@@ -28,6 +31,9 @@ test: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-test
 	$(pytest) $(PYTEST_ARGS)
 
+fuzz: $(VENV)/.installed-test
+	"$(BIN)/python" -m tests.fuzz --cases 10000 $(FUZZ_ARGS)
+
 oldest: $(VENV)/bin/python
 	"$(BIN)/python" tests/oldest.py > "$(VENV)/oldest.txt"
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e '.[app]' pytest
@@ -36,6 +42,16 @@ oldest: $(VENV)/bin/python
 lint: $(VENV)/.installed-dev types
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
+
+# pip-audit asks a database on the internet. Without it, all packages are counted as not audited.
+audit: $(VENV)/.installed-dev
+	"$(BIN)/bandit" -q -c pyproject.toml -r data classification segmentation pipeline
+	@"$(BIN)/pip-audit" --local --skip-editable --progress-spinner off > "$(VENV)/audit.txt" 2>&1 || { cat "$(VENV)/audit.txt"; exit 1; }
+	@echo "pip-audit: no known faults; $$(grep -c 'could not be audited' "$(VENV)/audit.txt") packages could not be audited"
+
+sbom: $(VENV)/.installed
+	$(PYTHON) -m venv "$(VENV)/sbom" && "$(VENV)/sbom/bin/pip" install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
+	"$(VENV)/sbom/bin/cyclonedx-py" environment --pyproject pyproject.toml --output-reproducible -o docs/sbom.json "$(BIN)/python"
 
 types: $(VENV)/.installed-dev
 	@# The folders stand at the top level and are imported as tumorlens.*: mypy needs them in one folder of that name.

@@ -22,6 +22,7 @@ _PACKAGES = (
     "pydicom",
     "highdicom",
     "pynrrd",
+    "tifffile",
     "lightning",
     "torchmetrics",
     "scikit-learn",

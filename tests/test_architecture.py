@@ -16,7 +16,18 @@ from tests.conftest import REPOSITORY
 # floor and from those below. On one floor there is no circle of files.
 FLOORS = [
     ["data.errors", "data.labels", "data.config"],
-    ["data.files", "data.bootstrap", "data.devices", "data.plotting", "data.scan", "data.phantom"],
+    [
+        "data.files",
+        "data.isolation",
+        "data.messages",
+        "data.locks",
+        "data.bootstrap",
+        "data.devices",
+        "data.plotting",
+        "data.scan",
+        "data.padding",
+        "data.phantom",
+    ],
     ["data.dicom"],
     ["data.preprocessing"],
     ["data.augmentation"],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tumorlens.classification.trust.calibration import Calibration
 from tumorlens.data.errors import InputError, printable
-from tumorlens.data.files import whole_file
+from tumorlens.data.files import safe_cell, whole_file
 from tumorlens.data.labels import CLASSES, KNOWN
 from tumorlens.data.training.out_of_fold import Evidence, FinishedFold, finished_folds, mean_and_deviation
 from tumorlens.data.training.prepared import PreparedSet
@@ -42,8 +42,13 @@ def write_predictions(
         )
         strange = [""] * len(part) if strangeness is None else [f"{s:.5g}" for s in strangeness]
         for sample, row, odd in zip(part.samples, probabilities, strange, strict=True):
-            name = (printable(sample.image.name), sample.place, printable(sample.patient), sample.label)
-            writer.writerow([*name, *(f"{p:.9g}" for p in row), odd, sample.source])
+            name = (
+                safe_cell(printable(sample.image.name)),
+                sample.place,
+                safe_cell(printable(sample.patient)),
+                sample.label,
+            )
+            writer.writerow([*map(printable, map(str, name)), *(f"{p:.9g}" for p in row), odd, sample.source])
 
 
 @dataclass(frozen=True)

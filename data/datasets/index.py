@@ -11,6 +11,7 @@ from tumorlens.data.datasets.folders import SPLIT_FOLDERS
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
+from tumorlens.data.files import text_of_cell
 from tumorlens.data.labels import SEQUENCES, canonical_label
 from tumorlens.data.scan import ACQUISITION
 
@@ -72,7 +73,7 @@ def _read_row(
         if not cells[column]:
             report("bad_row", f"{column} is empty")
     paths = {column: listing.root / cells[column] for column in ("image", "mask") if cells.get(column)}
-    missing = [column for column, path in paths.items() if not path.is_file()]
+    missing = [column for column, path in paths.items() if not _is_file(path)]
     for column in missing:
         report("missing_file", f"no such file {paths[column]}{_there_instead(paths[column])}")
     label = ""
@@ -96,7 +97,7 @@ def _read_row(
     sample = Sample(
         paths["image"],
         label,
-        cells.get("patient", ""),
+        text_of_cell(cells.get("patient", "")),
         None if "mask" in missing else paths.get("mask"),
         fold,
         SPLIT_FOLDERS.get(split.lower(), ""),
@@ -109,6 +110,13 @@ def _read_row(
 
 def _there_instead(path: Path) -> str:
     """What lies at the place of a missing file, and why it is not taken; empty where nothing does."""
+    try:
+        return _found_at(path)
+    except OSError:  # a name that is too long, or a folder that this user may not look into
+        return ""
+
+
+def _found_at(path: Path) -> str:
     if path.is_dir():
         return ", it is a folder; a row names a file"
     if not path.parent.is_dir():
@@ -122,6 +130,13 @@ def _there_instead(path: Path) -> str:
     return f" (there is {alike}; a row names the file with its ending)" if alike else ""
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _number(
     cells: Mapping[str, str], column: str, report: Callable[[str, str], None], least: int, most: int | None = None
 ) -> int | None:
@@ -129,10 +144,11 @@ def _number(
     text = cells.get(column, "").strip()
     if not text:
         return None
-    if text.isdecimal() and least <= int(text) and (most is None or int(text) <= most):
+    short = text.isdecimal() and len(text) < 20  # int() raises on thousands of digits
+    if short and least <= int(text) and (most is None or int(text) <= most):
         return int(text)
     up_to = "on" if most is None else f"to {most}"
-    report("bad_row", f"{column} {text!r} is not a whole number from {least} {up_to}")
+    report("bad_row", f"{column} {text[:40]!r} is not a whole number from {least} {up_to}")
     return None
 
 

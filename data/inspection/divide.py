@@ -22,7 +22,7 @@ from tumorlens.data.datasets.load import list_rows, samples_of
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Unread, sweep
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import claim, sha256_of, whole_file
+from tumorlens.data.files import claim, safe_cell, sha256_of, whole_file
 from tumorlens.data.formats.open import source_files
 from tumorlens.data.labels import KNOWN
 from tumorlens.data.preprocessing.preprocess import Preprocess
@@ -179,10 +179,10 @@ def write_index(division: Division, path: Path, overwrite: bool = False) -> None
             own = row.sample.patient
             writer.writerow(
                 {
-                    "image": _below(row.sample.image, division.root),
-                    "mask": "" if row.sample.mask is None else _below(row.sample.mask, division.root),
+                    "image": _path_cell(row.sample.image, division.root),
+                    "mask": "" if row.sample.mask is None else _path_cell(row.sample.mask, division.root),
                     "label": row.sample.label,
-                    "patient": own or divided.patient,
+                    "patient": safe_cell(own or divided.patient),
                     "split": divided.split,
                     "sequence": row.sample.sequence,
                     "fold": divided.fold,
@@ -302,6 +302,12 @@ def _class_counts(samples: Sequence[Sample], patients: Sequence[str]) -> NDArray
 def _below(path: Path, root: Path) -> str:
     """The path relative to the root, with forward slashes."""
     return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _path_cell(path: Path, root: Path) -> str:
+    """The path relative to the root, written so that no spreadsheet program takes it for a formula."""
+    below = _below(path, root)
+    return below if below == safe_cell(below) else f"./{below}"
 
 
 def _part(sample: Sample) -> str:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.files import claim, whole_file, write_text
+from tumorlens.data.files import claim, safe_cell, whole_file, write_text
 from tumorlens.pipeline.evaluation.base import Evaluation
 from tumorlens.pipeline.evaluation.tables import (
     Table,
@@ -107,6 +107,8 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(int(value))
+    if isinstance(value, str):
+        return safe_cell(value)
     return f"{float(value):.{_DIGITS}g}" if hasattr(value, "__float__") and not isinstance(value, int) else str(value)
 
 

@@ -93,7 +93,8 @@ class QueuedJob:
             return np.load(self.folder / f"{self.id}-{name}.npy", mmap_mode="r", allow_pickle=False)
 
         arrays = {name: on_disk(getattr(result, name), name) for name in ("mask", "heat", "lesion_map")}
-        self._result = replace(result, scan=replace(result.scan, voxels=on_disk(result.scan.voxels, "voxels")), **arrays)
+        scan = replace(result.scan, voxels=on_disk(result.scan.voxels, "voxels"))
+        self._result = replace(result, scan=scan, **arrays)
 
 
 class JobQueue:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.errors import InputError, printable
-from tumorlens.data.files import whole_file
+from tumorlens.data.files import safe_cell, whole_file
 from tumorlens.data.training.prepared import PreparedSet
 
 NSD_TOLERANCE_PX = 2.0
@@ -80,8 +80,13 @@ def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) ->
         for sample, truth, mask, dice in zip(
             part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True
         ):
-            name = (printable(sample.image.name), sample.place, printable(sample.patient), sample.label)
-            writer.writerow([*name, truth.sum(), mask.sum(), f"{dice:.4f}"])
+            name = (
+                safe_cell(printable(sample.image.name)),
+                sample.place,
+                safe_cell(printable(sample.patient)),
+                sample.label,
+            )
+            writer.writerow([*map(printable, map(str, name)), truth.sum(), mask.sum(), f"{dice:.4f}"])
 
 
 def _mean(values: NDArray[Any]) -> float | None:

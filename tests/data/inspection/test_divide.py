@@ -298,7 +298,7 @@ def test_files_of_others_are_left_alone(phantom_set, tmp_path):
     foreign = tmp_path / "mine.csv"
     foreign.write_text("image,label,plane\n")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="tumorlens did not write this file .*columns image,mask,label"):
+        with pytest.raises(InputError, match=r"tumorlens did not write this file .*columns image,mask,label"):
             write_index(division, foreign, overwrite)
     assert foreign.read_text() == "image,label,plane\n"
     write_index(division, tmp_path / "index.csv")

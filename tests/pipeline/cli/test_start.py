@@ -25,7 +25,8 @@ RUN = (
 NEVER_FOR_HELP = {"numpy", "torch", "openvino", "cv2", "PIL", "pydantic", "rich", "logging", "yaml"}
 NEVER_FOR_A_PICTURE = {
     *("torch", "torchvision", "monai", "lightning", "torchmetrics", "timm", "scipy", "sklearn", "matplotlib", "jinja2"),
-    *("pydicom", "highdicom", "nibabel", "h5py", "SimpleITK", "nrrd", "gdcm", "rich", "pydantic", "typer", "onnx"),
+    *("pydicom", "highdicom", "nibabel", "h5py", "SimpleITK", "nrrd", "gdcm", "tifffile", "rich", "pydantic", "typer"),
+    "onnx",
     "openvino_telemetry.main",
 }
 

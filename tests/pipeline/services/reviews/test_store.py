@@ -130,6 +130,15 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
         Store(tmp_path)
 
 
+@pytest.mark.parametrize("letter", [b"\xf4", b"?"])
+def test_a_file_with_a_damaged_schema_is_named(tmp_path, letter):
+    path = Store(tmp_path).path
+    Store(tmp_path).decide("a", "Ann", "accept")
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE claims", b"CREATE TABL" + letter + b" claims"))
+    with pytest.raises(InputError, match=rf"{REVIEWS}: the reviews cannot be read"):
+        Store(tmp_path).decisions()
+
+
 def test_a_later_version_is_left_alone(tmp_path):
     Store(tmp_path).decide("a", "Ann", "accept")
     with closing(sqlite3.connect(tmp_path / REVIEWS)) as db:
@@ -167,15 +176,69 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path):
     assert len(Store(tmp_path).decisions()) >= acknowledged + 1
 
 
-@pytest.mark.parametrize(("column", "value"), [("before", "{"), ("mask", b"no zlib")])
-def test_a_damaged_row_is_named(store, column, value):
-    number = store.decide("a.png", "Ann", "correct", mask=MASK)
+def damage(store, table, column, value):
     with closing(sqlite3.connect(store.path)) as db:
-        db.execute("DROP TRIGGER decisions_update")
-        db.execute(f"UPDATE decisions SET {column} = ?", (value,))
+        if table != "claims":
+            db.execute(f"DROP TRIGGER {table}_update")
+        db.execute(f"UPDATE {table} SET {column} = ?", (value,))
         db.commit()
-    with pytest.raises(InputError, match="damaged"):
-        store.decisions() if column == "before" else store.mask(number)
+
+
+@pytest.mark.parametrize("column", ["before", "after", "models"])
+@pytest.mark.parametrize("value", ["{", "3", "null", "[]", "[" * 100_000, b"\xff{}"])
+def test_a_damaged_decision_is_named(store, column, value):
+    store.decide("a.png", "Ann", "correct", mask=MASK)
+    damage(store, "decisions", column, value)
+    with pytest.raises(InputError, match=rf"{REVIEWS}: a decision in it is damaged"):
+        store.decisions()
+
+
+@pytest.mark.parametrize("column", ["at", "scan", "reviewer", "action", "label", "comment"])
+def test_a_decision_of_bytes_is_named(store, column):
+    store.decide("a.png", "Ann", "relabel", "glioma")
+    damage(store, "decisions", column, b"a.png")
+    with pytest.raises(InputError, match="a decision in it is damaged"):
+        store.decisions()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("mask", b"no zlib"),
+        ("mask", "text"),
+        ("mask_shape", None),
+        ("mask_shape", "[5, 7]"),
+        ("mask_shape", "[5, 7, -3]"),
+        ("mask_shape", "[5, 7, 3.0]"),
+        ("mask_shape", "[5, 7, null]"),
+        ("mask_shape", "[50000, 70000, 30000]"),
+        ("mask_shape", "[1e400]"),
+        ("mask_shape", "{"),
+    ],
+)
+def test_a_damaged_mask_is_named(store, column, value):
+    number = store.decide("a.png", "Ann", "correct", mask=MASK)
+    damage(store, "decisions", column, value)
+    with pytest.raises(InputError, match=rf"{REVIEWS}: the mask of decision {number} is damaged"):
+        store.mask(number)
+
+
+@pytest.mark.parametrize("value", ["text", b"", b"\1\0\0\0\1\0\0\0no zlib", b"\xff" * 40])
+def test_a_damaged_stroke_is_named(store, value):
+    store.add_stroke("a", "Ann", "brush", {0: (EMPTY, _slice((1, 1)))})
+    damage(store, "slices", "after", value)
+    for read in (lambda: store.strokes("a", "Ann"), lambda: store.undo("a", "Ann")):
+        with pytest.raises(InputError, match=rf"{REVIEWS}: a stroke in it is damaged"):
+            read()
+    assert store.decisions() == []
+
+
+@pytest.mark.parametrize("value", ["text", b"text", "nan"])
+def test_a_damaged_claim_has_lapsed(store, value):
+    store.claim("a", "Ann", "w1")
+    damage(store, "claims", "at", value)
+    assert store.claims() == {}
+    assert store.claim("a", "Bob", "w2") is None and store.claims()["a"].reviewer == "Bob"
 
 
 @pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.mkdir()])
