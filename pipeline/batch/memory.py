@@ -36,6 +36,6 @@ def remembered_inputs(out: Path) -> list[str]:
     """The inputs that `remember_inputs` noted, oldest first; none where it did not."""
     try:
         known = json.loads(_place_of_note(out).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     return [text for text in known if isinstance(text, str)] if isinstance(known, list) else []

@@ -16,12 +16,14 @@ from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.read_ahead import hash_of
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, TABLE
-from tumorlens.pipeline.outputs.table import read_table
+from tumorlens.pipeline.outputs.table import csv_row, read_table
 from tumorlens.pipeline.outputs.write import remove_result
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.pipeline.versions import package_versions
 
 _OF_REPORTS = ("report", "pdf")  # reports are made from a result and do not change it
+# What reading a result.json raises that is damaged, or that somebody has edited.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _EXTRAS = ("explain", "maps", "secondary_capture")  # they add files to a result and change nothing else
 
 # The parts of a card that a result depends on. All but the first two can change while the weights stay the same.
@@ -131,10 +133,11 @@ def earlier_result(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, A
         frame = None if earlier["frame"] is None else settings["frame"]
         extras = {name: settings[name] or earlier[name] for name in _EXTRAS}
         made_of = {"source_sha256": hash_of(job), **settings, "frame": frame, **extras}
+        csv_row(content)  # raises where the file is damaged
         # After a power failure, a file may be there and empty.
         is_complete = all((folder / file).is_file() and (folder / file).stat().st_size for file in content["files"])
         return content if is_complete and content["scan"]["name"] == job.name and earlier == made_of else None
-    except (InputError, OSError, ValueError, KeyError, TypeError):
+    except (InputError, *DAMAGE):
         return None
 
 
@@ -148,7 +151,7 @@ def origin_of(folder: Path) -> Origin | None:
             series_uid=str(content["scan"].get("dicom", {}).get("series_instance_uid", "")),
             source_sha256=(content.get("made_of") or {}).get("source_sha256"),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except DAMAGE:
         return None
 
 

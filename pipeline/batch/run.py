@@ -20,6 +20,7 @@ from tumorlens.pipeline.batch.job import Job, folder_of, place_of, split_extensi
 from tumorlens.pipeline.batch.read_ahead import ReadJob, read_ahead
 from tumorlens.pipeline.batch.reports import renew_report, report_batch, with_report
 from tumorlens.pipeline.batch.resume import (
+    DAMAGE,
     earlier_result,
     name_resumed_jobs,
     remove_earlier_results,
@@ -230,7 +231,7 @@ class _Table:
         for row in self.report.rows:
             if row["scan"] in changed:
                 row["review"] = in_cell(changed[row["scan"]])
-                with suppress(OSError, ValueError):  # the result stands without it
+                with suppress(*DAMAGE):  # the result stands without it
                     renew_report(self.out / folder_of(row["scan"]), self.options)
         self._write()
 

@@ -64,6 +64,8 @@ class StoredResult:
         Args:
             reviewed: Take the mask that a reviewer has corrected, if there is one.
         """
+        if self.failed:
+            return None
         names = [*(REVIEWED[name] for name in _MASKS if reviewed), *_MASKS]
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 

@@ -15,6 +15,7 @@ from tumorlens.data.files import write_text
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.data.plotting import plain
 from tumorlens.pipeline.batch.job import Job, split_extension
+from tumorlens.pipeline.batch.resume import DAMAGE
 from tumorlens.pipeline.gate import REFUSED
 
 _APART = "the scans of this study do not agree: "
@@ -64,7 +65,7 @@ class Studies:
                 continue  # what an earlier call found about it stays
             reasons = [_APART + ", ".join(map(str, answers))] if disagree(a.label for a in answers) else []
             for answer in answers:
-                with suppress(OSError):  # the answer stands without it
+                with suppress(*DAMAGE):  # the answer stands without it
                     review = _set_reasons(out / answer.folder / "result.json", reasons)
                     if review is not None:
                         changed[answer.name] = review

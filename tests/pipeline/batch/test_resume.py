@@ -416,3 +416,30 @@ def test_continue_after_an_overwrite_that_was_killed_while_it_deleted(tumorlens,
         done = tumorlens("run", study, "-o", out, option)
         assert done.exit_code == 0, done.output
         assert len(table(out)) == 3 and not list(out.rglob(".*"))
+
+
+DAMAGES = {
+    "no label": lambda content: content.pop("label"),
+    "a text for a number": lambda content: content.update(confidence="0.9"),
+    "a list of lists": lambda content: content.update(review=[["a"], ["b"]]),
+    "a text for a table": lambda content: content.update(probabilities="high"),
+    "no volume": lambda content: content.pop("tumor_volume_mm3"),
+    "files that are numbers": lambda content: content.update(files=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "nested too deep"])
+def test_a_result_that_somebody_has_edited_is_made_again(tumorlens, tmp_path, damage):
+    save(tmp_path / "sick.png", SICK_PICTURE)
+    out, path = tmp_path / "out", tmp_path / "out" / "sick" / "result.json"
+    assert tumorlens("run", tmp_path / "sick.png", "-o", out).exit_code == 0
+    expected = table(out)
+    if damage in DAMAGES:
+        content = json.loads(path.read_text())
+        DAMAGES[damage](content)
+        path.write_text(json.dumps(content))
+    else:
+        path.write_text("[" * 100_000)
+    done = tumorlens("run", tmp_path / "sick.png", "-o", out, "--continue")
+    assert (done.exit_code, table(out)) == (0, expected), done.output
+    assert json.loads(path.read_text())["label"] == "meningioma"

@@ -120,7 +120,7 @@ builtins.__import__, importlib.import_module = timed(builtins.__import__), timed
 
 @pytest.mark.slow  # measures time
 def test_the_imports_of_a_run_are_quick(warm, monkeypatch):
-    """All imports of a run take at most 1.8 times as long as those of the libraries that no run goes without."""
+    """All imports of a run take at most 2.2 times as long as those of the libraries that no run goes without."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(warm / "compiled"))
 
@@ -129,7 +129,7 @@ def test_the_imports_of_a_run_are_quick(warm, monkeypatch):
 
     calls = [RUN, "import numpy, cv2, openvino, PIL.Image"]
     run, libraries = zip(*([cost(code) for code in calls] for _ in range(6)), strict=True)  # the first compiles
-    assert min(run) < 1.8 * min(libraries)
+    assert min(run) < 2.2 * min(libraries)
 
 
 def test_the_list_of_commands_says_what_the_commands_say(command):
