@@ -53,7 +53,7 @@ def read_card(path: Path) -> dict[str, Any]:
             raise InputError(f"{needed}: no such file; a model is a .safetensors file with a .json card next to it")
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second, where it is nested too deep
         raise InputError(f"{card_path}: the card is not valid JSON ({error})") from None
     if not isinstance(card, dict) or card.get("schema_version") != CARD_SCHEMA:
         raise InputError(f"{card_path}: the card is of an unknown schema; use weights of this version of tumorlens")
@@ -154,6 +154,10 @@ def _number(key: str, low: float, high: float, optional: bool = False) -> _Rule:
 _TRAINING = (
     _Rule("fold", "a whole number from 0 on", lambda value: _is_whole(value, 0), True),
     _Rule("seed", f"a whole number from 0 to {MAX_SEED}", lambda value: _is_whole(value, 0, MAX_SEED), True),
+    *(
+        _Rule(name, "a whole number from 1 on", lambda value: _is_whole(value, 1), True)
+        for name in ("epochs", "validate_every")
+    ),
     _Rule("data", "a list of names", lambda value: _is_list(value, _is_name), True),
     _object("patient_hashes"),
     *(_Rule(f"patient_hashes.{part}", "a list of hashes", lambda value: _is_list(value, _is_name)) for part in PARTS),

@@ -57,7 +57,7 @@ def learned_from(training: Mapping[str, Any]) -> list[str] | None:
     Validation patients are among them, unless the run validated once, at its end, and so chose nothing by them.
     """
     parts = training.get(PATIENTS)
-    if parts is None or parts["start"] is None:
+    if parts is None or parts.get("start") is None:
         return None
     chose = training.get("validate_every", 1) < training.get("epochs", 2)
     names = ("train", "start", *(("validation",) if chose else ()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tumorlens.data.dicom.headers import read_header, text, value
+from tumorlens.data.dicom.headers import items, read_header, text
 from tumorlens.data.errors import InputError
 
 _CLASS = "1.2.840.10008.1.3.10"
@@ -26,7 +26,7 @@ def read_dicomdir(path: Path) -> tuple[list[Path], int]:
     Raises:
         InputError: The DICOMDIR is damaged, or all of its files are missing.
     """
-    records = value(read_header(path), "DirectoryRecordSequence") or []
+    records = items(read_header(path), "DirectoryRecordSequence")
     root, files, missing = path.parent.resolve(), [], 0
     for record in records:
         parts = [part for part in text(record, "ReferencedFileID").split("\\") if part]

@@ -73,9 +73,10 @@ def value(dataset: Dataset, name: str) -> Any:
 def text(dataset: Dataset, name: str) -> str:
     """The element as text; empty if there is none. Several values are joined by a backslash, as in the file."""
     content = value(dataset, name)
-    if content is None:
+    kind = type(content).__name__
+    if content is None or kind == "Sequence":  # in a damaged file, any element may be one
         return ""
-    several = isinstance(content, (list, tuple)) or type(content).__name__ == "MultiValue"  # a PersonName iterates, too
+    several = isinstance(content, (list, tuple)) or kind == "MultiValue"  # a PersonName iterates, too
     return "\\".join(str(v) for v in content).strip(" \0") if several else str(content).strip(" \0")
 
 
@@ -98,15 +99,20 @@ def numbers(dataset: Dataset, name: str) -> tuple[float, ...] | None:
     return values if all(abs(v) < 1e12 for v in values) else None  # false for NaN, too
 
 
+def items(dataset: Dataset, name: str) -> list[Dataset]:
+    """The items of a sequence; none if the element is missing, or is not a sequence as in a damaged file."""
+    content = value(dataset, name)
+    return list(content) if type(content).__name__ == "Sequence" else []
+
+
 def frame_items(dataset: Dataset, frame: int = 0) -> list[Dataset]:
     """All items that describe a frame: its own functional groups, the shared ones, then the file (PS3.3 C.7.6.16).
 
     Raises:
         InputError: The groups are damaged.
     """
-    per_frame = value(dataset, "PerFrameFunctionalGroupsSequence")
-    shared = value(dataset, "SharedFunctionalGroupsSequence")
-    groups = [*list(per_frame or [])[frame : frame + 1], *list(shared or [])[:1]]
+    per_frame, shared = (items(dataset, f"{name}FunctionalGroupsSequence") for name in ("PerFrame", "Shared"))
+    groups = [*per_frame[frame : frame + 1], *shared[:1]]
     try:
         macros = [element for group in groups for element in group if element.VR == "SQ" and not element.tag.is_private]
         return [*(element.value[0] for element in macros if element.value), dataset]

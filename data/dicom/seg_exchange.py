@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.decoding import stored_frames
 from tumorlens.data.dicom.derived import save_dicom
-from tumorlens.data.dicom.headers import frame_items, number, numbers, read_dataset, text, value
+from tumorlens.data.dicom.headers import frame_items, number, numbers, read_dataset, text
 from tumorlens.data.dicom.source import affine_of_frames, volume_from_frames
 from tumorlens.data.errors import InputError, reason_of
 
@@ -95,7 +95,9 @@ def read_segmentation(path: Path) -> tuple[Dataset, NDArray[np.bool_]]:
     if not 1 <= n_frames <= _MAX_FRAMES:
         raise InputError(f"{path}: the header gives an impossible number of {n_frames} frames")
     pixels = np.stack(stored_frames(dataset, list(range(n_frames))))
-    least = (int(value(dataset, "MaximumFractionalValue") or 1) + 1) // 2  # 1 in binary ones and label maps
+    if pixels.ndim != 3:
+        raise InputError(f"{path}: the DICOM Segmentation is damaged (it holds colors)")
+    least = (int(number(dataset, "MaximumFractionalValue") or 1) + 1) // 2  # 1 in binary ones and label maps
     return dataset, pixels >= least
 
 

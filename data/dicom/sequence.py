@@ -274,7 +274,8 @@ def _name_of(tag: BaseTag) -> str:
 def uid_numbers(header: Dataset, name: str) -> tuple[int, ...] | None:
     """The numbers in a UID, so that 9 comes before 10; none if it is not a UID."""
     parts = text(header, name).split(".")
-    return tuple(int(part) for part in parts) if all(re.fullmatch("[0-9]+", part) for part in parts) else None
+    is_uid = all(re.fullmatch("[0-9]{1,64}", part) for part in parts)  # a UID has 64 letters (PS3.5 9.1)
+    return tuple(int(part) for part in parts) if is_uid else None
 
 
 # What acquisitions differ in. Enhanced files have other names for some.

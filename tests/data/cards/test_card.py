@@ -47,6 +47,13 @@ def test_a_missing_card(copy):
         Classifier.load(copy, "cpu")
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a":' * 100_000, "", "\ufeff{}"])
+def test_a_card_that_is_not_json(copy, text):
+    copy.with_suffix(".json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"classifier\.json: the card is not valid JSON"):
+        Classifier.load(copy, "cpu")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -168,6 +175,9 @@ def test_a_refusal_that_reads_no_layer(copy):
         ({"fold": "0"}, r"training\.fold '0' is not a whole number from 0 on"),
         ({"seed": 2**32}, r"training\.seed 4294967296 is not a whole number from 0 to 4294967295"),
         ({"seed": -1}, r"training\.seed -1 is not a whole number from 0"),
+        ({"epochs": {}, "validate_every": 2}, r"training\.epochs \{\} is not a whole number from 1 on"),
+        ({"epochs": 8, "validate_every": [4]}, r"training\.validate_every \[4\] is not a whole number from 1 on"),
+        ({"start": {"epochs": "8"}}, r"training\.epochs '8' is not a whole number from 1 on"),
         ({"data": "brisc"}, r"training\.data 'brisc' is not a list of names"),
         ({"data": [1]}, r"training\.data \[1\] is not a list of names"),
         ({"patient_hashes": ["a"]}, r"training\.patient_hashes \['a'\] is not a JSON object"),

@@ -59,6 +59,13 @@ def test_weights_did_not_learn_from_patients_that_were_only_measured():
     assert learned_from(card | {"validate_every": 4}) == ["a", "d"]
 
 
+def test_a_card_that_does_not_say_where_its_training_started_lacks_patients():
+    parts = {"train": ["a"], "validation": [], "test": []}
+    assert learned_from({PATIENTS: {**parts, "start": ["b"]}}) == ["a", "b"]
+    assert learned_from({PATIENTS: parts}) is None
+    assert learned_from({PATIENTS: {**parts, "start": None}}) is None
+
+
 def test_patients_are_sorted_and_listed_once():
     parts = {"train": ["b", "a", "b"], "validation": [], "test": ["d", "d"]}
     assert patients_of_run({"init": "imagenet"}, parts)[PATIENTS] == {

@@ -143,3 +143,20 @@ def test_an_unknown_split_is_reported_and_stops_nothing(tmp_path):
     (text,) = check_set(tmp_path).of("bad_row")
     assert text == "line 2: split 'holdout' is not train, validation or test and counts as train"
     assert [sample.split for sample in load_samples(tmp_path)] == [""]
+
+
+@pytest.mark.parametrize("column", ["fold", "every", "channel"])
+def test_a_number_of_thousands_of_digits_is_reported(tmp_path, column):
+    save(tmp_path / "1.png", np.eye(40, dtype=np.uint8))
+    (tmp_path / "index.csv").write_text(f"image,label,{column}\n1.png,glioma,{'1' * 6000}\n")
+    with pytest.raises(InputError, match=rf"line 2: {column} '1{{40}}' is not a whole number") as caught:
+        load_samples(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("cells", [f"{'a' * 300}.png,", f"1.png,{'b' * 5000}.png"], ids=["image", "mask"])
+def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path, cells):
+    save(tmp_path / "1.png", np.eye(40, dtype=np.uint8))
+    (tmp_path / "index.csv").write_text(f"image,mask,label\n{cells},glioma\n")
+    with pytest.raises(InputError, match="line 2: no such file"):
+        load_samples(tmp_path)

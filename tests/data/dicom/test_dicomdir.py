@@ -71,3 +71,16 @@ def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path, name):
     pydicom.dcmwrite(path, ds)
     files, missing = read_dicomdir(path)
     assert (len(files), missing) == (1, 1)
+
+
+@pytest.mark.parametrize(("vr", "content"), [("US", 7), ("LO", "no records"), ("DS", ["1", "2"])])
+def test_a_dicomdir_without_records_lists_no_file(tmp_path, vr, content):
+    directory = FileSet()
+    directory.add(save_series(tmp_path / "in", VOLUME[..., :1], AFFINE)[0])
+    directory.write(tmp_path / "disk")
+    path = tmp_path / "disk" / "DICOMDIR"
+    ds = pydicom.dcmread(path)
+    ds["DirectoryRecordSequence"] = pydicom.DataElement("DirectoryRecordSequence", vr, content)
+    pydicom.filewriter.dcmwrite(path, ds)
+    with pytest.raises(InputError, match="DICOMDIR: it lists no file"):
+        open_scan(path)

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from tests.scans.dicom import save_series, small_volume
-from tumorlens.data.dicom import headers
+from tumorlens.data.dicom import headers, sequence
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 
@@ -38,3 +40,28 @@ def test_reading_leaves_the_warning_filters_of_the_program_alone(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(open_scan, paths * 6))
     assert warnings.filters == before
+
+
+def test_a_sequence_in_the_place_of_a_text_is_no_text():
+    inner, ds = pydicom.Dataset(), pydicom.Dataset()
+    inner.PatientName = "Doe^Jane"
+    for name in ("ImageType", "SeriesDescription"):
+        ds[name] = pydicom.DataElement(name, "SQ", pydicom.Sequence([inner]))
+    # As read from a file, an element of an unknown kind raises only when somebody looks at it.
+    raw = RawDataElement(Tag(0x505C, 0x4952), "MA", 4, b"abcd", 0, False, True)
+    inner._dict[raw.tag] = raw
+    assert headers.text(ds, "ImageType") == headers.text(ds, "SeriesDescription") == ""
+    assert headers.numbers(ds, "ImageType") is None
+    assert sequence.is_original(ds) and sequence.weighting_of(ds) is None
+
+
+@pytest.mark.parametrize("vr", ["US", "LO", "FD", "OB"])
+def test_what_is_not_a_sequence_has_no_items(vr):
+    ds, content = pydicom.Dataset(), {"US": 5, "LO": "abc", "FD": [1.5, 2.5], "OB": b"abcd"}[vr]
+    for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "DirectoryRecordSequence"):
+        ds[name] = pydicom.DataElement(name, vr, content)
+        assert headers.items(ds, name) == []
+    assert headers.frame_items(ds, 0) == [ds]
+    ds = pydicom.Dataset()
+    ds.DirectoryRecordSequence = [pydicom.Dataset(), pydicom.Dataset()]
+    assert len(headers.items(ds, "DirectoryRecordSequence")) == 2 and headers.items(ds, "SourceImageSequence") == []

@@ -102,3 +102,24 @@ def test_what_is_not_a_segmentation_of_the_scan(tmp_path):
 def test_colors(row):
     color = hd.color.CIELabColor.from_dicom_value(cielab_of(rgb_of(row.color)))
     np.testing.assert_allclose(color.to_rgb(), rgb_of(row.color), atol=1)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_segmentation_of_colors_is_damaged(tmp_path, frames):
+    scan, _, path = segmentation(tmp_path)
+    ds = pydicom.dcmread(path)
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.NumberOfFrames = 8, 8, 7, frames
+    ds.PixelData = bytes(ds.Rows * ds.Columns * 3 * frames)
+    ds.save_as(path)
+    with pytest.raises(InputError, match=r"mask\.dcm: the DICOM Segmentation is damaged \(it holds colors\)"):
+        read_mask_dicom(path, scan)
+
+
+@pytest.mark.parametrize("most", ["1\\\\1", "abc", None])
+def test_a_strange_largest_value_does_not_matter_in_a_binary_segmentation(tmp_path, most):
+    scan, numbers, path = segmentation(tmp_path)
+    ds = pydicom.dcmread(path)
+    ds["MaximumFractionalValue"] = pydicom.DataElement("MaximumFractionalValue", "LO", most)
+    ds.save_as(path)
+    np.testing.assert_array_equal(read_mask_dicom(path, scan), numbers > 0)

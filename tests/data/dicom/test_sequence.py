@@ -7,7 +7,7 @@ import pytest
 
 from tests.scans.dicom import headers, save_series
 from tests.scans.studies import AFFINE, VOLUME
-from tumorlens.data.dicom.sequence import contrast_of, weighting_of
+from tumorlens.data.dicom.sequence import contrast_of, uid_numbers, weighting_of
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 
@@ -113,3 +113,13 @@ def test_a_file_without_modality_is_judged_by_its_class(tmp_path):
         ds.save_as(path)
     with pytest.raises(InputError, match="it is a CT Image, not MR"):
         open_scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uid", "numbers"),
+    [("1.2.840.10", (1, 2, 840, 10)), ("1.2." + "9" * 5000, None), ("1..2", None), ("1.2.a", None), ("", None)],
+)
+def test_numbers_of_a_uid(uid, numbers):
+    ds = pydicom.Dataset()
+    ds.SOPInstanceUID = pydicom.DataElement("SOPInstanceUID", "UI", uid, validation_mode=pydicom.config.IGNORE).value
+    assert uid_numbers(ds, "SOPInstanceUID") == numbers
