@@ -12,6 +12,7 @@ import numpy as np
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.volumes import (
     affine_to_ras,
+    check_end,
     check_frame,
     check_shape,
     spacing_of_affine,
@@ -71,6 +72,8 @@ def read_mgh(path: Path, frame: int | None = None) -> Scan:
             file.seek(0)
             image = nib.MGHImage.from_stream(file)
             data = np.asanyarray(image.dataobj[..., frame] if len(axes) == 4 else image.dataobj)
+            if compressed:
+                check_end(file)
     except InputError:
         raise
     except Exception:  # nibabel passes on what gzip, numpy and struct raise on short data, with the stream's address

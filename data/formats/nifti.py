@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.volumes import (
     DEFLATE_RATIO,
+    check_end,
     check_frame,
     check_shape,
     check_size,
@@ -61,6 +62,9 @@ def read_nifti(path: Path, frame: int | None = None) -> Scan:
     check_size(count * proxy.dtype.itemsize, sources, ratio, "NIfTI")  # nibabel would set the memory aside first
     try:
         data = _values(proxy, frame if len(spatial) == 4 else None)
+        if isinstance(proxy.file_like, gzip.GzipFile):
+            with proxy.file_like as packed:
+                check_end(packed)
     except Exception as error:  # nibabel passes on what gzip, numpy and the file system raise on short data
         raise InputError(f"the NIfTI data are damaged or cut off ({_reason(error)})") from None
     if data.dtype.kind not in "buif":
@@ -141,10 +145,16 @@ def _load(path: Path) -> tuple[Any, Any, Any]:
     opener: Any = gzip.open if compressed else open
     try:
         with opener(path, "rb") as file:
-            header = _repaired(kind.from_fileobj(file))
-        # nibabel knows compression by the name only. Files with such names it reads lazily from disk.
-        lazy = path.name.endswith(".nii.gz" if compressed else ".nii")
-        proxy = nib.arrayproxy.ArrayProxy(path if lazy else io.BytesIO(_bytes(path)), header)
+            header = kind.from_fileobj(file, check=False)
+        header["vox_offset"] = max(int(header["vox_offset"]), header.single_vox_offset)  # some writers leave it at 0
+        header.check_fix()
+        header = _repaired(header)
+        # nibabel knows compression by the name only, and does not read to the checksum.
+        if compressed:
+            source: Any = gzip.open(path)  # noqa: SIM115 (`read_nifti` closes it)
+        else:
+            source = path if path.name.endswith(".nii") else io.BytesIO(_bytes(path))
+        proxy = nib.arrayproxy.ArrayProxy(source, header)
         return header, header.get_best_affine(), proxy
     except Exception as error:  # nibabel's header checks raise many types; all of them mean a damaged file
         raise InputError(f"the NIfTI file is damaged or cut off ({_reason(error)})") from None
@@ -152,7 +162,11 @@ def _load(path: Path) -> tuple[Any, Any, Any]:
 
 def _repaired(header: Any) -> Any:
     """The header without flaws that the reference implementation (nifti1_io.c) reads over, and nibabel does not: a
-    quaternion that is longer than 1 by rounding, and no volumes along the axes after the third."""
+    quaternion that is longer than 1 by rounding, no volumes along the axes after the third, an sform of zeros beside a
+    qform."""
+    srows = [header[name] for name in ("srow_x", "srow_y", "srow_z")]
+    if header["qform_code"] > 0 and not np.any(srows):
+        header["sform_code"] = 0
     dim = header["dim"]
     while dim[0] > 3 and dim[dim[0]] <= 0:
         dim[0] -= 1

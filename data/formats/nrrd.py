@@ -25,6 +25,7 @@ from tumorlens.data.formats.volumes import (
     MM_PER_UNIT,
     Geometry,
     affine_to_ras,
+    check_end,
     check_frame,
     check_shape,
     check_size,
@@ -278,6 +279,8 @@ def _payload(
                 stream = decoder(file, stored)
                 stream.seek(max(skip, 0), io.SEEK_CUR)
                 parts.append(stream.read(share))
+                if stream is not file:
+                    check_end(stream)
             except (EOFError, OSError, OverflowError, ValueError, zlib.error) as error:
                 raise InputError(f"the NRRD data are damaged or cut off ({reason_of(error)})") from None
     payload = b"".join(parts)

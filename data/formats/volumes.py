@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def spatial_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     spatial = shape
     while len(spatial) > 2 and spatial[-1] == 1:
         spatial = spatial[:-1]
-    if len(spatial) > 4 or len(spatial) < 2 or len(shape) > 4:
+    if not 2 <= len(spatial) <= 4:
         raise InputError(f"the {name} has {len(shape)} axes {shape}; 2, 3 or 4 can be used")
     return spatial
 
@@ -179,6 +180,20 @@ def detached_file(path: Path, target_name: str, name: str) -> Path:
     if not target.is_file():
         raise InputError(f"the {name} header's data file {target_name} is missing")
     return target
+
+
+def check_end(stream: Any) -> None:
+    """Read a compressed stream to its end, where its checksum stands. What lies behind the end does no harm.
+
+    Raises:
+        OSError, EOFError, zlib.error: The data are damaged or cut off.
+    """
+    try:
+        while stream.read(_HEADER_BYTES):
+            pass
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
 
 
 def check_size(needed: int, sources: list[Path], ratio: int, name: str) -> None:

@@ -336,3 +336,34 @@ def test_of_a_file_that_is_cut_off_the_frames_that_are_there_can_be_read(tmp_pat
     np.testing.assert_array_equal(open_scan(tmp_path / "scan.nii", frame=2).voxels, frames[..., 2])
     with pytest.raises(InputError, match="damaged or cut off"):
         open_scan(tmp_path / "scan.nii", frame=3)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 100, 348])
+def test_an_offset_inside_the_header_is_taken_for_its_end(tmp_path, offset):
+    nib.save(nib.Nifti1Image(VOXELS, np.eye(4)), tmp_path / "scan.nii")
+    content = bytearray((tmp_path / "scan.nii").read_bytes())
+    content[108:112] = np.array([offset], "<f4").tobytes()
+    (tmp_path / "scan.nii").write_bytes(content)
+    (tmp_path / "packed.nii.gz").write_bytes(gzip.compress(content))
+    for name in ("scan.nii", "packed.nii.gz"):
+        np.testing.assert_array_equal(open_scan(tmp_path / name).voxels, VOXELS)
+
+
+@pytest.mark.parametrize("axes", [(1, 1), (1, 1, 1, 1)])
+def test_trailing_axes_of_length_1_do_not_count(tmp_path, axes):
+    nib.save(nib.Nifti1Image(VOXELS.reshape(*VOXELS.shape, *axes), np.eye(4)), tmp_path / "scan.nii.gz")
+    scan = open_scan(tmp_path / "scan.nii.gz")
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    write_mask_nifti(tmp_path / "mask.nii.gz", (scan.voxels > 3).astype(np.uint8), scan)
+    assert nib.load(tmp_path / "mask.nii.gz").shape == (*VOXELS.shape, *axes)
+
+
+def test_an_sform_of_zeros_beside_a_qform_does_not_count(tmp_path):
+    affine = oblique_affine()
+    image = nib.Nifti1Image(VOXELS, None)
+    image.set_qform(affine, 1)
+    image.header["sform_code"] = 1
+    for name in ("srow_x", "srow_y", "srow_z"):
+        image.header[name] = 0
+    nib.save(image, tmp_path / "scan.nii")
+    np.testing.assert_allclose(open_scan(tmp_path / "scan.nii").affine, affine, atol=1e-4)

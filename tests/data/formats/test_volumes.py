@@ -195,7 +195,7 @@ def _bad_files(folder):
     save_nrrd(folder / "huge.nrrd", *NRRD[:2], "sizes: 50000 50000 50000", *NRRD[3:], data=SMALL.tobytes())
     save_nrrd(folder / "promises.nrrd", *NRRD[:2], "sizes: 1000 1000 1000", *NRRD[3:], data=SMALL.tobytes())
     save_nrrd(folder / "zero.nrrd", *NRRD[:2], "sizes: 0 4 3", *NRRD[3:])
-    save_nrrd(folder / "five.nrrd", NRRD[0], "dimension: 5", "sizes: 5 4 1 3 1", *NRRD[3:], data=SMALL.tobytes())
+    save_nrrd(folder / "five.nrrd", NRRD[0], "dimension: 5", "sizes: 5 4 1 3 2", *NRRD[3:], data=SMALL.tobytes())
     save_nrrd(folder / "missing.nhdr", *NRRD, "data file: gone.raw")
     save_nrrd(folder / "list.nhdr", *NRRD, "data file: LIST\na.raw\ngone.raw")
     save_nrrd(folder / "outside.nhdr", *NRRD, "data file: ../../../etc/passwd")
