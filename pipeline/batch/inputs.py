@@ -14,7 +14,7 @@ from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
 from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.archives import is_zip, unpack
-from tumorlens.data.formats.open import is_scan
+from tumorlens.data.formats.open import is_scan, source_files
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.series import Candidate, DicomInput, find_candidates
@@ -30,12 +30,14 @@ class Work:
     Attributes:
         jobs: The scans to run, then the inputs that failed.
         candidates: Every DICOM series, with the name it has, or would have, in ``results.csv``.
+        left_alone: Files in the input folders that are no scans, as the user knows them.
         copies: Series that are not run, because one of the jobs has the same content.
     """
 
     jobs: list[Job] = field(default_factory=list)
     candidates: list[tuple[str, Candidate]] = field(default_factory=list)
     copies: list[Job] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
 
 
 def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Sequence[str] = ()) -> Work:
@@ -77,6 +79,7 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Seque
     with_names = name_jobs([*runs, *others])
     names = {job.key: job.name for job in with_names}
     work = Work(with_names[: len(runs)], [(names[job.key], candidate) for job, candidate in search.candidates])
+    work.left_alone = search.left_alone
     if run_instead:
         work.copies = [job for job in with_names if job.key in run_instead]
         work.jobs = [
@@ -98,6 +101,7 @@ class _Search:
     failures: list[Job] = field(default_factory=list)
     broken: bool = False  # whether a failure is of something that exists
     candidates: list[tuple[Job, Candidate]] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
     dicom_files: list[Path] = field(default_factory=list)  # named one by one: a shell's *.dcm is one series
     unpacked: set[Path] = field(default_factory=set)
 
@@ -158,6 +162,9 @@ class _Search:
 
         for file, reason in contents.unreadable:
             self._fail_broken(file, str(name_of(file)), f"cannot be read ({reason})", unpacked)
+        if contents.others:
+            parts = {part for scan in contents.scans for part in source_files(scan)}
+            self.left_alone += [str(name_of(file)) for file in contents.others if file not in parts]
         self.scans += [Job(file, str(name_of(file)), unpacked=unpacked) for file in contents.scans]
         if contents.dicom:
             self._add_dicom(DicomInput(tuple(contents.dicom), folder, name, whole=archive is not None), unpacked)
@@ -283,6 +290,7 @@ class _Contents:
     dicom: list[Path] = field(default_factory=list)
     zips: list[Path] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
 
 
 def _look_into(folder: Path, out: Path) -> _Contents:
@@ -312,6 +320,8 @@ def _look_into(folder: Path, out: Path) -> _Contents:
                 contents.scans.append(file)
             elif file.suffix.lower() == ".zip" and file.is_file() and is_zip(file):
                 contents.zips.append(file)
+            elif file.is_file():
+                contents.others.append(file)
     return contents
 
 

@@ -144,17 +144,18 @@ def _run_jobs(pipeline: Pipeline, jobs: list[Job], table: _Table, resume: bool, 
             content = write_result(result, out / job.folder, job.name, reading.made_of, options, place_of(job))
         return with_report(content, out / job.folder, options)
 
-    waiting: deque[tuple[Job, Written]] = deque()
+    waiting: deque[_Waiting] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # while the networks see the next scans
         try:
             for group in read_ahead(jobs, pipeline.classifier.input_size, options, settings, readers, find_earlier):
                 table.report.kept += sum(reading.earlier is not None for reading in group)
                 for reading, decision in zip(group, _decide(pipeline, group, options), strict=True):
-                    waiting.append((reading.job, writer.submit(conclude_and_write, reading, decision)))
+                    written = writer.submit(conclude_and_write, reading, decision)
+                    waiting.append(_Waiting(reading.job, written, writer.submit(table.add, reading.job, written)))
                 while len(waiting) > _MOST_WAITING + len(group):
-                    table.add_first(waiting)
+                    _wait_for_first(waiting)
             while waiting:
-                table.add_first(waiting)
+                _wait_for_first(waiting)
         except BaseException:  # also when you stop the run: every result has its row
             try:
                 writer.shutdown(wait=True, cancel_futures=True)
@@ -163,6 +164,25 @@ def _run_jobs(pipeline: Pipeline, jobs: list[Job], table: _Table, resume: bool, 
                     table.close(waiting)
             raise
     table.close(waiting)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A scan on its way to the disk: first its files are written, then its row is added, by the same thread."""
+
+    job: Job
+    written: Written
+    added: Future[None]
+
+
+def _wait_for_first(waiting: deque[_Waiting]) -> None:
+    """Wait until the first scan has its row.
+
+    Raises:
+        InputError: No later scan can be written either.
+    """
+    wait([waiting[0].added])  # before it leaves the queue: if you stop the run here, `close` adds its row
+    waiting.popleft().added.result()
 
 
 def _say_renamed(jobs: list[Job]) -> None:
@@ -207,14 +227,12 @@ class _Table:
         if (out / TABLE).is_file():
             self._write()  # without what a killed run left half-written
 
-    def add_first(self, waiting: deque[tuple[Job, Written]]) -> None:
-        """Wait for the files of the first scan that is waiting, and add its row.
+    def add(self, job: Job, written: Written) -> None:
+        """Add the row of a scan whose files are written, or could not be.
 
         Raises:
             InputError: No later scan can be written either.
         """
-        wait([waiting[0][1]])  # before it leaves the queue: if you stop the run here, `close` adds its row
-        job, written = waiting.popleft()
         row, content = self._row(job, written)
         _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
         self.report.failed += bool(row["error"])
@@ -222,11 +240,12 @@ class _Table:
         if self.done:
             self.done(job, row, content)
 
-    def close(self, waiting: deque[tuple[Job, Written]]) -> None:
+    def close(self, waiting: deque[_Waiting]) -> None:
         """Write the table, with the rows of scans that were finished but not yet added, and compare studies."""
-        for job, written in waiting:
-            if written.done() and not written.cancelled() and written.exception() is None:
-                self._add(job, self._row(job, written)[0])
+        for scan in waiting:
+            written = scan.written
+            if scan.added.cancelled() and not written.cancelled() and written.exception() is None:
+                self._add(scan.job, self._row(scan.job, written)[0])
         changed = self._studies.compare(self.out)
         for row in self.report.rows:
             if row["scan"] in changed:

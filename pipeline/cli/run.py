@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.batch.run import BatchReport
 
 
+_SHOWN = 5  # files that were left alone, by name
+
+
 @dataclass(frozen=True)
 class RunCall:
     """The inputs of a call, the place of its results, and its printed output."""
@@ -62,6 +65,9 @@ def _run(values: Values) -> int:
         for job in () if call.quiet or call.as_json else work.jobs:
             for text in job.notes:
                 note(f"{job.name}: {text}")
+        if work.left_alone and not (call.quiet or call.as_json):
+            shown = ", ".join(work.left_alone[:_SHOWN]) + (", ..." if len(work.left_alone) > _SHOWN else "")
+            note(f"files that look like no scan were left alone ({len(work.left_alone)}): {shown}")
         with sole_writer(call.out):  # from now on: a second run ends before it loads the models
             return _run_jobs(work.jobs, call.out, call, load, options)
 

@@ -12,8 +12,8 @@ from tumorlens.data.scan import Scan
 # mm, but not an infant's head, a field of view that cuts the head, or one that shows the shoulders.
 # The width is the diameter of a circle with the head's area in the slice that shows most of it. It is 127 to 180 mm in
 # the volumes at hand (axial, coronal and sagittal; with and without a skull); a preterm infant's is about 70 mm.
-_WIDTH_MM = (40.0, 500.0)
-_DISTANCE_MM = (0.05, 100.0)  # between slices; scouts lie up to 60 mm apart
+_WIDTH_MM = (40.0, 350.0)
+_DISTANCE_MM = (0.2, 25.0)  # between slices; 0.5 to 8 mm in scans that cover a head
 _MOST_SPAN_MM = 500.0  # from the first judged slice to the last; 94 to 151 mm in the volumes at hand
 _MOST_UNEVEN = 200.0  # the longest side of a voxel divided by the shortest; 40 in thick slices of fine pixels
 

@@ -133,7 +133,7 @@ def _write_case(desk: Desk, result: StoredResult, decision: Decision, folder: Pa
         "patient": safe_cell(patient_in_file(scan) or _patient_of(desk.source_of(result.name), result)),
         "sequence": result.content.get("sequence") or "",
         "scan": safe_cell(result.name),
-        "reviewer": decision.reviewer,
+        "reviewer": safe_cell(decision.reviewer),
         "action": decision.action,
     }
 

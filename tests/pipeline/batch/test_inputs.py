@@ -253,3 +253,13 @@ def test_files_that_are_not_scans_are_left_alone_and_scans_that_cannot_be_read_h
     rows = {row["scan"]: row["error"] for row in table(tmp_path / "b")}
     assert result.exit_code == 1 and set(rows) == {"good.png", "cut", "empty.jpg", "animation.gif"}
     assert not rows.pop("good.png") and all(str(folder / name) in error for name, error in rows.items())
+
+
+def test_files_that_are_left_alone_are_named(tumorlens, tmp_path):
+    save(tmp_path / "in" / "a.png", phantom_slice(3, "glioma").image)
+    for name in ("notes.txt", "cut.dcm.gz", "IM0001"):
+        (tmp_path / "in" / name).write_bytes(b"\0" * 100)
+    done = tumorlens("run", tmp_path / "in", "-o", tmp_path / "out")
+    assert done.exit_code == 0
+    assert "files that look like no scan were left alone (3): IM0001, cut.dcm.gz, notes.txt" in done.stderr
+    assert "left alone" not in tumorlens("run", tmp_path / "in", "-o", tmp_path / "out", "--overwrite", "-q").stderr

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from dataclasses import replace
 
 import pytest
 
 from tests.pipeline.batch.conftest import NAMES
-from tests.scans.pictures import table
+from tests.scans.pictures import save, table
 from tumorlens.data.errors import InputError
 from tumorlens.data.locks import sole_writer
+from tumorlens.data.phantom import phantom_slice
 from tumorlens.pipeline.batch import read_ahead
 from tumorlens.pipeline.batch import run as module
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.read_ahead import open_job
 from tumorlens.pipeline.batch.run import run_batch
 from tumorlens.pipeline.options import RunOptions
+from tumorlens.pipeline.outputs.table import read_table
+from tumorlens.pipeline.pipeline import Pipeline
 
 
 class CountingNetwork:
@@ -222,3 +226,21 @@ def test_a_table_that_cannot_grow_stops_the_run(pipeline, jobs, tmp_path, monkey
     monkeypatch.undo()
     report = run_batch(pipeline, jobs, tmp_path, resume=True)
     assert [row["scan"] for row in report.rows] == NAMES and report.kept >= 3
+
+
+def test_a_row_is_there_before_the_next_scan_is_decided(pipeline, tmp_path, monkeypatch):
+    pictures = [save(tmp_path / f"{n}.png", phantom_slice(n, "glioma").image) for n in range(3)]
+    seen, decide = [], Pipeline.decide
+
+    def slow(self, cases, *rest):
+        deadline = time.monotonic() + 20
+        while len(seen) > len(read_table(tmp_path / "out" / "results.csv")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(read_table(tmp_path / "out" / "results.csv")) == len(seen)
+        seen.extend(cases)
+        return decide(self, cases, *rest)
+
+    monkeypatch.setattr(Pipeline, "decide", slow)
+    monkeypatch.setattr("tumorlens.pipeline.batch.read_ahead.AT_ONCE", 1)
+    report = run_batch(pipeline, [Job(path, path.name) for path in pictures], tmp_path / "out")
+    assert (len(report.rows), report.failed) == (3, 0)
