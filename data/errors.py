@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# Characters that a terminal obeys: escapes, and those that turn the direction of writing. Tabs and line ends stay.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 class InputError(ValueError):
     """A file, value or setting from the user cannot be used.
@@ -14,8 +19,10 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """The text with escapes for bytes that are not UTF-8, as in file names of old systems."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """The text with escapes for what no terminal should get, as in names of files: bytes that are not UTF-8, and
+    characters that it obeys."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def reason_of(error: Exception) -> str:

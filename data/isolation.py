@@ -29,10 +29,11 @@ from tumorlens.data.messages import receive, send
 
 Value = TypeVar("Value")
 
-_SECONDS, _SECONDS_PER_MIB = 20.0, 1.0
-_MEMORY, _MEMORY_PER_BYTE = 4 * 2**30, 32  # above the worker's own; a picture of 4000 x 4000 RGBA takes 1.2 GB
+_SECONDS, _SECONDS_PER_MIB = 15.0, 1.0
+_MEMORY, _MEMORY_PER_BYTE = 3 * 2**29, 64  # above the worker's own; a picture of 4000 x 4000 RGBA takes 1.2 GB
 _PIPE = 2**20  # bytes, the most that Linux grants everybody
 _TIMEOUT = getattr(signal, "SIGALRM", None)
+_GREETING = "a worker of tumorlens"
 _COMMAND = "from tumorlens.data.isolation import serve; serve()"
 
 
@@ -59,10 +60,16 @@ def isolated(function: Callable[..., Value], *args: Any, size: int) -> Value:
         used = worker.used
         limits = _SECONDS + _SECONDS_PER_MIB * size / 2**20, _MEMORY + _MEMORY_PER_BYTE * size
         try:
+            worker.meet()
             worker.ask(function, args, limits)
             answer = receive(worker.answers)
         except (EOFError, OSError, ValueError):
             status = worker.end()
+            if not worker.met:
+                raise InputError(
+                    f"the process that decodes this kind of file does not start with {sys.executable}; set "
+                    "sys.executable to the Python that has tumorlens"
+                ) from None
             # An earlier file may have damaged the worker's memory, so this one is tried again in a new worker.
             if used and status != _status_of(_TIMEOUT):
                 continue
@@ -107,7 +114,7 @@ class _Worker:
         )
         self.requests = cast(RawIOBase, self.process.stdin)
         self.answers = cast(RawIOBase, self.process.stdout)
-        self.used = False
+        self.used = self.met = False
         if sys.platform == "linux":
             import fcntl
 
@@ -115,6 +122,13 @@ class _Worker:
                 with suppress(OSError):
                     fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
         _workers.add(self)
+
+    def meet(self) -> None:
+        """Wait until a new worker says that it has started."""
+        if not self.met:
+            self.met = receive(self.answers) == _GREETING
+        if not self.met:
+            raise ValueError("the other process is not a worker")
 
     def ask(
         self, function: Callable[..., Any], args: tuple[Any, ...], limits: tuple[float, int], answer: bool = True
@@ -202,7 +216,7 @@ def _error(memory: int, name: str, text: str, number: int | None) -> Exception:
         return InputError(text)
     if name == "MemoryError":
         return InputError(
-            f"reading it takes over {memory / 2**30:.0f} GiB of memory, so it is damaged or not a scan; "
+            f"reading it takes over {memory / 2**30:.1f} GiB of memory, so it is damaged or not a scan; "
             "delete or replace it"
         )
     if number is not None:
@@ -225,6 +239,7 @@ def serve() -> None:
     for stream in range(3):  # native libraries print what they think of a file
         os.dup2(nowhere, stream)
     with suppress(EOFError, OSError):
+        send(answers, _GREETING)
         while True:
             *call, answer = receive(requests)
             reply = _reply(*call)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from tumorlens.data.errors import InputError, printable
 from tumorlens.data.files import claim
 
 _LOCK = ".tumorlens.lock"
+_LONGEST_MARK = 1000  # process and machine
 _held: set[tuple[str, int, int]] = set()  # locked folders, each with its process and thread
 
 
@@ -80,6 +82,8 @@ def _flocked(path: Path) -> int | None:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # a run that ends has removed the folder
             continue
+        except PermissionError:  # the lock of another user, who may have been killed
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -90,9 +94,17 @@ def _flocked(path: Path) -> int | None:
             return None
         with suppress(OSError):  # a run that ends has removed the file: whoever comes next makes another
             if os.path.samestat(os.fstat(handle), path.stat()):
+                _check_ours(path, handle)
                 _sign(handle)
                 return handle
         os.close(handle)
+
+
+def _check_ours(path: Path, handle: int) -> None:
+    """Raise an `InputError` for a file of the user that has the name of a lock."""
+    if path.stat().st_size and not re.fullmatch(rb"\d+\n[^\n]*\n", path.read_bytes()[:_LONGEST_MARK]):
+        os.close(handle)
+        raise InputError(f"{path}: tumorlens did not write this file; move it away, or choose another -o")
 
 
 def _sign(handle: int) -> None:

@@ -6,6 +6,7 @@ numbers say where an image lies. Every departure from a regular grid is reported
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.dicom.headers import frame_items, number, numbers, value
+from tumorlens.data.dicom.headers import frame_items, items, number, numbers
 from tumorlens.data.dicom.source import affine_of_frames
 from tumorlens.data.dicom.volumes import Volume, is_repeat, split_volumes
 from tumorlens.data.errors import InputError
@@ -30,6 +31,13 @@ _REGULAR = 0.05  # an image may lie off the grid by this share of the slice dist
 _MAX_OFF_GRID = 0.75  # beyond this share the slice of an image is not known
 _TILT_DEG = 0.2  # less is rounding, also of cosines with three decimals
 _NOT_UNIT = 0.02  # of the length of a direction, or of the product of two; rounding to two decimals gives up to 0.017
+_CLOSE = 0.75  # of the distance that the header gives; images that lie closer may be those of two volumes
+_SETTINGS = (
+    ("echo time", "EffectiveEchoTime", "EchoTime"),
+    ("flip angle", "FlipAngle"),
+    ("inversion time", "InversionTime"),
+)
+_FEW = 3  # slices of another setting may be repeats
 _LARGEST_GAP = 2.0  # distance of slices divided by their thickness; more is hardly ever acquired
 
 
@@ -102,7 +110,7 @@ def planes_of(ds: Dataset, index: int) -> list[ImagePlane]:
     n_frames = int(number(ds, "NumberOfFrames") or 1)
     if min(shape) < 1 or not 1 <= n_frames <= _MAX_FRAMES or float(shape[0]) * shape[1] * n_frames > _MAX_VOXELS:
         raise InputError(f"the header gives an impossible size of {shape[0]} x {shape[1]} x {n_frames}")
-    per_frame = value(ds, "PerFrameFunctionalGroupsSequence")
+    per_frame = items(ds, "PerFrameFunctionalGroupsSequence") or None
     if per_frame is None and n_frames == 1:
         return [_plane((index, 0), shape, [ds])]
     if per_frame is None:  # a multi-frame file that does not describe its frames
@@ -250,11 +258,24 @@ def _one_volume(
     doubled = sum(len(group) - 1 for group in volume.places)
     if doubled:
         warnings.append(f"{_images(doubled)} at a place where another one lies already: the first of each was used")
+    warnings += _mixed_settings([group[0] for group in volume.places])
     lost = len(places) - len(volume.places)
     if lost:
         which = "the volume that was used" if frame is None else f"frame {frame}"
         warnings.append(f"{which} lacks {lost} of the {len(places)} places that other frames have")
     return volume.places, frame, notes
+
+
+def _mixed_settings(planes: list[ImagePlane]) -> list[str]:
+    """Warnings of settings in which the slices of one volume differ, though they should not."""
+    warnings = []
+    for name, *elements in _SETTINGS:
+        found = (next((v for e in elements for i in p.items if (v := number(i, e)) is not None), None) for p in planes)
+        values = Counter(f"{value:g}" for value in found if value is not None)
+        if len(values) > 1 and values.most_common(2)[1][1] >= _FEW:
+            listed = " and ".join(value for value, _ in values.most_common(3))
+            warnings.append(f"the slices differ in {name} ({listed}): they may be those of several volumes")
+    return warnings
 
 
 def _chosen(volumes: list[Volume[ImagePlane]], frame: int | None) -> Volume[ImagePlane]:
@@ -279,6 +300,10 @@ def _grid_indices(planes: list[ImagePlane], warnings: list[str]) -> list[int]:
     gaps = np.diff(depth)
     usual = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
     expected = planes[0].between or _LARGEST_GAP * (planes[0].thickness or np.inf)
+    if planes[0].between and usual < _CLOSE * planes[0].between:
+        warnings.append(
+            f"the images are {usual:.4g} mm apart, the header says {planes[0].between:.4g}: two volumes may be mixed"
+        )
     if usual > 1.5 * expected:
         warnings.append(f"the images are {usual:.4g} mm apart, much more than the header says: slices may be missing")
     whole = np.maximum(np.rint(gaps / usual), 1)

@@ -50,7 +50,7 @@ def read_series(files: Sequence[Path], frame: int | None = None) -> Scan:
     """
     flaws: list[str] = []
     datasets = _usable(files, flaws)
-    planes = [plane for index, ds in enumerate(datasets) for plane in planes_of(ds, index)]
+    planes = _planes(datasets)
     if not planes:
         raise InputError("the series does not hold an image")
     announced = number(datasets[0], "ImagesInAcquisition") or 0
@@ -90,11 +90,27 @@ def check_series(files: Sequence[Path], frame: int | None = None) -> None:
         InputError: As `read_series`.
     """
     datasets = _usable(files, [], read_header)
-    planes = [plane for index, ds in enumerate(datasets) for plane in planes_of(ds, index)]
+    planes = _planes(datasets)
     if any(has_geometry(plane) for plane in planes):
         stack_planes(planes, frame)
     elif len(planes) > 1:
         raise InputError(_no_volume(planes))
+
+
+def _planes(datasets: Sequence[Dataset]) -> list[ImagePlane]:
+    """The images of all files.
+
+    Raises:
+        InputError: A header contradicts itself. The message names the file.
+    """
+    planes: list[ImagePlane] = []
+    for index, ds in enumerate(datasets):
+        try:
+            planes += planes_of(ds, index)
+        except InputError as error:
+            name = Path(str(getattr(ds, "filename", "") or "a file")).name
+            raise InputError(f"{name}: {error}; delete or replace this file") from None
+    return planes
 
 
 def _usable(files: Sequence[Path], flaws: list[str], read: Callable[[Path], Dataset] = read_dataset) -> list[Dataset]:

@@ -329,7 +329,7 @@ def _why_not_one(n_pieces: int, headers: list[Dataset], planes: list[ImagePlane]
 
 
 def _series(key: _Key, members: _Members) -> Series:
-    header: Any = members[0][1]
+    header: Any = next((h for _, h in members if unfitness_of(h) is None), members[0][1])
     refusals = {refusal_of(h) for _, h in members}
     series_number = number(header, "SeriesNumber")
     return Series(

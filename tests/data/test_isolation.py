@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,9 +104,9 @@ def test_the_time_is_that_of_one_call(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps to a limit of memory")
 def test_memory_is_limited_and_grows_with_the_file():
-    with pytest.raises(InputError, match="takes over 4 GiB of memory, so it is damaged or not a scan"):
-        isolated(decoders.take_memory, 4.5, size=0)
-    assert isolated(decoders.take_memory, 4.5, size=2**25) == 4.5 * 2**30  # untouched zeros take nothing
+    with pytest.raises(InputError, match=r"takes over 1\.5 GiB of memory, so it is damaged or not a scan"):
+        isolated(decoders.take_memory, 2.5, size=0)
+    assert isolated(decoders.take_memory, 2.5, size=2**25) == 2.5 * 2**30  # untouched zeros take nothing
 
 
 @pytest.mark.parametrize(
@@ -268,3 +269,11 @@ def test_a_program_that_ends_ends_its_workers(tmp_path):
     done = script(tmp_path, "print(isolated(decoders.process_id, size=0))")
     worker = int(done.communicate(timeout=60)[0])
     assert done.returncode == 0 and gone(worker, 5)
+
+
+@pytest.mark.parametrize("program", ["false", "cat"])
+def test_a_python_that_does_not_start_blames_no_file(monkeypatch, program):
+    monkeypatch.setattr(isolation, "_idle", [])
+    monkeypatch.setattr(sys, "executable", shutil.which(program))
+    with pytest.raises(InputError, match=f"does not start with .*{program}; set sys.executable"):
+        isolated(decoders.process_id, size=0)

@@ -196,3 +196,11 @@ def test_a_folder_that_cannot_be_locked_is_refused_in_one_sentence(tmp_path):
         pass
     with suppress(FileNotFoundError):
         assert not (tmp_path / "elsewhere").read_text()
+
+
+def test_a_file_of_yours_is_no_lock(tmp_path):
+    (tmp_path / locks._LOCK).write_text("my notes\n")
+    for _ in range(2):
+        with pytest.raises(InputError, match="tumorlens did not write this file"), sole_writer(tmp_path):
+            pass
+    assert (tmp_path / locks._LOCK).read_text() == "my notes\n"

@@ -273,3 +273,33 @@ def test_echoes_of_an_enhanced_file_are_separated_in_any_order(tmp_path, separat
     for frame in (0, 1):
         voxels = read_series([path], frame).voxels[0, 0]  # `open_scan` takes constant slices for padding
         assert voxels.tolist() == [1000 * (frame + 1) + place for place in range(9)]
+
+
+def test_two_stacks_that_interleave_are_reported(tmp_path):
+    volume, affine = small_volume()
+    paths = save_series(tmp_path, volume, affine)
+    for number, path in enumerate(paths):
+        ds = pydicom.dcmread(path)
+        ds.SpacingBetweenSlices = 2 * float(np.linalg.norm(affine[:3, 2]))
+        ds.EchoTime = 10.0 if number % 2 else 90.0
+        ds.save_as(path)
+    warnings = open_scan(tmp_path).warnings
+    assert any("two volumes may be mixed" in warning for warning in warnings)
+    assert any("the slices differ in echo time" in w and "several volumes" in w for w in warnings)
+
+
+def test_a_header_without_rows_is_named(tmp_path):
+    paths = save_series(tmp_path, *small_volume())
+    ds = pydicom.dcmread(paths[2])
+    ds.Rows = 0
+    ds.save_as(paths[2])
+    with pytest.raises(InputError, match=f"{paths[2].name}: the header gives an impossible size"):
+        open_scan(tmp_path)
+
+
+def test_a_localizer_among_the_slices_does_not_make_the_series_one(tmp_path):
+    paths = save_series(tmp_path, *small_volume())
+    ds = pydicom.dcmread(paths[0])
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    ds.save_as(paths[0])
+    assert open_scan(tmp_path).n_slices >= len(paths) - 1
