@@ -51,7 +51,8 @@ audit: $(VENV)/.installed-dev
 
 sbom: $(VENV)/.installed
 	$(PYTHON) -m venv "$(VENV)/sbom" && "$(VENV)/sbom/bin/pip" install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
-	"$(VENV)/sbom/bin/cyclonedx-py" environment --pyproject pyproject.toml --output-reproducible -o docs/sbom.json "$(BIN)/python"
+	"$(VENV)/sbom/bin/cyclonedx-py" environment --pyproject pyproject.toml --output-reproducible -o "$(VENV)/sbom.json" "$(BIN)/python"
+	"$(BIN)/python" tests/sbom.py < "$(VENV)/sbom.json" > docs/sbom.json
 
 types: $(VENV)/.installed-dev
 	@# The folders stand at the top level and are imported as tumorlens.*: mypy needs them in one folder of that name.
