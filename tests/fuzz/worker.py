@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import sys
@@ -115,9 +116,7 @@ def run(job: dict[str, Any], scratch: Path, say: Any) -> None:
             end = {"end": "fault", "fault": _fault(error)}
             # Out of the way of the next case, until the parent has taken it.
             end["files"] = str(folder.parent.rename(scratch / f"fault-{number}"))
-        peak = max(
-            resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
+        peak = _peak_mb()
         if peak > job["limit_mb"]:
             say({"end": "exit", "fault": {"kind": "memory", "where": "", "text": f"{peak} MB"}})
             os._exit(0)  # the peak of a process does not go down
@@ -159,6 +158,17 @@ def _limit_memory(limit_mb: int) -> None:
         taken = int(statm.read_text().split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (taken + 2 * limit_mb * _MB, hard))
+
+
+def _peak_mb() -> int:
+    """Highest resident memory of this process or of one that it has ended.
+
+    `getrusage` counts what the parent had when it forked, so Linux's own figure goes first.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    own = int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1024
 
 
 def _fault(error: BaseException) -> dict[str, Any]:
