@@ -89,8 +89,8 @@ class QueuedJob:
         def on_disk(array: Any, name: str) -> Any:
             if array is None:
                 return None
-            np.save(self.folder / f"{self.id}-{name}.npy", array, allow_pickle=False)
-            return np.load(self.folder / f"{self.id}-{name}.npy", mmap_mode="r", allow_pickle=False)
+            np.save(self.folder / f"{self.id}.{name}.npy", array, allow_pickle=False)
+            return np.load(self.folder / f"{self.id}.{name}.npy", mmap_mode="r", allow_pickle=False)
 
         arrays = {name: on_disk(getattr(result, name), name) for name in ("mask", "heat", "lesion_map")}
         scan = replace(result.scan, voxels=on_disk(result.scan.voxels, "voxels"))
