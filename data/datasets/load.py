@@ -142,7 +142,7 @@ def _list_class_folders(
 
 
 def _there_instead(root: Path, scans: Mapping[Path, list[Path]]) -> str:
-    """What a folder holds that is no data set, and why it is not taken; empty for an empty folder."""
+    """The end of a message: what a folder that is not a data set holds instead, and why that cannot be used."""
     tables = sorted(file for file in root.rglob("*") if file.suffix.lower() in (".csv", ".tsv", ".txt", ".xlsx"))
     loose = scans.get(root, [])
     if tables:

@@ -30,7 +30,7 @@ def stored_frames(ds: Dataset, indices: list[int]) -> list[NDArray[Any]]:
     """Stored pixel values ``(rows, columns)`` of some frames: the bits that the header says are stored, no others.
 
     Raises:
-        InputError: There are no pixels, they are damaged, or no decoder is installed. The message names the file.
+        InputError: The pixels are missing or damaged, or no decoder is installed. The message names the file.
     """
     from pydicom.pixels import iter_pixels, pixel_array
     from pydicom.uid import UID
