@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from tumorlens.data.files import claim
 
 _LOCK = ".tumorlens.lock"
 _LONGEST_MARK = 1000  # process and machine
+_SIGNED_WITHIN = 1.0  # seconds; between the lock and the name of its process lie only two calls
 _held: set[tuple[str, int, int]] = set()  # locked folders, each with its process and thread
 
 
@@ -126,7 +128,15 @@ def _unlock(path: Path, handle: int) -> None:
 def _busy(folder: Path, lock_file: Path) -> str:
     who = ""
     with suppress(OSError, ValueError):
-        pid, host, *_ = lock_file.read_text(encoding="utf-8").splitlines()
+        pid, host, *_ = _mark_of(lock_file).splitlines()
         host = host.partition("?")[0]  # filelock adds the container to the name of the machine
         who = f" (process {int(pid)}{'' if host == platform.node() else f' on {printable(host)}'})"
     return f"{folder}: another run{who} writes here; wait until it ends, or choose another -o"
+
+
+def _mark_of(lock_file: Path) -> str:
+    """What `_sign` writes into a lock file, which may have been locked only now."""
+    until = time.monotonic() + _SIGNED_WITHIN
+    while not (mark := lock_file.read_text(encoding="utf-8")) and time.monotonic() < until:
+        time.sleep(0.01)
+    return mark

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -121,6 +122,31 @@ def test_another_machine_is_named(tmp_path, hold):
         (tmp_path / locks._LOCK).write_text(text)
         with pytest.raises(InputError, match=f"another run{who} writes here"), sole_writer(tmp_path):
             pass
+
+
+def test_a_process_that_has_locked_but_not_signed_yet_is_named(tmp_path, monkeypatch):
+    sign, locked, refused = locks._sign, threading.Event(), threading.Event()
+
+    def sign_late(handle):
+        locked.set()
+        time.sleep(0.2)
+        sign(handle)
+
+    def hold():
+        with sole_writer(tmp_path):
+            refused.wait(20)
+
+    monkeypatch.setattr(locks, "_sign", sign_late)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert locked.wait(20)
+        message = rf"another run \(process {os.getpid()}\) writes here"
+        with pytest.raises(InputError, match=message), sole_writer(tmp_path):
+            pass
+    finally:
+        refused.set()
+        thread.join()
 
 
 def test_a_thread_may_nest_its_blocks_and_another_thread_has_to_wait(tmp_path):
