@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import zipfile
@@ -15,6 +16,18 @@ _MAX_FILES = 100_000
 _MAX_RATIO = 100  # unpacked / packed: scans reach 2 to 20, archive bombs over 1000
 _RATIO_FROM = 100 * 2**20  # smaller archives may have any ratio
 _ENCRYPTED = 0x1
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other entry can be unpacked either
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,  # a method of compression that Python does not know
+    RuntimeError,  # a password
+    LookupError,
+    ValueError,
+    OSError,
+)
 
 
 def is_zip(path: Path) -> bool:
@@ -26,16 +39,19 @@ def is_zip(path: Path) -> bool:
         return False
 
 
-def unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path) -> dict[Path, str]:
     """Unpack a zip archive.
 
     Args:
         path: The archive.
         folder: Where the files go. It is made if it is not there.
 
+    Returns:
+        The files that are not there because their entries are damaged or encrypted, each with the reason.
+
     Raises:
-        InputError: The archive is damaged or encrypted, has entries that lead out of the folder, or is too large once
-            unpacked. The folder is removed then.
+        InputError: The archive is damaged, none of its entries can be unpacked, one leads out of the folder, or it is
+            too large once unpacked. The folder is removed then.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -44,25 +60,40 @@ def unpack(path: Path, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             if sum(entry.file_size for entry in entries) > shutil.disk_usage(folder).free:
                 raise InputError(f"{path}: there is not enough space on the disk to unpack the archive")
+            skipped = {}
             for entry in entries:
-                archive.extract(entry, folder)  # reads no more than the size the entry declares
+                file = folder / PurePosixPath(entry.filename)
+                try:
+                    _extract(archive, entry, file)
+                except _DAMAGE as error:
+                    if len(entries) == 1 or (isinstance(error, OSError) and error.errno in _HOPELESS):
+                        raise
+                    skipped[file] = f"the entry of the zip archive is damaged or cannot be unpacked{_why(error)}"
+            if entries and len(skipped) == len(entries):
+                raise zipfile.BadZipFile
+            return skipped
     except InputError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        LookupError,
-        ValueError,
-        OSError,
-    ) as error:
+    except _DAMAGE as error:
         shutil.rmtree(folder, ignore_errors=True)
-        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-        raise InputError(f"{path}: the zip archive is damaged or cannot be unpacked{reason}") from None
+        raise InputError(f"{path}: the zip archive is damaged or cannot be unpacked{_why(error)}") from None
+
+
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> None:
+    """Unpack an entry, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(entry) as source, file.open("xb") as target:  # reads no more than the size the entry declares
+        try:
+            shutil.copyfileobj(source, target)
+        except BaseException:
+            target.close()
+            file.unlink()
+            raise
+
+
+def _why(error: Exception) -> str:
+    return f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
 
 
 def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
@@ -73,8 +104,8 @@ def _check(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
             shown = "".join(c if c.isprintable() else "?" for c in entry.filename[:60])
             raise InputError(f"{path}: an entry of the archive leads out of it ({shown}); nothing was read")
-        if entry.flag_bits & _ENCRYPTED:
-            raise InputError(f"{path}: the archive is protected by a password; unpack it first")
+    if entries and all(entry.flag_bits & _ENCRYPTED for entry in entries):
+        raise InputError(f"{path}: the archive is protected by a password; unpack it first")
     size = sum(entry.file_size for entry in entries)
     packed = max(1, sum(entry.compress_size for entry in entries))
     if len(entries) > _MAX_FILES:

@@ -20,7 +20,7 @@ from tumorlens.data.dicom.decoding import prepare_decoders
 from tumorlens.data.dicom.headers import is_dicom, is_dicom_head
 from tumorlens.data.dicom.reader import read_series
 from tumorlens.data.dicom.study import read_dicom, read_study
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, printable
 from tumorlens.data.formats.archives import is_zip, unpack
 from tumorlens.data.formats.matlab import has_cjdata, is_matlab, read_matlab
 from tumorlens.data.formats.metaimage import is_metaimage, metaimage_files, read_metaimage
@@ -310,8 +310,10 @@ def _read(path: Path, frame: int | None, series: str | None) -> Scan:
         return row.read(path, frame, series)
     with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
         folder = Path(scratch) / "zip"
-        unpack(path, folder)
+        skipped = unpack(path, folder)
         try:
-            return _read(folder, frame, series)
+            scan = _read(folder, frame, series)
+            lost = tuple(printable(f"{file.relative_to(folder)}: {reason}") for file, reason in skipped.items())
+            return replace(scan, warnings=(*scan.warnings, *lost))
         except InputError as error:  # the user knows the archive, not the folder where it was unpacked
             raise InputError(str(error).replace(str(folder), str(path))) from None

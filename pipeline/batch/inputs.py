@@ -182,11 +182,15 @@ class _Search:
         folder = self.scratch / str(len(self.unpacked))
         self.unpacked.add(path.resolve())
         try:
-            unpack(path, folder)
+            skipped = unpack(path, folder)
         except InputError as error:
             self._fail_broken(path, str(name), str(error))
             return True
-        return self._add_folder(folder, name, path)
+        for file, reason in skipped.items():
+            inside = file.relative_to(folder)
+            if not any(part.startswith(".") for part in inside.parts):  # hidden, as in folders
+                self._fail_broken(file, str(name / inside.as_posix()), reason, (str(folder), str(path)))
+        return self._add_folder(folder, name, path) or bool(skipped)
 
     def _add_dicomdir(self, path: Path) -> None:
         try:

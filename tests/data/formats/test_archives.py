@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from tests.scans.dicom import save_series
 from tumorlens.data.errors import InputError
+from tumorlens.data.formats import archives
 from tumorlens.data.formats.archives import unpack
 from tumorlens.data.formats.open import open_scan
 
@@ -121,3 +124,63 @@ def test_an_archive_without_scans_is_refused(tmp_path):
     (tmp_path / "empty.zip").write_bytes(empty.getvalue())
     with pytest.raises(InputError, match=r"empty\.zip"):
         open_scan(tmp_path / "empty.zip")
+
+
+def spoil(path, name, what):
+    """Damage one entry of an archive, and nothing else."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(name)
+    raw = bytearray(path.read_bytes())
+    start, central = entry.header_offset, raw.rindex(b"PK\x01\x02", 0, raw.rindex(name.encode()))
+    if what == "content":
+        first = start + 30 + len(name)
+        raw[first : first + 40] = bytes(40)
+    elif what == "sum":
+        raw[start + 14] ^= 1
+        raw[central + 16] ^= 1
+    elif what == "method":
+        raw[start + 8], raw[central + 10] = 97, 97
+    elif what == "password":
+        raw[start + 6] |= 1
+        raw[central + 8] |= 1
+    elif what == "header":
+        raw[start] = 0
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("what", ["content", "sum", "method", "password", "header"])
+def test_a_damaged_entry_costs_no_other(tmp_path, what):
+    noise = np.random.default_rng(0).bytes(3000)
+    path = pack(tmp_path / "a.zip", {"in/good": b"1" * 900, "in/bad": noise, "last": b"3"})
+    spoil(path, "in/bad", what)
+    (file, reason), *others = unpack(path, tmp_path / "in").items()
+    assert file == tmp_path / "in" / "in" / "bad" and "entry of the zip archive is damaged" in reason and not others
+    assert {p.name for p in (tmp_path / "in").rglob("*") if p.is_file()} == {"good", "last"}
+    assert (tmp_path / "in" / "in" / "good").read_bytes() == b"1" * 900
+
+
+def test_entries_that_no_disk_takes_cost_no_other(tmp_path):
+    path = pack(tmp_path / "a.zip", {"a": b"1", "a/b": b"2", "x" * 300: b"3", "c": b"4"})
+    skipped = unpack(path, tmp_path / "in")
+    assert {file.name for file in skipped} == {"b", "x" * 300}
+    assert {p.name for p in (tmp_path / "in").iterdir()} == {"a", "c"}
+
+
+def test_a_full_disk_is_not_the_fault_of_an_entry(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = pack(tmp_path / "a.zip", {"a": b"1", "b": b"2"})
+    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    with pytest.raises(InputError, match=r"cannot be unpacked \(No space left"):
+        unpack(path, tmp_path / "in")
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_zipped_series_says_which_of_its_files_is_damaged(tmp_path):
+    files = save_series(tmp_path / "in", VOLUME, np.diag([1.0, 1, 5, 1]))
+    path = pack(tmp_path / "s.zip", {f.name: f.read_bytes() for f in files})
+    spoil(path, files[-1].name, "sum")
+    scan = open_scan(path)
+    assert scan.voxels.shape[2] == 8
+    assert any(text.startswith(f"{files[-1].name}: the entry of the zip") for text in scan.warnings)

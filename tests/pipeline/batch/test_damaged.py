@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import pytest
 
 from tests.scans.dicom import save_killer
@@ -33,3 +35,22 @@ def test_a_picture_starts_no_worker(tumorlens, tmp_path):
     path = save(tmp_path / "a.png", phantom_slice(3, "glioma").image)
     assert tumorlens("run", path, "-o", tmp_path / "out").exit_code == 0
     assert not isolation._workers
+
+
+def test_a_damaged_entry_of_a_zip_costs_its_own_row(tumorlens, tmp_path):
+    zips = tmp_path / "scans"
+    zips.mkdir()
+    with zipfile.ZipFile(zips / "a.zip", "w") as archive:
+        for seed, name in enumerate(("one.png", "two.png", "deep/three.png")):
+            archive.write(save(tmp_path / "p" / name, phantom_slice(seed, "meningioma").image), name)
+        archive.writestr("__MACOSX/._one.png", b"of a Mac")
+    content = (zips / "a.zip").read_bytes()
+    for at in (content.index(b"two.png") + 100, content.index(b"of a Mac")):
+        content = content[:at] + b"?" + content[at + 1 :]
+    (zips / "a.zip").write_bytes(content)
+    done = tumorlens("run", zips, "-o", tmp_path / "out")
+    assert done.exit_code == 1, done.output
+    rows = {row["scan"]: row for row in table(tmp_path / "out")}
+    assert set(rows) == {"a.zip/one.png", "a.zip/two.png", "a.zip/deep/three.png"}
+    reason = f"{zips / 'a.zip' / 'two.png'}: the entry of the zip archive is damaged or cannot be unpacked"
+    assert {name: row["error"] for name, row in rows.items() if row["error"]} == {"a.zip/two.png": reason}
