@@ -35,6 +35,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
     Raises:
         InputError: Another run writes there, or you may not.
     """
+    if (folder / _LOCK).is_dir():
+        raise _foreign(folder / _LOCK)
     claim([folder / _LOCK], "a lock", lambda _: True, overwrite=True)
     holder = os.path.realpath(folder), os.getpid(), threading.get_ident()
     if holder in _held:
@@ -106,7 +108,12 @@ def _check_ours(path: Path, handle: int) -> None:
     """Raise an `InputError` for a file of the user that has the name of a lock."""
     if path.stat().st_size and not re.fullmatch(rb"\d+\n[^\n]*\n", path.read_bytes()[:_LONGEST_MARK]):
         os.close(handle)
-        raise InputError(f"{path}: tumorlens did not write this file; move it away, or choose another -o")
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> InputError:
+    what = "folder" if path.is_dir() else "file"
+    return InputError(f"{path}: tumorlens did not write this {what}; move it away, or choose another -o")
 
 
 def _sign(handle: int) -> None:
@@ -119,8 +126,10 @@ def _sign(handle: int) -> None:
 def _unlock(path: Path, handle: int) -> None:
     import fcntl
 
-    with suppress(OSError):  # as long as the lock is held, nobody else has made a new file
-        path.unlink()
+    # As long as the lock is held, nobody else has made a new file, unless the folder was moved or the file deleted.
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(handle), path.lstat()):
+            path.unlink()
     fcntl.flock(handle, fcntl.LOCK_UN)  # to close it is not enough if a child process has inherited it
     os.close(handle)
 

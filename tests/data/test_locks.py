@@ -230,3 +230,20 @@ def test_a_file_of_yours_is_no_lock(tmp_path):
         with pytest.raises(InputError, match="tumorlens did not write this file"), sole_writer(tmp_path):
             pass
     assert (tmp_path / locks._LOCK).read_text() == "my notes\n"
+
+
+def test_a_folder_of_yours_is_no_lock(tmp_path):
+    (tmp_path / locks._LOCK).mkdir()
+    with pytest.raises(InputError, match=rf"{locks._LOCK}: tumorlens did not write this folder"), sole_writer(tmp_path):
+        pass
+
+
+def test_a_run_whose_folder_was_renamed_leaves_the_lock_of_another(tmp_path, hold):
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    with sole_writer(out):
+        out.rename(moved)
+        other = hold(out)
+    with pytest.raises(InputError, match=rf"another run \(process {other.pid}\)"), sole_writer(out):
+        pass
+    with sole_writer(moved):  # its own lock is free
+        pass
