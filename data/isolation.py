@@ -5,23 +5,26 @@ import the user's script again, so that one without a main guard would start its
 safe beside the threads of OpenVINO; and one death breaks a whole `ProcessPoolExecutor`.
 
 The limits of time and memory are the system's own: a decoder that never gives Python a turn keeps to them, too.
-Windows has neither; there only crashes are caught.
+Windows has neither; there crashes are caught, and a worker that stays silent is killed, as it is everywhere if an alarm
+does not reach it.
 """
 
 from __future__ import annotations
 
 import atexit
 import builtins
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from io import RawIOBase
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, TypeVar, cast
 
 from tumorlens.data.errors import InputError
@@ -31,8 +34,10 @@ Value = TypeVar("Value")
 
 _SECONDS, _SECONDS_PER_MIB = 15.0, 1.0
 _MEMORY, _MEMORY_PER_BYTE = 3 * 2**29, 64  # above the worker's own; a picture of 4000 x 4000 RGBA takes 1.2 GB
+_GRACE = 60.0  # seconds for all that is not the function: to start, to import, and to send what it returns
+_LOOK_EVERY = 1.0
 _PIPE = 2**20  # bytes, the most that Linux grants everybody
-_TIMEOUT = getattr(signal, "SIGALRM", None)
+_TIMED_OUT = -signal.SIGALRM if hasattr(signal, "SIGALRM") else None  # exit status
 _GREETING = "a worker of tumorlens"
 _COMMAND = "from tumorlens.data.isolation import serve; serve()"
 
@@ -59,6 +64,7 @@ def isolated(function: Callable[..., Value], *args: Any, size: int) -> Value:
         worker = _take()
         used = worker.used
         limits = _SECONDS + _SECONDS_PER_MIB * size / 2**20, _MEMORY + _MEMORY_PER_BYTE * size
+        worker.until = time.monotonic() + limits[0] + _GRACE
         try:
             worker.meet()
             worker.ask(function, args, limits)
@@ -71,12 +77,14 @@ def isolated(function: Callable[..., Value], *args: Any, size: int) -> Value:
                     "sys.executable to the Python that has tumorlens"
                 ) from None
             # An earlier file may have damaged the worker's memory, so this one is tried again in a new worker.
-            if used and status != _status_of(_TIMEOUT):
+            if used and status != _TIMED_OUT:
                 continue
             raise InputError(_cause_of(status, limits[0])) from None
         except BaseException:  # a Ctrl-C in the middle of an answer
             worker.end(kill=True)
             raise
+        finally:
+            worker.until = math.inf
         with _lock:
             _idle.append(worker)
         if answer[0] == "value":
@@ -114,7 +122,8 @@ class _Worker:
         )
         self.requests = cast(RawIOBase, self.process.stdin)
         self.answers = cast(RawIOBase, self.process.stdout)
-        self.used = self.met = False
+        self.used = self.met = self.silent = False
+        self.until = math.inf  # when its answer must be there
         if sys.platform == "linux":
             import fcntl
 
@@ -136,17 +145,24 @@ class _Worker:
         self.used = True
         send(self.requests, (function.__module__, function.__qualname__, args, *limits, answer))
 
-    def end(self, kill: bool = False) -> int:
-        """Close the pipes, at which a living worker ends, and return the exit status as `subprocess` gives it."""
+    def give_up(self) -> None:
+        """Kill the worker: it was stopped (SIGSTOP), or this is Windows, where there are no alarms."""
+        self.silent = True
+        self.process.kill()
+
+    def end(self, kill: bool = False) -> int | None:
+        """Close the pipes, at which a living worker ends, and return the exit status as `subprocess` gives it, or
+        `_TIMED_OUT`."""
         self.close()
         _workers.discard(self)
         if kill:
             self.process.kill()
         try:
-            return self.process.wait(5)
+            status = self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            return self.process.wait()
+            status = self.process.wait()
+        return _TIMED_OUT if self.silent else status
 
     def close(self) -> None:
         for pipe in (self.requests, self.answers):
@@ -158,11 +174,25 @@ _lock = Lock()
 _idle: list[_Worker] = []
 _workers: set[_Worker] = set()
 _is_worker = False
+_watcher: Thread | None = None
+
+
+def _watch() -> None:
+    """End workers that their own alarm does not end."""
+    while True:
+        time.sleep(_LOOK_EVERY)
+        for worker in list(_workers):
+            if worker.until < time.monotonic():
+                worker.give_up()
 
 
 def _take() -> _Worker:
     """A worker that nobody uses, or a new one."""
+    global _watcher
     with _lock:
+        if _watcher is None:  # one for all calls: to start a thread takes longer than many a call
+            _watcher = Thread(target=_watch, name="watch", daemon=True)
+            _watcher.start()
         while _idle:
             worker = _idle.pop()
             if worker.process.poll() is None:
@@ -183,8 +213,8 @@ def _end_all() -> None:
 
 def _forget() -> None:
     """In a child that was forked: the workers are its parent's. Its ends of the pipes would keep them alive."""
-    global _lock
-    _lock = Lock()
+    global _lock, _watcher
+    _lock, _watcher = Lock(), None
     for worker in _workers:
         worker.close()
         worker.process.returncode = 0  # or Popen would wait for a process that is not its child
@@ -196,15 +226,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _status_of(signal_: Any) -> int | None:
-    return None if signal_ is None else -int(signal_)
-
-
-def _cause_of(status: int, seconds: float) -> str:
+def _cause_of(status: int | None, seconds: float) -> str:
     """Why a worker died, in words, from its exit status."""
-    if status == _status_of(_TIMEOUT):
+    if status is None or status == _TIMED_OUT:
         return f"the decoder did not end within {seconds:.0f} s, so the file is damaged; delete or replace it"
-    if status == _status_of(getattr(signal, "SIGKILL", None)):
+    if sys.platform != "win32" and status == -signal.SIGKILL:
         return "the decoder was killed (SIGKILL), perhaps because memory ran out; close other programs and try again"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"status {status}"
     return f"the decoder crashed on this file ({name}), which is damaged; delete or replace it"

@@ -96,6 +96,19 @@ def test_a_call_that_takes_too_long_is_ended(monkeypatch, function, args):
     assert isolated(decoders.double, 4, size=0) == 8
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_a_worker_that_is_stopped_is_ended(monkeypatch, used):
+    """No alarm reaches it."""
+    if used:
+        isolated(decoders.process_id, size=0)
+    monkeypatch.setattr(isolation, "_SECONDS", 1.0)
+    monkeypatch.setattr(isolation, "_GRACE", 1.0)
+    with pytest.raises(InputError, match="the decoder did not end within 1 s, so the file is damaged"):
+        isolated(decoders.fall, "SIGSTOP", size=0)
+    assert not isolation._workers
+    assert isolated(decoders.double, 4, size=0) == 8
+
+
 def test_the_time_is_that_of_one_call(monkeypatch):
     process = isolated(decoders.process_id, size=0)
     monkeypatch.setattr(isolation, "_SECONDS", 1.0)
