@@ -21,6 +21,7 @@ FLOORS = [
         "data.isolation",
         "data.messages",
         "data.locks",
+        "data.scratch",
         "data.bootstrap",
         "data.devices",
         "data.plotting",

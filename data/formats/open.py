@@ -7,7 +7,6 @@ that reads its files inside the function that needs it: opening a PNG loads neit
 from __future__ import annotations
 
 import gzip
-import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,6 +31,7 @@ from tumorlens.data.formats.tiff import is_tiff, read_tiff
 from tumorlens.data.isolation import isolated, prepare
 from tumorlens.data.padding import without_padding
 from tumorlens.data.scan import Scan
+from tumorlens.data.scratch import ScratchFolder
 
 _HEAD_BYTES = 560  # of a file, by which its format is recognized
 
@@ -308,7 +308,7 @@ def _read(path: Path, frame: int | None, series: str | None) -> Scan:
             scan = isolated(read_here, row.name, path.absolute(), frame, series, size=path.stat().st_size)
             return replace(scan, path=path)
         return row.read(path, frame, series)
-    with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
+    with ScratchFolder() as scratch:
         folder = Path(scratch) / "zip"
         skipped = unpack(path, folder)
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.phantom import phantom_slice
+from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.run import run_batch
@@ -35,7 +35,7 @@ def run_demo(scan: Path | None, out: Path, seed: int, device: str, say: Callable
         scan = results / "phantom.png"
         write_png(scan, phantom_slice(seed, "meningioma").image)
         say(f"phantom scan: {scan} (synthetic, made with seed {seed})")
-    with TemporaryDirectory(prefix="tumorlens-") as scratch:
+    with ScratchFolder() as scratch:
         jobs = collect([str(scan)], results, Path(scratch)).jobs
         contents: dict[str, dict[str, Any]] = {}
 

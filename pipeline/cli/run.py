@@ -6,11 +6,11 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
+from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, note, own_remarks, say, show_error
 from tumorlens.pipeline.options import LoadOptions, RunOptions
@@ -50,7 +50,7 @@ def _run(values: Values) -> int:
     if call.out is None and not call.list_only:
         raise InputError("-o OUT is missing: the folder for the results")
     load, options = fill(LoadOptions, values), fill(RunOptions, values)
-    with own_remarks(hidden=call.quiet), TemporaryDirectory(prefix="tumorlens-") as scratch:
+    with own_remarks(hidden=call.quiet), ScratchFolder() as scratch:
         if call.inputs and call.out and not call.list_only:
             _prepare(Path(call.inputs[0]))
         from tumorlens.data.locks import sole_writer

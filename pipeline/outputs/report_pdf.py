@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import whole_file
+from tumorlens.data.scratch import ScratchFolder
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
@@ -53,7 +53,7 @@ def write_pdf(html: str, path: Path) -> None:
 
 
 def _print(html: str, path: Path, browser: str) -> None:
-    with TemporaryDirectory(prefix="tumorlens-pdf-", ignore_cleanup_errors=True) as temporary:
+    with ScratchFolder() as temporary:
         page = Path(temporary) / "report.html"
         page.write_text(html, encoding="utf-8", errors="backslashreplace")
         # Chromium refuses to run as root inside of its sandbox, as in most containers.

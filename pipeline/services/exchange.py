@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from tumorlens.data.masks.export import FORMATS, DicomWriter, MaskFormat, as_vol
 from tumorlens.data.masks.labeling import MaskLabel, label_mask
 from tumorlens.data.masks.placed import read_mask_dicom
 from tumorlens.data.scan import Scan
+from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.batch.sources import find_sources, open_stored
 from tumorlens.pipeline.batch.stored import StoredResult, read_results
 from tumorlens.pipeline.gate import REFUSED
@@ -147,7 +147,7 @@ def export_masks(request: ExportRequest, done: Callable[[int, int], None] | None
         request.overwrite,
     )
     described: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
+    with ScratchFolder() as scratch:
         results = [chosen.result for chosen in scans]
         sources = find_sources(results, request.out, request.scans, Path(scratch)) if request.scans else {}
 

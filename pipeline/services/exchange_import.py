@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -24,6 +23,7 @@ from tumorlens.data.masks.labelme import read_labelme
 from tumorlens.data.masks.placed import read_mask_dicom, read_picture_mask, read_placed_mask
 from tumorlens.data.masks.read import open_mask
 from tumorlens.data.scan import Scan
+from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.sources import find_sources, open_stored
 from tumorlens.pipeline.batch.stored import StoredResult, read_results
@@ -148,7 +148,7 @@ def import_masks(
         found.setdefault(folder, []).append(replace(file, slice_index=slice_index))
     folders = [path.absolute() for path in paths if path.is_dir()]
     labels_of = cache(read_labels)
-    with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
+    with ScratchFolder() as scratch:
         sources = find_sources(results, out, scans, Path(scratch)) if found else {}
         for folder, files in found.items():
             result = by_folder[folder]

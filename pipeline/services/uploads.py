@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
 import shutil
 import threading
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir, mkdtemp
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from tumorlens.data.errors import InputError
+from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.options import RunOptions, UploadLimits
 from tumorlens.pipeline.services.jobs import JobQueue, QueuedJob
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.batch.inputs import Work
     from tumorlens.pipeline.batch.job import Job
 
-_PREFIX = "tumorlens-serve-"  # of temporary folders, before the number of the process
 _LONGEST_NAME = 200  # bytes; file systems take 255, and other names are made of it
 _OPTIONS = RunOptions(explain=True)
 
@@ -179,8 +177,7 @@ class Visits:
 
     def __init__(self, queue: JobQueue, limits: UploadLimits) -> None:
         self.queue, self.limits = queue, limits
-        _remove_leftovers()
-        self._root = TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
+        self._root = ScratchFolder()
         self._by_tab: dict[str, Visit] = {}
 
     def enter(self, tab: str) -> Visit:
@@ -208,23 +205,6 @@ class Visits:
         """Delete everything. Close the queue first."""
         self._by_tab.clear()
         self._root.cleanup()
-
-
-def _remove_leftovers() -> None:
-    """Delete the folders of servers of this user that were killed: somebody's scans lie in them."""
-    for folder in Path(gettempdir()).glob(f"{_PREFIX}*"):
-        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        with suppress(OSError):
-            if number.isdecimal() and folder.stat().st_uid == os.getuid() and not _is_alive(int(number)):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def safe_name(name: str) -> str:

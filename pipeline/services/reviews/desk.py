@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR
 from tumorlens.data.scan import Scan
+from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.sources import find_sources, open_stored
 from tumorlens.pipeline.batch.stored import StoredResult, read_results
@@ -126,7 +126,7 @@ class Desk:
         self._results = {result.name: result for result in read_results(out)}
         self._read_at = _time_of(out)
         self._lock = threading.Lock()
-        self._scratch = TemporaryDirectory(prefix="tumorlens-review-")
+        self._scratch = ScratchFolder()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sources")  # headers of many files take a while
         self._sources: Future[dict[str, Job]] = self._pool.submit(
             find_sources, list(self._results.values()), out, inputs, Path(self._scratch.name)
