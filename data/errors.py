@@ -6,6 +6,7 @@ import re
 
 # Characters that a terminal obeys: escapes, and those that turn the direction of writing. Tabs and line ends stay.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_ENDS = re.compile("[\t\n\u2028\u2029]")
 
 
 class InputError(ValueError):
@@ -15,7 +16,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(one_line(message))
 
 
 def printable(text: str) -> str:
@@ -23,6 +24,11 @@ def printable(text: str) -> str:
     characters that it obeys."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """The `printable` text with escapes also for tabs and line ends, which names of files may hold: one line, one cell."""
+    return _ENDS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), printable(text))
 
 
 def reason_of(error: Exception) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.trust.calibration import Calibration
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, whole_file
 from tumorlens.data.labels import CLASSES, KNOWN
 from tumorlens.data.training.out_of_fold import Evidence, FinishedFold, finished_folds, mean_and_deviation
@@ -43,12 +43,12 @@ def write_predictions(
         strange = [""] * len(part) if strangeness is None else [f"{s:.5g}" for s in strangeness]
         for sample, row, odd in zip(part.samples, probabilities, strange, strict=True):
             name = (
-                safe_cell(printable(sample.image.name)),
+                safe_cell(one_line(sample.image.name)),
                 sample.place,
-                safe_cell(printable(sample.patient)),
+                safe_cell(one_line(sample.patient)),
                 sample.label,
             )
-            writer.writerow([*map(printable, map(str, name)), *(f"{p:.9g}" for p in row), odd, sample.source])
+            writer.writerow([*map(one_line, map(str, name)), *(f"{p:.9g}" for p in row), odd, sample.source])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tumorlens.data.dicom.decoding import prepare_decoders
 from tumorlens.data.dicom.headers import is_dicom, is_dicom_head
 from tumorlens.data.dicom.reader import read_series
 from tumorlens.data.dicom.study import read_dicom, read_study
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.formats.archives import is_zip, unpack
 from tumorlens.data.formats.matlab import has_cjdata, is_matlab, read_matlab
 from tumorlens.data.formats.metaimage import is_metaimage, metaimage_files, read_metaimage
@@ -182,7 +182,7 @@ def open_scan(path: str | Path, frame: int | None = None, constant: bool = False
         check_voxels(scan, constant)
     except InputError as error:
         message = " ".join(str(error).split())
-        raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
+        raise InputError(message if message.startswith(one_line(f"{path}: ")) else f"{path}: {message}") from None
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason})") from None
@@ -313,7 +313,7 @@ def _read(path: Path, frame: int | None, series: str | None) -> Scan:
         skipped = unpack(path, folder)
         try:
             scan = _read(folder, frame, series)
-            lost = tuple(printable(f"{file.relative_to(folder)}: {reason}") for file, reason in skipped.items())
+            lost = tuple(one_line(f"{file.relative_to(folder)}: {reason}") for file, reason in skipped.items())
             return replace(scan, warnings=(*scan.warnings, *lost))
         except InputError as error:  # the user knows the archive, not the folder where it was unpacked
             raise InputError(str(error).replace(str(folder), str(path))) from None

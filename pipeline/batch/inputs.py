@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
 from tumorlens.data.dicom.headers import is_dicom
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.formats.archives import is_zip, unpack
 from tumorlens.data.formats.open import is_scan, source_files
 from tumorlens.pipeline.batch.job import Job
@@ -164,7 +164,7 @@ class _Search:
             self._fail_broken(file, str(name_of(file)), f"cannot be read ({reason})", unpacked)
         if contents.others:
             parts = {part for scan in contents.scans for part in source_files(scan)}
-            self.left_alone += [str(name_of(file)) for file in contents.others if file not in parts]
+            self.left_alone += [one_line(str(name_of(file))) for file in contents.others if file not in parts]
         self.scans += [Job(file, str(name_of(file)), unpacked=unpacked) for file in contents.scans]
         if contents.dicom:
             self._add_dicom(DicomInput(tuple(contents.dicom), folder, name, whole=archive is not None), unpacked)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from tumorlens.data.dicom.series import common_folder
-from tumorlens.data.errors import printable
+from tumorlens.data.errors import one_line
 from tumorlens.data.formats.open import SCAN_SUFFIXES
 
 _EXTENSIONS = sorted((*SCAN_SUFFIXES, ".zip", ".img", ".img.gz"), key=len, reverse=True)
@@ -64,11 +64,11 @@ class Job:
     def with_path(self, message: str) -> str:
         """A message about this scan that names its path as the user knows it."""
         if self.unpacked:
-            message = message.replace(*self.unpacked)
-        path = printable(str(self.shown_path()))
+            message = one_line(message.replace(*self.unpacked))
+        path = one_line(str(self.shown_path()))
         if message.startswith(f"{path}:") or (os.sep in path and path in message):
             return message
-        return f"{path}: {message.removeprefix(f'{self.path.name}: ')}"
+        return f"{path}: {message.removeprefix(f'{one_line(self.path.name)}: ')}"
 
 
 def place_of(job: Job) -> str:

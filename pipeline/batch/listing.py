@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError, one_line, printable
 from tumorlens.pipeline.batch.inputs import Work
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.series import Candidate
@@ -59,7 +59,7 @@ def list_work(work: Work) -> str:
 
 def _name_and_path(job: Job) -> str:
     """The name; where another scan is called so too, also the path."""
-    return job.name if job.name == job.plain_name else printable(f"{job.name}  {job.shown_path()}")
+    return job.name if job.name == job.plain_name else one_line(f"{job.name}  {job.shown_path()}")
 
 
 def _row(candidate: Candidate, failed: bool) -> tuple[str, ...]:

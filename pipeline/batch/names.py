@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import PurePosixPath
 
-from tumorlens.data.errors import printable
+from tumorlens.data.errors import one_line
 from tumorlens.pipeline.batch.job import Job, place_of, split_extension
 from tumorlens.pipeline.outputs import TABLE
 
@@ -52,7 +52,7 @@ def name_jobs(
 
 def _possible_jobs(job: Job) -> Iterator[Job]:
     """The job with its plain name, then with digits of the hash of its place, of the hash of that hash, and so on."""
-    plain = printable(job.plain_name or job.name)
+    plain = one_line(job.plain_name or job.name)
     yield replace(job, name=plain, plain_name=plain)
     digest = place_of(job)
     if job.uid:  # the series of one folder have one place

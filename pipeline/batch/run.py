@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import claim, remove_stale_parts
 from tumorlens.data.locks import sole_writer
 from tumorlens.pipeline.batch.job import Job, folder_of, place_of, split_extension
@@ -188,7 +188,7 @@ def _wait_for_first(waiting: deque[_Waiting]) -> None:
 def _say_renamed(jobs: list[Job]) -> None:
     for job in jobs:
         if job.plain_name not in ("", job.name) and not job.error:
-            path = printable(str(job.shown_path()))
+            path = one_line(str(job.shown_path()))
             folder = split_extension(job.plain_name)[0]
             _log.warning("%s: the name of %s, because another scan has the folder %s", job.name, path, folder)
 
@@ -297,4 +297,4 @@ class _Table:
             message = job.with_path(f"internal error, please report it ({type(error).__name__})")
         with suppress(OSError, InputError):  # the folder may be what failed
             remove_result(self.out / job.folder)  # an earlier result must not look like one of this call
-        return error_row(job.name, printable(message)), {}
+        return error_row(job.name, one_line(message)), {}

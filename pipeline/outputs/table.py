@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, text_of_cell, whole_file
 from tumorlens.data.labels import CLASSES
 
@@ -42,7 +42,7 @@ def csv_row(content: dict[str, Any]) -> dict[str, str]:
 
 def in_cell(reasons: Sequence[str]) -> str:
     """Reasons to review as one cell of the table."""
-    return "; ".join(reasons)
+    return one_line("; ".join(reasons))
 
 
 def error_row(name: str, error: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import median, weighted_mean
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, whole_file
 from tumorlens.data.training.prepared import PreparedSet
 
@@ -81,12 +81,12 @@ def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) ->
             part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True
         ):
             name = (
-                safe_cell(printable(sample.image.name)),
+                safe_cell(one_line(sample.image.name)),
                 sample.place,
-                safe_cell(printable(sample.patient)),
+                safe_cell(one_line(sample.patient)),
                 sample.label,
             )
-            writer.writerow([*map(printable, map(str, name)), truth.sum(), mask.sum(), f"{dice:.4f}"])
+            writer.writerow([*map(one_line, map(str, name)), truth.sum(), mask.sum(), f"{dice:.4f}"])
 
 
 def _mean(values: NDArray[Any]) -> float | None:

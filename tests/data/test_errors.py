@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tumorlens.data.errors import InputError, printable, reason_of
+from tumorlens.data.errors import InputError, one_line, printable, reason_of
 
 
 def test_a_message_has_escapes_for_file_names_that_are_not_utf_8():
@@ -21,3 +21,8 @@ def test_the_reason_of_an_error_is_its_first_line_or_its_type(error, reason):
 def test_names_of_files_do_not_command_a_terminal():
     assert printable("\x1b]0;title\x07a\u202eb.png") == "\\x1b]0;title\\x07a\\u202eb.png"
     assert printable("Größe\t1\n") == "Größe\t1\n"
+
+
+def test_a_message_is_one_line_whatever_a_file_is_called():
+    assert one_line("a\nb\tc\rd\u2028e.png") == "a\\nb\\tc\\rd\\u2028e.png"
+    assert str(InputError("a\nb.png: the file is empty")) == "a\\nb.png: the file is empty"

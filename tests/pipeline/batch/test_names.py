@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -162,3 +163,32 @@ def test_no_output_folder_leaves_the_output(tmp_path):
     jobs = collect(inputs, tmp_path / "out", tmp_path / "scratch").jobs
     assert len({job.folder for job in jobs}) == 3
     assert not any(PurePosixPath(job.folder).is_absolute() or ".." in PurePosixPath(job.folder).parts for job in jobs)
+
+
+def test_line_ends_in_names_leave_each_scan_its_one_line(tumorlens, tmp_path):
+    folder = tmp_path / "in\n"
+    for name in ("a\nb.png", "a\\nb.png", "fo\rld\ner/\x1bc.png"):
+        save(folder / name, PICTURE)
+    (folder / "cut\n.png").write_bytes((folder / "a\nb.png").read_bytes()[:300])
+    (folder / "bad\n.zip").write_bytes(b"PK\x03\x04")
+    with zipfile.ZipFile(folder / "good\n.zip", "w") as archive:
+        archive.write(folder / "a\nb.png", "in\n.png")
+        archive.write(folder / "cut\n.png", "cut\n.png")
+    (folder / "notes\n.txt").touch()
+    (folder / "no\nwhere.png").symlink_to("no\nfile")
+    series(folder / "dic\nom")
+    done = tumorlens("run", folder, "-o", tmp_path / "out", "--report")
+    lines = (tmp_path / "out" / "results.csv").read_text(encoding="utf-8").splitlines()
+    rows = table(tmp_path / "out")
+    assert done.exit_code == 1 and len(lines) == len(rows) + 1 == 10
+    names = {row["scan"] for row in rows}
+    assert {"cut\\n.png", "good\\n.zip/in\\n.png", "fo\\rld\\ner/\\x1bc.png", "dic\\nom"} < names
+    assert len([name for name in names if name.startswith("a\\nb")]) == 2
+    errors = {row["scan"]: row["error"] for row in rows if row["error"]}
+    assert set(errors) == {"cut\\n.png", "bad\\n.zip", "good\\n.zip/cut\\n.png", "no\\nwhere.png"}
+    shown = str(folder).replace("\n", "\\n")
+    assert all(error.count(shown) == 1 and error.startswith(f"{shown}/{name}: ") for name, error in errors.items())
+    assert "left alone (1): notes\\n.txt\n" in done.output
+    assert all(line.startswith("tumorlens: ") for line in done.stderr.splitlines() if "error" in line)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "good\\n.zip/in\\n.png</a></th>" in page
