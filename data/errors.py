@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The `printable` text with escapes also for tabs and line ends, which names of files may hold: one line, one cell."""
+    """The `printable` text with escapes also for tabs and line ends, which names of files may hold."""
     return _ENDS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), printable(text))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _BMP_HEADERS = tuple(n.to_bytes(4, "little") for n in (12, 40, 52, 56, 64, 108, 
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _STORED = {(1, 32): np.uint32, (2, 16): np.int16}  # what Pillow gives as int32, by format and bits of a sample
 _JPEG = ("JPEG", "MPO")  # in an MPO, phones put a second view or a depth map behind the photograph
+_JPEG_END, _JPEG_GRAY = b"\xff\xd9", 128
 _DEPTH_OF_PNG = 24  # where the bits of a sample stand in the file
 
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # what undoes each EXIF orientation
@@ -141,10 +143,53 @@ def _page(picture: Any, page: int, path: Path) -> NDArray[Any]:
         picture.seek(page)
     if picture.format == "PNG":
         check_size(picture.width * picture.height // 8, [path], DEFLATE_RATIO, "PNG")
-    picture.load()
+    _load(picture, path)
     tags, bits = getattr(picture, "tag_v2", {}), _bits(picture, path)
     deep = _deep_color(picture, path) if bits == 16 and page == 0 else None
     return _pixels(ImageOps.exif_transpose(picture), tags, bits) if deep is None else deep
+
+
+def _load(picture: Any, path: Path) -> None:
+    """Read the pixels.
+
+    Pillow passes over the end of some data that come too early. It leaves the rows of a PNG as they were, and fills
+    those of a JPEG with gray. A picture that ends so is read once more in another way, which makes no difference to a
+    whole one.
+
+    Raises:
+        InputError: Rows are missing.
+    """
+    from PIL import Image
+
+    is_short = False
+    if picture.format == "PNG" and _stays(picture, 255):
+        with Image.open(path) as again:
+            is_short = _stays(again, 0)
+    picture.load()
+    if picture.format == "JPEG" and _ends_in(picture, picture.height - 1, _JPEG_GRAY):
+        data = path.read_bytes()
+        end = data.rfind(_JPEG_END)
+        with Image.open(BytesIO(data[:end] + bytes(range(1, 255)) + data[end:])) as again:
+            is_short = again.tobytes() != picture.tobytes()
+    if is_short:
+        raise InputError(f"the {picture.format.lower()} file is damaged or cut off (rows are missing)")
+
+
+def _stays(picture: Any, value: int) -> bool:
+    """Whether the last row of a PNG that is decoded into an image of one value keeps it."""
+    from PIL import Image
+
+    bands = len(picture.getbands())
+    picture.im = Image.new(picture.mode, picture.size, value if bands == 1 else (value,) * bands).im
+    picture.load()
+    odd_last = picture.height > 1 and picture.info.get("interlace")  # the last pass is of the odd rows
+    return _ends_in(picture, picture.height // 2 * 2 - 1 if odd_last else picture.height - 1, value)
+
+
+def _ends_in(picture: Any, row: int, value: int) -> bool:
+    """Whether all of the last eight pixels of a row have one value."""
+    end = picture.crop((max(0, picture.width - 8), row, picture.width, row + 1))
+    return bool((np.array(end.getextrema()) == value).all())
 
 
 def _pixels(picture: Any, tags: Any, bits: int) -> NDArray[Any]:
