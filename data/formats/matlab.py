@@ -15,6 +15,7 @@ from tumorlens.data.labels import canonical_label
 from tumorlens.data.scan import Annotation, Scan
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_HDF5_GROUPS = (b"HEAP", b"OHDR")  # one of them is in every file: what holds the names of a group, old and new
 _NAMES_END = 1 << 20  # before this byte stand the names of what a file holds at its top
 _COMPRESSED, _VARIABLE_HEAD = 15, 256  # the type of a compressed variable; its name stands in the first bytes
 _FIELDS = ("image", "tumorMask", "label", "PID")
@@ -23,9 +24,12 @@ _CLASS_NUMBERS = {1.0: "meningioma", 2.0: "glioma", 3.0: "pituitary"}  # names o
 
 
 def is_matlab(head: bytes) -> bool:
-    """Whether a file begins as a MATLAB file of version 5 or 7.3 does, or as HDF5, as some copies of the set do."""
-    v5 = head.startswith(b"MATLAB 5.0 MAT-file") and head[126:128] in (b"IM", b"MI")
-    v73 = head.startswith(b"MATLAB 7.3 MAT-file") and head[512:].startswith(_HDF5)
+    """Whether a file begins as a MATLAB file of version 5 or 7.3 does, or as HDF5, as some copies of the set do.
+
+    It may be cut off within its head.
+    """
+    v5 = head.startswith(b"MATLAB 5.0 MAT-file") and (len(head) < 128 or head[126:128] in (b"IM", b"MI"))
+    v73 = head.startswith(b"MATLAB 7.3 MAT-file") and (len(head) < 520 or head[512:].startswith(_HDF5))
     return v5 or v73 or head.startswith(_HDF5)
 
 
@@ -37,7 +41,9 @@ def has_cjdata(path: Path) -> bool:
     """
     with path.open("rb") as file:
         if _is_hdf5(path):
-            return b"cjdata" in file.read(_NAMES_END)
+            top = file.read(_NAMES_END)
+            is_cut = path.suffix.lower() == ".mat" and not any(mark in top for mark in _HDF5_GROUPS)
+            return b"cjdata" in top or is_cut
         order = "<II" if file.read(128).endswith(b"IM") else ">II"
         while len(tag := file.read(8)) == 8:
             kind, length = struct.unpack(order, tag)
@@ -50,7 +56,7 @@ def has_cjdata(path: Path) -> bool:
             if b"cjdata" in name:
                 return True
             file.seek(start + length)
-        return bool(tag) or file.tell() > file.seek(0, 2)  # cut off
+        return bool(tag) or not 128 <= file.tell() <= file.seek(0, 2)  # cut off
 
 
 def read_matlab(path: Path) -> Scan:

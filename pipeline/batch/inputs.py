@@ -322,7 +322,7 @@ def _look_into(folder: Path, out: Path) -> _Contents:
                     contents.dicom.append(file)
             elif file.is_file() and is_scan(file):
                 contents.scans.append(file)
-            elif file.suffix.lower() == ".zip" and file.is_file() and is_zip(file):
+            elif file.suffix.lower() == ".zip" and file.is_file() and (is_zip(file) or not file.stat().st_size):
                 contents.zips.append(file)
             elif file.is_file():
                 contents.others.append(file)

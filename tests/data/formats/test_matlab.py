@@ -9,7 +9,7 @@ from scipy.io import savemat
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.matlab import _CLASS_NUMBERS, has_cjdata
-from tumorlens.data.formats.open import open_scan
+from tumorlens.data.formats.open import is_scan, open_scan
 from tumorlens.data.labels import CLASSES
 
 RAMP = (np.arange(30 * 40).reshape(30, 40) % 251).astype(np.uint8)
@@ -177,5 +177,30 @@ def test_cjdata_is_found_among_the_variables(tmp_path, variables, do_compression
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert has_cjdata(path)  # or cut off, which reading reports
-    path.write_bytes(content[:140])
-    assert has_cjdata(path)
+    for length in (140, 127, 100):
+        path.write_bytes(content[:length])
+        assert is_scan(path) and has_cjdata(path)
+
+
+def test_a_file_of_hdf5_that_is_cut_off_is_a_scan_by_its_matlab_name(tmp_path):
+    for name, head in (("1.mat", 0), ("2.mat", 512)):
+        with h5py.File(tmp_path / name, "w", userblock_size=head) as file:
+            file["cjdata/image"] = RAMP
+        content = (tmp_path / name).read_bytes()
+        content = b"MATLAB 7.3 MAT-file".ljust(head)[:head] + content[head:]
+        for damaged in (content[: head + 100], content[: head + 600], content[: head + 90] + bytes(5000)):
+            (tmp_path / name).write_bytes(damaged)
+            (tmp_path / "other.h5").write_bytes(damaged)
+            assert is_scan(tmp_path / name) and not is_scan(tmp_path / "other.h5")
+            with pytest.raises(InputError, match=r"\.mat: the MATLAB 7.3 file is damaged or cut off"):
+                open_scan(tmp_path / name)
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_matlab_files_of_anything_else_are_no_scans(tmp_path, libver):
+    with h5py.File(tmp_path / "1.mat", "w", libver=libver) as file:
+        file["weights"] = RAMP
+    savemat(tmp_path / "2.mat", {})
+    (tmp_path / "3.mat").write_bytes(b"function y = f(x)\n")
+    (tmp_path / "4.mat").write_bytes(bytes(500))
+    assert not [path.name for path in tmp_path.iterdir() if is_scan(path)]

@@ -249,9 +249,13 @@ def test_files_that_are_not_scans_are_left_alone_and_scans_that_cannot_be_read_h
     (folder / "cut").write_bytes(cut)  # a picture by its content
     (folder / "empty.jpg").touch()  # one by its name
     (folder / "animation.gif").write_bytes(b"GIF89a")
+    (folder / "void.zip").touch()
+    (folder / "half.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64")
     result = tumorlens("run", folder, "-o", tmp_path / "b")
     rows = {row["scan"]: row["error"] for row in table(tmp_path / "b")}
-    assert result.exit_code == 1 and set(rows) == {"good.png", "cut", "empty.jpg", "animation.gif"}
+    assert result.exit_code == 1 and set(rows) == {
+        *("good.png", "cut", "empty.jpg", "animation.gif", "void.zip", "half.mat")
+    }
     assert not rows.pop("good.png") and all(str(folder / name) in error for name, error in rows.items())
 
 
