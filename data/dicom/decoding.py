@@ -1,5 +1,8 @@
 """Stored pixel values of a DICOM file, from any transfer syntax that a decoder is installed for.
 
+Headers are wrong about their pixels: in how many bits are stored and which, and in how many frames there are. Where the
+pixels do not show what is right, the file is refused.
+
 Compressed pixels are decoded in a worker process (see `data.isolation`): the decoders are native, and some damaged
 files crash them. Uncompressed, deflated and RLE pixels are read here, by pydicom's own Python and NumPy.
 """
@@ -7,6 +10,7 @@ files crash them. Uncompressed, deflated and RLE pixels are read here, by pydico
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +28,18 @@ if TYPE_CHECKING:
 _HINTS = {"1.2.840.10008.1.2.4.51": " (pip install pylibjpeg-libjpeg adds a decoder, under the GPL)"}
 _COMPRESSED = b"1.2.840.10008.1.2.4."  # how the transfer syntaxes of all native decoders begin
 _AT_ONCE = 32 * 2**20  # bytes of decoded frames in one call of a worker
+_STREAMS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")  # how a frame of JPEG or JPEG-LS and one of JPEG 2000 begin
+_OVERSHOOT = 0.25  # of the range of the stored bits, by which a lossy codec may leave it
+_CARRIED = 0.4  # of the places where bits above the stored ones change; more are carries of the values, not an overlay
 
 
 def stored_frames(ds: Dataset, indices: list[int]) -> list[NDArray[Any]]:
     """Stored pixel values ``(rows, columns)`` of some frames: the bits that the header says are stored, no others.
 
     Raises:
-        InputError: The pixels are missing or damaged, or no decoder is installed. The message names the file.
+        InputError: The pixels are missing or damaged, contradict the header, or no decoder is installed. The message
+            names the file.
     """
-    from pydicom.pixels import iter_pixels, pixel_array
     from pydicom.uid import UID
 
     if "PixelData" not in ds:
@@ -41,11 +48,11 @@ def stored_frames(ds: Dataset, indices: list[int]) -> list[NDArray[Any]]:
     try:
         if not syntax:  # a bare data set of an old archive
             ds.file_meta.TransferSyntaxUID = _bare_syntax(ds)
-        if _needs_decoder(syntax):
-            return list(_decoded(ds, UID(str(syntax)), indices))
-        if int(number(ds, "NumberOfFrames") or 1) == 1:
-            return [pixel_array(ds)]
-        return list(iter_pixels(ds, indices=indices))
+        _check_count(ds)
+        frames = _decoded(ds, UID(str(syntax)), indices) if _needs_decoder(syntax) else _read(ds, indices)
+        stored, high = int(ds.BitsStored), number(ds, "HighBit")
+        clip = _is_lossy(str(syntax)) and not _has_overlay_bits(ds)
+        return [_stored_bits(frame, stored, stored - 1 if high is None else int(high), clip) for frame in frames]
     except InputError as error:
         raise InputError(f"{_name(ds)}: {error}") from None
     except Exception as error:  # every codec raises its own kinds
@@ -81,16 +88,25 @@ def _needs_decoder(syntax: Any) -> bool:
     return standard and uid.is_encapsulated and uid != RLELossless
 
 
+def _read(ds: Dataset, indices: list[int]) -> Iterator[NDArray[Any]]:
+    """Frames that need no native decoder, with all of their bits."""
+    from pydicom.pixels import iter_pixels, pixel_array
+
+    if int(number(ds, "NumberOfFrames") or 1) == 1:
+        yield pixel_array(ds, correct_unused_bits=False)
+    else:
+        yield from iter_pixels(ds, indices=indices, correct_unused_bits=False)
+
+
 def _decoded(ds: Dataset, syntax: str, indices: list[int]) -> Iterator[NDArray[Any]]:
     """Frames from worker processes, which get the pixels and what describes them, and no other part of the header."""
     from pydicom.encaps import encapsulate, generate_frames
     from pydicom.pixels import as_pixel_options
 
     options = as_pixel_options(ds)
-    clip = _is_lossy(syntax) and not _has_overlay_bits(ds)
     n_frames = int(options["number_of_frames"])
     if n_frames == 1:
-        yield from isolated(decode, syntax, options, ds.PixelData, clip, size=len(ds.PixelData))
+        yield from isolated(decode, syntax, options, ds.PixelData, size=len(ds.PixelData))
         return
     frames = list(
         generate_frames(ds.PixelData, number_of_frames=n_frames, extended_offsets=options.pop("extended_offsets", None))
@@ -100,41 +116,121 @@ def _decoded(ds: Dataset, syntax: str, indices: list[int]) -> Iterator[NDArray[A
     for first in range(0, len(indices), count):
         group = [frames[index] for index in indices[first : first + count]]
         pixels = encapsulate(group)
-        yield from isolated(decode, syntax, {**options, "number_of_frames": len(group)}, pixels, clip, size=len(pixels))
+        yield from isolated(decode, syntax, {**options, "number_of_frames": len(group)}, pixels, size=len(pixels))
 
 
-def decode(syntax: str, options: dict[str, Any], pixels: bytes, clip: bool) -> tuple[NDArray[Any], ...]:
+def decode(syntax: str, options: dict[str, Any], pixels: bytes) -> tuple[NDArray[Any], ...]:
     """Every frame of compressed pixels. This runs in a worker process.
 
     Args:
         syntax: The transfer syntax.
         options: The elements that describe the pixels, as pydicom's decoders want them.
         pixels: The value of PixelData.
-        clip: Whether values that need more bits than are stored become the nearest that does not.
     """
     from pydicom.pixels import get_decoder
 
     decoder: Any = get_decoder(syntax)
     n_frames = options["number_of_frames"]
     if n_frames == 1:
-        frames = [decoder.as_array(pixels, **options)[0]]
-    else:
-        frames = [frame for frame, _ in decoder.iter_array(pixels, indices=range(n_frames), **options)]
-    return tuple(_stored_bits(frame, options["bits_stored"], clip) for frame in frames)
+        return (decoder.as_array(pixels, **options)[0],)
+    return tuple(frame for frame, _ in decoder.iter_array(pixels, indices=range(n_frames), **options))
 
 
-def _stored_bits(frame: NDArray[Any], bits: int, clip: bool) -> NDArray[Any]:
+def _check_count(ds: Dataset) -> None:
+    """Check that the pixel data hold no more than the header says. Too little is damage, which decoding reports.
+
+    Raises:
+        InputError: They hold more.
+    """
+    n_frames = int(number(ds, "NumberOfFrames") or 1)
+    syntax = ds.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        n_there = _encapsulated(ds.PixelData, is_stream=_needs_decoder(syntax))
+        if n_there > n_frames:
+            raise InputError(f"the pixel data hold {n_there} frames, the header says {n_frames}; replace this file")
+        return
+    row_bits = int(ds.Columns) * int(ds.SamplesPerPixel) * int(ds.BitsAllocated)
+    frame_bits = row_bits * int(ds.Rows)
+    rest = len(ds.PixelData) - (frame_bits * n_frames + 7) // 8
+    if rest >= frame_bits / 8 or (rest >= max(2, row_bits / 8) and any(ds.PixelData[-rest:])):
+        raise InputError(
+            f"the pixel data hold {rest} bytes more than {n_frames} frame{'s' if n_frames > 1 else ''} of {ds.Rows} x "
+            f"{ds.Columns}, as the header says; replace this file"
+        )
+
+
+def _encapsulated(pixels: bytes, is_stream: bool) -> int:
+    """How many frames encapsulated pixel data hold at least.
+
+    Args:
+        pixels: The value of PixelData.
+        is_stream: Whether a frame may lie in several fragments. If not, each is a frame (RLE).
+    """
+    from pydicom.encaps import generate_fragments, parse_basic_offsets, parse_fragments
+
+    buffer = BytesIO(pixels)
+    listed = len(set(parse_basic_offsets(buffer)))
+    if not is_stream:
+        return max(listed, parse_fragments(buffer)[0])
+    return max(listed, sum(fragment[:4].startswith(_STREAMS) for fragment in generate_fragments(buffer)))
+
+
+def _stored_bits(frame: NDArray[Any], stored: int, high: int, clip: bool) -> NDArray[Any]:
     """The values without the bits above those that are stored, in which old files keep overlays.
 
-    pydicom does this for other syntaxes, but takes JPEG 2000 and JPEG-LS at the precision of their own header.
+    Args:
+        frame: Values with all of their bits.
+        stored: BitsStored.
+        high: HighBit, which the standard wants to be one less. Old files hold the values in the upper bits.
+        clip: Whether values that need more bits than are stored become the nearest that does not.
+
+    Raises:
+        InputError: The values do not show which bits are theirs.
     """
-    unused = 8 * frame.dtype.itemsize - bits
-    if not unused or frame.dtype.kind not in "iu":
+    if frame.dtype.kind not in "iu":
+        return frame
+    n_bits = 8 * frame.dtype.itemsize
+    stored = min(stored, n_bits)
+    shift = high + 1 - stored if high < n_bits else 0
+    values = _lowest(frame, stored)
+    if shift > 0:
+        shifted = _lowest(frame >> shift, stored)
+        if np.array_equal(shifted << shift, frame):
+            return shifted
+    if shift:
+        narrow = _lowest(frame, stored if shift > 0 else high + 1)
+        if not np.array_equal(narrow, frame) and (shift > 0 or not _are_carried(frame, narrow)):
+            raise InputError(
+                f"the header contradicts itself (HighBit {high}, BitsStored {stored}), and the pixels do not show which "
+                "bits are right; convert this file again or replace it"
+            )
+    if np.array_equal(values, frame):
         return frame
     if clip:  # a lossy codec overshoots: without its highest bit, the brightest value would turn dark
         limits = np.iinfo(frame.dtype)
-        return np.clip(frame, limits.min >> unused, limits.max >> unused)
-    return frame << unused >> unused
+        values = np.clip(frame, limits.min >> n_bits - stored, limits.max >> n_bits - stored)
+        overshoot = np.abs(frame.astype(np.int64) - values).max() / 2**stored
+    if overshoot > _OVERSHOOT if clip else _are_carried(frame, values):
+        raise InputError(
+            f"the pixels use more bits than the {stored} that the header says (BitsStored); convert this file again or "
+            "replace it"
+        )
+    return values
+
+
+def _lowest(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    unused = 8 * values.dtype.itemsize - bits
+    return values << unused >> unused if unused else values
+
+
+def _are_carried(frame: NDArray[Any], values: NDArray[Any]) -> bool:
+    """Whether bits that `values` lacks belong to the values: without them, a slow rise falls by the whole range.
+
+    An overlay has nothing to do with the values below it: its borders are steps, and without it they are none.
+    """
+    whole, cut = (np.abs(np.diff(v.astype(np.int64))) for v in (frame, values))
+    changes = np.diff(frame.astype(np.int64) - values) != 0
+    return int((whole < cut)[changes].sum()) > _CARRIED * int(changes.sum())
 
 
 def _is_lossy(syntax: str) -> bool:

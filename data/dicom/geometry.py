@@ -110,13 +110,13 @@ def planes_of(ds: Dataset, index: int) -> list[ImagePlane]:
     n_frames = int(number(ds, "NumberOfFrames") or 1)
     if min(shape) < 1 or not 1 <= n_frames <= _MAX_FRAMES or float(shape[0]) * shape[1] * n_frames > _MAX_VOXELS:
         raise InputError(f"the header gives an impossible size of {shape[0]} x {shape[1]} x {n_frames}")
-    per_frame = items(ds, "PerFrameFunctionalGroupsSequence") or None
-    if per_frame is None and n_frames == 1:
+    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
+    if not per_frame and n_frames == 1:
         return [_plane((index, 0), shape, [ds])]
-    if per_frame is None:  # a multi-frame file that does not describe its frames
+    if not per_frame:  # a multi-frame file that does not describe its frames
         return [ImagePlane((index, f), shape, None, None, None) for f in range(n_frames)]
-    if len(per_frame or ()) < n_frames:
-        raise InputError(f"the header describes {len(per_frame or ())} of {n_frames} frames")
+    if len(per_frame) != n_frames:
+        raise InputError(f"the header describes {len(per_frame)} of {n_frames} frames")
     return [_plane((index, f), shape, frame_items(ds, f)) for f in range(n_frames)]
 
 

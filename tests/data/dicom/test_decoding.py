@@ -178,7 +178,7 @@ def test_a_worker_sees_the_pixels_and_nothing_else_of_the_header(monkeypatch):
     monkeypatch.setattr(decoding, "isolated", lambda function, *args, size: seen.append(args) or decode(*args))
     ds = pydicom.dcmread(get_testdata_file("MR_small_jp2klossless.dcm"))
     stored_frames(ds, [0])
-    ((_, options, pixels, _),) = seen
+    ((_, options, pixels),) = seen
     assert pixels == ds.PixelData
     assert set(options) <= {
         *("samples_per_pixel", "photometric_interpretation", "planar_configuration", "number_of_frames"),
