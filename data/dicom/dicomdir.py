@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tumorlens.data.dicom.headers import items, read_header, text
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, printable
 
 _CLASS = "1.2.840.10008.1.3.10"
 
@@ -20,31 +20,48 @@ def is_dicomdir(path: Path) -> bool:
     return sop_class == _CLASS or path.name.upper() == "DICOMDIR"
 
 
-def read_dicomdir(path: Path) -> tuple[list[Path], int]:
-    """The files that a DICOMDIR lists, and how many of them are missing.
+def read_dicomdir(path: Path) -> tuple[list[Path], list[str]]:
+    """The files that a DICOMDIR lists, and the names in it of those that are missing.
 
     Raises:
         InputError: The DICOMDIR is damaged, or all of its files are missing.
     """
     records = items(read_header(path), "DirectoryRecordSequence")
-    root, files, missing = path.parent.resolve(), [], 0
+    root = path.parent.resolve()
+    files: list[Path] = []
+    missing: list[str] = []
     for record in records:
         parts = [part for part in text(record, "ReferencedFileID").split("\\") if part]
         if parts and not _is_name(parts):
-            missing += 1
+            missing.append("/".join(parts))
             continue
         if not parts or root not in root.joinpath(*parts).resolve().parents:
             continue  # not the record of a file, or one that leads out of the medium
         file = _on_disk(path.parent, parts)
         if file is None or root not in file.resolve().parents:
-            missing += 1
+            missing.append("/".join(parts))
         else:
             files.append(file)
     if not files:
-        raise InputError(
-            f"{path}: all of the {missing} files that it lists are missing" if missing else f"{path}: it lists no file"
-        )
+        lost = f"all of the {len(missing)} files that it lists are missing"
+        raise InputError(f"{path}: {lost if missing else 'it lists no file'}")
     return files, missing
+
+
+def missing_note(path: Path) -> str:
+    """A sentence about files that a DICOMDIR lists and that are missing; empty if all are there."""
+    try:
+        return note_on(*read_dicomdir(path))
+    except InputError as error:  # the files around it may still be scans
+        return str(error).replace(str(path), path.name)
+
+
+def note_on(files: list[Path], missing: list[str]) -> str:
+    """The same for what `read_dicomdir` returned."""
+    if not missing:
+        return ""
+    first = printable(missing[0][:64])
+    return f"{len(missing)} of the {len(missing) + len(files)} files that the DICOMDIR lists are missing (first: {first})"
 
 
 def _is_name(parts: list[str]) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MAX_VOXELS = 2_000_000_000
 _MAX_FRAMES = 20_000
 _SAME_DIRECTION = 5e-3  # of a direction cosine, about 0.3 degrees; scanners round theirs to 1e-4 or better
-_SAME_PLACE_MM = 0.01
+_SAME_PLACE = 0.01  # of a pixel's side, not in mm: a header may give all lengths in another unit
 _REGULAR = 0.05  # an image may lie off the grid by this share of the slice distance and count as on it
 _MAX_OFF_GRID = 0.75  # beyond this share the slice of an image is not known
 _TILT_DEG = 0.2  # less is rounding, also of cosines with three decimals
@@ -230,7 +230,7 @@ def _positions(planes: list[ImagePlane]) -> list[list[ImagePlane]]:
     ordered = sorted(zip(along, planes, strict=True), key=lambda pair: pair[0])
     groups: list[tuple[float, list[ImagePlane]]] = []
     for depth, plane in ordered:
-        if groups and depth - groups[-1][0] < _SAME_PLACE_MM:
+        if groups and depth - groups[-1][0] < same_place(planes[0]):
             groups[-1][1].append(plane)
         else:
             groups.append((depth, [plane]))
@@ -394,6 +394,12 @@ def depth_of(plane: ImagePlane, normal: NDArray[np.float64]) -> float:
     """Position along the normal, mm."""
     assert plane.position is not None
     return float(normal @ plane.position)
+
+
+def same_place(plane: ImagePlane) -> float:
+    """How close images like this one lie at most, along the normal, to be at one place, mm."""
+    assert plane.spacing is not None  # callers check it
+    return _SAME_PLACE * min(plane.spacing)
 
 
 def _images(count: int) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tumorlens.data.dicom.geometry import ImagePlane, are_alike, depth_of, has_geometry, planes_of
+from tumorlens.data.dicom.geometry import ImagePlane, are_alike, depth_of, has_geometry, planes_of, same_place
 from tumorlens.data.dicom.headers import number, read_header, text, value
 from tumorlens.data.dicom.sequence import (
     class_name,
@@ -50,7 +50,6 @@ _PIECE_TAGS = (
     "SeriesTime",
 )  # fmt: skip
 _FEWEST_PIECES = 3  # two slices at any distance are evenly spaced
-_SAME_PLACE_MM = 0.01
 _EVEN = 0.1  # of the slice distance, which slices of one volume may lie off their place
 _ADJOINING = 2.0  # slice distance by thickness; more is hardly ever acquired
 _LARGEST_STEP = 3  # slice distances: up to two slices may be missing in a row
@@ -307,7 +306,7 @@ def _why_not_one(n_pieces: int, headers: list[Dataset], planes: list[ImagePlane]
     normal = planes[0].normal
     ordered = sorted(planes, key=lambda plane: depth_of(plane, normal))
     gaps = np.diff([depth_of(plane, normal) for plane in ordered])
-    if gaps.min() < _SAME_PLACE_MM:
+    if gaps.min() < same_place(planes[0]):
         return "several lie at one place"
     distance = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
     steps = np.rint(gaps / distance)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
+from tumorlens.data.dicom.dicomdir import is_dicomdir, note_on, read_dicomdir
 from tumorlens.data.dicom.reader import read_series
 from tumorlens.data.dicom.series import choose_series, find_series
 from tumorlens.data.errors import InputError
@@ -23,10 +23,8 @@ def read_dicom(path: Path, frame: int | None = None, series: str | None = None) 
         return read_study([path], frame, series)
     files, missing = read_dicomdir(path)
     scan = read_study(files, frame, series)
-    if not missing:
-        return scan
-    lost = f"{missing} of the {missing + len(files)} files that the DICOMDIR lists are missing"
-    return replace(scan, warnings=(*scan.warnings, lost))
+    lost = note_on(files, missing)
+    return replace(scan, warnings=(*scan.warnings, lost)) if lost else scan
 
 
 def read_study(files: Sequence[Path], frame: int | None = None, series: str | None = None) -> Scan:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from tumorlens.data.dicom.dicomdir import is_dicomdir, read_dicomdir
+from tumorlens.data.dicom.dicomdir import is_dicomdir, missing_note, note_on, read_dicomdir
 from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.formats.archives import is_zip, unpack
@@ -167,7 +167,8 @@ class _Search:
             self.left_alone += [one_line(str(name_of(file))) for file in contents.others if file not in parts]
         self.scans += [Job(file, str(name_of(file)), unpacked=unpacked) for file in contents.scans]
         if contents.dicom:
-            self._add_dicom(DicomInput(tuple(contents.dicom), folder, name, whole=archive is not None), unpacked)
+            lists = {file.parent: lost for file in contents.dicomdirs if (lost := missing_note(file))}
+            self._add_dicom(DicomInput(tuple(contents.dicom), folder, name, whole=archive is not None), unpacked, lists)
         for file in [] if archive else contents.zips:  # a zip within a zip is left alone
             self._add_zip(file, name_of(file))
         return self._count() > before
@@ -194,23 +195,26 @@ class _Search:
 
     def _add_dicomdir(self, path: Path) -> None:
         try:
-            files, n_missing = read_dicomdir(path)
+            files, missing = read_dicomdir(path)
         except InputError as error:
             self._fail_broken(path, str(path), str(error))
             return
-        if n_missing:
-            n_listed = n_missing + len(files)
-            self._fail(path, path.name, f"{n_missing} of the {n_listed} files that it lists are missing")
+        if missing:
+            self._fail(path, path.name, note_on(files, missing))
         self._add_dicom(DicomInput(tuple(files), path.parent, PurePosixPath(path.name), whole=True))
 
-    def _add_dicom(self, source: DicomInput, unpacked: tuple[str, str] | None = None) -> None:
+    def _add_dicom(
+        self, source: DicomInput, unpacked: tuple[str, str] | None = None, lists: Mapping[Path, str] | None = None
+    ) -> None:
+        """Add the series of DICOM files. `lists` holds a note on each DICOMDIR beside or above them, by its folder."""
         candidates, failures = find_candidates(source, self.series_names)
         for candidate in candidates:
             series = candidate.series
             path = series.files[0] if len(series.files) == 1 else series.folder
             if candidate.chosen and unpacked:
                 path = source.root  # the zip: a path inside it means nothing to you
-            notes = (candidate.reason,) if candidate.chosen and candidate.reason else ()
+            incomplete = [note for folder, note in (lists or {}).items() if folder in series.files[0].parents]
+            notes = tuple(filter(None, (candidate.reason, *incomplete))) if candidate.chosen else ()
             study = "\n".join(series.study)
             job = Job(path, candidate.name, series.refusal, series.files, series.uid, notes, unpacked, study=study)
             self.candidates.append((job, candidate))
@@ -292,6 +296,7 @@ class _Contents:
 
     scans: list[Path] = field(default_factory=list)
     dicom: list[Path] = field(default_factory=list)
+    dicomdirs: list[Path] = field(default_factory=list)
     zips: list[Path] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
@@ -318,8 +323,8 @@ def _look_into(folder: Path, out: Path) -> _Contents:
             elif file.is_file() and not os.access(file, os.R_OK):
                 contents.unreadable.append((file, "Permission denied"))
             elif is_dicom(file):
-                if file.name.upper() != "DICOMDIR":  # its files are found anyway
-                    contents.dicom.append(file)
+                is_list = file.name.upper() == "DICOMDIR"  # its files are found anyway
+                (contents.dicomdirs if is_list else contents.dicom).append(file)
             elif file.is_file() and is_scan(file):
                 contents.scans.append(file)
             elif file.suffix.lower() == ".zip" and file.is_file() and (is_zip(file) or not file.stat().st_size):

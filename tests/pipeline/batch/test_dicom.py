@@ -12,10 +12,12 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its own habit)
+from pydicom.fileset import FileSet
 
 from tests.scans.dicom import PATIENT, edit
 from tests.scans.pictures import table
 from tests.scans.studies import SICK, series
+from tumorlens.data.dicom.dicomdir import read_dicomdir
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.phantom import phantom_volume
@@ -171,6 +173,25 @@ def test_pieces_that_make_no_volume_are_refused(tumorlens, tmp_path):
     (row,) = table(tmp_path / "out")
     assert row["error"].count("one of 16 single slices") == 1 and "Frame of Reference UIDs differ" in row["error"]
     assert tumorlens("run", paths[7], "-o", tmp_path / "one").exit_code == 0  # which you name yourself
+
+
+def test_files_that_a_dicomdir_lists_and_that_are_missing_are_named(tumorlens, tmp_path):
+    directory = FileSet()
+    for path in series(tmp_path / "in"):
+        directory.add(path)
+    directory.write(tmp_path / "disk" / "export")
+    files, _ = read_dicomdir(tmp_path / "disk" / "export" / "DICOMDIR")
+    assert tumorlens("run", tmp_path / "disk", "-o", tmp_path / "whole").exit_code == 0
+    for file in files[2:4]:
+        file.unlink()
+    gone = files[2].relative_to(tmp_path / "disk" / "export").as_posix()
+    note = f"2 of the 16 files that the DICOMDIR lists are missing (first: {gone})"
+    done = tumorlens("run", tmp_path / "disk", "-o", tmp_path / "out")
+    assert done.exit_code == 0 and done.stderr.count(note) == 1
+    (result,) = (tmp_path / "out").rglob("result.json")
+    assert note in json.loads(result.read_text())["scan"]["notes"]
+    (whole,) = (tmp_path / "whole").rglob("result.json")
+    assert json.loads(whole.read_text())["scan"]["notes"] == []
 
 
 def test_a_mosaic_is_refused_with_what_to_do(tumorlens, tmp_path):

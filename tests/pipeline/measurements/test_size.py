@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.pipeline.fixed import SIZE, fixed_pipeline
+from tests.scans.dicom import edit, save_series
 from tests.scans.volumes import save_as
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.data.scan import Scan
@@ -165,6 +166,18 @@ def test_every_format_is_checked(tmp_path, suffix):
         affine = scaled(factor, factor, factor)
         path = save_as(tmp_path, suffix, VOLUME.image.astype(np.float32), affine)
         assert (prepare(open_source(path), SIZE).size_doubt is not None) == wrong
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 0.1, 10, 1e3])
+@pytest.mark.parametrize("own_uids", [False, True])
+def test_a_dicom_series_in_another_unit_is_read_and_reported(tmp_path, factor, own_uids):
+    """In meters, its slices lie closer than two images at one place would in mm."""
+    paths = save_series(tmp_path / "a", VOLUME.image.astype(np.int16), scaled(factor, factor, factor))
+    if own_uids:  # a volume in pieces
+        edit(paths, SeriesInstanceUID=lambda k: f"1.2.7.{k}")
+    scan = open_source(tmp_path / "a")
+    assert scan.n_slices == 14 and scan.frame is None
+    assert "the lengths in the file are wrong" in prepare(scan, SIZE).size_doubt
 
 
 def test_a_nifti_in_meters_that_says_so_is_measured(tmp_path):
