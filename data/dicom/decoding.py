@@ -201,8 +201,8 @@ def _stored_bits(frame: NDArray[Any], stored: int, high: int, clip: bool) -> NDA
         narrow = _lowest(frame, stored if shift > 0 else high + 1)
         if not np.array_equal(narrow, frame) and (shift > 0 or not _are_carried(frame, narrow)):
             raise InputError(
-                f"the header contradicts itself (HighBit {high}, BitsStored {stored}), and the pixels do not show which "
-                "bits are right; convert this file again or replace it"
+                f"the header contradicts itself (HighBit {high}, BitsStored {stored}), and the pixels do not show "
+                "which bits are right; convert this file again or replace it"
             )
     if np.array_equal(values, frame):
         return frame

@@ -61,7 +61,9 @@ def note_on(files: list[Path], missing: list[str]) -> str:
     if not missing:
         return ""
     first = printable(missing[0][:64])
-    return f"{len(missing)} of the {len(missing) + len(files)} files that the DICOMDIR lists are missing (first: {first})"
+    return (
+        f"{len(missing)} of the {len(missing) + len(files)} files that the DICOMDIR lists are missing (first: {first})"
+    )
 
 
 def _is_name(parts: list[str]) -> bool:

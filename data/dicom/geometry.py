@@ -6,7 +6,6 @@ numbers say where an image lies. Every departure from a regular grid is reported
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.headers import frame_items, items, number, numbers
 from tumorlens.data.dicom.source import affine_of_frames
-from tumorlens.data.dicom.volumes import Volume, is_repeat, split_volumes
+from tumorlens.data.dicom.stacks import doubts_of, split_stacks
+from tumorlens.data.dicom.volumes import AT_ONE_PLACE, BETWEEN, Volume, is_repeat, split_volumes
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import checked_affine
 
@@ -31,13 +31,6 @@ _REGULAR = 0.05  # an image may lie off the grid by this share of the slice dist
 _MAX_OFF_GRID = 0.75  # beyond this share the slice of an image is not known
 _TILT_DEG = 0.2  # less is rounding, also of cosines with three decimals
 _NOT_UNIT = 0.02  # of the length of a direction, or of the product of two; rounding to two decimals gives up to 0.017
-_CLOSE = 0.75  # of the distance that the header gives; images that lie closer may be those of two volumes
-_SETTINGS = (
-    ("echo time", "EffectiveEchoTime", "EchoTime"),
-    ("flip angle", "FlipAngle"),
-    ("inversion time", "InversionTime"),
-)
-_FEW = 3  # slices of another setting may be repeats
 _LARGEST_GAP = 2.0  # distance of slices divided by their thickness; more is hardly ever acquired
 
 
@@ -241,16 +234,21 @@ def _one_volume(
     places: list[list[ImagePlane]], frame: int | None, warnings: list[str]
 ) -> tuple[list[list[ImagePlane]], int | None, list[str]]:
     """One image for each place: that of the chosen volume, or the first where only some places hold several."""
-    volumes, how = split_volumes(places)
+    at_one_place, how = split_volumes(places)
+    apart = _apart(np.array([group[0].position for group in places]))
+    parts = [split_stacks(volume, apart) for volume in at_one_place]
+    volumes = [volume for stacks, _ in parts for volume in stacks]
+    lie = BETWEEN if len(volumes) > len(at_one_place) else AT_ONE_PLACE
     largest = max(volumes, key=lambda volume: len(volume.places))
     repeats = [v for v in volumes if v is not largest and is_repeat(v, largest)]
     notes: list[str] = []
     if len(volumes) == len(repeats) + 1:
         volume, frame = largest, None
     else:
-        volume = _chosen(volumes, frame)
+        volume = _chosen(volumes, lie, frame)
         shown = f" ({volume.name})" if volume.name else ""
-        notes = [f"frame {frame} of {len(volumes)} volumes at the same place{shown}", *([how] if how else [])]
+        hows = dict.fromkeys(filter(None, (how, *(stacks_how for _, stacks_how in parts))))
+        notes = [f"frame {frame} of {len(volumes)} volumes {lie}{shown}", *hows]
     if repeats and volume is largest:
         n_images = sum(len(group) for v in repeats for group in v.places)
         names = "; ".join(v.name for v in repeats[:3])
@@ -258,32 +256,20 @@ def _one_volume(
     doubled = sum(len(group) - 1 for group in volume.places)
     if doubled:
         warnings.append(f"{_images(doubled)} at a place where another one lies already: the first of each was used")
-    warnings += _mixed_settings([group[0] for group in volume.places])
+    warnings += doubts_of([group[0] for group in volume.places])
     lost = len(places) - len(volume.places)
-    if lost:
+    if lost and lie == AT_ONE_PLACE:
         which = "the volume that was used" if frame is None else f"frame {frame}"
         warnings.append(f"{which} lacks {lost} of the {len(places)} places that other frames have")
     return volume.places, frame, notes
 
 
-def _mixed_settings(planes: list[ImagePlane]) -> list[str]:
-    """Warnings of settings in which the slices of one volume differ, though they should not."""
-    warnings = []
-    for name, *elements in _SETTINGS:
-        found = (next((v for e in elements for i in p.items if (v := number(i, e)) is not None), None) for p in planes)
-        values = Counter(f"{value:g}" for value in found if value is not None)
-        if len(values) > 1 and values.most_common(2)[1][1] >= _FEW:
-            listed = " and ".join(value for value, _ in values.most_common(3))
-            warnings.append(f"the slices differ in {name} ({listed}): they may be those of several volumes")
-    return warnings
-
-
-def _chosen(volumes: list[Volume[ImagePlane]], frame: int | None) -> Volume[ImagePlane]:
+def _chosen(volumes: list[Volume[ImagePlane]], lie: str, frame: int | None) -> Volume[ImagePlane]:
     several = len(volumes)
     if frame is None:
         names = "; ".join(f"{index}: {volume.name}" for index, volume in enumerate(volumes[:6]) if volume.name)
         raise InputError(
-            f"the series holds {several} volumes at the same place (echoes, time points ...); choose one with "
+            f"the series holds {several} volumes {lie} (echoes, time points ...); choose one with "
             f"--frame 0 to {several - 1}{f' ({names})' if names else ''}"
         )
     if not 0 <= frame < several:
@@ -300,10 +286,6 @@ def _grid_indices(planes: list[ImagePlane], warnings: list[str]) -> list[int]:
     gaps = np.diff(depth)
     usual = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
     expected = planes[0].between or _LARGEST_GAP * (planes[0].thickness or np.inf)
-    if planes[0].between and usual < _CLOSE * planes[0].between:
-        warnings.append(
-            f"the images are {usual:.4g} mm apart, the header says {planes[0].between:.4g}: two volumes may be mixed"
-        )
     if usual > 1.5 * expected:
         warnings.append(f"the images are {usual:.4g} mm apart, much more than the header says: slices may be missing")
     whole = np.maximum(np.rint(gaps / usual), 1)
@@ -333,7 +315,7 @@ def _affine(planes: list[ImagePlane], indices: list[int], warnings: list[str]) -
         return checked_affine(affine_of_frames(first.orientation, first.position, step, first.spacing, first.shape[0]))
     positions = np.array([plane.position for plane in planes])
     step = (positions[-1] - positions[0]) / indices[-1]
-    apart = np.sqrt(3) * 2 * _rounding(positions)  # how much closer or farther rounding may put two positions
+    apart = _apart(positions)
     _check_even(positions, indices, step, first.normal, apart, warnings)
     distance = float(np.linalg.norm(step))
     stated = (mm for mm in (first.between, first.thickness) if mm and abs(mm - distance) <= apart / indices[-1])
@@ -348,6 +330,11 @@ def _affine(planes: list[ImagePlane], indices: list[int], warnings: list[str]) -
         step = first.normal * np.linalg.norm(step)
     start = (positions[0] + positions[-1] - step * indices[-1]) / 2
     return checked_affine(affine_of_frames(first.orientation, start, step, first.spacing, first.shape[0]))
+
+
+def _apart(positions: NDArray[np.float64]) -> float:
+    """How much closer or farther rounding may put two positions, mm."""
+    return float(np.sqrt(3)) * 2 * _rounding(positions)
 
 
 def _rounding(values: NDArray[np.float64], whole: int = 1) -> float:

@@ -226,10 +226,10 @@ def acquisition_values(full: Sequence[Described]) -> Iterator[tuple[str, Values,
     Args:
         full: The images at one place, which need to be parted.
     """
-    for name, elements in _PARAMETERS:
+    for name, elements in PARAMETERS:
         yield name, read(number, *elements), as_numbers
     yield "gradient direction", read(numbers, "DiffusionGradientOrientation"), as_ranks
-    for name, elements in _TYPES:
+    for name, elements in TYPES:
         yield name, read(text, *elements), _as_texts
     yield "contrast agent", read(text, "ContrastBolusAgent"), as_ranks
     for name, elements in _COUNTS:
@@ -279,7 +279,7 @@ def uid_numbers(header: Dataset, name: str) -> tuple[int, ...] | None:
 
 
 # What acquisitions differ in. Enhanced files have other names for some.
-_PARAMETERS = (
+PARAMETERS = (
     ("echo time", ("EffectiveEchoTime", "EchoTime")),
     ("echo", ("EchoNumbers",)),
     ("flip angle", ("FlipAngle",)),
@@ -287,7 +287,7 @@ _PARAMETERS = (
     ("repetition time", ("RepetitionTime",)),
     ("b-value", ("DiffusionBValue",)),
 )
-_TYPES = (("image type", ("FrameType", "ImageType")), ("component", ("ComplexImageComponent",)))
+TYPES = (("image type", ("FrameType", "ImageType")), ("component", ("ComplexImageComponent",)))
 _COUNTS = (
     ("time point", ("TemporalPositionIdentifier",)),
     ("time index", ("TemporalPositionIndex",)),

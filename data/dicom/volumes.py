@@ -36,6 +36,8 @@ from tumorlens.data.errors import InputError
 _FEW = 0.25  # of the places: as many may hold more images than the others, as where a scanner repeats a slice
 _SHARED = 0.5  # of its places, which a volume has in common with the largest one
 _CHANCE = 1e-3  # that numbers in random order show a pattern
+AT_ONE_PLACE = "at the same place"
+BETWEEN = "whose slices lie between each other"
 _FEWEST = 3  # places: any numbers show a pattern at two
 
 
@@ -57,11 +59,13 @@ class Volume(Generic[T]):
     places: list[list[T]]
 
 
-def split_volumes(places: list[list[T]]) -> tuple[list[Volume[T]], str]:
+def split_volumes(places: list[list[T]], between: bool = False) -> tuple[list[Volume[T]], str]:
     """The volumes of a series.
 
     Args:
         places: The images at each place along the normal, in any order.
+        between: Whether a place is a stretch in which each volume has a slice. Then an order in which one place follows
+            the other shows nothing: that of the slices of a single volume does so, too.
 
     Returns:
         The volumes, the first echo, the earliest time ... first; and what tells them apart, in words, where it is not a
@@ -74,14 +78,14 @@ def split_volumes(places: list[list[T]]) -> tuple[list[Volume[T]], str]:
     if all(len(group) == 1 for group in places):
         return [Volume("", places)], ""
     orders: list[str] = []
-    volumes = _parted(Volume("", places), orders)
-    if volumes is None:
+    volumes = _parted(Volume("", places), orders, between)
+    if volumes is None or (between and len(volumes) == 1):
         several, n_images = max(len(group) for group in places), sum(len(group) for group in places)
         raise InputError(
-            f"the series holds {several} volumes at the same place ({n_images} images at {len(places)} places), and "
-            "nothing tells which images belong together: all values of their headers were compared, and the order of "
-            "their times, instance numbers and SOP Instance UIDs; put the files of each volume into a folder of its "
-            "own and run these folders one by one"
+            f"the series holds {several} volumes {BETWEEN if between else AT_ONE_PLACE} ({n_images} images at "
+            f"{len(places)} places), and nothing tells which images belong together: all values of their headers were "
+            "compared, and the order of their times, instance numbers and SOP Instance UIDs; put the files of each "
+            "volume into a folder of its own and run these folders one by one"
         )
     how = " and ".join(dict.fromkeys(orders))
     return volumes, f"their order by {how} tells the volumes apart, as no value of the header does" if how else ""
@@ -92,21 +96,21 @@ def is_repeat(volume: Volume[Any], largest: Volume[Any]) -> bool:
     return len(volume.places) <= _FEW * len(largest.places)
 
 
-def _parted(images: Volume[T], orders: list[str]) -> list[Volume[T]] | None:
+def _parted(images: Volume[T], orders: list[str], between: bool) -> list[Volume[T]] | None:
     """The volumes that some images make; none if nothing parts them. What they are sorted by is added to `orders`."""
     few = sum(len(group) > 1 for group in images.places) <= _FEW * len(images.places)
     if images.name and few:
         return [images]
     for part in (
         partial(_by_values, acquisition_values),
-        partial(_by_order, _counted, orders),
+        partial(_by_order, _counted, orders, between),
         partial(_by_values, other_values),
-        partial(_by_order, _by_uid, orders),
+        partial(_by_order, _by_uid, orders, between),
     ):
         groups: list[Volume[T]] = part(images.places)
         if len(groups) > 1:
             parted = [
-                _parted(replace(group, name=", ".join(filter(None, (images.name, group.name)))), orders)
+                _parted(replace(group, name=", ".join(filter(None, (images.name, group.name)))), orders, between)
                 for group in groups
             ]
             return None if None in parted else [volume for volumes in parted for volume in volumes or ()]
@@ -222,7 +226,9 @@ class _Order:
     counts: bool = True
 
 
-def _by_order(listed: Callable[[], Iterator[_Order]], names: list[str], places: list[list[T]]) -> list[Volume[T]]:
+def _by_order(
+    listed: Callable[[], Iterator[_Order]], names: list[str], between: bool, places: list[list[T]]
+) -> list[Volume[T]]:
     """The volumes in the first order of a list that shows a pattern; its name is added to `names`."""
     images = [image for group in places for image in group]
     place_of = [place for place, group in enumerate(places) for _ in group]
@@ -230,7 +236,7 @@ def _by_order(listed: Callable[[], Iterator[_Order]], names: list[str], places: 
         values = order.values_of(images)
         if None in values or (order.unique and len(set(values)) < len(values)):
             continue
-        runs = _volume_of_each(values, place_of, order)
+        runs = _volume_of_each(values, place_of, order, between)
         if runs is None:
             continue
         members: list[list[list[T]]] = [[[] for _ in places] for _ in range(max(runs) + 1)]
@@ -268,7 +274,7 @@ def _names_by_order(order: _Order, values: list[Any], runs: list[int]) -> list[s
     return [f"{order.name} {' to '.join(order.texts_of(sorted({min(v), max(v)})))}" for v in own]
 
 
-def _volume_of_each(values: list[Any], place_of: list[int], order: _Order) -> list[int] | None:
+def _volume_of_each(values: list[Any], place_of: list[int], order: _Order, between: bool) -> list[int] | None:
     """The volume of each image, from 0; none if the values show no pattern.
 
     The patterns: one volume after the other; place after place, with all its images in a row; or at every place the
@@ -290,7 +296,7 @@ def _volume_of_each(values: list[Any], place_of: list[int], order: _Order) -> li
         if starts is not None:
             runs = np.searchsorted(starts, np.arange(len(sequence)), side="right").tolist()
             return [run for _, run in sorted(zip(in_order, runs, strict=True))]
-    if n_full < len(groups) or any(len(set(group)) < most for group in groups):
+    if between or n_full < len(groups) or any(len(set(group)) < most for group in groups):
         return None
     in_a_row = all(len(set(sequence[k : k + most])) == 1 for k in range(0, len(sequence), most))
     enough = n_full >= _FEWEST if order.counts else _is_clear(n_full, most, by_place=True)

@@ -6,7 +6,6 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import (
-    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -14,7 +13,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.scans.dicom import edit, save_enhanced, save_series, small_volume
+from tests.scans.dicom import save_enhanced, save_series, small_volume
 from tumorlens.data.dicom.decoding import stored_frames
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan

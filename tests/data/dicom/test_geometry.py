@@ -275,19 +275,6 @@ def test_echoes_of_an_enhanced_file_are_separated_in_any_order(tmp_path, separat
         assert voxels.tolist() == [1000 * (frame + 1) + place for place in range(9)]
 
 
-def test_two_stacks_that_interleave_are_reported(tmp_path):
-    volume, affine = small_volume()
-    paths = save_series(tmp_path, volume, affine)
-    for number, path in enumerate(paths):
-        ds = pydicom.dcmread(path)
-        ds.SpacingBetweenSlices = 2 * float(np.linalg.norm(affine[:3, 2]))
-        ds.EchoTime = 10.0 if number % 2 else 90.0
-        ds.save_as(path)
-    warnings = open_scan(tmp_path).warnings
-    assert any("two volumes may be mixed" in warning for warning in warnings)
-    assert any("the slices differ in echo time" in w and "several volumes" in w for w in warnings)
-
-
 def test_a_header_without_rows_is_named(tmp_path):
     paths = save_series(tmp_path, *small_volume())
     ds = pydicom.dcmread(paths[2])
