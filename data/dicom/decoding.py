@@ -89,13 +89,27 @@ def _needs_decoder(syntax: Any) -> bool:
 
 
 def _read(ds: Dataset, indices: list[int]) -> Iterator[NDArray[Any]]:
-    """Frames that need no native decoder, with all of their bits."""
+    """Frames that need no native decoder, with all of their bits.
+
+    Raises:
+        InputError: The bytes of big-endian pixels are swapped, as where their VR is OB, which has no byte order.
+    """
     from pydicom.pixels import iter_pixels, pixel_array
 
     if int(number(ds, "NumberOfFrames") or 1) == 1:
-        yield pixel_array(ds, correct_unused_bits=False)
+        frames = iter([pixel_array(ds, correct_unused_bits=False)])
     else:
-        yield from iter_pixels(ds, indices=indices, correct_unused_bits=False)
+        frames = iter_pixels(ds, indices=indices, correct_unused_bits=False)
+    for frame in frames:
+        if not ds.file_meta.TransferSyntaxUID.is_little_endian and _roughness(frame.byteswap()) < _roughness(frame):
+            raise InputError(
+                "the bytes of the pixels are in another order than the header says; replace this file"
+            )
+        yield frame
+
+
+def _roughness(frame: NDArray[Any]) -> int:
+    return int(np.abs(np.diff(frame.astype(np.int64))).sum())
 
 
 def _decoded(ds: Dataset, syntax: str, indices: list[int]) -> Iterator[NDArray[Any]]:

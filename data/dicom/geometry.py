@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.headers import frame_items, items, number, numbers
 from tumorlens.data.dicom.source import affine_of_frames
-from tumorlens.data.dicom.stacks import doubts_of, split_stacks
-from tumorlens.data.dicom.volumes import AT_ONE_PLACE, BETWEEN, Volume, is_repeat, split_volumes
+from tumorlens.data.dicom.stacks import apart_by_rounding, doubts_of, rounding_of, volumes_of
+from tumorlens.data.dicom.volumes import AT_ONE_PLACE, Volume, is_repeat
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import checked_affine
 
@@ -168,7 +168,7 @@ def stack_planes(planes: Sequence[ImagePlane], frame: int | None = None) -> Volu
     lost = sum(not has_geometry(p) for p in planes)
     if lost:
         warnings.append(f"{lost} of {len(planes)} images have no place in space and were left out")
-    positions, frame, notes = _one_volume(_positions(placed), frame, warnings)
+    positions, frame, notes = _one_volume(by_position(placed), frame, warnings)
     chosen = [at_one_place[0] for at_one_place in positions]
     indices = _grid_indices(chosen, warnings)
     slices: list[ImagePlane | None] = [None] * (indices[-1] + 1)
@@ -216,7 +216,7 @@ def are_alike(a: ImagePlane, b: ImagePlane) -> bool:
     )
 
 
-def _positions(planes: list[ImagePlane]) -> list[list[ImagePlane]]:
+def by_position(planes: Sequence[ImagePlane]) -> list[list[ImagePlane]]:
     """Images by position along the normal, ascending. Each entry holds the images at one place."""
     normal = planes[0].normal
     along = [depth_of(plane, normal) for plane in planes]
@@ -234,11 +234,7 @@ def _one_volume(
     places: list[list[ImagePlane]], frame: int | None, warnings: list[str]
 ) -> tuple[list[list[ImagePlane]], int | None, list[str]]:
     """One image for each place: that of the chosen volume, or the first where only some places hold several."""
-    at_one_place, how = split_volumes(places)
-    apart = _apart(np.array([group[0].position for group in places]))
-    parts = [split_stacks(volume, apart) for volume in at_one_place]
-    volumes = [volume for stacks, _ in parts for volume in stacks]
-    lie = BETWEEN if len(volumes) > len(at_one_place) else AT_ONE_PLACE
+    volumes, lie, hows = volumes_of(places)
     largest = max(volumes, key=lambda volume: len(volume.places))
     repeats = [v for v in volumes if v is not largest and is_repeat(v, largest)]
     notes: list[str] = []
@@ -247,7 +243,6 @@ def _one_volume(
     else:
         volume = _chosen(volumes, lie, frame)
         shown = f" ({volume.name})" if volume.name else ""
-        hows = dict.fromkeys(filter(None, (how, *(stacks_how for _, stacks_how in parts))))
         notes = [f"frame {frame} of {len(volumes)} volumes {lie}{shown}", *hows]
     if repeats and volume is largest:
         n_images = sum(len(group) for v in repeats for group in v.places)
@@ -315,13 +310,13 @@ def _affine(planes: list[ImagePlane], indices: list[int], warnings: list[str]) -
         return checked_affine(affine_of_frames(first.orientation, first.position, step, first.spacing, first.shape[0]))
     positions = np.array([plane.position for plane in planes])
     step = (positions[-1] - positions[0]) / indices[-1]
-    apart = _apart(positions)
+    apart = apart_by_rounding(positions)
     _check_even(positions, indices, step, first.normal, apart, warnings)
     distance = float(np.linalg.norm(step))
     stated = (mm for mm in (first.between, first.thickness) if mm and abs(mm - distance) <= apart / indices[-1])
     step *= next(stated, distance) / distance
     tilt = np.degrees(np.arccos(np.clip(float(first.normal @ step) / np.linalg.norm(step), -1, 1)))
-    unsure = np.degrees(np.arctan(apart / (distance * indices[-1]) + 2.5 * _rounding(first.orientation, whole=2)))
+    unsure = np.degrees(np.arctan(apart / (distance * indices[-1]) + 2.5 * rounding_of(first.orientation, whole=2)))
     if tilt > max(unsure, _TILT_DEG):
         warnings.append(
             f"the slices are sheared by {tilt:.1f} degrees (gantry tilt); the mask's affine follows the shear"
@@ -330,22 +325,6 @@ def _affine(planes: list[ImagePlane], indices: list[int], warnings: list[str]) -
         step = first.normal * np.linalg.norm(step)
     start = (positions[0] + positions[-1] - step * indices[-1]) / 2
     return checked_affine(affine_of_frames(first.orientation, start, step, first.spacing, first.shape[0]))
-
-
-def _apart(positions: NDArray[np.float64]) -> float:
-    """How much closer or farther rounding may put two positions, mm."""
-    return float(np.sqrt(3)) * 2 * _rounding(positions)
-
-
-def _rounding(values: NDArray[np.float64], whole: int = 1) -> float:
-    """How far numbers that are rounded to two decimals or fewer may lie from the true ones; 0 for more decimals.
-
-    Args:
-        values: The numbers.
-        whole: The fewest decimals that show rounding: numbers with fewer are exact, such as the cosines 0 and 1.
-    """
-    decimals = next((n for n in range(3) if np.abs(values - values.round(n)).max() < 1e-5), 3)
-    return 0.5 * 10.0**-decimals if whole <= decimals < 3 else 0.0
 
 
 def _check_even(

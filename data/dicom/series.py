@@ -10,10 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tumorlens.data.dicom.geometry import ImagePlane, are_alike, depth_of, has_geometry, planes_of, same_place
+from tumorlens.data.dicom.geometry import depth_of
 from tumorlens.data.dicom.headers import number, read_header, text, value
+from tumorlens.data.dicom.pieces import (
+    AT_ONE_PLACE,
+    FEWEST_PIECES,
+    ONE_SERIES,
+    OVERLAP,
+    TAGS,
+    Key,
+    Members,
+    Piece,
+    acquired_alike,
+    piece_of,
+    volumes_of_slices,
+    why_not_one,
+)
 from tumorlens.data.dicom.sequence import (
     class_name,
     contrast_of,
@@ -28,36 +40,6 @@ from tumorlens.data.errors import InputError, printable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-_TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber",
-    "SeriesDescription", "ProtocolName", "SequenceName", "ImageType", "AcquisitionContrast", "ContrastBolusAgent",
-    "ContrastBolusAgentSequence", "ContrastBolusUsageSequence", "ScanningSequence", "RepetitionTime", "EchoTime",
-    "InversionTime", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
-    "ImageOrientationPatient", "ImagePositionPatient", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "BodyPartExamined", "PatientName", "PatientID", "PatientBirthDate",
-    "SpecificCharacterSet",
-)  # fmt: skip
-
-# Pieces of one volume agree in these, and in those of the acquisition, which are read only where there may be pieces.
-_ONE_SERIES = ("Modality", "SeriesNumber", "SeriesDescription")
-_ONE_ACQUISITION = (
-    "Rows", "Columns", "ImageType", "EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle",
-    "ContrastBolusAgent", "ScanningSequence", "SequenceName", "ProtocolName",
-)  # fmt: skip
-_PIECE_TAGS = (
-    *_TAGS, *_ONE_ACQUISITION, "FrameOfReferenceUID", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
-    "SeriesTime",
-)  # fmt: skip
-_FEWEST_PIECES = 3  # two slices at any distance are evenly spaced
-_EVEN = 0.1  # of the slice distance, which slices of one volume may lie off their place
-_ADJOINING = 2.0  # slice distance by thickness; more is hardly ever acquired
-_LARGEST_STEP = 3  # slice distances: up to two slices may be missing in a row
-_OVERLAPPING = 0.9  # slice distance by what the header says; less is that of two stacks, one shifted into the other
-
-_Key = tuple[str, ...]
-_Members = list[tuple[Path, "Dataset"]]
-_Piece = tuple[_Key, _Members, list[ImagePlane]]
 
 _DATES_AND_NUMBERS = r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{4}-\d{2}-\d{2}|\d{6,}|\d{3,}-\d{3,}"
 
@@ -153,10 +135,10 @@ def find_series(paths: Iterable[Path]) -> SeriesListing:
     one volume in pieces are joined: some anonymizers give each slice a Series Instance UID of its own.
     """
     listing = SeriesListing()
-    groups: dict[_Key, _Members] = defaultdict(list)
+    groups: dict[Key, Members] = defaultdict(list)
     for path in paths:
         try:
-            header = read_header(path, _TAGS)
+            header = read_header(path, TAGS)
         except InputError as error:
             listing.problems.append((path, str(error)))
             continue
@@ -176,7 +158,7 @@ def find_series(paths: Iterable[Path]) -> SeriesListing:
     return listing
 
 
-def _key(path: Path, header: Dataset) -> _Key:
+def _key(path: Path, header: Dataset) -> Key:
     study = text(header, "StudyInstanceUID") or f"(no UID) {path.parent}"
     uid = text(header, "SeriesInstanceUID")
     if not uid:
@@ -222,112 +204,53 @@ def common_folder(files: Sequence[Path]) -> Path:
     return Path(os.path.commonpath(folders))
 
 
-def _joined(groups: dict[_Key, _Members]) -> list[Series]:
+def _joined(groups: dict[Key, Members]) -> list[Series]:
     """The series of all groups of files, pieces of one volume joined."""
-    like: dict[_Key, list[_Key]] = defaultdict(list)
+    like: dict[Key, list[Key]] = defaultdict(list)
     for key, members in groups.items():
-        like[(*key[:2], *(text(members[0][1], name) for name in _ONE_SERIES))].append(key)
+        like[(*key[:2], *(text(members[0][1], name) for name in ONE_SERIES))].append(key)
     made: list[Series] = []
     for keys in like.values():
         if len(keys) == 1:
             made.append(_series(keys[0], groups[keys[0]]))
             continue
-        for pieces in _acquired_alike([_piece(key, groups[key]) for key in keys]):
+        for pieces in acquired_alike([piece_of(key, groups[key]) for key in keys]):
             series = [_series(key, members) for key, members, _ in pieces]
             made += series if len(pieces) == 1 else _one_or_pieces(series, pieces)
     return made
 
 
-def _piece(key: _Key, members: _Members) -> _Piece:
-    """The files of a series, with all of their headers that may tell pieces of a volume, and the image in each.
-
-    There are no images where a file holds several, or cannot be run.
-    """
-    if any(refusal_of(header) or (number(header, "NumberOfFrames") or 1) > 1 for _, header in members):
-        return key, members, []
-    try:
-        members = [(path, read_header(path, _PIECE_TAGS)) for path, _ in members]
-        planes = [plane for index, (_, header) in enumerate(members) for plane in planes_of(header, index)]
-    except InputError:  # reading the series says so
-        return key, members, []
-    return key, members, planes
-
-
-def _acquired_alike(pieces: list[_Piece]) -> list[list[_Piece]]:
-    """Groups of pieces that were acquired in the same way, at one orientation."""
-    groups: list[tuple[_Key, list[_Piece]]] = []
-    for piece in pieces:
-        acquisition = tuple(text(piece[1][0][1], name) for name in _ONE_ACQUISITION)
-        for other, group in groups:
-            if acquisition == other and _is_like(piece[2], group[0][2]):
-                group.append(piece)
-                break
-        else:
-            groups.append((acquisition, [piece]))
-    return [group for _, group in groups]
-
-
-def _is_like(a: list[ImagePlane], b: list[ImagePlane]) -> bool:
-    if not a or not b or has_geometry(a[0]) != has_geometry(b[0]):
-        return False
-    return not has_geometry(a[0]) or are_alike(a[0], b[0])
-
-
-def _one_or_pieces(series: list[Series], pieces: list[_Piece]) -> list[Series]:
-    """One series of all files if they are clearly one volume; else the series, marked where they are single slices."""
+def _one_or_pieces(series: list[Series], pieces: list[Piece]) -> list[Series]:
+    """One series of all files if they are clearly one volume, or several of single slices; else the series, marked."""
     members = [member for _, own, _ in pieces for member in own]
     planes = [plane for _, _, own in pieces for plane in own]
-    reason = _why_not_one(len(pieces), [header for _, header in members], planes)
-    single = len(members) == len(pieces)
+    headers = [header for _, header in members]
+    reason = why_not_one(len(pieces), headers, planes)
+    single = len(members) == len(pieces) >= FEWEST_PIECES
+    stack = "one even stack"
+    if single and reason in (AT_ONE_PLACE, OVERLAP):
+        volumes = volumes_of_slices(members)
+        whys = [why_not_one(len(v), [headers[i] for i in v], [planes[i] for i in v]) for v in volumes if len(v) > 1]
+        if len(whys) == len(volumes) > 1 and not any(whys):
+            reason, stack = "", f"{len(volumes)} even stacks"
     if not reason:
         first = min(range(len(members)), key=lambda i: depth_of(planes[i], planes[0].normal))
-        what = "one for each slice" if single else f"of {', '.join(str(len(own)) for _, own, _ in pieces)} images"
+        alone = len(members) == len(pieces)
+        what = "one for each slice" if alone else f"of {', '.join(str(len(own)) for _, own, _ in pieces)} images"
         note = (
             f"{len(pieces)} series, {what}, were joined: they have the same number, description and acquisition, and "
-            "their slices make one even stack"
+            f"their slices make {stack}"
         )
         whole = _series(pieces[0][0], members)
         uid = text(members[first][1], "SeriesInstanceUID")
         return [replace(whole, uid=uid, piece_uids=tuple(s.uid for s in series), note=note)]
-    if not single or len(pieces) < _FEWEST_PIECES:
+    if not single:
         return series
     why = f"it is one of {len(pieces)} single slices with a Series Instance UID each, which make no volume: {reason}"
     return [replace(s, unfitness=s.unfitness or why) for s in series]
 
 
-def _why_not_one(n_pieces: int, headers: list[Dataset], planes: list[ImagePlane]) -> str:
-    """Why series are not clearly one volume in pieces; empty if they are."""
-    if not all(has_geometry(plane) for plane in planes):
-        return "they do not say where they lie"
-    if not all(are_alike(plane, planes[0]) for plane in planes):
-        return "their orientations differ"
-    if len({text(header, "FrameOfReferenceUID") for header in headers}) > 1:
-        return "their Frame of Reference UIDs differ"
-    normal = planes[0].normal
-    ordered = sorted(planes, key=lambda plane: depth_of(plane, normal))
-    gaps = np.diff([depth_of(plane, normal) for plane in ordered])
-    if gaps.min() < same_place(planes[0]):
-        return "several lie at one place"
-    distance = float(np.median(gaps[gaps <= 1.5 * gaps.min()]))
-    steps = np.rint(gaps / distance)
-    positions = np.array([plane.position for plane in ordered])
-    indices = np.concatenate([[0], np.cumsum(steps)])
-    even = positions[0] + np.outer(indices / indices[-1], positions[-1] - positions[0])
-    if max(np.abs(gaps - steps * distance).max(), np.abs(positions - even).max()) > _EVEN * distance:
-        return "they are not evenly spaced"
-    if steps.max() > _LARGEST_STEP or steps.sum() - len(steps) > len(planes) // 2:
-        return "they leave gaps and do not adjoin"
-    between, thickness = planes[0].between, planes[0].thickness
-    if distance > (between * (1 + _EVEN) if between else _ADJOINING * (thickness or distance)):
-        return f"they are {distance:.4g} mm apart and do not adjoin"
-    if len(headers) == n_pieces:
-        return "" if between or thickness or n_pieces >= _FEWEST_PIECES else "their thickness is not known"
-    if len({text(header, "SeriesTime") for header in headers}) > 1:
-        return "their times differ"
-    return "" if distance >= _OVERLAPPING * (between or thickness or np.inf) else "their slices would overlap"
-
-
-def _series(key: _Key, members: _Members) -> Series:
+def _series(key: Key, members: Members) -> Series:
     header: Any = next((h for _, h in members if unfitness_of(h) is None), members[0][1])
     refusals = {refusal_of(h) for _, h in members}
     series_number = number(header, "SeriesNumber")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.headers import number, text
 from tumorlens.data.dicom.sequence import PARAMETERS, TYPES, Described, read
-from tumorlens.data.dicom.volumes import Volume, split_volumes
+from tumorlens.data.dicom.volumes import AT_ONE_PLACE, BETWEEN, Volume, split_volumes
 from tumorlens.data.errors import InputError
 
 _CLOSE = 0.75  # of the distance that the header gives; images that lie closer may be those of two volumes
@@ -41,7 +41,24 @@ class Slice(Described, Protocol):
 T = TypeVar("T", bound=Slice)
 
 
-def split_stacks(volume: Volume[T], rounding: float) -> tuple[list[Volume[T]], str]:
+def volumes_of(places: list[list[T]]) -> tuple[list[Volume[T]], str, list[str]]:
+    """The volumes of a series; how they lie, in words; and what tells them apart where no value of the header does.
+
+    Args:
+        places: The images at each place, ascending along the normal.
+
+    Raises:
+        InputError: Nothing tells which of the images belong together.
+    """
+    at_one_place, how = split_volumes(places)
+    apart = apart_by_rounding(np.array([group[0].position for group in places]))
+    parts = [_split(volume, apart) for volume in at_one_place]
+    volumes = [volume for stacks, _ in parts for volume in stacks]
+    lie = BETWEEN if len(volumes) > len(at_one_place) else AT_ONE_PLACE
+    return volumes, lie, list(dict.fromkeys(filter(None, (how, *(stacks_how for _, stacks_how in parts)))))
+
+
+def _split(volume: Volume[T], rounding: float) -> tuple[list[Volume[T]], str]:
     """The volumes in one that may be several, whose slices lie between each other.
 
     Args:
@@ -171,3 +188,19 @@ def _by_depth(places: list[list[T]]) -> list[list[T]]:
             assert image.position is not None  # callers check it
             at[round(float(image.normal @ image.position), 6)].append(image)
     return [at[d] for d in sorted(at)]
+
+
+def apart_by_rounding(positions: NDArray[np.float64]) -> float:
+    """How much closer or farther rounding may put two positions, mm."""
+    return float(np.sqrt(3)) * 2 * rounding_of(positions)
+
+
+def rounding_of(values: NDArray[np.float64], whole: int = 1) -> float:
+    """How far numbers that are rounded to two decimals or fewer may lie from the true ones; 0 for more decimals.
+
+    Args:
+        values: The numbers.
+        whole: The fewest decimals that show rounding: numbers with fewer are exact, such as the cosines 0 and 1.
+    """
+    decimals = next((n for n in range(3) if np.abs(values - values.round(n)).max() < 1e-5), 3)
+    return 0.5 * 10.0**-decimals if whole <= decimals < 3 else 0.0

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import (
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -169,3 +170,35 @@ def test_a_wrong_value_representation_of_little_endian_pixels_changes_nothing(tm
     ds.file_meta.TransferSyntaxUID = syntax
     ds.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=True)
     assert np.array_equal(stored(path), values)
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_big_endian_pixels_are_right_or_refused(tmp_path, vr, swapped):
+    """OB has no byte order: some writers leave such pixels little-endian."""
+    values = smooth(3000)
+    path = written(tmp_path, values, ExplicitVRLittleEndian)
+    ds = pydicom.dcmread(path)
+    ds["PixelData"].VR = vr
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    plain = pydicom.Dataset({element.tag: element for element in ds})  # pydicom converts no other
+    plain.file_meta = ds.file_meta
+    pydicom.dcmwrite(path, plain, enforce_file_format=True)
+    content = path.read_bytes()
+    assert content.endswith(values.astype("<u2").tobytes())  # pydicom writes what it is given
+    if not swapped:
+        path.write_bytes(content[: -2 * values.size] + values.astype(">u2").tobytes())
+        assert np.array_equal(stored(path), values)
+        return
+    with pytest.raises(InputError, match="the bytes of the pixels are in another order than the header says"):
+        open_scan(path)
+
+
+def test_a_mosaic_whose_image_type_was_removed_is_refused(tmp_path):
+    path = written(tmp_path, smooth(3000), ExplicitVRLittleEndian)
+    ds = pydicom.dcmread(path)
+    block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    block.add_new(0x0A, "US", 24)
+    ds.save_as(path)
+    with pytest.raises(InputError, match="Siemens mosaic"):
+        open_scan(path)

@@ -252,6 +252,42 @@ def test_two_echoes_with_a_series_uid_each_slice_are_two_series(tmp_path):
     assert [(s.n_images, s.n_volumes) for s in found(tmp_path)] == [(7, 1), (7, 1)]
 
 
+@pytest.mark.parametrize("first_mm", [0, 2.5])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"AcquisitionNumber": lambda v, k: v + 1},
+        {"AcquisitionTime": lambda v, k: f"10{15 + v}{k:02}"},
+        {"InstanceNumber": lambda v, k: 1 + k + 7 * v},
+    ],
+)
+def test_two_volumes_with_a_series_uid_each_slice_are_parted(tmp_path, first_mm, tags):
+    """At the same places, or between each other."""
+    for v in range(2):
+        edits = {name: (lambda k, tag=tag, v=v: tag(v, k)) for name, tag in tags.items()}
+        stack(
+            tmp_path / str(v), 7, v * first_mm, SeriesInstanceUID=lambda k, v=v: f"1.2.{v}.{k}",
+            **{"InstanceNumber": lambda k: 1, **edits},
+        )  # fmt: skip
+    (series,) = found(tmp_path)
+    assert series.n_images == 14 and "14 series, one for each slice, were joined" in series.note
+    assert "their slices make 2 even stacks" in series.note
+    with pytest.raises(InputError, match=r"holds 2 volumes .*--frame 0 to 1"):
+        open_scan(tmp_path)
+    for v in range(2):
+        scan = open_scan(tmp_path, frame=v)
+        uids = {str(header.SeriesInstanceUID) for header in scan.dicom.datasets}
+        assert uids == {f"1.2.{v}.{k}" for k in range(7)}
+
+
+@pytest.mark.parametrize(("kind", "n_series"), [("2D", 14), ("3D", 1)])
+def test_single_slices_that_overlap_are_one_volume_only_if_interpolated(tmp_path, kind, n_series):
+    stack(tmp_path, 14, SeriesInstanceUID=own_uid, SliceThickness="10", MRAcquisitionType=kind)
+    series = found(tmp_path)
+    assert len(series) == n_series
+    assert all("their slices would overlap" in (s.unfitness or "") for s in series) == (kind == "2D")
+
+
 def test_series_that_are_not_run_are_named(tmp_path):
     chosen, why = choose_series(
         find_series(save_study(tmp_path, T1, T1C, T2, LOCALIZER, {**T1C, "SeriesNumber": 11})).series
