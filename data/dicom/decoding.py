@@ -102,9 +102,7 @@ def _read(ds: Dataset, indices: list[int]) -> Iterator[NDArray[Any]]:
         frames = iter_pixels(ds, indices=indices, correct_unused_bits=False)
     for frame in frames:
         if not ds.file_meta.TransferSyntaxUID.is_little_endian and _roughness(frame.byteswap()) < _roughness(frame):
-            raise InputError(
-                "the bytes of the pixels are in another order than the header says; replace this file"
-            )
+            raise InputError("the bytes of the pixels are in another order than the header says; replace this file")
         yield frame
 
 

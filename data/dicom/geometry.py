@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.dicom.grouping.stacks import apart_by_rounding, doubts_of, rounding_of, volumes_of
+from tumorlens.data.dicom.grouping.volumes import AT_ONE_PLACE, Volume, is_repeat
 from tumorlens.data.dicom.headers import frame_items, items, number, numbers
 from tumorlens.data.dicom.source import affine_of_frames
-from tumorlens.data.dicom.stacks import apart_by_rounding, doubts_of, rounding_of, volumes_of
-from tumorlens.data.dicom.volumes import AT_ONE_PLACE, Volume, is_repeat
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import checked_affine
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorlens.data.dicom.geometry import depth_of
-from tumorlens.data.dicom.headers import number, read_header, text, value
-from tumorlens.data.dicom.pieces import (
+from tumorlens.data.dicom.grouping.pieces import (
     AT_ONE_PLACE,
     FEWEST_PIECES,
     ONE_SERIES,
@@ -26,6 +25,7 @@ from tumorlens.data.dicom.pieces import (
     volumes_of_slices,
     why_not_one,
 )
+from tumorlens.data.dicom.headers import number, read_header, text, value
 from tumorlens.data.dicom.sequence import (
     class_name,
     contrast_of,

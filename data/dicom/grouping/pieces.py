@@ -16,9 +16,9 @@ from tumorlens.data.dicom.geometry import (
     planes_of,
     same_place,
 )
+from tumorlens.data.dicom.grouping.stacks import volumes_of
 from tumorlens.data.dicom.headers import number, read_header, text
 from tumorlens.data.dicom.sequence import refusal_of
-from tumorlens.data.dicom.stacks import volumes_of
 from tumorlens.data.errors import InputError
 
 if TYPE_CHECKING:

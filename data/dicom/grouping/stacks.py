@@ -1,7 +1,7 @@
 """Volumes of a series whose slices lie between each other, as where a second acquisition fills the first one's gaps.
 
 Sorted by position, they look like one volume of half the slice distance. The header's distance, uneven gaps, settings
-that alternate and slices that overlap show them; `data.dicom.volumes` tells which slice belongs to which.
+that alternate and slices that overlap show them; `data.dicom.grouping.volumes` tells which slice belongs to which.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.dicom.grouping.volumes import AT_ONE_PLACE, BETWEEN, Volume, split_volumes
 from tumorlens.data.dicom.headers import number, text
 from tumorlens.data.dicom.sequence import PARAMETERS, TYPES, Described, read
-from tumorlens.data.dicom.volumes import AT_ONE_PLACE, BETWEEN, Volume, split_volumes
 from tumorlens.data.errors import InputError
 
 _CLOSE = 0.75  # of the distance that the header gives; images that lie closer may be those of two volumes
 _THICK = 1.5  # slice distances; no 2-D slices overlap so much
 _UNEVEN = 0.1  # of the slice distance, by which two gaps must differ to be those of two stacks
-_SAME_PHASE = 0.1  # of the slice distance, within which the slices of one stack lie on their grid
+_SAME_PHASE = 0.04  # of the slice distance, by which two stacks must be moved against each other
+_ON_GRID = 0.2  # of the slice distance, within which the slices of one stack lie on their grid
 _FULL = 0.5  # of the slices of all stacks that must be there
 _FEWEST = 3  # slices of a stack; of another setting, fewer may be repeats
+_SETTINGS = (*PARAMETERS, *TYPES, ("contrast agent", ("ContrastBolusAgent",)))
 _MIXED = "two volumes may be mixed"
 _WARNED = ("echo time", "flip angle", "inversion time")
 
@@ -66,7 +68,7 @@ def _split(volume: Volume[T], rounding: float) -> tuple[list[Volume[T]], str]:
         rounding: How much rounding may put two positions off, mm.
 
     Returns:
-        As `data.dicom.volumes.split_volumes`; the volume itself if it is one.
+        As `data.dicom.grouping.volumes.split_volumes`; the volume itself if it is one.
 
     Raises:
         InputError: They are several, and nothing tells which of the images belong together.
@@ -95,6 +97,13 @@ def _split(volume: Volume[T], rounding: float) -> tuple[list[Volume[T]], str]:
                 replace(v, name=", ".join(filter(None, (volume.name, v.name))), places=_by_depth(v.places))
                 for v in volumes
             ], how
+    for own in _by_setting(planes, depth):
+        if all(map(_is_even, own.values())) and not _is_even(depth):
+            distances = " and ".join(f"{_usual(np.diff(d)):.4g}" for d in own.values())
+            raise InputError(
+                f"the series holds {len(own)} volumes {BETWEEN}, of other settings and slices {distances} mm apart; "
+                "put the files of each volume into a folder of its own and run these folders one by one"
+            )
     return [volume], ""
 
 
@@ -109,13 +118,27 @@ def _distances(planes: Sequence[T], depth: NDArray[np.float64], rounding: float)
     is_as_stated = abs((first.between or first.thickness or 0.0) - mean) <= _UNEVEN * mean  # rounded to whole mm
     if not is_as_stated and np.ptp(pairs) <= _UNEVEN * mean and np.ptp(gaps) > max(2 * _UNEVEN * mean, 2 * rounding):
         yield float(pairs.mean()), True
-    for _, elements in (*PARAMETERS, *TYPES, ("contrast agent", ("ContrastBolusAgent",))):
-        values = read(text, *elements)(planes)
-        own = [depth[[v == value for v in values]] for value in set(values)]
-        if len(own) > 1 and min(len(d) for d in own) >= _FEWEST and max(d[0] for d in own) < min(d[-1] for d in own):
-            yield max(_usual(np.diff(d)) for d in own), True
+    for own in _by_setting(planes, depth):
+        yield max(_usual(np.diff(d)) for d in own.values()), True
     if _overlap(first, usual) and _dimensions(first) != "3D":
-        yield float(np.ceil((first.thickness or 0.0) / mean - _UNEVEN)) * mean, False
+        for gap in (usual, mean):
+            yield float(np.ceil((first.thickness or 0.0) / gap - _UNEVEN)) * gap, False
+
+
+def _by_setting(planes: Sequence[T], depth: NDArray[np.float64]) -> Iterator[dict[str, NDArray[np.float64]]]:
+    """For each setting that parts the images into stacks which reach into each other: its values and their depths."""
+    for _, elements in _SETTINGS:
+        values = np.array([value or "" for value in read(text, *elements)(planes)])
+        own = {value: depth[values == value] for value in sorted(set(values.tolist()))}
+        if len(own) < 2 or min(map(len, own.values())) < _FEWEST:
+            continue
+        if max(d[0] for d in own.values()) < min(d[-1] for d in own.values()):
+            yield own
+
+
+def _is_even(depth: NDArray[np.float64]) -> bool:
+    gaps = np.diff(depth)
+    return bool(np.ptp(gaps) <= _ON_GRID * gaps.min())
 
 
 def _grid(depth: NDArray[np.float64], distance: float) -> tuple[list[int], list[int]] | None:
@@ -138,7 +161,7 @@ def _grid(depth: NDArray[np.float64], distance: float) -> tuple[list[int], list[
     stacks = np.empty(len(depth), int)
     stacks[order] = np.concatenate([[0], np.cumsum(np.diff(within[order]) > _SAME_PHASE * distance)])
     widths = [np.ptp(within[stacks == stack]) for stack in range(n_stacks)]
-    if max(widths) > 2 * _SAME_PHASE * distance or len(depth) < _FULL * n_stacks * (slots.max() + 1):
+    if max(widths) > _ON_GRID * distance or len(depth) < _FULL * n_stacks * (slots.max() + 1):
         return None
     if min(Counter(stacks.tolist()).values()) < _FEWEST:
         return None
