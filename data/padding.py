@@ -13,7 +13,6 @@ from tumorlens.data.scan import Scan
 
 _RIM_SLICES, _REST_SLICES = 32, 12  # of a volume, at most: enough to see what its background is
 _REST_PX = 128  # rows and columns of a slice, at least
-_REST_VALUES = 20_000
 _MOST_BACKGROUNDS = 4
 _AS_BRIGHT = "the background is as bright as the brightest tissue, so that what touches it may be lost"
 _NOTE = "the background of"
@@ -27,11 +26,9 @@ _IN_RUNS = 0.5  # of the pixels that hold the value: noise of a few levels has s
 _ABOVE = 0.1  # a background may lie so far above the 0.1st percentile
 _BELOW = 0.002  # or so far below the lowest value; 0.004 has changed a label, and volumes by 4 %
 _ZERO_BELOW = 2.0  # 0 is the air of most scans, and the networks have learned from it
-_MIXED = 0.25  # what lies so far below the 0.1st percentile, or above the highest value, is mixed with background
-_GAP = 0.1  # what lies so far above the highest value is background wherever it is, and not clipped tissue
-
+_MIXED = 0.25  # what lies so far below the 0.1st percentile, or above the highest value, holds background, not tissue
 _LIKE = 0.01  # so near to the value of a background lie the ripples that splines have left in it
-_NEAR, _FAR = np.ones((7, 7), np.uint8), np.ones((11, 11), np.uint8)  # pixels around a background, mixed by resampling
+_AROUND = np.ones((11, 11), np.uint8)  # pixels around a background, mixed by resampling
 _POCKET_PX = 16  # a patch of so many equal pixels inside a slice is background, too
 _MIN_AROUND = 0.05  # of the box around a picture's content; less is a frame, which preprocessing trims
 
@@ -55,8 +52,9 @@ def without_padding(scan: Scan) -> Scan:
     Where nothing was measured, skull-stripped, resampled and normalized scans often hold -1024, -32768, 65535, or 0
     amid z-scores. That would be taken for tissue, or would leave no contrast to the brain. A value is a background if
     it fills the rims of the slices in runs, and lies amid the values of the rest, above or far below them. It becomes
-    the lowest value of the rest. Amid them, only what hangs together with the rim is background, because tissue may
-    hold the same value. Beyond them, what resampling has mixed with background goes, too.
+    0 where that lies a little below the rest, as the air of most scans does, and else the lowest value of the rest: the
+    answer must not depend on the value. Amid them, only what hangs together with the rim is background, because tissue
+    may hold the same value. Beyond them, what resampling has mixed with background goes, too.
 
     Color pictures and frames around pictures stay.
 
@@ -78,6 +76,8 @@ def without_padding(scan: Scan) -> Scan:
     wrong = [value for value in wrong if value > tissue.low or _is_far_below(value, dark, tissue)]
     if not wrong:
         return scan
+    if 0 <= tissue.low <= _ZERO_BELOW * tissue.range:
+        dark = 0.0
     dark = min([dark, *(value for value in shares if value not in wrong)])
     tolerance = max(step, 1e-4 * tissue.range) if slices.dtype.kind == "f" else 0.0
     masks = slices < dark
@@ -89,15 +89,15 @@ def without_padding(scan: Scan) -> Scan:
     for image_hw, mask in zip(_slices(scan, voxels), masks, strict=True):
         if not scan.volume and _is_frame(mask):
             return scan
-        near = cv2.dilate(mask.astype(np.uint8), _NEAR) != 0
+        near = cv2.dilate(mask.astype(np.uint8), _AROUND) != 0
         mask |= near & (image_hw > tissue.highest + _MIXED * tissue.range)
         image_hw[mask] = dark
         changed += int(mask.sum())
     values = " and ".join(f"{value:g}" for value in wrong)
     share = changed / voxels.size
-    note = f"{_NOTE} {values} ({share:.0%} of the scan) was set to the lowest value of the rest, {dark:g}"
+    note = f"{_NOTE} {values} ({share:.0%} of the scan) was set to {dark:g}"
     scan = replace(scan, voxels=voxels, notes=(*scan.notes, note))
-    if not any(tissue.high <= value <= tissue.highest + _GAP * tissue.range for value in wrong):
+    if not any(tissue.high <= value <= tissue.highest + _MIXED * tissue.range for value in wrong):
         return scan
     return replace(scan, warnings=(*scan.warnings, _AS_BRIGHT))
 
@@ -153,7 +153,7 @@ def _tissue(slices: NDArray[Any], backgrounds: list[float], step: float) -> _Tis
     parts = []
     for image_hw, mask in zip(few, exact, strict=True):
         mask = mask | solid_patches(_holds(image_hw, backgrounds, like), None)
-        parts.append(image_hw[cv2.dilate(mask.astype(np.uint8), _FAR) == 0])
+        parts.append(image_hw[cv2.dilate(mask.astype(np.uint8), _AROUND) == 0])
     values = np.concatenate(parts)
     if not values.size:
         return None
@@ -163,7 +163,7 @@ def _tissue(slices: NDArray[Any], backgrounds: list[float], step: float) -> _Tis
 
 def _levels(values: NDArray[Any]) -> tuple[float, float]:
     """The 0.1st and the 99th percentile."""
-    low, high = np.percentile(values[:: max(1, values.size // _REST_VALUES)], (0.1, 99))
+    low, high = np.percentile(values, (0.1, 99))
     return float(low), float(high)
 
 
@@ -188,7 +188,7 @@ def _darkest(slices: NDArray[Any], backgrounds: list[float], tissue: _Tissue, st
 
 def _background(slices: NDArray[Any], value: float, tissue: _Tissue, tolerance: float) -> NDArray[np.bool_]:
     """The voxels that belong to a background above the darkest value."""
-    if value > tissue.highest + _GAP * tissue.range:
+    if value > tissue.highest + _MIXED * tissue.range:
         return np.asarray(slices > (tissue.highest + value) / 2)
     masks = _holds(slices, [value], tolerance)
     if len(slices) == 1:  # clipped tissue may form patches as large as background, of the highest value

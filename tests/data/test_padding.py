@@ -1,4 +1,4 @@
-"""Background: padding of any value becomes the lowest of the rest, and ordinary scans stay bit for bit."""
+"""Background: padding of any value becomes 0 or the lowest of the rest, and ordinary scans stay bit for bit."""
 
 from __future__ import annotations
 
@@ -36,32 +36,41 @@ def z_scores(brain, inside):
     return (brain - brain[inside].mean()) / brain[inside].std()
 
 
-def assert_dark_outside(scan, padded, inside, tissue_px=0):
-    """Outside holds the lowest value of the rest, and all of the rest stays but for a few voxels of the same value."""
-    lowest = padded[inside].min()
-    assert (scan.voxels[~inside] == lowest).all() and scan.voxels.dtype == padded.dtype
+def assert_dark_outside(scan, padded, inside, dark, tissue_px=0):
+    """Outside holds a value, and all of the rest stays but for a few voxels of the value of the background."""
+    assert (scan.voxels[~inside] == dark).all() and scan.voxels.dtype == padded.dtype
     assert (scan.voxels[inside] != padded[inside]).sum() <= tissue_px
 
 
-@pytest.mark.parametrize("value", [-9, -300, -1024, -2000, -32768, 1500, 4095, 32767, 65535])
+@pytest.mark.parametrize("value", [-32768, -1024, -300, -9, -3, 3, 500, 1500, 4095, 32767, 63536, 65535])
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_any_background_becomes_the_lowest_of_the_brain(value, dtype):
+def test_a_background_of_any_value_becomes_0_below_a_brain_of_positive_values(value, dtype):
     brain, inside = stripped()
     padded = np.where(inside, np.rint(brain), value).astype(dtype)
     voxels = padded.copy()
     scan = without_padding(Scan.from_array(voxels))
-    lowest = padded[inside].min()
-    assert_dark_outside(scan, padded, inside)
-    assert len(scan.notes) == 1 and f"{value:g} (" in scan.notes[0] and f"{lowest:g}" in scan.notes[0]
+    assert_dark_outside(scan, padded, inside, 0, tissue_px=20)
+    assert len(scan.notes) == 1 and f"{value:g} (" in scan.notes[0] and "set to 0" in scan.notes[0]
     assert not scan.warnings
     assert np.array_equal(voxels, padded)  # the caller's array
+
+
+@pytest.mark.parametrize("value", [0, -1024, 300, 40000])
+@pytest.mark.parametrize("offset", [-500, 30000])
+def test_a_background_of_any_value_becomes_the_lowest_where_0_is_not_air(value, offset):
+    brain, inside = stripped()
+    padded = np.where(inside, np.rint(brain) + offset, value).astype(np.int32)
+    dark = padded[inside].min()
+    scan = without_padding(Scan.from_array(padded))
+    assert_dark_outside(scan, padded, inside, dark, tissue_px=20)
+    assert f"set to {dark}" in scan.notes[0]
 
 
 @pytest.mark.parametrize("value", [0.0, -5.0, -9.0, 7.0])
 def test_background_amid_and_beyond_z_scores(value):
     brain, inside = stripped(1)
     padded = np.where(inside, z_scores(brain, inside), value).astype(np.float32)
-    assert_dark_outside(without_padding(Scan.from_array(padded)), padded, inside, tissue_px=5)
+    assert_dark_outside(without_padding(Scan.from_array(padded)), padded, inside, padded[inside].min(), tissue_px=5)
 
 
 def test_tissue_that_holds_the_value_of_the_background_stays():
@@ -82,7 +91,7 @@ def test_clipped_tissue_stays_where_the_background_is_white():
     lesion[44:50, 40:46, 3:7] = True
     assert (padded[lesion] == 255).all()
     voxels = without_padding(Scan.from_array(padded)).voxels
-    assert (voxels[lesion] == 255).all() and (voxels[~inside] == padded[inside].min()).all()
+    assert (voxels[lesion] == 255).all() and (voxels[~inside] == 0).all()
     assert "as bright as the brightest tissue" in without_padding(Scan.from_array(padded)).warnings[0]
 
 
@@ -91,7 +100,7 @@ def test_two_values_of_padding():
     padded = np.where(inside, z_scores(brain, inside), 0).astype(np.float32)
     padded[:9, :9] = padded[-9:, -9:] = -1024
     scan = without_padding(Scan.from_array(padded))
-    assert_dark_outside(scan, padded, inside, tissue_px=5)
+    assert_dark_outside(scan, padded, inside, padded[inside].min(), tissue_px=5)
     assert "0 and -1024" in scan.notes[0]
 
 
@@ -123,9 +132,7 @@ def test_a_crop_with_background_in_the_corners_only():
     brain, inside = brain[box], inside[box]
     assert 0 < (~inside).mean() < 0.2
     padded = np.where(inside, brain, -1024)
-    assert np.array_equal(
-        without_padding(Scan.from_array(padded)).voxels, np.where(inside, padded, padded[inside].min())
-    )
+    assert np.array_equal(without_padding(Scan.from_array(padded)).voxels, np.where(inside, padded, 0))
 
 
 @pytest.mark.parametrize("value", [-1024, -32768, 65535])
@@ -161,7 +168,7 @@ def test_every_slice_axis(plane):
     brain, inside = stripped(11)
     padded = np.moveaxis(np.where(inside, brain, 5000), 2, plane)
     voxels = without_padding(Scan.from_array(padded)).voxels
-    assert (np.moveaxis(voxels, plane, 2)[~inside] == brain[inside].min()).all()
+    assert (np.moveaxis(voxels, plane, 2)[~inside] == 0).all()
 
 
 @cache
@@ -209,7 +216,7 @@ def test_a_stripped_picture_on_a_bright_page(tmp_path, gray):
     Image.fromarray(picture).save(tmp_path / "a.png")
     scan = open_scan(tmp_path / "a.png")
     inside = inside[..., 5]
-    assert (scan.voxels[~inside] == picture[inside].min()).all() and scan.notes
+    assert (scan.voxels[~inside] == 0).all() and scan.notes
     assert np.array_equal(open_source(picture).voxels, scan.voxels)  # a file and an array are one to the program
 
 
@@ -229,7 +236,7 @@ def test_files_and_arrays_go_the_same_way(tmp_path, value):
     affine = np.diag([1.0, 1.0, 5.0, 1.0])
     nib.save(nib.Nifti1Image(padded, affine), tmp_path / "a.nii.gz")
     save_series(tmp_path / "dicom", padded, affine)
-    expected = np.where(inside, padded, padded[inside].min())
+    expected = np.where(inside, padded, 0)
     for scan in (open_scan(tmp_path / "a.nii.gz"), open_source(Scan.from_array(padded, affine))):
         assert np.array_equal(scan.voxels, expected) and len(scan.notes) == 1
     series = open_scan(tmp_path / "dicom")
