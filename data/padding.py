@@ -28,8 +28,9 @@ _BELOW = 0.002  # or so far below the lowest value; 0.004 has changed a label, a
 _ZERO_BELOW = 2.0  # 0 is the air of most scans, and the networks have learned from it
 _MIXED = 0.25  # what lies so far below the 0.1st percentile, or above the highest value, holds background, not tissue
 _LIKE = 0.01  # so near to the value of a background lie the ripples that splines have left in it
-_AROUND = np.ones((11, 11), np.uint8)  # pixels around a background, mixed by resampling
+_NEXT, _NEAR, _FAR = (np.ones((n, n), np.uint8) for n in (3, 7, 11))  # pixels around a background, mixed by resampling
 _POCKET_PX = 16  # a patch of so many equal pixels inside a slice is background, too
+_NEARER, _MOST_RIMS = 0.85, 16  # mixed pixels are so much nearer to a background than those behind them
 _MIN_AROUND = 0.05  # of the box around a picture's content; less is a frame, which preprocessing trims
 
 
@@ -72,30 +73,26 @@ def without_padding(scan: Scan) -> Scan:
     if tissue is None:
         return scan
     wrong = [value for value, share in shares.items() if _may_be_wrong(value, share, tissue)]
-    dark = _darkest(slices, wrong, tissue, step) if wrong else 0.0
-    wrong = [value for value in wrong if value > tissue.low or _is_far_below(value, dark, tissue)]
+    lowest = _lowest(slices, wrong, tissue, step) if wrong else 0.0
+    wrong = [value for value in wrong if value > tissue.low or _is_far_below(value, lowest, tissue)]
     if not wrong:
         return scan
-    if 0 <= tissue.low <= _ZERO_BELOW * tissue.range:
-        dark = 0.0
+    dark = 0.0 if -_LIKE <= tissue.low / tissue.range <= _ZERO_BELOW else lowest
     dark = min([dark, *(value for value in shares if value not in wrong)])
     tolerance = max(step, 1e-4 * tissue.range) if slices.dtype.kind == "f" else 0.0
-    masks = slices < dark
+    masks = slices < lowest
     for value in wrong:
-        if value > dark:
-            masks |= _background(slices, value, tissue, tolerance)
+        if value > lowest:
+            masks |= _with_mixed(slices, _background(slices, value, tissue, tolerance), value)
+        if _is_above(value, tissue):
+            masks |= slices > (tissue.highest + value) / 2
+    masks |= _dilated(masks, _NEAR) & ((slices < dark) | (slices > tissue.highest + _MIXED * tissue.range))
+    if not scan.volume and _is_frame(masks[0]):
+        return scan
     voxels = scan.voxels.copy(order="K")
-    changed = 0
-    for image_hw, mask in zip(_slices(scan, voxels), masks, strict=True):
-        if not scan.volume and _is_frame(mask):
-            return scan
-        near = cv2.dilate(mask.astype(np.uint8), _AROUND) != 0
-        mask |= near & (image_hw > tissue.highest + _MIXED * tissue.range)
-        image_hw[mask] = dark
-        changed += int(mask.sum())
+    _slices(scan, voxels)[masks] = dark
     values = " and ".join(f"{value:g}" for value in wrong)
-    share = changed / voxels.size
-    note = f"{_NOTE} {values} ({share:.0%} of the scan) was set to {dark:g}"
+    note = f"{_NOTE} {values} ({masks.mean():.0%} of the scan) was set to {dark:g}"
     scan = replace(scan, voxels=voxels, notes=(*scan.notes, note))
     if not any(tissue.high <= value <= tissue.highest + _MIXED * tissue.range for value in wrong):
         return scan
@@ -153,12 +150,14 @@ def _tissue(slices: NDArray[Any], backgrounds: list[float], step: float) -> _Tis
     parts = []
     for image_hw, mask in zip(few, exact, strict=True):
         mask = mask | solid_patches(_holds(image_hw, backgrounds, like), None)
-        parts.append(image_hw[cv2.dilate(mask.astype(np.uint8), _AROUND) == 0])
+        parts.append(image_hw[cv2.dilate(mask.astype(np.uint8), _FAR) == 0])
     values = np.concatenate(parts)
     if not values.size:
         return None
     low, high = _levels(values)
-    return _Tissue(low, high, float(values.max())) if high > low else None
+    brightest = np.sort(values[values >= high])
+    gaps = np.flatnonzero(np.diff(brightest) > high - low)  # above lie pockets that are mixed with background
+    return _Tissue(low, high, float(brightest[gaps[0] if gaps.size else -1])) if high > low else None
 
 
 def _levels(values: NDArray[Any]) -> tuple[float, float]:
@@ -172,25 +171,25 @@ def _may_be_wrong(value: float, share: float, tissue: _Tissue) -> bool:
     return _is_far_below(value, tissue.low, tissue) or (value > tissue.low + _ABOVE * tissue.range and share >= _MANY)
 
 
-def _is_far_below(value: float, dark: float, tissue: _Tissue) -> bool:
-    return dark - value > (_ZERO_BELOW if value == 0 else _BELOW) * tissue.range
+def _is_far_below(value: float, lowest: float, tissue: _Tissue) -> bool:
+    return lowest - value > (_ZERO_BELOW if value == 0 else _BELOW) * tissue.range
 
 
-def _darkest(slices: NDArray[Any], backgrounds: list[float], tissue: _Tissue, step: float) -> float:
+def _lowest(slices: NDArray[Any], backgrounds: list[float], tissue: _Tissue, step: float) -> float:
     """The lowest value of a scan that is neither one of these backgrounds nor mixed with one of them."""
-    darkest = tissue.low
+    lowest = tissue.low
     for image_hw in slices:
         rest = image_hw[~_holds(image_hw, backgrounds, step)]
         rest = rest[rest >= tissue.low - _MIXED * tissue.range]
-        darkest = min(darkest, float(rest.min())) if rest.size else darkest
-    return darkest
+        lowest = min(lowest, float(rest.min())) if rest.size else lowest
+    return lowest
 
 
 def _background(slices: NDArray[Any], value: float, tissue: _Tissue, tolerance: float) -> NDArray[np.bool_]:
-    """The voxels that belong to a background above the darkest value."""
-    if value > tissue.highest + _MIXED * tissue.range:
-        return np.asarray(slices > (tissue.highest + value) / 2)
+    """The voxels that belong to a background."""
     masks = _holds(slices, [value], tolerance)
+    if _is_above(value, tissue):
+        return masks
     if len(slices) == 1:  # clipped tissue may form patches as large as background, of the highest value
         return solid_patches(masks[0], None if value >= tissue.high else _POCKET_PX)[None]
     from scipy import ndimage
@@ -200,6 +199,29 @@ def _background(slices: NDArray[Any], value: float, tissue: _Tissue, tolerance: 
     for face in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         at_rim[face] = True
     return masks & at_rim[labels]
+
+
+def _with_mixed(slices: NDArray[Any], masks: NDArray[np.bool_], value: float) -> NDArray[np.bool_]:
+    """A background and the pixels around it that resampling has mixed with it: rims of values in between, and ripples.
+
+    They are nearer to its value than the pixels behind them.
+    """
+    for _ in range(_MOST_RIMS):
+        rim = _dilated(masks)
+        behind = _dilated(rim) & ~rim
+        at_rim, at_behind = (np.abs(slices[m] - np.float64(value)) for m in (rim & ~masks, behind))
+        if not at_behind.size or np.median(at_rim) > _NEARER * np.median(at_behind):
+            break
+        masks = rim
+    return masks
+
+
+def _dilated(masks: NDArray[np.bool_], kernel: NDArray[np.uint8] = _NEXT) -> NDArray[np.bool_]:
+    return np.stack([cv2.dilate(mask.view(np.uint8), kernel) for mask in masks]) != 0
+
+
+def _is_above(value: float, tissue: _Tissue) -> bool:
+    return value > tissue.highest + _MIXED * tissue.range
 
 
 def _holds(voxels: NDArray[Any], values: list[float], tolerance: float) -> NDArray[np.bool_]:

@@ -149,6 +149,29 @@ def test_resampling_that_mixed_brain_and_background(value, order):
     assert np.ptp(voxels[outside == 0]) == 0
 
 
+@pytest.mark.parametrize("value", [-1024, 100, 500, 1500, 32767])
+@pytest.mark.parametrize("order", [1, 3])
+def test_resampled_backgrounds_give_what_a_background_of_0_gives(value, order):
+    brain, inside = stripped(14)
+    resampled = [
+        ndimage.zoom(np.where(inside, brain, v).astype(np.float32), (0.9, 0.9, 1), order=order, mode="nearest")
+        for v in (0, value)
+    ]
+    expected, voxels = (without_padding(Scan.from_array(v)).voxels for v in resampled)
+    assert np.array_equal(expected, resampled[0])
+    assert (voxels > expected + 100).mean() < 0.02  # neither a bright rim nor ripples
+    assert (voxels < expected - 100).mean() < 0.08  # the rim of this small brain holds as many
+
+
+def test_a_bright_lesion_at_the_surface_stays():
+    brain, inside = stripped(15)
+    inside[44:50, 46:] = False
+    expected = np.where(inside, brain, 0).astype(np.float32)
+    padded = np.where(inside, brain, 20000).astype(np.float32)
+    assert (expected[44:50, 40:46, 3:7] > 900).all()
+    assert np.array_equal(without_padding(Scan.from_array(padded)).voxels, expected)
+
+
 def test_a_background_that_is_constant_but_for_the_last_bits():
     brain, inside = stripped(9)
     noise = np.random.default_rng(0).normal(0, 1e-12, SHAPE)
