@@ -78,7 +78,8 @@ def without_padding(scan: Scan) -> Scan:
     if not wrong:
         return scan
     dark = 0.0 if -_LIKE <= tissue.low / tissue.range <= _ZERO_BELOW else lowest
-    dark = min([dark, *(value for value in shares if value not in wrong)])
+    air = [value for value in shares if value not in wrong]
+    dark, lowest = min([dark, *air]), min([lowest, *air])
     tolerance = max(step, 1e-4 * tissue.range) if slices.dtype.kind == "f" else 0.0
     masks = slices < lowest
     for value in wrong:

@@ -206,6 +206,9 @@ def ordinary():
     below[inside & (brain < 60)] = -35  # as splines leave it
     return {
         "noise in the air": head,
+        "air of zeros, framed by ones": np.pad(
+            np.where(inside, 80 + brain, 0)[..., 5].astype(np.int16), 1, constant_values=1
+        ),
         "air of zeros": np.where(inside, brain, 0),
         "air of zeros, low contrast": np.where(inside, 900 + brain, 0),
         "zeros but for the last bits": np.where(inside, 400 + brain, rng.normal(0, 1e-12, SHAPE)),
