@@ -204,11 +204,11 @@ def ordinary():
     saturated[20:40, -3:, 4:7] = 4095  # bright fat at the edge
     below = np.where(inside, brain, 0)
     below[inside & (brain < 60)] = -35  # as splines leave it
+    lined = np.where(inside, 400 + brain, 0)[..., 5]
+    lined[:, 0] = 1
     return {
         "noise in the air": head,
-        "air of zeros, framed by ones": np.pad(
-            np.where(inside, 80 + brain, 0)[..., 5].astype(np.int16), 1, constant_values=1
-        ),
+        "air of zeros beside a line of ones": lined,
         "air of zeros": np.where(inside, brain, 0),
         "air of zeros, low contrast": np.where(inside, 900 + brain, 0),
         "zeros but for the last bits": np.where(inside, 400 + brain, rng.normal(0, 1e-12, SHAPE)),
