@@ -89,11 +89,6 @@ def seconds(*arguments, repeats=5):
     return min(once() for _ in range(repeats))
 
 
-def slowness():
-    """How many times slower this machine is now than a quiet one, where an empty interpreter takes 20 ms."""
-    return max(1.0, seconds("-I", "-S", "-c", "pass") / 0.02)
-
-
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
     """Modules are compiled once, as for a user, whatever this environment says."""
@@ -104,7 +99,7 @@ def compiled(monkeypatch, tmp_path):
 @pytest.mark.slow  # measures time
 def test_help_is_quick(compiled):
     python("-c", HELP)  # compiles
-    assert seconds("-c", HELP) < 0.12 * slowness()
+    assert seconds("-c", HELP) < 1.8 * seconds("-c", "import click")  # of which most of a start consists
 
 
 # Adds up what the imports cost the processor, not how long they wait for it: other processes may compute as well.
