@@ -1,7 +1,7 @@
 """`python -m tests.fuzz`, from the repository: damaged files for every reader.
 
 A reader of a damaged file may return, or raise `InputError` with a sentence for the user. Anything else is a fault:
-another exception, the end of the process, more than 30 seconds (decoders are stopped after 20), or more than 2 GB of
+another exception, the end of the process, more than 20 seconds (decoders are stopped after 15), or more than 2 GB of
 memory.
 """
 
@@ -62,7 +62,7 @@ def _parser(targets: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--keep", type=Path, help="folder for the files of faults")
     parser.add_argument("--repeat", type=Path, metavar="FOLDER", help="run a case that was kept")
-    parser.add_argument("--limit-s", type=float, default=30, help="seconds that a case may take")
+    parser.add_argument("--limit-s", type=float, default=20, help="seconds that a case may take")
     parser.add_argument("--limit-mb", type=int, default=2048, help="memory that a case may take")
     return parser
 

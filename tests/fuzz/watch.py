@@ -80,7 +80,7 @@ class Watcher:
         self,
         scratch: Path,
         keep: Path,
-        limit_s: float = 30,
+        limit_s: float = 20,
         limit_mb: int = 2048,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
