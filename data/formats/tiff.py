@@ -60,6 +60,8 @@ def read_tiff(path: Path) -> Scan:
         opened: Any = TiffFile(path)
         with opened as tiff:
             pages = [page for page in tiff.pages if not page.subfiletype & _NOT_A_PAGE] or [tiff.pages[0]]
+            for page in pages:
+                _check_whole(page)
             n_slices = _n_slices(tiff, pages)
             if n_slices == 1:
                 (pixels,) = _decoded(path, pages)
@@ -82,6 +84,13 @@ def read_tiff(path: Path) -> Scan:
         source_shape=voxels.shape,
         assumed_affine=_AS_STORED,
     )
+
+
+def _check_whole(page: Any) -> None:
+    """Raise an `InputError` for a page that lists fewer strips or tiles than it needs: decoders fill the rest."""
+    needed, listed = math.prod(page.chunked), len(page.dataoffsets)
+    if listed < needed:
+        raise InputError(f"the tiff file is damaged or cut off (a page lists {listed} of its {needed} strips or tiles)")
 
 
 def _n_slices(tiff: Any, pages: list[Any]) -> int:

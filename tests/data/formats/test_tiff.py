@@ -369,3 +369,12 @@ def test_damage_anywhere_is_an_error_or_a_scan(tmp_path, options):
             open_scan(path)
         except InputError as error:
             assert str(error).startswith(f"{path}: ")
+
+
+def test_missing_strips_are_not_filled(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", RAMP, rowsperstrip=8)
+    assert open_scan(tmp_path / "a.tif").voxels.shape == RAMP.shape
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
+        tiff.pages[0].tags["ImageLength"].overwrite(300)
+    with pytest.raises(InputError, match=r"damaged or cut off \(a page lists 4 of its 38 strips or tiles\)"):
+        open_scan(tmp_path / "a.tif")
