@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +29,16 @@ def find_head(image_hw: NDArray[np.float32]) -> NDArray[np.bool_]:
     Returns:
         ``(rows, columns)`` bool; empty if no head stands out from its background.
     """
-    inside = _inside_borders(image_hw)
-    first = _hull_in(image_hw, inside)
-    # The second pass sees the head's own box, because the amount of air around it must not matter.
-    return _hull_in(image_hw, _box_around(first, inside)) if first.any() else first
+    small = _shrunk(image_hw)
+    inside = _inside_borders(image_hw, small)
+    whole = inside == tuple(slice(0, length) for length in image_hw.shape)
+    first = _hull_in(image_hw[inside], small if whole else None)
+    mask = np.zeros(image_hw.shape, np.uint8)
+    if cv2.countNonZero(first):
+        # The second pass sees the head's own box, because the amount of air around it must not matter.
+        box = _box_around(first, inside)
+        mask[box] = first if box == inside else _hull_in(image_hw[box])
+    return mask.view(bool)
 
 
 def tissue_shares(scan: Scan) -> NDArray[np.float64]:
@@ -44,13 +52,11 @@ def tissue_shares(scan: Scan) -> NDArray[np.float64]:
     return np.array([(scan.slice(k) > level).mean() for k in range(scan.n_slices)])
 
 
-def _hull_in(image_hw: NDArray[np.float32], window: tuple[slice, slice]) -> NDArray[np.bool_]:
-    """The tissue's hull in a window of the slice, computed at the working size, as a mask of the whole slice."""
-    part = image_hw[window]
-    hull = _tissue_hull(_shrunk(part))
-    mask = np.zeros(image_hw.shape, bool)
-    mask[window] = cv2.resize(hull * 255, part.shape[::-1], interpolation=cv2.INTER_LINEAR) > 127
-    return mask
+def _hull_in(part_hw: NDArray[np.float32], small: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
+    """The tissue's hull in a part of a slice as 0 and 1, computed at the working size (`small`, if it is known)."""
+    hull = _tissue_hull(_shrunk(part_hw) if small is None else small)
+    large = cv2.resize(hull * 255, part_hw.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.threshold(large, 127, 1, cv2.THRESH_BINARY)[1], np.uint8)
 
 
 def _shrunk(image_hw: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -59,27 +65,24 @@ def _shrunk(image_hw: NDArray[np.float32]) -> NDArray[np.float32]:
     return cv2.resize(image_hw, size, interpolation=cv2.INTER_AREA)
 
 
-def _box_around(mask_hw: NDArray[np.bool_], inside: tuple[slice, slice]) -> tuple[slice, slice]:
-    """Rows and columns of a non-empty mask with a rim of a tenth, but never beyond `inside`."""
-    rows, columns = np.flatnonzero(mask_hw.any(axis=1)), np.flatnonzero(mask_hw.any(axis=0))
-    rim = max(2, int(max(np.ptp(rows), np.ptp(columns))) // 10)
-    (r0, r1, _), (c0, c1, _) = inside[0].indices(mask_hw.shape[0]), inside[1].indices(mask_hw.shape[1])
+def _box_around(mask_hw: NDArray[np.uint8], inside: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Rows and columns of a non-empty mask of the part `inside`, with a rim of a tenth, but never beyond that part."""
+    left, top, width, height = cv2.boundingRect(mask_hw)
+    rim = max(2, (max(width, height) - 1) // 10)
+    rows, columns = inside
     return (
-        slice(max(r0, int(rows[0]) - rim), min(r1, int(rows[-1]) + 1 + rim)),
-        slice(max(c0, int(columns[0]) - rim), min(c1, int(columns[-1]) + 1 + rim)),
+        slice(max(rows.start, rows.start + top - rim), min(rows.stop, rows.start + top + height + rim)),
+        slice(max(columns.start, columns.start + left - rim), min(columns.stop, columns.start + left + width + rim)),
     )
 
 
-def _inside_borders(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
+def _inside_borders(image_hw: NDArray[np.float32], small: NDArray[np.float32]) -> tuple[slice, slice]:
     """Rows and columns of a slice inside its uniform borders (black, white, gray bars, thin lines), by a small copy."""
-    small = _shrunk(image_hw)
-    window = _trimmed(small)
-    scale = (image_hw.shape[0] / small.shape[0], image_hw.shape[1] / small.shape[1])
-    (top, bottom, _), (left, right, _) = window[0].indices(small.shape[0]), window[1].indices(small.shape[1])
-    return (
-        slice(int(np.ceil(top * scale[0])), int(bottom * scale[0])),
-        slice(int(np.ceil(left * scale[1])), int(right * scale[1])),
+    rows, columns = (
+        slice(math.ceil(part.start * scale), int(part.stop * scale))
+        for part, scale in zip(_trimmed(small), np.divide(image_hw.shape, small.shape), strict=True)
     )
+    return rows, columns
 
 
 def _trimmed(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
@@ -88,39 +91,43 @@ def _trimmed(image_hw: NDArray[np.float32]) -> tuple[slice, slice]:
     tolerance = _UNIFORM * max(float(high - low), 1e-6)
     top, left = 0, 0
     bottom, right = image_hw.shape
+    everything = slice(0, bottom), slice(0, right)
+    columns_first = cv2.transpose(image_hw)
     while True:  # bars can be nested (white page around a black frame), so trim until nothing is uniform
         before = (top, bottom, left, right)
-        busy = _busy(image_hw[top:bottom, left:right], 1, tolerance)
+        busy = _busy(image_hw[top:bottom, left:right], tolerance)
         if busy is None:
-            return slice(None), slice(None)
+            return everything
         top, bottom = top + busy[0], top + busy[1]
-        busy = _busy(image_hw[top:bottom, left:right], 0, tolerance)
+        busy = _busy(columns_first[left:right, top:bottom], tolerance)
         if busy is None:
-            return slice(None), slice(None)
+            return everything
         left, right = left + busy[0], left + busy[1]
         if (top, bottom, left, right) == before:
             break
     if bottom - top < 8 or right - left < 8:
-        return slice(None), slice(None)
+        return everything
     # Dark lines stay: they are air, in which the tip of a head may show, and do no harm. Next to a bright line lies one
     # in which resizing has mixed border and picture; it goes as well.
-    bright = low + _UNIFORM * (high - low)
-    rows = np.flatnonzero(np.median(image_hw[:, left:right], axis=1) > bright)
-    columns = np.flatnonzero(np.median(image_hw[top:bottom], axis=0) > bright)
-    return _between(rows, top, bottom, image_hw.shape[0]), _between(columns, left, right, image_hw.shape[1])
+    bright = float(low + _UNIFORM * (high - low))
+    return (
+        _between(image_hw[:, left:right], top, bottom, bright),
+        _between(columns_first[:, top:bottom], left, right, bright),
+    )
 
 
-def _between(bright: NDArray[np.int_], start: int, stop: int, length: int) -> slice:
-    """From behind the last bright line before `start` to before the first bright line from `stop` on."""
-    before, after = bright[bright < start], bright[bright >= stop]
-    return slice(int(before[-1]) + 2 if before.size else 0, int(after[0]) - 1 if after.size else length)
+def _between(lines: NDArray[np.float32], start: int, stop: int, level: float) -> slice:
+    """From behind the last line before `start` that is brighter than a level to before the first such one from `stop`
+    on."""
+    before, after = (np.flatnonzero(percentiles(part, (50,), 1)[0] > level) for part in (lines[:start], lines[stop:]))
+    return slice(int(before[-1]) + 2 if before.size else 0, stop + int(after[0]) - 1 if after.size else len(lines))
 
 
-def _busy(window: NDArray[np.float32], along: int, tolerance: float) -> tuple[int, int] | None:
-    """The first and one past the last line that is not uniform along an axis, or none if all are uniform."""
-    low, high = percentiles(window, (3, 97), along)
-    lines = np.flatnonzero(high - low > tolerance)
-    return (int(lines[0]), int(lines[-1]) + 1) if lines.size else None
+def _busy(lines: NDArray[np.float32], tolerance: float) -> tuple[int, int] | None:
+    """The first and one past the last line that is not uniform, or none if all are uniform."""
+    low, high = percentiles(lines, (3, 97), 1)
+    busy = np.flatnonzero(high - low > tolerance)
+    return (int(busy[0]), int(busy[-1]) + 1) if busy.size else None
 
 
 def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -129,8 +136,10 @@ def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
     empty = np.zeros(image_hw.shape, np.uint8)
     if high - low <= 1e-6 or min(image_hw.shape) < 8:
         return empty
-    level = np.clip((image_hw - low) / (high - low), 0, 1)
-    level_u8 = cv2.GaussianBlur((level * 255).astype(np.uint8), (0, 0), 1.0)
+    level = image_hw - low
+    level /= high - low
+    level *= 255
+    level_u8 = cv2.GaussianBlur(np.clip(level, 0, 255, out=level).astype(np.uint8), (0, 0), 1.0)
     otsu, _ = cv2.threshold(level_u8, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     threshold = float(np.clip(0.5 * otsu / 255, *_THRESHOLD_RANGE)) * 255
     tissue = (level_u8 > threshold).astype(np.uint8)
@@ -140,14 +149,20 @@ def _tissue_hull(image_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
     tissue = cv2.copyMakeBorder(tissue, 2 * radius, 2 * radius, 2 * radius, 2 * radius, cv2.BORDER_CONSTANT, value=0)
     solid = cv2.morphologyEx(_filled(cv2.morphologyEx(tissue, cv2.MORPH_CLOSE, kernel)), cv2.MORPH_OPEN, kernel)
     solid = solid[2 * radius : -2 * radius, 2 * radius : -2 * radius]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
-    if count < 2:
-        return empty
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    # Eyes and cerebellum are separate islands in skull-stripped slices; letters and scan artifacts are smaller.
-    large = np.concatenate([[False], areas >= 0.06 * areas.max()])
-    cv2.fillConvexPoly(empty, cv2.convexHull(_row_ends(large[labels])), 1)
+    outlines, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if len(outlines) > 1:
+        outlines = [_row_ends(_large_islands(solid))]
+    if outlines:
+        cv2.fillConvexPoly(empty, cv2.convexHull(outlines[0]), 1)
     return empty
+
+
+def _large_islands(solid: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Eyes and cerebellum are islands of their own in skull-stripped slices. Letters and scan artifacts are smaller."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    large = np.concatenate([[False], areas >= 0.06 * areas.max()])
+    return np.asarray(large[labels])
 
 
 def _row_ends(mask_hw: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -33,6 +33,13 @@ class Placement:
     inner: tuple[int, int]
     offset: tuple[int, int]
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the crop that lie in the source."""
+        y0, y1, x0, x1 = self.box
+        height, width = self.source_shape
+        return slice(max(y0, 0), min(y1, height)), slice(max(x0, 0), min(x1, width))
+
 
 @dataclass(frozen=True)
 class PreparedSlice:
@@ -92,22 +99,28 @@ class Preprocess:
         """
         image_hw = to_gray(slice_hw)
         head = find_head(image_hw)
-        head_fraction = float(head.mean())
-        if not head.any():  # nothing stands out, so the whole picture counts
-            head = np.ones(image_hw.shape, bool)
-        box = self._box(head, pixel_aspect)
-        inside = image_hw[head]
-        low, high = percentiles(inside, self.percentiles)
+        head_fraction = np.count_nonzero(head) / head.size
+        if not head_fraction:  # nothing stands out, so the whole picture counts
+            head[:] = True
+        placement = self._placement(head, pixel_aspect)
+        window = placement.window
+        inside = np.ascontiguousarray(head[window])
+        # Bytes are counted and looked up, which is faster and comes to the same.
+        source = np.asarray(slice_hw)
+        part = np.ascontiguousarray((source if source.dtype == np.uint8 and source.ndim == 2 else image_hw)[window])
+        low, high = percentiles(part, self.percentiles, where=inside)
         if high - low <= 0:  # a few bright pixels on a flat field: use the full range
-            low, high = float(inside.min()), float(inside.max())
+            low, high = np.float64(part[inside].min()), np.float64(part[inside].max())
         if high - low <= 0:
-            low, high = float(image_hw.min()), float(image_hw.max())
-        level = np.clip((image_hw - low) / (high - low), 0, 1).astype(np.float32)
-        level[~head] = 0
-        placement = self._placement(image_hw.shape, box, pixel_aspect)
+            low, high = np.float64(image_hw.min()), np.float64(image_hw.max())
+        if part.dtype == np.uint8:
+            level = cv2.LUT(part, _share_of_range(np.arange(256), low, high))
+        else:
+            level = _share_of_range(part, low, high)
+        level = cv2.copyTo(level, inside.view(np.uint8))  # 0 outside the head
         return PreparedSlice(
             image=np.rint(_place(level, placement, self.size) * 255).astype(np.uint8),
-            head=_place(head.astype(np.uint8) * 255, placement, self.size) > 127,
+            head=_place(inside.view(np.uint8) * 255, placement, self.size) > 127,
             head_fraction=head_fraction,
             placement=placement,
         )
@@ -124,7 +137,8 @@ class Preprocess:
         """
         if mask_hw.shape != placement.source_shape:
             raise InputError(f"mask has shape {mask_hw.shape}, its slice {placement.source_shape}")
-        return (_place((mask_hw != 0).astype(np.uint8) * 255, placement, self.size) > 127).astype(np.uint8)
+        inside_u8 = (mask_hw[placement.window] != 0).astype(np.uint8) * 255
+        return (_place(inside_u8, placement, self.size) > 127).astype(np.uint8)
 
     def mask_to_source(
         self, map_hw: NDArray[np.uint8], placement: Placement, threshold: float = 0.5
@@ -143,37 +157,78 @@ class Preprocess:
     def map_to_source(self, map_hw: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
         """A map ``(size, size)`` uint8 on the source's grid, ``(rows, columns)``; 0 outside the crop."""
         top, left = placement.offset
-        rows, columns = placement.inner
-        inner_u8 = np.ascontiguousarray(map_hw[top : top + rows, left : left + columns], np.uint8)
+        height, width = placement.inner
+        inner_u8 = np.ascontiguousarray(map_hw[top : top + height, left : left + width], np.uint8)
         y0, y1, x0, x1 = placement.box
         crop = cv2.resize(inner_u8, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-        height, width = placement.source_shape
-        whole = np.zeros((height, width), np.uint8)
-        ys, xs = max(y0, 0), max(x0, 0)
-        ye, xe = min(y1, height), min(x1, width)
-        whole[ys:ye, xs:xe] = crop[ys - y0 : ye - y0, xs - x0 : xe - x0]
+        whole = np.zeros(placement.source_shape, np.uint8)
+        rows, columns = placement.window
+        whole[rows, columns] = crop[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
         return whole
 
-    def _box(self, head: NDArray[np.bool_], pixel_aspect: float) -> tuple[int, int, int, int]:
-        rows = np.flatnonzero(head.any(axis=1))
-        columns = np.flatnonzero(head.any(axis=0))
-        top, bottom = int(rows[0]), int(rows[-1]) + 1
-        left, right = int(columns[0]), int(columns[-1]) + 1
-        rim = self.margin * max((bottom - top) * pixel_aspect, right - left)
+    def _placement(self, head: NDArray[np.bool_], pixel_aspect: float) -> Placement:
+        left, top, columns, rows = cv2.boundingRect(head.view(np.uint8))
+        rim = self.margin * max(rows * pixel_aspect, columns)
         rim_rows, rim_columns = round(rim / pixel_aspect), round(rim)
-        return top - rim_rows, bottom + rim_rows, left - rim_columns, right + rim_columns
-
-    def _placement(self, shape: tuple[int, ...], box: tuple[int, int, int, int], pixel_aspect: float) -> Placement:
-        height = (box[1] - box[0]) * pixel_aspect
-        width = float(box[3] - box[2])
+        height, width = (rows + 2 * rim_rows) * pixel_aspect, float(columns + 2 * rim_columns)
         scale = self.size / max(height, width)
-        rows = min(self.size, max(1, round(height * scale)))
-        columns = min(self.size, max(1, round(width * scale)))
+        inner = min(self.size, max(1, round(height * scale))), min(self.size, max(1, round(width * scale)))
         return Placement(
-            source_shape=(int(shape[0]), int(shape[1])),
-            box=box,
-            inner=(rows, columns),
-            offset=((self.size - rows) // 2, (self.size - columns) // 2),
+            source_shape=(head.shape[0], head.shape[1]),
+            box=(top - rim_rows, top + rows + rim_rows, left - rim_columns, left + columns + rim_columns),
+            inner=inner,
+            offset=((self.size - inner[0]) // 2, (self.size - inner[1]) // 2),
+        )
+
+
+def to_gray(slice_hw: NDArray[np.generic]) -> NDArray[np.float32]:
+    """One gray float32 channel ``(rows, columns)`` of a gray or color slice.
+
+    Colors are weighted by ITU-R BT.601. A fourth channel (alpha) is dropped, because readers have applied it.
+
+    Raises:
+        InputError: The array is not a slice, has no pixels, holds NaN or infinite values, or one value everywhere.
+    """
+    array = np.asarray(slice_hw)
+    if array.ndim == 3 and array.shape[2] in (3, 4):
+        image = array[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    elif array.ndim == 3 and array.shape[2] == 1:
+        image = array[..., 0].astype(np.float32)
+    elif array.ndim == 2:
+        image = array.astype(np.float32)
+    else:
+        raise InputError(
+            f"a slice has rows and columns, with 3 or 4 colors at most; this array has shape {array.shape}"
+        )
+    if image.size == 0:
+        raise InputError("the slice has no pixels")
+    low, high = image.min(), image.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError("the slice holds NaN or infinite values")
+    if low == high:
+        raise InputError("the slice has the same value everywhere")
+    return np.ascontiguousarray(image)
+
+
+def _share_of_range(values: NDArray[Any], low: np.float64, high: np.float64) -> NDArray[np.float32]:
+    """The values as shares of a range, 0 to 1."""
+    level = np.subtract(values, low, dtype=np.float64)
+    level /= high - low
+    return np.clip(level, 0, 1, out=level).astype(np.float32)
+
+
+def _placement(self, head: NDArray[np.bool_], pixel_aspect: float) -> Placement:
+        left, top, columns, rows = cv2.boundingRect(head.view(np.uint8))
+        rim = self.margin * max(rows * pixel_aspect, columns)
+        rim_rows, rim_columns = round(rim / pixel_aspect), round(rim)
+        height, width = (rows + 2 * rim_rows) * pixel_aspect, float(columns + 2 * rim_columns)
+        scale = self.size / max(height, width)
+        inner = min(self.size, max(1, round(height * scale))), min(self.size, max(1, round(width * scale)))
+        return Placement(
+            source_shape=(head.shape[0], head.shape[1]),
+            box=(top - rim_rows, top + rows + rim_rows, left - rim_columns, left + columns + rim_columns),
+            inner=inner,
+            offset=((self.size - inner[0]) // 2, (self.size - inner[1]) // 2),
         )
 
 
@@ -206,12 +261,11 @@ def to_gray(slice_hw: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def _place(array_hw: NDArray[Any], placement: Placement, size: int) -> NDArray[Any]:
-    """An array of the source, ``(rows, columns)``, on the network's grid, ``(size, size)``."""
+    """The array of a placement's window on the network's grid, ``(size, size)``."""
     y0, y1, x0, x1 = placement.box
     height, width = placement.source_shape
-    crop = array_hw[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
     crop = cv2.copyMakeBorder(
-        np.ascontiguousarray(crop),
+        array_hw,
         max(-y0, 0),
         max(y1 - height, 0),
         max(-x0, 0),

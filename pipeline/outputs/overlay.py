@@ -81,7 +81,7 @@ def draw_heat(result: Result) -> Picture:
     return np.concatenate([both, band([words], both.shape[1], letter_size(*size))])
 
 
-def _with_mask(result: Result, gray: NDArray[np.float32]) -> Picture:
+def _with_mask(result: Result, gray: NDArray[Any]) -> Picture:
     scan, index = result.scan, result.shown_slice
     size = _shown_size(gray.shape, scan.pixel_aspect)
     return draw_slice(result, scan, index, _limits(scan, index, gray), size, numbered=len(result.lesions) > 1)
@@ -142,6 +142,8 @@ def display_limits(values: NDArray[Any]) -> tuple[float, float]:
 
 def gray_bytes(gray_hw: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
     """Gray values as bytes: 0 up to the lower limit, 255 from the upper limit on."""
+    if gray_hw.dtype == np.uint8:
+        return np.asarray(cv2.LUT(gray_hw, gray_bytes(np.arange(256, dtype=np.float32), limits)))
     low, high = limits
     return (np.clip((gray_hw - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
@@ -164,12 +166,14 @@ def draw_slice(
     shrinks = size[0] * size[1] < gray.size
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     gray = cv2.resize(gray, size[::-1], interpolation=how)
-    picture = np.repeat(gray[..., None], 3, axis=2)
+    picture: Picture = cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
     if not numbers_hw.any():
         return picture
     doubtful = np.isin(numbers_hw, [lesion.number for lesion in result.lesions if lesion.doubtful])
     drawn = np.zeros(size, np.uint8)
     for value, inside in ((2, doubtful), (1, (numbers_hw > 0) & ~doubtful)):
+        if not inside.any():
+            continue
         covered = cv2.resize(inside.astype(np.float32), size[::-1], interpolation=how)
         # A lesion may be thinner than a pixel of the picture.
         drawn[covered > (0.5 if covered.max() > 0.5 else 0)] = value
@@ -198,7 +202,8 @@ def draw_mask(picture_hw3: Picture, mask_hw: NDArray[np.uint8]) -> Picture:
     """An RGB picture under a mask: a tint inside 1 and a line along its border; only a thin dashed line around 2."""
     marked = picture_hw3.copy()
     inside = mask_hw == 1
-    marked[inside] = ((1 - _TINT_SHARE) * marked[inside] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
+    tints = ((1 - _TINT_SHARE) * np.arange(256)[:, None] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
+    cv2.copyTo(cv2.LUT(marked, tints[:, None]), inside.view(np.uint8), marked)
     width = max(1, round(letter_size(*mask_hw.shape) / 10))
     cv2.drawContours(marked, _contours(inside), -1, _CONTOUR, thickness=width)
     for contour in _contours(mask_hw == 2):
@@ -208,15 +213,17 @@ def draw_mask(picture_hw3: Picture, mask_hw: NDArray[np.uint8]) -> Picture:
 
 
 def _contours(inside: NDArray[np.bool_]) -> Sequence[NDArray[Any]]:
-    return cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+    return cv2.findContours(inside.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
 
 
-def _gray(scan: Scan, index: int) -> NDArray[np.float32]:
+def _gray(scan: Scan, index: int) -> NDArray[Any]:
     view = scan.slice(index)
+    if view.ndim == 2 and view.dtype == np.uint8:  # bytes are counted and looked up faster than floats
+        return np.ascontiguousarray(view)
     return to_gray(view) if np.ptp(view) else np.zeros(view.shape[:2], np.float32)
 
 
-def _limits(scan: Scan, index: int, gray: NDArray[np.float32]) -> tuple[float, float]:
+def _limits(scan: Scan, index: int, gray: NDArray[Any]) -> tuple[float, float]:
     """The window in the header, which readers are used to, if it fits the slice; else limits from the values."""
     low, high = display_limits(gray)
     as_acquired = scan.plane_axis is None and index < len(scan.windows)

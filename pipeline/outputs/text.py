@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,16 +59,14 @@ def draw_text(
         anchor: As in Pillow: ``l``, ``m`` or ``r``, and ``a`` (top of the line), ``m``, ``s`` (baseline) or ``d``.
         color: Of the letters.
     """
-    from PIL import Image, ImageDraw
-
-    font, rim = _font(size), _rim(size)
-    left, top, right, bottom = font.getbbox(text, anchor=anchor, stroke_width=rim)
-    left, top = max(0, int(np.floor(left)) + x), max(0, int(np.floor(top)) + y)
-    part = picture[top : max(0, int(np.ceil(bottom)) + y), left : max(0, int(np.ceil(right)) + x)]
+    left, top, alone, covered = _letters(text, size, anchor, color)
+    left, top = left + x, top + y
+    rows, columns = slice(max(0, top), max(0, top + len(alone))), slice(max(0, left), max(0, left + alone.shape[1]))
+    part = picture[rows, columns]
     if part.size:
-        image = Image.fromarray(np.ascontiguousarray(part))
-        ImageDraw.Draw(image).text((x - left, y - top), text, color, font, anchor, stroke_width=rim, stroke_fill=_RIM)
-        part[:] = np.asarray(image)
+        row, column = rows.start - top, columns.start - left
+        seen = slice(row, row + part.shape[0]), slice(column, column + part.shape[1])
+        part[:] = alone[seen] + (part * covered[seen] + 127) // 255
     return picture
 
 
@@ -109,6 +107,26 @@ def _broken(line: str, size: int, room: int) -> list[str]:
 
 def _rim(size: int) -> int:
     return max(1, round(size / 10))
+
+
+@lru_cache(512)  # the scans of a batch share labels, and the same words on each
+def _letters(
+    text: str, size: int, anchor: str, color: tuple[int, int, int]
+) -> tuple[int, int, Picture, NDArray[np.uint16]]:
+    """A text as it is laid over a picture: its column and row from the anchor, its pixels on black, and which part of
+    255 of the picture shows through."""
+    from PIL import Image, ImageDraw
+
+    font, rim = _font(size), _rim(size)
+    box = font.getbbox(text, anchor=anchor, stroke_width=rim)
+    left, top = int(np.floor(box[0])), int(np.floor(box[1]))
+    shape = max(1, int(np.ceil(box[2])) - left), max(1, int(np.ceil(box[3])) - top)
+    on_black, on_white = (Image.new("RGB", shape, ground) for ground in ((0, 0, 0), WHITE))
+    for image in (on_black, on_white):
+        draw = ImageDraw.Draw(image)
+        draw.text((-left, -top), text, color, font, anchor, stroke_width=rim, stroke_fill=_RIM)
+    alone = np.asarray(on_black)
+    return left, top, alone, np.asarray(on_white).astype(np.uint16) - alone
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -83,7 +84,7 @@ def remove_result(folder: Path) -> None:
         InputError: The folder holds files with these names that tumorlens did not write.
     """
     _claim_folder(folder)
-    there = [folder / file for file in RESULT_FILES if (folder / file).exists()]
+    there = _result_files(folder)
     with ExitStack() as stack:
         if there:
             with suppress(OSError):  # the disk is full
@@ -107,7 +108,13 @@ def _claim_folder(folder: Path) -> None:
     ``.part-`` folder is still there.
     """
     ours = (folder / "result.json").is_file() or any(part.is_dir() for part in folder.glob(f"{PART}*"))
-    claim([folder / file for file in RESULT_FILES], "a result", lambda _: ours, overwrite=True)
+    claim([folder / "result.json", *_result_files(folder)], "a result", lambda _: ours, overwrite=True)
+
+
+def _result_files(folder: Path) -> list[Path]:
+    """The files of a result that lie in a folder."""
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    return [folder / file for file in RESULT_FILES if file in names]
 
 
 def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[list[str], list[str]]:
