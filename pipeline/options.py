@@ -35,12 +35,13 @@ class LoadOptions:
 class RunOptions:
     """Settings of a run. `pdf` implies `report`.
 
-    `frame` is a volume of a 4-D file, or of a series that holds several. `keep_identifiers` lets patient's name, ID and
-    free text into ``result.json``.
+    A report needs the overlay, which it shows. `frame` is a volume of a 4-D file, or of a series that holds several.
+    `keep_identifiers` lets patient's name, ID and free text into ``result.json``.
     """
 
     frame: int | None = setting(None, "Volume of a 4-D file or series, from 0.", least=0)
     plane: str = setting("acquisition", "How volumes are cut into slices.", choices=PLANES)
+    overlay: bool = setting(True, "Write overlay.png and, of volumes, montage.png.")
     secondary_capture: bool = setting(False, "Write the overlay of DICOM scans as overlay.dcm, too.")
     force: bool = setting(False, "Judge what does not look like a brain MRI, too.")
     explain: bool = setting(False, "Write where the classifier looked (Grad-CAM).")

@@ -217,49 +217,6 @@ def _share_of_range(values: NDArray[Any], low: np.float64, high: np.float64) -> 
     return np.clip(level, 0, 1, out=level).astype(np.float32)
 
 
-def _placement(self, head: NDArray[np.bool_], pixel_aspect: float) -> Placement:
-        left, top, columns, rows = cv2.boundingRect(head.view(np.uint8))
-        rim = self.margin * max(rows * pixel_aspect, columns)
-        rim_rows, rim_columns = round(rim / pixel_aspect), round(rim)
-        height, width = (rows + 2 * rim_rows) * pixel_aspect, float(columns + 2 * rim_columns)
-        scale = self.size / max(height, width)
-        inner = min(self.size, max(1, round(height * scale))), min(self.size, max(1, round(width * scale)))
-        return Placement(
-            source_shape=(head.shape[0], head.shape[1]),
-            box=(top - rim_rows, top + rows + rim_rows, left - rim_columns, left + columns + rim_columns),
-            inner=inner,
-            offset=((self.size - inner[0]) // 2, (self.size - inner[1]) // 2),
-        )
-
-
-def to_gray(slice_hw: NDArray[np.generic]) -> NDArray[np.float32]:
-    """One gray float32 channel ``(rows, columns)`` of a gray or color slice.
-
-    Colors are weighted by ITU-R BT.601. A fourth channel (alpha) is dropped, because readers have applied it.
-
-    Raises:
-        InputError: The array is not a slice, has no pixels, holds NaN or infinite values, or one value everywhere.
-    """
-    array = np.asarray(slice_hw)
-    if array.ndim == 3 and array.shape[2] in (3, 4):
-        image = array[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    elif array.ndim == 3 and array.shape[2] == 1:
-        image = array[..., 0].astype(np.float32)
-    elif array.ndim == 2:
-        image = array.astype(np.float32)
-    else:
-        raise InputError(
-            f"a slice has rows and columns, with 3 or 4 colors at most; this array has shape {array.shape}"
-        )
-    if image.size == 0:
-        raise InputError("the slice has no pixels")
-    if not np.isfinite(image).all():
-        raise InputError("the slice holds NaN or infinite values")
-    if float(np.ptp(image)) == 0:
-        raise InputError("the slice has the same value everywhere")
-    return np.ascontiguousarray(image)
-
-
 def _place(array_hw: NDArray[Any], placement: Placement, size: int) -> NDArray[Any]:
     """The array of a placement's window on the network's grid, ``(size, size)``."""
     y0, y1, x0, x1 = placement.box

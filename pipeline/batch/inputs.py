@@ -20,6 +20,7 @@ from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.series import Candidate, DicomInput, find_candidates
 from tumorlens.pipeline.outputs import RESULT_FILES
 
+_SURE_FILES = ("overlay.png", "mask.png", "mask.nii.gz")  # one of them lies beside each result.json, or no file at all
 _DEAD_LINK = "the link leads nowhere"
 
 
@@ -340,4 +341,4 @@ def _is_dead_link(path: Path) -> bool:
 
 def _is_result(folder: Path) -> bool:
     """Whether a folder holds the result of a run. Its files are not scans."""
-    return (folder / "result.json").is_file() and (folder / "overlay.png").is_file()
+    return (folder / "result.json").is_file() and any((folder / file).is_file() for file in _SURE_FILES)

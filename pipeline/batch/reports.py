@@ -12,6 +12,7 @@ from tumorlens.data.files import write_text
 from tumorlens.pipeline.batch.job import folder_of
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, REPORT_PDF
+from tumorlens.pipeline.outputs.write import result_text
 
 _NONE = "no report: "  # how the reason to review begins where a report could not be made
 
@@ -43,7 +44,7 @@ def with_report(content: dict[str, Any], folder: Path, options: RunOptions) -> d
         review.append(f"{_NONE}{type(error).__name__}")
     if review != content["review"]:
         content = {**content, "review": review}
-        write_text(folder / "result.json", json.dumps(content, indent=2) + "\n")
+        write_text(folder / "result.json", result_text(content))
     return content
 
 

@@ -24,7 +24,7 @@ from tumorlens.pipeline.versions import package_versions
 _OF_REPORTS = ("report", "pdf")  # reports are made from a result and do not change it
 # What reading a result.json raises that is damaged, or that somebody has edited.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-_EXTRAS = ("explain", "maps", "secondary_capture")  # they add files to a result and change nothing else
+_EXTRAS = ("explain", "maps", "overlay", "secondary_capture")  # they add files to a result and change nothing else
 
 # The parts of a card that a result depends on. All but the first two can change while the weights stay the same.
 _OF_CLASSIFIER = (

@@ -17,6 +17,7 @@ from tumorlens.data.plotting import plain
 from tumorlens.pipeline.batch.job import Job, split_extension
 from tumorlens.pipeline.batch.resume import DAMAGE
 from tumorlens.pipeline.gate import REFUSED
+from tumorlens.pipeline.outputs.write import result_text
 
 _APART = "the scans of this study do not agree: "
 _SEQUENCES = {"t1", "t1w", "t1n", "t1c", "t1ce", "t1gd", "t2", "t2w", "t2f", "flair"}  # as BIDS and BraTS name files
@@ -99,5 +100,5 @@ def _set_reasons(file: Path, reasons: list[str]) -> list[str] | None:
     if review == content["review"]:
         return None
     content["review"] = review
-    write_text(file, json.dumps(content, indent=2) + "\n")
+    write_text(file, result_text(content))
     return review

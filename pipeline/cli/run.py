@@ -47,9 +47,12 @@ def _run(values: Values) -> int:
         raise InputError("give --overwrite or --continue, not both")
     if call.quiet and call.verbose:
         raise InputError("give -q or -v, not both")
+    options = fill(RunOptions, values)
+    if not options.overlay and (options.report or options.pdf):
+        raise InputError("a report shows the overlay; leave --no-overlay or --report out")
     if call.out is None and not call.list_only:
         raise InputError("-o OUT is missing: the folder for the results")
-    load, options = fill(LoadOptions, values), fill(RunOptions, values)
+    load = fill(LoadOptions, values)
     with own_remarks(hidden=call.quiet), ScratchFolder() as scratch:
         if call.inputs and call.out and not call.list_only:
             _prepare(Path(call.inputs[0]))
@@ -81,6 +84,7 @@ def _prepare(path: Path) -> None:
 
 def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, options: RunOptions) -> int:
     """Run the scans, print what became of them, and return the exit code."""
+    from tumorlens.data.devices import keep_freed_memory
     from tumorlens.pipeline.batch.memory import remember_inputs
     from tumorlens.pipeline.batch.run import check_output, run_batch
     from tumorlens.pipeline.pipeline import Pipeline
@@ -89,6 +93,7 @@ def _run_jobs(jobs: list[Job], out: Path, call: RunCall, load: LoadOptions, opti
     remember_inputs(out, call.inputs)
     for job in [job for job in jobs if not job.error][:1]:
         _prepare((job.files or (job.path,))[0])  # of a folder
+    keep_freed_memory()
     pipeline = Pipeline.load(**vars(load))
     finished: list[Job] = []
     with Progress("scans", hidden=call.quiet or call.as_json or len(jobs) < 2) as progress:
@@ -114,7 +119,8 @@ def _print_summary(report: BatchReport, finished: list[Job], out: Path, options:
         review = f"  [review: {row['review']}]" if row["review"] else ""
         confidence = f" ({row['confidence']})" if row["confidence"] else ""
         say(f"{job.name}: {row['label']}{confidence}{review}")
-        say(f"overlay: {out / job.folder / 'overlay.png'}")
+        if options.overlay:
+            say(f"overlay: {out / job.folder / 'overlay.png'}")
     counts = Counter(row["label"] or "failed" for row in report.rows)
     kept = f" ({report.kept} kept from before)" if report.kept else ""
     labels = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))

@@ -1,8 +1,9 @@
-"""OpenVINO models, converted from the weights once and stored in your cache folder.
+"""OpenVINO models, converted from the weights and compiled once, and stored in your cache folder.
 
-The safetensors file remains the only source. The name of a stored model is a hash of everything that it was made from.
-A model is checked before each use and made again if it is missing or damaged. Processes that make the same model at the
-same time do not disturb each other: each makes its own, and the first one that is ready stays.
+The safetensors file remains the only source. The name of a stored model is a hash of everything that it was made from,
+the processor among it. A model is checked before each use and made again if it is missing or damaged. Its file is mapped
+into memory, not read. Processes that make the same model at the same time do not disturb each other: each makes its
+own, and the first one that is ready stays.
 """
 
 from __future__ import annotations
@@ -19,22 +20,26 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import openvino
+from isal import isal_zlib
+from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import checked_content
 from tumorlens.data.errors import reason_of
-from tumorlens.data.files import UMASK, sha256_of
+from tumorlens.data.files import UMASK
 from tumorlens.pipeline.engines.engine import UnsupportedNetworkError
 
 _GRAPHS = 3  # raise it when `pipeline.engines.graphs` changes the output of a model
-_MODEL, _WEIGHTS, _STAMP = "model.xml", "model.bin", "stamp.json"
+_MODEL, _STAMP = "model.blob", "stamp.json"
 _MOST_MODELS = 16  # a new model replaces the one that was not used for the longest time
 _ABANDONED_S = 86_400.0  # an unfinished model of this age was left by a process that was killed
 _CARD_KEYS = ("sha256", "architecture", "encoder", "decoder_channels", "input_size", "normalization")
 _converting = Lock()  # two threads cannot import torch and its dependents at the same time
 _log = logging.getLogger(__name__)
+Opened = tuple[openvino.CompiledModel, NDArray[np.uint8] | None]
 
 
 def cache_folder() -> Path:
@@ -43,56 +48,79 @@ def cache_folder() -> Path:
     return (Path(folder) if folder else user_cache_path("tumorlens")) / "openvino"
 
 
-def read_model(core: openvino.Core, path: Path, stage: str) -> openvino.Model:
-    """A stage's network as an OpenVINO model, from the cache or from its weights.
+def open_model(core: openvino.Core, path: Path, stage: str, settings: dict[str, Any]) -> Opened:
+    """A stage's network, compiled for the CPU, from the cache or from its weights.
 
     Args:
         core: OpenVINO's registry of devices.
         path: A ``.safetensors`` file, with its card in the same folder.
         stage: ``classification`` or ``segmentation``.
+        settings: OpenVINO's properties of the compiled model.
+
+    Returns:
+        The model, and the memory that it uses, which has to live as long.
 
     Raises:
-        InputError: Weights are missing, damaged, of another stage, or of an architecture that OpenVINO cannot convert.
+        InputError: Weights are missing, damaged, of another stage, or of an architecture that OpenVINO cannot compute.
     """
     card = checked_card(path, stage)
-    folder = cache_folder() / f"{stage}-{_key(card)}"
-    if _is_whole(folder, path, card):
-        try:
-            model = core.read_model(folder / _MODEL)
-            with suppress(OSError):
-                os.utime(folder)  # recently used models stay
-            return model
-        except RuntimeError as error:
-            _log.info("%s: cannot be read and is made again (%s)", folder, error)
+    folder = cache_folder() / f"{stage}-{_key(core, card, settings)}"
+    stored = _stored(core, folder, path, card, settings)
+    if stored is not None:
+        return stored
     _log.warning("%s: converting the network for OpenVINO once, which takes some seconds", path.name)
     with _converting:
-        model = _convert(path, stage)
+        model = _compile(core, path, stage, settings)
     try:
         _store(model, folder, path, card)
-        return core.read_model(folder / _MODEL)  # as every later run does, so that all results agree to the last bit
     except (OSError, RuntimeError) as error:  # no home folder or a full disk: later starts are slower, but work
         _log.warning("%s: the model cannot be stored there (%s)", folder, error)
-    return model
+        return model, None
+    return _stored(core, folder, path, card, settings) or (model, None)
 
 
-def _key(card: dict[str, Any]) -> str:
+def _key(core: openvino.Core, card: dict[str, Any], settings: dict[str, Any]) -> str:
     facts = {name: card.get(name) for name in _CARD_KEYS}
     facts["layer"] = card["refusal"]["layer"] if "refusal" in card else None
     facts["made by"] = [openvino.__version__, _GRAPHS]
+    facts["made for"] = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    facts["settings"] = settings
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _is_whole(folder: Path, weights: Path, card: dict[str, Any]) -> bool:
-    """Whether a model is stored and neither the model nor its weights are damaged."""
+def _stored(
+    core: openvino.Core, folder: Path, weights: Path, card: dict[str, Any], settings: dict[str, Any]
+) -> Opened | None:
+    """A model from the cache; None if there is none, or a damaged one.
+
+    Raises:
+        InputError: The weights are damaged.
+    """
+    content = _content(folder, weights, card)
+    if content is None:
+        return None
+    try:
+        model = core.import_model(openvino.Tensor(content, shared_memory=True), "CPU", settings)
+    except RuntimeError as error:
+        _log.info("%s: cannot be read and is made again (%s)", folder, error)
+        return None
+    with suppress(OSError):
+        os.utime(folder)  # recently used models stay
+    return model, content
+
+
+def _content(folder: Path, weights: Path, card: dict[str, Any]) -> NDArray[np.uint8] | None:
+    """The bytes of a stored model, mapped into memory, if neither the model nor its weights are damaged."""
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
-        sums = stamp["sha256"]
-        whole = all(sha256_of(folder / name) == sums[name] for name in (_MODEL, _WEIGHTS))
+        # OpenVINO takes arrays that may be written; what is written to this one stays in memory.
+        content = np.memmap(folder / _MODEL, np.uint8, mode="c")
+        whole = isal_zlib.crc32(content) == stamp["crc32"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
     if whole and stamp.get("weights") != _file_state(weights):  # moved, copied or changed since: check its hash
         checked_content(weights, card)
-    return whole
+    return content if whole else None
 
 
 def _file_state(weights: Path) -> list[Any]:
@@ -101,30 +129,35 @@ def _file_state(weights: Path) -> list[Any]:
     return [str(weights.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
-def _convert(path: Path, stage: str) -> openvino.Model:
+def _compile(core: openvino.Core, path: Path, stage: str, settings: dict[str, Any]) -> openvino.CompiledModel:
     from tumorlens.pipeline.engines.graphs import load_graph, to_openvino
 
     graph, size = load_graph(path, stage)
     try:
-        return to_openvino(graph, size, stage)
+        model = to_openvino(graph, size, stage)
     except Exception as error:  # a thousand architectures can fail in a thousand ways
         raise UnsupportedNetworkError(f"{path}: OpenVINO cannot take this network ({reason_of(error)})") from None
+    try:
+        with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
+            openvino.save_model(model, Path(scratch) / "model.xml", compress_to_fp16=True)  # like the weights
+            return core.compile_model(core.read_model(Path(scratch) / "model.xml"), "CPU", settings)
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UnsupportedNetworkError(f"{path}: OpenVINO cannot compute this network ({reason})") from None
 
 
-def _store(model: openvino.Model, folder: Path, weights: Path, card: dict[str, Any]) -> None:
+def _store(model: openvino.CompiledModel, folder: Path, weights: Path, card: dict[str, Any]) -> None:
     """Write a model into a temporary folder, then rename it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     aside = making.with_name(f"{making.name}-damaged")
     try:
-        try:
-            openvino.save_model(model, making / _MODEL, compress_to_fp16=True)  # like the weights
-        except RuntimeError as error:
-            raise OSError(str(error)) from None
-        sums = {name: sha256_of(making / name) for name in (_MODEL, _WEIGHTS)}
-        (making / _STAMP).write_text(json.dumps({"sha256": sums, "weights": _file_state(weights)}), encoding="utf-8")
+        content = model.export_model().getvalue()
+        (making / _MODEL).write_bytes(content)
+        stamp = {"crc32": isal_zlib.crc32(content), "weights": _file_state(weights)}
+        (making / _STAMP).write_text(json.dumps(stamp), encoding="utf-8")
         making.chmod(0o777 & ~UMASK)  # other users of a common cache may read it
-        if folder.exists() and not _is_whole(folder, weights, card):  # move it first: no process may read half a model
+        if folder.exists() and _content(folder, weights, card) is None:  # move it first: nobody may read half a model
             folder.rename(aside)
         with suppress(OSError):  # another process was faster, and its model is as good
             making.rename(folder)

@@ -12,8 +12,8 @@ import openvino
 from numpy.typing import NDArray
 
 from tumorlens.data.labels import CLASSES
-from tumorlens.pipeline.engines.cache import read_model
-from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
+from tumorlens.pipeline.engines.cache import open_model
+from tumorlens.pipeline.engines.engine import Engine
 
 _BATCH = 8  # slices at once: more are not faster and take memory
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -40,12 +40,8 @@ class _Compiled:
         }
         if engine.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = engine.threads
-        model = read_model(core(), path, stage)
-        try:
-            self._request = core().compile_model(model, "CPU", settings).create_infer_request()
-        except RuntimeError as error:
-            reason = _last_line(error)
-            raise UnsupportedNetworkError(f"{path}: OpenVINO cannot compute this network ({reason})") from None
+        model, self._memory = open_model(core(), path, stage, settings)
+        self._request = model.create_infer_request()
         self._lock = Lock()  # a request computes one thing at a time
 
     def infer(self, images_nhw: NDArray[np.uint8]) -> list[NDArray[Any]]:
@@ -85,6 +81,3 @@ class OpenVinoSegmenter:
             return images_nhw[:, None]
         return self._compiled.infer(images_nhw)[0]
 
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tumorlens.data.dicom.seg import write_mask_dicom
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.outputs.dicom_overlay import write_overlay_dicom
 from tumorlens.pipeline.outputs.dicom_report import segmenter_of, write_report_dicom
+from tumorlens.pipeline.outputs.overlay import draw_overlay
 from tumorlens.pipeline.result import Result
 
 
-def write_dicom(
-    result: Result, folder: Path, picture: NDArray[np.uint8], secondary_capture: bool
-) -> tuple[list[str], list[str]]:
+def write_dicom(result: Result, folder: Path, secondary_capture: bool) -> tuple[list[str], list[str]]:
     """Write ``mask.dcm``, ``measurements.dcm`` and, on request, ``overlay.dcm``.
 
     Args:
         result: The result of a scan that was read from DICOM.
         folder: The output folder.
-        picture: ``(rows, columns, 3)`` uint8, the overlay.
         secondary_capture: Whether to write ``overlay.dcm``.
 
     Returns:
@@ -42,7 +37,7 @@ def write_dicom(
             problems.append(f"no {'measurements.dcm' if files else 'mask.dcm'}: {error}")
     if secondary_capture:
         try:
-            write_overlay_dicom(folder / "overlay.dcm", picture, result)
+            write_overlay_dicom(folder / "overlay.dcm", draw_overlay(result), result)
             files.append("overlay.dcm")
         except InputError as error:
             problems.append(f"no overlay.dcm: {error}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -65,7 +64,7 @@ def write_result(
         content["made_of"] = made_of or {}
         content["files"] = files
         content["timings_s"]["write"] = round(time.perf_counter() - begun, 4)
-        (part / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (part / "result.json").write_text(result_text(content), encoding="utf-8")
         remove_result(folder)  # a mask.png must not outlive the picture that a volume has replaced
         try:
             for file in (*files, "result.json"):
@@ -75,6 +74,12 @@ def write_result(
                 (folder / file).unlink(missing_ok=True)
             raise
     return content
+
+
+def result_text(content: dict[str, Any]) -> str:
+    """The text of a ``result.json``: a line for each field, which takes a tenth of the time of one for each value."""
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
+    return f"{{\n{lines}\n}}\n"
 
 
 def remove_result(folder: Path) -> None:
@@ -113,23 +118,24 @@ def _claim_folder(folder: Path) -> None:
 
 def _result_files(folder: Path) -> list[Path]:
     """The files of a result that lie in a folder."""
-    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return [folder / file for file in RESULT_FILES if file in names]
 
 
 def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[list[str], list[str]]:
     """Write all files but ``result.json``; returns their names, and the reasons why others could not be made."""
     scan = result.scan
-    overlay = draw_overlay(result)
-    write_png(folder / "overlay.png", overlay)
-    files: list[str] = ["overlay.png"]
+    files: list[str] = []
+    if options.overlay:
+        write_png(folder / "overlay.png", draw_overlay(result))
+        files.append("overlay.png")
     problems: list[str] = []
     if result.refused:
         return files, problems
     if result.heat is not None:
         write_png(folder / "explanation.png", draw_heat(result))
         files.append("explanation.png")
-    if scan.n_slices > 1:
+    if options.overlay and scan.n_slices > 1:
         from tumorlens.pipeline.outputs.montage import draw_montage
 
         write_png(folder / "montage.png", draw_montage(result))
@@ -153,6 +159,6 @@ def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[lis
     if scan.dicom is not None:
         from tumorlens.pipeline.outputs.dicom import write_dicom
 
-        dicom_files, problems = write_dicom(result, folder, overlay, options.secondary_capture)
+        dicom_files, problems = write_dicom(result, folder, options.secondary_capture)
         files += dicom_files
     return files, problems

@@ -19,7 +19,14 @@ import numpy as np
 from tests.fuzz import planted, records, seeds
 from tumorlens.data.errors import InputError
 
-SETTINGS = {"tumorlens": "0", "frame": None, "explain": False, "maps": False, "secondary_capture": False}
+SETTINGS = {
+    "tumorlens": "0",
+    "frame": None,
+    "explain": False,
+    "maps": False,
+    "overlay": True,
+    "secondary_capture": False,
+}
 
 
 @dataclass(frozen=True)

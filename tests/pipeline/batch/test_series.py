@@ -8,8 +8,8 @@ import zipfile
 
 import pydicom
 import pytest
-from PIL import ImageDraw
 
+import tumorlens.pipeline.outputs.text as letters
 from tests.pipeline.batch.conftest import names_in
 from tests.scans.dicom import IDENTIFIERS, PATIENT
 from tests.scans.pictures import save, table
@@ -115,8 +115,8 @@ def test_series_are_named_by_their_folders_and_zips(listed, tmp_path):
 
 def test_no_identifier_leaves_the_dicom_files(tumorlens, tmp_path, monkeypatch):
     drawn = []
-    real = ImageDraw.ImageDraw.text
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *a, **k: (drawn.append(a[2]), real(*a, **k))[1])
+    real = letters._letters
+    monkeypatch.setattr(letters, "_letters", lambda line, *rest: (drawn.append(line), real(line, *rest))[1])
     series(tmp_path / "in", SeriesDescription="t1 +c of Doe Jane", BodyPartExamined="KNEE")
     (tmp_path / "in" / "broken.dcm").write_bytes((tmp_path / "in" / "IM0000").read_bytes()[:900])
     out = tmp_path / "out"

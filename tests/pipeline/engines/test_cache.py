@@ -47,7 +47,7 @@ def stored(filled_cache, cache_folder):
 
 
 def is_whole(folder, weights):
-    return cache._is_whole(folder, weights, json.loads(weights.with_suffix(".json").read_text()))
+    return cache._content(folder, weights, json.loads(weights.with_suffix(".json").read_text())) is not None
 
 
 def test_a_new_model_is_announced(cache_folder, small_classifier, caplog):
@@ -58,7 +58,7 @@ def test_a_new_model_is_announced(cache_folder, small_classifier, caplog):
 
 def test_a_stored_model_is_used_again(stored, small_classifier, tmp_path, monkeypatch, caplog):
     folder, logits = stored
-    monkeypatch.setattr(cache, "_convert", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(cache, "_compile", lambda *_: pytest.fail("made again"))
     elsewhere = copy_weights(small_classifier, tmp_path / "elsewhere.safetensors")
     for weights in (small_classifier, elsewhere):
         np.testing.assert_array_equal(open_classifier(weights, OPENVINO_FP32)(slices())[0], logits)
@@ -77,11 +77,11 @@ def test_a_quiet_first_run_says_nothing(cache_folder, small_classifier, small_se
     assert len(list(cache_folder.iterdir())) == 2  # both were made
 
 
-@pytest.mark.parametrize("harm", ["model.bin", "model.xml", "stamp.json", "gone"])
+@pytest.mark.parametrize("harm", ["model.blob", "stamp.json", "gone"])
 def test_a_damaged_model_is_made_again(stored, small_classifier, harm):
     folder, logits = stored
     if harm == "gone":
-        (folder / "model.xml").unlink()
+        (folder / "model.blob").unlink()
     else:
         with (folder / harm).open("r+b") as file:
             file.seek(40)
@@ -125,7 +125,7 @@ def test_a_slower_process_leaves_the_model_that_is_there(stored, small_classifie
     """Two processes made the same model; the first one has stored it meanwhile."""
     folder, logits = stored
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    model = openvino.Core().read_model(folder / "model.xml")
+    model = openvino.Core().import_model((folder / "model.blob").read_bytes(), "CPU")
     cache._store(model, folder, small_classifier, json.loads(small_classifier.with_suffix(".json").read_text()))
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import ImageDraw
 
 import tumorlens.pipeline.outputs.montage as module
+import tumorlens.pipeline.outputs.text as letters
 from tests.scans.results import result_of
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import Scan
@@ -121,8 +121,8 @@ def test_it_shows_label_and_confidence_and_nothing_of_the_patient(thick, monkeyp
 def texts_of(monkeypatch):
     """What is written on pictures from now on."""
     texts = []
-    real = ImageDraw.ImageDraw.text
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *a, **k: (texts.append(a[2]), real(*a, **k))[1])
+    real = letters._letters
+    monkeypatch.setattr(letters, "_letters", lambda line, *rest: (texts.append(line), real(line, *rest))[1])
     return texts
 
 
