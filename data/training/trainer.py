@@ -104,7 +104,7 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
     quiet_lightning()
     where = pick_device(config.device)
     if where.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(training=True)
     callbacks: list[L.Callback] = []
     if monitor is not None:  # before the last checkpoint, which stores the state of the best one
         callbacks += [

@@ -1,9 +1,9 @@
 """OpenVINO models, converted from the weights and compiled once, and stored in your cache folder.
 
 The safetensors file remains the only source. The name of a stored model is a hash of everything that it was made from,
-the processor among it. A model is checked before each use and made again if it is missing or damaged. Its file is mapped
-into memory, not read. Processes that make the same model at the same time do not disturb each other: each makes its
-own, and the first one that is ready stays.
+the processor among it. A model is checked before each use and made again if it is missing or damaged. Its file is
+mapped into memory, not read. Processes that make the same model at the same time do not disturb each other: each makes
+its own, and the first one that is ready stays.
 """
 
 from __future__ import annotations

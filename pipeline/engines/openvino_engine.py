@@ -80,4 +80,3 @@ class OpenVinoSegmenter:
         if not len(images_nhw):
             return images_nhw[:, None]
         return self._compiled.infer(images_nhw)[0]
-

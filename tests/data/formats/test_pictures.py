@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import is_scan, open_scan
-from tumorlens.data.formats.pictures import _ORIENTATION, _UPRIGHT
+from tumorlens.data.formats.pictures import _ORIENTATION, _UPRIGHT, write_png
 
 RAMP = (np.arange(30 * 40).reshape(30, 40) % 251).astype(np.uint8)
 
@@ -37,6 +38,16 @@ def test_pictures(tmp_path, suffix, kind, options):
     assert scan.spacing_mm is None
     assert scan.voxels.shape == (30, 40)  # a gray WebP stays gray
     np.testing.assert_allclose(scan.voxels, RAMP, atol=3 if kind == "jpeg" else 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (30, 40), (7, 5, 3), (300, 1), (1, 300, 3), (640, 511, 3)], ids=str)
+def test_what_is_written_comes_back(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    write_png(tmp_path / "a.png", np.asfortranarray(pixels))
+    with Image.open(tmp_path / "a.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), pixels)
+    read = cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(read, np.broadcast_to(pixels.reshape(*shape[:2], -1), (*shape[:2], 3)))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "CMYK"])

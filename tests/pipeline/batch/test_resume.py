@@ -302,12 +302,24 @@ def test_continue_keeps_a_result_that_holds_more_than_is_asked_for(tumorlens, tm
     for fewer in ([], ["--report"], ["--explain"], ["--maps"]):
         assert tumorlens("run", path, "-o", tmp_path / "out", "--continue", *fewer).exit_code == 0
         assert time_of(result) == before
+    assert tumorlens("run", path, "-o", tmp_path / "out", "--continue", "--no-overlay").exit_code == 0
+    assert time_of(result) == before
     assert (result / "explanation.png").is_file() and (result / "probability.png").is_file()
     assert tumorlens("run", path, "-o", tmp_path / "out", "--continue", *extras).exit_code == 0
     assert time_of(result) > before  # there was no secondary capture
     before = time_of(result)
     assert tumorlens("run", path, "-o", tmp_path / "out", "--continue", "--keep-identifiers").exit_code == 0
     assert time_of(result) > before
+
+
+def test_continue_adds_overlays_that_were_left_out(tumorlens, tmp_path):
+    path, result = save(tmp_path / "x.png", SICK_PICTURE), tmp_path / "out" / "x"
+    done = tumorlens("run", path, "-o", tmp_path / "out", "--no-overlay")
+    assert done.exit_code == 0 and "overlay:" not in done.stdout
+    assert sorted(p.name for p in result.iterdir()) == ["mask.png", "result.json"]
+    assert tumorlens("run", tmp_path, "-o", tmp_path / "out", "--continue").exit_code == 0  # its files are no scans
+    assert sorted(p.name for p in result.iterdir()) == ["mask.png", "overlay.png", "result.json"]
+    assert [row["scan"] for row in table(tmp_path / "out")] == ["x.png"]
 
 
 @pytest.mark.parametrize("option", ["--continue", "--overwrite"])

@@ -142,9 +142,13 @@ def test_wrong_use(tumorlens, tmp_path, arguments):
         ("run", "INPUT is missing; see `tumorlens run --help`"),
         ("run x.png", "-o OUT is missing: the folder for the results"),
         ("run x.png -o", "option '-o' requires an argument"),
-        ("run x.png -o out --zebra", "no such option '--zebra'; see `tumorlens run --help`"),
-        ("run x.png -o out --overwrit", "no such option '--overwrit'; did you mean --overwrite?"),
+        ("run x.png -o out --xyzzy", "no such option '--xyzzy'; see `tumorlens run --help`"),
+        ("run x.png -o out --continu", "no such option '--continu'; did you mean --continue?"),
         ("run x.png -o out --overwrite --continue", "give --overwrite or --continue, not both"),
+        (
+            "run x.png -o out --no-overlay --pdf",
+            "a report shows the overlay; leave out --no-overlay, or --report and --pdf",
+        ),
         ("run x.png -o out --jobs many", "--jobs: 'many' is not a whole number; see `tumorlens run --help`"),
         ("run x.png -o out --jobs 0", "--jobs: 0 is not allowed; give at least 1; see `tumorlens run --help`"),
         (

@@ -50,6 +50,20 @@ def test_an_explanation_and_a_refusal_change_the_files(picture, tmp_path):
     assert names_in(tmp_path / "a") == ["overlay.png", "result.json"]
 
 
+def test_pictures_of_results_may_be_left_out(picture, volume, tmp_path):
+    for result, files in ((picture, ["mask.png"]), (volume, ["lesions.nii.gz", "mask.nii.gz"])):
+        content = write_result(result, tmp_path / "a", "a", options=RunOptions(overlay=False))
+        assert names_in(tmp_path / "a") == [*files, "result.json"] and sorted(content["files"]) == files
+    refused = replace(picture, label="refused", probabilities={})
+    assert write_result(refused, tmp_path / "a", "a", options=RunOptions(overlay=False))["files"] == []
+    assert names_in(tmp_path / "a") == ["result.json"]
+
+
+def test_a_result_has_a_line_for_each_field(volume, tmp_path):
+    content = write_result(volume, tmp_path, "a")
+    assert len((tmp_path / "result.json").read_text().splitlines()) == len(content) + 2
+
+
 def test_lesions_have_their_numbers(volume, tmp_path):
     content = write_result(volume, tmp_path, "a")
     lesions, mask = (nib.load(tmp_path / f"{name}.nii.gz") for name in ("lesions", "mask"))
