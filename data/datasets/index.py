@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from tumorlens.data.datasets.folders import SPLIT_FOLDERS
@@ -120,14 +120,20 @@ def _found_at(path: Path) -> str:
     if path.is_dir():
         return ", it is a folder; a row names a file"
     if not path.parent.is_dir():
-        return f" (there is no folder {path.parent}); with paths that start elsewhere, name the set INDEX@FOLDER"
-    name, stem = path.name.lower(), path.name.partition(".")[0].lower()
-    others = sorted(other.name for other in path.parent.iterdir() if other.is_file() and other.name[0] != ".")
-    same = next((other for other in others if other.lower() == name), None)
+        return f" (there is no folder {path.parent}; if the paths start in another folder, give INDEX@FOLDER)"
+    by_name, by_stem = _files_in(path.parent, path.parent.stat().st_mtime_ns)
+    same = by_name.get(path.name.lower())
     if same:
         return f" (there is {same}; upper and lower case count)"
-    alike = next((other for other in others if other.partition(".")[0].lower() == stem), None)
+    alike = by_stem.get(path.name.partition(".")[0].lower())
     return f" (there is {alike}; a row names the file with its ending)" if alike else ""
+
+
+@lru_cache(8)  # many rows may name files of a folder that are not there
+def _files_in(folder: Path, _changed_ns: int) -> tuple[dict[str, str], dict[str, str]]:
+    """The files of a folder by their names, and by their names without endings, both in small letters."""
+    names = sorted((f.name for f in folder.iterdir() if f.is_file() and f.name[0] != "."), reverse=True)
+    return {name.lower(): name for name in names}, {name.partition(".")[0].lower(): name for name in names}
 
 
 def _is_file(path: Path) -> bool:

@@ -298,7 +298,7 @@ def test_a_tumor_without_a_mask_does_not_teach_where_it_is():
         ("scan7.png", "scan7", r"\(there is scan7.png; a row names the file with its ending\)"),
         ("scan7.nii.gz", "scan7.nii", r"\(there is scan7.nii.gz; a row names the file with its ending\)"),
         ("series/1.png", "series", "it is a folder; a row names a file"),
-        ("scan7.png", "images/scan7.png", r"\(there is no folder .*images\); .* name the set INDEX@FOLDER"),
+        ("scan7.png", "images/scan7.png", r"\(there is no folder .*images; .* give INDEX@FOLDER\)"),
         ("other.png", "scan7.png", "no such file .*scan7.png; `tumorlens data check`"),
     ],
 )
