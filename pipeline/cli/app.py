@@ -152,6 +152,11 @@ app = Program(
 def main() -> None:
     """Entry point of the console command."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # PyTorch's threads sleep while they wait for work. Otherwise they spin, and take the cores from the processes that
+    # load data and from other programs. OpenMP reads both when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if os.environ["OMP_WAIT_POLICY"].lower() == "passive":
+        os.environ.setdefault("GOMP_SPINCOUNT", "0")
     with handle_termination_signals():
         app(prog_name="tumorlens")
 

@@ -78,6 +78,29 @@ def test_a_run_on_a_picture_loads_nothing_for_other_formats_and_no_torch(warm):
     assert (warm / "out" / "a" / "overlay.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("own", "shown"),
+    [
+        ({}, {"OMP_WAIT_POLICY = 'PASSIVE'", "GOMP_SPINCOUNT = '0'"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY = 'ACTIVE'"}),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP is PyTorch's on Linux")
+def test_threads_of_a_training_wait_without_spinning(monkeypatch, own, shown):
+    """OpenMP says so itself, when PyTorch loads it. A setting of the user's own stays."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"OMP_DISPLAY_ENV": "verbose", **own}.items():
+        monkeypatch.setenv(name, value)
+    words = ["tumorlens", "train", "classification", "--data", "absent", "--arch", "mlp", "--init", "none", "-o", "x"]
+    code = (
+        f"import sys; sys.argv = {words}\nfrom tumorlens.pipeline.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 2 and 'torch' in sys.modules\n"
+    )
+    lines = python("-c", code).stderr.splitlines()
+    assert all(any(setting in line for line in lines) for setting in shown), lines
+
+
 def seconds(*arguments, repeats=5):
     """The least time of a process."""
 
