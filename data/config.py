@@ -148,7 +148,9 @@ class TrainingConfig(DataConfig):
     ema: float = setting(
         0.0, "Decay of the moving average of the weights, which is what is saved; 0: none.", least=0, most=0.9999
     )
-    workers: int = setting(0, "Processes that load data; with 0, errors show as they are.", least=0)
+    workers: int | None = setting(
+        None, "Processes that augment slices beside the training step; 0: none.", least=0, shown="auto"
+    )
     device: str = setting("auto", DEVICE)
     precision: str = setting("auto", "auto (bf16 where the hardware has it), bf16 or fp32.")
     out_of_fold: str = setting(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,12 +16,16 @@ from tumorlens.data.augmentation.augment import Augment
 from tumorlens.data.augmentation.blank import blank_head
 from tumorlens.data.augmentation.transplant import Donors
 from tumorlens.data.config import TrainingConfig
+from tumorlens.data.devices import pick_device, usable_cores
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import NO_TUMOR, SEQUENCES
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet, lesion_free
 
 _MOST_BARE = 0.1  # of a set's tumor slices without a mask: its lesions may lie anywhere
+_FEW_BATCHES = 20  # an epoch with fewer does not pay for a process
+_MOST_WORKERS = 8  # they augment some 5000 slices of 192 pixels a second
+_FORKS = sys.platform == "linux"
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
@@ -151,7 +157,7 @@ def slice_weights(config: TrainingConfig, part: PreparedSet, negative_share: flo
 
 
 def make_loader(
-    dataset: SliceDataset, batch_size: int, sampler: EpochSampler | None = None, workers: int = 0
+    dataset: SliceDataset, batch_size: int, sampler: EpochSampler | None = None, workers: int = 0, pin: bool = False
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """A loader over a data set, in its own order by default.
 
@@ -160,6 +166,7 @@ def make_loader(
         batch_size: Items a batch. A shuffled epoch leaves an incomplete last batch out.
         sampler: Chooses items and order.
         workers: Processes that load ahead. With 0, the default, an error reaches the user as it was raised.
+        pin: Put batches into memory from which a GPU copies while it computes.
     """
     if sampler is None:
         sampler = EpochSampler(np.ones(len(dataset)), 0, shuffle=False)
@@ -169,8 +176,36 @@ def make_loader(
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=_begin_worker if workers else None,
+        # A forked process shares the slices. Others get a copy each; Python 3.14 starts such on Linux by default.
+        multiprocessing_context="fork" if workers and _FORKS else None,
+        pin_memory=pin,
         drop_last=sampler.shuffle and len(sampler) > batch_size,
     )
+
+
+def _begin_worker(number: int) -> None:
+    """Let OpenCV compute in one thread: its others are not in a forked process, and the training step needs them."""
+    cv2.setNumThreads(0)
+
+
+def worker_count(config: TrainingConfig, batches: int) -> int:
+    """Number of processes that augment beside the step: `config.workers`, or what fits data, device and machine.
+
+    None where an epoch is short, where there is a single core, and on systems where each process would need a copy of
+    the data (Windows, macOS). One beside a CPU, because augmentation costs a hundredth of the step. Several beside a
+    GPU.
+
+    Args:
+        config: The run's settings.
+        batches: Of an epoch.
+    """
+    if config.workers is not None:
+        return config.workers
+    cores = usable_cores()
+    if batches < _FEW_BATCHES or cores == 1 or not _FORKS:
+        return 0
+    return min(_MOST_WORKERS, cores - 1) if pick_device(config.device).type == "cuda" else 1
 
 
 def loaders(
@@ -187,8 +222,10 @@ def loaders(
     augment = Augment(config.augment, config.turn) if config.augment > 0 else None
     dataset = SliceDataset(parts.train, augment, config.seed, blank, config.transplant)
     sampler = EpochSampler(slice_weights(config, parts.train, negative_share), config.seed, most=config.epoch_slices)
-    training = make_loader(dataset, config.batch_size, sampler, config.workers)
-    return training, make_loader(SliceDataset(parts.validation), 2 * config.batch_size)
+    workers = worker_count(config, len(sampler) // config.batch_size)
+    pin = pick_device(config.device).type == "cuda"
+    training = make_loader(dataset, config.batch_size, sampler, workers, pin)
+    return training, make_loader(SliceDataset(parts.validation), 2 * config.batch_size, pin=pin)
 
 
 def epoch_slices(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:

@@ -128,6 +128,7 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
         max_epochs=config.epochs,
         check_val_every_n_epoch=config.validate_every,
         precision="bf16-mixed" if wants_bf16(config.precision, where) else "32-true",
+        benchmark=where.type == "cuda",  # cuDNN tries its algorithms once per input size; a run has one or two
         gradient_clip_val=1.0,
         num_sanity_val_steps=0,
         log_every_n_steps=1_000_000,
@@ -144,6 +145,7 @@ def run_trainer(
     """Run the training loop, from a checkpoint if there is one. A run that stopped early is not trained further.
 
     Raises:
+        InputError: A process that augments was ended from outside, or the system has no memory left for it.
         KeyboardInterrupt: The user stopped it; Lightning itself would raise `SystemExit`.
     """
     if checkpoint is not None:
@@ -157,6 +159,14 @@ def run_trainer(
         trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = str(error).partition(". ")[0].replace("DataLoader worker", "the process that augments slices")
+        raise InputError(
+            f"{reason}; repeat the command, with --resume if an epoch was finished, and with fewer --workers if memory "
+            "is short"
+        ) from None
 
 
 def quiet_lightning() -> None:

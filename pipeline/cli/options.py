@@ -19,15 +19,19 @@ Settings = TypeVar("Settings")
 Values = Mapping[str, Any]  # field -> value of the options that the user gave; the dataclasses hold the defaults
 
 
-class Number(click.ParamType[int | float]):
-    """A number of a kind, within the bounds of its setting."""
+class Number(click.ParamType[int | float | None]):
+    """A number of a kind, within the bounds of its setting; None, as if the option were left out, for the words that
+    ``--help`` shows as its default.
+    """
 
     name = "number"
 
     def __init__(self, kind: type[int] | type[float], setting: Setting) -> None:
         self.kind, self.setting = kind, setting
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float | None:
+        if value and value == self.setting.shown:
+            return None
         try:
             number = self.kind(value)
         except ValueError:

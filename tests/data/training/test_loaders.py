@@ -12,7 +12,15 @@ from tests.data.training.runs import segmenter_config
 from tumorlens.data.config import DataConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import to_batch
-from tumorlens.data.training.loaders import EpochSampler, SliceDataset, loaders, slice_weights, total_steps
+from tumorlens.data.training import loaders as room
+from tumorlens.data.training.loaders import (
+    EpochSampler,
+    SliceDataset,
+    loaders,
+    slice_weights,
+    total_steps,
+    worker_count,
+)
 from tumorlens.data.training.partition import load_partition
 from tumorlens.data.training.prepared import lesion_free
 from tumorlens.segmentation.module import build_module
@@ -135,3 +143,45 @@ def test_batches_are_normalized_and_channels_last():
     assert batch.shape == (2, 3, 4, 4)
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert batch[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229)
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "batches", "forks", "workers"),
+    [
+        ("cpu", 2, 20, True, 1),
+        ("cpu", 64, 20, True, 1),
+        ("cuda", 4, 20, True, 3),
+        ("cuda", 64, 20, True, 8),
+        ("cuda", 64, 19, True, 0),  # a short epoch
+        ("cpu", 1, 1000, True, 0),
+        ("cuda", 1, 1000, True, 0),
+        ("cuda", 64, 1000, False, 0),  # a copy of the data for each process
+    ],
+)
+def test_the_number_of_processes_fits_data_and_machine(monkeypatch, device, cores, batches, forks, workers):
+    monkeypatch.setattr(room, "pick_device", lambda _: torch.device(device))
+    monkeypatch.setattr(room, "usable_cores", lambda: cores)
+    monkeypatch.setattr(room, "_FORKS", forks)
+    config = segmenter_config("x", device=device)
+    assert worker_count(config, batches) == workers
+    assert worker_count(replace(config, workers=5), batches) == 5
+    assert worker_count(replace(config, workers=0), batches) == 0
+
+
+def test_a_process_gives_the_same_batches(phantom_set):
+    """The threads of OpenCV are those of the process that started it, so it uses none."""
+    config = segmenter_config(phantom_set)
+    parts = load_partition(config)
+    (plain, _), (beside, _) = (loaders(replace(config, workers=n), parts) for n in (0, 1))
+    assert beside.num_workers == 1
+    for one, two in zip(plain, beside, strict=True):
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_lie_in_pinned_memory(phantom_set, monkeypatch, device):
+    monkeypatch.setattr(room, "pick_device", lambda _: torch.device(device))
+    config = segmenter_config(phantom_set)
+    for loader in loaders(config, load_partition(config)):
+        assert loader.pin_memory is (device == "cuda")

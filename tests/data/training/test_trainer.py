@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import sys
+
+import lightning as L
+import pytest
 import torch
 
-from tests.data.training.runs import classifier_config, train
+from tests.data.training.runs import classifier_config, segmenter_config, train
+from tumorlens.data import devices
+from tumorlens.data.errors import InputError
+from tumorlens.data.training import run as run_module
+from tumorlens.data.training import trainer as room
 from tumorlens.data.training.trainer import make_trainer, run_trainer
 
 
@@ -26,3 +37,45 @@ def test_a_run_that_stopped_early_is_over(tmp_path):
     state = {"epoch": 3, "callbacks": {"EarlyStopping{'monitor': 'val_dice'}": {"stopped_epoch": 3}}}
     torch.save(state, tmp_path / "last.ckpt")
     run_trainer(None, None, None, None, tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "expected"),
+    [
+        ("cpu", None, {"accelerator": "cpu", "devices": 1, "precision": "32-true", "benchmark": False}),
+        ("cuda", (8, 0), {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed", "benchmark": True}),
+        ("cuda:1", (7, 5), {"accelerator": "gpu", "devices": [1], "precision": "32-true", "benchmark": True}),
+    ],
+)
+def test_a_gpu_computes_in_bfloat16_and_with_the_fastest_convolutions(
+    monkeypatch, tmp_path, device, capability, expected
+):
+    """What Lightning is asked for, on a machine that has no GPU."""
+    monkeypatch.setattr(room, "pick_device", torch.device)
+    monkeypatch.setattr(room.L, "Trainer", lambda **settings: settings)
+    monkeypatch.setattr(devices, "_cpu_capabilities", dict)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    settings = make_trainer(tmp_path, classifier_config("x", device=device, precision="auto"), None)
+    assert {name: settings[name] for name in expected} == expected
+
+
+class _Kill(L.Callback):
+    """Ends the process that augments, as a system without memory does."""
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        for worker in trainer.train_dataloader._iterator._workers:
+            os.kill(worker.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_a_process_that_is_killed_ends_the_run_with_a_sentence(phantom_set, tmp_path, monkeypatch):
+    def make(*args, **rest):
+        trainer = make_trainer(*args, **rest)
+        trainer.callbacks.append(_Kill())
+        return trainer
+
+    monkeypatch.setattr(run_module, "make_trainer", make)
+    sentence = r"the process that augments slices \(pid.*; repeat the command, with --resume if an epoch was finished.*"
+    with pytest.raises(InputError) as failure:
+        train(segmenter_config(phantom_set, workers=1, batch_size=2, epochs=20), tmp_path)
+    assert re.fullmatch(sentence, str(failure.value))

@@ -68,6 +68,23 @@ def test_options_of_a_training(trained, tmp_path):
     assert trained("classification", *words.split(), "--size", 128, "-o", "out")[0].size == 128
 
 
+@pytest.mark.parametrize(("words", "workers"), [((), None), (("--workers", "auto"), None), (("--workers", 3), 3)])
+def test_the_number_of_workers_may_be_left_to_the_program(trained, words, workers):
+    assert trained("classification", "--data", "x", "-o", "out", *words)[0].workers == workers
+
+
+@pytest.mark.parametrize(("option", "word"), [("--epochs", "auto"), ("--workers", ""), ("--workers", "many")])
+def test_a_number_may_be_auto_only_where_the_help_says_so(command, option, word):
+    done = command("train", "classification", "--data", "x", "-o", "out", option, word)
+    assert done.exit_code == 2
+    assert f"{word!r} is not a whole number" in done.output
+
+
+def test_the_help_says_that_the_number_of_workers_is_chosen(command):
+    text = " ".join(command("train", "classification", "--help").stdout.split())
+    assert "[default: auto; at least 0]" in text
+
+
 def test_a_training_with_the_thresholds_of_a_cross_validation_takes_all_patients(trained):
     config = trained("segmentation", "--data", "x", "-o", "out", "--out-of-fold", "cv")[0]
     assert (config.split, config.out_of_fold) == ("all", "cv")
