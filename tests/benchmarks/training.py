@@ -31,6 +31,7 @@ from tumorlens.data.training.trainer import make_trainer
 from tumorlens.segmentation import train as stage2
 
 _WARM = 2  # steps that are not timed
+_EPOCH = 20  # steps of an epoch that is long enough for processes that augment
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def measure_training(stage: str, steps: int = 8, size: int = 192) -> TrainingSpe
     else:
         config = stage2.SegmenterConfig(("phantoms",), size=size, init="none", epochs=1, device="cpu")
     steps += _WARM
-    parts = _phantoms(steps * config.batch_size, size)
+    parts = _phantoms(max(steps, _EPOCH) * config.batch_size, size)
 
     def fresh() -> Any:
         if isinstance(config, stage1.ClassifierConfig):
@@ -74,7 +75,9 @@ def measure_training(stage: str, steps: int = 8, size: int = 192) -> TrainingSpe
     batch = next(iter(make_loader(SliceDataset(parts.train), config.batch_size)))
     repeated: DataLoader[Any] = DataLoader([batch] * steps, batch_size=None)  # type: ignore[arg-type]
     return TrainingSpeed(
-        _timed(fresh(), config, training), _timed(fresh(), config, repeated), _timed_plain(fresh(), batch, steps)
+        _timed(fresh(), config, training, steps),
+        _timed(fresh(), config, repeated, steps),
+        _timed_plain(fresh(), batch, steps),
     )
 
 
@@ -86,10 +89,11 @@ class _Watch(L.Callback):
         self.ends.append(time.perf_counter())
 
 
-def _timed(module: L.LightningModule, config: TrainingConfig, batches: Iterable[Any]) -> float:
+def _timed(module: L.LightningModule, config: TrainingConfig, batches: Iterable[Any], steps: int) -> float:
     watch = _Watch()
     with TemporaryDirectory(prefix="tumorlens-") as scratch:
         trainer = make_trainer(Path(scratch), config, None, progress=False)
+        trainer.limit_train_batches = steps
         trainer.callbacks = [watch]  # type: ignore[attr-defined]  # no checkpoint: it is not a part of a step
         logging.getLogger("lightning").setLevel(logging.ERROR)
         trainer.fit(module, batches)
