@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.rounds import Costs, as_text, ratio_of, run_rounds, spent
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.pictures import write_png
@@ -27,7 +28,8 @@ from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 Say = Callable[[str], None]
 
 _HEALTHY_SHARE = 2  # every second slice of the folder
-_REPEATS = 3  # of starts; the best counts, for a busy machine only adds
+_SLICES_OF_STEPS = 16
+_CALLS, _TURNS = 20, 3  # of a single slice, whose percentiles are compared
 _COMMAND = "import sys; from tumorlens.pipeline.cli.app import main; sys.argv = ['tumorlens', *sys.argv[1:]]; main()"
 
 
@@ -36,38 +38,63 @@ class Figures:
     """What was measured.
 
     Attributes:
-        rows: ``what, ours, baseline, unit, ratio``; the ratio says how many times better ours is.
+        rows: ``what, unit``, the medians ``ours`` and ``baseline`` of wall time (or memory), ``ratio`` and
+            ``processor_ratio`` as from `ratio_of`, and ``rounds``: of each round ours and the baseline, wall time and
+            processor time.
         context: Facts on the machine and the run.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     context: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, what: str, ours: float, baseline: float, unit: str) -> None:
-        """Add a figure for which less is better, and its baseline."""
-        ratio = round(baseline / max(ours, 1e-9), 2)
-        row = {"what": what, "ours": round(ours, 3), "baseline": round(baseline, 3), "unit": unit, "ratio": ratio}
-        self.rows.append(row)
+    def add(self, what: str, unit: str, costs: Costs) -> None:
+        """Add a figure for which less is better.
+
+        Args:
+            what: What was measured.
+            unit: Of `costs`.
+            costs: (rounds, ours and baseline, wall time and processor time); a figure that is not a time has one clock.
+        """
+        ours, baseline = np.median(costs[..., 0], axis=0)
+        clocks = [ratio_of(costs[..., clock]) for clock in range(costs.shape[-1])]
+        self.rows.append(
+            {
+                "what": what,
+                "unit": unit,
+                "ours": round(float(ours), 3),
+                "baseline": round(float(baseline), 3),
+                "ratio": clocks[0],
+                "processor_ratio": clocks[1] if len(clocks) > 1 else None,
+                "rounds": costs.round(4).tolist(),
+            }
+        )
 
     def table(self) -> str:
         """The figures as a Markdown table."""
-        lines = ["| | ours | plain PyTorch | ratio |", "| --- | --- | --- | --- |"]
+        lines = ["| | ours | plain PyTorch | ratio | ratio of processor time |", "| --- | --- | --- | --- | --- |"]
         for row in self.rows:
-            lines.append(f"| {row['what']}, {row['unit']} | {row['ours']:g} | {row['baseline']:g} | {row['ratio']:g} |")
+            ratios = f"{as_text(row['ratio'])} | {as_text(row['processor_ratio'])}"
+            lines.append(f"| {row['what']}, {row['unit']} | {row['ours']:g} | {row['baseline']:g} | {ratios} |")
         return "\n".join(lines)
 
     def remarks(self) -> list[str]:
         """Lines about the figures that have no baseline."""
         floor = self.context["floor"]
+        steps = ", ".join(f"{step} {ms:g}" for step, ms in self.context["steps_ms"].items())
         lines = [
+            f"processor time of a slice in ms: {steps}",
             f"both networks, in batches: {floor['both_networks_ms_per_slice']:g} ms a slice; their "
             f"{floor['gflop_per_slice']:g} GFLOP alone take {floor['least_ms_per_slice']:g} ms at the "
-            f"{floor['matrix_product_tflops']:g} TFLOPS of a matrix product here ({floor['share_of_rate']:.0%} of it)"
+            f"{floor['matrix_product_tflops']:g} TFLOPS of a matrix product here; ratio "
+            f"{as_text(floor['share_of_rate'])}",
         ]
         for row in self.context.get("loader", ()):
-            lines.append(f"{row['stage']}: {row['share_of_one_repeated_batch']:.1%} of the speed without a loader")
+            lines.append(f"{row['stage']}: {as_text(row['speed'])} times the speed without a loader")
         for row in self.context.get("growth", ()):
-            lines.append(f"{row['pictures']} pictures: {row['ms_each']} ms each, peak {row['peak_mb']} MB")
+            lines.append(
+                f"{row['pictures']} pictures: {row['ms_each']} ms each, of processor time {row['processor_ms_each']}, "
+                f"peak {row['peak_mb']} MB"
+            )
         return lines
 
 
@@ -92,6 +119,7 @@ def benchmark(
     import torch
 
     from tests.benchmarks.plain import PlainTorch
+    from tests.benchmarks.steps import measure_steps
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -114,6 +142,8 @@ def benchmark(
         if depth:
             say("a volume")
             _measure_volume(figures, ours, plain, depth)
+        say("the steps of a slice")
+        figures.context["steps_ms"] = measure_steps(ours, sources[:_SLICES_OF_STEPS], folder / "steps")
         say("the processor")
         _measure_floor(figures, ours)
         for stage in ("classification", "segmentation") if training else ():
@@ -144,22 +174,17 @@ def _measure_starts(figures: Figures, source: Path, folder: Path, threads: int |
         "from tests.benchmarks.plain import PlainTorch\n"
         "PlainTorch(one, two).run_file(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
-    runs = {
-        "ours": [sys.executable, "-c", _COMMAND, *_run(source, folder / "o", threads)],
-        "plain": [sys.executable, "-c", plain, str(source), str(folder / "p")],
-        "help": [sys.executable, "-c", _COMMAND, "--help"],
-        "python": [sys.executable, "-c", "pass"],
-    }
-    best: dict[str, tuple[float, float]] = {}
-    for _ in range(_REPEATS):
-        for name, command in runs.items():
-            took = _process(command)
-            before = best.get(name, took)
-            best[name] = min(before[0], took[0]), min(before[1], took[1])
-    figures.add("start to result, one picture", best["ours"][0], best["plain"][0], "s")
-    figures.add("peak memory of that", best["ours"][1], best["plain"][1], "MB")
-    figures.context["help_s"] = round(best["help"][0], 3)
-    figures.context["empty_interpreter_s"] = round(best["python"][0], 3)
+    runs = (
+        [sys.executable, "-c", _COMMAND, *_run(source, folder / "o", threads)],
+        [sys.executable, "-c", plain, str(source), str(folder / "p")],
+        [sys.executable, "-c", _COMMAND, "--help"],
+        [sys.executable, "-c", "pass"],
+    )
+    costs = run_rounds(*(partial(_process, command) for command in runs), warm=1)
+    figures.add("start to result, one picture", "s", costs[:, :2, :2])
+    figures.add("peak memory of that", "MB", costs[:, :2, 2:])
+    help_s, interpreter_s = np.median(costs[:, 2:, 0], axis=0).round(3).tolist()
+    figures.context |= {"help_s": help_s, "empty_interpreter_s": interpreter_s}
 
 
 # A process's peak counts what its parent held when it was forked, so that a small one has to stand between.
@@ -167,88 +192,88 @@ _WATCH = (
     "import resource, subprocess, sys, time\n"
     "begun = time.perf_counter()\n"
     "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode\n"
-    "print(code, time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    "wall, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+    "print(code, wall, used.ru_utime + used.ru_stime, used.ru_maxrss)"
 )
 
 
-def _process(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory in MB of a process. It has to succeed."""
+def _process(command: list[str]) -> tuple[float, float, float]:
+    """Wall time and processor time in seconds, and peak memory in MB, of a process. It has to succeed."""
     watched = subprocess.run([sys.executable, "-c", _WATCH, *command], capture_output=True, text=True, check=True)
-    code, seconds, peak = watched.stdout.split()
+    code, wall, processor, peak = watched.stdout.split()
     if code != "0":
         last = (watched.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise InputError(f"a measured process ended with {code} ({last})")
-    return float(seconds), float(peak) / (1024 if sys.platform != "darwin" else 1024**2)
+    return float(wall), float(processor), float(peak) / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def _measure_slice(figures: Figures, ours: Pipeline, plain: Any) -> None:
     image = phantom_slice(7, "meningioma", size=512, pixel_mm=0.45).image
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
-    for turn in range(24):
-        for name, call in (("ours", ours.run), ("plain", plain.judge)):
-            begun = time.perf_counter()
-            call(image)
-            if turn >= 4:
-                times[name].append(1000 * (time.perf_counter() - begun))
+    sides = (partial(spent, partial(run, image)) for run in (ours.run, plain.judge))
+    costs = 1000 * run_rounds(*sides, rounds=_TURNS * _CALLS, warm=4).reshape(_TURNS, _CALLS, 2, 2)
     for name, percentile in (("median", 50), ("95th percentile", 95)):
-        one, other = (float(np.percentile(times[side], percentile)) for side in ("ours", "plain"))
-        figures.add(f"one slice with a tumor, {name}", one, other, "ms")
+        figures.add(f"one slice with a tumor, {name}", "ms", np.percentile(costs, percentile, axis=1))
 
 
 def _measure_folder(figures: Figures, ours: Pipeline, plain: Any, sources: list[Path], folder: Path) -> None:
-    begun = time.perf_counter()
-    with TemporaryDirectory(prefix="tumorlens-") as scratch:
-        jobs = collect([str(sources[0].parent)], folder / "ours", Path(scratch)).jobs
-        report = run_batch(ours, jobs, folder / "ours")
-    took = time.perf_counter() - begun
-    if report.failed:
-        raise InputError(f"{report.failed} of {len(sources)} phantoms failed, so there is nothing to measure")
     few = sources[: max(20, len(sources) // 5)]  # plain PyTorch is slow, and its time a slice does not change
-    begun = time.perf_counter()
-    for source in few:
-        plain.run_file(source, folder / "plain" / source.stem)
-    figures.add("a folder, read to written", 1000 * took / len(sources), _ms(begun, len(few)), "ms a slice")
+
+    def run_ours() -> None:
+        out = Path(mkdtemp(dir=folder))
+        with TemporaryDirectory(prefix="tumorlens-") as scratch:
+            jobs = collect([str(sources[0].parent)], out, Path(scratch)).jobs
+            report = run_batch(ours, jobs, out)
+        if report.failed:
+            raise InputError(f"{report.failed} of {len(sources)} phantoms failed, so there is nothing to measure")
+
+    def run_plain() -> None:
+        out = Path(mkdtemp(dir=folder))
+        for source in few:
+            plain.run_file(source, out / source.stem)
+
+    costs = 1000 * run_rounds(lambda: spent(run_ours) / len(sources), lambda: spent(run_plain) / len(few))
+    figures.add("a folder, read to written", "ms a slice", costs)
 
 
 def _measure_volume(figures: Figures, ours: Pipeline, plain: Any, depth: int) -> None:
-    phantom = phantom_volume(7, "meningioma", (240, 240, depth), (0.9, 0.9, 155.0 / depth))
-    begun = time.perf_counter()
-    ours.run(phantom.scan)
-    took = time.perf_counter() - begun
-    begun = time.perf_counter()
-    plain.run_volume(phantom.scan.voxels)
-    figures.add(f"a volume of 240 x 240 x {depth}", took, time.perf_counter() - begun, "s")
+    scan = phantom_volume(7, "meningioma", (240, 240, depth), (0.9, 0.9, 155.0 / depth)).scan
+    sides = partial(ours.run, scan), partial(plain.run_volume, scan.voxels)
+    figures.add(f"a volume of 240 x 240 x {depth}", "s", run_rounds(*(partial(spent, side) for side in sides)))
 
 
 def _measure_floor(figures: Figures, ours: Pipeline) -> None:
     """Both networks in batches, beside the least time that their multiplications take."""
-    from tests.benchmarks.floor import measure_floor
+    from tests.benchmarks.floor import matrix_product, operations_of
 
     preprocess = Preprocess(ours.classifier.input_size)
     images = np.stack([preprocess(phantom_slice(n, "glioma").image).image for n in range(16)])
-    best = float("inf")
-    for _ in range(4):
-        begun = time.perf_counter()
+
+    def networks() -> None:
         ours.classifier.look(images)
         ours.segmenter.predict(images)
-        best = min(best, _ms(begun, len(images)))
-    floor = measure_floor(CLASSIFIER, SEGMENTER, ours.engine.precision)
+
+    operations = operations_of(CLASSIFIER, SEGMENTER)
+    product, of_product = matrix_product(ours.engine.precision)
+    share = 1000 * operations / of_product
+    costs = run_rounds(lambda: 1000 * spent(networks) / len(images), lambda: share * spent(product), warm=1)[..., 0]
+    both_ms, least_ms = np.median(costs, axis=0)
     figures.context["floor"] = {
-        "gflop_per_slice": round(floor.operations / 1e9, 2),
-        "matrix_product_tflops": round(floor.rate / 1e12, 3),
-        "least_ms_per_slice": round(floor.ms, 2),
-        "both_networks_ms_per_slice": round(best, 2),
-        "share_of_rate": round(floor.ms / best, 3),
+        "gflop_per_slice": round(operations / 1e9, 2),
+        "matrix_product_tflops": round(operations / least_ms / 1e9, 3),
+        "least_ms_per_slice": round(least_ms, 2),
+        "both_networks_ms_per_slice": round(both_ms, 2),
+        "share_of_rate": ratio_of(costs),
     }
 
 
 def _measure_training(figures: Figures, stage: str, steps: int, size: int) -> None:
-    from tests.benchmarks.training import measure_training
+    from tests.benchmarks.training import training_loops
 
-    speed = measure_training(stage, steps, size)
-    figures.add(f"training, {stage}", speed.ours, speed.plain, "ms a slice")
-    share = {"stage": stage, "share_of_one_repeated_batch": round(speed.repeated / speed.ours, 3)}
-    figures.context.setdefault("loader", []).append(share)
+    loops = training_loops(stage, steps, size)
+    costs = 1000 * run_rounds(loops.ours, loops.plain, loops.repeated)
+    figures.add(f"training, {stage}", "ms a slice", costs[:, :2])
+    speed = {"stage": stage, "speed": ratio_of(costs[:, [0, 2], 0])}
+    figures.context.setdefault("loader", []).append(speed)
 
 
 def _measure_growth(figures: Figures, sources: list[Path], number: int, folder: Path, threads: int | None) -> None:
@@ -256,16 +281,12 @@ def _measure_growth(figures: Figures, sources: list[Path], number: int, folder: 
     inside.mkdir()
     for n in range(number):
         (inside / f"{n:06d}.png").hardlink_to(sources[n % len(sources)])
-    seconds, peak = _process([sys.executable, "-c", _COMMAND, *_run(inside, folder / f"g{number}", threads)])
-    row = {"pictures": number, "ms_each": round(1000 * seconds / number, 1), "peak_mb": round(peak)}
-    figures.context.setdefault("growth", []).append(row)
+    wall, processor, peak = _process([sys.executable, "-c", _COMMAND, *_run(inside, folder / f"g{number}", threads)])
+    each = {"ms_each": round(1000 * wall / number, 1), "processor_ms_each": round(1000 * processor / number, 1)}
+    figures.context.setdefault("growth", []).append({"pictures": number, **each, "peak_mb": round(peak)})
 
 
 def _run(source: Path, out: Path, threads: int | None) -> list[str]:
     """Arguments of a quiet run on the CPU."""
     limit = [] if threads is None else ["--threads", str(threads)]
     return ["run", str(source), "-o", str(out), "--overwrite", "--device", "cpu", "-q", *limit]
-
-
-def _ms(begun: float, n: int) -> float:
-    return 1000 * (time.perf_counter() - begun) / n

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,34 +12,25 @@ _SIDE = 2048
 _REPEATS = 5
 
 
-@dataclass(frozen=True)
-class Floor:
-    """The least time of a slice.
-
-    Attributes:
-        operations: Floating-point operations of both networks for one slice; a multiplication and an addition are two.
-        rate: Operations a second of a large matrix product, all threads, in the precision of the run.
-    """
-
-    operations: float
-    rate: float
-
-    @property
-    def ms(self) -> float:
-        """Of one slice that passes both stages."""
-        return 1000 * self.operations / self.rate
-
-
-def measure_floor(classifier: Path, segmenter: Path, precision: str) -> Floor:
-    """Count both networks' operations and measure the rate of this processor.
+def operations_of(classifier: Path, segmenter: Path) -> float:
+    """Floating-point operations of both networks for one slice; a multiplication and an addition are two.
 
     Args:
         classifier: Weights of stage one.
         segmenter: The same for stage two.
+    """
+    return _operations(classifier, "classification") + _operations(segmenter, "segmentation")
+
+
+def matrix_product(precision: str) -> tuple[Callable[[], Any], float]:
+    """Some large matrix products, to be timed, and their number of operations.
+
+    Args:
         precision: ``fp32`` or ``bf16``.
     """
-    operations = _operations(classifier, "classification") + _operations(segmenter, "segmentation")
-    return Floor(operations, _rate(precision))
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    one, other = (torch.randn(_SIDE, _SIDE).to(kind) for _ in range(2))
+    return lambda: [one @ other for _ in range(_REPEATS)], _REPEATS * 2.0 * _SIDE**3
 
 
 def _operations(path: Path, stage: str) -> float:
@@ -51,14 +42,3 @@ def _operations(path: Path, stage: str) -> float:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         graph(torch.zeros(1, size, size, dtype=torch.uint8))
     return float(counter.get_total_flops())
-
-
-def _rate(precision: str) -> float:
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    one, other = (torch.randn(_SIDE, _SIDE).to(kind) for _ in range(2))
-    best = float("inf")
-    for _ in range(_REPEATS):
-        begun = time.perf_counter()
-        one @ other
-        best = min(best, time.perf_counter() - begun)
-    return 2 * _SIDE**3 / best

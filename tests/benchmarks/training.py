@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.benchmarks.rounds import Costs, now
 from tumorlens.classification import train as stage1
 from tumorlens.classification.module import ClassifierModule
 from tumorlens.data.config import TrainingConfig
@@ -35,8 +35,8 @@ _EPOCH = 20  # steps of an epoch that is long enough for processes that augment
 
 
 @dataclass(frozen=True)
-class TrainingSpeed:
-    """Milliseconds a slice.
+class TrainingLoops:
+    """Loops that return the wall and the processor time of a slice, in seconds.
 
     Attributes:
         ours: The loop with its loader and augmentation.
@@ -44,13 +44,13 @@ class TrainingSpeed:
         plain: PyTorch as it comes, fp32, with that one batch.
     """
 
-    ours: float
-    repeated: float
-    plain: float
+    ours: Callable[[], Costs]
+    repeated: Callable[[], Costs]
+    plain: Callable[[], Costs]
 
 
-def measure_training(stage: str, steps: int = 8, size: int = 192) -> TrainingSpeed:
-    """Time some steps of a stage's training on phantoms, on the CPU, with the stage's default settings.
+def training_loops(stage: str, steps: int = 8, size: int = 192) -> TrainingLoops:
+    """Some steps of a stage's training on phantoms, on the CPU, with the stage's default settings.
 
     Args:
         stage: ``classification`` or ``segmentation``.
@@ -74,22 +74,22 @@ def measure_training(stage: str, steps: int = 8, size: int = 192) -> TrainingSpe
     training, _ = loaders(config, parts)
     batch = next(iter(make_loader(SliceDataset(parts.train), config.batch_size)))
     repeated: DataLoader[Any] = DataLoader([batch] * steps, batch_size=None)  # type: ignore[arg-type]
-    return TrainingSpeed(
-        _timed(fresh(), config, training, steps),
-        _timed(fresh(), config, repeated, steps),
-        _timed_plain(fresh(), batch, steps),
+    return TrainingLoops(
+        lambda: _timed(fresh(), config, training, steps),
+        lambda: _timed(fresh(), config, repeated, steps),
+        lambda: _timed_plain(fresh(), batch, steps),
     )
 
 
 class _Watch(L.Callback):
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.ends: list[Costs] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.ends.append(now())
 
 
-def _timed(module: L.LightningModule, config: TrainingConfig, batches: Iterable[Any], steps: int) -> float:
+def _timed(module: L.LightningModule, config: TrainingConfig, batches: Iterable[Any], steps: int) -> Costs:
     watch = _Watch()
     with TemporaryDirectory(prefix="tumorlens-") as scratch:
         trainer = make_trainer(Path(scratch), config, None, progress=False)
@@ -97,22 +97,22 @@ def _timed(module: L.LightningModule, config: TrainingConfig, batches: Iterable[
         trainer.callbacks = [watch]  # type: ignore[attr-defined]  # no checkpoint: it is not a part of a step
         logging.getLogger("lightning").setLevel(logging.ERROR)
         trainer.fit(module, batches)
-    return 1000 * (watch.ends[-1] - watch.ends[_WARM - 1]) / (len(watch.ends) - _WARM) / config.batch_size
+    return (watch.ends[-1] - watch.ends[_WARM - 1]) / (len(watch.ends) - _WARM) / config.batch_size
 
 
-def _timed_plain(module: Any, batch: dict[str, torch.Tensor], steps: int) -> float:
+def _timed_plain(module: Any, batch: dict[str, torch.Tensor], steps: int) -> Costs:
     model: nn.Module = module.model.to(memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     images = to_batch(batch["image"], module.normalization).contiguous()
     truth = batch["label"] if isinstance(module, ClassifierModule) else batch["mask"][:, None].float()
-    begun = 0.0
+    begun = now()
     for step in range(steps):
         if step == _WARM:
-            begun = time.perf_counter()
+            begun = now()
         optimizer.zero_grad()
         module.loss(model(images), truth).backward()
         optimizer.step()
-    return 1000 * (time.perf_counter() - begun) / (steps - _WARM) / len(images)
+    return (now() - begun) / (steps - _WARM) / len(images)
 
 
 def _phantoms(number: int, size: int) -> Partition:
