@@ -17,7 +17,9 @@ from tumorlens.data.errors import InputError
 
 @pytest.mark.slow  # measures starts of processes, both stages and both trainings
 def test_figures_stand_beside_their_baseline(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(rounds, "_ROUNDS", 2)
+    for name in ("_ROUNDS", "_FEWEST_ROUNDS"):
+        monkeypatch.setattr(rounds, name, 1)
+    monkeypatch.setattr(benchmark, "_CALLS", 2)
     real = benchmark_training.training_loops  # at 192 pixels it takes minutes where cores are shared
     monkeypatch.setattr(benchmark_training, "training_loops", lambda stage, steps, size: real(stage, steps, 64))
     options = ["--slices", "4", "--depth", "8", "--growth", "3", "--training", "1", "-o", str(tmp_path / "speed.json")]
