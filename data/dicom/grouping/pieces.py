@@ -59,7 +59,7 @@ Piece = tuple[Key, Members, list[ImagePlane]]
 def piece_of(key: Key, members: Members) -> Piece:
     """The files of a series, with all of their headers that may tell pieces of a volume, and the image in each.
 
-    There are no images where a file holds several, or cannot be run.
+    The list of images is empty if a file holds several of them, or cannot be run.
     """
     if any(refusal_of(header) or (number(header, "NumberOfFrames") or 1) > 1 for _, header in members):
         return key, members, []
