@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -34,6 +35,8 @@ class ScratchFolder(TemporaryDirectory[str]):
 
 
 def _remove_leftovers() -> None:
+    if sys.platform == "win32":
+        return
     for folder in Path(gettempdir()).glob(f"{_PREFIX}*{_SUFFIX}"):
         found = _process_of(folder.name)
         # Between the making of a folder and its lock, the number tells that its process lives.
@@ -49,10 +52,10 @@ def _remove_leftovers() -> None:
 
 def _lock(folder: str | Path) -> int | None:
     """The handle of a folder that is locked; None where another process has locked it, or it cannot be locked."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return None
+    import fcntl
+
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorlens.data.config import DEVICE, setting
+from tumorlens.data.errors import InputError
 
 _MB = 1_000_000
 PLANES = ("acquisition", "axial", "coronal", "sagittal")  # as `data.scan` calls them
@@ -52,6 +53,10 @@ class RunOptions:
         None, "Channel of color pictures that is the scan.", flag="--frame-channel", least=0, most=2, shown="brightness"
     )
     keep_identifiers: bool = setting(False, "Put patient's name, ID, birth date and texts into result.json.")
+
+    def __post_init__(self) -> None:
+        if not self.overlay and (self.report or self.pdf):
+            raise InputError("a report shows the overlay; leave out --no-overlay, or --report and --pdf")
 
 
 @dataclass(frozen=True)

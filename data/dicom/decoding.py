@@ -101,9 +101,15 @@ def _read(ds: Dataset, indices: list[int]) -> Iterator[NDArray[Any]]:
     else:
         frames = iter_pixels(ds, indices=indices, correct_unused_bits=False)
     for frame in frames:
-        if not ds.file_meta.TransferSyntaxUID.is_little_endian and _roughness(frame.byteswap()) < _roughness(frame):
+        if not ds.file_meta.TransferSyntaxUID.is_little_endian and _is_swapped(frame, ds["PixelData"].VR):
             raise InputError("the bytes of the pixels are in another order than the header says; replace this file")
         yield frame
+
+
+def _is_swapped(frame: NDArray[Any], vr: str) -> bool:
+    """Whether a frame is much smoother with swapped bytes. If all low bytes are 0, only the VR can tell."""
+    is_smoother = _roughness(frame.byteswap()) < _roughness(frame) / 2
+    return is_smoother and (vr == "OB" or bool((frame & 0xFF).any()))
 
 
 def _roughness(frame: NDArray[Any]) -> int:

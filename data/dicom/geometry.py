@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MAX_VOXELS = 2_000_000_000
 _MAX_FRAMES = 20_000
 _SAME_DIRECTION = 5e-3  # of a direction cosine, about 0.3 degrees; scanners round theirs to 1e-4 or better
-_SAME_PLACE = 0.01  # of a pixel's side, not in mm: a header may give all lengths in another unit
+_SAME_PLACE = 0.025  # of a pixel's side, not in mm: a header may give all lengths in another unit
 _REGULAR = 0.05  # an image may lie off the grid by this share of the slice distance and count as on it
 _MAX_OFF_GRID = 0.75  # beyond this share the slice of an image is not known
 _TILT_DEG = 0.2  # less is rounding, also of cosines with three decimals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import lzma
 import shutil
+import sys
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ _MAX_FILES = 100_000
 _MAX_RATIO = 100  # unpacked / packed: scans reach 2 to 20, archive bombs over 1000
 _RATIO_FROM = 100 * 2**20  # smaller archives may have any ratio
 _ENCRYPTED = 0x1
+_FORBIDDEN = str.maketrans(dict.fromkeys(':<>|"?*', "_") if sys.platform == "win32" else {})  # in names of files
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other entry can be unpacked either
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -62,7 +64,7 @@ def unpack(path: Path, folder: Path) -> dict[Path, str]:
                 raise InputError(f"{path}: there is not enough space on the disk to unpack the archive")
             skipped = {}
             for entry in entries:
-                file = folder / PurePosixPath(entry.filename)
+                file = folder / PurePosixPath(entry.filename.translate(_FORBIDDEN))
                 try:
                     _extract(archive, entry, file)
                 except _DAMAGE as error:
@@ -83,11 +85,12 @@ def unpack(path: Path, folder: Path) -> dict[Path, str]:
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> None:
     """Unpack an entry, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(entry) as source, file.open("xb") as target:  # reads no more than the size the entry declares
+    with archive.open(entry) as source:  # gives no more than the size that the entry declares
+        target = file.open("xb")
         try:
-            shutil.copyfileobj(source, target)
+            with target:
+                shutil.copyfileobj(source, target)
         except BaseException:
-            target.close()
             file.unlink()
             raise
 

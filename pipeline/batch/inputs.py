@@ -14,7 +14,7 @@ from tumorlens.data.dicom.dicomdir import is_dicomdir, missing_note, note_on, re
 from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.formats.archives import is_zip, unpack
-from tumorlens.data.formats.open import is_scan, source_files
+from tumorlens.data.formats.open import SCAN_SUFFIXES, is_scan, source_files
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.series import Candidate, DicomInput, find_candidates
@@ -190,8 +190,12 @@ class _Search:
             return True
         for file, reason in skipped.items():
             inside = file.relative_to(folder)
-            if not any(part.startswith(".") for part in inside.parts):  # hidden, as in folders
+            if any(part.startswith(".") for part in inside.parts):  # hidden, as in folders
+                continue
+            if not file.suffix or file.suffix[1:].isdigit() or file.name.lower().endswith(SCAN_SUFFIXES):
                 self._fail_broken(file, str(name / inside.as_posix()), reason, (str(folder), str(path)))
+            else:
+                self.left_alone.append(one_line(str(name / inside.as_posix())))
         return self._add_folder(folder, name, path) or bool(skipped)
 
     def _add_dicomdir(self, path: Path) -> None:

@@ -48,8 +48,6 @@ def _run(values: Values) -> int:
     if call.quiet and call.verbose:
         raise InputError("give -q or -v, not both")
     options = fill(RunOptions, values)
-    if not options.overlay and (options.report or options.pdf):
-        raise InputError("a report shows the overlay; leave out --no-overlay, or --report and --pdf")
     if call.out is None and not call.list_only:
         raise InputError("-o OUT is missing: the folder for the results")
     load = fill(LoadOptions, values)

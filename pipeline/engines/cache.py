@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import cv2
 import numpy as np
 import openvino
 from isal import isal_zlib
@@ -30,6 +31,7 @@ from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import checked_content
 from tumorlens.data.errors import reason_of
 from tumorlens.data.files import UMASK
+from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.engines.engine import UnsupportedNetworkError
 
 _GRAPHS = 3  # raise it when `pipeline.engines.graphs` changes the output of a model
@@ -83,7 +85,8 @@ def _key(core: openvino.Core, card: dict[str, Any], settings: dict[str, Any]) ->
     facts = {name: card.get(name) for name in _CARD_KEYS}
     facts["layer"] = card["refusal"]["layer"] if "refusal" in card else None
     facts["made by"] = [openvino.__version__, _GRAPHS]
-    facts["made for"] = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    processor = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    facts["made for"] = [*processor, cv2.getCPUFeaturesLine()]  # OpenVINO's names do not tell all features
     facts["settings"] = settings
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -103,6 +106,7 @@ def _stored(
         model = core.import_model(openvino.Tensor(content, shared_memory=True), "CPU", settings)
     except RuntimeError as error:
         _log.info("%s: cannot be read and is made again (%s)", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
         return None
     with suppress(OSError):
         os.utime(folder)  # recently used models stay
@@ -138,12 +142,23 @@ def _compile(core: openvino.Core, path: Path, stage: str, settings: dict[str, An
     except Exception as error:  # a thousand architectures can fail in a thousand ways
         raise UnsupportedNetworkError(f"{path}: OpenVINO cannot take this network ({reason_of(error)})") from None
     try:
-        with tempfile.TemporaryDirectory(prefix="tumorlens-") as scratch:
-            openvino.save_model(model, Path(scratch) / "model.xml", compress_to_fp16=True)  # like the weights
-            return core.compile_model(core.read_model(Path(scratch) / "model.xml"), "CPU", settings)
+        return core.compile_model(_in_fp16(model), "CPU", settings)
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UnsupportedNetworkError(f"{path}: OpenVINO cannot compute this network ({reason})") from None
+
+
+def _in_fp16(model: openvino.Model) -> openvino.Model:
+    """The model with fp16 numbers, like the weights; the model itself where there is no room to write it."""
+    reader = openvino.Core()
+    reader.set_property({"ENABLE_MMAP": False})  # a file that is mapped cannot be deleted on Windows
+    try:
+        with ScratchFolder() as scratch:
+            openvino.save_model(model, Path(scratch) / "model.xml", compress_to_fp16=True)
+            return reader.read_model(Path(scratch) / "model.xml")
+    except (OSError, RuntimeError) as error:
+        _log.warning("the temporary folder cannot be written to (%s); the model takes twice the memory", error)
+        return model
 
 
 def _store(model: openvino.CompiledModel, folder: Path, weights: Path, card: dict[str, Any]) -> None:

@@ -118,7 +118,7 @@ def _claim_folder(folder: Path) -> None:
 
 def _result_files(folder: Path) -> list[Path]:
     """The files of a result that lie in a folder."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = {path.name.casefold() for path in folder.iterdir()} if folder.is_dir() else set()
     return [folder / file for file in RESULT_FILES if file in names]
 
 

@@ -113,12 +113,12 @@ def _distances(planes: Sequence[T], depth: NDArray[np.float64], rounding: float)
     usual, mean = _usual(gaps), float(gaps.mean())
     first = planes[0]
     if first.between and usual < _CLOSE * first.between:
-        yield first.between, True
+        yield first.between, _dimensions(first) != "3D"
     pairs = gaps[:-1] + gaps[1:]
     is_as_stated = abs((first.between or first.thickness or 0.0) - mean) <= _UNEVEN * mean  # rounded to whole mm
     if not is_as_stated and np.ptp(pairs) <= _UNEVEN * mean and np.ptp(gaps) > max(2 * _UNEVEN * mean, 2 * rounding):
         yield float(pairs.mean()), True
-    for own in _by_setting(planes, depth):
+    for own in [] if is_as_stated else _by_setting(planes, depth):  # such as a TR that differs from package to package
         yield max(_usual(np.diff(d)) for d in own.values()), True
     if _overlap(first, usual) and _dimensions(first) != "3D":
         for gap in (usual, mean):

@@ -194,6 +194,19 @@ def test_big_endian_pixels_are_right_or_refused(tmp_path, vr, swapped):
         open_scan(path)
 
 
+def test_big_endian_pixels_with_empty_low_bytes_are_right(tmp_path):
+    values = smooth(255) * 256
+    path = written(tmp_path, values, ExplicitVRLittleEndian)
+    ds = pydicom.dcmread(path)
+    ds["PixelData"].VR = "OW"
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    ds.PixelData = values.astype(">u2").tobytes()
+    plain = pydicom.Dataset({element.tag: element for element in ds})
+    plain.file_meta = ds.file_meta
+    pydicom.dcmwrite(path, plain, enforce_file_format=True)
+    assert np.array_equal(stored(path), values)
+
+
 def test_a_mosaic_whose_image_type_was_removed_is_refused(tmp_path):
     path = written(tmp_path, smooth(3000), ExplicitVRLittleEndian)
     ds = pydicom.dcmread(path)

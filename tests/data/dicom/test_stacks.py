@@ -110,6 +110,35 @@ def test_stacks_that_overlap_in_part(tmp_path):
         assert np.unique(open_scan(tmp_path, frame=s).voxels // STEP).tolist() == [s]
 
 
+@pytest.mark.parametrize(
+    ("tag", "values"),
+    [
+        ("RepetitionTime", ("4000", "4001")),
+        ("InversionTime", ("2500", "2501")),
+        ("ImageType", (["ORIGINAL", "PRIMARY", "ND"], ["ORIGINAL", "PRIMARY", "NORM"])),
+    ],
+)
+def test_settings_that_change_between_slices_of_one_volume(tmp_path, tag, values):
+    stated = {"SpacingBetweenSlices": "5", "SliceThickness": "5"}
+    save_stacks(tmp_path, 5.0, distance_mm=10.0, **stated, **{tag: lambda s, k: values[s]})
+    assert open_scan(tmp_path).n_slices == 2 * N
+
+
+def test_a_wrong_distance_in_the_header_of_a_3d_series_is_reported(tmp_path):
+    numbers = {"InstanceNumber": lambda s, k: 1 + 2 * k + s}
+    save_stacks(tmp_path, 2.5, SpacingBetweenSlices="5", MRAcquisitionType="3D", **numbers)
+    scan = open_scan(tmp_path)
+    assert scan.n_slices == 2 * N and "the images are 2.5 mm apart, the header says 5" in scan.warnings[0]
+
+
+@pytest.mark.parametrize("apart_mm", [0.004, 0.009])
+def test_echoes_whose_positions_differ_by_rounding(tmp_path, apart_mm):
+    paths = save_stacks(tmp_path, apart_mm, EchoTime=lambda s, k: str(10 + 80 * s))
+    edit(paths, PixelSpacing=lambda k: ["0.4", "0.4"])
+    for s in range(2):
+        assert np.unique(open_scan(tmp_path, frame=s).voxels // STEP).tolist() == [s]
+
+
 def test_stacks_of_other_settings_and_distances_are_refused(tmp_path):
     save_stacks(tmp_path, 0.7, EchoTime=lambda s, k: str(10 + 80 * s))
     edit(sorted(tmp_path.glob("?1")), ImagePositionPatient=lambda k: [0, 0, 0.7 + 3 * k])

@@ -44,12 +44,14 @@ def test_a_damaged_entry_of_a_zip_costs_its_own_row(tumorlens, tmp_path):
         for seed, name in enumerate(("one.png", "two.png", "deep/three.png")):
             archive.write(save(tmp_path / "p" / name, phantom_slice(seed, "meningioma").image), name)
         archive.writestr("__MACOSX/._one.png", b"of a Mac")
+        archive.writestr("readme.txt", b"to be read")
     content = (zips / "a.zip").read_bytes()
-    for at in (content.index(b"two.png") + 100, content.index(b"of a Mac")):
+    for at in (content.index(b"two.png") + 100, content.index(b"of a Mac"), content.index(b"to be read")):
         content = content[:at] + b"?" + content[at + 1 :]
     (zips / "a.zip").write_bytes(content)
     done = tumorlens("run", zips, "-o", tmp_path / "out")
     assert done.exit_code == 1, done.output
+    assert "left alone (1): a.zip/readme.txt" in done.stderr
     rows = {row["scan"]: row for row in table(tmp_path / "out")}
     assert set(rows) == {"a.zip/one.png", "a.zip/two.png", "a.zip/deep/three.png"}
     reason = f"{zips / 'a.zip' / 'two.png'}: the entry of the zip archive is damaged or cannot be unpacked"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import openvino
@@ -90,6 +91,26 @@ def test_a_damaged_model_is_made_again(stored, small_classifier, harm):
     np.testing.assert_array_equal(open_classifier(small_classifier, OPENVINO_FP32)(slices())[0], logits)
     (again,) = folder.parent.iterdir()
     assert is_whole(again, small_classifier)
+
+
+def test_a_model_that_openvino_does_not_take_is_replaced(stored, small_classifier, monkeypatch):
+    """As where it was stored for another processor, or by another build."""
+    folder, logits = stored
+    (folder / "model.blob").write_bytes(b"another")
+    stamp = json.loads((folder / "stamp.json").read_text()) | {"crc32": zlib.crc32(b"another")}
+    (folder / "stamp.json").write_text(json.dumps(stamp))
+    assert is_whole(folder, small_classifier)
+    np.testing.assert_array_equal(open_classifier(small_classifier, OPENVINO_FP32)(slices())[0], logits)
+    monkeypatch.setattr(cache, "_compile", lambda *_: pytest.fail("made again"))
+    np.testing.assert_array_equal(open_classifier(small_classifier, OPENVINO_FP32)(slices())[0], logits)
+
+
+def test_a_full_temporary_folder_costs_only_memory(stored, small_segmenter, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("Can't open bin file")
+
+    monkeypatch.setattr(cache.openvino, "save_model", full)
+    assert open_segmenter(small_segmenter, OPENVINO_FP32)(slices()).shape == (3, 1, 64, 64)
 
 
 def test_damaged_weights_are_reported_although_their_model_is_stored(stored, small_classifier, tmp_path):

@@ -59,6 +59,11 @@ def test_pictures_of_results_may_be_left_out(picture, volume, tmp_path):
     assert names_in(tmp_path / "a") == ["result.json"]
 
 
+def test_reports_need_the_overlay():
+    with pytest.raises(InputError, match="a report shows the overlay; leave out --no-overlay"):
+        RunOptions(overlay=False, report=True)
+
+
 def test_a_result_has_a_line_for_each_field(volume, tmp_path):
     content = write_result(volume, tmp_path, "a")
     assert len((tmp_path / "result.json").read_text().splitlines()) == len(content) + 2
