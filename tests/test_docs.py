@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tumorlens.data.phantom import phantom_volume
 from tumorlens.pipeline.cli.app import COMMANDS
 from tumorlens.pipeline.outputs.table import COLUMNS
 
+SBOM = REPOSITORY / "docs" / "sbom.json"
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
 
 
@@ -40,6 +43,15 @@ def test_links_lead_somewhere(page):
 
 def test_the_readme_is_one_page():
     assert len(_prose(REPOSITORY / "README.md").split()) <= 700
+
+
+def test_the_sbom_names_every_dependency():
+    """`make sbom` renews it."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["app"]]
+    listed = {part["name"].lower().replace("_", "-") for part in json.loads(SBOM.read_text())["components"]}
+    names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in needed}
+    assert names - {"tumorlens"} <= listed
 
 
 def test_every_column_is_described():
