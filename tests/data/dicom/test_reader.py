@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from scipy.spatial.transform import Rotation
 
@@ -150,15 +151,17 @@ def test_facts_do_not_name_the_patient(tmp_path):
 
 @pytest.mark.slow
 def test_reading_is_quick(tmp_path):
-    """0.3 s for 100 slices of 512 x 512; twice that is allowed on a busy machine, best of three."""
+    """100 slices of 512 x 512 take at most four times as long as pydicom takes for their headers and pixels."""
     volume = np.random.default_rng(0).integers(0, 3000, (512, 512, 100)).astype(np.int16)
-    save_series(tmp_path, volume, np.diag([0.5, 0.5, 1.5, 1]))
-    seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        open_scan(tmp_path)
-        seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 0.6
+    paths = save_series(tmp_path, volume, np.diag([0.5, 0.5, 1.5, 1]))
+
+    def seconds(read):
+        begun = time.process_time()
+        read()
+        return time.process_time() - begun
+
+    ours = min(seconds(lambda: open_scan(tmp_path)) for _ in range(3))
+    assert ours < 4 * min(seconds(lambda: [pydicom.dcmread(path).pixel_array for path in paths]) for _ in range(3))
 
 
 def test_phantom_lesion_keeps_its_place(tmp_path):
