@@ -146,7 +146,7 @@ class _Worker:
         send(self.requests, (function.__module__, function.__qualname__, args, *limits, answer))
 
     def give_up(self) -> None:
-        """Kill the worker: it was stopped (SIGSTOP), or this is Windows, where there are no alarms."""
+        """Kill a worker whose own alarm did not end it: it was stopped (SIGSTOP), or Windows has no alarms."""
         self.silent = True
         self.process.kill()
 

@@ -55,7 +55,8 @@ def without_padding(scan: Scan) -> Scan:
     it fills the rims of the slices in runs, and lies amid the values of the rest, above or far below them. It becomes
     0 where that lies a little below the rest, as the air of most scans does, and else the lowest value of the rest: the
     answer must not depend on the value. Amid them, only what hangs together with the rim is background, because tissue
-    may hold the same value. Beyond them, what resampling has mixed with background goes, too.
+    may hold the same value. Above or below them, pixels that resampling has mixed with the background are replaced as
+    well.
 
     Color pictures and frames around pictures stay.
 

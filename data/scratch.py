@@ -19,7 +19,7 @@ class ScratchFolder(TemporaryDirectory[str]):
     """A private temporary folder, deleted at the end. Those that killed processes of this user left are deleted first.
 
     A folder is locked (flock) while its process lives, so that also those of other containers and machines are known.
-    Where there are no locks (Windows), folders of killed processes stay.
+    Windows has no such locks, so the folders of killed processes are not deleted there.
     """
 
     def __init__(self) -> None:

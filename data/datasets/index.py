@@ -120,7 +120,7 @@ def _found_at(path: Path) -> str:
     if path.is_dir():
         return ", it is a folder; a row names a file"
     if not path.parent.is_dir():
-        return f" (there is no folder {path.parent}; if the paths start in another folder, give INDEX@FOLDER)"
+        return f" (there is no folder {path.parent}; if paths are relative to another folder, give INDEX@FOLDER)"
     by_name, by_stem = _files_in(path.parent, path.parent.stat().st_mtime_ns)
     same = by_name.get(path.name.lower())
     if same:

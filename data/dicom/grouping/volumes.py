@@ -64,8 +64,8 @@ def split_volumes(places: list[list[T]], between: bool = False) -> tuple[list[Vo
 
     Args:
         places: The images at each place along the normal, in any order.
-        between: Whether a place is a stretch in which each volume has a slice. Then an order in which one place follows
-            the other shows nothing: that of the slices of a single volume does so, too.
+        between: Whether a place is an interval that holds a slice of each volume. The order along the normal then does
+            not separate volumes, because the slices of a single volume have the same order.
 
     Returns:
         The volumes, the first echo, the earliest time ... first; and what tells them apart, in words, where it is not a

@@ -172,39 +172,31 @@ def test_a_wrong_value_representation_of_little_endian_pixels_changes_nothing(tm
     assert np.array_equal(stored(path), values)
 
 
-@pytest.mark.parametrize("vr", ["OB", "OW"])
-@pytest.mark.parametrize("swapped", [False, True])
-def test_big_endian_pixels_are_right_or_refused(tmp_path, vr, swapped):
-    """OB has no byte order: some writers leave such pixels little-endian."""
-    values = smooth(3000)
-    path = written(tmp_path, values, ExplicitVRLittleEndian)
+def big_endian(folder, values, vr, order=">u2"):
+    """A big-endian file, whose pixels are in any order of bytes."""
+    path = written(folder, values, ExplicitVRLittleEndian)
     ds = pydicom.dcmread(path)
-    ds["PixelData"].VR = vr
+    ds.PixelData, ds["PixelData"].VR = values.astype(order).tobytes(), vr
     ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
     plain = pydicom.Dataset({element.tag: element for element in ds})  # pydicom converts no other
     plain.file_meta = ds.file_meta
     pydicom.dcmwrite(path, plain, enforce_file_format=True)
-    content = path.read_bytes()
-    assert content.endswith(values.astype("<u2").tobytes())  # pydicom writes what it is given
-    if not swapped:
-        path.write_bytes(content[: -2 * values.size] + values.astype(">u2").tobytes())
-        assert np.array_equal(stored(path), values)
-        return
+    assert path.read_bytes().endswith(values.astype(order).tobytes())  # pydicom writes what it is given
+    return path
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+def test_big_endian_pixels_are_right_or_refused(tmp_path, vr):
+    """OB has no byte order: some writers leave such pixels little-endian."""
+    values = smooth(3000)
+    assert np.array_equal(stored(big_endian(tmp_path / "right", values, vr)), values)
     with pytest.raises(InputError, match="the bytes of the pixels are in another order than the header says"):
-        open_scan(path)
+        open_scan(big_endian(tmp_path / "swapped", values, vr, "<u2"))
 
 
 def test_big_endian_pixels_with_empty_low_bytes_are_right(tmp_path):
     values = smooth(255) * 256
-    path = written(tmp_path, values, ExplicitVRLittleEndian)
-    ds = pydicom.dcmread(path)
-    ds["PixelData"].VR = "OW"
-    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
-    ds.PixelData = values.astype(">u2").tobytes()
-    plain = pydicom.Dataset({element.tag: element for element in ds})
-    plain.file_meta = ds.file_meta
-    pydicom.dcmwrite(path, plain, enforce_file_format=True)
-    assert np.array_equal(stored(path), values)
+    assert np.array_equal(stored(big_endian(tmp_path, values, "OW")), values)
 
 
 def test_a_mosaic_whose_image_type_was_removed_is_refused(tmp_path):
