@@ -159,13 +159,16 @@ def run_trainer(
         trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         raise KeyboardInterrupt from None
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        reason = str(error).partition(". ")[0].replace("DataLoader worker", "the process that augments slices")
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A process that ends while it hands over a batch shows as a broken connection only.
+        how = " was ended"
+        if isinstance(error, RuntimeError):
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            how = str(error).partition(". ")[0].removeprefix("DataLoader worker")
         raise InputError(
-            f"{reason}; repeat the command, with --resume if an epoch was finished, and with fewer --workers if memory "
-            "is short"
+            f"the process that augments slices{how}; repeat the command, with --resume if an epoch was finished, and "
+            "with fewer --workers if memory is short"
         ) from None
 
 

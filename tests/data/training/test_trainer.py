@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -75,7 +76,32 @@ def test_a_process_that_is_killed_ends_the_run_with_a_sentence(phantom_set, tmp_
         return trainer
 
     monkeypatch.setattr(run_module, "make_trainer", make)
-    sentence = r"the process that augments slices \(pid.*; repeat the command, with --resume if an epoch was finished.*"
+    sentence = r"the process that augments slices .*; repeat the command, with --resume if an epoch was finished.*"
     with pytest.raises(InputError) as failure:
         train(segmenter_config(phantom_set, workers=1, batch_size=2, epochs=20), tmp_path)
     assert re.fullmatch(sentence, str(failure.value))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal. "), r".*\(pid 7\) is killed by signal.*"),
+        (ConnectionResetError(104, "Connection reset by peer"), "the process that augments slices was ended; repeat.*"),
+        (EOFError(), "the process that augments slices was ended; repeat.*"),
+    ],
+)
+def test_however_the_end_of_a_process_shows_it_is_one_sentence(error, sentence):
+    with pytest.raises(InputError, match=sentence):
+        run_trainer(SimpleNamespace(fit=_raise(error)), None, None, None, None)
+
+
+def test_other_errors_of_training_are_not_hidden():
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run_trainer(SimpleNamespace(fit=_raise(RuntimeError("size mismatch"))), None, None, None, None)
+
+
+def _raise(error):
+    def fit(*args, **rest):
+        raise error
+
+    return fit
