@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,8 @@ class Store:
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None)) as db:
+                # A damaged text must not raise in the middle of a query, which would keep the file locked.
+                db.text_factory = partial(str, encoding="utf-8", errors="replace")
                 db.execute("PRAGMA synchronous = FULL")  # a decision survives a power cut, too
                 version = int(db.execute("PRAGMA user_version").fetchone()[0])
                 if version > _VERSION:

@@ -233,6 +233,18 @@ def test_a_damaged_stroke_is_named(store, value):
     assert store.decisions() == []
 
 
+def test_a_damaged_text_does_not_keep_the_file_locked(store):
+    """sqlite3 leaves a query open whose text it cannot decode, and the lock with it, while anybody holds the error."""
+    store.add_stroke("a", "Ann", "brush", {0: (EMPTY, _slice((1, 1)))})
+    with closing(sqlite3.connect(store.path)) as db:
+        db.execute("DROP TRIGGER strokes_update")
+        db.execute("UPDATE strokes SET kind = CAST(x'ff' AS TEXT)")
+        db.commit()
+    ((stroke,), _) = store.strokes("a", "Ann")
+    assert stroke.kind == "\ufffd"
+    assert store.decide("b", "Ann", "accept") == 1
+
+
 @pytest.mark.parametrize("value", ["text", b"text", "nan"])
 def test_a_damaged_claim_has_lapsed(store, value):
     store.claim("a", "Ann", "w1")
