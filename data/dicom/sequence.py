@@ -136,9 +136,9 @@ def _is_mosaic(header: Dataset) -> bool:
         image_type = header.get_item("ImageType")  # as bytes: to convert it in all files of a study takes time
         if (0x0019, 0x100A) in header and "SIEMENS" in str(header[0x0019, 0x0010].value):  # NumberOfImagesInMosaic
             return True
+        return image_type is not None and "MOSAIC" in str(image_type.value).upper()
     except Exception:  # a damaged file
         return False
-    return image_type is not None and "MOSAIC" in str(image_type.value).upper()
 
 
 def unfitness_of(header: Dataset) -> str | None:

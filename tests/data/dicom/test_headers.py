@@ -53,6 +53,7 @@ def test_a_sequence_in_the_place_of_a_text_is_no_text():
     assert headers.text(ds, "ImageType") == headers.text(ds, "SeriesDescription") == ""
     assert headers.numbers(ds, "ImageType") is None
     assert sequence.is_original(ds) and sequence.weighting_of(ds) is None
+    assert sequence.refusal_of(ds) is None
 
 
 @pytest.mark.parametrize("vr", ["US", "LO", "FD", "OB"])
