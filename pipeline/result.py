@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.gate import REFUSED, as_printed
 from tumorlens.pipeline.measurements.lesions import Lesion, number_lesions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SCHEMA_VERSION = 2
 
@@ -22,7 +28,7 @@ MALIGNANCY_NOTE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Label, probabilities, mask and measurements of one scan.
 
@@ -103,6 +109,50 @@ class Result:
     def positive(self) -> bool:
         """Whether the label is a tumor."""
         return not self.refused and self.label != CLASSES[NO_TUMOR]
+
+    def overlay(self) -> Image:
+        """The shown slice with mask, label and confidence, an RGB picture of PIL. A notebook shows it by itself."""
+        from PIL import Image
+
+        from tumorlens.pipeline.outputs.overlay import draw_overlay
+
+        return Image.fromarray(draw_overlay(self))
+
+    def save(self, folder: str | Path, name: str | None = None) -> list[Path]:
+        """Write the files of `tumorlens run` for this scan: ``result.json``, overlay, masks, DICOM objects.
+
+        Files of an earlier result in the folder are replaced.
+
+        Args:
+            folder: Made if it is missing.
+            name: The scan's name in ``result.json``; by default that of its file, or else of the folder.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: The folder cannot be written to, or holds files with these names that tumorlens did not write.
+        """
+        from tumorlens.pipeline.outputs.write import write_result
+
+        place = Path(folder)
+        name = name or (place.resolve().name if self.scan.path is None else self.scan.path.name)
+        try:
+            written = write_result(self, place, name)
+        except OSError as error:
+            raise InputError(f"{place}: cannot be written ({error.strerror or error})") from None
+        return [place / file for file in (*written["files"], "result.json")]
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, for notebooks."""
+        picture = BytesIO()
+        self.overlay().save(picture, "png", compress_level=1)
+        return picture.getvalue()
+
+    def __repr__(self) -> str:
+        confidence = "" if self.confidence is None else f" {self.confidence:.2f}"
+        lesions = f", {len(self.lesions)} lesions" if self.lesions else ""
+        return f"<Result: {self.label}{confidence}{lesions}{', to review' if self.review else ''}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything except the arrays, as plain values for JSON."""

@@ -52,6 +52,7 @@ FLOORS = [
     ["classification", "segmentation"],
     ["pipeline.versions", "pipeline.options", "pipeline.measurements"],
     ["pipeline.case"],
+    ["pipeline.read_ahead"],
     ["pipeline.volumes"],
     ["pipeline.gate"],
     ["pipeline.engines"],
@@ -65,6 +66,8 @@ FLOORS = [
     ["pipeline.web"],
     ["pipeline.cli"],
 ]
+# Methods for users of Python may call up, inside the function: a result writes its files.
+CALLS_UP = {"pipeline.result": {"pipeline.outputs.overlay", "pipeline.outputs.write"}}
 ROOMS = ("data", "classification", "segmentation", "pipeline")
 # Where a package may be imported when a module is loaded. Elsewhere it waits inside the function that needs it, so that
 # `--help` and a run with OpenVINO do not pay for it.
@@ -130,7 +133,7 @@ def _ours(name: str) -> set[str]:
     return imported - {name}
 
 
-IMPORTS = {name: _ours(name) for name in MODULES}
+IMPORTS = {name: _ours(name) - CALLS_UP.get(name, set()) for name in MODULES}
 
 
 def _floor(module: str) -> int:

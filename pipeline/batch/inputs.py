@@ -280,7 +280,7 @@ def _run_once(candidate: Candidate, same: str | None) -> Candidate:
 
 
 def _hash_of(job: Job) -> str:
-    from tumorlens.pipeline.batch.read_ahead import hash_of  # not needed for --list
+    from tumorlens.pipeline.batch.read_jobs import hash_of  # not needed for --list
 
     return hash_of(job)
 

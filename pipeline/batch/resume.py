@@ -13,7 +13,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 from tumorlens.pipeline.batch.job import Job, folder_of, place_of
 from tumorlens.pipeline.batch.names import name_jobs
-from tumorlens.pipeline.batch.read_ahead import hash_of
+from tumorlens.pipeline.batch.read_jobs import hash_of
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, TABLE
 from tumorlens.pipeline.outputs.table import csv_row, read_table
@@ -48,7 +48,7 @@ class Origin:
         name: The scan's name in ``results.csv``.
         place_sha256: From `pipeline.batch.job.place_of`, or None if the result does not say.
         series_uid: The Series Instance UID of a DICOM series, else empty.
-        source_sha256: From `pipeline.batch.read_ahead.hash_of`, or None if the result does not say.
+        source_sha256: From `pipeline.batch.read_jobs.hash_of`, or None if the result does not say.
     """
 
     name: str

@@ -17,7 +17,7 @@ from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import claim, remove_stale_parts
 from tumorlens.data.locks import sole_writer
 from tumorlens.pipeline.batch.job import Job, folder_of, place_of, split_extension
-from tumorlens.pipeline.batch.read_ahead import ReadJob, read_ahead
+from tumorlens.pipeline.batch.read_jobs import ReadJob, read_jobs
 from tumorlens.pipeline.batch.reports import renew_report, report_batch, with_report
 from tumorlens.pipeline.batch.resume import (
     DAMAGE,
@@ -147,7 +147,7 @@ def _run_jobs(pipeline: Pipeline, jobs: list[Job], table: _Table, resume: bool, 
     waiting: deque[_Waiting] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # while the networks see the next scans
         try:
-            for group in read_ahead(jobs, pipeline.classifier.input_size, options, settings, readers, find_earlier):
+            for group in read_jobs(jobs, pipeline.classifier.input_size, options, settings, readers, find_earlier):
                 table.report.kept += sum(reading.earlier is not None for reading in group)
                 for reading, decision in zip(group, _decide(pipeline, group, options), strict=True):
                     written = writer.submit(conclude_and_write, reading, decision)

@@ -12,7 +12,7 @@ from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.batch.job import Job, place_of
 from tumorlens.pipeline.batch.memory import remembered_inputs
-from tumorlens.pipeline.batch.read_ahead import hash_of
+from tumorlens.pipeline.batch.read_jobs import hash_of
 from tumorlens.pipeline.batch.stored import StoredResult
 from tumorlens.pipeline.case import open_source
 from tumorlens.pipeline.options import RunOptions

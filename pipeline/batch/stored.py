@@ -129,6 +129,7 @@ def _is_whole(content: dict[str, Any]) -> bool:
     """Whether a ``result.json`` has everything that others read of it, of the right kind."""
     lists = all(isinstance(content[name], list) for name in ("review", "lesions", "slices", "files", "prediction_set"))
     dicts = all(isinstance(content[name], dict) for name in ("scan", "models", "versions"))
+    dicts = dicts and isinstance(content.get("made_of"), dict | None)
     numbers = all(
         isinstance(content[name], int | float | None) for name in ("confidence", "tumor_volume_mm3", "shown_slice")
     )

@@ -289,7 +289,7 @@ class _WatchedNetwork:
 
 
 def _run(pipeline: Pipeline, job: QueuedJob) -> None:
-    from tumorlens.pipeline.batch.read_ahead import open_job
+    from tumorlens.pipeline.batch.read_jobs import open_job
     from tumorlens.pipeline.batch.resume import settings_of
 
     settings = settings_of(pipeline, job.options)

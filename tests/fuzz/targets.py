@@ -202,7 +202,7 @@ def results_folder() -> Path:
 def _complete(folder: Path) -> None:
     """Say in the results what they depend on, as a run does."""
     from tumorlens.pipeline.batch.job import place_of
-    from tumorlens.pipeline.batch.read_ahead import hash_of
+    from tumorlens.pipeline.batch.read_jobs import hash_of
 
     for job in _jobs(folder / "scans"):
         file = folder / "out" / job.folder / "result.json"

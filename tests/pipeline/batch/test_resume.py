@@ -394,8 +394,8 @@ def test_overwrite_clears_halves_of_results_too(tumorlens, study, tmp_path):
 def test_a_run_that_is_killed_leaves_no_rows_without_results(tumorlens, study, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert tumorlens("run", study / "b", "-o", out).exit_code == 0
-    table_exists, real = [], run.read_ahead
-    monkeypatch.setattr(run, "read_ahead", lambda *a: table_exists.append((out / "results.csv").exists()) or real(*a))
+    table_exists, real = [], run.read_jobs
+    monkeypatch.setattr(run, "read_jobs", lambda *a: table_exists.append((out / "results.csv").exists()) or real(*a))
     assert tumorlens("run", study / "a", "-o", out, "--overwrite").exit_code == 0
     assert table_exists == [False]
 

@@ -14,10 +14,10 @@ from tests.scans.pictures import save, table
 from tumorlens.data.errors import InputError
 from tumorlens.data.locks import sole_writer
 from tumorlens.data.phantom import phantom_slice
-from tumorlens.pipeline.batch import read_ahead
+from tumorlens.pipeline import read_ahead
 from tumorlens.pipeline.batch import run as module
 from tumorlens.pipeline.batch.job import Job
-from tumorlens.pipeline.batch.read_ahead import open_job
+from tumorlens.pipeline.batch.read_jobs import open_job
 from tumorlens.pipeline.batch.run import run_batch
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs.table import read_table
@@ -241,6 +241,6 @@ def test_a_row_is_there_before_the_next_scan_is_decided(pipeline, tmp_path, monk
         return decide(self, cases, *rest)
 
     monkeypatch.setattr(Pipeline, "decide", slow)
-    monkeypatch.setattr("tumorlens.pipeline.batch.read_ahead.AT_ONCE", 1)
+    monkeypatch.setattr("tumorlens.pipeline.read_ahead.AT_ONCE", 1)
     report = run_batch(pipeline, [Job(path, path.name) for path in pictures], tmp_path / "out")
     assert (len(report.rows), report.failed) == (3, 0)

@@ -116,7 +116,7 @@ def test_a_fault_of_ours_is_one_sentence_and_logged_without_contents(
     queues, pipeline, sick, tmp_path, caplog, monkeypatch
 ):
     queue = queues(lambda: pipeline)
-    monkeypatch.setattr("tumorlens.pipeline.batch.read_ahead.open_scan", _fail_with_a_name)
+    monkeypatch.setattr("tumorlens.pipeline.batch.read_jobs.open_scan", _fail_with_a_name)
     (job,) = queue.submit([sick], tmp_path)
     assert job.ended.wait(60)
     assert (job.state, job.error) == (FAILED, "sick.png: internal error, please report it (KeyError)")

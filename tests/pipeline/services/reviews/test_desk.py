@@ -280,6 +280,7 @@ def test_a_scan_without_tumor_has_no_mask(desk):
         lambda content: content.update(lesions=None),
         lambda content: content["lesions"][0].update(number="<img src=x onerror=alert(1)>"),
         lambda content: content.update(scan=[]),
+        lambda content: content.update(made_of=3),
     ],
 )
 def test_a_damaged_result_is_one_failed_line(out, break_it):

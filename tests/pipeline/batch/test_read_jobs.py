@@ -8,15 +8,16 @@ import pytest
 
 from tests.pipeline.batch.conftest import NAMES
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.batch import read_ahead
+from tumorlens.pipeline import read_ahead
+from tumorlens.pipeline.batch import read_jobs
 from tumorlens.pipeline.batch.job import Job
-from tumorlens.pipeline.batch.read_ahead import open_job
+from tumorlens.pipeline.batch.read_jobs import open_job
 from tumorlens.pipeline.options import RunOptions
 
 
 def test_pictures_that_are_ready_share_a_batch(jobs):
     """The first is waited for; those that were read in the meantime come with it."""
-    groups = read_ahead.read_ahead(jobs, 192, RunOptions(), {})
+    groups = read_jobs.read_jobs(jobs, 192, RunOptions(), {})
     first = next(groups)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not _all_are_read(groups):
@@ -33,7 +34,7 @@ def _all_are_read(groups):
 
 def test_a_batch_holds_no_more_slices_than_it_may(jobs, monkeypatch):
     monkeypatch.setattr(read_ahead, "AT_ONCE", 2)
-    for group in read_ahead.read_ahead(jobs, 192, RunOptions(), {}):
+    for group in read_jobs.read_jobs(jobs, 192, RunOptions(), {}):
         time.sleep(0.05)
         slices = [reading.n_slices for reading in group if reading.error is None]
         assert sum(slices) <= 2 or len(slices) == 1  # a volume comes alone, whatever its size
@@ -42,9 +43,9 @@ def test_a_batch_holds_no_more_slices_than_it_may(jobs, monkeypatch):
 def test_reading_ahead_stops_where_memory_would_grow(jobs, monkeypatch):
     monkeypatch.setattr(read_ahead, "_BYTES_AHEAD", 1)
     names = []
-    real = read_ahead.open_job
-    monkeypatch.setattr(read_ahead, "open_job", lambda job, *rest: names.append(job.name) or real(job, *rest))
-    groups = read_ahead.read_ahead(jobs, 192, RunOptions(), {})
+    real = read_jobs.open_job
+    monkeypatch.setattr(read_jobs, "open_job", lambda job, *rest: names.append(job.name) or real(job, *rest))
+    groups = read_jobs.read_jobs(jobs, 192, RunOptions(), {})
     n_first = len(next(groups))
     time.sleep(0.5)
     assert len(names) <= n_first + 3  # one more than two a reader, whatever there would be time for
