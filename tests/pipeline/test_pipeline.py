@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from io import BytesIO
 
 import nibabel as nib
 import numpy as np
@@ -359,3 +361,50 @@ def test_the_label_is_in_its_prediction_set_at_any_threshold():
         result = replace(pipeline, threshold=threshold).run(image)
         assert result.label in result.prediction_set
         assert "meningioma" in result.prediction_set
+
+
+# ---- for users of Python ----
+
+
+def test_many_scans_give_the_results_of_each_alone(pipeline, tmp_path):
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    pictures = [phantom_slice(seed, "glioma", size=96 + 16 * seed).image for seed in range(4)]
+    sources = [*pictures[:2], tmp_path / "damaged.png", Scan.from_array(VOLUME.image, VOLUME.affine), *pictures[2:]]
+    lost = []
+    results = list(pipeline.run_many(iter(sources), failed=lambda source, error: lost.append((source, str(error)))))
+    ((path, reason),) = lost
+    assert path == sources[2] and "damaged.png" in reason
+    for source, result in zip([*sources[:2], *sources[3:]], results, strict=True):
+        alone = pipeline.run(source)
+        assert (result.label, result.probabilities) == (alone.label, alone.probabilities)
+        np.testing.assert_array_equal(result.mask, alone.mask)
+
+
+def test_a_scan_that_cannot_be_used_ends_the_iteration_after_the_results_before(pipeline, tmp_path):
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    results = pipeline.run_many([phantom_slice(1, "glioma").image, tmp_path / "damaged.png"])
+    assert next(results).label != "refused"
+    with pytest.raises(InputError, match=r"damaged\.png"):
+        next(results)
+
+
+def test_a_result_saves_and_shows_itself(pipeline, tmp_path):
+    result = pipeline.run(Scan.from_array(VOLUME.image, VOLUME.affine))
+    files = result.save(tmp_path / "new" / "case 1")
+    assert {file.name for file in files} >= {"result.json", "overlay.png", "mask.nii.gz"}
+    assert all(file.is_file() for file in files)
+    assert json.loads((tmp_path / "new" / "case 1" / "result.json").read_text())["scan"]["name"] == "case 1"
+    with Image.open(tmp_path / "new" / "case 1" / "overlay.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(result.overlay()))
+    with Image.open(BytesIO(result._repr_png_())) as picture:
+        assert picture.size == result.overlay().size
+    assert repr(result).startswith(f"<Result: {result.label} {result.confidence:.2f}, {len(result.lesions)} lesion")
+
+
+def test_a_result_is_not_saved_over_files_of_yours(pipeline, tmp_path):
+    (tmp_path / "mask.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"mask\.png"):
+        pipeline.run(phantom_slice(1, "glioma").image).save(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="not a folder"):
+        pipeline.run(phantom_slice(1, "glioma").image).save(tmp_path / "file")
