@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tumorlens.classification.architectures import Architecture, find_architecture
 from tumorlens.classification.config import ClassifierConfig
-from tumorlens.classification.model import build_classifier
+from tumorlens.classification.model import build_classifier, last_layers
 from tumorlens.data.augmentation.transplant import expected_counts
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR, UNTYPED
@@ -30,28 +30,15 @@ def check_input_size(model: nn.Module, architecture: Architecture, size: int) ->
 def freeze_backbone(model: nn.Module) -> None:
     """Freeze everything but the head, as in transfer learning.
 
-    The head is timm's ``classifier`` of the network, or its last linear layer.
-
     Raises:
         InputError: The network has no such layer.
     """
-    head = [parameter for layer in _head(model) for parameter in layer.parameters()]
+    head = [parameter for layer in last_layers(model) for parameter in layer.parameters()]
     if not head:
         raise InputError("this architecture does not end in a linear layer, so its backbone cannot be frozen")
     model.requires_grad_(False)
     for parameter in head:
         parameter.requires_grad_(True)
-
-
-def _head(model: nn.Module) -> list[nn.Module]:
-    """All layers that turn features into logits. A distilled network has two."""
-    classifier: Any = getattr(model, "get_classifier", None)
-    if classifier is not None:
-        head = classifier()
-        layers = head if isinstance(head, (tuple, list)) else [head]
-        return [layer for layer in layers if isinstance(layer, nn.Module)]
-    linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1:]
 
 
 class LabelLoss(nn.Module):

@@ -110,7 +110,7 @@ def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:
         if config.init == "imagenet" and architecture.pretrained is not None:
             run.check_sources()
         report = initialize(model, architecture, config.init)
-        run.say(f"initial weights: {report}")
+        run.say_start(report)
         check_start(report, config)
     if config.frozen:
         freeze_backbone(model)

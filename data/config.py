@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from tumorlens.data.errors import InputError
 
@@ -115,10 +116,13 @@ class DataConfig:
 class TrainingConfig(DataConfig):
     """Settings that both stages share.
 
-    `weight_decay` is AdamW's; `warmup` is the share of the run until the learning rate peaks. Both have no option.
+    `warmup` is the share of the run until the learning rate peaks.
     """
 
-    init: str = setting("imagenet", "First weights: imagenet (downloaded), none, or a weight file.")
+    stage: ClassVar[str]
+    shipped: ClassVar[Path]  # the stage's shipped weights
+
+    init: str = setting("imagenet", "First weights: imagenet (downloaded), shipped, none, or a weight file.")
     epochs: int = setting(8, "Upper limit of epochs, and length of the learning-rate schedule.", least=1)
     batch_size: int = setting(32, "Slices a step.", least=1)
     rate: tuple[float, ...] = setting(
@@ -158,6 +162,13 @@ class TrainingConfig(DataConfig):
         "Train on all patients; calibrate on this run of the same recipe (--split holdout) or cross-validation.",
         metavar="FOLDER",
     )
+
+    @property
+    def init_file(self) -> Path | None:
+        """The file of the initial weights; None where they are downloaded or random."""
+        if self.init in ("imagenet", "none"):
+            return None
+        return self.shipped if self.init == "shipped" else Path(self.init)
 
     @property
     def rates(self) -> tuple[float, ...]:

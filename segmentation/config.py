@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from tumorlens.data.config import TrainingConfig, setting
 from tumorlens.data.errors import InputError
@@ -10,6 +12,7 @@ from tumorlens.data.labels import OUTLINES, outline_of
 
 DEFAULT = "unet"
 ENCODER = "resnet50"
+SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
 BY_SEQUENCE = "sequence"  # of a data set whose outlines follow `data.labels.outline_of`
 
 # Half of SMP's default width: on the coarse levels a third of the operations, with no loss that training showed.
@@ -27,8 +30,19 @@ class SegmenterConfig(TrainingConfig):
     of the network's output.
     """
 
+    stage: ClassVar[str] = "segmentation"
+    shipped: ClassVar[Path] = SHIPPED
+
     init: str = setting(
-        "imagenet", "Encoder's first weights: imagenet (downloaded), none, or a weight file (a trained classifier)."
+        "imagenet",
+        "First weights: imagenet (of the encoder, downloaded), shipped (tumorlens's own segmenter), none, or a weight "
+        "file (a trained segmenter, or a classifier for the encoder).",
+    )
+    size: int = setting(
+        224,
+        "Side of the network's input in pixels.",
+        least=32,
+        shown="that of --init where it is a whole network, else 224",
     )
     batch_size: int = setting(16, "Slices a step.", least=1)
     transplant: float = setting(

@@ -58,7 +58,7 @@ def train_segmenter(
     epoch = run.load_best_epoch(module)
     if config.start_share:
         start = new_segmenter(config)
-        initialize_segmenter(start, config.encoder, config.init)
+        initialize_segmenter(start, config.encoder, config.init, config.outlines)
         mix_in_start(module.model, start, config.start_share)
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
@@ -97,7 +97,7 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
     if run.checkpoint is None:
         if config.init == "imagenet":
             run.check_sources()
-        run.say(f"initial weights: {initialize_segmenter(model, config.encoder, config.init)}")
+        run.say_start(initialize_segmenter(model, config.encoder, config.init, config.outlines))
         check_start(model, config)
     if config.freeze_stem:
         freeze_stem(getattr(model, "encoder", model))
@@ -109,7 +109,7 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
 def check_start(model: nn.Module, config: SegmenterConfig) -> None:
     """Raise an `InputError` if ``--start-share`` would mix random weights in."""
     if config.start_share:
-        given = {} if config.init in ("imagenet", "none") else read_state(Path(config.init))
+        given = read_state(config.init_file) if config.init_file else {}
         needed = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
         lacking = sorted({name.split(".")[0] for name in needed if name not in given})
         if lacking:

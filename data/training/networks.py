@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,22 @@ def mix_in_start(model: nn.Module, start: nn.Module, share: float) -> None:
         for name, tensor in model.state_dict().items()
     }
     model.load_state_dict(mixed)
+
+
+def rows_by_name(tensor: torch.Tensor, fresh: torch.Tensor, had: Sequence[str], wanted: Sequence[str]) -> torch.Tensor:
+    """A tensor of a last layer for other outputs: the rows of the names that it had, fresh rows for the others.
+
+    Args:
+        tensor: ``(len(had), ...)`` of trained weights.
+        fresh: ``(len(wanted), ...)`` of the new network.
+        had: Names of the trained outputs.
+        wanted: Names of the new network's outputs.
+    """
+    rows = fresh.clone()
+    for row, name in enumerate(wanted):
+        if name in had:
+            rows[row] = tensor[had.index(name)]
+    return rows
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 
 from tumorlens.data.cards.card import WEIGHT_FILES
+from tumorlens.data.cards.lineage import size_of_start
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.datasets.load import find_source
@@ -75,6 +76,12 @@ class Run:
         """
         for source in self.config.data:
             find_source(source)
+
+    def say_start(self, report: object) -> None:
+        """Report the initial weights, and for a whole network the size of the input that comes with it."""
+        size = size_of_start(self.config)
+        own = "as they learned" if size == self.config.size else f"they learned with {size}"
+        self.say(f"initial weights: {report}" + (f"; input of {self.config.size} pixels, {own}" if size else ""))
 
     def load_data(
         self, keep: Callable[[Sample], bool], evidence: Evidence | None, prepared: Progress | None

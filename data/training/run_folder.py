@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from tumorlens.data.cards.lineage import START_HASH, known_start, patients_of_run
+from tumorlens.data.config import TrainingConfig
 from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.devices import pick_device
 from tumorlens.data.errors import InputError
@@ -73,7 +74,7 @@ def write_metrics_table(out: Path) -> list[dict[str, str]]:
     return table
 
 
-def check_run(out: Path, config: Any, resume: bool) -> Path | None:
+def check_run(out: Path, config: TrainingConfig, resume: bool) -> Path | None:
     """Check the run's folder without changing it; returns the checkpoint to resume from, None for a new run.
 
     Raises:
@@ -119,7 +120,7 @@ def changed_setting(recorded: dict[str, Any], settings: dict[str, Any], free: Co
     return ""
 
 
-def write_config(out: Path, config: Any) -> None:
+def write_config(out: Path, config: TrainingConfig) -> None:
     """Write a run's ``config.yaml``. If the file of the initial weights is missing, its earlier record stays."""
     settings = with_start(config)
     if START_HASH not in settings and settings.get("init") not in ("imagenet", "none") and (out / CONFIG).is_file():
@@ -152,8 +153,10 @@ def with_start(config: Any) -> dict[str, Any]:
     A path alone does not tell whether the file still holds the same weights.
     """
     plain = plain_config(config)
-    start = Path(str(plain.get("init", "")))
-    return plain | ({START_HASH: sha256_of(start), **known_start(plain)} if start.is_file() else {})
+    start = config.init_file if isinstance(config, TrainingConfig) else Path(str(plain.get("init", "")))
+    if start is None or not start.is_file():
+        return plain
+    return plain | {START_HASH: sha256_of(start), **known_start(plain | {"init": str(start)})}
 
 
 def _plain(value: Any) -> Any:

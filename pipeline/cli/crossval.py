@@ -15,7 +15,7 @@ from tumorlens.pipeline.cli.screen import Progress, say_unless, typed_command, w
 from tumorlens.pipeline.cli.train import config_of
 from tumorlens.segmentation.config import DEFAULT, ENCODER, SegmenterConfig
 
-_STARTS = "imagenet (downloaded), none, or a weight file; {fold} stands for the fold's number."
+_STARTS = "imagenet (downloaded), shipped, none, or a weight file; {fold} stands for the fold's number."
 _SET_HERE = ("fold", "split", "out_of_fold")
 _AGAIN = "A call that was stopped goes on when you repeat it."
 
@@ -109,7 +109,7 @@ def _start(own: _SegmenterOptions, classifier: Any, out: Path) -> str:
 
     if classifier.arch == own.encoder and own.segmenter_arch != "plain-unet":
         return str(fold_folder(out, "pipeline", "classification", "{fold}") / WEIGHT_FILES["classification"])
-    return classifier.init if classifier.init in ("imagenet", "none") else "imagenet"
+    return classifier.init if classifier.init in ("imagenet", "shipped", "none") else "imagenet"
 
 
 classification = command(

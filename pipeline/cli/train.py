@@ -63,10 +63,17 @@ def config_of(stage: str, values: Values) -> ClassifierConfig | SegmenterConfig:
         raise InputError(f"--small-size {config.small_size} is larger than --size {config.size}; give a smaller one")
     if config.freeze_stem and config.init == "none":
         raise InputError("--freeze-stem keeps the first weights of the stem; give it some with --init FILE")
-    if isinstance(config, ClassifierConfig):
-        from tumorlens.classification.architectures import find_architecture
+    if "size" not in values:
+        from tumorlens.data.cards.lineage import size_of_start
 
-        return config if "size" in values else replace(config, size=find_architecture(config.arch).input_size)
+        size = size_of_start(config)
+        if size is None and isinstance(config, ClassifierConfig):
+            from tumorlens.classification.architectures import find_architecture
+
+            size = find_architecture(config.arch).input_size
+        config = replace(config, size=size or config.size)
+    if isinstance(config, ClassifierConfig):
+        return config
     if config.size % 32:
         raise InputError(f"--size {config.size} is not divisible by 32, as the networks need it")
     return config

@@ -212,9 +212,9 @@ def _check_initial_weights(runs: list[FoldRun]) -> None:
     """
     written = {run.folder / WEIGHT_FILES[run.stage] for run in runs}
     for run in runs:
-        init = run.config.init
-        if init not in ("imagenet", "none") and Path(init) not in written and not Path(init).is_file():
-            raise InputError(f"{init}: no such weight file, from which fold {run.config.fold} is to start")
+        start = run.config.init_file
+        if start is not None and start not in written and not start.is_file():
+            raise InputError(f"{start}: no such weight file, from which fold {run.config.fold} is to start")
 
 
 def _measurement(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:
