@@ -9,6 +9,8 @@ from typing import ClassVar
 from tumorlens.data.config import TrainingConfig, setting
 
 DEFAULT = "resnet50"
+LOSSES = ("cross-entropy", "focal")
+FIGURES = ("macro_f1", "accuracy", "balanced_accuracy", "loss")
 SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
 
 
@@ -35,6 +37,12 @@ class ClassifierConfig(TrainingConfig):
         least=32,
         shown="that of --init where it is a whole network, else the architecture's own",
     )
+    loss: str = setting(  # type: ignore[misc]
+        "cross-entropy",
+        "cross-entropy, or focal, which teaches most from the slices that are still wrong.",
+        choices=LOSSES,
+    )
+    best_by: str = setting("macro_f1", "Validation figure that chooses the epoch.", choices=FIGURES)  # type: ignore[misc]
     label_smoothing: float = setting(
         0.05, "Share of a slice's label that is spread over all classes.", least=0, most=0.5
     )

@@ -121,7 +121,8 @@ def initialize_segmenter(
         state, card = read_state(path), card_of(path)
         source = "the shipped segmenter" if init == "shipped" else source
     whole = inner is None or any(name.startswith("encoder.") for name in state)
-    part, kind = (model, "segmenter") if whole else (inner, "encoder")
+    part: Any = model if whole else inner
+    kind = "segmenter" if whole else "encoder"
     own = part.state_dict()
     had = list(card.get("outlines") or ())
     for name, tensor in state.items():

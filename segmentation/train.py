@@ -12,7 +12,7 @@ from tumorlens.data.cards.weights import read_state
 from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.module import input_sizes
-from tumorlens.data.training.networks import freeze_stem, mix_in_start
+from tumorlens.data.training.networks import freeze, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.run import Progress, Run, Say
@@ -54,7 +54,7 @@ def train_segmenter(
     check_masks(config, parts)
 
     module = build_module(config, parts, model)
-    run.train(module, parts, "val_dice", negative_share=config.negative_share)
+    run.train(module, parts, negative_share=config.negative_share)
     epoch = run.load_best_epoch(module)
     if config.start_share:
         start = new_segmenter(config)
@@ -99,8 +99,7 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
             run.check_sources()
         run.say_start(initialize_segmenter(model, config.encoder, config.init, config.outlines))
         check_start(model, config)
-    if config.freeze_stem:
-        freeze_stem(getattr(model, "encoder", model))
+    freeze(model, config.frozen_until)
     if config.label_weight > 0:
         label_head(model)  # raises where the network has no encoder
     return model

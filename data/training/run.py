@@ -13,12 +13,13 @@ import torch
 from tumorlens.data.cards.card import WEIGHT_FILES
 from tumorlens.data.cards.lineage import size_of_start
 from tumorlens.data.cards.weights import save_weights
-from tumorlens.data.config import TrainingConfig
+from tumorlens.data.config import TrainingConfig, check_choices
 from tumorlens.data.datasets.load import find_source
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.devices import pick_device, wants_bf16
 from tumorlens.data.training.curves import plot_learning_curves
 from tumorlens.data.training.loaders import epoch_slices, loaders
+from tumorlens.data.training.logs import check_logger, close_loggers, stopped_early
 from tumorlens.data.training.module import StageModule, check_steps, chooses_epoch
 from tumorlens.data.training.out_of_fold import Evidence
 from tumorlens.data.training.partition import Partition, load_partition
@@ -37,7 +38,7 @@ class Run:
         config: All settings.
         out: The run's folder.
         checkpoint: Where a resumed run continues; None for a new one.
-        progress: Show Lightning's progress bar.
+        progress: Show Lightning's progress bar, or without a terminal a line an epoch.
         say: Gets one line of text at each step.
     """
 
@@ -52,8 +53,10 @@ class Run:
         """Check the folder and the device, and set the seed.
 
         Raises:
-            InputError: See `data.training.run_folder.check_run`.
+            InputError: See `data.training.run_folder.check_run`, or a setting is not one of its choices.
         """
+        check_choices(config)
+        check_logger(config)
         checkpoint = check_run(out, config, resume)
         L.seed_everything(config.seed, verbose=False)
         return cls(config, out, checkpoint, progress, say)
@@ -102,15 +105,12 @@ class Run:
             evidence.check_coverage([sample.patient for sample in parts.train.samples])
         return parts
 
-    def train(
-        self, module: StageModule, parts: Partition, monitor: str, blank: float = 0.0, negative_share: float = 0.0
-    ) -> None:
+    def train(self, module: StageModule, parts: Partition, blank: float = 0.0, negative_share: float = 0.0) -> None:
         """Run the training loop; writes ``checkpoints/last.ckpt``, and ``best.ckpt`` where validation chooses.
 
         Args:
             module: Learns in place.
             parts: The run's slices.
-            monitor: The validation figure that chooses the epoch.
             blank: Share of the training slices with blanked heads.
             negative_share: See `data.training.loaders.slice_weights`.
 
@@ -121,8 +121,12 @@ class Run:
         write_config(self.out, self.config)
         training, validation = loaders(self.config, parts, blank, negative_share)
         chooses = chooses_epoch(self.config, parts)
-        trainer = make_trainer(self.out, self.config, monitor if chooses else None, self.progress)
+        monitor = f"val_{self.config.best_by}" if chooses else None
+        trainer = make_trainer(self.out, self.config, monitor, self.progress, self.say)
         run_trainer(trainer, module, training, validation if chooses else None, self.checkpoint)
+        if reason := stopped_early(trainer, self.config):
+            self.say(reason)
+        close_loggers(trainer)
 
     def load_best_epoch(self, module: StageModule) -> int:
         """Load the chosen epoch, or the last one, into the module; returns its number."""

@@ -179,7 +179,17 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
             ["--arch", "cnn", "--small-share", "0.5", "--small-size", "96"],
             "cnn does not take inputs of 96 pixels",
         ),
-        ("classification", ["--arch", "mlp", "--freeze-stem", "--init", "imagenet"], "--freeze-stem is for ResNets"),
+        (
+            "classification",
+            ["--arch", "mlp", "--freeze-stem", "--init", "imagenet"],
+            "layer 'layer1' cannot be frozen: this network has layers.1, layers.4, and layers.7 has to learn",
+        ),
+        ("classification", ["--logger", "wandb"], "--logger wandb needs the package wandb, which is not installed"),
+        (
+            "classification",
+            ["--best-by", "auc"],
+            "'auc' is not one of 'macro_f1', 'accuracy', 'balanced_accuracy', 'loss'",
+        ),
         ("classification", ["--out-of-fold", "/nowhere/cv"], "/nowhere/cv: neither folds of a cross-validation"),
         (
             "classification",
@@ -189,7 +199,7 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
         (
             "classification",
             ["--freeze-stem"],
-            "--freeze-stem keeps the first weights of the stem; give it some with --init FILE",
+            "--freeze-stem keeps the first weights of these layers; give it some with --init FILE",
         ),
         (
             "classification",
