@@ -103,9 +103,9 @@ def optimizer_and_schedule(
         rates = [rate for rate, _ in groups]
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warmup)
     else:
-        fall, rise = _FALLS[config.scheduler], warmup * steps
+        fall, rise = _FALLS["cosine" if lengthened else config.scheduler], warmup * steps
         if lengthened:
-            fall, rise, steps = _FALLS["cosine"], 0, steps * (config.epochs - lengthened) // config.epochs
+            rise, steps = 0, steps * (config.epochs - lengthened) // config.epochs
 
         def share(step: int) -> float:
             return (step + 1) / (rise + 1) if step < rise else fall(min(1.0, (step - rise) / max(1.0, steps - rise)))
@@ -154,8 +154,10 @@ class StageModule(L.LightningModule):
         self.lengthened = checkpoint["epoch"] + 1
         peaks = [rate for rate, _ in layer_rates(self.model, self.config.learning_rate, self.config.layer_decay)]
         states = checkpoint["optimizer_states"][0]["param_groups"]
+        # One cycle, once it is over, has begun to rise again: PyTorch's last step lies behind its end.
+        over = self.config.scheduler == "onecycle" and checkpoint["epoch"] + 1 >= checkpoint["epochs"]
         for state, peak in zip(states, peaks, strict=True):
-            state["lr"] = max(state["lr"], _LEAST_RATE * peak)
+            state["lr"] = max(0 if over else state["lr"], _LEAST_RATE * peak)
         rates = [state["lr"] for state in states]
         fresh = {"base_lrs": rates, "_last_lr": rates, "last_epoch": 0, "_step_count": 1}
         checkpoint["lr_schedulers"] = [{**fresh, "lr_lambdas": [None] * len(rates)}]

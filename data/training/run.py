@@ -11,10 +11,11 @@ import lightning as L
 import torch
 
 from tumorlens.data.cards.card import WEIGHT_FILES
-from tumorlens.data.cards.lineage import size_of_start
+from tumorlens.data.cards.lineage import PATIENTS, size_of_start
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.config import TrainingConfig, check_choices
 from tumorlens.data.datasets.load import find_source
+from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.devices import pick_device, wants_bf16
 from tumorlens.data.training.curves import plot_learning_curves
@@ -23,7 +24,13 @@ from tumorlens.data.training.logs import check_logger, close_loggers, stopped_ea
 from tumorlens.data.training.module import StageModule, check_steps, chooses_epoch
 from tumorlens.data.training.out_of_fold import Evidence
 from tumorlens.data.training.partition import Partition, load_partition
-from tumorlens.data.training.run_folder import check_run, chosen_state, write_config, write_metrics_table
+from tumorlens.data.training.run_folder import (
+    check_run,
+    chosen_state,
+    with_start,
+    write_config,
+    write_metrics_table,
+)
 from tumorlens.data.training.trainer import make_trainer, run_trainer
 
 Say = Callable[[str], None]
@@ -101,9 +108,21 @@ class Run:
         """
         parts = load_partition(self.config, keep, prepared)
         self.say(str(parts))
+        self.warn_of_known_patients(parts)
         if evidence is not None:
             evidence.check_coverage([sample.patient for sample in parts.train.samples])
         return parts
+
+    def warn_of_known_patients(self, parts: Partition) -> None:
+        """Warn if the initial weights have learned from patients that this run holds out."""
+        known = set((with_start(self.config).get("start") or {}).get(PATIENTS) or ())
+        for name, part in parts.held_out().items() if known else ():
+            hashes = set(hash_patients(part.samples))
+            if seen := len(hashes & known):
+                self.say(
+                    f"warning: the initial weights have learned from {seen} of the {len(hashes)} {name} patients, so "
+                    f"the {name} figures do not hold for new patients"
+                )
 
     def train(self, module: StageModule, parts: Partition, blank: float = 0.0, negative_share: float = 0.0) -> None:
         """Run the training loop; writes ``checkpoints/last.ckpt``, and ``best.ckpt`` where validation chooses.

@@ -57,7 +57,7 @@ class NamePair(click.ParamType[tuple[str, str]]):
     name = "NAME=CLASS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        name, _, label = value if isinstance(value, tuple) else str(value).partition("=")
+        name, _, label = str(value).partition("=")
         if not (name and label):
             self.fail(f"{value!r} is not NAME=CLASS", param, ctx)
         try:

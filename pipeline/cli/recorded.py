@@ -71,11 +71,12 @@ def read_settings(path: Path, stage: str, resume: bool = False) -> dict[str, Any
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).lstrip("-").replace("-", "_")
-        if name in _RECORDS or name in other or value is None:
+        if name in _RECORDS or name in other:
             continue
         if name not in names:
             raise InputError(f"{path}: {key} is not a setting of {own.stage}{_nearest(name, names)}")
-        settings[names[name].name] = _as_words(value, names[name])
+        if value is not None:
+            settings[names[name].name] = _as_words(value, names[name])
     return settings
 
 
@@ -100,7 +101,7 @@ def _as_words(value: Any, field: Field[Any]) -> Any:
     if "setting" not in field.metadata:  # it has no option
         return tuple(value) if isinstance(value, list) else value
     if isinstance(value, dict):
-        return [(str(key), str(one)) for key, one in value.items()]
+        return [f"{key}={one}" for key, one in value.items()]
     if isinstance(value, list):
-        return [tuple(map(str, one)) if isinstance(one, list) else str(one) for one in value]
+        return ["=".join(map(str, one)) if isinstance(one, list) else str(one) for one in value]
     return value if isinstance(value, bool) else str(value)

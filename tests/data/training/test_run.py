@@ -123,6 +123,20 @@ def test_the_run_folder_is_complete_and_its_weights_load(name, whole_runs):
     assert len(model.predict(np.zeros((2, 64, 64), np.uint8))) == 2
 
 
+def test_patients_that_the_initial_weights_know_are_reported(phantom_set, whole_runs, tmp_path):
+    """Fold 0 was tested there and fold 1 validated; folds 2 to 4 were learned from."""
+    _, out, _ = whole_runs["classification"]
+    init = str(out / "classifier.safetensors")
+    lines = []
+    config = classifier_config(phantom_set, init=init, fold=4, epochs=1, epoch_slices=8)
+    train(config, tmp_path, say=lines.append)
+    assert (
+        lines[0] == "initial weights: 62 of 62 tensors from classifier.safetensors; input of 64 pixels, as they learned"
+    )
+    (warning,) = [line for line in lines if line.startswith("warning: the initial")]
+    assert warning.startswith("warning: the initial weights have learned from 4 of the 4 test patients")
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_run_of_one_epoch_has_nothing_to_choose(name, phantom_set, tmp_path):
     train(stage_of(name, phantom_set, epochs=1, epoch_slices=8).config, tmp_path)

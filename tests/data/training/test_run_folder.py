@@ -38,7 +38,7 @@ def test_data_that_were_moved_are_given_a_new_place(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
     with pytest.raises(
-        InputError, match="data are not at .*old any more; give the new place of all of them with --data"
+        InputError, match=r"data are not at .*old any more; give the new place of all of them with --data"
     ):
         check_run(tmp_path, config, resume=True)
     moved = replace(config, data=(str(tmp_path / "new"),))
