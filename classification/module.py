@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tumorlens.classification.architectures import Architecture, find_architecture
 from tumorlens.classification.config import ClassifierConfig
-from tumorlens.classification.model import build_classifier
+from tumorlens.classification.model import build_classifier, last_layers
 from tumorlens.data.augmentation.transplant import expected_counts
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR, UNTYPED
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import slice_weights, total_steps
-from tumorlens.data.training.module import StageModule, adamw_one_cycle
-from tumorlens.data.training.networks import check_output, freeze_stem_statistics
+from tumorlens.data.training.module import StageModule
+from tumorlens.data.training.networks import check_output
 from tumorlens.data.training.partition import Partition
 
 
@@ -30,12 +31,10 @@ def check_input_size(model: nn.Module, architecture: Architecture, size: int) ->
 def freeze_backbone(model: nn.Module) -> None:
     """Freeze everything but the head, as in transfer learning.
 
-    The head is timm's ``classifier`` of the network, or its last linear layer.
-
     Raises:
         InputError: The network has no such layer.
     """
-    head = [parameter for layer in _head(model) for parameter in layer.parameters()]
+    head = [parameter for layer in last_layers(model) for parameter in layer.parameters()]
     if not head:
         raise InputError("this architecture does not end in a linear layer, so its backbone cannot be frozen")
     model.requires_grad_(False)
@@ -43,15 +42,25 @@ def freeze_backbone(model: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
-def _head(model: nn.Module) -> list[nn.Module]:
-    """All layers that turn features into logits. A distilled network has two."""
-    classifier: Any = getattr(model, "get_classifier", None)
-    if classifier is not None:
-        head = classifier()
-        layers = head if isinstance(head, (tuple, list)) else [head]
-        return [layer for layer in layers if isinstance(layer, nn.Module)]
-    linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1:]
+class FocalLoss(nn.CrossEntropyLoss):
+    """Cross-entropy in which a slice counts the less, the surer it is right (T.-Y. Lin et al., ICCV 2017).
+
+    Args:
+        gamma: Strength; 0 is the cross-entropy.
+        rest: Weight and label smoothing.
+    """
+
+    def __init__(self, gamma: float, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.gamma = gamma
+
+    def forward(self, logits_nc: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
+        if not self.gamma:
+            return super().forward(logits_nc, labels_n)
+        each = F.cross_entropy(logits_nc, labels_n, self.weight, reduction="none", label_smoothing=self.label_smoothing)
+        sure = logits_nc.softmax(1).gather(1, labels_n[:, None])[:, 0]
+        counts = labels_n.new_ones(len(labels_n)) if self.weight is None else self.weight[labels_n]
+        return ((1 - sure) ** self.gamma * each).sum() / counts.sum()
 
 
 class LabelLoss(nn.Module):
@@ -63,12 +72,13 @@ class LabelLoss(nn.Module):
     Args:
         class_weights: ``(4,)``.
         smoothing: Share of a label that is spread over all classes, or over tumor and no tumor.
+        gamma: See `FocalLoss`.
     """
 
-    def __init__(self, class_weights: torch.Tensor, smoothing: float) -> None:
+    def __init__(self, class_weights: torch.Tensor, smoothing: float, gamma: float = 0.0) -> None:
         super().__init__()
         self.smoothing = smoothing
-        self.typed = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=smoothing)
+        self.typed = FocalLoss(gamma, weight=class_weights, label_smoothing=smoothing)
 
     def forward(self, logits_nc: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
         """Scalar loss: the mean over the slices. Labels are indices into `data.labels.KNOWN`."""
@@ -80,12 +90,14 @@ class LabelLoss(nn.Module):
             logs = logits_nc[~typed].log_softmax(1)
             free, tumor = logs[:, NO_TUMOR], logs[:, NO_TUMOR + 1 :].logsumexp(1)
             presence = -(1 - self.smoothing / 2) * tumor - self.smoothing / 2 * free
+            if self.typed.gamma:
+                presence = (1 - tumor.exp()) ** self.typed.gamma * presence
             loss = loss + (~typed).float().mean() * presence.mean()
         return loss
 
 
 class ClassifierModule(StageModule):
-    """A classifier with `LabelLoss`, AdamW and a one-cycle schedule.
+    """A classifier with `LabelLoss`.
 
     Args:
         config: The run's settings.
@@ -101,8 +113,9 @@ class ClassifierModule(StageModule):
         self.config, self.total_steps = config, total_steps
         self.normalization = find_architecture(config.arch).normalization
         self.model = model.to(memory_format=torch.channels_last)
-        self.loss = LabelLoss(class_weights, config.label_smoothing)
+        self.loss = LabelLoss(class_weights, config.label_smoothing, gamma=2.0 if config.loss == "focal" else 0.0)
         self.accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
+        self.balanced_accuracy = MulticlassAccuracy(len(CLASSES), average="macro")
         self.macro_f1 = MulticlassF1Score(len(CLASSES), average="macro")
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
@@ -113,30 +126,32 @@ class ClassifierModule(StageModule):
         loss = logits.new_zeros(())
         if not blank.all():
             loss = loss + (~blank).float().mean() * self.loss(logits[~blank], batch["label"][~blank])
+            guess, truth = self.guess_and_truth(logits.detach()[~blank], batch["label"][~blank])
+            right = (guess == truth).float().mean()
+            self.log("train_accuracy", right, on_step=False, on_epoch=True, batch_size=len(guess))
         if blank.any():  # cross-entropy to the uniform distribution: a blanked head shows no class
             loss = loss - blank.float().mean() * logits[blank].log_softmax(1).mean()
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
         return loss
 
-    def on_train_epoch_start(self) -> None:
-        if self.config.frozen:  # freezes the batch statistics, too
-            self.model.eval()
-        elif self.config.freeze_stem:
-            freeze_stem_statistics(self.model)
+    def frozen_parts(self) -> list[nn.Module]:
+        return [self.model] if self.config.frozen else super().frozen_parts()
+
+    def guess_and_truth(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(n,)`` twice. A tumor of unknown type is right as any tumor, and wrong as none."""
+        guess = logits.argmax(dim=1)
+        return guess, torch.where(labels == UNTYPED, guess.clamp(min=NO_TUMOR + 1), labels)
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits, labels = self(batch["image"]).float(), batch["label"]
-        guess = logits.argmax(dim=1)
-        # A tumor of unknown type is right as any tumor, and wrong as none.
-        truth = torch.where(labels == UNTYPED, guess.clamp(min=NO_TUMOR + 1), labels)
+        guess, truth = self.guess_and_truth(logits, labels)
         self.accuracy(guess, truth)
+        self.balanced_accuracy(guess, truth)
         self.macro_f1(guess, truth)
         self.log("val_loss", self.loss(logits, labels), batch_size=len(logits))
         self.log("val_accuracy", self.accuracy, prog_bar=True)
+        self.log("val_balanced_accuracy", self.balanced_accuracy)
         self.log("val_macro_f1", self.macro_f1)
-
-    def configure_optimizers(self) -> Any:
-        return adamw_one_cycle(self.model, self.config, self.total_steps)
 
 
 def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | None = None) -> ClassifierModule:

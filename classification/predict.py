@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.classification.config import SHIPPED as SHIPPED
 from tumorlens.classification.refusal import PREFIX as REFUSAL
 from tumorlens.classification.refusal import Refusal, take_refusal
 from tumorlens.classification.sequence import PREFIX as SEQUENCE
@@ -26,8 +27,6 @@ from tumorlens.data.preprocessing.preprocess import PreparedSlice
 
 if TYPE_CHECKING:
     import torch
-
-SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
 
 
 class Network(Protocol):

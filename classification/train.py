@@ -23,7 +23,7 @@ from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.training.module import input_sizes
-from tumorlens.data.training.networks import freeze_stem, mix_in_start
+from tumorlens.data.training.networks import freeze, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.run import Progress, Run, Say
@@ -71,7 +71,7 @@ def train_classifier(
     warn_of_absent_classes(parts, say)
 
     module = build_module(config, parts, model)
-    run.train(module, parts, "val_macro_f1", blank=config.blank)
+    run.train(module, parts, blank=config.blank)
     epoch = run.load_best_epoch(module)
     if config.start_share:
         mix_in_start(module.model, initial_weights(config), config.start_share)
@@ -110,14 +110,13 @@ def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:
         if config.init == "imagenet" and architecture.pretrained is not None:
             run.check_sources()
         report = initialize(model, architecture, config.init)
-        run.say(f"initial weights: {report}")
+        run.say_start(report)
         check_start(report, config)
     if config.frozen:
         freeze_backbone(model)
         if config.init == "none" or (config.init == "imagenet" and architecture.pretrained is None):
             raise InputError(f"--frozen keeps the initial weights of {config.arch}; give it some with --init FILE")
-    if config.freeze_stem:
-        freeze_stem(model)
+    freeze(model, config.frozen_until)
     return model
 
 

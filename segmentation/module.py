@@ -13,11 +13,11 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, SEQUENCES, UNTYPED
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import total_steps
-from tumorlens.data.training.module import StageModule, adamw_one_cycle
-from tumorlens.data.training.networks import check_output, freeze_stem_statistics
+from tumorlens.data.training.module import StageModule
+from tumorlens.data.training.networks import check_output
 from tumorlens.data.training.partition import Partition
 from tumorlens.segmentation.config import SegmenterConfig
-from tumorlens.segmentation.loss import CrossEntropyDice, channels_of, taught_logits
+from tumorlens.segmentation.loss import LOSSES, channels_of, dice_of_slices, taught_logits
 from tumorlens.segmentation.model import build_segmenter, encoder_normalization
 
 
@@ -40,7 +40,7 @@ def label_head(model: nn.Module) -> nn.Module:
 
 
 class SegmenterModule(StageModule):
-    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule. Its encoder may also classify the slice.
+    """A segmenter with its loss. Its encoder may also classify the slice.
 
     Args:
         config: The run's settings.
@@ -55,19 +55,16 @@ class SegmenterModule(StageModule):
         self.config, self.total_steps = config, total_steps
         self.normalization = encoder_normalization(config.arch, config.encoder)
         self.model = model.to(memory_format=torch.channels_last)
-        self.loss = CrossEntropyDice()
+        self.loss = LOSSES[config.loss]()
         self.label_head = label_head(model) if config.label_weight > 0 else None
         # By data set and sequence; the last column is that of slices whose sequence is not known, whose index is -1.
         table = [[config.channel_of(k, sequence) for sequence in (*SEQUENCES, "")] for k in range(len(config.data))]
         self.register_buffer("channel", torch.tensor(table), persistent=False)
         self.dice = DiceMetric(include_background=True, ignore_empty=False)
+        self.sick: list[torch.Tensor] = []  # the validation slices that have a lesion
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
         return self.model(to_batch(images_nhw, self.normalization))
-
-    def on_train_epoch_start(self) -> None:
-        if self.config.freeze_stem:
-            freeze_stem_statistics(self.model.get_submodule("encoder"))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         images = self.training_batch(batch["image"])
@@ -75,11 +72,14 @@ class SegmenterModule(StageModule):
         truth = batch["mask"][:, None].float()
         if logits.shape[-2:] != truth.shape[-2:]:
             logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
-        loss = self.loss(taught_logits(logits, truth, self.channel_n(batch)), truth)
+        channel = self.channel_n(batch)
+        loss = self.loss(taught_logits(logits, truth, channel), truth)
         labeled = (batch["label"] >= 0) & (batch["label"] != UNTYPED)
         if class_logits is not None and labeled.any():
             loss = loss + self.config.label_weight * F.cross_entropy(class_logits[labeled], batch["label"][labeled])
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
+        dice = dice_of_slices(channels_of(logits.detach(), channel) > 0, truth > 0).mean()
+        self.log("train_dice", dice, on_step=False, on_epoch=True, batch_size=len(batch["mask"]))
         return loss
 
     def draw_and_classify(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -106,14 +106,14 @@ class SegmenterModule(StageModule):
         truth = batch["mask"][:, None].float()
         channel = self.channel_n(batch)
         self.dice((channels_of(logits, channel) > 0).float(), truth)
+        self.sick.append(truth.flatten(1).any(dim=1))
         self.log("val_loss", self.loss(taught_logits(logits, truth, channel), truth), batch_size=len(logits))
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_dice", float(self.dice.aggregate()), prog_bar=True)
+        self.log("val_dice_tumor", float(self.dice.get_buffer()[torch.cat(self.sick)].mean()))
         self.dice.reset()
-
-    def configure_optimizers(self) -> Any:
-        return adamw_one_cycle(self, self.config, self.total_steps)  # of the label head, too
+        self.sick.clear()
 
 
 def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | None = None) -> SegmenterModule:

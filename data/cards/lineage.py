@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.cards.card import WEIGHT_FILES, check_training, read_card
+from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
 
@@ -33,6 +34,8 @@ def known_start(training: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "start" in training:
         return {"start": training["start"]}
+    if training.get("init") == "shipped":  # its record could not be written
+        return {}
     path = Path(str(training.get("init", "")))
     if path.suffix not in (".safetensors", ".ckpt"):  # what a run writes
         return {"start": None}
@@ -85,6 +88,29 @@ def patients_of_run(training: Mapping[str, Any], parts: Mapping[str, list[str]])
     listed = {name: sorted(set(hashes)) for name, hashes in parts.items()}
     only_of_start = None if of_start is None else sorted(set(of_start) - set(listed["train"]))
     return {**settings, PATIENTS: {**listed, "start": only_of_start}}
+
+
+def card_of(path: Path | None) -> dict[str, Any]:
+    """The card that describes a file of weights, or a checkpoint of a finished run; empty where there is none.
+
+    Raises:
+        InputError: The card cannot be read.
+    """
+    if path is None or path.suffix not in (".safetensors", ".ckpt"):
+        return {}
+    weights = _weights_of(path)
+    return read_card(weights) if weights.is_file() and weights.with_suffix(".json").is_file() else {}
+
+
+def size_of_start(config: TrainingConfig) -> int | None:
+    """The input size of initial weights that are a whole network of the run's kind; None for all others.
+
+    Raises:
+        InputError: Their card cannot be read.
+    """
+    card = card_of(config.init_file)
+    own = (config.stage, getattr(config, "arch", None), getattr(config, "encoder", None))
+    return card["input_size"] if (card.get("stage"), card.get("architecture"), card.get("encoder")) == own else None
 
 
 def _weights_of(path: Path) -> Path:

@@ -179,7 +179,7 @@ def test_wrong_use(tumorlens, tmp_path, arguments):
         ),
         (
             "train classification --data x -o out --freeze-stem --init none",
-            "--freeze-stem keeps the first weights of the stem; give it some with --init FILE",
+            "--freeze-stem keeps the first weights of these layers; give it some with --init FILE",
         ),
         ("train segmentation --data x -o out --size 100", "--size 100 is not divisible by 32, as the networks need it"),
         (
