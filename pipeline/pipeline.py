@@ -40,6 +40,7 @@ from tumorlens.pipeline.volumes.rule import Rule, Suspicion
 from tumorlens.segmentation.predict import Segmenter
 
 Answers = list[PlaneAnswer]  # of each plane; the first is the plane in which the scan was prepared
+AT_ONCE = 8  # slices that the networks take together, where several scans share a batch
 _LEAST = 1e-9  # confidence that a suspicion counts with at least: weights of an average must not all be 0
 
 

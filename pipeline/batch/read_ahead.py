@@ -16,8 +16,8 @@ from tumorlens.data.formats.open import open_scan, open_series, source_files
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.options import RunOptions
+from tumorlens.pipeline.pipeline import AT_ONCE
 
-AT_ONCE = 8  # slices that the networks take together
 _SCANS_AHEAD = 3 * AT_ONCE  # at most so many scans are read before the networks need them,
 _BYTES_AHEAD = 192 * 1024**2  # and at most so many bytes
 _UNPACKED_SHARE = 8  # voxels take about so many times the bytes of their compressed file

@@ -299,11 +299,12 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
             names = [CLASSES[NO_TUMOR], TUMOR]
             before, after = (np.stack([p[:, NO_TUMOR], 1 - p[:, NO_TUMOR]], axis=1) for p in (before, after))
             columns = (labels != NO_TUMOR).astype(np.int64)
-        return plots | {
-            "roc.png": lambda path: plot_roc(columns, after, path, "slices", names),
-            "reliability.png": lambda path: plot_reliability(columns, before, after, path, "slices"),
-            "worst.png": lambda path: plot_worst(self.worst.items, path, "most confident mistakes"),
-        }
+        if len(np.unique(columns)) > 1:  # else no class has a curve
+            plots["roc.png"] = lambda path: plot_roc(columns, after, path, "slices", names)
+        plots["reliability.png"] = lambda path: plot_reliability(columns, before, after, path, "slices")
+        if worst := self.worst.items:
+            plots["worst.png"] = lambda path: plot_worst(worst, path, "most confident mistakes")
+        return plots
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
         """Tables of presence, of the classes where tumors have a known type, and of what the user asks for."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
+from tumorlens.pipeline.engines.choice import choose_engine
+from tumorlens.pipeline.engines.engine import Engine
 from tumorlens.pipeline.evaluation.leaks import copy_warning, leak_warnings, measured_patients
 from tumorlens.pipeline.evaluation.protocols import Progress, Selection, find_protocol
 from tumorlens.pipeline.evaluation.report import check_out, screen_table, unit_of, write_report
@@ -61,12 +63,25 @@ def evaluate(
         evaluation.measure(weights.load(fold), samples, fold, progress)
     about = _about(request, selection, weights, warnings)
     report = write_report(out, about, evaluation, list(selection.parts))
+    for text in about["differs_from_run"]:
+        say(text)
     if selection.protocol.id != "none":
         say(selection.protocol.title)
     say(screen_table(report, evaluation.headline))
     counted = f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"
     say(f"{counted}, {selection.choice}; report: {out / 'report.md'}")
     return report
+
+
+def differences_from_run(engine: Engine, tta: bool) -> list[str]:
+    """How the networks are computed otherwise than by `tumorlens run` without options on this machine, in words."""
+    of_run = choose_engine()
+    differences = []
+    if engine.facts() != of_run.facts():
+        differences.append(f"computed by {engine}; `tumorlens run` computes by {of_run} on this machine")
+    if tta:
+        differences.append("each slice and its mirror image are averaged; `tumorlens run` does so with --tta only")
+    return differences
 
 
 def completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> EvaluationRequest:
@@ -141,6 +156,7 @@ def _about(request: EvaluationRequest, selection: Selection, weights: Weights, w
         "notes": list(selection.notes),
         "tta": request.tta,
         "engine": weights.engine.facts(),
+        "differs_from_run": differences_from_run(weights.engine, request.tta),
         "models": weights.describe(folds),
         "seed": request.fold_seed,
         "versions": package_versions(),

@@ -122,6 +122,8 @@ def _markdown(report: dict[str, Any], evaluation: Evaluation[Any], plots: list[s
         ("n", f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"),
         ("metric policy", report["metric_policy"]),
         *((_model_name(model), _model_text(model)) for model in report["models"]),
+        ("engine", "{name} in {precision} on {device}".format(**report["engine"])),
+        *(("differs from a run", text) for text in report["differs_from_run"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in report["versions"].items())),
         ("made on", report["date"]),
         *(("note", note) for note in report["notes"]),

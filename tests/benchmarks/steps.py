@@ -12,11 +12,11 @@ import numpy as np
 
 from tumorlens.data.formats.open import open_scan
 from tumorlens.pipeline.batch.job import Job
-from tumorlens.pipeline.batch.read_ahead import AT_ONCE, hash_of
+from tumorlens.pipeline.batch.read_ahead import hash_of
 from tumorlens.pipeline.case import open_source, prepare
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs.write import write_result
-from tumorlens.pipeline.pipeline import Decision, Pipeline
+from tumorlens.pipeline.pipeline import AT_ONCE, Decision, Pipeline
 
 _ROUNDS = 4  # the first does not count
 

@@ -33,13 +33,13 @@ def test_the_pipeline_end_to_end(phantom_set, weights, tmp_path):
 
 
 def test_a_missed_or_refused_tumor_has_dice_0(phantom_set, weights, tmp_path, monkeypatch):
-    real = Pipeline.run
+    real = Pipeline.conclude
 
-    def refuse(self, source, **rest):
-        result = real(self, source, **rest)
+    def refuse(self, case, decision, **rest):
+        result = real(self, case, decision, **rest)
         return replace(result, label="refused", mask=np.zeros_like(result.mask))
 
-    monkeypatch.setattr(Pipeline, "run", refuse)
+    monkeypatch.setattr(Pipeline, "conclude", refuse)
     measured = measure(tmp_path, "pipeline", phantom_set, protocol="p2", **weights)
     figures = measured.report["figures"]["slices"]
     assert figures["refused"]["value"] == 1
