@@ -185,6 +185,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         for tumor in np.flatnonzero(labels != NO_TUMOR):
             if is_type_uncertain(after[tumor], None if sets is None else sets[tumor]):
                 labels[tumor] = UNTYPED
+        known = self.knows(images)
         refused = classifier.refuses(seen.strangeness, np.array([s.prepared.head_fraction > 0 for s in batch]))
         named = np.where(labels == UNTYPED, 1 + after[:, 1:].argmax(axis=1), labels)  # a map needs a class
         explained = self._explain(classifier, batch, images, named) if self.explain else {}
@@ -197,6 +198,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
                 answer=int(labels[i]),
                 prediction_set=None if sets is None else sets[i],
                 refused=bool(refused[i]),
+                known=bool(known[i]),
                 explained=explained.get(i),
             )
             self.cases.append(case)

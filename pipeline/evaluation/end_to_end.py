@@ -66,6 +66,7 @@ class ScanCase:
         probabilities: Class -> probability of the scan; empty for a refused one.
         source: Number of its data set.
         sequence: Its MRI sequence, empty where it is not known.
+        known: Of each judged slice, whether the weights have learned from it, or from a copy.
     """
 
     scan: str
@@ -82,6 +83,12 @@ class ScanCase:
     probabilities: dict[str, float] = field(default_factory=dict)
     source: int = 0
     sequence: str = ""
+    known: tuple[bool, ...] = ()
+
+    @property
+    def n_known(self) -> tuple[int, int]:
+        """How many of its judged slices the weights know, and of how many."""
+        return sum(self.known), len(self.known)
 
     @property
     def tumor(self) -> float:
@@ -161,6 +168,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             probabilities={name: float(p) for name, p in (result.probabilities or {}).items() if p is not None},
             source=first.source,
             sequence=first.sequence,
+            known=tuple(self.knows(np.stack([prepared.image for prepared in opened.case.chosen])).tolist()),
         )
 
     def _offer(self, opened: _Opened, result: Result, label: str, patient: str, scores: Sequence[SliceScores]) -> None:
@@ -353,6 +361,7 @@ def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | Non
         "label": case.label if index is None else case.slice_labels[index],
         "predicted": case.guess if index is None else None,
     }
+    row["training_slices"] = case.n_known[0] if index is None else None
     row |= {f"p_{name}": case.probabilities.get(name) if index is None else None for name in CLASSES}
     if scores is not None:
         return row | asdict(scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,13 @@ def _markdown(report: dict[str, Any], evaluation: Evaluation[Any], plots: list[s
     ]
     parts.append(Table("What was measured, and how", ("", ""), facts).markdown())
     parts.append(f"Command:\n\n```\n{report['command']}\n```\n")
+    tables = evaluation.tables(report["figures"])
     if len(report["by_fold"]) > 1:
-        table = fold_table(evaluation.headline, report["by_fold"], report["figures"])
-        parts.append(table.markdown())
-    parts += [table.markdown() for table in evaluation.tables(report["figures"])]
+        tables.insert(0, fold_table(evaluation.headline, report["by_fold"], report["figures"]))
     if report["groups"]:
-        parts.append(group_table(report["groups"], evaluation.group_titles).markdown())
+        tables.append(group_table(report["groups"], evaluation.group_titles))
+    mark = f" ({report['mark']})" if report["mark"] else ""  # at every figure, for tables are copied without the rest
+    parts += [replace(table, title=table.title + mark).markdown() for table in tables]
     parts += ["## Pictures", "", *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in plots), ""]
     return "\n".join(parts)
 

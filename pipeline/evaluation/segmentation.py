@@ -114,12 +114,13 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
     def _compare(self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None) -> None:
         outlines = [self.outline or outline_of(swept.reading.sample.sequence) for swept in batch]
         channels = [segmenter.channel_of(outline) for outline in outlines]
-        maps = segmenter.predict(np.stack([swept.prepared.image for swept in batch]), channels)
-        for swept, map_hw in zip(batch, maps, strict=True):
+        images = np.stack([swept.prepared.image for swept in batch])
+        maps = segmenter.predict(images, channels)
+        for swept, map_hw, known in zip(batch, maps, self.knows(images), strict=True):
             reading = swept.reading
             guess = preprocess.mask_to_source(map_hw, swept.prepared.placement, segmenter.mask_threshold)
             truth = np.zeros_like(guess) if reading.mask is None else reading.mask
-            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth))
+            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), known=bool(known))
             self.cases.append(case)
             if case.scores.dice < 1:
                 title = mask_title(case.sample.label, case.scores)
