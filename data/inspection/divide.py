@@ -95,7 +95,11 @@ def divide(
     listing = list_rows(source, label_map, channel)
     samples = samples_of(listing)
     if not all(sample.label for sample in samples):
-        raise InputError(f"{source}: the set gives no labels, and an index needs one in every row")
+        unknown = [sample.name for sample in samples if not sample.label]
+        raise InputError(
+            f"{source}: {len(unknown)} of {len(samples)} slices have neither a label nor a mask, such as {unknown[0]}; "
+            "give them one, or take them out"
+        )
     _check_rows(listing.rows, listing.root)
     samples, signatures_nd = _read(samples, progress)
     groups = group_patients(samples, [*copy_pairs(samples, signatures_nd), *_pairs_of_one_file(samples)])

@@ -15,7 +15,7 @@ from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR
-from tumorlens.data.masks.read import read_mask, read_volume_mask
+from tumorlens.data.masks.truth import read_truth
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import Case, open_source, prepare
@@ -372,7 +372,7 @@ def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
     """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
     file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
     if file is not None:
-        return read_volume_mask(file, scan) if scan.volume else read_mask(file, scan)
+        return read_truth(file, scan)
     if scan.annotation is not None and scan.annotation.mask is not None:
         return scan.annotation.mask
     if any(label != CLASSES[NO_TUMOR] for s in members for label in (s.volume_label or s.label, s.label)):

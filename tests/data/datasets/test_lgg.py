@@ -199,7 +199,7 @@ def test_other_layouts_are_not_shadowed(tmp_path):
     assert [s.label for s in load_samples(tmp_path / "indexed")] == ["meningioma"]
     save(tmp_path / "beside" / "images" / "x_1.png", small_slice(0).image)
     save(tmp_path / "beside" / "masks" / "x_1_mask.png", small_slice(0).mask)
-    assert [s.label for s in load_samples(tmp_path / "beside")] == [""]
+    assert [s.label for s in load_samples(tmp_path / "beside")] == ["tumor"]
 
 
 def test_patients_may_have_the_initials_of_a_class(tmp_path):
