@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.config import PARTS
-from tumorlens.data.datasets.duplicates import CLUSTER, Pair, copy_pairs, group_patients, signatures
-from tumorlens.data.datasets.folds import make_folds
+from tumorlens.data.datasets.duplicates import Pair, copy_pairs, group_patients, signatures
+from tumorlens.data.datasets.folds import CLUSTER, make_folds
 from tumorlens.data.datasets.listing import HINT, Row
 from tumorlens.data.datasets.load import list_rows, samples_of
 from tumorlens.data.datasets.sample import Sample

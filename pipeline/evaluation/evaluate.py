@@ -83,8 +83,8 @@ def evaluate(
     say(screen_table(report, evaluation.headline))
     counted = f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"
     say(f"{counted}, {selection.choice}; report: {out / 'report.md'}")
-    for text in about["differs_from_run"]:
-        say(text)
+    for text in (*selection.notes, *about["differs_from_run"]):
+        say(f"note: {text}")
     return report
 
 
