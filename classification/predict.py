@@ -193,16 +193,16 @@ class Classifier:
     ) -> NDArray[np.bool_] | None:
         """The classes that remain possible at the card's coverage, ``(n, 4)``. The label is always among them.
 
-        None for weights without conformal thresholds.
+        None for weights without conformal thresholds, such as those of too few validation slices.
 
         Args:
             probabilities_nc: ``(n, 4)``, calibrated.
             labels_n: ``(n,)`` the decided labels; by default those of pictures, see `labels`.
         """
-        conformal = self.card.get("conformal")
-        if conformal is None:
+        thresholds = self.card.get("conformal", {}).get("thresholds")
+        if thresholds is None:
             return None
-        sets = prediction_sets(probabilities_nc, [conformal["thresholds"][name] for name in CLASSES])
+        sets = prediction_sets(probabilities_nc, [thresholds[name] for name in CLASSES])
         sets[np.arange(len(sets)), self.labels(probabilities_nc) if labels_n is None else labels_n] = True
         return sets
 

@@ -78,6 +78,8 @@ def train_classifier(
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
     trust = fit_trust(network, parts, config, not_brains, evidence)
+    if "too_few" in trust.conformal:
+        say(f"warning: no prediction sets, for there are too few {trust.conformal['too_few']}")
     metrics = measure(network, parts, trust, out) if evidence is None else evidence.figures
 
     card = {

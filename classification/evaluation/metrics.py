@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.bootstrap import Draws, Patients, ratio, weighted_mean, with_bounds
+from tumorlens.data.bootstrap import Draws, Patients, ratio, sum_of_magnitudes, weighted_mean, with_bounds
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR, UNTYPED
 from tumorlens.data.training.prepared import PreparedSet
@@ -330,8 +330,9 @@ def _surprise(labels: Labels, probabilities: Probabilities) -> NDArray[np.float6
 
 
 def _ece(labels: Labels, probabilities: Probabilities, draws: Draws) -> dict[str, Any] | None:
-    gaps, n = draws.totals(_signed_gaps(labels, probabilities)), draws.totals(np.ones(len(labels)))
-    return with_bounds(expected_calibration_error(labels, probabilities), ratio(abs(gaps).sum(axis=1), n))
+    gaps = _signed_gaps(labels, probabilities)
+    draws_rk = ratio(draws.totals(gaps), draws.totals(np.ones(len(labels)))[:, None])
+    return sum_of_magnitudes(expected_calibration_error(labels, probabilities), gaps.mean(axis=0), draws_rk)
 
 
 def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:

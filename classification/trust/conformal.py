@@ -30,7 +30,8 @@ def fit_thresholds(
         level: Wanted coverage.
 
     Returns:
-        A number per class; None for a class that no slice shows. It is in a set only as the likeliest.
+        A number per class; None for a class that no slice shows. It is in a set only as the likeliest. A class with
+        fewer slices than `least_slices` has 0, so that it is in every set: nothing can be excluded at that level.
     """
     thresholds: list[float | None] = []
     for c in range(len(CLASSES)):
@@ -38,6 +39,35 @@ def fit_thresholds(
         rank = int(np.floor((1 - level) * (len(own) + 1) + 1e-9))  # rank - 1 slices may be left out
         thresholds.append(None if not len(own) else float(own[rank - 1]) if rank else 0.0)
     return thresholds
+
+
+def least_slices(level: float = LEVEL) -> int:
+    """The number of validation slices of a class from which on a set can leave the class out: 19 for 95 %.
+
+    Of n slices and a new one, each is the least likely of all with a probability of 1 in n + 1. So a threshold at the
+    least likely of n slices is missed that often, and a set that is to miss 1 - level at most needs n + 1 slices of it
+    (V. Vovk, Conditional validity of inductive conformal predictors, 2012).
+    """
+    return int(np.ceil(1 / (1 - level) - 1e-9)) - 1
+
+
+def conformal_facts(
+    thresholds: Sequence[float | None], labels_n: NDArray[np.int64], level: float = LEVEL
+) -> dict[str, Any]:
+    """The card's entry for prediction sets: the thresholds, or why there are none.
+
+    Args:
+        thresholds: From `fit_thresholds`.
+        labels_n: ``(n,)`` labels of the slices that they were fitted on.
+        level: Their coverage.
+    """
+    counts = {name: int((labels_n == c).sum()) for c, name in enumerate(CLASSES)}
+    few = [f"{n} of {name}" for name, n in counts.items() if 0 < n < least_slices(level)]
+    if few:
+        needed = f"sets at {level:.0%} need {least_slices(level)} of each class that there is"
+        return {"level": level, "too_few": f"validation slices: {', '.join(few)}; {needed}"}
+    rounded = [None if t is None else round(t, 6) for t in thresholds]
+    return {"level": level, "thresholds": dict(zip(CLASSES, rounded, strict=True))}
 
 
 def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[float | None]) -> NDArray[np.bool_]:

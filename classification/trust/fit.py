@@ -16,11 +16,11 @@ from tumorlens.classification.probabilities import softmax
 from tumorlens.classification.refusal import Refusal
 from tumorlens.classification.sequence import SequenceHead
 from tumorlens.classification.trust.calibration import RULE, THRESHOLD, Calibration, fit_calibration
-from tumorlens.classification.trust.conformal import LEVEL, fit_thresholds
+from tumorlens.classification.trust.conformal import conformal_facts, fit_thresholds
 from tumorlens.classification.trust.evidence import PredictionEvidence
 from tumorlens.classification.trust.refusal_fit import feature_layer, fit_refusal, training_pictures
 from tumorlens.classification.trust.sequence_fit import fit_sequence_head, sequence_figures
-from tumorlens.data.labels import CLASSES, NO_TUMOR, SEQUENCES, UNTYPED
+from tumorlens.data.labels import NO_TUMOR, SEQUENCES, UNTYPED
 from tumorlens.data.training.partition import Partition
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Trust:
 
     Attributes:
         calibration: Makes probabilities of logits.
-        set_thresholds: A number per class from `classification.trust.conformal.fit_thresholds`.
+        conformal: The card's entry for prediction sets, from `classification.trust.conformal.conformal_facts`.
         refusal: Tells brains from other pictures; None for networks without feature maps.
         sequence: Names the sequence; None where the data name fewer than two.
         sequence_recall: From `sequence_fit.sequence_figures`, on validation slices.
@@ -44,7 +44,7 @@ class Trust:
     """
 
     calibration: Calibration
-    set_thresholds: list[float | None]
+    conformal: dict[str, Any]
     refusal: Refusal | None
     sequence: SequenceHead | None
     sequence_recall: dict[str, Any]
@@ -61,7 +61,6 @@ class Trust:
 
     def facts(self) -> dict[str, Any]:
         """The entries for the card."""
-        rounded = [None if t is None else round(t, 6) for t in self.set_thresholds]
         sequence = {"names": list(SEQUENCES), "validation_recall": self.sequence_recall}
         return {
             "operating_point": {"tumor_threshold": THRESHOLD, "rule": f"{RULE}, on {self.fitted_on}"},
@@ -72,7 +71,7 @@ class Trust:
                 "validation_ece_before": round(self.ece[0], 4),
                 "validation_ece_after": round(self.ece[1], 4),
             },
-            "conformal": {"level": LEVEL, "thresholds": dict(zip(CLASSES, rounded, strict=True))},
+            "conformal": self.conformal,
             **({"refusal": self.refusal.facts()} if self.refusal is not None else {}),
             **({"sequence": sequence} if self.sequence is not None else {}),
         }
@@ -118,7 +117,7 @@ def fit_trust(
     after = calibration(logits[typed])
     return Trust(
         calibration=calibration,
-        set_thresholds=fit_thresholds(after, labels[typed]),
+        conformal=conformal_facts(fit_thresholds(after, labels[typed]), labels[typed]),
         refusal=refusal,
         sequence=sequence,
         sequence_recall=recall,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ WEIGHT_FILES = {  # stage -> the name that a training run gives its weights
     "classification": "classifier.safetensors",
     "segmentation": "segmenter.safetensors",
 }
+HASH_LETTERS = 24  # of a picture's hash in Base64
 _LARGEST = 1e30  # of a number without a range of its own: float32 holds it
 _TEMPERATURES, _BIASES = (0.05, 20.0), (-6.0, 6.0)  # the ranges in which classification.trust.calibration searches
 
@@ -139,6 +141,13 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_hash_text(value: Any) -> bool:
+    """Whether a value is the Base64 of hashes of 18 bytes, see `data.datasets.picture_hashes`."""
+    return (
+        isinstance(value, str) and len(value) % HASH_LETTERS == 0 and re.fullmatch(r"[A-Za-z0-9+/]*", value) is not None
+    )
+
+
 def _object(key: str) -> _Rule:
     return _Rule(key, "a JSON object", lambda value: isinstance(value, dict), optional=True)
 
@@ -162,6 +171,9 @@ _TRAINING = (
     _object("patient_hashes"),
     *(_Rule(f"patient_hashes.{part}", "a list of hashes", lambda value: _is_list(value, _is_name)) for part in PARTS),
     _Rule("patient_hashes.start", "a list of hashes or null", lambda value: value is None or _is_list(value, _is_name)),
+    _object("picture_hashes"),
+    _Rule("picture_hashes.train", "a text of hashes", _is_hash_text),
+    _Rule("picture_hashes.start", "a text of hashes or null", lambda value: value is None or _is_hash_text(value)),
 )
 _NORMALIZATION = (
     _object("normalization"),
@@ -188,9 +200,16 @@ _RULES = {
         _number("calibration.tumor_bias", *_BIASES, optional=True),
         _object("conformal"),
         _Rule(
+            "conformal",
+            "a JSON object with thresholds, or with too_few, the reason why there are none",
+            lambda value: "thresholds" in value or _is_name(value.get("too_few")),
+            optional=True,
+        ),
+        _Rule(
             "conformal.thresholds",
             f"a JSON object with a threshold for each of {', '.join(CLASSES)}",
             lambda value: isinstance(value, dict) and set(value) == set(CLASSES),
+            optional=True,
         ),
         *(
             _Rule(

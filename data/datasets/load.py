@@ -36,7 +36,9 @@ def load_samples(
     masks (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.datasets.lgg`), and a folder of MATLAB
     ``cjdata`` files, which carry their own labels.
     A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``. In an index, the
-    column ``every`` takes each n-th slice only, and ``cut`` the slices of a plane (axial, coronal, sagittal).
+    column ``every`` takes each n-th slice only, and ``cut`` the slices of a plane (axial, coronal, sagittal). An image
+    may be a folder of DICOM files, and a mask what `data.masks.truth.read_truth` takes. Without a label, a mask says
+    whether there is a tumor; a scan with neither has no label.
 
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
@@ -154,8 +156,8 @@ def _there_instead(root: Path, scans: Mapping[Path, list[Path]]) -> str:
 
 
 def _list_images_and_masks(listing: Listing, images: Path, masks: Path) -> None:
-    """List an image folder and a mask folder: a mask has the stem of its image, with or without ``_mask``. An image
-    without a mask shows no lesion, which is worth a note."""
+    """List an image folder and a mask folder: a mask has the stem of its image, with or without ``_mask``. Of an image
+    without a mask nothing is known, which is worth a note."""
     mask_files = scans_in(masks)
     if not mask_files:
         raise InputError(f"{masks}: no mask has the name of an image in {images}")

@@ -27,7 +27,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
 from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label, labels_agree
-from tumorlens.data.masks.read import describe_values, open_mask, read_mask, read_volume_mask
+from tumorlens.data.masks.truth import describe_truth, read_truth
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
 
@@ -150,12 +150,9 @@ def _masks(sample: Sample, scan: Scan, check: _Check) -> list[NDArray[np.uint8]]
         masks = [mask for mask in own if mask is not None]
         return masks if len(masks) == len(own) else None
     try:
-        if scan.volume:
-            whole = read_volume_mask(sample.mask, scan)
-            masks = [scan.view(whole, k) for k in range(scan.n_slices)]
-        else:
-            masks = [read_mask(sample.mask, scan)]
-        values = describe_values(open_mask(sample.mask))
+        truth = read_truth(sample.mask, scan)
+        masks = [scan.view(truth, k) for k in range(scan.n_slices)] if scan.volume else [truth]
+        values = describe_truth(sample.mask)
         if values:
             check.add("mask_values", f"{check.name(sample.mask)}: {values}")
         return masks
@@ -253,7 +250,8 @@ def _unnamed_files(listing: Listing) -> Iterator[Path]:
         files = sorted(file for files in scans_below(listing.root).values() for file in files)
     else:
         files = [file for folder in sorted({path.parent for path in in_index}) for file in scans_in(folder)]
-    yield from (file for file in files if file not in in_index)
+    folders = {path for path in in_index if path.is_dir()}  # DICOM series, results
+    yield from (file for file in files if file not in in_index and folders.isdisjoint(file.parents))
 
 
 def _split_of(sample: Sample) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.config import PARTS
-from tumorlens.data.datasets.duplicates import CLUSTER, Pair, copy_pairs, group_patients, signatures
-from tumorlens.data.datasets.folds import make_folds
+from tumorlens.data.datasets.duplicates import Pair, copy_pairs, group_patients, signatures
+from tumorlens.data.datasets.folds import CLUSTER, make_folds
 from tumorlens.data.datasets.listing import HINT, Row
 from tumorlens.data.datasets.load import list_rows, samples_of
 from tumorlens.data.datasets.sample import Sample
@@ -95,7 +95,11 @@ def divide(
     listing = list_rows(source, label_map, channel)
     samples = samples_of(listing)
     if not all(sample.label for sample in samples):
-        raise InputError(f"{source}: the set gives no labels, and an index needs one in every row")
+        unknown = [sample.name for sample in samples if not sample.label]
+        raise InputError(
+            f"{source}: {len(unknown)} of {len(samples)} slices have neither a label nor a mask, such as {unknown[0]}; "
+            "give them one, or take them out"
+        )
     _check_rows(listing.rows, listing.root)
     samples, signatures_nd = _read(samples, progress)
     groups = group_patients(samples, [*copy_pairs(samples, signatures_nd), *_pairs_of_one_file(samples)])

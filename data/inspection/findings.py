@@ -37,9 +37,10 @@ PROBLEMS: dict[str, str] = {
 
 NOTES: dict[str, str] = {
     "no_mask": "tumor pictures without a mask: of use to the classifier only",
-    "no_label": "files without a label: of use to the segmenter only",
+    "no_label": "files without a label: their mask says whether there is a tumor, of unknown type",
     "mask_values": "masks with more than one value besides 0, and the values that count as lesion",
-    "unmasked": "images without a mask in the mask folder: they teach the segmenter that there is no lesion",
+    "unmasked": "images without a mask in the mask folder: they count for nothing; an empty mask says that there is no "
+    "lesion",
     "no_patient": "files without a patient: only look-alikes can be kept together",
     "equal_files": "files with the same bytes within one part",
     "copy": "the same picture under two patients, or without a patient, within one part",

@@ -42,7 +42,7 @@ def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:
     if scan.volume:
         return scan.view(read_volume_mask(path, scan), index)
     mask = open_mask(path)
-    lesion = mask.view(_lesion(mask), 0)
+    lesion = mask.view(lesion_of(mask), 0)
     if lesion.shape != scan.voxels.shape[:2]:
         raise InputError(f"{path}: the mask has shape {lesion.shape}, its image {scan.voxels.shape[:2]}")
     return lesion
@@ -66,7 +66,7 @@ def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
         apart = np.linalg.solve(scan.affine, mask.affine @ corners) - corners
         if np.abs(apart).max() > 0.5:
             raise InputError(f"{path}: the mask lies up to {np.abs(apart).max():.1f} voxels away from its scan")
-    return _lesion(mask)
+    return lesion_of(mask)
 
 
 def open_mask(path: Path) -> Scan:
@@ -94,7 +94,7 @@ def describe_values(mask: Scan) -> str:
     return f"{len(values)} gray levels, lesion above {cut:g}"
 
 
-def _lesion(mask: Scan) -> NDArray[np.uint8]:
+def lesion_of(mask: Scan) -> NDArray[np.uint8]:
     """The lesion of a mask as 0 and 1, ``(rows, columns)`` or the volume's shape."""
     flat = _flat(mask)
     cut = _cut(flat, mask)

@@ -18,6 +18,7 @@ from tumorlens.data.cards.lineage import START_HASH, known_start, patients_of_ru
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.datasets.load import find_source
 from tumorlens.data.datasets.patient_hashes import hash_patients
+from tumorlens.data.datasets.picture_hashes import PictureHashes
 from tumorlens.data.devices import pick_device
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of, whole_file, write_text
@@ -33,12 +34,13 @@ def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> 
     """The part of a card that says how the weights came about.
 
     The settings are those in the run's folder, because the file of the initial weights may hold other weights now.
-    The patients are hashes, see `data.datasets.patient_hashes`.
+    Patients and pictures are hashes, see `data.datasets.patient_hashes` and `data.datasets.picture_hashes`.
     """
     training = read_config(out)
     members = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     with suppress(OSError, InputError):  # a file that was moved during the training must not cost the weights
-        training = patients_of_run(training, {name: hash_patients(part.samples) for name, part in members.items()})
+        patients = {name: hash_patients(part.samples) for name, part in members.items()}
+        training = patients_of_run(training, patients, PictureHashes.of(parts.train.images).text)
     return {
         "training": training,
         "n_slices": {name: len(part) for name, part in members.items()},

@@ -185,6 +185,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         for tumor in np.flatnonzero(labels != NO_TUMOR):
             if is_type_uncertain(after[tumor], None if sets is None else sets[tumor]):
                 labels[tumor] = UNTYPED
+        known = self.knows(images)
         refused = classifier.refuses(seen.strangeness, np.array([s.prepared.head_fraction > 0 for s in batch]))
         named = np.where(labels == UNTYPED, 1 + after[:, 1:].argmax(axis=1), labels)  # a map needs a class
         explained = self._explain(classifier, batch, images, named) if self.explain else {}
@@ -197,6 +198,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
                 answer=int(labels[i]),
                 prediction_set=None if sets is None else sets[i],
                 refused=bool(refused[i]),
+                known=bool(known[i]),
                 explained=explained.get(i),
             )
             self.cases.append(case)
@@ -299,11 +301,12 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
             names = [CLASSES[NO_TUMOR], TUMOR]
             before, after = (np.stack([p[:, NO_TUMOR], 1 - p[:, NO_TUMOR]], axis=1) for p in (before, after))
             columns = (labels != NO_TUMOR).astype(np.int64)
-        return plots | {
-            "roc.png": lambda path: plot_roc(columns, after, path, "slices", names),
-            "reliability.png": lambda path: plot_reliability(columns, before, after, path, "slices"),
-            "worst.png": lambda path: plot_worst(self.worst.items, path, "most confident mistakes"),
-        }
+        if len(np.unique(columns)) > 1:  # else no class has a curve
+            plots["roc.png"] = lambda path: plot_roc(columns, after, path, "slices", names)
+        plots["reliability.png"] = lambda path: plot_reliability(columns, before, after, path, "slices")
+        if worst := self.worst.items:
+            plots["worst.png"] = lambda path: plot_worst(worst, path, "most confident mistakes")
+        return plots
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
         """Tables of presence, of the classes where tumors have a known type, and of what the user asks for."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from tumorlens.classification.evaluation.metrics import decision_report, has_known_type
 from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
-from tumorlens.data.datasets.sample import Sample, channel_of
-from tumorlens.data.formats.open import open_scan
+from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR
-from tumorlens.data.masks.read import read_mask, read_volume_mask
+from tumorlens.data.masks.truth import read_truth
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
+from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.evaluation.base import Evaluation
 from tumorlens.pipeline.evaluation.classification import DECISION_TITLES, DECISIONS
 from tumorlens.pipeline.evaluation.protocols import Progress
@@ -26,14 +26,17 @@ from tumorlens.pipeline.evaluation.segmentation import (
     EMPTY_CASES,
     MASK_TITLES,
     badness,
-    mask_plots,
     mask_tables,
     mask_title,
+    size_plot,
 )
 from tumorlens.pipeline.evaluation.tables import Table, cell
-from tumorlens.pipeline.evaluation.worst_cases import WorstCase
+from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.pipeline.gate import REFUSED
+from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.pipeline import Pipeline
+from tumorlens.pipeline.read_ahead import AT_ONCE
+from tumorlens.pipeline.result import Result
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
 
 _FIGURES = {
@@ -64,6 +67,7 @@ class ScanCase:
         probabilities: Class -> probability of the scan; empty for a refused one.
         source: Number of its data set.
         sequence: Its MRI sequence, empty where it is not known.
+        known: Of each judged slice, whether the weights have learned from it, or from a copy.
     """
 
     scan: str
@@ -80,6 +84,12 @@ class ScanCase:
     probabilities: dict[str, float] = field(default_factory=dict)
     source: int = 0
     sequence: str = ""
+    known: tuple[bool, ...] = ()
+
+    @property
+    def n_known(self) -> tuple[int, int]:
+        """How many of its judged slices the weights know, and of how many."""
+        return sum(self.known), len(self.known)
 
     @property
     def tumor(self) -> float:
@@ -121,32 +131,29 @@ class PipelineEvaluation(Evaluation[ScanCase]):
 
         Slices of one volume are judged together.
         """
-        by_file: dict[Path, list[Sample]] = {}
+        pipeline: Pipeline = models["pipeline"]
+        by_scan: dict[tuple[Path, int | None], list[Sample]] = {}
         for sample in samples:
-            by_file.setdefault(sample.image, []).append(sample)
-        for done, members in enumerate(by_file.values(), start=1):
-            self.cases.append(self._judge(models["pipeline"], members, fold))
-            if progress:
-                progress(done, len(by_file))
+            by_scan.setdefault((sample.image, sample.channel), []).append(sample)
+        size, done = pipeline.classifier.input_size, 0
+        for group in _groups(_open(members, size) for members in by_scan.values()):
+            decisions = pipeline.decide([opened.case for opened in group])
+            for opened, decision in zip(group, decisions, strict=True):
+                result = pipeline.conclude(opened.case, decision)
+                self.cases.append(self._judge(opened, result, fold))
+                done += 1
+                if progress:
+                    progress(done, len(by_scan))
 
-    def _judge(self, pipeline: Pipeline, members: list[Sample], fold: int | None) -> ScanCase:
-        first = members[0]
-        scan = open_scan(first.image)
-        truth = true_mask(members, scan)
-        if first.channel is not None:
-            scan = replace(scan, voxels=channel_of(scan, first.channel))
-        result = pipeline.run(scan)
-        label = _true_label(members)
+    def _judge(self, opened: _Opened, result: Result, fold: int | None) -> ScanCase:
+        first, scan, truth = opened.members[0], opened.case.scan, opened.truth
+        label = _true_label(opened.members)
         patient = first.patient or (scan.annotation.patient if scan.annotation else "") or str(first.image)
-        scores: list[SliceScores] = []
         views = (
             () if truth is None else [(scan.view(truth, k), scan.view(result.mask, k)) for k in range(scan.n_slices)]
         )
-        for k, (true_hw, guess_hw) in enumerate(views):
-            scores.append(slice_scores(guess_hw, true_hw))
-            title = mask_title(f"{label} as {result.label}", scores[-1])
-            shown = WorstCase(scan.slice(k), title, patient, true_hw, guess_hw, scan.pixel_aspect)
-            self.worst.offer(badness(scores[-1]), shown)
+        scores = [slice_scores(guess_hw, true_hw) for true_hw, guess_hw in views]
+        self._offer(opened, result, label, patient, scores)
         return ScanCase(
             scan=first.image.name,
             patient=patient,
@@ -162,7 +169,28 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             probabilities={name: float(p) for name, p in (result.probabilities or {}).items() if p is not None},
             source=first.source,
             sequence=first.sequence,
+            known=tuple(self.knows(np.stack([prepared.image for prepared in opened.case.chosen])).tolist()),
         )
+
+    def _offer(self, opened: _Opened, result: Result, label: str, patient: str, scores: Sequence[SliceScores]) -> None:
+        """Offer a scan to the worst cases, unless it is right: its slice with the lowest Dice, or where no mask is
+        known the slice that a run shows."""
+        scan, truth = opened.case.scan, opened.truth
+        if scores and truth is not None:
+            k = min(range(len(scores)), key=lambda k: badness(scores[k]))
+            if scores[k].dice < 1:
+                place = f", slice {k}" if scan.volume else ""
+                title = mask_title(label, scores[k], place, result.label)
+                masks = scan.view(truth, k), scan.view(result.mask, k)
+                self.worst.offer(
+                    badness(scores[k]), WorstCase(scan.slice(k), title, patient, *masks, aspect=scan.pixel_aspect)
+                )
+        elif not _is_right(label, result.label):
+            shares = result.probabilities or {}
+            sure = 1 - float(shares.get(CLASSES[NO_TUMOR]) or 0) if result.label == TUMOR else shares.get(result.label)
+            title = f"true: {plain(label)}\n{plain(result.label)}" + (f" {sure:.2f}" if sure is not None else "")
+            shown = WorstCase(scan.slice(result.shown_slice), title, patient, aspect=scan.pixel_aspect)
+            self.worst.offer((0.0, -float(sure or 0)), shown)
 
     def figures_of(self, cases: Sequence[ScanCase]) -> dict[str, Any]:
         """Figures of pictures and of volumes apart."""
@@ -187,7 +215,8 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return {
             **decision_report(labels, answers, np.array([c.tumor for c in cases]), patients, self.seed),
             "n_outlined": int(outlined.sum()),
-            "dice_all": weighted_mean(score, outlined, patients, self.seed),
+            # Without a single outlined lesion it would only repeat that tumor-free scans have no mask.
+            "dice_all": weighted_mean(score, outlined, patients, self.seed) if has_outline.any() else None,
             "dice_tumor": weighted_mean(score, has_outline, patients, self.seed),
             "dice_tumor_median": median(score, has_outline, patients, self.seed),
             "n_tumor_free_slices": int(free.sum()),
@@ -210,7 +239,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             **self.group_figures(cases),
             "recall": {name: mean_of(name, right) for name in CLASSES if any(c.label == name for c in cases)},
             "dice_by_label": {name: mean_of(name, score, outlined=True) for name in sick},
-            "masks": segmentation_report(*slices, self.seed) if slices[0] else None,
+            "masks": segmentation_report(*slices, self.seed) if _shows_lesion(slices[0]) else None,
         }
 
     def rows_of(self, case: ScanCase) -> list[dict[str, Any]]:
@@ -231,7 +260,12 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         plots: dict[str, Callable[[Path], None]] = {}
         if judged:
             plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, title)
-        return plots | (mask_plots(*slices, self.worst.items) if slices[0] else {})
+        if _shows_lesion(slices[0]):
+            plots |= size_plot(*slices)
+        if worst := self.worst.items:
+            about = "lowest Dice" if any(case.truth_hw is not None for case in worst) else "most confident mistakes"
+            plots["worst.png"] = lambda path: plot_worst(worst, path, about)
+        return plots
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
         """A table of labels and Dice, and those of the masks, for pictures and for volumes."""
@@ -240,13 +274,62 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             if kind not in figures:
                 continue
             part = figures[kind]
-            rows = [(title, cell(part[key])) for key, title in _FIGURES.items()]
+            with_dice = part["dice_all"] is not None
+            rows = [
+                (title, cell(part[key])) for key, title in _FIGURES.items() if with_dice or not key.startswith("dice")
+            ]
             rows += [(f"recall, {plain(name)}", cell(v)) for name, v in part["recall"].items()]
             rows += [(f"Dice, {name}", cell(v)) for name, v in part["dice_by_label"].items()]
-            about = f"End to end, {kind}: {part['n']} of {part['n_patients']} patients, {part['n_outlined']} outlined"
+            outlined = f"{part['n_outlined']} with a true mask" if with_dice else "none with a true mask"
+            about = f"End to end, {kind}: {part['n']} of {part['n_patients']} patients, {outlined}"
             tables.append(Table(about, ("", "value"), rows))
             tables += mask_tables(part["masks"], masks) if part["masks"] else []
         return tables
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A scan that was read as a run reads it, with its truth.
+
+    Attributes:
+        members: Its samples.
+        case: Ready for the networks.
+        truth: Its true mask in the array order of the scan, or None.
+    """
+
+    members: list[Sample]
+    case: Case
+    truth: NDArray[np.uint8] | None
+
+
+def _open(members: list[Sample], size: int) -> _Opened:
+    first = members[0]
+    scan = open_source(first.image, RunOptions(channel=first.channel))
+    return _Opened(members, prepare(scan, size), true_mask(members, scan))
+
+
+def _groups(scans: Iterable[_Opened]) -> Iterator[list[_Opened]]:
+    """Scans that share a batch, as in a run: at least one, and not more slices than `AT_ONCE`."""
+    group: list[_Opened] = []
+    slices = 0
+    for opened in scans:
+        n = len(opened.case.chosen)
+        if group and slices + n > AT_ONCE:
+            yield group
+            group, slices = [], 0
+        group.append(opened)
+        slices += n
+    if group:
+        yield group
+
+
+def _is_right(label: str, guess: str) -> bool:
+    """Whether an answer is right; of a tumor of unknown type, whether it is a tumor."""
+    return guess == label or (label == TUMOR and guess in CLASSES[1:])
+
+
+def _shows_lesion(scores: Sequence[SliceScores]) -> bool:
+    return any(s.truth_px for s in scores)
 
 
 def _likeliest(case: ScanCase) -> str:
@@ -279,6 +362,7 @@ def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | Non
         "label": case.label if index is None else case.slice_labels[index],
         "predicted": case.guess if index is None else None,
     }
+    row["training_slices"] = case.n_known[0] if index is None else None
     row |= {f"p_{name}": case.probabilities.get(name) if index is None else None for name in CLASSES}
     if scores is not None:
         return row | asdict(scores)
@@ -289,7 +373,7 @@ def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
     """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
     file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
     if file is not None:
-        return read_volume_mask(file, scan) if scan.volume else read_mask(file, scan)
+        return read_truth(file, scan)
     if scan.annotation is not None and scan.annotation.mask is not None:
         return scan.annotation.mask
     if any(label != CLASSES[NO_TUMOR] for s in members for label in (s.volume_label or s.label, s.label)):

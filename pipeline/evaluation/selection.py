@@ -226,8 +226,8 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if len(samples) < len(loaded):
-        lack = "mask" if request.stage == "segmentation" else "label"
-        notes.append(f"{len(loaded) - len(samples)} slices without a {lack} were left out")
+        lack = "without a true mask" if request.stage == "segmentation" else "with neither a label nor a mask"
+        notes.append(f"{len(loaded) - len(samples)} slices {lack} were left out: their truth is not known")
     if any(not s.patient for s in samples):
         notes.append(
             "the data do not name every patient: a slice of unknown origin counts as a patient of its own unless "

@@ -130,7 +130,7 @@ def statistics(labels, probabilities):
 
 
 @pytest.mark.parametrize(
-    "name", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece", "recall", "roc_auc", "roc_auc_mean"]
+    "name", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "recall", "roc_auc", "roc_auc_mean"]
 )
 def test_fast_intervals_equal_the_libraries_in_every_draw(name):
     """Five patients of four classes: classes are missing in many draws."""
@@ -142,6 +142,22 @@ def test_fast_intervals_equal_the_libraries_in_every_draw(name):
     expected = interval(statistics(labels, probabilities)[name], patients, seed=4)
     assert measured == pytest.approx(expected, abs=2e-6)
     assert expected["low"] <= expected["value"] <= expected["high"] and expected["low"] < expected["high"]
+
+
+def test_the_draws_of_ece_equal_the_library_and_its_interval_holds_it():
+    labels, probabilities, patients = made_up(seed=1, n=50, n_patients=5, digits=5)
+    measured = classification_report(labels, probabilities, patients, seed=4)["slice"]["ece"]
+    drawn = []
+
+    def keep(indices):
+        drawn.append(statistics(labels, probabilities)["ece"](indices))
+        return drawn[-1]
+
+    interval(keep, patients, seed=4)
+    value, *draws = drawn  # of all slices, then of each draw
+    assert measured["value"] == pytest.approx(value)
+    assert measured["high"] == pytest.approx(value + 1.96 * np.std(draws), abs=2e-6)
+    assert 0 <= measured["low"] < value
 
 
 def test_auc_by_pairs_is_that_of_scikit_learn(case, report):

@@ -78,7 +78,8 @@ def test_a_card_that_is_not_json(copy, text):
         ({"calibration": {"temperature": float("nan")}}, "calibration.temperature nan is not a number"),
         ({"calibration": {"temperature": True}}, "calibration.temperature True is not a number"),
         ({"conformal": None}, "conformal None is not a JSON object"),
-        ({"conformal": {}}, "conformal.thresholds None is not a JSON object"),
+        ({"conformal": {}}, r"conformal \{\} is not a JSON object with thresholds, or with too_few"),
+        ({"conformal": {"thresholds": None}}, "conformal.thresholds None is not a JSON object"),
         (
             {"conformal": {"thresholds": {"glioma": 0.1}}},
             r"conformal.thresholds \{'glioma': 0.1\} is not a JSON object with a threshold for each of no_tumor",

@@ -90,7 +90,6 @@ def test_an_index_without_a_row(tmp_path, text, reason):
         ("image,label,fold\nindex.csv,glioma,x\n", "bad_row", "line 2: fold 'x' is not a whole number from 0 on"),
         ("image,label,fold\nindex.csv,glioma,-1\n", "bad_row", "line 2: fold '-1'"),
         ("image,label,every\nindex.csv,glioma,0\n", "bad_row", "line 2: every '0'"),
-        ("image,label\nindex.csv\n", "bad_row", "line 2: label is empty"),
         ("image,label\n,glioma\n", "bad_row", "line 2: image is empty"),
         ("image,label\n,,\nx.png,glioma\n", "missing_file", "line 3: no such file .*x.png"),
         ("image,label,mask\nindex.csv,glioma,m.png\n", "missing_file", "line 2: no such file .*m.png"),

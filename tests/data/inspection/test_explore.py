@@ -17,7 +17,6 @@ from tests.scans.pictures import save
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.explore import explore
-from tumorlens.data.inspection.statistics import UNLABELED
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
@@ -124,8 +123,8 @@ def test_masks_without_labels_and_colors_and_one_patient(tmp_path):
         save(tmp_path / "set" / "images" / f"{i}.png", np.dstack([phantom.image, phantom.image // 2, phantom.image]))
         save(tmp_path / "set" / "masks" / f"{i}.png", phantom.mask * np.uint8(255))
     numbers = explore(tmp_path / "set", tmp_path / "out")
-    assert set(numbers["classes"]) == {UNLABELED}
-    assert numbers["classes"][UNLABELED]["masks"] == numbers["classes"][UNLABELED]["color_slices"] == 3
+    assert set(numbers["classes"]) == {"tumor"}  # the masks say so
+    assert numbers["classes"]["tumor"]["masks"] == numbers["classes"]["tumor"]["color_slices"] == 3
     assert numbers["source_auc"] is None
     assert numbers["folds"]["table"] is None
     assert "figures/folds.png" not in numbers["figures"]

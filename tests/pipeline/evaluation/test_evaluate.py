@@ -343,9 +343,19 @@ def test_p5_says_whether_the_source_was_left_out(mixed, phantom_set, weights, tm
     assert any("have learned from" in text for text in alone.warnings)
     index = re.sub(r",p(\d)", r",other\1", (phantom_set / "index.csv").read_text())
     (tmp_path / "abroad.csv").write_text(index)
-    data = f"{tmp_path / 'abroad.csv'}@{phantom_set}"
-    rest = {"classifier": weights["classifier"], "probe": False}
-    other = measure(tmp_path / "out", "classification", data, protocol="p5", **rest)
+    rest = {"classifier": weights["classifier"], "probe": False, "protocol": "p5"}
+    renamed = measure(tmp_path / "renamed", "classification", f"{tmp_path / 'abroad.csv'}@{phantom_set}", **rest)
+    assert renamed.messages[0].startswith("P5: leave one source out: abroad; the weights were not trained without it")
+    assert renamed.warnings == [
+        "24 of 40 of these slices were training slices of the weights, or are copies of such: figures on them say "
+        "nothing about new patients"
+    ]
+    for file in (phantom_set / "images").iterdir():
+        upside_down = np.array(Image.open(file))[::-1]
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(upside_down)).save(tmp_path / "images" / file.name)
+    (tmp_path / "abroad.csv").write_text(re.sub(",masks/[^,]*", ",", index))
+    other = measure(tmp_path / "out", "classification", tmp_path / "abroad.csv", **rest)
     title = "P5: leave one source out: abroad; the weights have not learned from its patients"
     assert other.report["protocol"]["title"] == other.messages[0] == title
 
