@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import weighted_mean
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 
 LEVEL = 0.95
 
@@ -25,7 +25,7 @@ def fit_thresholds(
     patients the coverage on others varies more than the number of slices suggests.
 
     Args:
-        probabilities_nc: ``(n, 4)``, calibrated.
+        probabilities_nc: ``(n, c)``, calibrated.
         labels_n: ``(n,)``.
         level: Wanted coverage.
 
@@ -33,7 +33,7 @@ def fit_thresholds(
         A number per class; None for a class that no slice shows. It is in a set only as the likeliest.
     """
     thresholds: list[float | None] = []
-    for c in range(len(CLASSES)):
+    for c in range(probabilities_nc.shape[1]):
         own = np.sort(probabilities_nc[labels_n == c, c])
         rank = int(np.floor((1 - level) * (len(own) + 1) + 1e-9))  # rank - 1 slices may be left out
         thresholds.append(None if not len(own) else float(own[rank - 1]) if rank else 0.0)
@@ -41,7 +41,7 @@ def fit_thresholds(
 
 
 def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[float | None]) -> NDArray[np.bool_]:
-    """The classes in each slice's set, ``(n, 4)`` bool. The likeliest is always among them."""
+    """The classes in each slice's set, ``(n, c)`` bool. The likeliest is always among them."""
     least = np.array([np.inf if t is None else t for t in thresholds])
     sets = probabilities_nc >= least
     sets[np.arange(len(sets)), probabilities_nc.argmax(axis=1)] = True
@@ -49,17 +49,22 @@ def prediction_sets(probabilities_nc: NDArray[np.float32], thresholds: Sequence[
 
 
 def coverage_report(
-    sets_nc: NDArray[np.bool_], labels_n: NDArray[np.int64], patients: Sequence[str], seed: int = 0
+    sets_nc: NDArray[np.bool_],
+    labels_n: NDArray[np.int64],
+    patients: Sequence[str],
+    seed: int = 0,
+    classes: ClassList = SHIPPED_CLASSES,
 ) -> dict[str, Any]:
     """Share of the sets that hold the true class, over all slices and per class, with intervals over patients.
 
     Also the sets' mean size and the share of sets with a single class.
 
     Args:
-        sets_nc: ``(n, 4)`` bool from `prediction_sets`.
+        sets_nc: ``(n, c)`` bool from `prediction_sets`.
         labels_n: ``(n,)``.
         patients: ``(n,)``.
         seed: Of the intervals.
+        classes: The classes of the columns.
     """
     inside = sets_nc[np.arange(len(labels_n)), labels_n].astype(float)
     size = sets_nc.sum(axis=1)
@@ -69,7 +74,7 @@ def coverage_report(
         "n": len(labels_n),
         "coverage": weighted_mean(inside, every, patients, seed),
         "coverage_by_class": {
-            CLASSES[c]: weighted_mean(inside, (labels_n == c).astype(float), patients, seed)
+            classes.names[c]: weighted_mean(inside, (labels_n == c).astype(float), patients, seed)
             for c in sorted(set(labels_n))
         },
         "mean_size": weighted_mean(size.astype(float), every, patients, seed),

@@ -12,7 +12,7 @@ from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import PICTURE_SUFFIXES, Sample, channel_of, has_color
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import TUMOR_FREE
 from tumorlens.data.masks.read import read_mask
 
 FLAIR = 1
@@ -114,5 +114,5 @@ def _row(sample: Sample, listing: Listing) -> Row | None:
         if not sick:
             return None
         return Row(sample, error=f"{image}: the mask shows a tumor where the picture has one value everywhere")
-    label, sequence = "glioma" if sick else CLASSES[NO_TUMOR], "flair" if channel == FLAIR else ""
+    label, sequence = "glioma" if sick else TUMOR_FREE, "flair" if channel == FLAIR else ""
     return Row(replace(sample, label=label, channel=channel, sequence=sequence))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR, labels_agree
+from tumorlens.data.labels import TUMOR_FREE, labels_agree
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -90,7 +90,7 @@ def slices_of(sample: Sample) -> list[Sample]:
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))  # folds may be made before it is read
     if scan.n_slices == 1:
         return [sample]
-    if sample.mask is None and sample.label not in ("", CLASSES[NO_TUMOR]):
+    if sample.mask is None and sample.label not in ("", TUMOR_FREE):
         raise InputError(f"{sample.image}: a volume labeled {sample.label} needs a mask that says in which slices")
     mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
     lesion_px = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
@@ -102,7 +102,7 @@ def slices_of(sample: Sample) -> list[Sample]:
         samples.append(
             replace(
                 sample,
-                label=sample.label if lesion_px[k] or unknown else CLASSES[NO_TUMOR],
+                label=sample.label if lesion_px[k] or unknown else TUMOR_FREE,
                 patient=sample.patient or str(sample.image),  # neighboring slices must stay together
                 mask=sample.mask if lesion_px[k] else None,
                 slice_index=k,
@@ -196,7 +196,7 @@ def has_color(scan: Scan) -> bool:
 
 def has_truth(sample: Sample) -> bool:
     """Whether it is known where the tumor is: by a mask, by the content of a MATLAB file, or because there is none."""
-    if sample.mask is not None or sample.label in ("", CLASSES[NO_TUMOR]):
+    if sample.mask is not None or sample.label in ("", TUMOR_FREE):
         return True
     if sample.image.suffix.lower() != ".mat":
         return False

@@ -13,6 +13,7 @@ import torch
 from tumorlens.data.cards.card import WEIGHT_FILES
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.config import TrainingConfig
+from tumorlens.data.datasets.classes import GivenClasses
 from tumorlens.data.datasets.load import find_source
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.devices import pick_device, wants_bf16
@@ -77,7 +78,11 @@ class Run:
             find_source(source)
 
     def load_data(
-        self, keep: Callable[[Sample], bool], evidence: Evidence | None, prepared: Progress | None
+        self,
+        keep: Callable[[Sample], bool],
+        evidence: Evidence | None,
+        prepared: Progress | None,
+        given: GivenClasses | None = None,
     ) -> Partition:
         """The slices to learn from, to validate and to test on.
 
@@ -85,11 +90,12 @@ class Run:
             keep: Only samples for which it is true are read.
             evidence: What a run on all patients is calibrated on.
             prepared: Called with the number of slices read and of all.
+            given: The classes that the user names; by default they are those of the labels.
 
         Raises:
             InputError: See `data.training.partition.load_partition`.
         """
-        parts = load_partition(self.config, keep, prepared)
+        parts = load_partition(self.config, keep, prepared, given)
         self.say(str(parts))
         if evidence is not None:
             evidence.check_coverage([sample.patient for sample in parts.train.samples])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import folder_of
@@ -46,6 +48,11 @@ class StoredResult:
     def label(self) -> str:
         """The predicted label; empty where the scan failed."""
         return str(self.content.get("label", ""))
+
+    @cached_property
+    def classes(self) -> ClassList:
+        """The classes of the classifier that has judged it; the shipped ones where the scan failed."""
+        return ClassList.from_card(self.content)
 
     @property
     def identity(self) -> str:

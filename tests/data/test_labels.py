@@ -7,12 +7,11 @@ import pytest
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import (
     CLASSES,
-    NO_TUMOR,
+    SHIPPED_CLASSES,
     TABLE,
+    TUMOR_FREE,
     UNKNOWN_COLOR,
     canonical_label,
-    class_of,
-    color_of,
     labels_agree,
 )
 
@@ -22,15 +21,15 @@ def test_rows_do_not_share_names_aliases_or_colors():
     assert len(set(aliases)) == len(aliases)
     assert len({row.name for row in TABLE}) == len({row.color for row in TABLE}) == len(TABLE) == len(CLASSES)
     assert UNKNOWN_COLOR not in {row.color for row in TABLE}
-    assert CLASSES[NO_TUMOR] == "no_tumor"
+    assert TUMOR_FREE == "no_tumor"
 
 
 @pytest.mark.parametrize("row", TABLE, ids=CLASSES)
 def test_each_class_is_found_by_its_spellings(row):
     assert all(canonical_label(alias) == row.name for alias in row.aliases)
     assert canonical_label(row.prose.upper()) == canonical_label(f"{row.name}_01") == row.name
-    assert class_of(row.name) is row
-    assert color_of(row.name) == row.color
+    assert SHIPPED_CLASSES.row(row.name) is row
+    assert SHIPPED_CLASSES.color(row.name) == row.color
 
 
 @pytest.mark.parametrize("row", TABLE, ids=CLASSES)
@@ -38,7 +37,7 @@ def test_sites_are_codes_of_snomed(row):
     from pydicom.sr.codedict import codes
 
     assert getattr(codes.SCT, row.site).scheme_designator == "SCT"
-    assert (row.concept is None) == (row.name == CLASSES[NO_TUMOR])
+    assert (row.concept is None) == (row.name == TUMOR_FREE)
 
 
 def test_other_names_are_refused_and_gray():
@@ -49,9 +48,9 @@ def test_other_names_are_refused_and_gray():
     assert canonical_label("tumour-free", {"tumour-free": "no_tumor"}) == "no_tumor"
     with pytest.raises(InputError, match="label 'PI_00'"):  # a patient's name
         canonical_label("PI_00")
-    assert color_of("zebra") == UNKNOWN_COLOR
+    assert SHIPPED_CLASSES.color("zebra") == UNKNOWN_COLOR
     with pytest.raises(KeyError):
-        class_of("zebra")
+        SHIPPED_CLASSES.row("zebra")
 
 
 def test_a_tumor_of_unknown_type_may_be_of_any_type():
