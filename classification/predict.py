@@ -150,7 +150,9 @@ class Classifier:
         """The highest strangeness of a brain slice; None for weights without a refusal."""
         return None if self.refusal is None else self.refusal.limit
 
-    def explain(self, images_nhw: NDArray[np.uint8], class_indices: Sequence[int]) -> NDArray[np.float32]:
+    def explain(
+        self, images_nhw: NDArray[np.uint8], class_indices: Sequence[int] | NDArray[Any]
+    ) -> NDArray[np.float32]:
         """Grad-CAM ``(n, size, size)`` in 0..1 of prepared slices for one class each, see `classification.gradcam`.
 
         Raises:

@@ -20,10 +20,10 @@ from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.classification.trust.evidence import PredictionEvidence, read_evidence, write_predictions
 from tumorlens.classification.trust.fit import Trust, fit_trust
 from tumorlens.classification.trust.refusal_fit import read_others
-from tumorlens.data.datasets.classes import given_classes
+from tumorlens.data.datasets.classes import doubtful_names, given_classes
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES, TUMOR_FREE, doubtful_names
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES, TUMOR_FREE
 from tumorlens.data.training.module import input_sizes
 from tumorlens.data.training.networks import freeze_stem, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence

@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 from tumorlens.data.errors import InputError
@@ -89,8 +87,10 @@ _ORANGE = "#E69F00"
 _ANY_TUMOR = TumorClass(TUMOR, "tumor of uncertain type", (), _ORANGE, "unknown", _NEOPLASM)
 _ONE_TUMOR = TumorClass(TUMOR, "tumor", (), _ORANGE, "unknown", _NEOPLASM)
 # What the table leaves of the palette of Okabe and Ito, then the "muted" one of P. Tol (SRON/EPS/TN/09-002, 2021).
-_COLORS = ("#56B4E9", "#F0E442", "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255")
-_COLORS += ("#AA4499",)
+_COLORS = (
+    *("#56B4E9", "#F0E442"),
+    *("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"),
+)
 _SHADES = (0.45, -0.35, 0.7, -0.6, 0.25)  # shares of white, or of black, in the colors after those
 _INITIALS = 2  # letters of the shortest aliases; with a number they name a patient: PI_00, ME07
 _ALIASES = {alias: row.name for row in TABLE for alias in row.aliases}
@@ -160,13 +160,17 @@ class ClassList:
             InputError: They are not the names of 2 to 50 classes, or their table is not one.
         """
         names = card.get("classes", list(SHIPPED_CLASSES.names))
-        rows = [_row_of(entry) for entry in card.get("class_table", ())]
+        table = card.get("class_table", [])
+        if not isinstance(table, list):
+            raise InputError(f"its class_table {table!r} is not a list of rows")
+        rows = [_row_of(entry) for entry in table]
         if not isinstance(names, list) or not all(isinstance(n, str) and n == own_name(n) for n in names):
             raise InputError(f"its classes {names!r} are not a list of names in small letters")
         if rows and [row.name for row in rows] != names:
             raise InputError("its class_table does not name the classes of its list")
         found = cls.of_rows(rows or map(fresh_row, names))
-        found.check_number()
+        if not FEWEST <= len(names) <= MOST:
+            raise InputError(f"its {len(names)} classes are not {FEWEST} to {MOST}")
         if list(found.outputs) != names:
             raise InputError(f"its class {TUMOR_FREE} is not the first one")
         return found
@@ -390,37 +394,3 @@ def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
             f"'{name}=CLASS')"
         )
     return label
-
-
-def doubtful_names(counts: Mapping[str, int]) -> list[str]:
-    """Sentences about classes that may be typing errors: their name is close to another, or they have few slices.
-
-    Args:
-        counts: Number of slices of each label.
-    """
-    known = {row.name for row in TABLE} | {TUMOR}
-    names = sorted(name for name in counts if name)
-    lines = []
-    for first, second in combinations(names, 2):
-        fewer, more = sorted((first, second), key=lambda name: (name in known, counts[name]))
-        letters = [re.sub(r"\d+", "", name) for name in (first, second)]
-        if fewer in known or letters[0] == letters[1]:  # grade_2 and grade_3 are meant
-            continue
-        if SequenceMatcher(None, *letters).ratio() >= _CLOSE:
-            lines.append(
-                f"{fewer} ({counts[fewer]} slices) is written nearly like {more} ({counts[more]}); if they are one "
-                f"class, give --map {fewer}={more}"
-            )
-    most = max(counts.values(), default=0)
-    close = " ".join(lines)
-    for name in names:
-        few = counts[name] < min(_FEW, _FEW_SHARE * most)
-        if few and name not in known and f"{name} (" not in close:
-            lines.append(
-                f"{name} has only {counts[name]} slices, too few to learn; if it is no class, map it or leave it out"
-            )
-    return lines
-
-
-_CLOSE = 0.85  # likeness of two names (difflib) from which one may be a typing error
-_FEW, _FEW_SHARE = 5, 0.1  # slices of a class, and their share of the largest class, below which it may be one

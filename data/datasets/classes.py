@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from tumorlens.data.datasets.index import find_index
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import COLOR, TUMOR_FREE, ClassList, TumorClass, canonical_label, fresh_row
+from tumorlens.data.labels import (
+    COLOR,
+    TABLE,
+    TUMOR,
+    TUMOR_FREE,
+    ClassList,
+    TumorClass,
+    canonical_label,
+    fresh_row,
+)
 
 FILE = "classes.yaml"  # beside the data
+_CLOSE = 0.85  # likeness of two names (difflib) from which one may be a typing error
+_FEW, _FEW_SHARE = 5, 0.1  # slices of a class, and their share of the largest class, below which it may be one
 _KEYS = {"name": str, "prose": str, "color": str, "malignancy": str, "no_tumor": bool, "aliases": list}
 
 
@@ -68,7 +82,9 @@ def file_beside(source: str | Path) -> Path | None:
 def _given(rows: list[TumorClass], where: str) -> GivenClasses:
     spellings = {alias: row.name for row in rows for alias in row.aliases}
     try:
-        return GivenClasses(ClassList.of_rows(replace(row, aliases=()) for row in rows), spellings)
+        return GivenClasses(
+            ClassList.of_rows(replace(row, aliases=fresh_row(row.name).aliases) for row in rows), spellings
+        )
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -113,3 +129,33 @@ def _row(entry: dict[str, Any], where: str) -> TumorClass:
     row = fresh_row(own)
     texts = {key: entry[key] for key in ("prose", "color", "malignancy") if key in entry}
     return replace(row, aliases=tuple(dict.fromkeys((name, *aliases))), **texts)
+
+
+def doubtful_names(counts: Mapping[str, int]) -> list[str]:
+    """Sentences about classes that may be typing errors: their name is close to another, or they have few slices.
+
+    Args:
+        counts: Number of slices of each label.
+    """
+    known = {row.name for row in TABLE} | {TUMOR}
+    names = sorted(name for name in counts if name)
+    lines = []
+    for first, second in combinations(names, 2):
+        fewer, more = sorted((first, second), key=lambda name: (name in known, counts[name]))
+        letters = [re.sub(r"\d+", "", name) for name in (first, second)]
+        if fewer in known or letters[0] == letters[1]:  # grade_2 and grade_3 are meant
+            continue
+        if SequenceMatcher(a=letters[0], b=letters[1]).ratio() >= _CLOSE:
+            lines.append(
+                f"{fewer} ({counts[fewer]} slices) is written nearly like {more} ({counts[more]}); if they are one "
+                f"class, give --map {fewer}={more}"
+            )
+    most = max(counts.values(), default=0)
+    close = " ".join(lines)
+    for name in names:
+        few = counts[name] < min(_FEW, _FEW_SHARE * most)
+        if few and name not in known and f"{name} (" not in close:
+            lines.append(
+                f"{name} has only {counts[name]} slices, too few to learn; if it is no class, map it or leave it out"
+            )
+    return lines

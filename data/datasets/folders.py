@@ -137,7 +137,7 @@ def classes_by_folder(
             for chain, labels in zip(chains, known, strict=True)
             if (at := _class_level(labels)) >= 0 and labels[at] == TUMOR and len(chain) > at + 1 and not labels[at + 1]
         ]
-        names = [name for name in chosen if not _is_patient(name)]
+        names = [name for name in chosen if not is_patient_name(name)]
     else:
         level = 0
         while (
@@ -145,7 +145,7 @@ def classes_by_folder(
         ):
             level += 1
         names = [chain[level] for chain in chains if len(chain) > level]
-        if len(set(names)) < 2 or any(map(_is_patient, names)):
+        if len(set(names)) < 2 or any(map(is_patient_name, names)):
             return {}
     return {name: label for name in dict.fromkeys(names) if (label := _own_class(name))}
 
@@ -167,7 +167,7 @@ def _class_level(labels: Sequence[str]) -> int:
     return typed if typed >= 0 else next((at for at, label in enumerate(labels) if label), -1)
 
 
-def _is_patient(name: str) -> bool:
+def is_patient_name(name: str) -> bool:
     """Whether a folder is called as those of patients are: with a number."""
     plain = re.sub(r"[\W_]+", " ", name.lower())
     return bool(re.search(r"\d", _GRADE.sub("", _SEQUENCE.sub("", plain))))

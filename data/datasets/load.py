@@ -19,7 +19,7 @@ from tumorlens.data.datasets.folders import (
     with_masks,
 )
 from tumorlens.data.datasets.index import CHANNELS, find_index, read_index
-from tumorlens.data.datasets.lgg import is_lgg_set, list_lgg_folder
+from tumorlens.data.datasets.lgg import has_lgg_patients, is_lgg_set, list_lgg_folder
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import Sample, slices_of
 from tumorlens.data.errors import InputError
@@ -77,7 +77,8 @@ def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, ch
         return read_index(index, root, label_map, channel)
     listing = Listing(root)
     scans = scans_below(root)
-    label_map = classes_by_folder(list(scans), root, label_map) | label_map
+    if not (is_lgg_set(scans, root, label_map) and has_lgg_patients(scans, root)):
+        label_map = classes_by_folder(list(scans), root, label_map) | label_map
     folders = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
     images = folders.get("images") or folders.get("image") or folders.get("imgs")
     masks = folders.get("masks") or folders.get("mask") or folders.get("labels")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.datasets.classes import doubtful_names
 from tumorlens.data.datasets.duplicates import (
     Pair,
     copy_pairs,
@@ -26,7 +27,7 @@ from tumorlens.data.datasets.sample import Sample, channel_of, slices_with_head
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
-from tumorlens.data.labels import TUMOR_FREE, canonical_label, doubtful_names, labels_agree
+from tumorlens.data.labels import TUMOR_FREE, canonical_label, labels_agree
 from tumorlens.data.masks.read import describe_values, open_mask, read_mask, read_volume_mask
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan

@@ -127,13 +127,14 @@ def _read_result(out: Path, row: dict[str, str]) -> StoredResult:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if not row["error"] and content["scan"]["name"] == row["scan"] and _is_whole(content):
             return StoredResult(row["scan"], folder, row, content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return StoredResult(row["scan"], folder, row)
 
 
 def _is_whole(content: dict[str, Any]) -> bool:
     """Whether a ``result.json`` has everything that others read of it, of the right kind."""
+    ClassList.from_card(content)  # raises where it does not name classes
     lists = all(isinstance(content[name], list) for name in ("review", "lesions", "slices", "files", "prediction_set"))
     dicts = all(isinstance(content[name], dict) for name in ("scan", "models", "versions"))
     numbers = all(

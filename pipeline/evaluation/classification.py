@@ -48,7 +48,7 @@ DECISIONS = {
     "auc": "presence: AUC",
     "sensitivity": "tumors called tumors (sensitivity)",
     "specificity": "tumor-free ones called tumor-free (specificity)",
-    "accuracy": "label right, of four classes",
+    "accuracy": "label right, of all classes",
     "type_accuracy": "type right, of typed pictures (found tumors of a known type)",
     "unnamed": "answered with a tumor of unknown type",
     "refused": "refused as not a brain",

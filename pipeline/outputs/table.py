@@ -130,7 +130,8 @@ def _read_rows(data: bytes) -> list[list[str]]:
             raise
     else:
         # Other programs may leave out the last line end. Of a row with a label, the last column is empty.
-        if end < len(data) and not (len(rows[-1]) == len(rows[0]) and rows[-1][1]):
+        whole = bool(rows) and len(rows[-1]) == len(rows[0]) > len(_FIRST) and bool(rows[-1][1])
+        if end < len(data) and not whole:
             rows.pop()
     return rows
 
