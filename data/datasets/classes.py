@@ -25,6 +25,7 @@ from tumorlens.data.labels import (
 
 FILE = "classes.yaml"  # beside the data
 _CLOSE = 0.85  # likeness of two names (difflib) from which one may be a typing error
+_NUMBERS = re.compile(r"_t[12]c?(?=_|$)|\d+")  # sequences and numbers, in which the names of classes may differ
 _FEW, _FEW_SHARE = 5, 0.1  # slices of a class, and their share of the largest class, below which it may be one
 _KEYS = {"name": str, "prose": str, "color": str, "malignancy": str, "no_tumor": bool, "aliases": list}
 
@@ -142,7 +143,7 @@ def doubtful_names(counts: Mapping[str, int]) -> list[str]:
     lines = []
     for first, second in combinations(names, 2):
         fewer, more = sorted((first, second), key=lambda name: (name in known, counts[name]))
-        letters = [re.sub(r"\d+", "", name) for name in (first, second)]
+        letters = [_NUMBERS.sub("", name) for name in (first, second)]
         if fewer in known or letters[0] == letters[1]:  # grade_2 and grade_3 are meant
             continue
         if SequenceMatcher(a=letters[0], b=letters[1]).ratio() >= _CLOSE:

@@ -23,7 +23,7 @@ def class_folders(root: Path, names, slices: int, patients: bool = False, split:
 
 def seven_classes(root: Path) -> Path:
     """Seven classes in Training and Testing, as sets of Kaggle have them, with a folder for each patient."""
-    class_folders(root, SEVEN, 4, patients=True, split="Training")
+    class_folders(root, SEVEN, 6, patients=True, split="Training")
     return class_folders(root, SEVEN, 2, patients=True, split="Testing")
 
 

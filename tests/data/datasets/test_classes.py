@@ -83,7 +83,7 @@ def test_folders_of_any_name_are_classes_and_those_in_them_patients(tmp_path):
     assert classes.outputs == (
         "no_tumor", "meningioma", "astrocitoma", "ependimoma", "glioma_t1c", "neurocitoma", "schwannoma",
     )  # fmt: skip
-    assert len(samples) == 6 * len(SEVEN)
+    assert len(samples) == 8 * len(SEVEN)
     assert len({(s.split, s.patient) for s in samples}) == len(samples)
     report = check_set(tmp_path)
     assert (report.of("unknown_label"), report.of("doubtful_label"), report.files) == ([], [], len(samples))
@@ -101,7 +101,7 @@ def test_no_name_needs_to_be_known(tmp_path, names):
 def test_folders_of_patients_are_not_classes(tmp_path, names):
     for name in names:
         save(tmp_path / name / "1.png", small_slice(len(name)).image)
-    with pytest.raises(InputError, match=f"{names[0]} is not named for a class .*--map"):
+    with pytest.raises(InputError, match=f"the folder ({'|'.join(names)}) is not named for a class .*--map"):
         load_samples(tmp_path)
     assert {s.label for s in load_samples(tmp_path, dict.fromkeys(names, "own"))} == {"own"}
 
@@ -113,7 +113,7 @@ def test_a_folder_of_tumors_may_be_divided_by_type(tmp_path):
 
 
 def test_names_that_may_be_typing_errors_are_named(tmp_path):
-    class_folders(tmp_path, ("healthy", "schwannoma", "grade_2", "grade_3"), 12)
+    class_folders(tmp_path, ("healthy", "schwannoma", "grade_2", "grade_3", "Cyst T1", "Cyst T1C+", "Cyst T2"), 12)
     class_folders(tmp_path, ("schwanoma", "notes"), 1)
     doubts = check_set(tmp_path).of("doubtful_label")
     assert len(doubts) == 2
