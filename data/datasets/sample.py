@@ -30,7 +30,7 @@ class Sample:
 
     Attributes:
         image: The scan's file.
-        label: One of `data.labels.KNOWN`, or empty where the set has masks only.
+        label: A class, or `data.labels.TUMOR`; empty where the set has masks only.
         patient: The patient's pseudonym; empty where the set does not give one.
         mask: The mask's file, or None.
         fold: The set's own fold, or None.

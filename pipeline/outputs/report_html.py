@@ -139,13 +139,15 @@ def _meaning(content: Mapping[str, Any]) -> list[str]:
             "Small lesions can be missed, and so can other diseases than the tumors that it knows.",
         ]
     prose = classes.prose(label)
-    behavior = f"A {prose} is usually {content['malignancy'].removeprefix('usually ')}. {content['malignancy_note']}"
+    article = "an" if prose[:1].lower() in "aeiou" else "a"
+    behavior = f"{article.capitalize()} {prose} is usually {content['malignancy'].removeprefix('usually ')}."
+    behavior += f" {content['malignancy_note']}"
     if classes.is_uncertain(label):
         behavior = "The type is uncertain, so nothing is said of how such a tumor behaves."
     elif content["malignancy"] == "unknown":
         behavior = "Nothing is said of how such a tumor behaves."
     every = [] if classes.gate else ["This classifier knows no scan without a tumor: it calls every scan one."]
-    return [f"The classifier sees a {prose}; it gives that a probability of {share}.", behavior, *every]
+    return [f"The classifier sees {article} {prose}; it gives that a probability of {share}.", behavior, *every]
 
 
 def _probabilities(content: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -338,6 +340,8 @@ def _limits(content: Mapping[str, Any]) -> list[str]:
     if classes != SHIPPED_CLASSES:
         known = f"The classifier knows {', '.join(map(classes.prose, classes.tumors))}."
         others = "Any other disease may be called one of these, or be missed."
+        if classes.binary:
+            known, others = "The classifier says whether there is a tumor, not of which type.", "It may miss one."
     lines = [
         f"{known} {others}",
         "They do worse on scanners and sequences that they have not seen, on T1 without contrast agent, and after "
