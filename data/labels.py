@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from tumorlens.data.errors import InputError
@@ -369,6 +369,7 @@ def _in_table(name: str) -> str:
     return "" if numbered else _ALIASES.get(key, "")
 
 
+@lru_cache(4096)  # a folder of patients asks for the same names again and again
 def own_name(name: str) -> str:
     """A name as a class has it: in small letters, with ``_`` for all that is neither letter nor digit."""
     return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
