@@ -50,6 +50,12 @@ class ClassifierConfig(TrainingConfig):
     arch: str = setting(DEFAULT, "resnet50, cnn, mlp, alexnet, vgg16, inception_v3, any name of torchvision or timm.")
     frozen: bool = setting(False, "Train the last layer only.")
     blank: float = setting(0.1, "Share of slices shown with a blanked head, against shortcuts.", least=0, most=0.5)
+    classes: str = setting(
+        "",
+        "The classes: names with commas between them, or a YAML file with a row for each.",
+        metavar="FILE|A,B,C",
+        shown="those of classes.yaml in the data folder, else those of the labels",
+    )
     not_brain: tuple[str, ...] = setting(
         (), "Folder of pictures that do not show a brain, to be refused; repeatable.", metavar="FOLDER"
     )

@@ -41,19 +41,20 @@ class InitReport:
         return f"{self.loaded} of {self.total} tensors from {self.source}{rest}"
 
 
-def build_classifier(architecture: Architecture, size: int | None = None) -> nn.Module:
-    """A network with random weights and one logit per class of `data.labels.CLASSES`.
+def build_classifier(architecture: Architecture, size: int | None = None, n_classes: int = len(CLASSES)) -> nn.Module:
+    """A network with random weights and one logit per class.
 
     Args:
         architecture: From `classification.architectures.find_architecture`.
         size: Side of the input in pixels, by default the architecture's own.
+        n_classes: Number of classes, by default that of the shipped list.
 
-    Input ``(n, 3, size, size)`` as `data.preprocessing.normalization.to_batch` gives it; output logits ``(n, 4)``.
+    Input ``(n, 3, size, size)`` as `data.preprocessing.normalization.to_batch` gives it; logits ``(n, n_classes)``.
 
     Raises:
         InputError: The architecture cannot be built for that size.
     """
-    return architecture.build(size or architecture.input_size)
+    return architecture.build(size or architecture.input_size, n_classes)
 
 
 def last_layers(model: nn.Module) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.model import build_classifier, last_layers
 from tumorlens.data.augmentation.transplant import expected_counts
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, UNTYPED
+from tumorlens.data.labels import CLASSES, NO_TUMOR, SHIPPED_CLASSES, ClassList
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import slice_weights, total_steps
 from tumorlens.data.training.module import StageModule
@@ -23,9 +23,9 @@ from tumorlens.data.training.networks import check_output
 from tumorlens.data.training.partition import Partition
 
 
-def check_input_size(model: nn.Module, architecture: Architecture, size: int) -> None:
+def check_input_size(model: nn.Module, architecture: Architecture, size: int, n_classes: int = len(CLASSES)) -> None:
     """Raise an `InputError` if a classifier does not take inputs of this side in pixels."""
-    check_output(model, architecture.name, size, (1, len(CLASSES)))
+    check_output(model, architecture.name, size, (1, n_classes))
 
 
 def freeze_backbone(model: nn.Module) -> None:
@@ -70,23 +70,30 @@ class LabelLoss(nn.Module):
     T. Cour et al., JMLR 2011).
 
     Args:
-        class_weights: ``(4,)``.
+        class_weights: ``(c,)``, one for each output of the network.
         smoothing: Share of a label that is spread over all classes, or over tumor and no tumor.
         gamma: See `FocalLoss`.
+        classes: The classes. Where "no tumor" is not among the answers, a tumor of unknown type teaches nothing.
     """
 
-    def __init__(self, class_weights: torch.Tensor, smoothing: float, gamma: float = 0.0) -> None:
+    def __init__(
+        self,
+        class_weights: torch.Tensor,
+        smoothing: float,
+        gamma: float = 0.0,
+        classes: ClassList = SHIPPED_CLASSES,
+    ) -> None:
         super().__init__()
-        self.smoothing = smoothing
+        self.smoothing, self.classes = smoothing, classes
         self.typed = FocalLoss(gamma, weight=class_weights, label_smoothing=smoothing)
 
     def forward(self, logits_nc: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
-        """Scalar loss: the mean over the slices. Labels are indices into `data.labels.KNOWN`."""
-        typed = labels_n != UNTYPED
+        """Scalar loss: the mean over the slices. Labels are numbers of `data.labels.ClassList.index`."""
+        typed = labels_n != self.classes.untyped
         loss = logits_nc.new_zeros(())
         if typed.any():
-            loss = loss + typed.float().mean() * self.typed(logits_nc[typed], labels_n[typed])
-        if not typed.all():
+            loss = loss + typed.float().mean() * self.typed(logits_nc[typed], labels_n[typed] - self.classes.offset)
+        if self.classes.gate and not typed.all():
             logs = logits_nc[~typed].log_softmax(1)
             free, tumor = logs[:, NO_TUMOR], logs[:, NO_TUMOR + 1 :].logsumexp(1)
             presence = -(1 - self.smoothing / 2) * tumor - self.smoothing / 2 * free
@@ -102,27 +109,36 @@ class ClassifierModule(StageModule):
     Args:
         config: The run's settings.
         model: The network.
-        class_weights: ``(4,)`` of the loss.
+        class_weights: ``(c,)`` of the loss, one for each output of the network.
         total_steps: Optimizer steps of the whole run.
+        classes: The classes of the labels.
     """
 
     def __init__(
-        self, config: ClassifierConfig, model: nn.Module, class_weights: torch.Tensor, total_steps: int
+        self,
+        config: ClassifierConfig,
+        model: nn.Module,
+        class_weights: torch.Tensor,
+        total_steps: int,
+        classes: ClassList = SHIPPED_CLASSES,
     ) -> None:
         super().__init__()
-        self.config, self.total_steps = config, total_steps
+        self.config, self.total_steps, self.classes = config, total_steps, classes
         self.normalization = find_architecture(config.arch).normalization
         self.model = model.to(memory_format=torch.channels_last)
-        self.loss = LabelLoss(class_weights, config.label_smoothing, gamma=2.0 if config.loss == "focal" else 0.0)
-        self.accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
-        self.balanced_accuracy = MulticlassAccuracy(len(CLASSES), average="macro")
-        self.macro_f1 = MulticlassF1Score(len(CLASSES), average="macro")
+        gamma = 2.0 if config.loss == "focal" else 0.0
+        self.loss = LabelLoss(class_weights, config.label_smoothing, gamma, classes)
+        self.accuracy = MulticlassAccuracy(len(classes.outputs), average="micro")
+        self.balanced_accuracy = MulticlassAccuracy(len(classes.outputs), average="macro")
+        self.macro_f1 = MulticlassF1Score(len(classes.outputs), average="macro")
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
         return self.model(to_batch(images_nhw, self.normalization))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         logits, blank = self.model(self.training_batch(batch["image"])).float(), batch["blank"]
+        if not self.classes.gate:  # a head whose lesion was healed is of none of the classes
+            blank = blank | (batch["label"] == NO_TUMOR)
         loss = logits.new_zeros(())
         if not blank.all():
             loss = loss + (~blank).float().mean() * self.loss(logits[~blank], batch["label"][~blank])
@@ -140,7 +156,8 @@ class ClassifierModule(StageModule):
     def guess_and_truth(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``(n,)`` twice. A tumor of unknown type is right as any tumor, and wrong as none."""
         guess = logits.argmax(dim=1)
-        return guess, torch.where(labels == UNTYPED, guess.clamp(min=NO_TUMOR + 1), labels)
+        any_tumor = guess.clamp(min=NO_TUMOR + 1 - self.classes.offset)
+        return guess, torch.where(labels == self.classes.untyped, any_tumor, labels - self.classes.offset)
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits, labels = self(batch["image"]).float(), batch["label"]
@@ -162,10 +179,11 @@ def build_module(config: ClassifierConfig, parts: Partition, model: nn.Module | 
         parts: The run's slices.
         model: The network; by default a new one.
     """
-    shown = slice_weights(config, parts.train)
-    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(CLASSES), shown)
+    shown, classes = slice_weights(config, parts.train), parts.classes
+    counts = expected_counts(parts.train.labels, parts.train.masks, config.transplant, len(classes), shown)
+    counts = counts[classes.offset :]
     counts[counts < 1] = max(1.0, counts.max())  # label smoothing would pull towards an absent class of large weight
-    weights = counts.sum() / (len(CLASSES) * counts) if config.balance else np.ones(len(CLASSES))
+    weights = counts.sum() / (len(counts) * counts) if config.balance else np.ones(len(counts))
     class_weights = torch.tensor(weights, dtype=torch.float32).clamp(max=5)
-    model = model or build_classifier(find_architecture(config.arch), config.size)
-    return ClassifierModule(config, model, class_weights, total_steps(config, parts))
+    model = model or build_classifier(find_architecture(config.arch), config.size, len(classes.outputs))
+    return ClassifierModule(config, model, class_weights, total_steps(config, parts), classes)

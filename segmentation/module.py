@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, SEQUENCES, UNTYPED
+from tumorlens.data.labels import CLASSES, SEQUENCES, SHIPPED_CLASSES, ClassList
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import total_steps
 from tumorlens.data.training.module import StageModule
@@ -27,8 +27,8 @@ def check_input_size(model: nn.Module, config: SegmenterConfig, size: int) -> No
     check_output(model, name, size, (1, max(1, len(config.outlines)), size, size))
 
 
-def label_head(model: nn.Module) -> nn.Module:
-    """A linear layer on the mean of the encoder's last features, ``(n, c, h, w)`` to ``(n, 4)``.
+def label_head(model: nn.Module, n_classes: int = len(CLASSES)) -> nn.Module:
+    """A linear layer on the mean of the encoder's last features, ``(n, c, h, w)`` to ``(n, n_classes)``.
 
     Raises:
         InputError: The segmenter has no encoder of segmentation-models-pytorch.
@@ -36,7 +36,7 @@ def label_head(model: nn.Module) -> nn.Module:
     channels = getattr(getattr(model, "encoder", None), "out_channels", None)
     if not channels:
         raise InputError("--label-weight needs a segmenter with an encoder; a plain U-Net has none")
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], len(CLASSES)))
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], n_classes))
 
 
 class SegmenterModule(StageModule):
@@ -46,17 +46,20 @@ class SegmenterModule(StageModule):
         config: The run's settings.
         model: The network.
         total_steps: Optimizer steps of the whole run.
+        classes: Of the labels of the slices.
     """
 
     channel: torch.Tensor
 
-    def __init__(self, config: SegmenterConfig, model: nn.Module, total_steps: int) -> None:
+    def __init__(
+        self, config: SegmenterConfig, model: nn.Module, total_steps: int, classes: ClassList = SHIPPED_CLASSES
+    ) -> None:
         super().__init__()
-        self.config, self.total_steps = config, total_steps
+        self.config, self.total_steps, self.untyped = config, total_steps, classes.untyped
         self.normalization = encoder_normalization(config.arch, config.encoder)
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = LOSSES[config.loss]()
-        self.label_head = label_head(model) if config.label_weight > 0 else None
+        self.label_head = label_head(model, len(classes)) if config.label_weight > 0 else None
         # By data set and sequence; the last column is that of slices whose sequence is not known, whose index is -1.
         table = [[config.channel_of(k, sequence) for sequence in (*SEQUENCES, "")] for k in range(len(config.data))]
         self.register_buffer("channel", torch.tensor(table), persistent=False)
@@ -74,7 +77,7 @@ class SegmenterModule(StageModule):
             logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
         channel = self.channel_n(batch)
         loss = self.loss(taught_logits(logits, truth, channel), truth)
-        labeled = (batch["label"] >= 0) & (batch["label"] != UNTYPED)
+        labeled = (batch["label"] >= 0) & (batch["label"] != self.untyped)
         if class_logits is not None and labeled.any():
             loss = loss + self.config.label_weight * F.cross_entropy(class_logits[labeled], batch["label"][labeled])
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
@@ -83,7 +86,7 @@ class SegmenterModule(StageModule):
         return loss
 
     def draw_and_classify(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits of the pixels ``(n, c, h, w)`` and of the classes ``(n, 4)``; None for these without a label head.
+        """Logits of the pixels ``(n, c, h, w)`` and of the classes ``(n, classes)``; None without a label head.
 
         There is a channel for each kind of outline.
 
@@ -125,7 +128,7 @@ def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | N
         model: The network; by default a new one.
     """
     model = model or new_segmenter(config)
-    return SegmenterModule(config, model, total_steps(config, parts, config.negative_share))
+    return SegmenterModule(config, model, total_steps(config, parts, config.negative_share), parts.classes)
 
 
 def new_segmenter(config: SegmenterConfig) -> nn.Module:

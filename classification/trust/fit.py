@@ -20,7 +20,7 @@ from tumorlens.classification.trust.conformal import conformal_facts, fit_thresh
 from tumorlens.classification.trust.evidence import PredictionEvidence
 from tumorlens.classification.trust.refusal_fit import feature_layer, fit_refusal, training_pictures
 from tumorlens.classification.trust.sequence_fit import fit_sequence_head, sequence_figures
-from tumorlens.data.labels import NO_TUMOR, SEQUENCES, UNTYPED
+from tumorlens.data.labels import NO_TUMOR, SEQUENCES, ClassList
 from tumorlens.data.training.partition import Partition
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ class Trust:
         sequence: Names the sequence; None where the data name fewer than two.
         sequence_recall: From `sequence_fit.sequence_figures`, on validation slices.
         fitted_on: The slices that decided.
-        logits: ``(n, 4)`` of these slices.
+        logits: ``(n, c)`` of these slices.
         strangeness: ``(n,)`` of these slices; None without a refusal.
         ece: Expected calibration error on these slices before and after calibration.
+        classes: The classes of the logits.
     """
 
     calibration: Calibration
@@ -52,6 +53,7 @@ class Trust:
     logits: NDArray[np.float32]
     strangeness: NDArray[np.float32] | None
     ece: tuple[float, float]
+    classes: ClassList
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors for the weight file."""
@@ -113,11 +115,11 @@ def fit_trust(
     if refusal is not None and strangeness is not None:
         refusal = refusal.limited(strangeness)
     calibration = fit_calibration(logits, labels, sources)
-    typed = labels != UNTYPED
+    typed = labels != parts.classes.untyped
     after = calibration(logits[typed])
     return Trust(
         calibration=calibration,
-        conformal=conformal_facts(fit_thresholds(after, labels[typed]), labels[typed]),
+        conformal=conformal_facts(fit_thresholds(after, labels[typed]), labels[typed], parts.classes),
         refusal=refusal,
         sequence=sequence,
         sequence_recall=recall,
@@ -125,12 +127,13 @@ def fit_trust(
         logits=logits,
         strangeness=strangeness,
         ece=(_ece(labels, softmax(logits)), _ece(labels, calibration(logits))),
+        classes=parts.classes,
     )
 
 
 def _ece(labels_n: NDArray[np.int64], probabilities_nc: NDArray[np.float32]) -> float:
     """Expected calibration error of the classes; of presence, where no tumor's type is known."""
-    known = has_known_type(labels_n)
+    known = has_known_type(labels_n, probabilities_nc.shape[1])
     if known.any():
         return expected_calibration_error(labels_n[known], probabilities_nc[known])
     healthy = probabilities_nc[:, :1]

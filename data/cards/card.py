@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tumorlens.data.config import MAX_SEED, PARTS
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, OUTLINES
+from tumorlens.data.labels import OUTLINES, ClassList
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
 CARD_SCHEMA = 1
@@ -102,6 +102,12 @@ def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
     if missing:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")
     _check(card, _RULES[stage], path)
+    if stage == "classification":
+        try:
+            classes = ClassList.from_card(card)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        _check(card, _thresholds(classes.outputs), path)
 
 
 def check_training(training: Any, path: Path) -> None:
@@ -160,6 +166,26 @@ def _number(key: str, low: float, high: float, optional: bool = False) -> _Rule:
     return _Rule(key, f"a number from {low:g} to {high:g}", lambda value: _is_number(value, low, high), optional)
 
 
+def _thresholds(names: Sequence[str]) -> tuple[_Rule, ...]:
+    """The rules of the prediction sets of some classes."""
+    return (
+        _Rule(
+            "conformal.thresholds",
+            f"a JSON object with a threshold for each of {', '.join(names)}",
+            lambda value: isinstance(value, dict) and set(value) == set(names),
+            optional=True,
+        ),
+        *(
+            _Rule(
+                f"conformal.thresholds.{name}",
+                "a number from 0 to 1 or null",
+                lambda value: value is None or _is_number(value, 0, 1),
+            )
+            for name in names
+        ),
+    )
+
+
 _TRAINING = (
     _Rule("fold", "a whole number from 0 on", lambda value: _is_whole(value, 0), True),
     _Rule("seed", f"a whole number from 0 to {MAX_SEED}", lambda value: _is_whole(value, 0, MAX_SEED), True),
@@ -204,20 +230,6 @@ _RULES = {
             "a JSON object with thresholds, or with too_few, the reason why there are none",
             lambda value: "thresholds" in value or _is_name(value.get("too_few")),
             optional=True,
-        ),
-        _Rule(
-            "conformal.thresholds",
-            f"a JSON object with a threshold for each of {', '.join(CLASSES)}",
-            lambda value: isinstance(value, dict) and set(value) == set(CLASSES),
-            optional=True,
-        ),
-        *(
-            _Rule(
-                f"conformal.thresholds.{name}",
-                "a number from 0 to 1 or null",
-                lambda value: value is None or _is_number(value, 0, 1),
-            )
-            for name in CLASSES
         ),
         _object("lesion_rule"),
         *(

@@ -17,7 +17,7 @@ from tumorlens.data.datasets.lgg import is_lgg_slice
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
-from tumorlens.data.labels import CLASSES, NO_TUMOR, labels_agree
+from tumorlens.data.labels import TUMOR_FREE, labels_agree
 
 # Correlation of two signatures from which two slices count as one picture, re-encoded, rescaled or mirrored. Measured
 # on BRISC against figshare: 99 % of 3937 known copies lie above 0.991, every pair of different patients below 0.961.
@@ -109,7 +109,7 @@ def labels_contradict(first: Sample, second: Sample, pair: Pair) -> bool:
     """
     if not first.label or not second.label or labels_agree(first.label, second.label) or of_one_volume(first, second):
         return False
-    healthy = CLASSES[NO_TUMOR] in (first.label, second.label)
+    healthy = TUMOR_FREE in (first.label, second.label)
     neighbors = healthy and bool(first.patient) and first.patient == second.patient
     return not neighbors or pair.likeness >= _EQUAL
 

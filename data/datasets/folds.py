@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tumorlens.data.config import MAX_SEED
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import TUMOR_FREE
 
 N_FOLDS = 5
 CLUSTER = "alike-"  # begins the name of a group of look-alikes that stands in for an unknown patient
@@ -57,7 +57,7 @@ def share_of_patients(samples: Sequence[Sample], members: Sequence[int], share: 
 
 
 def _is_tumor(label: str) -> bool:
-    return label not in ("", CLASSES[NO_TUMOR])
+    return label not in ("", TUMOR_FREE)
 
 
 def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:

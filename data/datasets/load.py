@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from tumorlens.data.datasets.classes import spellings_of
 from tumorlens.data.datasets.folders import (
     Place,
     class_named,
+    classes_by_folder,
     is_mask_folder,
     is_mask_name,
     place_of,
@@ -17,12 +19,11 @@ from tumorlens.data.datasets.folders import (
     with_masks,
 )
 from tumorlens.data.datasets.index import CHANNELS, find_index, read_index
-from tumorlens.data.datasets.lgg import is_lgg_set, list_lgg_folder
+from tumorlens.data.datasets.lgg import has_lgg_patients, is_lgg_set, list_lgg_folder
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import Sample, slices_of
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, canonical_label
 
 
 def load_samples(
@@ -34,7 +35,7 @@ def load_samples(
     channel, every, cut, sequence``; named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an
     image folder next to a mask folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures and their
     masks (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.datasets.lgg`), and a folder of MATLAB
-    ``cjdata`` files, which carry their own labels.
+    ``cjdata`` files, which carry their own labels. Classes may have any names, see `data.datasets.folders`.
     A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``. In an index, the
     column ``every`` takes each n-th slice only, and ``cut`` the slices of a plane (axial, coronal, sagittal). An image
     may be a folder of DICOM files, and a mask what `data.masks.truth.read_truth` takes. Without a label, a mask says
@@ -73,10 +74,13 @@ def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, ch
     if channel not in (None, *range(CHANNELS)):
         raise InputError(f"channel {channel} is not one of 0, 1, 2")
     index, root = find_source(source)
+    label_map = spellings_of(source) | dict(label_map or {})
     if index is not None:
         return read_index(index, root, label_map, channel)
     listing = Listing(root)
     scans = scans_below(root)
+    if not (is_lgg_set(scans, root, label_map) and has_lgg_patients(scans, root)):
+        label_map = classes_by_folder(list(scans), root, label_map) | label_map
     folders = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
     images = folders.get("images") or folders.get("image") or folders.get("imgs")
     masks = folders.get("masks") or folders.get("mask") or folders.get("labels")
@@ -125,7 +129,10 @@ def _list_class_folders(
         try:
             place = place_of(folder, listing.root, label_map)
             if not place.label:
-                canonical_label(folder.name, label_map)  # raises, and names the way to a mapping
+                raise InputError(
+                    f"the folder {folder.name} is not named for a class (a folder with a number in its name is that of "
+                    f"a patient, in one of a class); give a mapping for it (--map '{folder.name}=CLASS')"
+                )
         except InputError as error:
             listing.report(folder, "unknown_label", str(error))
             if is_mask_folder(folder.name):
@@ -136,8 +143,8 @@ def _list_class_folders(
             listing.rows.append(Row(Sample(image, place.label, place.patient, mask, split=place.split)))
     if not listing.rows and not listing.problems:
         raise InputError(
-            f"{listing.root}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ next to "
-            f"masks/, nor patient folders of pictures and their *_mask files{_there_instead(listing.root, scans)}"
+            f"{listing.root}: neither an index.csv, nor a folder for each class, nor images/ next to masks/, "
+            f"nor patient folders of pictures and their *_mask files{_there_instead(listing.root, scans)}"
         )
     if not has_classes:
         listing.raise_first()  # of a data set, at least one folder is named for a class

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, labels_agree
+from tumorlens.data.labels import TUMOR, TUMOR_FREE, labels_agree
 from tumorlens.data.masks.truth import read_truth, shows_lesion
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -30,7 +30,7 @@ class Sample:
 
     Attributes:
         image: The scan's file.
-        label: One of `data.labels.KNOWN`; that of its mask, `TUMOR` or no tumor, where the set has masks only, and
+        label: A class, or `data.labels.TUMOR`; that of its mask, `TUMOR` or no tumor, where the set has masks only, and
             empty where it has neither for it.
         patient: The patient's pseudonym; empty where the set does not give one.
         mask: The mask's file, or None.
@@ -91,7 +91,7 @@ def slices_of(sample: Sample) -> list[Sample]:
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))  # folds may be made before it is read
     if scan.n_slices == 1:
         return [_labeled(sample)]
-    if sample.mask is None and sample.label not in ("", CLASSES[NO_TUMOR]):
+    if sample.mask is None and sample.label not in ("", TUMOR_FREE):
         raise InputError(f"{sample.image}: a volume labeled {sample.label} needs a mask that says in which slices")
     mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_truth(sample.mask, scan)
     label = sample.label or ("" if sample.mask is None else _label_of(bool(mask.any())))
@@ -104,7 +104,7 @@ def slices_of(sample: Sample) -> list[Sample]:
         samples.append(
             replace(
                 sample,
-                label=label if lesion_px[k] or unknown else CLASSES[NO_TUMOR],
+                label=label if lesion_px[k] or unknown else TUMOR_FREE,
                 patient=sample.patient or str(sample.image),  # neighboring slices must stay together
                 mask=sample.mask if lesion_px[k] else None,
                 slice_index=k,
@@ -124,7 +124,7 @@ def _labeled(sample: Sample) -> Sample:
 
 def _label_of(has_lesion: bool) -> str:
     """What a mask says without a label: a tumor of unknown type, or none."""
-    return TUMOR if has_lesion else CLASSES[NO_TUMOR]
+    return TUMOR if has_lesion else TUMOR_FREE
 
 
 def slices_with_head(scan: Scan) -> list[int]:
@@ -215,7 +215,7 @@ def has_color(scan: Scan) -> bool:
 
 def has_truth(sample: Sample) -> bool:
     """Whether it is known where the tumor is: by a mask, by the content of a MATLAB file, or because there is none."""
-    if sample.mask is not None or sample.label == CLASSES[NO_TUMOR]:
+    if sample.mask is not None or sample.label == TUMOR_FREE:
         return True
     if sample.image.suffix.lower() != ".mat":
         return False

@@ -24,7 +24,7 @@ from tumorlens.data.datasets.sweep import Unread, sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import claim, safe_cell, sha256_of, whole_file
 from tumorlens.data.formats.open import source_files
-from tumorlens.data.labels import KNOWN
+from tumorlens.data.labels import ClassList
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION
 
@@ -54,11 +54,13 @@ class Division:
     def counts(self) -> dict[str, dict[str, int]]:
         """Slices of each class, and all patients, in each part."""
         table: dict[str, dict[str, int]] = {}
+        present = {sample.label for sample in self.samples}
+        names = [name for name in ClassList.of_labels(present).known if name in present]
         parts = {_part(sample) for sample in self.samples}
         for part in [p for p in PARTS if p in parts] + sorted(parts - set(PARTS)):
             members = [sample for sample in self.samples if _part(sample) == part]
             labels = Counter(sample.label for sample in members)
-            table[part] = {name: labels[name] for name in KNOWN if any(s.label == name for s in self.samples)}
+            table[part] = {name: labels[name] for name in names}
             table[part]["slices"] = len(members)
             table[part]["patients"] = len({sample.patient for sample in members})
         return table

@@ -14,6 +14,7 @@ from tumorlens.data.cards.card import WEIGHT_FILES
 from tumorlens.data.cards.lineage import PATIENTS, size_of_start
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.config import TrainingConfig, check_choices
+from tumorlens.data.datasets.classes import GivenClasses
 from tumorlens.data.datasets.load import find_source
 from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import Sample
@@ -94,7 +95,11 @@ class Run:
         self.say(f"initial weights: {report}" + (f"; input of {self.config.size} pixels, {own}" if size else ""))
 
     def load_data(
-        self, keep: Callable[[Sample], bool], evidence: Evidence | None, prepared: Progress | None
+        self,
+        keep: Callable[[Sample], bool],
+        evidence: Evidence | None,
+        prepared: Progress | None,
+        given: GivenClasses | None = None,
     ) -> Partition:
         """The slices to learn from, to validate and to test on.
 
@@ -102,11 +107,12 @@ class Run:
             keep: Only samples for which it is true are read.
             evidence: What a run on all patients is calibrated on.
             prepared: Called with the number of slices read and of all.
+            given: The classes that the user names; by default they are those of the labels.
 
         Raises:
             InputError: See `data.training.partition.load_partition`.
         """
-        parts = load_partition(self.config, keep, prepared)
+        parts = load_partition(self.config, keep, prepared, given)
         self.say(str(parts))
         self.warn_of_known_patients(parts)
         if evidence is not None:

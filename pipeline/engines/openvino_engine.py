@@ -11,8 +11,10 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from tumorlens.classification.probabilities import with_all_classes
+from tumorlens.data.cards.card import read_card
 from tumorlens.data.devices import usable_cores
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import ClassList
 from tumorlens.pipeline.engines.cache import open_model
 from tumorlens.pipeline.engines.engine import Engine
 
@@ -71,13 +73,14 @@ class OpenVinoClassifier:
 
     def __init__(self, path: Path, engine: Engine) -> None:
         self._compiled = _Compiled(path, "classification", engine)
+        self._classes = ClassList.from_card(read_card(path))
 
     def __call__(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Logits and features of prepared slices."""
         if not len(images_nhw):
-            return np.zeros((0, len(CLASSES)), np.float32), None
+            return np.zeros((0, len(self._classes)), np.float32), None
         outputs = self._compiled.infer(images_nhw)
-        return outputs[0], outputs[1] if len(outputs) > 1 else None
+        return with_all_classes(outputs[0], self._classes), outputs[1] if len(outputs) > 1 else None
 
 
 class OpenVinoSegmenter:

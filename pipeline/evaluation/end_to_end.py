@@ -14,7 +14,7 @@ from tumorlens.classification.evaluation.metrics import decision_report, has_kno
 from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample
-from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR
+from tumorlens.data.labels import NO_TUMOR, TUMOR, TUMOR_FREE, ClassList
 from tumorlens.data.masks.truth import read_truth
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
@@ -56,7 +56,7 @@ class ScanCase:
         scan: The file's name.
         patient: Its patient.
         volume: Several slices, judged as one scan.
-        label: The true label, one of `data.labels.KNOWN`.
+        label: The true label.
         guess: The pipeline's label: one of these, or ``refused``.
         dice: Over all voxels of the scan; both masks empty 1, one of them empty 0. None if the true mask is not known.
         free_slices: Slices without tumor.
@@ -94,12 +94,12 @@ class ScanCase:
     @property
     def tumor(self) -> float:
         """The tumor probability; NaN for a refused scan."""
-        return 1 - self.probabilities.get(CLASSES[NO_TUMOR], np.nan)
+        return 1 - self.probabilities.get(TUMOR_FREE, 0.0) if self.probabilities else float("nan")
 
     @property
     def slice_labels(self) -> list[str]:
         """The class of each slice: that of the scan where it shows a lesion."""
-        return [self.label if s.truth_px else CLASSES[NO_TUMOR] for s in self.scores]
+        return [self.label if s.truth_px else TUMOR_FREE for s in self.scores]
 
 
 class PipelineEvaluation(Evaluation[ScanCase]):
@@ -120,9 +120,13 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             "source file in, label and mask out, as `tumorlens run` does it; a tumor that the classifier missed or "
             "refused has Dice 0, so has a mask on a tumor-free slice; a refused scan has a wrong label and an empty "
             "mask, ranks behind all others in the AUC, and has no part in the ECE; the answer tumor without a type is "
-            "a tumor, with the wrong type; tumors of unknown type count for presence only; all four classes can be "
+            "a tumor, with the wrong type; tumors of unknown type count for presence only; all classes can be "
             f"answered; {EMPTY_CASES}; intervals are 95 %, by bootstrap over patients"
         )
+
+    @property
+    def _classes(self) -> ClassList:
+        return self.protocol.class_list
 
     def measure(
         self, models: dict[str, Any], samples: Sequence[Sample], fold: int | None, progress: Progress | None = None
@@ -186,8 +190,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
                     badness(scores[k]), WorstCase(scan.slice(k), title, patient, *masks, aspect=scan.pixel_aspect)
                 )
         elif not _is_right(label, result.label):
-            shares = result.probabilities or {}
-            sure = 1 - float(shares.get(CLASSES[NO_TUMOR]) or 0) if result.label == TUMOR else shares.get(result.label)
+            sure = result.confidence
             title = f"true: {plain(label)}\n{plain(result.label)}" + (f" {sure:.2f}" if sure is not None else "")
             shown = WorstCase(scan.slice(result.shown_slice), title, patient, aspect=scan.pixel_aspect)
             self.worst.offer((0.0, -float(sure or 0)), shown)
@@ -204,16 +207,17 @@ class PipelineEvaluation(Evaluation[ScanCase]):
     def group_figures(self, cases: Sequence[ScanCase]) -> dict[str, Any]:
         """The `decision_report` of some scans, and their Dice."""
         patients = [c.patient for c in cases]
-        labels = np.array([KNOWN.index(c.label) for c in cases])
-        answers = np.array([KNOWN.index(c.guess) if c.guess in KNOWN else -1 for c in cases])
+        labels = np.array(self._classes.indices(c.label for c in cases))
+        answers = np.array([-1 if c.guess == REFUSED else self._classes.known.index(c.guess) for c in cases])
         outlined = np.array([c.dice is not None for c in cases])
         score = np.array([c.dice or 0.0 for c in cases])
         free = np.array([c.free_slices for c in cases], float)
         marked = np.array([c.free_marked for c in cases], float)
         share = np.divide(marked, free, out=np.zeros_like(free), where=free > 0)
+        tumor = np.array([c.tumor for c in cases])
         has_outline = outlined & (labels != NO_TUMOR)
         return {
-            **decision_report(labels, answers, np.array([c.tumor for c in cases]), patients, self.seed),
+            **decision_report(labels, answers, tumor, patients, self.seed, self._classes.untyped),
             "n_outlined": int(outlined.sum()),
             # Without a single outlined lesion it would only repeat that tumor-free scans have no mask.
             "dice_all": weighted_mean(score, outlined, patients, self.seed) if has_outline.any() else None,
@@ -232,12 +236,14 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             return weighted_mean(values, counts, patients, self.seed)
 
         right, score = [c.guess == c.label for c in cases], [c.dice or 0.0 for c in cases]
-        sick = sorted({c.label for c in cases if c.label != CLASSES[NO_TUMOR] and c.dice is not None})
+        sick = sorted({c.label for c in cases if c.label != TUMOR_FREE and c.dice is not None})
         return {
             "n": len(cases),
             "n_patients": len(set(patients)),
             **self.group_figures(cases),
-            "recall": {name: mean_of(name, right) for name in CLASSES if any(c.label == name for c in cases)},
+            "recall": {
+                name: mean_of(name, right) for name in self._classes.names if any(c.label == name for c in cases)
+            },
             "dice_by_label": {name: mean_of(name, score, outlined=True) for name in sick},
             "masks": segmentation_report(*slices, self.seed) if _shows_lesion(slices[0]) else None,
         }
@@ -245,21 +251,41 @@ class PipelineEvaluation(Evaluation[ScanCase]):
     def rows_of(self, case: ScanCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for the scan, and below that of a volume one for each of its slices."""
         if not case.volume:
-            return [_row(case, "picture", None, case.scores[0] if case.scores else None)]
-        return [_row(case, "volume", None, None)] + [_row(case, "slice", k, s) for k, s in enumerate(case.scores)]
+            return [self._row(case, "picture", None, case.scores[0] if case.scores else None)]
+        slices = [self._row(case, "slice", k, s) for k, s in enumerate(case.scores)]
+        return [self._row(case, "volume", None, None), *slices]
+
+    def _row(self, case: ScanCase, kind: str, index: int | None, scores: SliceScores | None) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "file": case.file,
+            "kind": kind,
+            "slice": index,
+            "patient": case.patient,
+            "fold": case.fold,
+            "source": case.source,
+            "sequence": case.sequence,
+            "label": case.label if index is None else case.slice_labels[index],
+            "predicted": case.guess if index is None else None,
+        }
+        row["training_slices"] = case.n_known[0] if index is None else None
+        row |= {f"p_{name}": case.probabilities.get(name) if index is None else None for name in self._classes.outputs}
+        if scores is not None:
+            return row | asdict(scores)
+        return row | dict.fromkeys(SliceScores.__dataclass_fields__) | {"dice": case.dice}
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Confusion of the scans of known type that were not refused, Dice by lesion size, and the lowest Dice."""
-        known = has_known_type(np.array([KNOWN.index(c.label) for c in self.cases]))
+        classes = self._classes
+        known = has_known_type(np.array(classes.indices(c.label for c in self.cases)), classes.untyped)
         judged = [c for c, typed in zip(self.cases, known, strict=True) if typed and c.guess != REFUSED]
         left_out = len(self.cases) - len(judged)
-        truth = np.array([CLASSES.index(c.label) for c in judged], int)
-        guess = np.array([CLASSES.index(_likeliest(c)) for c in judged], int)
+        truth = np.array([classes.names.index(c.label) for c in judged], int)
+        guess = np.array([classes.names.index(_likeliest(c, classes)) for c in judged], int)
         title = "scans" + (f" ({left_out} refused or of unknown type left out)" if left_out else "")
         slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
         if judged:
-            plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, title)
+            plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, title, classes)
         if _shows_lesion(slices[0]):
             plots |= size_plot(*slices)
         if worst := self.worst.items:
@@ -325,16 +351,18 @@ def _groups(scans: Iterable[_Opened]) -> Iterator[list[_Opened]]:
 
 def _is_right(label: str, guess: str) -> bool:
     """Whether an answer is right; of a tumor of unknown type, whether it is a tumor."""
-    return guess == label or (label == TUMOR and guess in CLASSES[1:])
+    return guess == label or (label == TUMOR and guess not in (TUMOR_FREE, REFUSED))
 
 
 def _shows_lesion(scores: Sequence[SliceScores]) -> bool:
     return any(s.truth_px for s in scores)
 
 
-def _likeliest(case: ScanCase) -> str:
+def _likeliest(case: ScanCase, classes: ClassList) -> str:
     """The pipeline's class, of a tumor of uncertain type the likeliest one."""
-    return case.guess if case.guess != TUMOR else max(CLASSES[1:], key=lambda name: case.probabilities.get(name, 0.0))
+    if not classes.is_uncertain(case.guess):
+        return case.guess
+    return max(classes.tumors, key=lambda name: case.probabilities.get(name, 0.0))
 
 
 def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], list[str]]:
@@ -347,26 +375,7 @@ def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], li
 def _true_label(members: list[Sample]) -> str:
     """The scan's class. The slices that are left of a volume may all be without its lesion."""
     labels = [members[0].volume_label, *(s.label for s in members)]
-    return next((label for label in labels if label not in ("", CLASSES[NO_TUMOR])), CLASSES[NO_TUMOR])
-
-
-def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "file": case.file,
-        "kind": kind,
-        "slice": index,
-        "patient": case.patient,
-        "fold": case.fold,
-        "source": case.source,
-        "sequence": case.sequence,
-        "label": case.label if index is None else case.slice_labels[index],
-        "predicted": case.guess if index is None else None,
-    }
-    row["training_slices"] = case.n_known[0] if index is None else None
-    row |= {f"p_{name}": case.probabilities.get(name) if index is None else None for name in CLASSES}
-    if scores is not None:
-        return row | asdict(scores)
-    return row | dict.fromkeys(SliceScores.__dataclass_fields__) | {"dice": case.dice}
+    return next((label for label in labels if label not in ("", TUMOR_FREE)), TUMOR_FREE)
 
 
 def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
@@ -376,7 +385,7 @@ def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
         return read_truth(file, scan)
     if scan.annotation is not None and scan.annotation.mask is not None:
         return scan.annotation.mask
-    if any(label != CLASSES[NO_TUMOR] for s in members for label in (s.volume_label or s.label, s.label)):
+    if any(label != TUMOR_FREE for s in members for label in (s.volume_label or s.label, s.label)):
         return None
     return np.zeros(scan.voxels.shape if scan.volume else scan.voxels.shape[:2], np.uint8)
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.data.training.runs import quiet, segmenter_config, train
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import SEQUENCES, UNTYPED, outline_of
+from tumorlens.data.labels import SEQUENCES, SHIPPED_CLASSES, outline_of
 from tumorlens.data.training.partition import load_partition
 from tumorlens.segmentation.module import SegmenterModule, build_module, new_segmenter
 from tumorlens.segmentation.postprocess import clean_mask
@@ -29,7 +29,7 @@ def test_an_encoder_learns_to_classify_beside_drawing(phantom_set):
     batch = {"image": torch.zeros(4, 64, 64, dtype=torch.uint8), "mask": torch.zeros(4, 64, 64, dtype=torch.uint8)}
     batch |= {"source": torch.zeros(4, dtype=torch.int64), "sequence": torch.full((4,), -1)}
     module.train()
-    for labels, teaches in (([0, 1, 2, -1], True), ([-1, UNTYPED, -1, UNTYPED], False)):
+    for labels, teaches in (([0, 1, 2, -1], True), ([-1, SHIPPED_CLASSES.untyped, -1, SHIPPED_CLASSES.untyped], False)):
         module.zero_grad()
         module.training_step(batch | {"label": torch.tensor(labels)}, 0).backward()
         assert (module.label_head[-1].weight.grad is not None) == teaches
@@ -48,7 +48,7 @@ def test_each_set_teaches_its_own_outlines(phantom_set):
     assert last.weight.shape[0] == 2
     batch = {
         "image": torch.randint(0, 255, (4, 64, 64), dtype=torch.uint8),
-        "label": torch.full((4,), UNTYPED),
+        "label": torch.full((4,), SHIPPED_CLASSES.untyped),
         "sequence": torch.full((4,), -1),
     }
 

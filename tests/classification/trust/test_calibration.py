@@ -18,7 +18,7 @@ from tumorlens.classification.trust.conformal import (
     least_slices,
     prediction_sets,
 )
-from tumorlens.data.labels import UNTYPED
+from tumorlens.data.labels import SHIPPED_CLASSES
 
 
 def draws(n, seed=0, temperature=1.0):
@@ -59,7 +59,7 @@ def test_calibration_lowers_the_error_on_other_slices_and_changes_no_type():
 
 def test_a_tumor_of_unknown_type_counts_by_the_sum():
     logits, labels = draws(6000, 5, temperature=2.0)
-    untyped = np.where((labels > 0) & (np.arange(6000) % 2 == 0), UNTYPED, labels)
+    untyped = np.where((labels > 0) & (np.arange(6000) % 2 == 0), SHIPPED_CLASSES.untyped, labels)
     fitted = fit_calibration(logits, untyped, one_set(labels))
     whole = fit_calibration(logits, labels, one_set(labels))
     assert fitted.temperature == pytest.approx(whole.temperature, rel=0.1)

@@ -58,11 +58,11 @@ def test_a_card_that_is_not_json(copy, text):
     ("change", "reason"),
     [
         ({"preprocess_version": 0}, "preprocessing version 0"),
-        ({"classes": ["a", "b"]}, "is needed"),
+        ({"classes": ["glioma"]}, "its 1 classes are not 2 to 50"),
         ({"architecture": "resnet18"}, "the checkpoint is of another architecture"),
         ({"architecture": "nonet"}, "architecture 'nonet' is not one of cnn, mlp"),
         ({"architecture": 7}, "architecture 7 is not a name"),
-        ({"classes": ["a", "b"]}, r"this model is for \['a', 'b'\]"),
+        ({"classes": ["a", "b"]}, "is not a JSON object with a threshold for each of a, b"),
         ({"stage": "segmentation"}, "for segmentation, not for classification"),
         ({"schema_version": 99}, "unknown schema"),
         ({"operating_point": {}}, "operating_point.tumor_threshold None is not a number from 0 to 1"),

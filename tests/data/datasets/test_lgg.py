@@ -192,7 +192,7 @@ def test_other_layouts_are_not_shadowed(tmp_path):
     pair(tmp_path / "mapped" / "tumeur", "x_1")
     assert {s.patient for s in load_samples(tmp_path / "mapped", {"tumeur": "glioma"})} == {""}
     pair(tmp_path / "splits" / "train", "x_1")
-    with pytest.raises(InputError, match="label 'train'"):
+    with pytest.raises(InputError, match="the folder train is not named for a class"):
         load_samples(tmp_path / "splits")
     pair(tmp_path / "indexed" / PATIENT, "x_1")
     (tmp_path / "indexed" / "index.csv").write_text(f"image,label\n{PATIENT}/x_1.tif,meningioma\n")

@@ -139,7 +139,7 @@ def test_tumors_of_unknown_type_are_a_class_of_the_report(tmp_path):
         save(tmp_path / "set" / ("no" if i % 2 else "yes") / f"{i}.png", small_slice(i, label).image)
     numbers = explore(tmp_path / "set", tmp_path / "out")
     assert {name: facts["slices"] for name, facts in numbers["classes"].items()} == {"no_tumor": 3, "tumor": 3}
-    assert any("The tumor's type is not known in 3 slices" in remark for remark in numbers["remarks"])
+    assert any("No type of tumor is known" in remark for remark in numbers["remarks"])
     assert "<td>tumor</td>" in (tmp_path / "out" / "index.html").read_text()
 
 

@@ -198,7 +198,7 @@ def test_p7_asks_for_presence_only(phantom_set):
     measured = select(request(phantom_set, protocol="p7", folds=(1,)))
     assert {s.label for s in measured.samples} == {"no_tumor", TUMOR}
     assert names(measured.samples) == names(select(request(phantom_set, protocol="p2", folds=(1,))).samples)
-    assert any("figures of the four classes are left out" in note for note in measured.notes)
+    assert any("figures of the classes are left out" in note for note in measured.notes)
     with pytest.raises(InputError, match="p7 measures classification and pipeline, not segmentation"):
         select(request(phantom_set, "segmentation", protocol="p7"))
 
