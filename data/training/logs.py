@@ -19,7 +19,13 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.plotting import plain
 
 # Neither program may speak to a server, whatever the user's settings for other work are.
-_OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+_OFFLINE = {
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # a folder instead of a database, which newer versions ask to confirm
+}
 
 
 class EpochLines(L.Callback):
@@ -115,4 +121,4 @@ def close_loggers(trainer: L.Trainer) -> None:
     """End the run of wandb, so that the next one of this process is another."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(quiet=True)
+            logger.experiment.finish()
