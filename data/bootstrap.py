@@ -151,7 +151,7 @@ def with_bounds(value: float | None, draws_r: NDArray[np.float64]) -> dict[str, 
 
 
 def sum_of_magnitudes(value: float, parts_k: NDArray[Any], draws_rk: NDArray[Any]) -> dict[str, Any]:
-    """A figure that is a sum of magnitudes, such as ECE, with an interval that holds it and the truth 95 % of the time.
+    """A figure from 0 to 1 that is a sum of magnitudes, such as ECE, with a 95 % interval, which holds the figure.
 
     Drawing adds noise to each part, and noise makes a magnitude larger where it is near 0. So the figure itself is too
     large (R. Roelofs et al., Mitigating Bias in Calibration Error Estimation, AISTATS 2022), and its draws are larger
@@ -171,7 +171,8 @@ def sum_of_magnitudes(value: float, parts_k: NDArray[Any], draws_rk: NDArray[Any
         return {"value": float(value), "low": None, "high": None}
     errors = abs(defined - parts_k).sum(axis=1)
     low = max(value - float(np.percentile(errors, _INTERVAL[1])), 0.0)
-    return {"value": float(value), "low": low, "high": value + _NORMAL * float(abs(defined).sum(axis=1).std())}
+    high = min(value + _NORMAL * float(abs(defined).sum(axis=1).std()), 1.0)
+    return {"value": float(value), "low": low, "high": high}
 
 
 def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -182,7 +182,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         scan, truth = opened.case.scan, opened.truth
         if scores and truth is not None:
             k = min(range(len(scores)), key=lambda k: badness(scores[k]))
-            if scores[k].dice < 1:
+            if scores[k].dice < 1 or not _is_right(label, result.label):
                 place = f", slice {k}" if scan.volume else ""
                 title = mask_title(label, scores[k], place, result.label)
                 masks = scan.view(truth, k), scan.view(result.mask, k)
@@ -289,7 +289,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         if _shows_lesion(slices[0]):
             plots |= size_plot(*slices)
         if worst := self.worst.items:
-            about = "lowest Dice" if any(case.truth_hw is not None for case in worst) else "most confident mistakes"
+            about = "lowest Dice" if _shows_lesion(slices[0]) else "worst answers"
             plots["worst.png"] = lambda path: plot_worst(worst, path, about)
         return plots
 

@@ -183,8 +183,8 @@ def mask_title(label: str, scores: SliceScores, place: str = "", answer: str = "
         answer: The label that was answered; empty where only a mask was.
     """
     true = plain(label or TUMOR) if scores.truth_px else plain(CLASSES[NO_TUMOR])
-    said = f"{plain(answer)}, " if answer else ""
-    return f"true: {true}{place}\n{said}Dice {scores.dice:.2f}"
+    masks = f"Dice {scores.dice:.2f}" if scores.truth_px else "false mask" if scores.guess_px else ""
+    return f"true: {true}{place}\n" + ", ".join(filter(None, (plain(answer), masks)))
 
 
 def size_plot(

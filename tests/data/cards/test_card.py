@@ -181,6 +181,13 @@ def test_a_refusal_that_reads_no_layer(copy):
         ({"start": {"epochs": "8"}}, r"training\.epochs '8' is not a whole number from 1 on"),
         ({"data": "brisc"}, r"training\.data 'brisc' is not a list of names"),
         ({"data": [1]}, r"training\.data \[1\] is not a list of names"),
+        ({"picture_hashes": "a"}, r"training\.picture_hashes 'a' is not a JSON object"),
+        ({"picture_hashes": {"train": "a"}}, r"training\.picture_hashes\.train 'a' is not a text of hashes"),
+        ({"picture_hashes": {"train": "=" * 24}}, r"picture_hashes\.train '=+' is not a text of hashes"),
+        (
+            {"picture_hashes": {"train": "A" * 24, "start": 1}},
+            r"\.start 1 is not a text of hashes or null",
+        ),
         ({"patient_hashes": ["a"]}, r"training\.patient_hashes \['a'\] is not a JSON object"),
         ({"patient_hashes": HASHES | {"test": "a"}}, r"training\.patient_hashes\.test 'a' is not a list of hashes"),
         ({"patient_hashes": HASHES | {"start": [1]}}, r"hashes\.start \[1\] is not a list of hashes or null"),

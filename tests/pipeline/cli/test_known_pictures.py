@@ -1,4 +1,4 @@
-"""A folder as Kaggle gives it: the message about leaks says what to do, and pictures that weights know are counted."""
+"""A folder as Kaggle gives it: what to do about leaks, and how many of its pictures the weights know."""
 
 from __future__ import annotations
 
