@@ -119,7 +119,7 @@ def test_trained_weights_go_a_part_of_the_way_back(tmp_path):
     start, model = build_classifier(architecture, 64), build_classifier(architecture, 64)
     torch.save(start.state_dict(), tmp_path / "start.pth")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    mix_in_start(model, initial_weights(replace(config, init=str(tmp_path / "start.pth"))), 0.25)
+    mix_in_start(model, initial_weights(replace(config, init=str(tmp_path / "start.pth")), CLASSES), 0.25)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, 0.75 * before[name] + 0.25 * start.state_dict()[name])
@@ -127,4 +127,4 @@ def test_trained_weights_go_a_part_of_the_way_back(tmp_path):
             assert torch.equal(tensor, before[name])
     torch.save(dict(list(start.state_dict().items())[:2]), tmp_path / "part.pth")
     with pytest.raises(InputError, match="--start-share needs a whole network, and it lacks"):
-        initial_weights(replace(config, init=str(tmp_path / "part.pth")))
+        initial_weights(replace(config, init=str(tmp_path / "part.pth")), CLASSES)
