@@ -26,6 +26,7 @@ from tests.data.training.runs import (
 )
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
 from tumorlens.data.training import run as run_module
 from tumorlens.pipeline.cli.app import app
 from tumorlens.segmentation.predict import Segmenter
@@ -171,11 +172,13 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
     rows = [r for r in (phantom_set / "index.csv").read_text().splitlines() if "no_tumor" not in r]
     (tmp_path / "index.csv").write_text("\n".join(rows))
     data = f"{tmp_path / 'index.csv'}@{phantom_set}"
-    config = classifier_config(data, arch="mlp", size=32, epochs=1, duplicates="drop")
+    named = ",".join(CLASSES)
+    config = classifier_config(data, arch="mlp", size=32, epochs=1, duplicates="drop", classes=named)
     lines = []
     card = train(config, tmp_path / "run", say=lines.append)
     assert any("no training slice shows no_tumor" in line for line in lines)
     assert card["classes_in_training"] == ["glioma", "meningioma", "pituitary"]
+    assert card["classes"] == list(CLASSES)
 
 
 @pytest.mark.parametrize(
