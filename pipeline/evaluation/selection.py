@@ -215,7 +215,7 @@ def _usable_samples(request: EvaluationRequest, protocol: Protocol) -> tuple[lis
             raise InputError(f"{source}: protocol {protocol.id} {flaw}")
         loaded += [replace(sample, source=number) for sample in samples]
     usable = [s for s in loaded if (has_truth(s) if request.stage == "segmentation" else s.label)]
-    _check_use(usable, loaded, request, protocol)
+    _check_use(usable, loaded, request)
     return usable, loaded
 
 
@@ -237,15 +237,13 @@ def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
     return ""
 
 
-def _check_use(samples: list[Sample], loaded: list[Sample], request: EvaluationRequest, protocol: Protocol) -> None:
+def _check_use(samples: list[Sample], loaded: list[Sample], request: EvaluationRequest) -> None:
     needs_masks = request.stage == "segmentation"
     if not samples:
-        raise InputError(f"{request.data_names}: no {'scan with a mask' if needs_masks else 'labeled scan'}")
+        raise InputError(f"{request.data_names}: no scan has a {'mask' if needs_masks else 'label or a mask'}")
     tumor_free = all(s.label == TUMOR_FREE for s in samples)
     if needs_masks and tumor_free and any(s.label not in ("", TUMOR_FREE) for s in loaded):
         raise InputError(f"{request.data_names}: no scan of a tumor has a mask")
-    if protocol.id in ("p1", "p2", "p3") and not any(s.label for s in samples):
-        raise InputError(f"{request.data_names}: protocol {protocol.id} needs labels, and no scan has one")
 
 
 def _notes(
