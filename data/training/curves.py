@@ -21,7 +21,7 @@ def plot_learning_curves(table: list[dict[str, str]], path: Path) -> None:
     figure = new_figure(9, 3.6)
     axes = dict(zip(("loss", "score"), figure.subplots(1, 2), strict=True))
     colors: dict[str, str] = {}
-    for column in dict.fromkeys(name for row in table for name in row):
+    for column in sorted({name for row in table for name in row}):
         part, _, name = column.partition("_")
         points = [(int(row["epoch"]) + 1, float(row[column])) for row in table if row.get(column)]
         if part not in _PARTS or not points:

@@ -229,7 +229,8 @@ class Command(click.Command):
                 and error.param.name in (ctx.default_map or {})
                 and error.param.name not in given
             ):
-                error.message = f"{error.message.rstrip('.')} (in {given.get('config') or given.get('out')})"
+                place = given.get("config") or given.get("out")
+                raise click.BadParameter(f"{error.message.rstrip('.')} (in {place})", ctx, error.param) from None
             raise
 
     def with_help(self, first_line: str) -> Command:
