@@ -155,3 +155,13 @@ def test_coverage_is_counted_per_class():
         "meningioma": 0.5,
     }
     assert (report["mean_size"]["value"], report["single"]["value"]) == (1.25, 0.75)
+
+
+def test_a_few_right_answers_do_not_make_all_others_certain():
+    """The log-loss of 24 right answers alone is lowest at temperature 0."""
+    labels = np.tile([0, 1, 2, 3], 6)
+    logits = (3 * np.eye(4)[labels]).astype(np.float32)
+    few = fit_calibration(logits, labels, np.zeros(24, int))
+    many = fit_calibration(np.tile(logits, (100, 1)), np.tile(labels, 100), np.zeros(2400, int))
+    assert 0.4 < few.temperature < 0.9
+    assert many.temperature < 0.35
