@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 from tumorlens.pipeline.engines.agreement import Answers, compare_answers
 from tumorlens.pipeline.engines.engine import Engine
 
@@ -33,6 +34,7 @@ def test_engines_are_compared_on_labeled_slices(
 class Truth:
     labels: np.ndarray
     masks: np.ndarray
+    classes: ClassList = SHIPPED_CLASSES
 
     def __len__(self):
         return len(self.labels)
