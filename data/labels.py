@@ -360,7 +360,7 @@ def known_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
     )
     if mapped:
         return _in_table(mapped) or own_name(mapped)
-    return _in_table(name)
+    return _in_table(without_sequence(name)[0])
 
 
 def _in_table(name: str) -> str:
@@ -370,19 +370,36 @@ def _in_table(name: str) -> str:
 
 
 @lru_cache(4096)  # a folder of patients asks for the same names again and again
+def without_sequence(name: str) -> tuple[str, str]:
+    """The name of a class without the sequence that a data set writes behind it, and that sequence, one of `SEQUENCES`.
+
+    ``"Astrocytoma T1C+"`` is ``("Astrocytoma", "t1c")``, and a name without one ``(name, "")``.
+    """
+    found = _SEQUENCE.search(name)
+    if found is None:
+        return name, ""
+    word = found[1].lower()
+    return name[: found.start()], word if word in ("t2", "flair") or (word == "t1" and not found[2]) else "t1c"
+
+
+# Behind a name: "_NORMAL T1", "glioma_t1ce", "Meningioma T1C+".
+_SEQUENCE = re.compile(r"(?<=\w)[\W_]+(t1ce|t1gd|t1c|t1|t2|flair)(\+?)[\W_]*$", re.IGNORECASE)
+
+
 def own_name(name: str) -> str:
     """A name as a class has it: in small letters, with ``_`` for all that is neither letter nor digit."""
     return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
 
 
 def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
-    """The class for a label as a user or a data set writes it, see `known_label`; any other name is its own class.
+    """The class for a label as a user or a data set writes it, see `known_label`; any other name is its own class,
+    without the sequence behind it.
 
     Raises:
         InputError: The name has no letter, looks like that of a patient, or is one that a class cannot have.
     """
     known = known_label(name, mapping)
-    label = known or own_name(name)
+    label = known or own_name(without_sequence(name)[0])
     if not re.search(r"[^\W\d_]", label):
         raise InputError(
             f"label {name!r} is a number, which says nothing of a class; give a mapping for it (--map '{name}=CLASS')"

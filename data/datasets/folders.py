@@ -11,7 +11,7 @@ from pathlib import Path
 from tumorlens.data.datasets.listing import Listing
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import SCAN_SUFFIXES
-from tumorlens.data.labels import TUMOR, canonical_label, known_label
+from tumorlens.data.labels import TUMOR, canonical_label, known_label, without_sequence
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -41,11 +41,13 @@ class Place:
         label: The class, or `data.labels.TUMOR`; empty where no folder is named for a class.
         split: ``"train"``, ``"validation"`` or ``"test"``, or empty.
         patient: The folder below the class folder that is named for a patient, or empty.
+        sequence: The sequence that the class folder's name ends with, one of `data.labels.SEQUENCES`, or empty.
     """
 
     label: str = ""
     split: str = ""
     patient: str = ""
+    sequence: str = ""
 
 
 def scans_below(root: Path) -> dict[Path, list[Path]]:
@@ -100,7 +102,7 @@ def place_of(folder: Path, root: Path, label_map: Mapping[str, str] | None = Non
                 f"{name} is not one of {', '.join(SPLIT_FOLDERS)}, and not the folder of a patient, whose name in "
                 f"{parts[top]} has a number"
             )
-    return Place(label, split, patient)
+    return Place(label, split, patient, without_sequence(parts[top])[1])
 
 
 def class_named(name: str, label_map: Mapping[str, str] | None = None) -> str:

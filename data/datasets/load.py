@@ -140,7 +140,9 @@ def _list_class_folders(
         masks = [file for file in files if is_mask_name(file)]
         images = [file for file in files if not is_mask_name(file)]
         for image, mask in with_masks(images, masks, listing):
-            listing.rows.append(Row(Sample(image, place.label, place.patient, mask, split=place.split)))
+            listing.rows.append(
+                Row(Sample(image, place.label, place.patient, mask, split=place.split, sequence=place.sequence))
+            )
     if not listing.rows and not listing.problems:
         raise InputError(
             f"{listing.root}: neither an index.csv, nor a folder for each class, nor images/ next to masks/, "

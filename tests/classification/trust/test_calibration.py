@@ -18,7 +18,7 @@ from tumorlens.classification.trust.conformal import (
     least_slices,
     prediction_sets,
 )
-from tumorlens.data.labels import SHIPPED_CLASSES
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 
 
 def draws(n, seed=0, temperature=1.0):
@@ -165,3 +165,12 @@ def test_a_few_right_answers_do_not_make_all_others_certain():
     many = fit_calibration(np.tile(logits, (100, 1)), np.tile(labels, 100), np.zeros(2400, int))
     assert 0.4 < few.temperature < 0.9
     assert many.temperature < 0.35
+
+
+def test_the_sets_of_own_classes_have_thresholds_of_these():
+    """The network of a list without "no tumor" has no output for it, and its column of probabilities is 0."""
+    classes = ClassList.of_labels(["astro", "ependy"])
+    labels = np.repeat([1, 2], 30)
+    facts = conformal_facts([None, 0.2, 0.3], labels, classes)
+    assert facts["thresholds"] == {"astro": 0.2, "ependy": 0.3}
+    assert "5 of ependy" in conformal_facts([None, 0.2, 0.0], labels[:35], classes)["too_few"]

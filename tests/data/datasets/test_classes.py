@@ -81,7 +81,7 @@ def test_folders_of_any_name_are_classes_and_those_in_them_patients(tmp_path):
     samples = load_samples(seven_classes(tmp_path))
     classes = ClassList.of_labels(s.label for s in samples)
     assert classes.outputs == (
-        "no_tumor", "meningioma", "astrocitoma", "ependimoma", "glioma_t1c", "neurocitoma", "schwannoma",
+        "no_tumor", "glioma", "meningioma", "astrocitoma", "ependimoma", "neurocitoma", "schwannoma",
     )  # fmt: skip
     assert len(samples) == 8 * len(SEVEN)
     assert len({(s.split, s.patient) for s in samples}) == len(samples)
@@ -89,7 +89,7 @@ def test_folders_of_any_name_are_classes_and_those_in_them_patients(tmp_path):
     assert (report.of("unknown_label"), report.of("doubtful_label"), report.files) == ([], [], len(samples))
 
 
-@pytest.mark.parametrize("names", [("astro", "ependy"), ("grade_2", "grade_3", "grade_4"), ("Foo T1", "Foo T2")])
+@pytest.mark.parametrize("names", [("astro", "ependy"), ("grade_2", "grade_3", "grade_4"), ("Foo T1", "Bar T2")])
 def test_no_name_needs_to_be_known(tmp_path, names):
     class_folders(tmp_path / "download" / "set", names, 2)
     assert len({s.label for s in load_samples(tmp_path)}) == len(names)
@@ -110,6 +110,16 @@ def test_a_folder_of_tumors_may_be_divided_by_type(tmp_path):
     class_folders(tmp_path / "tumor", ("astro", "glioma"), 1)
     class_folders(tmp_path, ("healthy",), 1)
     assert sorted(s.label for s in load_samples(tmp_path)) == ["astro", "glioma", "no_tumor"]
+
+
+def test_a_sequence_behind_the_name_of_a_class_is_the_sequence(tmp_path):
+    """As in the sets of 44 and of 17 classes, which have a folder for each type and sequence."""
+    class_folders(tmp_path, ("Astrocitoma T1", "Astrocitoma T1C+", "Astrocitoma T2", "_NORMAL T1", "Glioma_flair"), 1)
+    found = {(s.label, s.sequence) for s in load_samples(tmp_path)}
+    expected = {("astrocitoma", "t1"), ("astrocitoma", "t1c"), ("astrocitoma", "t2"), ("no_tumor", "t1")}
+    assert found == expected | {("glioma", "flair")}
+    apart = {s.label for s in load_samples(tmp_path, {"Astrocitoma T2": "astrocitoma_t2"})}
+    assert apart == {"astrocitoma", "astrocitoma_t2", "no_tumor", "glioma"}
 
 
 def test_names_that_may_be_typing_errors_are_named(tmp_path):
