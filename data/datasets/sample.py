@@ -13,6 +13,7 @@ from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import CLASSES, NO_TUMOR, labels_agree
+from tumorlens.data.masks.drawings import is_boxed
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -67,6 +68,15 @@ class Sample:
     def from_volume(self) -> bool:
         """Whether it is a slice of a volume and not a picture."""
         return self.slice_index is not None
+
+    @property
+    def weak(self) -> bool:
+        """Whether its mask is boxes, filled, and not the outline of the lesion.
+
+        Raises:
+            InputError: The mask's file cannot be read.
+        """
+        return self.mask is not None and is_boxed(self.mask, self.image)
 
     @property
     def place(self) -> str:

@@ -27,6 +27,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
 from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label, labels_agree
+from tumorlens.data.masks.drawings import is_drawing
 from tumorlens.data.masks.read import describe_values, open_mask, read_mask, read_volume_mask
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -155,11 +156,16 @@ def _masks(sample: Sample, scan: Scan, check: _Check) -> list[NDArray[np.uint8]]
             masks = [scan.view(whole, k) for k in range(scan.n_slices)]
         else:
             masks = [read_mask(sample.mask, scan)]
-        values = describe_values(open_mask(sample.mask))
-        if values:
+        values = "" if is_drawing(sample.mask) else describe_values(open_mask(sample.mask))
+        if sample.weak:
+            check.add("boxes", check.name(sample.image))
+        elif values:
             check.add("mask_values", f"{check.name(sample.mask)}: {values}")
         return masks
     except InputError as error:
+        if is_drawing(sample.mask):
+            check.add("bad_drawing", str(error))
+            return None
         try:
             open_scan(sample.mask, constant=True)
         except InputError as unreadable:

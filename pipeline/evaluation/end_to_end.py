@@ -26,6 +26,9 @@ from tumorlens.pipeline.evaluation.segmentation import (
     EMPTY_CASES,
     MASK_TITLES,
     badness,
+    box_figures,
+    box_row,
+    box_tables,
     mask_plots,
     mask_tables,
     mask_title,
@@ -34,6 +37,7 @@ from tumorlens.pipeline.evaluation.tables import Table, cell
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.pipeline import Pipeline
+from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_scores
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
 
 _FIGURES = {
@@ -43,6 +47,9 @@ _FIGURES = {
     "dice_tumor_median": "Dice, scans with a tumor, median",
     "false_masks": "tumor-free slices with a mask",
 }
+
+
+_BOX_FIGURES = {f"boxes.{key}": title for key, title in BOX_TITLES.items()}
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class ScanCase:
         probabilities: Class -> probability of the scan; empty for a refused one.
         source: Number of its data set.
         sequence: Its MRI sequence, empty where it is not known.
+        boxes: Where the truth is boxes, how these agree with those around the mask.
     """
 
     scan: str
@@ -80,6 +88,7 @@ class ScanCase:
     probabilities: dict[str, float] = field(default_factory=dict)
     source: int = 0
     sequence: str = ""
+    boxes: BoxScores | None = None
 
     @property
     def tumor(self) -> float:
@@ -100,7 +109,9 @@ class PipelineEvaluation(Evaluation[ScanCase]):
     """
 
     headline: ClassVar[dict[str, str]] = {
-        f"{kind}.{key}": f"{title} ({kind})" for kind in ("slices", "volumes") for key, title in _FIGURES.items()
+        f"{kind}.{key}": f"{title} ({kind})"
+        for kind in ("slices", "volumes")
+        for key, title in (_FIGURES | _BOX_FIGURES).items()
     }
     group_titles: ClassVar[dict[str, str]] = DECISION_TITLES | MASK_TITLES | {"dice_tumor": "Dice, scans with a tumor"}
 
@@ -162,6 +173,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             probabilities={name: float(p) for name, p in (result.probabilities or {}).items() if p is not None},
             source=first.source,
             sequence=first.sequence,
+            boxes=box_scores(result.mask, read_mask(first.mask, scan)) if first.mask and first.weak else None,
         )
 
     def figures_of(self, cases: Sequence[ScanCase]) -> dict[str, Any]:
@@ -211,12 +223,14 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             "recall": {name: mean_of(name, right) for name in CLASSES if any(c.label == name for c in cases)},
             "dice_by_label": {name: mean_of(name, score, outlined=True) for name in sick},
             "masks": segmentation_report(*slices, self.seed) if slices[0] else None,
+            **box_figures([(c.boxes, c.patient) for c in cases], self.seed),
         }
 
     def rows_of(self, case: ScanCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for the scan, and below that of a volume one for each of its slices."""
         if not case.volume:
-            return [_row(case, "picture", None, case.scores[0] if case.scores else None)]
+            row = _row(case, "picture", None, case.scores[0] if case.scores else None)
+            return [row if case.boxes is None else row | box_row(case.boxes)]
         return [_row(case, "volume", None, None)] + [_row(case, "slice", k, s) for k, s in enumerate(case.scores)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
@@ -245,6 +259,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             rows += [(f"Dice, {name}", cell(v)) for name, v in part["dice_by_label"].items()]
             about = f"End to end, {kind}: {part['n']} of {part['n_patients']} patients, {part['n_outlined']} outlined"
             tables.append(Table(about, ("", "value"), rows))
+            tables += box_tables(part)
             tables += mask_tables(part["masks"], masks) if part["masks"] else []
         return tables
 
@@ -287,6 +302,8 @@ def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | Non
 
 def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
     """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
+    if members[0].weak:
+        return None
     file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
     if file is not None:
         return read_volume_mask(file, scan) if scan.volume else read_mask(file, scan)
