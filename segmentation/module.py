@@ -111,11 +111,12 @@ class SegmenterModule(StageModule):
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits = self(batch["image"]).float()
         mask, channel = batch["mask"][:, None], self.channel_n(batch)
-        drawn = (channels_of(logits, channel) > 0).float()
+        drawn, truth = (channels_of(logits, channel) > 0).float(), (mask > 0).float()
         # Truth that is boxes is compared with the boxes around what is drawn.
         for i in (mask == UNKNOWN).flatten(1).any(dim=1).nonzero().flatten().tolist():
-            drawn[i, 0] = torch.from_numpy(fill_boxes(drawn[i, 0].cpu().numpy()))
-        self.dice(drawn, (mask > 0).float())
+            for map_n1hw in (drawn, truth):
+                map_n1hw[i, 0] = torch.from_numpy(fill_boxes(map_n1hw[i, 0].cpu().numpy()))
+        self.dice(drawn, truth)
         self.log("val_loss", self.loss_of(logits, mask, channel), batch_size=len(logits))
 
     def on_validation_epoch_end(self) -> None:

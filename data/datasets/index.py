@@ -51,13 +51,14 @@ def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         with index.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey="more cells than columns", restval="")
-            missing = {"image", "label"} - set(reader.fieldnames or ())
+            columns = set(reader.fieldnames or ())
+            missing = {"image", *(() if "mask" in columns else ("label",))} - columns
             rows = [(reader.line_num, {k: v for k, v in row.items() if isinstance(v, str)}) for row in reader]
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{index}: this is not a CSV file in UTF-8") from None
     if missing:
-        columns = "columns image and label are" if len(missing) > 1 else f"column {missing.pop()} is"
-        raise InputError(f"{index}: the {columns} missing; the cells of a line are separated by commas")
+        lacking = "columns image and label are" if len(missing) > 1 else f"column {missing.pop()} is"
+        raise InputError(f"{index}: the {lacking} missing; the cells of a line are separated by commas")
     rows = [(number, cells) for number, cells in rows if any(cells.values())]
     if not rows:
         raise InputError(f"{index}: the index has no rows")
@@ -70,14 +71,14 @@ def _read_row(
     """One row; None where its image is not there. Its problems go to the listing."""
     report = partial(listing.report, where)
     for column in ("image", "label"):
-        if not cells[column]:
+        if not cells.get(column) and not (column == "label" and cells.get("mask")):
             report("bad_row", f"{column} is empty")
     paths = {column: listing.root / cells[column] for column in ("image", "mask") if cells.get(column)}
     missing = [column for column, path in paths.items() if not _is_file(path)]
     for column in missing:
         report("missing_file", f"no such file {paths[column]}{_there_instead(paths[column])}")
     label = ""
-    if cells["label"]:
+    if cells.get("label"):
         try:
             label = canonical_label(cells["label"], label_map)
         except InputError as error:
