@@ -2,8 +2,8 @@
 
 A box says that a lesion touches its four sides, and that there is none outside. As in "Simple Does It" (A. Khoreva et
 al., CVPR 2017), its core counts as lesion and the truth of the rest is left open. Lesions are round, so core and rest
-are ellipses here. Measured on 900 slices of BRISC (docs/notebook/experiments.md): within 0.6 of the ellipse that touches
-the sides nine pixels in ten or more are lesion, in each class, and beyond 1.1 of it one in eight or fewer.
+are ellipses here. Measured on 900 slices of BRISC (docs/notebook/experiments.md): within 0.6 of the ellipse that
+touches the sides nine pixels in ten or more are lesion, in each class, and beyond 1.1 one in seven or fewer.
 """
 
 from __future__ import annotations
