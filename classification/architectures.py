@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -28,14 +29,14 @@ class Architecture:
         name: Its name for ``--arch`` and on the card.
         input_size: Side in pixels of the square that it was designed for.
         normalization: The normalization of pixels that its (pretrained) weights expect.
-        build: Input side in pixels -> a network with random weights and one logit per class of `data.labels.CLASSES`.
+        build: Input side in pixels and number of classes -> a network with random weights and a logit per class.
         pretrained: Downloads its ImageNet weights; None if there are none.
     """
 
     name: str
     input_size: int
     normalization: Normalization
-    build: Callable[[int], nn.Module]
+    build: Callable[[int, int], nn.Module]
     pretrained: Callable[[], dict[str, torch.Tensor]] | None = None
 
 
@@ -58,7 +59,7 @@ def find_architecture(name: str) -> Architecture:
 class Cnn(nn.Module):
     """A small CNN: four 5x5 convolutions of stride 2 (64-128-128-256 channels), dense layers of 64 and 32 units."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, n_classes: int) -> None:
         super().__init__()
         widths = (3, 64, 128, 128, 256)
         layers: list[nn.Module] = []
@@ -73,7 +74,7 @@ class Cnn(nn.Module):
             nn.Dropout(0.4),
             nn.Linear(64, 32),
             nn.ReLU(inplace=True),
-            nn.Linear(32, len(CLASSES)),
+            nn.Linear(32, n_classes),
         )
 
     def forward(self, batch_nchw: torch.Tensor) -> torch.Tensor:
@@ -83,7 +84,7 @@ class Cnn(nn.Module):
 class Mlp(nn.Module):
     """A multi-layer perceptron with two hidden layers on the gray pixels. It cannot tell which pixels are neighbors."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, n_classes: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Flatten(),
@@ -93,7 +94,7 @@ class Mlp(nn.Module):
             nn.Linear(512, 128),
             nn.ReLU(inplace=True),
             nn.Dropout(0.4),
-            nn.Linear(128, len(CLASSES)),
+            nn.Linear(128, n_classes),
         )
 
     def forward(self, batch_nchw: torch.Tensor) -> torch.Tensor:
@@ -126,8 +127,8 @@ def _from_torchvision(name: str) -> Architecture:
     # The auxiliary heads of 2015 are left out: batch normalization made them unnecessary.
     extra = {"aux_logits": False, "init_weights": True} if name in ("inception_v3", "googlenet") else {}
 
-    def build(side: int) -> nn.Module:
-        return get_model(name, weights=None, num_classes=len(CLASSES), **extra)
+    def build(side: int, n_classes: int) -> nn.Module:
+        return get_model(name, weights=None, num_classes=n_classes, **extra)
 
     def pretrained() -> dict[str, torch.Tensor]:
         return dict(best.get_state_dict(progress=False, check_hash=True))
@@ -146,10 +147,8 @@ def _from_timm(name: str) -> Architecture:
     shown = IMAGENET if settings is None else Normalization(tuple(settings.mean), tuple(settings.std))
     has_weights = settings is not None and settings.has_weights
 
-    def create(**extra: Any) -> nn.Module:
-        return timm.create_model(bare, pretrained=False, num_classes=len(CLASSES), **extra)
-
-    def build(side: int) -> nn.Module:
+    def build(side: int, n_classes: int) -> nn.Module:
+        create = partial(timm.create_model, bare, pretrained=False, num_classes=n_classes)
         try:
             if side == size:
                 return create()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.classification.config import SHIPPED as SHIPPED
 from tumorlens.classification.refusal import PREFIX as REFUSAL
 from tumorlens.classification.refusal import Refusal, take_refusal
 from tumorlens.classification.sequence import PREFIX as SEQUENCE
@@ -19,22 +20,19 @@ from tumorlens.classification.trust.calibration import THRESHOLD, Calibration
 from tumorlens.classification.trust.conformal import prediction_sets
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import read_arrays
-from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import NO_TUMOR, ClassList
 from tumorlens.data.preprocessing.normalization import Normalization
 from tumorlens.data.preprocessing.preprocess import PreparedSlice
 
 if TYPE_CHECKING:
     import torch
 
-SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
-
 
 class Network(Protocol):
     """Stage one's network on an engine."""
 
     def __call__(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Uncalibrated logits ``(n, 4)`` of prepared slices ``(n, size, size)``, and the features ``(n, d)`` that the
+        """Uncalibrated logits ``(n, c)`` of prepared slices ``(n, size, size)``, and the features ``(n, d)`` that the
         refusal reads; None for weights without a refusal."""
         ...
 
@@ -44,7 +42,7 @@ class Look:
     """What one pass of the network says about ``n`` slices.
 
     Attributes:
-        logits: ``(n, 4)`` in the order of `data.labels.CLASSES`, uncalibrated.
+        logits: ``(n, c)`` of all classes, uncalibrated.
         strangeness: ``(n,)`` see `classification.refusal`; None for weights without a refusal.
         sequences: ``(n, 4)`` probability of each of `data.labels.SEQUENCES`; None for weights that do not name them.
     """
@@ -92,12 +90,10 @@ class Classifier:
             network: Opens a weight file on another engine than PyTorch on that device.
 
         Raises:
-            InputError: Files missing or damaged, or of another stage, architecture or class list.
+            InputError: Files missing or damaged, or of another stage or architecture.
         """
         path = Path(weights) if weights is not None else SHIPPED
         card = checked_card(path, "classification")
-        if card.get("classes") != list(CLASSES):
-            raise InputError(f"{path}: this model is for {card.get('classes')}; one for {list(CLASSES)} is needed")
         opened = network(path) if network else _torch_network(path, device)
         refusal = take_refusal(read_arrays(path, REFUSAL), card, path)
         sequence = take_sequence_head(read_arrays(path, SEQUENCE), card, refusal, path)
@@ -108,6 +104,11 @@ class Classifier:
         """The network in PyTorch, for Grad-CAM."""
         loaded: torch.nn.Module | None = getattr(self.network, "model", None)
         return loaded if loaded is not None else _torch_network(self.source, "cpu").model
+
+    @cached_property
+    def classes(self) -> ClassList:
+        """The classes, in the order of all logits and probabilities."""
+        return ClassList.from_card(self.card)
 
     @property
     def input_size(self) -> int:
@@ -140,7 +141,7 @@ class Classifier:
         return Look(logits, self.refusal.strangeness(features), sequences)
 
     def calibrate(self, logits_nc: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class probabilities ``(n, 4)`` of logits."""
+        """Class probabilities ``(n, c)`` of logits."""
         return self.calibration(logits_nc)
 
     @property
@@ -148,7 +149,9 @@ class Classifier:
         """The highest strangeness of a brain slice; None for weights without a refusal."""
         return None if self.refusal is None else self.refusal.limit
 
-    def explain(self, images_nhw: NDArray[np.uint8], class_indices: Sequence[int]) -> NDArray[np.float32]:
+    def explain(
+        self, images_nhw: NDArray[np.uint8], class_indices: Sequence[int] | NDArray[Any]
+    ) -> NDArray[np.float32]:
         """Grad-CAM ``(n, size, size)`` in 0..1 of prepared slices for one class each, see `classification.gradcam`.
 
         Raises:
@@ -157,17 +160,19 @@ class Classifier:
         from tumorlens.classification.gradcam import grad_cam
         from tumorlens.data.preprocessing.normalization import to_batch
 
-        return grad_cam(self.model, to_batch(images_nhw, self.normalization), class_indices)
+        return grad_cam(
+            self.model, to_batch(images_nhw, self.normalization), np.asarray(class_indices) - self.classes.offset
+        )
 
     def predict(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Calibrated class probabilities ``(n, 4)`` in the order of `data.labels.CLASSES` for prepared slices."""
+        """Calibrated probabilities ``(n, c)`` of all `classes` for prepared slices."""
         return self.calibrate(self.look(images_nhw).logits)
 
     def labels(self, probabilities_nc: NDArray[np.float32]) -> NDArray[np.int64]:
         """The label of each slice by itself, ``(n,)`` index: the likeliest tumor from the threshold on, else no tumor.
 
         Args:
-            probabilities_nc: ``(n, 4)``, calibrated.
+            probabilities_nc: ``(n, c)``, calibrated.
         """
         positive = 1 - probabilities_nc[:, NO_TUMOR] >= THRESHOLD
         return np.where(positive, 1 + probabilities_nc[:, 1:].argmax(axis=1), NO_TUMOR)
@@ -192,18 +197,18 @@ class Classifier:
     def prediction_sets(
         self, probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64] | None = None
     ) -> NDArray[np.bool_] | None:
-        """The classes that remain possible at the card's coverage, ``(n, 4)``. The label is always among them.
+        """The classes that remain possible at the card's coverage, ``(n, c)``. The label is always among them.
 
-        None for weights without conformal thresholds.
+        None for weights without conformal thresholds, such as those of too few validation slices.
 
         Args:
-            probabilities_nc: ``(n, 4)``, calibrated.
+            probabilities_nc: ``(n, c)``, calibrated.
             labels_n: ``(n,)`` the decided labels; by default those of pictures, see `labels`.
         """
-        conformal = self.card.get("conformal")
-        if conformal is None:
+        thresholds = self.card.get("conformal", {}).get("thresholds")
+        if thresholds is None:
             return None
-        sets = prediction_sets(probabilities_nc, [conformal["thresholds"][name] for name in CLASSES])
+        sets = prediction_sets(probabilities_nc, [thresholds.get(name) for name in self.classes.names])
         sets[np.arange(len(sets)), self.labels(probabilities_nc) if labels_n is None else labels_n] = True
         return sets
 

@@ -25,7 +25,7 @@ from tumorlens.data.augmentation.blank import blank_head
 from tumorlens.data.augmentation.variants import picture_variants
 from tumorlens.data.bootstrap import interval, weighted_mean
 from tumorlens.data.datasets.sample import Reading, Sample, read_sample
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import NO_TUMOR, TUMOR_FREE
 from tumorlens.data.preprocessing.head import find_head
 from tumorlens.data.preprocessing.preprocess import Preprocess, to_gray
 
@@ -57,8 +57,8 @@ def probe(
         InputError: A slice cannot be read.
     """
     rng = np.random.default_rng(seed)
-    sick = _some([s for s in samples if s.label not in ("", CLASSES[NO_TUMOR])], _EACH, rng)
-    healthy = _some([s for s in samples if s.label == CLASSES[NO_TUMOR]], _EACH, rng)
+    sick = _some([s for s in samples if s.label not in ("", TUMOR_FREE)], _EACH, rng)
+    healthy = _some([s for s in samples if s.label == TUMOR_FREE], _EACH, rng)
     framed = _some([s for s in samples if s.label], _FRAMED, rng)
     steps = _Steps(progress, 2 * len(sick) + len(healthy) + len(framed))
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +18,15 @@ from tumorlens.classification.model import InitReport, build_classifier, initial
 from tumorlens.classification.module import build_module, check_input_size, freeze_backbone
 from tumorlens.classification.network import TorchNetwork
 from tumorlens.classification.trust.calibration import THRESHOLD
-from tumorlens.classification.trust.evidence import read_evidence, write_predictions
+from tumorlens.classification.trust.evidence import PredictionEvidence, read_evidence, write_predictions
 from tumorlens.classification.trust.fit import Trust, fit_trust
 from tumorlens.classification.trust.refusal_fit import read_others
+from tumorlens.data.datasets.classes import doubtful_names, given_classes
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES, TUMOR_FREE
 from tumorlens.data.training.module import input_sizes
-from tumorlens.data.training.networks import freeze_stem, mix_in_start
+from tumorlens.data.training.networks import freeze, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.run import Progress, Run, Say
@@ -64,29 +67,38 @@ def train_classifier(
     """
     run = Run.begin(config, out, resume, progress, say)
     evidence = find_evidence(config, read_evidence)
-    model = initial_model(run, config)
+    given = given_classes(config.classes, config.data)
+    expected = SHIPPED_CLASSES if given is None else given.classes
+    expected.check_number()
+    model, start = initial_model(run, config, expected.outputs)
 
     not_brains = read_not_brains(config)
-    parts = run.load_data(has_label, evidence, prepared)
-    warn_of_absent_classes(parts, say)
+    parts = run.load_data(has_label, evidence, prepared, given)
+    check_classes(parts, evidence, say)
+    if parts.classes.outputs != expected.outputs:  # only the data know which classes there are
+        model, start = initial_model(run, config, parts.classes.outputs)
+    if start is not None:
+        run.say_start(start)
 
     module = build_module(config, parts, model)
-    run.train(module, parts, "val_macro_f1", blank=config.blank)
+    run.train(module, parts, blank=config.blank)
     epoch = run.load_best_epoch(module)
     if config.start_share:
-        mix_in_start(module.model, initial_weights(config), config.start_share)
+        mix_in_start(module.model, initial_weights(config, parts.classes.outputs), config.start_share)
 
-    network = TorchNetwork(module.model, run.device, module.normalization, run.half)
+    network = TorchNetwork(module.model, run.device, module.normalization, run.half, classes=parts.classes)
     trust = fit_trust(network, parts, config, not_brains, evidence)
+    if "too_few" in trust.conformal:
+        say(f"warning: no prediction sets, for there are too few {trust.conformal['too_few']}")
     metrics = measure(network, parts, trust, out) if evidence is None else evidence.figures
 
     card = {
         "stage": "classification",
         "architecture": config.arch,
-        "classes": list(CLASSES),
+        **parts.classes.to_card(),
         "input_size": config.size,
         "normalization": plain_config(module.normalization),
-        "classes_in_training": [name for n, name in enumerate(CLASSES) if n in parts.train.labels],
+        "classes_in_training": [name for n, name in enumerate(parts.classes.names) if n in parts.train.labels],
         **trust.facts(),
         "metrics": metrics,
         **describe_run(out, parts, epoch, command),
@@ -94,31 +106,31 @@ def train_classifier(
     return run.save({**module.model.state_dict(), **trust.tensors()}, card, headline(config, metrics))
 
 
-def initial_model(run: Run, config: ClassifierConfig) -> nn.Module:
-    """The network before training.
+def initial_model(run: Run, config: ClassifierConfig, outputs: Sequence[str]) -> tuple[nn.Module, InitReport | None]:
+    """The network before training, and where its weights come from; None for a resumed run.
 
-    Built before the data are read, so that a wrong setting does not cost you the time of reading them.
+    Built before the data are read, so that a wrong setting does not cost you the time of reading them; and again where
+    they have other classes than was expected.
 
     Raises:
         InputError: Unknown network or initial weights, or settings that the network does not support.
     """
     architecture = find_architecture(config.arch)
-    model = build_classifier(architecture, config.size)
+    model = build_classifier(architecture, config.size, len(outputs))
     for size in input_sizes(config):
-        check_input_size(model, architecture, size)
+        check_input_size(model, architecture, size, len(outputs))
+    report = None
     if run.checkpoint is None:
         if config.init == "imagenet" and architecture.pretrained is not None:
             run.check_sources()
-        report = initialize(model, architecture, config.init)
-        run.say(f"initial weights: {report}")
+        report = initialize(model, architecture, config.init, outputs)
         check_start(report, config)
     if config.frozen:
         freeze_backbone(model)
         if config.init == "none" or (config.init == "imagenet" and architecture.pretrained is None):
             raise InputError(f"--frozen keeps the initial weights of {config.arch}; give it some with --init FILE")
-    if config.freeze_stem:
-        freeze_stem(model)
-    return model
+    freeze(model, config.frozen_until)
+    return model, report
 
 
 def check_start(report: InitReport, config: ClassifierConfig) -> None:
@@ -129,15 +141,15 @@ def check_start(report: InitReport, config: ClassifierConfig) -> None:
         )
 
 
-def initial_weights(config: ClassifierConfig) -> nn.Module:
+def initial_weights(config: ClassifierConfig, outputs: Sequence[str]) -> nn.Module:
     """The network as it was before training.
 
     Raises:
         InputError: The initial weights are not there any more, or not those of a whole network of this kind.
     """
     architecture = find_architecture(config.arch)
-    start = build_classifier(architecture, config.size)
-    check_start(initialize(start, architecture, config.init), config)
+    start = build_classifier(architecture, config.size, len(outputs))
+    check_start(initialize(start, architecture, config.init, outputs), config)
     return start
 
 
@@ -155,9 +167,27 @@ def has_label(sample: Sample) -> bool:
     return bool(sample.label)
 
 
-def warn_of_absent_classes(parts: Partition, say: Say) -> None:
-    """Warn about classes that no training slice shows."""
-    absent = [name for number, name in enumerate(CLASSES) if number not in parts.train.labels]
+def check_classes(parts: Partition, evidence: PredictionEvidence | None, say: Say) -> None:
+    """Say which classes there are, and warn about names that may be typing errors and classes that no slice shows.
+
+    Raises:
+        InputError: There are too few or too many classes, or not those of the evidence.
+    """
+    classes = parts.classes
+    classes.check_number()
+    if evidence is not None and evidence.classes.names != classes.names:
+        raise InputError(
+            f"{evidence.folder}: the run there has the classes {', '.join(evidence.classes.outputs)}, this one "
+            f"{', '.join(classes.outputs)}; name the same ones with --classes"
+        )
+    if classes.names != CLASSES:
+        say(f"classes: {', '.join(classes.outputs)}")
+    if not classes.gate:
+        say(f"no class is {TUMOR_FREE}, so this classifier calls every scan a tumor")
+    samples = [sample for part in (parts.train, parts.validation, parts.test) for sample in part.samples]
+    for line in doubtful_names(Counter(sample.label for sample in samples)):
+        say(f"warning: {line}")
+    absent = [name for name in classes.outputs if classes.index(name) not in parts.train.labels]
     if absent:
         say(f"warning: no training slice shows {', '.join(absent)}, so this classifier cannot learn to recognize it")
 
@@ -169,12 +199,13 @@ def measure(network: TorchNetwork, parts: Partition, trust: Trust, out: Path) ->
     """
     metrics: dict[str, Any] = {}
     for name, part in parts.held_out().items():
+        classes = part.classes
         fitted = name == "validation"  # the thresholds were fitted on these slices, so their logits are there
         probabilities = trust.calibration(trust.logits if fitted else network.logits(part.images))
         write_predictions(out / f"{name}.csv", part, probabilities, trust.strangeness if fitted else None)
         metrics[name] = classification_metrics(part, probabilities)
         metrics[name]["gate"] = gate_metrics(part.labels, probabilities, THRESHOLD)
-        plot_confusion(part.labels, probabilities.argmax(1), out / f"confusion_{name}.png", f"{name} patients")
+        plot_confusion(part.labels, probabilities.argmax(1), out / f"confusion_{name}.png", f"{name} patients", classes)
     return metrics
 
 

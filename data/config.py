@@ -8,13 +8,17 @@ default or another text overrides the field.
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, field
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
 
 from tumorlens.data.errors import InputError
 
 MAX_SEED = 2**32 - 1  # of NumPy's and scikit-learn's generators
 SPLITS = ("folds", "holdout", "official", "all")
+LOGGERS = ("csv", "tensorboard", "mlflow", "wandb")
+OPTIMIZERS = ("adamw", "adam", "nadam", "radam", "sgd", "rmsprop")
+SCHEDULERS = ("onecycle", "cosine", "linear", "step", "constant")
 PARTS = ("train", "validation", "test")  # of a data set: to learn from, to choose an epoch on, to measure on
 
 LAYOUTS = (
@@ -63,6 +67,14 @@ def setting(default: Any = MISSING, help: str | Setting = "", **details: Any) ->
     """
     declared = help if isinstance(help, Setting) else Setting(help, **details)
     return field(default=default, metadata={"setting": declared})
+
+
+def check_choices(config: Any) -> None:
+    """Raise an `InputError` if a setting of a dataclass is not one of its choices."""
+    for each in fields(config):
+        choices, value = each.metadata.get("setting", Setting()).choices, getattr(config, each.name)
+        if choices and isinstance(value, str) and value not in choices:
+            raise InputError(f"{each.name} {value!r} is not one of {', '.join(choices)}")
 
 
 LABEL_MAP = Setting("One of your label names and the class it means; repeatable.", flag="--map", metavar="NAME=CLASS")
@@ -115,19 +127,37 @@ class DataConfig:
 class TrainingConfig(DataConfig):
     """Settings that both stages share.
 
-    `weight_decay` is AdamW's; `warmup` is the share of the run until the learning rate peaks. Both have no option.
+    Each stage adds its own `loss`, and with `best_by` the validation figures of which one chooses the epoch.
     """
 
-    init: str = setting("imagenet", "First weights: imagenet (downloaded), none, or a weight file.")
+    stage: ClassVar[str]
+    shipped: ClassVar[Path]  # the stage's shipped weights
+    loss: ClassVar[str]
+    best_by: ClassVar[str]
+
+    init: str = setting("imagenet", "First weights: imagenet (downloaded), shipped, none, or a weight file.")
     epochs: int = setting(8, "Upper limit of epochs, and length of the learning-rate schedule.", least=1)
     batch_size: int = setting(32, "Slices a step.", least=1)
     rate: tuple[float, ...] = setting(
         (), "How often an epoch shows a slice of each --data, in their order: once for each --data, or not at all."
     )
     epoch_slices: int = setting(0, "At most so many slices an epoch, others every time; 0: all.", least=0)
-    learning_rate: float = setting(4e-4, "Peak learning rate of the one-cycle schedule.", flag="--lr", least=0)
-    weight_decay: float = 0.02
-    warmup: float = 0.2
+    optimizer: str = setting("adamw", "PyTorch's optimizer; each but adamw needs another --lr.", choices=OPTIMIZERS)
+    scheduler: str = setting(
+        "onecycle",
+        "How the learning rate goes on after it has risen to its peak: onecycle and cosine fall along a cosine, linear "
+        "along a line, step to a tenth at half and again at four fifths of the run, constant stays.",
+        choices=SCHEDULERS,
+    )
+    learning_rate: float = setting(4e-4, "Peak learning rate.", flag="--lr", least=0)
+    layer_decay: float = setting(
+        1.0,
+        "Each layer learns by this factor slower than the next, from the last one down; 1: all alike.",
+        least=0.01,
+        most=1,
+    )
+    weight_decay: float = setting(0.02, "Weight decay of the optimizer.", least=0, most=1)
+    warmup: float = setting(0.2, "Share of the run in which the learning rate rises.", least=0, most=0.9)
     patience: int = setting(5, "Validations without progress before the run stops.", least=1)
     validate_every: int = setting(1, "Epochs from one validation to the next; divides --epochs.", least=1)
     augment: float = setting(1.0, "Strength of augmentation; 0: none.", least=0)
@@ -137,7 +167,13 @@ class TrainingConfig(DataConfig):
     transplant: float = setting(
         0.05, "Share of slices whose lesion is healed or replaced, against shortcuts.", least=0, most=1
     )
-    freeze_stem: bool = setting(False, "Leave a ResNet's first stage as it came: a third faster.")
+    freeze_until: str = setting(
+        "",
+        "Leave the network up to this layer as it came, its batch statistics too: layer3, for instance; a name that is "
+        "not one of its layers lists them.",
+        metavar="LAYER",
+    )
+    freeze_stem: bool = setting(False, "--freeze-until layer1, a ResNet's first stage: a third faster.")
     small_share: float = setting(
         0.0, "Share of the steps, all but the last tenth, with smaller pictures: faster.", least=0, most=1
     )
@@ -153,11 +189,29 @@ class TrainingConfig(DataConfig):
     )
     device: str = setting("auto", DEVICE)
     precision: str = setting("auto", "auto (bf16 where the hardware has it), bf16 or fp32.")
+    logger: str = setting(
+        "csv",
+        "Also log to these programs' files in the run's folder; nothing leaves the machine. metrics.csv is always "
+        "written.",
+        choices=LOGGERS,
+    )
     out_of_fold: str = setting(
         "",
         "Train on all patients; calibrate on this run of the same recipe (--split holdout) or cross-validation.",
         metavar="FOLDER",
     )
+
+    @property
+    def init_file(self) -> Path | None:
+        """The file of the initial weights; None where they are downloaded or random."""
+        if self.init in ("imagenet", "none"):
+            return None
+        return self.shipped if self.init == "shipped" else Path(self.init)
+
+    @property
+    def frozen_until(self) -> str:
+        """The last layer that stays as it came; empty where all learn."""
+        return self.freeze_until or ("layer1" if self.freeze_stem else "")
 
     @property
     def rates(self) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, TUMOR_FREE
 from tumorlens.data.scan import Scan
 
 _HEAD_MM = np.array([72.0, 92.0, 88.0])  # half axes: right, anterior, superior
@@ -60,7 +60,7 @@ def phantom_slice(seed: int, label: str = "glioma", size: int = 256, pixel_mm: f
     head = _Head(seed, label)
     steps = (np.arange(size) - (size - 1) / 2) * pixel_mm
     y, x = np.meshgrid(-steps, -steps, indexing="ij")  # rows run to posterior, columns to the patient's left
-    height = head.center[2] if label != CLASSES[NO_TUMOR] else float(head.rng.uniform(0, 35))
+    height = head.center[2] if label != TUMOR_FREE else float(head.rng.uniform(0, 35))
     signal, inside = head.render(x, y, np.full_like(x, height))
     noisy = _acquire(signal, head.rng, pixel_mm)
     return Phantom(np.rint(noisy * 255).astype(np.uint8), inside.astype(np.uint8), label)
@@ -110,7 +110,7 @@ class _Head:
         self.vessels = self.rng.uniform(-1, 1, (7, 3)) * self.half_axes * np.array([0.5, 0.5, 0.3])
         self.radius = 0.0
         self.center = np.zeros(3)
-        if label != CLASSES[NO_TUMOR]:
+        if label != TUMOR_FREE:
             self._place_lesion()
 
     def render(self, x: Field, y: Field, z: Field) -> tuple[Field, NDArray[np.bool_]]:
@@ -173,7 +173,7 @@ class _Head:
             self.center = np.array([rng.uniform(-2, 2), rng.uniform(18, 24), rng.uniform(-24, -16)])
 
     def _lesion(self, signal: Field, x: Field, y: Field, z: Field, radius: Field) -> tuple[Field, NDArray[np.bool_]]:
-        if self.label == CLASSES[NO_TUMOR]:
+        if self.label == TUMOR_FREE:
             return signal, np.zeros(signal.shape, bool)
         dx, dy, dz = x - self.center[0], y - self.center[1], z - self.center[2]
         rough = {"glioma": 0.13, "meningioma": 0.05, "pituitary": 0.08}[self.label]

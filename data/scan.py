@@ -33,7 +33,7 @@ class Annotation:
 
     Attributes:
         mask: Lesion mask in the shape of the scan's slice or volume, non-zero is lesion; none if not given.
-        label: The class, one of `data.labels.CLASSES`; none if not given.
+        label: The class; none if not given.
         patient: The patient's pseudonym in the data set; none if not given.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.sequence import likeliest_sequence
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
+from tumorlens.data.labels import NO_TUMOR, SHIPPED_CLASSES, TUMOR, ClassList
 from tumorlens.pipeline.case import Case
 
 Possible = Callable[[NDArray[np.float32], int], NDArray[np.bool_] | None]
@@ -33,7 +33,7 @@ class Scores:
     """The classifier's answer for the slices of a scan.
 
     Attributes:
-        probabilities: ``(n_slices, 4)``, in the order of `data.labels.CLASSES`; slices that are not judged count as
+        probabilities: ``(n_slices, c)`` of all classes; slices that are not judged count as
             free of tumor.
         strangeness: ``(n_judged,)`` score of the judged slices, see `classification.refusal`; None for weights that
             have no such score.
@@ -72,11 +72,12 @@ class Verdict:
 
     Attributes:
         label: The scan's class, `data.labels.TUMOR` where the type is uncertain, or `REFUSED`.
-        probabilities: ``(4,)``, in the order of `data.labels.CLASSES`; all 0 for a refused scan. They have six decimals
+        probabilities: ``(c,)`` of all classes; all 0 for a refused scan. They have six decimals
             and sum to 1.
         positive: Whether the label is a tumor.
-        possible: ``(4,)`` bool: the classes that remain possible; None for weights without such figures.
+        possible: ``(c,)`` bool: the classes that remain possible; None for weights without such figures.
         doubt: Why the scan may not be an MRI of the brain, or None.
+        classes: The classes of the probabilities.
     """
 
     label: str
@@ -84,6 +85,7 @@ class Verdict:
     positive: bool = False
     possible: NDArray[np.bool_] | None = None
     doubt: str | None = None
+    classes: ClassList = SHIPPED_CLASSES
 
     @property
     def refused(self) -> bool:
@@ -160,7 +162,12 @@ def as_printed(probability: float | np.floating) -> float:
 
 
 def judge(
-    p_tumor: float, types: NDArray[np.floating], threshold: float, possible: Possible, doubt: str | None = None
+    p_tumor: float,
+    types: NDArray[np.floating],
+    threshold: float,
+    possible: Possible,
+    doubt: str | None = None,
+    classes: ClassList = SHIPPED_CLASSES,
 ) -> Verdict:
     """Verdict on a scan that is not refused: tumor from the threshold on, then its type.
 
@@ -169,12 +176,14 @@ def judge(
 
     Args:
         p_tumor: Tumor probability of the picture, or that of the volume by its rule.
-        types: ``(3,)`` how likely the tumor types are, on any scale.
+        types: ``(c - 1,)`` how likely the tumor types are, on any scale.
         threshold: Tumor probability from which the scan is positive.
         possible: From probabilities and the index of the label to the classes that remain possible, or None.
         doubt: Why the scan may not be an MRI of the brain, or None.
+        classes: The classes. Where "no tumor" is not among the answers, every scan is positive.
     """
-    known = types if types.sum() > 0 else np.ones(len(CLASSES) - 1)
+    known = types if types.sum() > 0 else np.ones(len(classes.tumors))
+    p_tumor = p_tumor if classes.gate else 1.0
     p_tumor = as_printed(p_tumor)
     # Rounding the sums and not the parts keeps the total.
     ends = np.round(p_tumor * np.cumsum(known, dtype=np.float64) / known.sum(dtype=np.float64), _DIGITS)
@@ -182,16 +191,16 @@ def judge(
     positive = p_tumor >= threshold
     likeliest = 1 + int(probabilities[1:].argmax()) if positive else NO_TUMOR
     remaining = possible(probabilities, likeliest)
-    label = TUMOR if positive and is_type_uncertain(probabilities, remaining) else CLASSES[likeliest]
-    return Verdict(label, probabilities, bool(positive), remaining, doubt)
+    label = TUMOR if positive and is_type_uncertain(probabilities, remaining) else classes.names[likeliest]
+    return Verdict(label, probabilities, bool(positive), remaining, doubt, classes)
 
 
 def is_type_uncertain(probabilities: NDArray[np.float32], possible: NDArray[np.bool_] | None) -> bool:
     """Whether a tumor is called a tumor only, because it may be of a type that the classes lack, such as a metastasis.
 
     Args:
-        probabilities: ``(4,)``.
-        possible: ``(4,)`` the classes that remain possible, or None where that is not known.
+        probabilities: ``(c,)``.
+        possible: ``(c,)`` the classes that remain possible, or None where that is not known.
     """
     many = possible is not None and int(possible[1:].sum()) >= _MANY_TYPES
     likeliest = float(probabilities[1:].max())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tumorlens.classification.predict import Classifier
 from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, outline_of
+from tumorlens.data.labels import NO_TUMOR, ClassList, outline_of
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import Case, open_source, prepare
@@ -269,7 +269,7 @@ class Pipeline:
         ]
         scores = []
         for case, judged, strangeness, sequences in zip(cases, *parts, strict=True):
-            probabilities = np.zeros((len(case.prepared), len(CLASSES)), np.float32)
+            probabilities = np.zeros((len(case.prepared), len(self.classes)), np.float32)
             probabilities[:, NO_TUMOR] = 1
             probabilities[case.used] = judged
             scores.append(Scores(probabilities, strangeness, sequences))
@@ -317,7 +317,8 @@ class Pipeline:
         findings = find_suspicions(case, answers, self.segmenter)
         numbers = findings.numbers
         if screening.refused:
-            verdict = Verdict(REFUSED, np.zeros(len(CLASSES), np.float32), doubt=screening.doubt)
+            nothing = np.zeros(len(self.classes), np.float32)
+            verdict = Verdict(REFUSED, nothing, doubt=screening.doubt, classes=self.classes)
             confidences: list[float] = []
         else:
             if scan.n_slices == 1:
@@ -329,7 +330,7 @@ class Pipeline:
                 ]
                 p_tumor = max(confidences, default=self.rule.nothing)
                 types = _types(findings.suspicions, confidences, scores.probabilities[case.used, 1:])
-            verdict = judge(p_tumor, types, self.operating_point, self._possible, screening.doubt)
+            verdict = judge(p_tumor, types, self.operating_point, self._possible, screening.doubt, self.classes)
         kept = [number for number, p in enumerate(confidences, start=1) if p >= self.operating_point]
         renumber = np.zeros(int(numbers.max()) + 1, np.uint16)
         renumber[kept] = np.arange(1, len(kept) + 1)
@@ -382,11 +383,11 @@ class Pipeline:
         return Result(
             scan=scan,
             label=verdict.label,
-            probabilities={} if verdict.refused else _by_class(verdict.probabilities),
-            prediction_set=[CLASSES[c] for c in possible],
+            probabilities={} if verdict.refused else self._by_class(verdict.probabilities),
+            prediction_set=[self.classes.names[c] for c in possible],
             mask=mask,
             lesions=measurements.lesions,
-            slices=[] if verdict.refused else _slice_rows(case, scores, screening, measurements),
+            slices=[] if verdict.refused else self._slice_rows(case, scores, screening, measurements),
             sequence=None if verdict.refused else scores.sequence,
             review=[
                 *reasons_to_review(case, scores, verdict, measurements.lesions, self.threshold),
@@ -407,7 +408,13 @@ class Pipeline:
             engine=self.engine.facts(),
             versions=package_versions(),
             timings_s=case.timings_s,
+            classes=self.classes,
         )
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes of the classifier."""
+        return self.classifier.classes
 
     @property
     def operating_point(self) -> float:
@@ -433,6 +440,24 @@ class Pipeline:
         explanation = self.explain(case, verdict, measurements)
         return replace(decision, outcome=(verdict, measurements), explanation=explanation)
 
+    def _slice_rows(
+        self, case: Case, scores: Scores, screening: Screening, measurements: Measurements
+    ) -> list[dict[str, Any]]:
+        return [
+            {
+                "index": int(k),
+                "probabilities": self._by_class(scores.probabilities[k]),
+                "segmented": bool(screening.suspicious[k]),
+                "area_px": int(measurements.areas_px[k]),
+            }
+            for k in np.flatnonzero(case.used)
+        ]
+
+    def _by_class(self, probabilities: NDArray[np.float32]) -> dict[str, float]:
+        """The probability of each answer."""
+        answers = probabilities[self.classes.offset :]
+        return {name: as_printed(p) for name, p in zip(self.classes.outputs, answers, strict=True)}
+
 
 def _types(
     suspicions: Sequence[Suspicion], confidences: Sequence[float], judged_nc: NDArray[np.float32]
@@ -442,22 +467,6 @@ def _types(
         return judged_nc.sum(axis=0)
     weights = [s.voxels * max(p, _LEAST) for s, p in zip(suspicions, confidences, strict=True)]
     return np.average([s.types for s in suspicions], axis=0, weights=weights)
-
-
-def _slice_rows(case: Case, scores: Scores, screening: Screening, measurements: Measurements) -> list[dict[str, Any]]:
-    return [
-        {
-            "index": int(k),
-            "probabilities": _by_class(scores.probabilities[k]),
-            "segmented": bool(screening.suspicious[k]),
-            "area_px": int(measurements.areas_px[k]),
-        }
-        for k in np.flatnonzero(case.used)
-    ]
-
-
-def _by_class(probabilities: NDArray[np.float32]) -> dict[str, float]:
-    return {name: as_printed(p) for name, p in zip(CLASSES, probabilities, strict=True)}
 
 
 def _share_time(step: str, seconds: float, cases: Sequence[Case], n_slices: Sequence[int]) -> None:

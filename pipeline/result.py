@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
+from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR_FREE, ClassList
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.gate import REFUSED, as_printed
 from tumorlens.pipeline.measurements.lesions import Lesion, number_lesions
@@ -34,7 +34,7 @@ class Result:
 
     Attributes:
         scan: The scan in the plane in which it was judged.
-        label: One of `data.labels.CLASSES`; ``tumor`` where its type is uncertain; or ``refused`` for a scan that does
+        label: One of `classes`; ``tumor`` where its type is uncertain; or ``refused`` for a scan that does
             not look like an MRI of the brain. A refused scan has no probabilities, an empty mask and no slices, and
             `review` says why.
         probabilities: Class -> probability, with six decimals, as they decide; for a volume, of the whole scan.
@@ -60,6 +60,7 @@ class Result:
         lesion_map: uint8, 255 is certain: the segmenter's lesion probability on the grid of `mask`, if you asked for
             it. Several planes are one map (`pipeline.volumes.planes.fuse`). It is 0 where the segmenter was not asked,
             and holds also what was not sure enough for the mask.
+        classes: The classes of the classifier.
     """
 
     scan: Scan
@@ -82,6 +83,7 @@ class Result:
     heat: NDArray[np.float32] | None = None
     engine: dict[str, Any] = field(default_factory=dict)
     lesion_map: NDArray[np.uint8] | None = None
+    classes: ClassList = SHIPPED_CLASSES
 
     @property
     def refused(self) -> bool:
@@ -96,19 +98,19 @@ class Result:
     @property
     def confidence(self) -> float | None:
         """Probability of the label, of ``tumor`` that of all types together; None for a refused scan."""
-        if self.label == TUMOR:
-            return as_printed(1 - self.probabilities[CLASSES[NO_TUMOR]])
+        if self.classes.is_uncertain(self.label):
+            return as_printed(1 - self.probabilities.get(TUMOR_FREE, 0.0))
         return self.probabilities.get(self.label)
 
     @property
     def malignancy(self) -> str:
         """Typical behavior of the predicted type, see `MALIGNANCY_NOTE`; empty for a refused scan."""
-        return "" if self.refused else class_of(self.label).malignancy
+        return "" if self.refused else self.classes.row(self.label).malignancy
 
     @property
     def positive(self) -> bool:
         """Whether the label is a tumor."""
-        return not self.refused and self.label != CLASSES[NO_TUMOR]
+        return not self.refused and self.label != TUMOR_FREE
 
     def overlay(self) -> Image:
         """The shown slice with mask, label and confidence, an RGB picture of PIL. A notebook shows it by itself."""
@@ -168,6 +170,7 @@ class Result:
                 "notes": list(scan.notes),
                 **({"dicom": scan.dicom.facts} if scan.dicom is not None else {}),
             },
+            **(self.classes.to_card() if self.classes != SHIPPED_CLASSES else {}),
             "label": self.label,
             "probabilities": dict(self.probabilities) or None,
             "confidence": self.confidence,

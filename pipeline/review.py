@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tumorlens.classification.trust.calibration import THRESHOLD
-from tumorlens.data.labels import CLASSES, NO_TUMOR, SEQUENCES, TUMOR
+from tumorlens.data.labels import NO_TUMOR, SEQUENCES
 from tumorlens.data.plotting import plain
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.gate import Scores, Verdict
@@ -44,10 +44,12 @@ def reasons_to_review(
     reasons += flaws
     if threshold is not None and verdict.positive != (1 - verdict.probabilities[NO_TUMOR] >= THRESHOLD):
         reasons.append(f"labeled by your threshold {threshold:g}")
-    if verdict.label == TUMOR:
+    if verdict.classes.is_uncertain(verdict.label):
         reasons.append("type of tumor uncertain")
     if verdict.possible is not None and verdict.possible.sum() > 1:
-        names = ", ".join(plain(name) for name, inside in zip(CLASSES, verdict.possible, strict=True) if inside)
+        names = ", ".join(
+            plain(name) for name, inside in zip(verdict.classes.names, verdict.possible, strict=True) if inside
+        )
         reasons.append(f"cannot be told apart at 95 %: {names}")
     if verdict.confidence < LOW_CONFIDENCE:
         reasons.append(f"low confidence ({verdict.confidence:.2f})")

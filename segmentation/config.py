@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from tumorlens.data.config import TrainingConfig, setting
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import OUTLINES, outline_of
 
 DEFAULT = "unet"
+LOSSES = ("bce-dice", "dice", "dicece", "dicefocal", "focal", "generalized-dice", "tversky", "jaccard", "lovasz")
+FIGURES = ("dice", "dice_tumor", "loss")  # dice_tumor: of the slices with a lesion
 ENCODER = "resnet50"
+SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
 BY_SEQUENCE = "sequence"  # of a data set whose outlines follow `data.labels.outline_of`
 
 # Half of SMP's default width: on the coarse levels a third of the operations, with no loss that training showed.
@@ -27,8 +32,19 @@ class SegmenterConfig(TrainingConfig):
     of the network's output.
     """
 
+    stage: ClassVar[str] = "segmentation"
+    shipped: ClassVar[Path] = SHIPPED
+
     init: str = setting(
-        "imagenet", "Encoder's first weights: imagenet (downloaded), none, or a weight file (a trained classifier)."
+        "imagenet",
+        "First weights: imagenet (of the encoder, downloaded), shipped (tumorlens's own segmenter), none, or a weight "
+        "file (a trained segmenter, or a classifier for the encoder).",
+    )
+    size: int = setting(
+        224,
+        "Side of the network's input in pixels.",
+        least=32,
+        shown="that of --init where it is a whole network, else 224",
     )
     batch_size: int = setting(16, "Slices a step.", least=1)
     transplant: float = setting(
@@ -37,6 +53,13 @@ class SegmenterConfig(TrainingConfig):
     arch: str = setting(DEFAULT, "unet (with a residual encoder: Res-U-Net), unet++, unet-scse or plain-unet.")
     encoder: str = setting(ENCODER, "Any encoder of segmentation-models-pytorch; tu-NAME for timm's.")
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS
+    loss: str = setting(  # type: ignore[misc]
+        "bce-dice",
+        "bce-dice (cross-entropy, and Dice of each slice and of the batch); MONAI's dice, dicece, dicefocal, focal, "
+        "generalized-dice or tversky; SMP's jaccard or lovasz.",
+        choices=LOSSES,
+    )
+    best_by: str = setting("dice", "Validation figure that chooses the epoch.", choices=FIGURES)  # type: ignore[misc]
     label_weight: float = setting(0.0, "Weight of a loss by which the encoder has to name the tumor; 0: none.", least=0)
     negative_share: float = setting(
         0.0,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from monai.losses import DiceLoss
+from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, FocalLoss, GeneralizedDiceLoss, TverskyLoss
+from segmentation_models_pytorch.losses import JaccardLoss, LovaszLoss
 from torch import nn
 
 
@@ -61,3 +64,30 @@ class CrossEntropyDice(nn.Module):
         each = self.each(logits_n1hw[sick], truth_n1hw[sick]) if sick.any() else logits_n1hw.new_zeros(())
         dice = 0.5 * each + 0.5 * self.batch(logits_n1hw, truth_n1hw)
         return (1 - self.dice_weight) * self.cross_entropy(logits_n1hw, truth_n1hw) + self.dice_weight * dice
+
+
+def dice_of_slices(drawn_n1hw: torch.Tensor, truth_n1hw: torch.Tensor) -> torch.Tensor:
+    """Dice of each slice, ``(n,)``: 1 where both are empty.
+
+    Args:
+        drawn_n1hw: Boolean masks.
+        truth_n1hw: Boolean masks.
+    """
+    overlap = (drawn_n1hw & truth_n1hw).flatten(1).sum(1)
+    size = drawn_n1hw.flatten(1).sum(1) + truth_n1hw.flatten(1).sum(1)
+    return torch.where(size > 0, 2 * overlap / size.clamp(min=1), 1.0)
+
+
+# Those with Dice take it over the batch and smooth it, so that slices without a lesion teach something, too.
+_OVER_BATCH = {"sigmoid": True, "batch": True, "smooth_nr": 1.0, "smooth_dr": 1.0}
+LOSSES: dict[str, Callable[[], nn.Module]] = {  # logits and truth, both (n, 1, h, w) -> scalar
+    "bce-dice": CrossEntropyDice,
+    "dice": lambda: DiceLoss(**_OVER_BATCH),
+    "dicece": lambda: DiceCELoss(**_OVER_BATCH),
+    "dicefocal": lambda: DiceFocalLoss(**_OVER_BATCH),
+    "focal": FocalLoss,
+    "generalized-dice": lambda: GeneralizedDiceLoss(**_OVER_BATCH),
+    "tversky": lambda: TverskyLoss(**_OVER_BATCH, alpha=0.3, beta=0.7),  # S. Salehi et al., MLMI 2017: recall counts
+    "jaccard": lambda: JaccardLoss("binary", smooth=1.0),
+    "lovasz": lambda: LovaszLoss("binary"),
+}

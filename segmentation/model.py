@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import segmentation_models_pytorch as smp
 from monai.networks.nets import BasicUNet
 from torch import nn
 
+from tumorlens.data.cards.lineage import card_of
 from tumorlens.data.cards.weights import read_state
 from tumorlens.data.errors import InputError, reason_of
 from tumorlens.data.preprocessing.normalization import IMAGENET, Normalization
-from tumorlens.segmentation.config import DECODER_CHANNELS, DEFAULT, ENCODER
+from tumorlens.data.training.networks import rows_by_name
+from tumorlens.segmentation.config import DECODER_CHANNELS, DEFAULT, ENCODER, SHIPPED
 
 
 def _plain_unet(classes: int, **_: Any) -> nn.Module:
@@ -30,7 +32,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "plain-unet": _plain_unet,
 }
 
-_HEAD = "segmentation_head.0."  # of every network of segmentation-models-pytorch
+_HEADS = ("segmentation_head.0.", "final_conv.")  # of segmentation-models-pytorch, of the plain U-Net
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _DPN = Normalization((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 _NORMALIZATIONS = {"inception": _HALF, "xception": _HALF, "efficientnet_lite": _HALF, "dpn": _DPN}
@@ -81,24 +83,29 @@ def encoder_normalization(arch: str, encoder: str) -> Normalization:
     return next((values for family, values in _NORMALIZATIONS.items() if family in encoder), IMAGENET)
 
 
-def initialize_segmenter(model: nn.Module, encoder: str = ENCODER, init: str = "imagenet") -> str:
+def initialize_segmenter(
+    model: nn.Module, encoder: str = ENCODER, init: str = "imagenet", outlines: Sequence[str] = ()
+) -> str:
     """Load the initial weights of a new segmenter, or of its encoder; returns one line that reports them.
 
     Args:
         model: From `build_segmenter`.
         encoder: The encoder's name.
-        init: ``"imagenet"`` (downloaded by SMP), ``"none"``, or a ``.safetensors``, ``.pth`` or ``.ckpt`` file with
-            torchvision's names: a trained classifier, for instance. A segmenter's file also has a decoder and a last
-            layer. If that layer has one channel, every channel of the model starts as a copy of it.
+        init: ``"imagenet"`` (downloaded by SMP), ``"shipped"``, ``"none"``, or a ``.safetensors``, ``.pth`` or
+            ``.ckpt`` file with torchvision's names: a trained classifier, for instance. A segmenter's file also has a
+            decoder and a last layer. If that layer has one channel, every channel of the model starts as a copy of it.
+            Otherwise, channels are taken by the names of their conventions; a model without names takes the first.
+        outlines: The names of the model's channels.
 
     Raises:
-        InputError: The download fails, the file is missing, or none of its tensors fits.
+        InputError: The download fails, the file is missing, none of its tensors fits, or the shipped segmenter is of
+            another architecture.
     """
     inner = getattr(model, "encoder", None)
-    if inner is None:
-        if init in ("imagenet", "none"):
-            return "a plain U-Net has no pretrained encoder; all from chance"
-        raise InputError(f"--init {init}: a plain U-Net has no encoder that these weights could fit")
+    if inner is None and init in ("imagenet", "none"):
+        return "a plain U-Net has no pretrained encoder; all from chance"
+    card: dict[str, Any] = {}
+    source = Path(init).name
     if init == "none":
         return "all from chance"
     if init == "imagenet":
@@ -106,22 +113,37 @@ def initialize_segmenter(model: nn.Module, encoder: str = ENCODER, init: str = "
             state = smp.encoders.get_encoder(encoder, weights="imagenet").state_dict()
         except Exception as error:  # the hub client raises types of its own for every way to be offline
             raise InputError(
-                f"ImageNet weights of {encoder} cannot be downloaded ({type(error).__name__}); give a file with "
-                "--init FILE, or --init none"
+                f"ImageNet weights of {encoder} cannot be downloaded ({type(error).__name__}); give "
+                f"{'--init shipped, ' if encoder == ENCODER else ''}a file with --init FILE, or --init none"
             ) from None
     else:
-        state = read_state(Path(init))
-    whole = any(name.startswith("encoder.") for name in state)
-    part, kind = (model, "segmenter") if whole else (inner, "encoder")
+        path = SHIPPED if init == "shipped" else Path(init)
+        state, card = read_state(path), card_of(path)
+        source = "the shipped segmenter" if init == "shipped" else source
+    whole = inner is None or any(name.startswith("encoder.") for name in state)
+    part: Any = model if whole else inner
+    kind = "segmenter" if whole else "encoder"
     own = part.state_dict()
+    had = list(card.get("outlines") or ())
     for name, tensor in state.items():
-        if name.startswith(_HEAD) and name in own and len(tensor) == 1:
-            state[name] = tensor.expand(len(own[name]), *tensor.shape[1:])
+        if name.startswith(_HEADS) and name in own:
+            if len(tensor) == 1:
+                state[name] = tensor.expand(len(own[name]), *tensor.shape[1:])
+            elif len(tensor) == len(had):
+                state[name] = rows_by_name(tensor, own[name], had, outlines or had[:1])
     fitting = {n: t.float() for n, t in state.items() if n in own and own[n].shape == t.shape and t.dim() > 0}
+    if not fitting and inner is None:
+        raise InputError(f"--init {init}: a plain U-Net has no encoder that these weights could fit")
     if not fitting:
         raise InputError(f"{init}: none of its {len(state)} tensors fits the {kind} {encoder}")
     part.load_state_dict(fitting, strict=False)
     weights = [n for n in own if not n.endswith("num_batches_tracked")]
     fresh = sorted({n.split(".")[0] for n in weights if n not in fitting})
+    if init == "shipped" and fresh:
+        raise InputError(
+            f"--init shipped: the shipped segmenter is a {card['architecture']} with encoder {card['encoder']}; give "
+            f"--arch {card['architecture']} --encoder {card['encoder']}"
+        )
     rest = f"; from chance: {', '.join(fresh)}" if fresh else ""
-    return f"{len(fitting)} of {len(weights)} {kind} tensors from {Path(init).name}{rest}"
+    rest += f"; of its outlines, {had[0]}" if whole and len(had) > 1 and not outlines else ""
+    return f"{len(fitting)} of {len(weights)} {kind} tensors from {source}{rest}"

@@ -10,15 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, SEQUENCES, UNTYPED
+from tumorlens.data.labels import CLASSES, SEQUENCES, SHIPPED_CLASSES, ClassList
 from tumorlens.data.masks.boxes import LESION, UNKNOWN, fill_boxes
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import total_steps
-from tumorlens.data.training.module import StageModule, adamw_one_cycle
-from tumorlens.data.training.networks import check_output, freeze_stem_statistics
+from tumorlens.data.training.module import StageModule
+from tumorlens.data.training.networks import check_output
 from tumorlens.data.training.partition import Partition
 from tumorlens.segmentation.config import SegmenterConfig
-from tumorlens.segmentation.loss import UNTAUGHT, CrossEntropyDice, channels_of, taught_logits
+from tumorlens.segmentation.loss import LOSSES, UNTAUGHT, channels_of, dice_of_slices, taught_logits
 from tumorlens.segmentation.model import build_segmenter, encoder_normalization
 
 
@@ -28,8 +28,8 @@ def check_input_size(model: nn.Module, config: SegmenterConfig, size: int) -> No
     check_output(model, name, size, (1, max(1, len(config.outlines)), size, size))
 
 
-def label_head(model: nn.Module) -> nn.Module:
-    """A linear layer on the mean of the encoder's last features, ``(n, c, h, w)`` to ``(n, 4)``.
+def label_head(model: nn.Module, n_classes: int = len(CLASSES)) -> nn.Module:
+    """A linear layer on the mean of the encoder's last features, ``(n, c, h, w)`` to ``(n, n_classes)``.
 
     Raises:
         InputError: The segmenter has no encoder of segmentation-models-pytorch.
@@ -37,38 +37,38 @@ def label_head(model: nn.Module) -> nn.Module:
     channels = getattr(getattr(model, "encoder", None), "out_channels", None)
     if not channels:
         raise InputError("--label-weight needs a segmenter with an encoder; a plain U-Net has none")
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], len(CLASSES)))
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], n_classes))
 
 
 class SegmenterModule(StageModule):
-    """A segmenter with cross-entropy + Dice, AdamW and a one-cycle schedule. Its encoder may also classify the slice.
+    """A segmenter with its loss. Its encoder may also classify the slice.
 
     Args:
         config: The run's settings.
         model: The network.
         total_steps: Optimizer steps of the whole run.
+        classes: Of the labels of the slices.
     """
 
     channel: torch.Tensor
 
-    def __init__(self, config: SegmenterConfig, model: nn.Module, total_steps: int) -> None:
+    def __init__(
+        self, config: SegmenterConfig, model: nn.Module, total_steps: int, classes: ClassList = SHIPPED_CLASSES
+    ) -> None:
         super().__init__()
-        self.config, self.total_steps = config, total_steps
+        self.config, self.total_steps, self.untyped = config, total_steps, classes.untyped
         self.normalization = encoder_normalization(config.arch, config.encoder)
         self.model = model.to(memory_format=torch.channels_last)
-        self.loss = CrossEntropyDice()
-        self.label_head = label_head(model) if config.label_weight > 0 else None
+        self.loss = LOSSES[config.loss]()
+        self.label_head = label_head(model, len(classes)) if config.label_weight > 0 else None
         # By data set and sequence; the last column is that of slices whose sequence is not known, whose index is -1.
         table = [[config.channel_of(k, sequence) for sequence in (*SEQUENCES, "")] for k in range(len(config.data))]
         self.register_buffer("channel", torch.tensor(table), persistent=False)
         self.dice = DiceMetric(include_background=True, ignore_empty=False)
+        self.sick: list[torch.Tensor] = []  # the validation slices that have a lesion
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
         return self.model(to_batch(images_nhw, self.normalization))
-
-    def on_train_epoch_start(self) -> None:
-        if self.config.freeze_stem:
-            freeze_stem_statistics(self.model.get_submodule("encoder"))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         images = self.training_batch(batch["image"])
@@ -76,15 +76,19 @@ class SegmenterModule(StageModule):
         mask = batch["mask"][:, None]
         if logits.shape[-2:] != mask.shape[-2:]:
             logits = F.interpolate(logits, mask.shape[-2:], mode="bilinear", align_corners=False)
-        loss = self.loss_of(logits, mask, self.channel_n(batch))
-        labeled = (batch["label"] >= 0) & (batch["label"] != UNTYPED)
+        channel = self.channel_n(batch)
+        loss = self.loss_of(logits, mask, channel)
+        labeled = (batch["label"] >= 0) & (batch["label"] != self.untyped)
         if class_logits is not None and labeled.any():
             loss = loss + self.config.label_weight * F.cross_entropy(class_logits[labeled], batch["label"][labeled])
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
+        drawn = (channels_of(logits.detach(), channel) > 0) & (mask != UNKNOWN)
+        dice = dice_of_slices(drawn, mask == LESION).mean()
+        self.log("train_dice", dice, on_step=False, on_epoch=True, batch_size=len(batch["mask"]))
         return loss
 
     def draw_and_classify(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits of the pixels ``(n, c, h, w)`` and of the classes ``(n, 4)``; None for these without a label head.
+        """Logits of the pixels ``(n, c, h, w)`` and of the classes ``(n, classes)``; None without a label head.
 
         There is a channel for each kind of outline.
 
@@ -117,14 +121,14 @@ class SegmenterModule(StageModule):
             for map_n1hw in (drawn, truth):
                 map_n1hw[i, 0] = torch.from_numpy(fill_boxes(map_n1hw[i, 0].cpu().numpy()))
         self.dice(drawn, truth)
+        self.sick.append(truth.flatten(1).any(dim=1))
         self.log("val_loss", self.loss_of(logits, mask, channel), batch_size=len(logits))
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_dice", float(self.dice.aggregate()), prog_bar=True)
+        self.log("val_dice_tumor", float(self.dice.get_buffer()[torch.cat(self.sick)].mean()))
         self.dice.reset()
-
-    def configure_optimizers(self) -> Any:
-        return adamw_one_cycle(self, self.config, self.total_steps)  # of the label head, too
+        self.sick.clear()
 
 
 def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | None = None) -> SegmenterModule:
@@ -136,7 +140,7 @@ def build_module(config: SegmenterConfig, parts: Partition, model: nn.Module | N
         model: The network; by default a new one.
     """
     model = model or new_segmenter(config)
-    return SegmenterModule(config, model, total_steps(config, parts, config.negative_share))
+    return SegmenterModule(config, model, total_steps(config, parts, config.negative_share), parts.classes)
 
 
 def new_segmenter(config: SegmenterConfig) -> nn.Module:

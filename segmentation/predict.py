@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.cards.card import checked_card
+from tumorlens.segmentation.config import SHIPPED as SHIPPED
 from tumorlens.segmentation.postprocess import clean_map, move_threshold
-
-SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
 
 
 class Network(Protocol):

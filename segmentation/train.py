@@ -12,7 +12,7 @@ from tumorlens.data.cards.weights import read_state
 from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.module import input_sizes
-from tumorlens.data.training.networks import freeze_stem, mix_in_start
+from tumorlens.data.training.networks import freeze, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.run import Progress, Run, Say
@@ -54,11 +54,11 @@ def train_segmenter(
     check_masks(config, parts)
 
     module = build_module(config, parts, model)
-    run.train(module, parts, "val_dice", negative_share=config.negative_share)
+    run.train(module, parts, negative_share=config.negative_share)
     epoch = run.load_best_epoch(module)
     if config.start_share:
         start = new_segmenter(config)
-        initialize_segmenter(start, config.encoder, config.init)
+        initialize_segmenter(start, config.encoder, config.init, config.outlines)
         mix_in_start(module.model, start, config.start_share)
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
@@ -101,10 +101,9 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
     if run.checkpoint is None:
         if config.init == "imagenet":
             run.check_sources()
-        run.say(f"initial weights: {initialize_segmenter(model, config.encoder, config.init)}")
+        run.say_start(initialize_segmenter(model, config.encoder, config.init, config.outlines))
         check_start(model, config)
-    if config.freeze_stem:
-        freeze_stem(getattr(model, "encoder", model))
+    freeze(model, config.frozen_until)
     if config.label_weight > 0:
         label_head(model)  # raises where the network has no encoder
     return model
@@ -113,7 +112,7 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
 def check_start(model: nn.Module, config: SegmenterConfig) -> None:
     """Raise an `InputError` if ``--start-share`` would mix random weights in."""
     if config.start_share:
-        given = {} if config.init in ("imagenet", "none") else read_state(Path(config.init))
+        given = read_state(config.init_file) if config.init_file else {}
         needed = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
         lacking = sorted({name.split(".")[0] for name in needed if name not in given})
         if lacking:

@@ -27,7 +27,7 @@ def _blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
-def _commands(page: Path) -> list[list[str]]:
+def commands_of(page: Path) -> list[list[str]]:
     """The words of each `tumorlens` command of a page, without placeholders such as `[OPTIONS]`."""
     text = "\n".join(_blocks(page, "sh")).replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("tumorlens ")]
@@ -43,9 +43,9 @@ def _named(words: list[str]) -> tuple[click.Command, list[str]]:
     return command, words
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if _commands(p)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [p for p in PAGES if commands_of(p)], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_have_options_that_exist(page):
-    for words in _commands(page):
+    for words in commands_of(page):
         if words[0].startswith("-"):
             continue
         command, rest = _named(words)

@@ -12,7 +12,7 @@ from tumorlens.data.augmentation.variants import picture_variants
 from tumorlens.data.datasets.folds import split_by_fold
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import read_sample
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import CLASSES, TUMOR_FREE
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.evaluation.end_to_end import PipelineEvaluation, dice
 from tumorlens.pipeline.evaluation.protocols import NONE
@@ -41,7 +41,7 @@ def test_slices_end_to_end(pipeline, slices):
 
 
 def test_healthy_slices_get_no_mask(pipeline, slices):
-    healthy = [sample for sample in slices if sample.label == CLASSES[NO_TUMOR]][::3]
+    healthy = [sample for sample in slices if sample.label == TUMOR_FREE][::3]
     figures = figures_of(pipeline, healthy)
     assert figures["n"] > 60
     assert figures["false_masks"]["value"] <= 0.05

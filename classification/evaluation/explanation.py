@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import Patients, weighted_mean
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 
 TOLERANCE = 0.03  # of the longer side: Zhang et al. forgive 15 px on photographs of about 500 px
 _OPACITY = 0.6  # of the hottest spot
@@ -70,6 +70,7 @@ def explanation_report(
     regions_nhw: NDArray[Any] | None = None,
     tolerance_px: float | None = None,
     seed: int = 0,
+    classes: ClassList = SHIPPED_CLASSES,
 ) -> dict[str, Any]:
     """Agreement of Grad-CAM maps with the true masks, over all slices with a mask and per class.
 
@@ -79,11 +80,12 @@ def explanation_report(
     Args:
         cams_nhw: ``(n, h, w)`` from `classification.gradcam.grad_cam`.
         masks_nhw: ``(n, h, w)``, non-zero inside.
-        labels_n: ``(n,)`` index into `data.labels.CLASSES`.
+        labels_n: ``(n,)`` number of each label.
         patients: ``(n,)``.
         regions_nhw: ``(n, h, w)`` non-zero where chance may point, such as the head; the whole picture by default.
         tolerance_px: See `pointing_game`.
         seed: Of the intervals' draws.
+        classes: The classes of the labels.
 
     Returns:
         ``{"n_without_mask", "tolerance_px", "all", "by_class": {name: ...}}``; each part has ``n``, and
@@ -105,7 +107,9 @@ def explanation_report(
         "n_without_mask": int((~has_mask).sum()),
         "tolerance_px": TOLERANCE * max(masks_nhw.shape[1:]) if tolerance_px is None else tolerance_px,
         "all": part(has_mask),
-        "by_class": {name: part(has_mask & (labels_n == c)) for c, name in enumerate(CLASSES) if (labels_n == c).any()},
+        "by_class": {
+            name: part(has_mask & (labels_n == c)) for c, name in enumerate(classes.names) if (labels_n == c).any()
+        },
     }
 
 

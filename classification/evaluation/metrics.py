@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.bootstrap import Draws, Patients, ratio, weighted_mean, with_bounds
+from tumorlens.data.bootstrap import Draws, Patients, ratio, sum_of_magnitudes, weighted_mean, with_bounds
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, UNTYPED
+from tumorlens.data.labels import CLASSES, NO_TUMOR, SHIPPED_CLASSES, ClassList
 from tumorlens.data.training.prepared import PreparedSet
 
 ECE_BINS = 15
@@ -32,13 +32,16 @@ def classification_metrics(part: PreparedSet, probabilities: NDArray[np.float32]
     """
     patients = np.array([s.patient for s in part.samples])
     _, truth, by_patient = per_patient(part.labels, probabilities, patients)
-    return {"slice": _metrics(part.labels, probabilities), "patient": _metrics(truth, by_patient)}
+    return {
+        "slice": _metrics(part.labels, probabilities, part.classes),
+        "patient": _metrics(truth, by_patient, part.classes),
+    }
 
 
-def _metrics(labels: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]) -> dict[str, Any]:
+def _metrics(labels: NDArray[np.int64], probabilities: NDArray[np.floating[Any]], classes: ClassList) -> dict[str, Any]:
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
-    known = has_known_type(labels)
+    known = has_known_type(labels, len(classes))
     if not known.any():
         return {"n": 0, **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1")), "recall": {}}
     truth, guess = labels[known], probabilities[known].argmax(axis=1)
@@ -49,63 +52,75 @@ def _metrics(labels: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]
         "accuracy": float(accuracy_score(truth, guess)),
         "balanced_accuracy": float(balanced_accuracy_score(truth, guess)),
         "macro_f1": float(f1_score(truth, guess, labels=present, average="macro")),
-        "recall": {CLASSES[c]: float(r) for c, r in zip(present, recall, strict=True)},
+        "recall": {classes.names[c]: float(r) for c, r in zip(present, recall, strict=True)},
     }
 
 
 def gate_metrics(
     labels: NDArray[np.int64], probabilities: NDArray[np.float32], threshold: float | NDArray[np.float32]
 ) -> dict[str, Any]:
-    """Sensitivity and specificity of tumor against no tumor, and four-class accuracy, at a tumor threshold.
+    """Sensitivity and specificity of tumor against no tumor, and accuracy of the classes, at a tumor threshold.
 
     Args:
-        labels: ``(n,)`` index into `data.labels.KNOWN`.
-        probabilities: ``(n, 4)``, calibrated.
+        labels: ``(n,)`` number of each label, see `data.labels.ClassList.index`.
+        probabilities: ``(n, c)``, calibrated.
         threshold: One for all slices, or ``(n,)``.
     """
     positive = 1 - probabilities[:, NO_TUMOR] >= threshold
     guess = np.where(positive, 1 + probabilities[:, 1:].argmax(axis=1), NO_TUMOR)
-    outcomes = _outcomes(labels, guess)
+    outcomes = _outcomes(labels, guess, probabilities.shape[1])
     figures = {name: outcomes[name] for name in ("sensitivity", "specificity", "accuracy")}
     return {name: float(right[counts].mean()) if counts.any() else None for name, (right, counts) in figures.items()}
 
 
-def has_known_type(labels_n: Labels) -> NDArray[np.bool_]:
-    """The slices that figures of the four classes count, ``(n,)``: healthy ones, and tumors whose type is known.
+def has_known_type(labels_n: Labels, untyped: int = len(CLASSES)) -> NDArray[np.bool_]:
+    """The slices that figures of the classes count, ``(n,)``: healthy ones, and tumors whose type is known.
 
     Where no tumor has a known type it is none of them: a figure of healthy slices alone says nothing about classes.
+
+    Args:
+        labels_n: ``(n,)`` number of each label.
+        untyped: The number of a tumor whose type is not known, which is that of the classes.
     """
-    known = labels_n != UNTYPED
+    known = labels_n != untyped
     return known if known.all() or (known & (labels_n != NO_TUMOR)).any() else np.zeros_like(known)
 
 
-def _outcomes(labels_n: Labels, guess_n: Labels) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def _outcomes(
+    labels_n: Labels, guess_n: Labels, untyped: int
+) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """Figure of the decisions -> whether each slice is right, and whether it counts, ``(n,)`` each."""
     sick, right = labels_n != NO_TUMOR, guess_n == labels_n
     return {
         "sensitivity": (guess_n > NO_TUMOR, sick),
         "specificity": (guess_n == NO_TUMOR, ~sick),
-        "accuracy": (right, has_known_type(labels_n)),
-        "type_accuracy": (right, sick & (labels_n != UNTYPED) & (guess_n > NO_TUMOR)),
+        "accuracy": (right, has_known_type(labels_n, untyped)),
+        "type_accuracy": (right, sick & (labels_n != untyped) & (guess_n > NO_TUMOR)),
     }
 
 
 def decision_report(
-    labels_n: Labels, guess_n: Labels, tumor_n: NDArray[Any], patients: Patients, seed: int = 0
+    labels_n: Labels,
+    guess_n: Labels,
+    tumor_n: NDArray[Any],
+    patients: Patients,
+    seed: int = 0,
+    untyped: int = len(CLASSES),
 ) -> dict[str, Any]:
     """How well decisions separate tumor from no tumor, and name the type where they find a tumor.
 
-    Tumors of unknown type count for presence only. ``accuracy`` is of the four classes. ``type_accuracy`` is over the
+    Tumors of unknown type count for presence only. ``accuracy`` is of the classes. ``type_accuracy`` is over the
     typed pictures: tumors that have a known type and were found. The answer "a tumor of unknown type" is a tumor, with
     the wrong type. A refused slice is wrong and ranks behind all others in the AUC. ECE (15 bins of the likelier of
     the two) and log-loss leave it out, because it has no probability.
 
     Args:
-        labels_n: ``(n,)`` index into `data.labels.KNOWN`.
+        labels_n: ``(n,)`` number of each label, see `data.labels.ClassList.index`.
         guess_n: ``(n,)`` the same of the answers, -1 where refused.
         tumor_n: ``(n,)`` calibrated tumor probability, NaN where refused.
         patients: ``(n,)``.
         seed: Of the intervals.
+        untyped: The number of a tumor whose type is not known, which is that of the classes.
 
     Returns:
         The counts ``n_tumor``, ``n_healthy`` and ``n_typed``, and ``auc``, ``sensitivity``, ``specificity``,
@@ -113,8 +128,8 @@ def decision_report(
         ``log_loss`` as ``{"value", "low", "high"}``, or None where undefined.
     """
     patients = np.asarray(patients)
-    outcomes = _outcomes(labels_n, guess_n)
-    outcomes["unnamed"] = (guess_n == UNTYPED, np.ones(len(labels_n), bool))
+    outcomes = _outcomes(labels_n, guess_n, untyped)
+    outcomes["unnamed"] = (guess_n == untyped, np.ones(len(labels_n), bool))
     outcomes["refused"] = (guess_n < 0, np.ones(len(labels_n), bool))
     sick, answered = labels_n != NO_TUMOR, np.isfinite(tumor_n)
     tumor_n = np.asarray(tumor_n, float)
@@ -138,6 +153,7 @@ def classification_report(
     patients: Patients,
     seed: int = 0,
     classes: Sequence[int] | None = None,
+    class_list: ClassList = SHIPPED_CLASSES,
 ) -> dict[str, Any]:
     """All metrics of the classes per slice and per patient, with intervals of `data.bootstrap` over 1000 draws.
 
@@ -148,11 +164,13 @@ def classification_report(
     squared error summed over the classes, 0 to 2.
 
     Args:
-        labels_n: ``(n,)`` true index into `data.labels.KNOWN`.
-        probabilities_nc: ``(n, 4)``.
+        labels_n: ``(n,)`` number of each true label, see `data.labels.ClassList.index`.
+        probabilities_nc: ``(n, c)``.
         patients: ``(n,)``.
         seed: Of the draws.
-        classes: The classes of the task, if not all four. Probabilities are renormalized to them. Other labels raise.
+        classes: Numbers of the classes of the task, if not all answers. Probabilities are renormalized to them. Other
+            labels raise.
+        class_list: The classes of the columns.
 
     Returns:
         ``{"classes": names, "slice": {...}, "patient": {...}}``. Either part has ``n``; ``accuracy``,
@@ -163,30 +181,33 @@ def classification_report(
     Raises:
         InputError: Shapes do not fit, a label is outside the classes, or a row does not hold probabilities.
     """
-    chosen = tuple(classes) if classes is not None else tuple(range(len(CLASSES)))
-    names = [CLASSES[c] for c in chosen]
+    chosen = tuple(classes) if classes is not None else tuple(range(class_list.offset, len(class_list)))
+    names = [class_list.names[c] for c in chosen]
     labels_n, probabilities_nc = np.asarray(labels_n), np.asarray(probabilities_nc, float)
-    _check(labels_n, probabilities_nc, len(patients), chosen)
-    # Dividing all four by a sum that a rounding error keeps from 1 would separate equal scores, and change the AUC.
-    shares = probabilities_nc if classes is None else restrict(probabilities_nc, chosen)
-    people, truth, guess = per_patient(labels_n, shares, patients)
+    _check(labels_n, probabilities_nc, len(patients), chosen, len(class_list))
+    # Dividing all of them by a sum that a rounding error keeps from 1 would separate equal scores, and change the AUC.
+    whole = classes is None and class_list.gate
+    shares = probabilities_nc if whole else restrict(probabilities_nc, chosen)
+    people, truth, guess = per_patient(labels_n, shares, patients, len(class_list))
     place = {c: k for k, c in enumerate(chosen)}
 
     def part(labels: Labels, probabilities: Probabilities, owners: Patients) -> dict[str, Any]:
-        known = has_known_type(labels)
+        known = has_known_type(labels, len(class_list))
         columns = np.array([place[int(c)] for c in labels[known]], np.int64)
         return _figures(columns, probabilities[known], np.asarray(owners)[known], seed, names)
 
     return {"classes": names, "slice": part(labels_n, shares, patients), "patient": part(truth, guess, people)}
 
 
-def _check(labels: Labels, probabilities: Probabilities, n_patients: int, chosen: Sequence[int]) -> None:
-    if probabilities.shape != (len(labels), len(CLASSES)) or n_patients != len(labels):
+def _check(
+    labels: Labels, probabilities: Probabilities, n_patients: int, chosen: Sequence[int], n_classes: int
+) -> None:
+    if probabilities.shape != (len(labels), n_classes) or n_patients != len(labels):
         raise InputError(
             f"{len(labels)} labels and {n_patients} patients do not fit probabilities of shape {probabilities.shape}, "
-            f"where ({len(labels)}, {len(CLASSES)}) is needed"
+            f"where ({len(labels)}, {n_classes}) is needed"
         )
-    strange = sorted(set(labels.tolist()) - {*chosen, UNTYPED})
+    strange = sorted(set(labels.tolist()) - {*chosen, n_classes})
     if strange:
         raise InputError(f"label {strange[0]} is not one of the classes {list(chosen)}")
     good = np.isfinite(probabilities).all(axis=1) & (probabilities >= 0).all(axis=1)
@@ -204,24 +225,27 @@ def restrict(probabilities_nc: Probabilities, classes: Sequence[int]) -> NDArray
 
 
 def per_patient(
-    labels_n: Labels, probabilities_nc: Probabilities, patients: Patients
+    labels_n: Labels, probabilities_nc: Probabilities, patients: Patients, untyped: int = 0
 ) -> tuple[NDArray[Any], Labels, NDArray[np.float64]]:
-    """Names ``(p,)``, labels ``(p,)`` and mean probabilities ``(p, c)`` of the patients, sorted by name."""
+    """Names ``(p,)``, labels ``(p,)`` and mean probabilities ``(p, c)`` of the patients, sorted by name.
+
+    `untyped`, the number of a tumor whose type is not known, is by default that of the columns.
+    """
     names, number = np.unique(np.asarray(patients), return_inverse=True)
     sums = np.zeros((len(names), probabilities_nc.shape[1]))
     np.add.at(sums, number, probabilities_nc)
-    truth = [patient_label(labels_n[number == p]) for p in range(len(names))]
+    truth = [patient_label(labels_n[number == p], untyped or probabilities_nc.shape[1]) for p in range(len(names))]
     return names, np.array(truth, np.int64), sums / np.bincount(number, minlength=len(names))[:, None]
 
 
-def patient_label(labels: Labels) -> int:
+def patient_label(labels: Labels, untyped: int = len(CLASSES)) -> int:
     """The commonest tumor of a patient's slices, of unknown type if none has a type; no tumor only if all slices are
     tumor-free."""
-    count = np.bincount(labels, minlength=len(CLASSES))
-    typed = count[NO_TUMOR + 1 : UNTYPED]
+    count = np.bincount(labels, minlength=untyped)
+    typed = count[NO_TUMOR + 1 : untyped]
     if typed.any():
         return NO_TUMOR + 1 + int(typed.argmax())
-    return UNTYPED if (labels == UNTYPED).any() else NO_TUMOR
+    return untyped if (labels == untyped).any() else NO_TUMOR
 
 
 def _figures(
@@ -330,8 +354,9 @@ def _surprise(labels: Labels, probabilities: Probabilities) -> NDArray[np.float6
 
 
 def _ece(labels: Labels, probabilities: Probabilities, draws: Draws) -> dict[str, Any] | None:
-    gaps, n = draws.totals(_signed_gaps(labels, probabilities)), draws.totals(np.ones(len(labels)))
-    return with_bounds(expected_calibration_error(labels, probabilities), ratio(abs(gaps).sum(axis=1), n))
+    gaps = _signed_gaps(labels, probabilities)
+    draws_rk = ratio(draws.totals(gaps), draws.totals(np.ones(len(labels)))[:, None])
+    return sum_of_magnitudes(expected_calibration_error(labels, probabilities), gaps.mean(axis=0), draws_rk)
 
 
 def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:

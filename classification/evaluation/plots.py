@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.evaluation.metrics import expected_calibration_error, reliability
-from tumorlens.data.labels import CLASSES, UNTYPED, color_of
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES, ClassList
 from tumorlens.data.plotting import new_figure, plain, save_figure
 
 if TYPE_CHECKING:
@@ -19,22 +19,38 @@ if TYPE_CHECKING:
 _BEFORE, _AFTER = "#999999", "#0072B2"  # calibration
 
 
-def plot_confusion(truth: NDArray[np.int64], guess: NDArray[np.int64], path: Path, title: str) -> None:
+def plot_confusion(
+    truth: NDArray[np.int64],
+    guess: NDArray[np.int64],
+    path: Path,
+    title: str,
+    classes: ClassList = SHIPPED_CLASSES,
+) -> None:
     """Write a PNG with the counts of true (rows) against predicted (columns) classes, shaded by share of the row.
 
     Tumors of unknown type, and answers that name no type, have no row or column and are left out.
     """
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    labels = range(len(CLASSES))
-    counts = np.zeros((len(CLASSES), len(CLASSES)), int)
-    known = (truth < UNTYPED) & (guess < UNTYPED)
-    np.add.at(counts, (truth[known], guess[known]), 1)
+    names = classes.outputs
+    labels = range(len(names))
+    counts = np.zeros((len(names), len(names)), int)
+    known = (truth < classes.untyped) & (guess < classes.untyped)
+    np.add.at(counts, (truth[known] - classes.offset, guess[known] - classes.offset), 1)
     share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    figure = new_figure(5.2, 4.6)
+    many = max(0, len(names) - len(CLASSES))
+    figure = new_figure(5.2 + 0.6 * many, 4.6 + 0.55 * many)
     axes = figure.add_subplot()
-    shown = ConfusionMatrixDisplay(share, display_labels=[plain(name) for name in CLASSES])
-    shown.plot(ax=axes, cmap="Blues", colorbar=False, include_values=False, im_kw={"vmin": 0, "vmax": 1})
+    shown = ConfusionMatrixDisplay(share, display_labels=[plain(name) for name in names])
+    turned = "vertical" if many else "horizontal"
+    shown.plot(
+        ax=axes,
+        cmap="Blues",
+        colorbar=False,
+        include_values=False,
+        im_kw={"vmin": 0, "vmax": 1},
+        xticks_rotation=turned,
+    )
     for i in labels:
         for j in labels:
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="white" if share[i, j] > 0.5 else "0.1")
@@ -48,6 +64,7 @@ def plot_roc(
     path: Path,
     title: str,
     classes: Sequence[str] = CLASSES,
+    class_list: ClassList = SHIPPED_CLASSES,
 ) -> None:
     """Write a PNG with the ROC curve of each class against the rest, and its area.
 
@@ -59,6 +76,7 @@ def plot_roc(
         path: The PNG.
         title: Above the plot. The number of slices or patients is added.
         classes: ``(c,)`` names of the columns.
+        class_list: Gives their colors.
     """
     from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -66,7 +84,7 @@ def plot_roc(
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.7", linestyle=":", label="chance 0.500")
     for c, name in enumerate(classes):
-        positive, color = labels == c, color_of(name)
+        positive, color = labels == c, class_list.color(name)
         if positive.all() or not positive.any():
             axes.plot([], [], color=color, label=f"{plain(name)} -")
             continue

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.classification.probabilities import softmax
-from tumorlens.data.labels import NO_TUMOR, UNTYPED
+from tumorlens.classification.probabilities import has_gate, softmax
+from tumorlens.data.labels import NO_TUMOR
 
 THRESHOLD = 0.5  # calibrated tumor probability from which a slice is positive
 TEMPERATURES = (0.05, 20.0)
@@ -42,11 +42,11 @@ class Calibration:
         return cls(float(facts.get("temperature", 1.0)), float(facts.get("tumor_bias", 0.0)) - shift)
 
     def __call__(self, logits_nc: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class probabilities ``(n, 4)`` of uncalibrated logits."""
+        """Class probabilities ``(n, c)`` of uncalibrated logits."""
         return softmax(self._shifted(logits_nc.astype(np.float64) / self.temperature, self.tumor_bias))
 
     def logits(self, probabilities_nc: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """The uncalibrated logits ``(n, 4)`` of probabilities, up to a constant for each slice."""
+        """The uncalibrated logits ``(n, c)`` of probabilities, up to a constant for each slice."""
         logs = np.log(np.maximum(probabilities_nc.astype(np.float64), _LEAST))
         return np.asarray(self._shifted(logs, -self.tumor_bias) * self.temperature, np.float32)
 
@@ -70,8 +70,8 @@ def fit_calibration(
     them all data sets that have any.
 
     Args:
-        logits_nc: ``(n, 4)`` of slices that the network has not learned from.
-        labels_n: ``(n,)`` index into `data.labels.KNOWN`.
+        logits_nc: ``(n, c)`` of slices that the network has not learned from.
+        labels_n: ``(n,)`` number of each label, see `data.labels.ClassList.index`.
         sources_n: ``(n,)`` number of each slice's data set.
     """
     from scipy.optimize import minimize
@@ -84,7 +84,8 @@ def fit_calibration(
 
     bounds = [tuple(np.log(TEMPERATURES)), BIASES]
     best = minimize(loss, [0.0, 0.0], method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-4, "fatol": 1e-7})
-    return Calibration(round(float(np.exp(best.x[0])), 4), round(float(best.x[1]), 4))
+    bias = round(float(best.x[1]), 4) if has_gate(logits_nc) else 0.0  # no bias changes a certainty
+    return Calibration(round(float(np.exp(best.x[0])), 4), bias)
 
 
 def balanced_weights(labels_n: NDArray[np.int64], sources_n: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -97,6 +98,7 @@ def balanced_weights(labels_n: NDArray[np.int64], sources_n: NDArray[np.int64]) 
 
 def log_losses(probabilities_nc: NDArray[np.float32], labels_n: NDArray[np.int64]) -> NDArray[np.float64]:
     """Minus the log of the true label's probability, ``(n,)``; of a tumor of unknown type, of all tumors together."""
-    of_class = probabilities_nc[np.arange(len(labels_n)), np.where(labels_n == UNTYPED, NO_TUMOR, labels_n)]
-    true = np.where(labels_n == UNTYPED, 1 - probabilities_nc[:, NO_TUMOR].astype(np.float64), of_class)
+    untyped = labels_n == probabilities_nc.shape[1]
+    of_class = probabilities_nc[np.arange(len(labels_n)), np.where(untyped, NO_TUMOR, labels_n)]
+    true = np.where(untyped, 1 - probabilities_nc[:, NO_TUMOR].astype(np.float64), of_class)
     return -np.log(np.maximum(true, 1e-12))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tumorlens.classification.trust.calibration import Calibration
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, whole_file
-from tumorlens.data.labels import CLASSES, KNOWN
+from tumorlens.data.labels import ClassList
 from tumorlens.data.training.out_of_fold import Evidence, FinishedFold, finished_folds, mean_and_deviation
 from tumorlens.data.training.prepared import PreparedSet
 
@@ -31,14 +31,22 @@ def write_predictions(
     Args:
         path: The CSV file.
         part: The ``n`` slices.
-        probabilities: ``(n, 4)``, calibrated.
+        probabilities: ``(n, c)``, calibrated.
         strangeness: ``(n,)`` from `classification.refusal.Refusal`.
     """
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         # Nine digits keep a float32 exact: six would write an unlikely truth as 0, and change its log-loss.
         writer.writerow(
-            ["image", "slice", "patient", "label", *(f"p_{name}" for name in CLASSES), "strangeness", "source"]
+            [
+                "image",
+                "slice",
+                "patient",
+                "label",
+                *(f"p_{name}" for name in part.classes.outputs),
+                "strangeness",
+                "source",
+            ]
         )
         strange = [""] * len(part) if strangeness is None else [f"{s:.5g}" for s in strangeness]
         for sample, row, odd in zip(part.samples, probabilities, strange, strict=True):
@@ -48,7 +56,8 @@ def write_predictions(
                 safe_cell(one_line(sample.patient)),
                 sample.label,
             )
-            writer.writerow([*map(one_line, map(str, name)), *(f"{p:.9g}" for p in row), odd, sample.source])
+            answers = (f"{p:.9g}" for p in row[part.classes.offset :])
+            writer.writerow([*map(one_line, map(str, name)), *answers, odd, sample.source])
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,11 @@ class PredictionEvidence(Evidence):
     """Out-of-fold predictions of ``n`` slices.
 
     Attributes:
-        logits: ``(n, 4)``, uncalibrated, up to a constant for each slice.
-        labels: ``(n,)`` index into `data.labels.KNOWN`.
+        logits: ``(n, c)``, uncalibrated, up to a constant for each slice.
+        labels: ``(n,)`` number of each label, see `data.labels.ClassList.index`.
         sources: ``(n,)`` number of each slice's data set.
         strangeness: ``(n,)`` by the refusal of the network that saw the slice; None if a fold has no refusal.
+        classes: The classes of the networks.
         sequence_recall: Of the sequence head of the one run; empty for a cross-validation.
     """
 
@@ -67,6 +77,7 @@ class PredictionEvidence(Evidence):
     labels: NDArray[np.int64]
     sources: NDArray[np.int64]
     strangeness: NDArray[np.float32] | None
+    classes: ClassList
     sequence_recall: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,6 +93,8 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PredictionEv
     """
     folds = finished_folds(folder, "classification", recipe)
     parts = [_read_fold(fold) for fold in folds]
+    if len({part.classes.names for part in parts}) > 1:
+        raise InputError(f"{folder}: the folds have different classes; name them for all folds with --classes")
     strangeness = [part.strangeness for part in parts if part.strangeness is not None]
     return PredictionEvidence(
         folder=Path(folder),
@@ -92,6 +105,7 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PredictionEv
         labels=np.concatenate([part.labels for part in parts]),
         sources=np.concatenate([part.sources for part in parts]),
         strangeness=np.concatenate(strangeness) if len(strangeness) == len(parts) else None,
+        classes=parts[0].classes,
         sequence_recall=folds[0].card.get("sequence", {}).get("validation_recall", {}) if len(folds) == 1 else {},
     )
 
@@ -99,7 +113,9 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PredictionEv
 def _read_fold(fold: FinishedFold) -> PredictionEvidence:
     rows = fold.rows("validation.csv")
     try:
-        probabilities = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
+        classes = ClassList.from_card(fold.card)
+        answers = np.array([[float(row[f"p_{name}"]) for name in classes.outputs] for row in rows])
+        probabilities = np.pad(answers, ((0, 0), (classes.offset, 0)))  # of a class that is not there: 0
         strange = [row.get("strangeness") for row in rows]
         return PredictionEvidence(
             folder=fold.folder,
@@ -107,11 +123,12 @@ def _read_fold(fold: FinishedFold) -> PredictionEvidence:
             figures={},
             whole=False,
             logits=Calibration.of_card(fold.card).logits(probabilities),
-            labels=np.array([KNOWN.index(row["label"]) for row in rows], np.int64),
+            labels=np.array(classes.indices(row["label"] for row in rows), np.int64),
             sources=np.array([int(row["source"]) for row in rows], np.int64),
             strangeness=np.array([float(text) for text in strange if text], np.float32) if all(strange) else None,
+            classes=classes,
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, InputError):
         raise InputError(
             f"{fold.folder / 'validation.csv'}: this is not a table of predictions; train this fold again"
         ) from None

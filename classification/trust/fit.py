@@ -16,11 +16,11 @@ from tumorlens.classification.probabilities import softmax
 from tumorlens.classification.refusal import Refusal
 from tumorlens.classification.sequence import SequenceHead
 from tumorlens.classification.trust.calibration import RULE, THRESHOLD, Calibration, fit_calibration
-from tumorlens.classification.trust.conformal import LEVEL, fit_thresholds
+from tumorlens.classification.trust.conformal import conformal_facts, fit_thresholds
 from tumorlens.classification.trust.evidence import PredictionEvidence
 from tumorlens.classification.trust.refusal_fit import feature_layer, fit_refusal, training_pictures
 from tumorlens.classification.trust.sequence_fit import fit_sequence_head, sequence_figures
-from tumorlens.data.labels import CLASSES, NO_TUMOR, SEQUENCES, UNTYPED
+from tumorlens.data.labels import NO_TUMOR, SEQUENCES, ClassList
 from tumorlens.data.training.partition import Partition
 
 if TYPE_CHECKING:
@@ -33,18 +33,19 @@ class Trust:
 
     Attributes:
         calibration: Makes probabilities of logits.
-        set_thresholds: A number per class from `classification.trust.conformal.fit_thresholds`.
+        conformal: The card's entry for prediction sets, from `classification.trust.conformal.conformal_facts`.
         refusal: Tells brains from other pictures; None for networks without feature maps.
         sequence: Names the sequence; None where the data name fewer than two.
         sequence_recall: From `sequence_fit.sequence_figures`, on validation slices.
         fitted_on: The slices that decided.
-        logits: ``(n, 4)`` of these slices.
+        logits: ``(n, c)`` of these slices.
         strangeness: ``(n,)`` of these slices; None without a refusal.
         ece: Expected calibration error on these slices before and after calibration.
+        classes: The classes of the logits.
     """
 
     calibration: Calibration
-    set_thresholds: list[float | None]
+    conformal: dict[str, Any]
     refusal: Refusal | None
     sequence: SequenceHead | None
     sequence_recall: dict[str, Any]
@@ -52,6 +53,7 @@ class Trust:
     logits: NDArray[np.float32]
     strangeness: NDArray[np.float32] | None
     ece: tuple[float, float]
+    classes: ClassList
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors for the weight file."""
@@ -61,7 +63,6 @@ class Trust:
 
     def facts(self) -> dict[str, Any]:
         """The entries for the card."""
-        rounded = [None if t is None else round(t, 6) for t in self.set_thresholds]
         sequence = {"names": list(SEQUENCES), "validation_recall": self.sequence_recall}
         return {
             "operating_point": {"tumor_threshold": THRESHOLD, "rule": f"{RULE}, on {self.fitted_on}"},
@@ -72,7 +73,7 @@ class Trust:
                 "validation_ece_before": round(self.ece[0], 4),
                 "validation_ece_after": round(self.ece[1], 4),
             },
-            "conformal": {"level": LEVEL, "thresholds": dict(zip(CLASSES, rounded, strict=True))},
+            "conformal": self.conformal,
             **({"refusal": self.refusal.facts()} if self.refusal is not None else {}),
             **({"sequence": sequence} if self.sequence is not None else {}),
         }
@@ -114,11 +115,11 @@ def fit_trust(
     if refusal is not None and strangeness is not None:
         refusal = refusal.limited(strangeness)
     calibration = fit_calibration(logits, labels, sources)
-    typed = labels != UNTYPED
+    typed = labels != parts.classes.untyped
     after = calibration(logits[typed])
     return Trust(
         calibration=calibration,
-        set_thresholds=fit_thresholds(after, labels[typed]),
+        conformal=conformal_facts(fit_thresholds(after, labels[typed]), labels[typed], parts.classes),
         refusal=refusal,
         sequence=sequence,
         sequence_recall=recall,
@@ -126,12 +127,13 @@ def fit_trust(
         logits=logits,
         strangeness=strangeness,
         ece=(_ece(labels, softmax(logits)), _ece(labels, calibration(logits))),
+        classes=parts.classes,
     )
 
 
 def _ece(labels_n: NDArray[np.int64], probabilities_nc: NDArray[np.float32]) -> float:
     """Expected calibration error of the classes; of presence, where no tumor's type is known."""
-    known = has_known_type(labels_n)
+    known = has_known_type(labels_n, probabilities_nc.shape[1])
     if known.any():
         return expected_calibration_error(labels_n[known], probabilities_nc[known])
     healthy = probabilities_nc[:, :1]

@@ -38,7 +38,7 @@ class Donors:
     Args:
         images: ``(n, size, size)`` uint8, prepared.
         masks: ``(n, size, size)`` uint8, 0 and 1.
-        labels: ``(n,)`` index into `data.labels.CLASSES`. A slice with a tumor's label and no mask takes no part.
+        labels: ``(n,)`` number of each label. A slice with a tumor's label and no mask takes no part.
         patients: ``(n,)``; no patient is their own donor.
     """
 
@@ -134,8 +134,7 @@ def expected_counts(
     """The mean number of slices of each class that an epoch with transplants shows, ``(n_classes,)``.
 
     Args:
-        labels: ``(n,)`` class index of the training slices; slices of no class, such as `data.labels.UNTYPED`, do not
-            count.
+        labels: ``(n,)`` class index of the training slices; slices of no class do not count.
         masks: ``(n, size, size)`` their lesions. A sick slice without one takes no part.
         share: Share of the slices that are transplanted.
         n_classes: Number of classes.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tumorlens.data.config import MAX_SEED, PARTS
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, OUTLINES
+from tumorlens.data.labels import OUTLINES, ClassList
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
 CARD_SCHEMA = 1
@@ -18,6 +19,7 @@ WEIGHT_FILES = {  # stage -> the name that a training run gives its weights
     "classification": "classifier.safetensors",
     "segmentation": "segmenter.safetensors",
 }
+HASH_LETTERS = 24  # of a picture's hash in Base64
 _LARGEST = 1e30  # of a number without a range of its own: float32 holds it
 _TEMPERATURES, _BIASES = (0.05, 20.0), (-6.0, 6.0)  # the ranges in which classification.trust.calibration searches
 
@@ -100,6 +102,12 @@ def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
     if missing:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")
     _check(card, _RULES[stage], path)
+    if stage == "classification":
+        try:
+            classes = ClassList.from_card(card)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        _check(card, _thresholds(classes.outputs), path)
 
 
 def check_training(training: Any, path: Path) -> None:
@@ -139,6 +147,13 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_hash_text(value: Any) -> bool:
+    """Whether a value is the Base64 of hashes of 18 bytes, see `data.datasets.picture_hashes`."""
+    return (
+        isinstance(value, str) and len(value) % HASH_LETTERS == 0 and re.fullmatch(r"[A-Za-z0-9+/]*", value) is not None
+    )
+
+
 def _object(key: str) -> _Rule:
     return _Rule(key, "a JSON object", lambda value: isinstance(value, dict), optional=True)
 
@@ -149,6 +164,26 @@ def _name(key: str) -> _Rule:
 
 def _number(key: str, low: float, high: float, optional: bool = False) -> _Rule:
     return _Rule(key, f"a number from {low:g} to {high:g}", lambda value: _is_number(value, low, high), optional)
+
+
+def _thresholds(names: Sequence[str]) -> tuple[_Rule, ...]:
+    """The rules of the prediction sets of some classes."""
+    return (
+        _Rule(
+            "conformal.thresholds",
+            f"a JSON object with a threshold for each of {', '.join(names)}",
+            lambda value: isinstance(value, dict) and set(value) == set(names),
+            optional=True,
+        ),
+        *(
+            _Rule(
+                f"conformal.thresholds.{name}",
+                "a number from 0 to 1 or null",
+                lambda value: value is None or _is_number(value, 0, 1),
+            )
+            for name in names
+        ),
+    )
 
 
 _TRAINING = (
@@ -162,6 +197,9 @@ _TRAINING = (
     _object("patient_hashes"),
     *(_Rule(f"patient_hashes.{part}", "a list of hashes", lambda value: _is_list(value, _is_name)) for part in PARTS),
     _Rule("patient_hashes.start", "a list of hashes or null", lambda value: value is None or _is_list(value, _is_name)),
+    _object("picture_hashes"),
+    _Rule("picture_hashes.train", "a text of hashes", _is_hash_text),
+    _Rule("picture_hashes.start", "a text of hashes or null", lambda value: value is None or _is_hash_text(value)),
 )
 _NORMALIZATION = (
     _object("normalization"),
@@ -188,17 +226,10 @@ _RULES = {
         _number("calibration.tumor_bias", *_BIASES, optional=True),
         _object("conformal"),
         _Rule(
-            "conformal.thresholds",
-            f"a JSON object with a threshold for each of {', '.join(CLASSES)}",
-            lambda value: isinstance(value, dict) and set(value) == set(CLASSES),
-        ),
-        *(
-            _Rule(
-                f"conformal.thresholds.{name}",
-                "a number from 0 to 1 or null",
-                lambda value: value is None or _is_number(value, 0, 1),
-            )
-            for name in CLASSES
+            "conformal",
+            "a JSON object with thresholds, or with too_few, the reason why there are none",
+            lambda value: "thresholds" in value or _is_name(value.get("too_few")),
+            optional=True,
         ),
         _object("lesion_rule"),
         *(

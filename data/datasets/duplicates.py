@@ -12,17 +12,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.datasets.folds import Split
+from tumorlens.data.datasets.folds import CLUSTER, REMEDY, Split
 from tumorlens.data.datasets.lgg import is_lgg_slice
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
-from tumorlens.data.labels import CLASSES, NO_TUMOR, labels_agree
+from tumorlens.data.labels import TUMOR_FREE, labels_agree
 
 # Correlation of two signatures from which two slices count as one picture, re-encoded, rescaled or mirrored. Measured
 # on BRISC against figshare: 99 % of 3937 known copies lie above 0.991, every pair of different patients below 0.961.
 NEAR_DUPLICATE = 0.985
-CLUSTER = "alike-"  # begins the name of a group of look-alikes that stands in for an unknown patient
 
 _GRID = 24  # a slice's signature is a picture of this many pixels squared
 _EQUAL = 0.9999  # correlation that only equal pixels reach
@@ -110,7 +109,7 @@ def labels_contradict(first: Sample, second: Sample, pair: Pair) -> bool:
     """
     if not first.label or not second.label or labels_agree(first.label, second.label) or of_one_volume(first, second):
         return False
-    healthy = CLASSES[NO_TUMOR] in (first.label, second.label)
+    healthy = TUMOR_FREE in (first.label, second.label)
     neighbors = healthy and bool(first.patient) and first.patient == second.patient
     return not neighbors or pair.likeness >= _EQUAL
 
@@ -139,9 +138,10 @@ def check_near_duplicates(samples: Sequence[Sample], split: Split, signatures_nd
         pairs = _pairs_across(samples, split.parts[early], split.parts[late], signatures_nd)
         if pairs:
             i, j, likeness = pairs[0]
+            count = f"{len(pairs)} pairs of slices show" if len(pairs) > 1 else "a pair of slices shows"
             raise InputError(
-                f"{len(pairs)} near-duplicates across the split, the closest (correlation {likeness:.4f}): "
-                f"{samples[i].name} in {early} and {samples[j].name} in {late}"
+                f"{count} the same picture across the split: {samples[i].name} in {early} and {samples[j].name} in "
+                f"{late} (correlation {likeness:.4f}{', the closest' if len(pairs) > 1 else ''}); {REMEDY}"
             )
 
 

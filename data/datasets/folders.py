@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from tumorlens.data.datasets.listing import Listing
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import SCAN_SUFFIXES
-from tumorlens.data.labels import TUMOR, canonical_label
+from tumorlens.data.labels import TUMOR, canonical_label, known_label
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -25,6 +25,8 @@ SPLIT_FOLDERS = {
 
 # Folders of a sequence, a plane or a size, which hold a number and are not a patient's.
 _SERIES = re.compile(r"t[12][a-z+*]*|flair|dwi|axial|coronal|sagittal|ax|cor|sag|images?|imgs|\d+x\d+")
+_SEQUENCE = re.compile(r"\bt[12][a-z]*\b|\bc\b")  # in the name of a class: "Astrocitoma T1C+"
+_GRADE = re.compile(r"(who|grade|stage|type|class|level|g) ?\d")  # of a class, which is not the number of a patient
 _COUNT = re.compile(r"\d{1,4}")  # a running number; a longer one is an identifier of the clinic or the set
 _MASK_FOLDER = re.compile(r"(masks?|labels?|segs?|segmentations?|annotations?)\d*")
 _MASK_BESIDE = re.compile(r"[-_](mask|seg|label)$")
@@ -36,7 +38,7 @@ class Place:
     """Class, split and patient that the folders above a scan name.
 
     Attributes:
-        label: One of `data.labels.CLASSES`; empty where no folder is named for a class.
+        label: The class, or `data.labels.TUMOR`; empty where no folder is named for a class.
         split: ``"train"``, ``"validation"`` or ``"test"``, or empty.
         patient: The folder below the class folder that is named for a patient, or empty.
     """
@@ -102,9 +104,78 @@ def place_of(folder: Path, root: Path, label_map: Mapping[str, str] | None = Non
 
 
 def class_named(name: str, label_map: Mapping[str, str] | None = None) -> str:
-    """The class for which a folder is named, or an empty string."""
+    """The class for which a folder is known to be named, or an empty string; see `classes_by_folder`."""
+    return known_label(name, label_map)
+
+
+def classes_by_folder(
+    folders: Sequence[Path], root: Path, label_map: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The classes of folders whose names are in no table, by the names of the folders.
+
+    Such a folder is that of a class where it lies beside folders of known classes, or where it and its neighbors, two
+    or more, lie in the root, in one folder of it or in the folders of a split, and are not called as patients are: a
+    patient's name has a number that is neither that of a grade nor that of a sequence (``grade_2``, ``Tumor T1C+``).
+
+    Args:
+        folders: Those that hold scans.
+        root: The data folder.
+        label_map: The user's own label names -> classes.
+    """
+    chains = [_named_parts(folder.relative_to(root).parts) for folder in folders if folder != root]
+    chains = [chain for chain in chains if chain]
+    known = [[class_named(name, label_map) for name in chain] for chain in chains]
+    levels = Counter(_class_level(labels) for labels in known if any(labels))
+    if levels:
+        level = levels.most_common(1)[0][0]
+        chosen = [
+            chain[level] for chain, labels in zip(chains, known, strict=True) if len(chain) > level and not any(labels)
+        ]
+        # A folder of tumors may be divided by type.
+        chosen += [
+            chain[at + 1]
+            for chain, labels in zip(chains, known, strict=True)
+            if (at := _class_level(labels)) >= 0 and labels[at] == TUMOR and len(chain) > at + 1 and not labels[at + 1]
+        ]
+        names = [name for name in chosen if not is_patient_name(name)]
+    else:
+        level = 0
+        while (
+            chains and len({chain[level : level + 1] for chain in chains}) == 1 and all(len(c) > level for c in chains)
+        ):
+            level += 1
+        names = [chain[level] for chain in chains if len(chain) > level]
+        if len(set(names)) < 2 or any(map(is_patient_name, names)):
+            return {}
+    return {name: label for name in dict.fromkeys(names) if (label := _own_class(name))}
+
+
+def _named_parts(parts: Sequence[str]) -> tuple[str, ...]:
+    """The folders of a path that may be named for a class or a patient."""
+    plain = [(part, _letters(part)) for part in parts]
+    return tuple(
+        part
+        for part, letters in plain
+        if letters not in SPLIT_FOLDERS and not _SERIES.fullmatch(letters) and not is_mask_folder(part)
+    )
+
+
+def _class_level(labels: Sequence[str]) -> int:
+    """The place of the folder that `place_of` takes the class from, among those of a path; -1 if none is named for
+    one."""
+    typed = next((at for at, label in enumerate(labels) if label not in ("", TUMOR)), -1)
+    return typed if typed >= 0 else next((at for at, label in enumerate(labels) if label), -1)
+
+
+def is_patient_name(name: str) -> bool:
+    """Whether a folder is called as those of patients are: with a number."""
+    plain = re.sub(r"[\W_]+", " ", name.lower())
+    return bool(re.search(r"\d", _GRADE.sub("", _SEQUENCE.sub("", plain))))
+
+
+def _own_class(name: str) -> str:
     try:
-        return canonical_label(name, label_map)
+        return canonical_label(name)
     except InputError:
         return ""
 

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from tumorlens.data.config import MAX_SEED
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import TUMOR_FREE
 
 N_FOLDS = 5
+CLUSTER = "alike-"  # begins the name of a group of look-alikes that stands in for an unknown patient
+_DIVIDE = "`tumorlens data split` divides the set by patient anew"
+REMEDY = f"--duplicates drop takes them out of the earlier part, and {_DIVIDE}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def share_of_patients(samples: Sequence[Sample], members: Sequence[int], share: 
 
 
 def _is_tumor(label: str) -> bool:
-    return label not in ("", CLASSES[NO_TUMOR])
+    return label not in ("", TUMOR_FREE)
 
 
 def split_by_fold(samples: Sequence[Sample], fold: int, seed: int = 0) -> Split:
@@ -126,7 +129,7 @@ def split_official(
         removed |= {i for i in train if samples[i].patient in tested | validated}
     split = Split(*([i for i in part if i not in removed] for part in (train, validation, test)))
     if check:
-        check_patients(samples, split)
+        check_patients(samples, split, REMEDY)
     return split, sorted(removed)
 
 
@@ -229,9 +232,10 @@ def _spread_folds(samples: Sequence[Sample], n_folds: int, seed: int) -> list[in
     return [fold_of[group] for group in groups]
 
 
-def check_patients(samples: Sequence[Sample], split: Split) -> None:
-    """Raise an `InputError` that names two samples if a patient lies in two parts of a split."""
+def check_patients(samples: Sequence[Sample], split: Split, remedy: str = _DIVIDE) -> None:
+    """Raise an `InputError` that names two samples, and what to do, if a patient lies in two parts of a split."""
     first: dict[str, tuple[str, Sample]] = {}
+    across: dict[str, str] = {}
     for part, members in split.parts.items():
         for i in members:
             sample = samples[i]
@@ -239,6 +243,11 @@ def check_patients(samples: Sequence[Sample], split: Split) -> None:
                 continue
             other_part, other = first.setdefault(sample.patient, (part, sample))
             if other_part != part:
-                raise InputError(
-                    f"patient {sample.patient} is in {other_part} ({other.name}) and in {part} ({sample.name})"
-                )
+                places = f"{other_part} ({other.name}) and in {part} ({sample.name})"
+                # A group of look-alikes stands in for a patient whom the set does not name.
+                alike = sample.patient.startswith(CLUSTER)
+                who = "slices that look alike are" if alike else f"patient {sample.patient} is"
+                across.setdefault(sample.patient, f"{who} in {places}")
+    if across:
+        others = f", and so are {len(across) - 1} more" if len(across) > 1 else ""
+        raise InputError(f"{next(iter(across.values()))}{others}; {remedy}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tumorlens.data.datasets.folders import SPLIT_FOLDERS, class_named, scans_in, with_masks
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
+from tumorlens.data.labels import TUMOR, TUMOR_FREE
 from tumorlens.data.masks.drawings import CLASS_LIST, Drawing, coco_drawings, drawing_of, is_drawing
 
 _IMAGES = ("images", "image", "imgs")
@@ -74,10 +74,8 @@ def _is_coco(path: Path) -> bool:
     return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
 
 
-def list_pairs(listing: Listing, pairs: list[Pair], label_map: Mapping[str, str] | None = None) -> None:
-    """List pictures and their masks. An image without a mask shows no lesion, which is worth a note.
-
-    Where YOLO or COCO name their classes, an image has the label of its lesions.
+def list_pairs(listing: Listing, pairs: list[Pair]) -> None:
+    """List images and their masks. Of an image without a mask nothing is known, which is worth a note.
 
     Raises:
         InputError: No mask has the name of an image.
@@ -85,15 +83,9 @@ def list_pairs(listing: Listing, pairs: list[Pair], label_map: Mapping[str, str]
     for pair in pairs:
         members = _named_by_coco(pair, listing) if pair.masks.is_file() else _of_one_stem(pair, listing)
         for image, mask in members:
-            label = error = ""
+            listing.rows.append(Row(Sample(image, "", mask=mask, split=pair.split)))
             if mask is None:
                 listing.report(image, "unmasked", "", stops=False)
-            elif is_drawing(mask):
-                try:
-                    label = _label(drawing_of(mask, image), label_map)
-                except InputError as problem:
-                    error = str(problem)
-            listing.rows.append(Row(Sample(image, label, mask=mask, split=pair.split), error=error))
     if not any(row.sample.mask for row in listing.rows) and not any(problem.stops for problem in listing.problems):
         raise InputError(f"{pairs[0].masks}: no mask has the name of an image in {pairs[0].images}")
 
@@ -121,9 +113,25 @@ def _named_by_coco(pair: Pair, listing: Listing) -> list[tuple[Path, Path | None
     return members
 
 
-def _label(drawing: Drawing, label_map: Mapping[str, str] | None) -> str:
+def label_drawn(listing: Listing, label_map: Mapping[str, str] | None = None) -> Listing:
+    """The listing, in which images that YOLO or COCO draw in have the label of their lesions, if the set gives none."""
+    listing.rows = [_with_label(row, label_map) for row in listing.rows]
+    return listing
+
+
+def _with_label(row: Row, label_map: Mapping[str, str] | None) -> Row:
+    sample = row.sample
+    if sample.label or sample.mask is None or not is_drawing(sample.mask):
+        return row
+    try:
+        return replace(row, sample=replace(sample, label=_label_of(drawing_of(sample.mask, sample.image), label_map)))
+    except InputError as problem:
+        return replace(row, error=str(problem))
+
+
+def _label_of(drawing: Drawing, label_map: Mapping[str, str] | None) -> str:
     """The label of a picture by the classes of its lesions; `TUMOR` where these are several or not known."""
     if not drawing.lesions:
-        return CLASSES[NO_TUMOR]
+        return TUMOR_FREE
     labels = {class_named(name, label_map) for name in drawing.names}
     return (labels.pop() if len(labels) == 1 else "") or TUMOR

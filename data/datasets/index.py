@@ -10,6 +10,7 @@ from pathlib import Path
 from tumorlens.data.datasets.folders import SPLIT_FOLDERS
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import text_of_cell
 from tumorlens.data.labels import SEQUENCES, canonical_label
@@ -52,12 +53,12 @@ def _cells(index: Path) -> list[tuple[int, dict[str, str]]]:
         with index.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey="more cells than columns", restval="")
             columns = set(reader.fieldnames or ())
-            missing = {"image", *(() if "mask" in columns else ("label",))} - columns
             rows = [(reader.line_num, {k: v for k, v in row.items() if isinstance(v, str)}) for row in reader]
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{index}: this is not a CSV file in UTF-8") from None
-    if missing:
-        lacking = "columns image and label are" if len(missing) > 1 else f"column {missing.pop()} is"
+    if "image" not in columns or columns.isdisjoint(("label", "mask")):
+        lacking = "column image is" if "image" not in columns else "column label is"
+        lacking = lacking if "image" in columns or "label" in columns else "columns image and label are"
         raise InputError(f"{index}: the {lacking} missing; the cells of a line are separated by commas")
     rows = [(number, cells) for number, cells in rows if any(cells.values())]
     if not rows:
@@ -70,11 +71,10 @@ def _read_row(
 ) -> Row | None:
     """One row; None where its image is not there. Its problems go to the listing."""
     report = partial(listing.report, where)
-    for column in ("image", "label"):
-        if not cells.get(column) and not (column == "label" and cells.get("mask")):
-            report("bad_row", f"{column} is empty")
+    if not cells["image"]:
+        report("bad_row", "image is empty")
     paths = {column: listing.root / cells[column] for column in ("image", "mask") if cells.get(column)}
-    missing = [column for column, path in paths.items() if not _is_file(path)]
+    missing = [column for column, path in paths.items() if not _is_there(path)]
     for column in missing:
         report("missing_file", f"no such file {paths[column]}{_there_instead(paths[column])}")
     label = ""
@@ -119,7 +119,7 @@ def _there_instead(path: Path) -> str:
 
 def _found_at(path: Path) -> str:
     if path.is_dir():
-        return ", it is a folder; a row names a file"
+        return ", it is a folder without DICOM files or a result"
     if not path.parent.is_dir():
         return f" (there is no folder {path.parent}; if paths are relative to another folder, give INDEX@FOLDER)"
     by_name, by_stem = _files_in(path.parent, path.parent.stat().st_mtime_ns)
@@ -137,11 +137,16 @@ def _files_in(folder: Path, _changed_ns: int) -> tuple[dict[str, str], dict[str,
     return {name.lower(): name for name in names}, {name.partition(".")[0].lower(): name for name in names}
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
+    """Whether a path is a file, or a folder of DICOM files or of a result."""
     try:
-        return path.is_file()
+        return path.is_file() or any(_is_of_use(file) for file in path.rglob("*"))
     except OSError:  # a name that is too long
         return False
+
+
+def _is_of_use(file: Path) -> bool:
+    return file.name == "result.json" or is_dicom(file)
 
 
 def _number(

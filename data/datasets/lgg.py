@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tumorlens.data.datasets.folders import SPLIT_FOLDERS, class_named, with_masks
+from tumorlens.data.datasets.folders import SPLIT_FOLDERS, class_named, is_patient_name, with_masks
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import PICTURE_SUFFIXES, Sample, channel_of, has_color
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import TUMOR_FREE
 from tumorlens.data.masks.read import read_mask
 
 FLAIR = 1
@@ -35,6 +35,13 @@ def is_lgg_set(scans: Mapping[Path, Sequence[Path]], root: Path, label_map: Mapp
     if any(class_named(part, label_map) not in ("", "glioma") for part in above):
         return False
     return not any(f.name.lower() in SPLIT_FOLDERS or class_named(f.name, label_map) for f in folders)
+
+
+def has_lgg_patients(scans: Mapping[Path, Sequence[Path]], root: Path) -> bool:
+    """Whether the pairs below the root are TIFF files in folders that are called as those of patients are."""
+    folders = [f for f, pictures in _patient_folders(scans, root).items() if _has_pair(pictures)]
+    tiff = all(p.suffix.lower() in (".tif", ".tiff") for folder in folders for p in scans[folder])
+    return bool(folders) and tiff and all(is_patient_name(folder.name) for folder in folders)
 
 
 def is_lgg_slice(sample: Sample) -> bool:
@@ -114,5 +121,5 @@ def _row(sample: Sample, listing: Listing) -> Row | None:
         if not sick:
             return None
         return Row(sample, error=f"{image}: the mask shows a tumor where the picture has one value everywhere")
-    label, sequence = "glioma" if sick else CLASSES[NO_TUMOR], "flair" if channel == FLAIR else ""
+    label, sequence = "glioma" if sick else TUMOR_FREE, "flair" if channel == FLAIR else ""
     return Row(replace(sample, label=label, channel=channel, sequence=sequence))

@@ -6,23 +6,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from tumorlens.data.datasets.classes import spellings_of
 from tumorlens.data.datasets.folders import (
     Place,
     class_named,
+    classes_by_folder,
     is_mask_folder,
     is_mask_name,
     place_of,
     scans_below,
     with_masks,
 )
-from tumorlens.data.datasets.images_and_masks import find_pairs, list_pairs
+from tumorlens.data.datasets.images_and_masks import find_pairs, label_drawn, list_pairs
 from tumorlens.data.datasets.index import CHANNELS, find_index, read_index
-from tumorlens.data.datasets.lgg import is_lgg_set, list_lgg_folder
+from tumorlens.data.datasets.lgg import has_lgg_patients, is_lgg_set, list_lgg_folder
 from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import Sample, slices_of
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, canonical_label
 
 
 def load_samples(
@@ -35,9 +36,13 @@ def load_samples(
     image folder next to a folder of masks or of YOLO's boxes (``images/1.png``, ``masks/1.png``, ``labels/1.txt``),
     pictures with a COCO file (``_annotations.coco.json``; see `data.datasets.images_and_masks`), a folder per patient
     with pictures and their masks (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.datasets.lgg`), and a
-    folder of MATLAB ``cjdata`` files, which carry their own labels.
+    folder of MATLAB ``cjdata`` files, which carry their own labels. Classes may have any names, see
+    `data.datasets.folders`.
     A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``. In an index, the
-    column ``every`` takes each n-th slice only, and ``cut`` the slices of a plane (axial, coronal, sagittal).
+    column ``every`` takes each n-th slice only, and ``cut`` the slices of a plane (axial, coronal, sagittal). An image
+    may be a folder of DICOM files, and a mask what `data.masks.truth.read_truth` takes. Without a label, the
+    classes that YOLO or COCO name say what a picture shows, and other masks whether there is a tumor; a scan with
+    neither has no label.
 
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
@@ -72,13 +77,16 @@ def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, ch
     if channel not in (None, *range(CHANNELS)):
         raise InputError(f"channel {channel} is not one of 0, 1, 2")
     index, root = find_source(source)
+    label_map = spellings_of(source) | dict(label_map or {})
     if index is not None:
-        return read_index(index, root, label_map, channel)
+        return label_drawn(read_index(index, root, label_map, channel), label_map)
     listing = Listing(root)
     scans = scans_below(root)
     pairs = find_pairs(root)
+    if not pairs and not (is_lgg_set(scans, root, label_map) and has_lgg_patients(scans, root)):
+        label_map = classes_by_folder(list(scans), root, label_map) | label_map
     if pairs:
-        list_pairs(listing, pairs, label_map)
+        list_pairs(listing, pairs)
     elif is_lgg_set(scans, root, label_map):
         list_lgg_folder(listing, scans, channel)
     elif _is_matlab_set(scans, root, label_map):
@@ -87,7 +95,7 @@ def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, ch
         _list_class_folders(listing, scans, label_map)
     if channel is not None:
         listing.rows = [replace(row, sample=replace(row.sample, channel=channel)) for row in listing.rows]
-    return listing
+    return label_drawn(listing, label_map)
 
 
 def samples_of(listing: Listing) -> list[Sample]:
@@ -122,7 +130,10 @@ def _list_class_folders(
         try:
             place = place_of(folder, listing.root, label_map)
             if not place.label:
-                canonical_label(folder.name, label_map)  # raises, and names the way to a mapping
+                raise InputError(
+                    f"the folder {folder.name} is not named for a class (a folder with a number in its name is that of "
+                    f"a patient, in one of a class); give a mapping for it (--map '{folder.name}=CLASS')"
+                )
         except InputError as error:
             listing.report(folder, "unknown_label", str(error))
             if is_mask_folder(folder.name):
@@ -133,8 +144,8 @@ def _list_class_folders(
             listing.rows.append(Row(Sample(image, place.label, place.patient, mask, split=place.split)))
     if not listing.rows and not listing.problems:
         raise InputError(
-            f"{listing.root}: neither an index.csv, nor class folders ({', '.join(CLASSES)}), nor images/ next to "
-            f"masks/ or labels/, nor a COCO file, nor patient folders of pictures and their *_mask files"
+            f"{listing.root}: neither an index.csv, nor a folder for each class, nor images/ next to masks/ or "
+            f"labels/, nor a COCO file, nor patient folders of pictures and their *_mask files"
             f"{_there_instead(listing.root, scans)}"
         )
     if not has_classes:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from tumorlens.data.datasets.duplicates import CLUSTER
+from tumorlens.data.datasets.folds import CLUSTER
 from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.files import sha256_of

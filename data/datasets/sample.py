@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR, labels_agree
+from tumorlens.data.labels import TUMOR, TUMOR_FREE, labels_agree
 from tumorlens.data.masks.drawings import is_boxed
-from tumorlens.data.masks.read import read_mask, read_volume_mask
+from tumorlens.data.masks.truth import read_truth, shows_lesion
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.scan import ACQUISITION, Scan
 
@@ -31,7 +31,8 @@ class Sample:
 
     Attributes:
         image: The scan's file.
-        label: One of `data.labels.KNOWN`, or empty where the set has masks only.
+        label: A class, or `data.labels.TUMOR`; that of its mask, `TUMOR` or no tumor, where the set has masks only, and
+            empty where it has neither for it.
         patient: The patient's pseudonym; empty where the set does not give one.
         mask: The mask's file, or None.
         fold: The set's own fold, or None.
@@ -95,14 +96,15 @@ def slices_of(sample: Sample) -> list[Sample]:
     """
     # Thousands of pictures need not be opened twice.
     if sample.image.name.lower().endswith(_ONE_SLICE) and sample.plane == ACQUISITION:
-        return [sample]
+        return [_labeled(sample)]
     scan = open_cut(sample)
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))  # folds may be made before it is read
     if scan.n_slices == 1:
-        return [sample]
-    if sample.mask is None and sample.label not in ("", CLASSES[NO_TUMOR]):
+        return [_labeled(sample)]
+    if sample.mask is None and sample.label not in ("", TUMOR_FREE):
         raise InputError(f"{sample.image}: a volume labeled {sample.label} needs a mask that says in which slices")
-    mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_volume_mask(sample.mask, scan)
+    mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_truth(sample.mask, scan)
+    label = sample.label or ("" if sample.mask is None else _label_of(bool(mask.any())))
     lesion_px = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
     unknown = not sample.label and sample.mask is None  # nobody says whether there is a lesion
     samples = []
@@ -112,15 +114,27 @@ def slices_of(sample: Sample) -> list[Sample]:
         samples.append(
             replace(
                 sample,
-                label=sample.label if lesion_px[k] or unknown else CLASSES[NO_TUMOR],
+                label=label if lesion_px[k] or unknown else TUMOR_FREE,
                 patient=sample.patient or str(sample.image),  # neighboring slices must stay together
                 mask=sample.mask if lesion_px[k] else None,
                 slice_index=k,
-                volume_label=sample.label,
+                volume_label=label,
                 volume_mask=sample.mask,
             )
         )
     return samples
+
+
+def _labeled(sample: Sample) -> Sample:
+    """A picture with the label of its mask, where the set gives it none."""
+    if sample.label or sample.mask is None:
+        return sample
+    return replace(sample, label=_label_of(shows_lesion(sample.mask, sample.image)))
+
+
+def _label_of(has_lesion: bool) -> str:
+    """What a mask says without a label: a tumor of unknown type, or none."""
+    return TUMOR if has_lesion else TUMOR_FREE
 
 
 def slices_with_head(scan: Scan) -> list[int]:
@@ -159,9 +173,14 @@ def read_sample(sample: Sample) -> Reading:
     if own_label and sample.label and not labels_agree(own_label, sample.label):
         raise InputError(f"{sample.image}: the file says {own_label}, the data set {sample.label}")
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))
-    mask = scan.annotation_slice(index) if sample.mask is None else read_mask(sample.mask, scan, index)
+    mask = scan.annotation_slice(index) if sample.mask is None else _slice_of_truth(sample.mask, scan, index)
     image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
     return Reading(image, mask, scan.pixel_aspect, sample)
+
+
+def _slice_of_truth(path: Path, scan: Scan, index: int) -> NDArray[np.uint8]:
+    truth = read_truth(path, scan)
+    return scan.view(truth, index) if scan.volume else truth
 
 
 def open_cut(sample: Sample) -> Scan:
@@ -206,7 +225,7 @@ def has_color(scan: Scan) -> bool:
 
 def has_truth(sample: Sample) -> bool:
     """Whether it is known where the tumor is: by a mask, by the content of a MATLAB file, or because there is none."""
-    if sample.mask is not None or sample.label in ("", CLASSES[NO_TUMOR]):
+    if sample.mask is not None or sample.label == TUMOR_FREE:
         return True
     if sample.image.suffix.lower() != ".mat":
         return False

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.datasets.sample import Reading, Sample, channel_of, open_cut, read_sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.masks.read import read_volume_mask
+from tumorlens.data.masks.truth import read_truth
 from tumorlens.data.preprocessing.preprocess import PreparedSlice, Preprocess
 
 
@@ -89,7 +89,7 @@ def _readings(members: list[tuple[int, Sample]]) -> Iterator[tuple[int, Reading 
             return
         scan = open_cut(first)
         path = next((sample.mask for _, sample in members if sample.mask is not None), None)
-        mask = None if path is None else read_volume_mask(path, scan)
+        mask = None if path is None else read_truth(path, scan)
     except InputError as error:
         yield from ((i, error) for i, _ in members)
         return

@@ -28,7 +28,7 @@ from tumorlens.data.dicom.headers import frame_items
 from tumorlens.data.dicom.headers import numbers as numbers_in
 from tumorlens.data.dicom.source import DicomSource, frames_from_volume
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, class_of, color_of
+from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR_FREE, ClassList, TumorClass
 from tumorlens.data.scan import Scan
 
 if TYPE_CHECKING:
@@ -39,7 +39,13 @@ _LIGHTNESS = (85.0, 35.0)  # L* of the first and the last lesion's shade
 
 
 def write_mask_dicom(
-    path: Path, numbers: NDArray[Any], scan: Scan, label: str, algorithm: Algorithm, reviewer: str = ""
+    path: Path,
+    numbers: NDArray[Any],
+    scan: Scan,
+    label: str,
+    algorithm: Algorithm,
+    reviewer: str = "",
+    classes: ClassList = SHIPPED_CLASSES,
 ) -> Dataset:
     """Write a binary DICOM Segmentation with one segment for each lesion.
 
@@ -52,9 +58,10 @@ def write_mask_dicom(
         numbers: Number of each voxel's lesion, 0 outside, in the array order of ``scan.voxels``; segment `n` is
             lesion `n`.
         scan: The source, read from DICOM.
-        label: The predicted class, one of `data.labels.CLASSES`.
+        label: The predicted class.
         algorithm: The model that drew the mask.
         reviewer: The person who has corrected it, its Content Creator; empty where nobody has.
+        classes: The classes of the classifier.
 
     Returns:
         The object as written, a ``highdicom.seg.Segmentation``.
@@ -76,7 +83,7 @@ def write_mask_dicom(
             source_images=[plane for plane, _ in planes],
             pixel_array=segments,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=_segments(count, label, algorithm, corrected=bool(reviewer)),
+            segment_descriptions=_segments(count, classes.row(label), algorithm, corrected=bool(reviewer)),
             manufacturer_model_name=algorithm.name[:64],
             software_versions=algorithm.package_version,
             device_serial_number=algorithm.serial_number,
@@ -164,7 +171,7 @@ def _distance_of_slices(scan: Scan) -> float | None:
     return float(abs(scan.affine[:3, 2] @ normal) / np.linalg.norm(normal))
 
 
-def _segments(count: int, label: str, algorithm: Algorithm, corrected: bool) -> list[Any]:
+def _segments(count: int, tumor: TumorClass, algorithm: Algorithm, corrected: bool) -> list[Any]:
     """Descriptions of the lesions' segments (PS3.16 CID 7150, CID 7159), or of the one empty segment."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -177,30 +184,30 @@ def _segments(count: int, label: str, algorithm: Algorithm, corrected: bool) -> 
         parameters=dict(algorithm.parameters) or None,
     )
     origin = "corrected by a reviewer" if corrected else "predicted"
-    named = f"{class_of(label).prose}, {origin}" if label != CLASSES[NO_TUMOR] else origin
+    named = f"{tumor.prose}, {origin}" if tumor.name != TUMOR_FREE else origin
     kind = hd.seg.SegmentAlgorithmTypeValues
     return [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"Lesion {number} ({named})" if count else "No lesion found",
+            segment_label=f"Lesion {number} ({named})"[:64] if count else "No lesion found",
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Neoplasm,
             algorithm_type=kind.SEMIAUTOMATIC if corrected else kind.AUTOMATIC,
             algorithm_identification=identification,
             tracking_uid=hd.UID(),
             tracking_id=f"Lesion {number}" if count else "No lesion found",
-            anatomic_regions=[getattr(codes.SCT, class_of(label).site)],
-            display_color=_shade(label, number, count),
+            anatomic_regions=[getattr(codes.SCT, tumor.site)],
+            display_color=_shade(tumor.color, number, count),
         )
         for number in range(1, max(count, 1) + 1)
     ]
 
 
-def _shade(label: str, number: int, count: int) -> Any:
+def _shade(rgb: str, number: int, count: int) -> Any:
     """The color of the class. Several lesions have it in as many shades, from light to dark (PS3.3 C.10.7.1.1)."""
     import highdicom as hd
 
-    color = hd.color.CIELabColor.from_string(color_of(label))
+    color = hd.color.CIELabColor.from_string(rgb)
     if count < 2:
         return color
     light, dark = _LIGHTNESS

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.decoding import stored_frames
 from tumorlens.data.dicom.derived import save_dicom
-from tumorlens.data.dicom.headers import frame_items, number, numbers, read_dataset, text
+from tumorlens.data.dicom.headers import frame_items, number, numbers, read_dataset, read_header, text
 from tumorlens.data.dicom.source import affine_of_frames, volume_from_frames
 from tumorlens.data.errors import InputError, reason_of
 
@@ -80,6 +80,14 @@ def copy_segmentation(source: Path, target: Path, colors: Mapping[int, Rgb], mer
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{source}: the DICOM Segmentation is damaged ({reason_of(error)})") from None
     save_dicom(target, dataset)
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a DICOM file is a Segmentation; false for files that cannot be read."""
+    try:
+        return text(read_header(path, ("SOPClassUID",)), "SOPClassUID") in _SEGMENTATIONS
+    except InputError:
+        return False
 
 
 def read_segmentation(path: Path) -> tuple[Dataset, NDArray[np.bool_]]:

@@ -249,7 +249,10 @@ def prepare_to_open(path: Path) -> None:
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that a scan is read from: the named file, and the files in which its header keeps the voxels."""
+    """The files that a scan is read from: the named file, and the files in which its header keeps the voxels; of a
+    folder its DICOM files."""
+    if path.is_dir():
+        return [file for file in sorted(path.rglob("*")) if is_dicom(file)]
     try:
         return list(dict.fromkeys(_format_of(path).files(path)))
     except (InputError, OSError, EOFError, zlib.error):  # reading reports the problem

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.inspection.statistics import BINS, Statistics
-from tumorlens.data.labels import color_of
 from tumorlens.data.plotting import new_figure, plain
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def draw_balance(stats: Statistics, numbers: dict[str, Any]) -> Figure:
     slices, patients, each = figure.subplots(1, 3)
     for axes, key, title in ((slices, "slices", "slices"), (patients, "patients", "patients")):
         values = [numbers["classes"][name][key] for name in stats.classes]
-        _bars(axes, stats.classes, values)
+        _bars(axes, stats, values)
         axes.set_title(title)
     if not numbers["patients"]["n"]:
         _write_in(patients, "the set names no patients")
@@ -50,7 +49,7 @@ def draw_sizes(stats: Statistics, numbers: dict[str, Any]) -> Figure:
     left = np.zeros(len(table))
     for name in stats.classes:
         values = np.array([row["classes"][name] for row in table])
-        sizes.barh(names, values, left=left, color=color_of(name))
+        sizes.barh(names, values, left=left, color=stats.color_of(name))
         left += values
     sizes.invert_yaxis()
     rest = len(numbers["sizes"]) - len(table)
@@ -70,8 +69,8 @@ def draw_intensities(stats: Statistics) -> Figure:
     centers = (np.arange(BINS) + 0.5) * 256 / BINS
     for name in stats.classes:
         sums = stats.sums[name]
-        stored.plot(centers, 100 * sums.stored / sums.n, color=color_of(name))
-        prepared.plot(centers, 100 * sums.prepared / sums.n, color=color_of(name))
+        stored.plot(centers, 100 * sums.stored / sums.n, color=stats.color_of(name))
+        prepared.plot(centers, 100 * sums.prepared / sums.n, color=stats.color_of(name))
     stored.set(title="as stored, whole picture", yscale="symlog", ylim=(0, None))
     prepared.set(title="prepared, inside the head", ylim=(0, None))
     stored.yaxis.set_major_formatter("{x:g}")
@@ -94,7 +93,7 @@ def draw_lesion_sizes(stats: Statistics) -> Figure | None:
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(rows, names, strict=True):
         values = share[has_lesion & (stats.labels == name)]
-        axes.hist(values, bins=edges, color=color_of(name))
+        axes.hist(values, bins=edges, color=stats.color_of(name))
         axes.axvline(float(np.median(values)), color="black", linewidth=1)
         axes.set(ylabel="slices", xscale="log")
         axes.set_title(f"{plain(name)}: n = {len(values)}, median {np.median(values):.2g} %", fontsize=10, loc="left")
@@ -115,7 +114,7 @@ def draw_parts(stats: Statistics, table: dict[str, Any], noun: str) -> Figure:
         bottom = np.zeros(len(names))
         for name in stats.classes:
             values = np.array([row[key][name] for row in table.values()])
-            axes.bar(names, values, bottom=bottom, color=color_of(name))
+            axes.bar(names, values, bottom=bottom, color=stats.color_of(name))
             bottom += values
         for x, total in enumerate(totals):  # a patient with two classes is in two bars, but once in the total
             axes.text(x, bottom[x], str(total), ha="center", va="bottom", fontsize=9)
@@ -127,8 +126,10 @@ def draw_parts(stats: Statistics, table: dict[str, Any], noun: str) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, classes: list[str], values: list[int]) -> None:
-    bars = axes.barh([plain(name) for name in classes], values, color=[color_of(name) for name in classes])
+def _bars(axes: Axes, stats: Statistics, values: list[int]) -> None:
+    bars = axes.barh(
+        [plain(name) for name in stats.classes], values, color=[stats.color_of(name) for name in stats.classes]
+    )
     axes.bar_label(bars, padding=3)
     axes.invert_yaxis()
     axes.set_xlim(0, max(1, max(values)) * 1.25)
@@ -141,7 +142,7 @@ def _steps(axes: Axes, stats: Statistics, values: NDArray[np.float64], label: st
     labels = stats.labels
     for name in stats.classes:
         counts, _ = np.histogram(values[labels == name], edges)
-        axes.stairs(100 * counts / counts.sum(), edges, color=color_of(name), linewidth=1.6)
+        axes.stairs(100 * counts / counts.sum(), edges, color=stats.color_of(name), linewidth=1.6)
     axes.set(xlabel=label, ylabel="slices of the class, %", ylim=(0, None))
     axes.grid(alpha=0.3)
 
@@ -149,7 +150,7 @@ def _steps(axes: Axes, stats: Statistics, values: NDArray[np.float64], label: st
 def _legend(figure: Figure, stats: Statistics) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=color_of(name), label=plain(name)) for name in stats.classes]
+    handles = [Patch(color=stats.color_of(name), label=plain(name)) for name in stats.classes]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
 

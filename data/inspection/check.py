@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.datasets.classes import doubtful_names
 from tumorlens.data.datasets.duplicates import (
     Pair,
     copy_pairs,
@@ -26,9 +27,9 @@ from tumorlens.data.datasets.sample import Sample, channel_of, slices_with_head
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
-from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label, labels_agree
+from tumorlens.data.labels import TUMOR_FREE, canonical_label, labels_agree
 from tumorlens.data.masks.drawings import is_drawing
-from tumorlens.data.masks.read import describe_values, open_mask, read_mask, read_volume_mask
+from tumorlens.data.masks.truth import describe_truth, read_truth
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
 
@@ -124,7 +125,7 @@ def _check_file(row: Row, check: _Check) -> Iterator[tuple[Sample, NDArray[np.ui
     for k in slices_with_head(scan) if several else [0]:
         label = sample.label
         if several and label and (masks is None or not masks[k].any()):
-            label = CLASSES[NO_TUMOR]
+            label = TUMOR_FREE
         try:
             prepared = Preprocess()(scan.slice(k) if sample.channel is None else shown, scan.pixel_aspect)
         except InputError as error:
@@ -151,12 +152,9 @@ def _masks(sample: Sample, scan: Scan, check: _Check) -> list[NDArray[np.uint8]]
         masks = [mask for mask in own if mask is not None]
         return masks if len(masks) == len(own) else None
     try:
-        if scan.volume:
-            whole = read_volume_mask(sample.mask, scan)
-            masks = [scan.view(whole, k) for k in range(scan.n_slices)]
-        else:
-            masks = [read_mask(sample.mask, scan)]
-        values = "" if is_drawing(sample.mask) else describe_values(open_mask(sample.mask))
+        truth = read_truth(sample.mask, scan)
+        masks = [scan.view(truth, k) for k in range(scan.n_slices)] if scan.volume else [truth]
+        values = describe_truth(sample.mask)
         if sample.weak:
             check.add("boxes", check.name(sample.image))
         elif values:
@@ -178,12 +176,12 @@ def _masks(sample: Sample, scan: Scan, check: _Check) -> list[NDArray[np.uint8]]
 def _check_mask(sample: Sample, masks: list[NDArray[np.uint8]] | None, scan: Scan, row: Row, check: _Check) -> None:
     """Check whether the mask says the same as the label."""
     name = check.name(sample.image)
-    sick = sample.label not in ("", CLASSES[NO_TUMOR])
+    sick = sample.label not in ("", TUMOR_FREE)
     has_lesion = masks is not None and any(mask.any() for mask in masks)
     mask_name = f" ({check.name(sample.mask)})" if sample.mask is not None else ""
     if sick and masks is not None and not has_lesion:
         check.add("empty_mask", f"{name}: {sample.label}{mask_name}")
-    elif sample.label == CLASSES[NO_TUMOR] and has_lesion:
+    elif sample.label == TUMOR_FREE and has_lesion:
         pixels = sum(int(np.count_nonzero(mask)) for mask in masks or ())
         check.add("healthy_mask", f"{name}: {pixels} pixels{mask_name}")
     elif sick and sample.mask is None and masks is None and not row.mask_missing:
@@ -241,6 +239,8 @@ def _check_whole(slices: Sequence[Sample], check: _Check) -> None:
         parts = {(first[path].split, first[path].fold) for path in group}
         if len(parts) == 1:
             check.add("equal_files", " = ".join(check.name(path) for path in group))
+    for line in doubtful_names(Counter(sample.label for sample in slices)):
+        check.add("doubtful_label", line)
     for sample in first.values():
         if not sample.label:
             check.add("no_label", check.name(sample.image))
@@ -259,7 +259,8 @@ def _unnamed_files(listing: Listing) -> Iterator[Path]:
         files = sorted(file for files in scans_below(listing.root).values() for file in files)
     else:
         files = [file for folder in sorted({path.parent for path in in_index}) for file in scans_in(folder)]
-    yield from (file for file in files if file not in in_index)
+    folders = {path for path in in_index if path.is_dir()}  # DICOM series, results
+    yield from (file for file in files if file not in in_index and folders.isdisjoint(file.parents))
 
 
 def _split_of(sample: Sample) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.config import PARTS
-from tumorlens.data.datasets.duplicates import CLUSTER, Pair, copy_pairs, group_patients, signatures
-from tumorlens.data.datasets.folds import make_folds
+from tumorlens.data.datasets.duplicates import Pair, copy_pairs, group_patients, signatures
+from tumorlens.data.datasets.folds import CLUSTER, make_folds
 from tumorlens.data.datasets.listing import HINT, Row
 from tumorlens.data.datasets.load import list_rows, samples_of
 from tumorlens.data.datasets.sample import Sample
@@ -24,7 +24,7 @@ from tumorlens.data.datasets.sweep import Unread, sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import claim, safe_cell, sha256_of, whole_file
 from tumorlens.data.formats.open import source_files
-from tumorlens.data.labels import KNOWN
+from tumorlens.data.labels import ClassList
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION
 
@@ -44,21 +44,25 @@ class Division:
             share an invented one.
         rows: The files of these slices, with the label and the mask of the whole file.
         merged: How many patients were kept together with another because they have slices of the same picture.
+        left_out: How many slices have neither a label nor a mask, and are in no part.
     """
 
     root: Path
     samples: list[Sample]
     rows: list[Row]
     merged: int
+    left_out: int = 0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Slices of each class, and all patients, in each part."""
         table: dict[str, dict[str, int]] = {}
+        present = {sample.label for sample in self.samples}
+        names = [name for name in ClassList.of_labels(present).known if name in present]
         parts = {_part(sample) for sample in self.samples}
         for part in [p for p in PARTS if p in parts] + sorted(parts - set(PARTS)):
             members = [sample for sample in self.samples if _part(sample) == part]
             labels = Counter(sample.label for sample in members)
-            table[part] = {name: labels[name] for name in KNOWN if any(s.label == name for s in self.samples)}
+            table[part] = {name: labels[name] for name in names}
             table[part]["slices"] = len(members)
             table[part]["patients"] = len({sample.patient for sample in members})
         return table
@@ -74,6 +78,8 @@ def divide(
     progress: Callable[[int, int], None] | None = None,
 ) -> Division:
     """A division of a data set in which no patient, and no copy or mirror image of a slice, is in two parts.
+
+    Slices with neither a label nor a mask are left out.
 
     Args:
         source: As in `data.datasets.load.load_samples`.
@@ -93,10 +99,12 @@ def divide(
     if folds is not None and folds < MIN_FOLDS:
         raise InputError(f"{folds} folds are too few to train, validate and test; {MIN_FOLDS} are needed")
     listing = list_rows(source, label_map, channel)
-    samples = samples_of(listing)
-    if not all(sample.label for sample in samples):
-        raise InputError(f"{source}: the set gives no labels, and an index needs one in every row")
-    _check_rows(listing.rows, listing.root)
+    found = samples_of(listing)
+    samples = [sample for sample in found if sample.label]
+    if not samples:
+        raise InputError(f"{source}: none of the {len(found)} slices has a label or a mask; give them one")
+    rows = [row for row in listing.rows if row.sample.label or row.sample.mask]
+    _check_rows(rows, listing.root)
     samples, signatures_nd = _read(samples, progress)
     groups = group_patients(samples, [*copy_pairs(samples, signatures_nd), *_pairs_of_one_file(samples)])
     with_patients = _with_patients(samples, groups, listing.root)
@@ -108,7 +116,7 @@ def divide(
         numbers = make_folds(grouped, folds, seed)
         divided = [replace(s, split="", fold=number) for s, number in zip(with_patients, numbers, strict=True)]
     merged = len({sample.patient for sample in with_patients}) - len(set(groups))
-    return Division(listing.root, divided, listing.rows, merged)
+    return Division(listing.root, divided, rows, merged, len(found) - len(divided))
 
 
 def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int = 0) -> list[str]:

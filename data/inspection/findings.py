@@ -15,7 +15,7 @@ KIND = "tumorlens data check"
 PROBLEMS: dict[str, str] = {
     "bad_row": "rows of the index that cannot be used",
     "missing_file": "files that are named but not there",
-    "unknown_label": "labels and folders that name neither a class nor `tumor` (see --map)",
+    "unknown_label": "labels and folders that cannot be the name of a class (see --map)",
     "repeated_row": "files that are listed more than once",
     "unreadable": "files that cannot be read",
     "constant": "pictures with the same value everywhere",
@@ -38,10 +38,12 @@ PROBLEMS: dict[str, str] = {
 
 NOTES: dict[str, str] = {
     "no_mask": "tumor pictures without a mask: of use to the classifier only",
-    "no_label": "files without a label: of use to the segmenter only",
+    "doubtful_label": "labels that may be typing errors",
+    "no_label": "files without a label: their mask says whether there is a tumor, of unknown type",
     "mask_values": "masks with more than one value besides 0, and the values that count as lesion",
     "boxes": "images whose lesions have boxes: they teach the segmenter less than outlines, and measure boxes only",
-    "unmasked": "images without a mask in the mask folder: they teach the segmenter that there is no lesion",
+    "unmasked": "images without a mask in the mask folder: they count for nothing; an empty mask says that there is no "
+    "lesion",
     "no_patient": "files without a patient: only look-alikes can be kept together",
     "equal_files": "files with the same bytes within one part",
     "copy": "the same picture under two patients, or without a patient, within one part",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.config import PARTS
+from tumorlens.data.datasets.classes import doubtful_names
 from tumorlens.data.datasets.duplicates import (
     Pair,
     equal_files,
@@ -22,7 +23,7 @@ from tumorlens.data.datasets.folds import make_folds
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.statistics import UNLABELED, Statistics
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
+from tumorlens.data.labels import TUMOR, TUMOR_FREE
 
 _HIGH_AUC = 0.8  # from which a remark warns that a plain fact of the picture reveals the class
 
@@ -133,7 +134,7 @@ def source_auc(stats: Statistics) -> dict[str, float] | None:
 
     labels = stats.labels
     labeled = labels != UNLABELED
-    healthy = labels[labeled] == CLASSES[NO_TUMOR]
+    healthy = labels[labeled] == TUMOR_FREE
     if not healthy.any() or healthy.all():
         return None
     facts = {
@@ -221,10 +222,15 @@ def remarks(numbers: dict[str, Any]) -> list[str]:
     if numbers["left_out"]:
         lines.append(f"{len(numbers['left_out'])} slices could not be read and are in none of these figures.")
     classes = numbers["classes"]
-    absent = [name for name in CLASSES if name not in classes]
-    if absent and set(classes) != {UNLABELED}:
-        lines.append(f"No slice shows {', '.join(absent)}: a classifier cannot learn it from this set alone.")
-    if TUMOR in classes:
+    named = [name for name in classes if name != UNLABELED]
+    if len(named) == 1:
+        lines.append(f"Every label is {named[0]}: a classifier needs a second class, such as {TUMOR_FREE}.")
+    elif named and TUMOR_FREE not in named:
+        lines.append(f"No slice shows {TUMOR_FREE}: a classifier of this set alone calls every scan a tumor.")
+    lines += [f"{line}." for line in doubtful_names({name: classes[name]["slices"] for name in named})]
+    if TUMOR in classes and not set(named) - {TUMOR, TUMOR_FREE}:
+        lines.append("No type of tumor is known: a classifier of this set says only whether there is one.")
+    elif TUMOR in classes:
         n = classes[TUMOR]["slices"]
         lines.append(f"The tumor's type is not known in {n} slices: they only teach and test whether there is a tumor.")
     if UNLABELED in classes:

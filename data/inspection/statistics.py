@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tumorlens.data.datasets.duplicates import signatures
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept, Unread, sweep
-from tumorlens.data.labels import KNOWN
+from tumorlens.data.labels import ClassList
 from tumorlens.data.preprocessing.preprocess import Preprocess, to_gray
 
 BINS = 64  # of the intensity histograms, over 0..255
@@ -100,8 +101,17 @@ class Statistics:
 
     @property
     def classes(self) -> list[str]:
-        """The classes in the set, in the project's order."""
-        return [name for name in (*KNOWN, UNLABELED) if name in self.sums]
+        """The classes in the set: known ones in the table's order, the others by the alphabet."""
+        return [name for name in (*self.class_list.known, UNLABELED) if name in self.sums]
+
+    @cached_property
+    def class_list(self) -> ClassList:
+        """The classes that its labels name."""
+        return ClassList.of_labels(sample.label for sample in self.samples)
+
+    def color_of(self, name: str) -> str:
+        """The color of one of `classes`."""
+        return self.class_list.color(name)
 
     @property
     def labels(self) -> NDArray[np.str_]:

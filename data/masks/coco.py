@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
+from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR, ClassList
 from tumorlens.data.masks.drawn import check_size, reading, ring_of
 from tumorlens.data.masks.labeling import MaskLabel, class_value, parts_of
 from tumorlens.data.masks.outlines import fill, outlines_of, single_ring
@@ -34,17 +34,20 @@ class CocoImage:
     labels: Sequence[MaskLabel]
 
 
-def write_coco(polygons: Path, run_lengths: Path, images: Iterable[CocoImage]) -> None:
+def write_coco(
+    polygons: Path, run_lengths: Path, images: Iterable[CocoImage], classes: ClassList = SHIPPED_CLASSES
+) -> None:
     """Write the annotations of images twice: as polygons, which every program can edit, and as run lengths.
 
     Each lesion in a slice (or all lesions of a class) is one annotation, and none is a crowd: evaluations ignore
-    crowds. Categories are classes, with their index in `data.labels.CLASSES` as ID. The number of the lesion is among
+    crowds. Categories are classes, with their number in the list of classes as ID. The number of the lesion is among
     the annotation's ``attributes``. COCO adds up the polygons of an annotation, so holes are cuts of no width.
 
     Args:
         polygons: The file with polygons, ``.json``.
         run_lengths: The file with run lengths, ``.json``.
         images: All images, also those without an annotation.
+        classes: The classes of the classifier.
 
     Raises:
         InputError: pycocotools is not installed.
@@ -60,7 +63,7 @@ def write_coco(polygons: Path, run_lengths: Path, images: Iterable[CocoImage]) -
             common = {
                 "id": len(annotations[0]) + 1,
                 "image_id": len(entries),
-                "category_id": class_value(label.tumor),
+                "category_id": label.category,
                 "area": int(tools.area(encoded)),
                 "bbox": [float(n) for n in tools.toBbox(encoded)],
                 "iscrowd": 0,
@@ -75,8 +78,8 @@ def write_coco(polygons: Path, run_lengths: Path, images: Iterable[CocoImage]) -
             "info": {"description": "tumor masks of tumorlens, for research only"},
             "licenses": [],
             "categories": [
-                {"id": class_value(row), "name": row.name, "supercategory": TUMOR, "color": row.color}
-                for row in map(class_of, (*(name for name in CLASSES if name != CLASSES[NO_TUMOR]), TUMOR))
+                {"id": class_value(row, classes), "name": row.name, "supercategory": TUMOR, "color": row.color}
+                for row in map(classes.row, classes.known[1:])
             ],
             "images": entries,
             "annotations": written,

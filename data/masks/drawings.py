@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, canonical_label
+from tumorlens.data.labels import TUMOR_FREE, known_label
 from tumorlens.data.masks.coco import draw_coco
 from tumorlens.data.masks.drawn import reading, ring_of
 from tumorlens.data.masks.outlines import fill
@@ -209,10 +209,7 @@ def _is_box(ring: NDArray[np.float64]) -> bool:
 
 
 def _is_healthy(name: str) -> bool:
-    try:
-        return bool(name) and canonical_label(name) == CLASSES[NO_TUMOR]
-    except InputError:
-        return False
+    return known_label(name) == TUMOR_FREE
 
 
 def _class_names(path: Path) -> dict[int, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, UNTYPED, TumorClass, class_of
+from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR, ClassList, TumorClass
 
 _SHADES = (0.0, 0.45, 0.7, 0.22, 0.58)  # shares of white in the colors of a scan's lesions, so that neighbors differ
 _MOST = 255
@@ -26,6 +26,7 @@ class MaskLabel:
         tumor: The class.
         rgb: Red, green and blue, 0 to 255.
         lesion: The lesion's number in ``result.json``, or None for all lesions of a class.
+        category: The number of the class, as in masks with a value for each class.
     """
 
     value: int
@@ -33,6 +34,7 @@ class MaskLabel:
     tumor: TumorClass
     rgb: tuple[int, int, int]
     lesion: int | None = None
+    category: int = 0
 
     @property
     def color(self) -> str:
@@ -42,7 +44,7 @@ class MaskLabel:
     @property
     def concept(self) -> tuple[str, str, str]:
         """The SNOMED CT concept of the class: value, scheme, meaning."""
-        return self.tumor.concept or class_of(TUMOR).concept or ("", "", "")
+        return self.tumor.concept or SHIPPED_CLASSES.row(TUMOR).concept or ("", "", "")
 
     def as_dict(self) -> dict[str, Any]:
         """The label for ``labels.json``."""
@@ -56,34 +58,38 @@ class MaskLabel:
         }
 
 
-def label_mask(numbers: NDArray[Any], label: str, by: str = "lesion") -> tuple[NDArray[np.uint8], list[MaskLabel]]:
+def label_mask(
+    numbers: NDArray[Any], label: str, by: str = "lesion", classes: ClassList = SHIPPED_CLASSES
+) -> tuple[NDArray[np.uint8], list[MaskLabel]]:
     """A mask with a value for each label, and the labels.
 
     Args:
         numbers: The number of each voxel's lesion, 0 outside.
         label: The scan's label. A lesion that a reviewer has drawn in a scan without tumor has no known type.
-        by: ``"lesion"``: the values are the numbers of the lesions. ``"class"``: every lesion has the index of its
-            class in `data.labels.CLASSES`, or `data.labels.UNTYPED`.
+        by: ``"lesion"``: the values are the numbers of the lesions. ``"class"``: every lesion has the number of its
+            class, see `data.labels.ClassList.index`.
+        classes: The classes of the classifier.
 
     Raises:
         InputError: There are more lesions than values.
     """
-    tumor = class_of(label if label in CLASSES and label != CLASSES[NO_TUMOR] else TUMOR)
+    tumor = classes.row(label if label in classes.tumors else TUMOR)
+    category = class_value(tumor, classes)
     count = int(numbers.max(initial=0))
     if by == "class":
-        value = class_value(tumor)
-        labels = [MaskLabel(value, tumor.prose, tumor, rgb_of(tumor.color))] if count else []
-        return (numbers != 0).astype(np.uint8) * np.uint8(value), labels
+        labels = [MaskLabel(category, tumor.prose, tumor, rgb_of(tumor.color), None, category)] if count else []
+        return (numbers != 0).astype(np.uint8) * np.uint8(category), labels
     if count > _MOST:
         raise InputError(f"{count} lesions are more than the {_MOST} values of a mask; give --labels class")
     return numbers.astype(np.uint8), [
-        MaskLabel(n, f"Lesion {n} ({tumor.prose})", tumor, _shade(tumor.color, n), n) for n in range(1, count + 1)
+        MaskLabel(n, f"Lesion {n} ({tumor.prose})", tumor, _shade(tumor.color, n), n, category)
+        for n in range(1, count + 1)
     ]
 
 
-def class_value(tumor: TumorClass) -> int:
+def class_value(tumor: TumorClass, classes: ClassList = SHIPPED_CLASSES) -> int:
     """The value of a class in masks with a value for each class."""
-    return CLASSES.index(tumor.name) if tumor.name in CLASSES else UNTYPED
+    return classes.known.index(tumor.name)
 
 
 def rgb_of(color: str) -> tuple[int, int, int]:

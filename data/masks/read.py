@@ -7,8 +7,6 @@ Masks come as classes, as gray pictures, as JPEG and as fractions, so which valu
 - Gray levels are cut at half of their maximum, because JPEG and smooth drawing blur a border.
 - Fractions are cut at 0.5, which leaves the border in its place after interpolation.
 - Any channel of a color counts.
-
-Pictures may also have boxes or outlines of YOLO and COCO, see `data.masks.drawings`.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.masks.drawings import draw, is_drawing
 from tumorlens.data.scan import Scan
 
 _MOST_CLASSES = 31  # larger values of a picture are gray levels: 127 next to 255 is a smooth border
@@ -44,11 +41,8 @@ def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:
     """
     if scan.volume:
         return scan.view(read_volume_mask(path, scan), index)
-    if is_drawing(path) and scan.path is not None:
-        rows, columns = scan.voxels.shape[:2]
-        return draw(path, scan.path, (rows, columns))
     mask = open_mask(path)
-    lesion = mask.view(_lesion(mask), 0)
+    lesion = mask.view(lesion_of(mask), 0)
     if lesion.shape != scan.voxels.shape[:2]:
         raise InputError(f"{path}: the mask has shape {lesion.shape}, its image {scan.voxels.shape[:2]}")
     return lesion
@@ -64,8 +58,6 @@ def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
         InputError: The mask cannot be read, has another shape than its scan, or lies elsewhere by more than half a
             voxel.
     """
-    if is_drawing(path):
-        raise InputError(f"{path}: boxes and outlines of YOLO and COCO are for pictures, and {scan.path} is a volume")
     mask = open_mask(path)
     if mask.voxels.shape != scan.voxels.shape:
         raise InputError(f"{path}: the mask has shape {mask.voxels.shape}, its scan {scan.voxels.shape}")
@@ -74,7 +66,7 @@ def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
         apart = np.linalg.solve(scan.affine, mask.affine @ corners) - corners
         if np.abs(apart).max() > 0.5:
             raise InputError(f"{path}: the mask lies up to {np.abs(apart).max():.1f} voxels away from its scan")
-    return _lesion(mask)
+    return lesion_of(mask)
 
 
 def open_mask(path: Path) -> Scan:
@@ -102,7 +94,7 @@ def describe_values(mask: Scan) -> str:
     return f"{len(values)} gray levels, lesion above {cut:g}"
 
 
-def _lesion(mask: Scan) -> NDArray[np.uint8]:
+def lesion_of(mask: Scan) -> NDArray[np.uint8]:
     """The lesion of a mask as 0 and 1, ``(rows, columns)`` or the volume's shape."""
     flat = _flat(mask)
     cut = _cut(flat, mask)

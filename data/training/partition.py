@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.config import SPLITS, DataConfig
+from tumorlens.data.datasets.classes import GivenClasses
 from tumorlens.data.datasets.duplicates import (
     check_near_duplicates,
     drop_near_duplicates,
@@ -22,6 +23,7 @@ from tumorlens.data.datasets.folds import Split, hold_out_fold, share_of_patient
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import ClassList
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import PreparedSet, prepare, prepare_once
 
@@ -47,6 +49,11 @@ class Partition:
     left_out: int = 0
     leaks: int | None = None
 
+    @property
+    def classes(self) -> ClassList:
+        """The classes of the run: those that the user names, or those of all labels."""
+        return self.train.classes
+
     def held_out(self) -> dict[str, PreparedSet]:
         """The parts that the network does not learn from, by name. A run on all patients has none."""
         parts = {"validation": self.validation, "test": self.test}
@@ -70,6 +77,7 @@ def load_partition(
     config: DataConfig,
     keep: Callable[[Sample], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    given: GivenClasses | None = None,
 ) -> Partition:
     """Read, prepare and split the data of a run.
 
@@ -77,9 +85,11 @@ def load_partition(
         config: The data and the split.
         keep: Only samples for which it is true are read.
         progress: Called with the number of slices done and of all.
+        given: The classes that the user names; by default they are those of the labels.
 
     Raises:
-        InputError: Unusable data, an unknown setting, an empty part, or an overlap between the parts.
+        InputError: Unusable data, a label that is not one of the classes, an unknown setting, an empty part, or an
+            overlap between the parts.
     """
     if config.split not in SPLITS:
         raise InputError(f"split {config.split!r} is not one of {', '.join(SPLITS)}")
@@ -89,7 +99,7 @@ def load_partition(
         raise InputError(
             "--duplicates keep is for an official split only (--split official); folds measure new patients"
         )
-    whole, marks, left_out = _read(config, keep, progress)
+    whole, marks, left_out = _read(config, keep, progress, given)
     if config.split == "all":
         nothing = whole.subset([])
         everyone = range(len(whole))
@@ -133,15 +143,20 @@ def kept_in_memory() -> Iterator[None]:
 
 
 def _read(
-    config: DataConfig, keep: Callable[[Sample], bool] | None, progress: Callable[[int, int], None] | None
+    config: DataConfig,
+    keep: Callable[[Sample], bool] | None,
+    progress: Callable[[int, int], None] | None,
+    given: GivenClasses | None,
 ) -> _Read:
     """The samples that the stage can use, prepared; their signatures; and the number of samples that it cannot use."""
-    key = (config.data, config.label_map, config.channel, config.size, keep)
+    label_map = (given.spellings if given else {}) | dict(config.label_map)
+    classes = given.classes if given else None
+    key = (config.data, tuple(label_map.items()), config.channel, config.size, keep, classes)
     if _shelf is not None and key in _shelf:
         return _shelf[key]
     samples: list[Sample] = []
     for number, source in enumerate(config.data):
-        loaded = load_samples(source, dict(config.label_map), config.channel)
+        loaded = load_samples(source, label_map, config.channel)
         samples += [replace(sample, source=number) for sample in loaded]
     total = len(samples)
     if keep is not None:
@@ -150,9 +165,9 @@ def _read(
         raise InputError(f"{', '.join(config.data)}: this stage can use none of the samples")
     report = (lambda done: progress(done, len(samples))) if progress else None
     if config.prepared:
-        whole = prepare_once(samples, Preprocess(config.size), config.prepared, report)
+        whole = prepare_once(samples, Preprocess(config.size), config.prepared, report, classes)
     else:
-        whole = prepare(samples, Preprocess(config.size), report)
+        whole = prepare(samples, Preprocess(config.size), report, classes)
     marks = signatures(whole.images)
     if any(not s.patient for s in whole.samples):
         whole = replace(whole, samples=group_by_likeness(whole.samples, marks))

@@ -17,7 +17,7 @@ from tumorlens.data.datasets.sample import Sample, read_sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import whole_file
 from tumorlens.data.formats.open import source_files
-from tumorlens.data.labels import KNOWN
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 from tumorlens.data.masks.drawings import class_files
 from tumorlens.data.preprocessing.preprocess import Preprocess
 
@@ -30,13 +30,15 @@ class PreparedSet:
         samples: Where each slice comes from.
         images: ``(n, size, size)`` uint8.
         masks: ``(n, size, size)`` uint8, 0 and 1; 0 where the sample has no mask.
-        labels: ``(n,)`` index into `data.labels.KNOWN`, -1 where the set gives none.
+        labels: ``(n,)`` number of each slice's label, see `data.labels.ClassList.index`.
+        classes: The classes that the numbers stand for.
     """
 
     samples: list[Sample]
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    classes: ClassList = SHIPPED_CLASSES
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -45,12 +47,19 @@ class PreparedSet:
         """The slices at some indices."""
         chosen = list(indices)
         return PreparedSet(
-            [self.samples[i] for i in chosen], self.images[chosen], self.masks[chosen], self.labels[chosen]
+            [self.samples[i] for i in chosen],
+            self.images[chosen],
+            self.masks[chosen],
+            self.labels[chosen],
+            self.classes,
         )
 
 
 def prepare(
-    samples: Sequence[Sample], preprocess: Preprocess, progress: Callable[[int], None] | None = None
+    samples: Sequence[Sample],
+    preprocess: Preprocess,
+    progress: Callable[[int], None] | None = None,
+    classes: ClassList | None = None,
 ) -> PreparedSet:
     """Read and preprocess every sample once. Training then works from memory, at 100 kB a slice of 224 pixels.
 
@@ -58,10 +67,12 @@ def prepare(
         samples: The samples to read.
         preprocess: The same as in prediction.
         progress: Called with the number of samples done after each sample.
+        classes: Number the labels by these; by default by the classes that the labels name.
 
     Raises:
-        InputError: A sample cannot be used. The message names it.
+        InputError: A sample cannot be used, and the message names it; or the classes lack a label.
     """
+    labels, classes = _numbered(samples, classes)
     size = preprocess.size
     images = np.zeros((len(samples), size, size), np.uint8)
     masks = np.zeros_like(images)
@@ -78,8 +89,14 @@ def prepare(
             raise InputError(f"{sample.name}: {error}") from None
         if progress:
             progress(i + 1)
-    labels = np.array([KNOWN.index(s.label) if s.label else -1 for s in samples], np.int64)
-    return PreparedSet(complete, images, masks, labels)
+    return PreparedSet(complete, images, masks, labels, classes)
+
+
+def _numbered(samples: Sequence[Sample], classes: ClassList | None) -> tuple[NDArray[np.int64], ClassList]:
+    """The number of each sample's label, and the classes that they stand for."""
+    names = [sample.label for sample in samples]
+    numbering = ClassList.of_labels(names) if classes is None else classes
+    return np.array(numbering.indices(names), np.int64), numbering
 
 
 def lesion_free(prepared: PreparedSet) -> NDArray[np.bool_]:
@@ -95,6 +112,7 @@ def prepare_once(
     preprocess: Preprocess,
     folder: str | Path,
     progress: Callable[[int], None] | None = None,
+    classes: ClassList | None = None,
 ) -> PreparedSet:
     """`prepare`, with the result stored in a folder for the next call.
 
@@ -107,19 +125,20 @@ def prepare_once(
         preprocess: The same as in prediction.
         folder: The folder for the stored set. A missing folder is made.
         progress: Called with the number of samples done after each sample that has to be read.
+        classes: As in `prepare`.
 
     Raises:
         InputError: A sample cannot be used, or the folder cannot be written to.
     """
     path = Path(folder) / f"{_key(samples, preprocess)}.npz"
-    stored = _load(path, samples, preprocess.size)
+    stored = _load(path, samples, preprocess.size, classes)
     if stored is not None:
         return stored
-    fresh = prepare(samples, preprocess, progress)
+    fresh = prepare(samples, preprocess, progress, classes)
     patients = np.array([sample.patient for sample in fresh.samples], dtype=np.str_)
     try:
         with whole_file(path) as part:
-            np.savez(part, images=fresh.images, masks=np.packbits(fresh.masks), labels=fresh.labels, patients=patients)
+            np.savez(part, images=fresh.images, masks=np.packbits(fresh.masks), patients=patients)
     except OSError as error:
         raise InputError(f"{folder}: prepared slices cannot be stored there ({error.strerror or error})") from None
     return fresh
@@ -146,15 +165,15 @@ def _stamp(file: Path) -> list[Any]:
     return [str(file.absolute()), state.st_size, state.st_mtime_ns]
 
 
-def _load(path: Path, samples: Sequence[Sample], size: int) -> PreparedSet | None:
+def _load(path: Path, samples: Sequence[Sample], size: int, classes: ClassList | None) -> PreparedSet | None:
     shape = (len(samples), size, size)
     try:
         with np.load(path) as stored:
-            images, labels, patients = stored["images"], stored["labels"], stored["patients"]
+            images, patients = stored["images"], stored["patients"]
             masks = np.unpackbits(stored["masks"], count=len(samples) * size * size).reshape(shape)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    if images.shape != shape or labels.shape != patients.shape or len(labels) != len(samples):
+    if images.shape != shape or len(patients) != len(samples):
         return None
     complete = [replace(sample, patient=str(patient)) for sample, patient in zip(samples, patients, strict=True)]
-    return PreparedSet(complete, images, masks, labels)
+    return PreparedSet(complete, images, masks, *_numbered(samples, classes))

@@ -11,17 +11,27 @@ import lightning as L
 import torch
 
 from tumorlens.data.cards.card import WEIGHT_FILES
+from tumorlens.data.cards.lineage import PATIENTS, size_of_start
 from tumorlens.data.cards.weights import save_weights
-from tumorlens.data.config import TrainingConfig
+from tumorlens.data.config import TrainingConfig, check_choices
+from tumorlens.data.datasets.classes import GivenClasses
 from tumorlens.data.datasets.load import find_source
+from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.devices import pick_device, wants_bf16
 from tumorlens.data.training.curves import plot_learning_curves
 from tumorlens.data.training.loaders import epoch_slices, loaders
+from tumorlens.data.training.logs import check_logger, close_loggers, stopped_early
 from tumorlens.data.training.module import StageModule, check_steps, chooses_epoch
 from tumorlens.data.training.out_of_fold import Evidence
 from tumorlens.data.training.partition import Partition, load_partition
-from tumorlens.data.training.run_folder import check_run, chosen_state, write_config, write_metrics_table
+from tumorlens.data.training.run_folder import (
+    check_run,
+    chosen_state,
+    with_start,
+    write_config,
+    write_metrics_table,
+)
 from tumorlens.data.training.trainer import make_trainer, run_trainer
 
 Say = Callable[[str], None]
@@ -36,7 +46,7 @@ class Run:
         config: All settings.
         out: The run's folder.
         checkpoint: Where a resumed run continues; None for a new one.
-        progress: Show Lightning's progress bar.
+        progress: Show Lightning's progress bar, or without a terminal a line an epoch.
         say: Gets one line of text at each step.
     """
 
@@ -51,8 +61,10 @@ class Run:
         """Check the folder and the device, and set the seed.
 
         Raises:
-            InputError: See `data.training.run_folder.check_run`.
+            InputError: See `data.training.run_folder.check_run`, or a setting is not one of its choices.
         """
+        check_choices(config)
+        check_logger(config)
         checkpoint = check_run(out, config, resume)
         L.seed_everything(config.seed, verbose=False)
         return cls(config, out, checkpoint, progress, say)
@@ -76,8 +88,18 @@ class Run:
         for source in self.config.data:
             find_source(source)
 
+    def say_start(self, report: object) -> None:
+        """Report the initial weights, and for a whole network the size of the input that comes with it."""
+        size = size_of_start(self.config)
+        own = "as they learned" if size == self.config.size else f"they learned with {size}"
+        self.say(f"initial weights: {report}" + (f"; input of {self.config.size} pixels, {own}" if size else ""))
+
     def load_data(
-        self, keep: Callable[[Sample], bool], evidence: Evidence | None, prepared: Progress | None
+        self,
+        keep: Callable[[Sample], bool],
+        evidence: Evidence | None,
+        prepared: Progress | None,
+        given: GivenClasses | None = None,
     ) -> Partition:
         """The slices to learn from, to validate and to test on.
 
@@ -85,25 +107,35 @@ class Run:
             keep: Only samples for which it is true are read.
             evidence: What a run on all patients is calibrated on.
             prepared: Called with the number of slices read and of all.
+            given: The classes that the user names; by default they are those of the labels.
 
         Raises:
             InputError: See `data.training.partition.load_partition`.
         """
-        parts = load_partition(self.config, keep, prepared)
+        parts = load_partition(self.config, keep, prepared, given)
         self.say(str(parts))
+        self.warn_of_known_patients(parts)
         if evidence is not None:
             evidence.check_coverage([sample.patient for sample in parts.train.samples])
         return parts
 
-    def train(
-        self, module: StageModule, parts: Partition, monitor: str, blank: float = 0.0, negative_share: float = 0.0
-    ) -> None:
+    def warn_of_known_patients(self, parts: Partition) -> None:
+        """Warn if the initial weights have learned from patients that this run holds out."""
+        known = set((with_start(self.config).get("start") or {}).get(PATIENTS) or ())
+        for name, part in parts.held_out().items() if known else ():
+            hashes = set(hash_patients(part.samples))
+            if seen := len(hashes & known):
+                self.say(
+                    f"warning: the initial weights have learned from {seen} of the {len(hashes)} {name} patients, so "
+                    f"the {name} figures do not hold for new patients"
+                )
+
+    def train(self, module: StageModule, parts: Partition, blank: float = 0.0, negative_share: float = 0.0) -> None:
         """Run the training loop; writes ``checkpoints/last.ckpt``, and ``best.ckpt`` where validation chooses.
 
         Args:
             module: Learns in place.
             parts: The run's slices.
-            monitor: The validation figure that chooses the epoch.
             blank: Share of the training slices with blanked heads.
             negative_share: See `data.training.loaders.slice_weights`.
 
@@ -114,8 +146,12 @@ class Run:
         write_config(self.out, self.config)
         training, validation = loaders(self.config, parts, blank, negative_share)
         chooses = chooses_epoch(self.config, parts)
-        trainer = make_trainer(self.out, self.config, monitor if chooses else None, self.progress)
+        monitor = f"val_{self.config.best_by}" if chooses else None
+        trainer = make_trainer(self.out, self.config, monitor, self.progress, self.say)
         run_trainer(trainer, module, training, validation if chooses else None, self.checkpoint)
+        if reason := stopped_early(trainer, self.config):
+            self.say(reason)
+        close_loggers(trainer)
 
     def load_best_epoch(self, module: StageModule) -> int:
         """Load the chosen epoch, or the last one, into the module; returns its number."""

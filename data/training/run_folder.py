@@ -15,7 +15,10 @@ import torch
 import yaml
 
 from tumorlens.data.cards.lineage import START_HASH, known_start, patients_of_run
+from tumorlens.data.config import TrainingConfig
+from tumorlens.data.datasets.load import find_source
 from tumorlens.data.datasets.patient_hashes import hash_patients
+from tumorlens.data.datasets.picture_hashes import PictureHashes
 from tumorlens.data.devices import pick_device
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of, whole_file, write_text
@@ -23,7 +26,7 @@ from tumorlens.data.training.partition import Partition
 
 CONFIG = "config.yaml"
 BEST, LAST = "best", "last"  # checkpoints
-FREE = ("device", "workers", "prepared", "start")  # a resumed run may change these: they change no result
+FREE = ("device", "workers", "prepared", "logger", "start")  # a resumed run may change these: they change no result
 _PRECISIONS = ("auto", "bf16", "fp32")
 
 
@@ -31,12 +34,13 @@ def describe_run(out: Path, parts: Partition, best_epoch: int, command: str) -> 
     """The part of a card that says how the weights came about.
 
     The settings are those in the run's folder, because the file of the initial weights may hold other weights now.
-    The patients are hashes, see `data.datasets.patient_hashes`.
+    Patients and pictures are hashes, see `data.datasets.patient_hashes` and `data.datasets.picture_hashes`.
     """
     training = read_config(out)
     members = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     with suppress(OSError, InputError):  # a file that was moved during the training must not cost the weights
-        training = patients_of_run(training, {name: hash_patients(part.samples) for name, part in members.items()})
+        patients = {name: hash_patients(part.samples) for name, part in members.items()}
+        training = patients_of_run(training, patients, PictureHashes.of(parts.train.images).text)
     return {
         "training": training,
         "n_slices": {name: len(part) for name, part in members.items()},
@@ -73,11 +77,12 @@ def write_metrics_table(out: Path) -> list[dict[str, str]]:
     return table
 
 
-def check_run(out: Path, config: Any, resume: bool) -> Path | None:
+def check_run(out: Path, config: TrainingConfig, resume: bool) -> Path | None:
     """Check the run's folder without changing it; returns the checkpoint to resume from, None for a new run.
 
     Raises:
-        InputError: A new run would overwrite one, or a resumed one has no checkpoint or other settings.
+        InputError: A new run would overwrite one, or a resumed one has no checkpoint, other settings or fewer epochs,
+            or its data were moved.
     """
     last = out / "checkpoints" / f"{LAST}.ckpt"
     plain = with_start(config)
@@ -87,9 +92,19 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
     if resume:
         if not (last.is_file() and (out / CONFIG).is_file()):
             raise InputError(f"{out}: nothing to resume, {last.name} is not there; leave --resume out")
-        changed = changed_setting(read_config(out), plain)
+        recorded = read_config(out)
+        free = {*FREE, "epochs"} if plain["epochs"] >= recorded.get("epochs", 1) else set(FREE)
+        moved = [source for source in recorded.get("data", ()) if not _is_there(source)]
+        if moved and len(plain["data"]) == len(recorded["data"]):
+            free.add("data")
+        changed = changed_setting(recorded, plain, free)
         if changed:
-            raise InputError(f"{out}: the run began with {changed}; resume with the same settings")
+            raise InputError(f"{out}: the run began with {changed}; resume with the same settings, or more --epochs")
+        if moved and plain["data"] == recorded["data"]:
+            raise InputError(
+                f"{out}: the run's data are not at {', '.join(moved)} any more; give the new place of all of them with "
+                "--data, in the same order"
+            )
         return last
     if last.is_file():
         raise InputError(f"{out}: there is a run already; use --resume to continue it, or another --out")
@@ -101,6 +116,14 @@ def check_run(out: Path, config: Any, resume: bool) -> Path | None:
     except OSError as error:
         raise InputError(f"{out}: --out cannot be written ({error.strerror})") from None
     return None
+
+
+def _is_there(source: str) -> bool:
+    try:
+        find_source(source)
+    except InputError:
+        return False
+    return True
 
 
 def changed_setting(recorded: dict[str, Any], settings: dict[str, Any], free: Collection[str] = FREE) -> str:
@@ -119,11 +142,20 @@ def changed_setting(recorded: dict[str, Any], settings: dict[str, Any], free: Co
     return ""
 
 
-def write_config(out: Path, config: Any) -> None:
-    """Write a run's ``config.yaml``. If the file of the initial weights is missing, its earlier record stays."""
-    settings = with_start(config)
-    if START_HASH not in settings and settings.get("init") not in ("imagenet", "none") and (out / CONFIG).is_file():
-        settings |= {key: value for key, value in read_config(out).items() if key in (START_HASH, "start")}
+def write_config(out: Path, config: TrainingConfig) -> None:
+    """Write a run's ``config.yaml``: its stage, all settings, and the record of its initial weights.
+
+    If the file of the initial weights is missing, its earlier record stays. ``lengthened`` lists the epochs that the
+    run was to have before it got more.
+    """
+    settings = {"stage": config.stage, **with_start(config)}
+    before = read_config(out) if (out / CONFIG).is_file() else {}
+    if START_HASH not in settings and config.init_file is not None:
+        settings |= {key: before[key] for key in (START_HASH, "start") if key in before}
+    ends = list(before.get("lengthened", ()))
+    if before.get("epochs", config.epochs) < config.epochs:
+        ends.append(before["epochs"])
+    settings |= {"lengthened": ends} if ends else {}
     write_text(out / CONFIG, yaml.safe_dump(settings, sort_keys=False))
 
 
@@ -152,8 +184,10 @@ def with_start(config: Any) -> dict[str, Any]:
     A path alone does not tell whether the file still holds the same weights.
     """
     plain = plain_config(config)
-    start = Path(str(plain.get("init", "")))
-    return plain | ({START_HASH: sha256_of(start), **known_start(plain)} if start.is_file() else {})
+    start = config.init_file if isinstance(config, TrainingConfig) else Path(str(plain.get("init", "")))
+    if start is None or not start.is_file():
+        return plain
+    return plain | {START_HASH: sha256_of(start), **known_start(plain | {"init": str(start)})}
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,11 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
-from lightning.pytorch.loggers import CSVLogger
 
 from tumorlens.data.devices import keep_freed_memory, pick_device, wants_bf16
 from tumorlens.data.errors import InputError
+from tumorlens.data.training.logs import EpochLines, make_loggers
+from tumorlens.data.training.module import StageModule
 from tumorlens.data.training.run_folder import BEST, LAST, write_metrics_table
 
 if TYPE_CHECKING:
@@ -92,24 +95,34 @@ class _Best(ModelCheckpoint):
         super().load_state_dict(moved)
 
 
-def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progress: bool = True) -> L.Trainer:
-    """A trainer that saves the best and the last checkpoint, stops early, and logs to CSV below `out`.
+def make_trainer(
+    out: Path,
+    config: TrainingConfig,
+    monitor: str | None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> L.Trainer:
+    """A trainer that saves the best and the last checkpoint, stops early, and logs to files below `out`.
 
     Args:
         out: The run's folder.
         config: Epochs, patience, device and precision.
-        monitor: The validation figure that must rise; None for a run without validation, whose last epoch counts.
-        progress: Show a progress bar.
+        monitor: The validation figure that must rise, or, if it is a loss, fall; None for a run without validation,
+            whose last epoch counts.
+        progress: Show a progress bar, or without a terminal say a line an epoch.
+        say: Gets that line.
     """
     quiet_lightning()
     where = pick_device(config.device)
     if where.type == "cpu":
         keep_freed_memory(training=True)
     callbacks: list[L.Callback] = []
+    mode = "min" if monitor is not None and monitor.endswith("loss") else "max"
+    bar = progress and sys.stderr.isatty()
     if monitor is not None:  # before the last checkpoint, which stores the state of the best one
         callbacks += [
-            _Best(out / "checkpoints", BEST, monitor=monitor, mode="max", enable_version_counter=False),
-            EarlyStopping(monitor, mode="max", patience=config.patience),
+            _Best(out / "checkpoints", BEST, monitor=monitor, mode=mode, enable_version_counter=False),
+            EarlyStopping(monitor, mode=mode, patience=config.patience),
         ]
     if config.ema > 0:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
@@ -121,7 +134,7 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
         MetricsTable(out),
     ]
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))
+        callbacks.append(TQDMProgressBar(refresh_rate=5) if bar else EpochLines(say, config.best_by))
     return L.Trainer(
         devices=[where.index] if where.type == "cuda" and where.index is not None else 1,
         accelerator={"cuda": "gpu"}.get(where.type, where.type),
@@ -133,16 +146,17 @@ def make_trainer(out: Path, config: TrainingConfig, monitor: str | None, progres
         num_sanity_val_steps=0,
         log_every_n_steps=1_000_000,
         callbacks=callbacks,
-        logger=CSVLogger(out, name="logs"),
-        enable_progress_bar=progress,
+        logger=make_loggers(out, config),
+        enable_progress_bar=bar,
         enable_model_summary=False,
     )
 
 
 def run_trainer(
-    trainer: L.Trainer, module: L.LightningModule, training: Any, validation: Any, checkpoint: Path | None
+    trainer: L.Trainer, module: StageModule, training: Any, validation: Any, checkpoint: Path | None
 ) -> None:
-    """Run the training loop, from a checkpoint if there is one. A run that stopped early is not trained further.
+    """Run the training loop, from a checkpoint if there is one. A run that stopped early is not trained
+    further unless it has more epochs now.
 
     Raises:
         InputError: A process that augments was ended from outside, or the system has no memory left for it.
@@ -151,7 +165,8 @@ def run_trainer(
     if checkpoint is not None:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         stops = [stop for name, stop in state["callbacks"].items() if name.startswith("EarlyStopping")]
-        if any(stop["stopped_epoch"] for stop in stops):
+        lengthened = "epochs" in state and state["epochs"] != module.config.epochs
+        if any(stop["stopped_epoch"] for stop in stops) and not lengthened:
             return
         # Lightning opens the loader before it sets the sampler's epoch, and worker processes draw at once.
         training.sampler.set_epoch(int(state["epoch"]) + 1)

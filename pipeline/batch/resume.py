@@ -59,9 +59,11 @@ class Origin:
 
 def settings_of(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
     """Everything that a result depends on besides its source."""
+    card = pipeline.classifier.card
     return {
         "tumorlens": package_versions()["tumorlens"],
-        "classification": {key: pipeline.classifier.card.get(key) for key in _OF_CLASSIFIER},
+        "classification": {key: card.get(key) for key in _OF_CLASSIFIER}
+        | ({"class_table": card["class_table"]} if "class_table" in card else {}),
         "segmentation": {key: pipeline.segmenter.card.get(key) for key in _OF_SEGMENTER},
         "preprocess_version": PREPROCESS_VERSION,
         "threshold": pipeline.threshold,

@@ -6,7 +6,7 @@ import errno
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,7 +30,16 @@ from tumorlens.pipeline.batch.studies import Studies
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, TABLE
-from tumorlens.pipeline.outputs.table import append_row, csv_row, error_row, in_cell, read_table, write_table
+from tumorlens.pipeline.outputs.table import (
+    append_row,
+    classes_in,
+    columns_of,
+    csv_row,
+    error_row,
+    in_cell,
+    read_table,
+    write_table,
+)
 from tumorlens.pipeline.outputs.write import remove_leftovers, remove_result, write_result
 from tumorlens.pipeline.pipeline import Decision, Pipeline
 
@@ -104,19 +113,34 @@ def run_batch(
             ``result.json``, which is empty if the scan failed.
 
     Raises:
-        InputError: The output folder cannot be written to, or another run writes there.
+        InputError: The output folder cannot be written to, another run writes there, or its table has other classes.
     """
     with sole_writer(out):
         if resume:
+            _check_classes(out, pipeline)
             jobs = name_resumed_jobs(jobs, out)
         _remove_leftovers(out, jobs)
         if not resume:
             remove_earlier_results(out)
         _say_renamed(jobs)
-        table = _Table(out, jobs, done, options)
+        table = _Table(out, jobs, done, options, columns_of(pipeline.classes))
         _run_jobs(pipeline, jobs, table, resume, readers)
         report_batch(out, table.all_rows, options)
         return table.report
+
+
+def _check_classes(out: Path, pipeline: Pipeline) -> None:
+    """Check that the table of an earlier call has the classes of this one.
+
+    Raises:
+        InputError: It has others.
+    """
+    rows, own = read_table(out / TABLE), pipeline.classes.outputs
+    if rows and classes_in(rows[0]) != own:
+        raise InputError(
+            f"{out / TABLE}: this table has the classes {', '.join(classes_in(rows[0]))}, this classifier "
+            f"{', '.join(own)}; choose another -o, or --overwrite"
+        )
 
 
 def _remove_leftovers(out: Path, jobs: list[Job]) -> None:
@@ -217,8 +241,10 @@ class _Table:
     Rows of an earlier call stay: those of other scans before the new ones, and those of jobs until they are done.
     """
 
-    def __init__(self, out: Path, jobs: list[Job], done: Done | None, options: RunOptions) -> None:
-        self.out, self.done, self.options = out, done, options
+    def __init__(
+        self, out: Path, jobs: list[Job], done: Done | None, options: RunOptions, columns: Sequence[str]
+    ) -> None:
+        self.out, self.done, self.options, self.columns = out, done, options, columns
         rows = read_table(out / TABLE)
         names = {job.name for job in jobs}
         self.report = BatchReport([row for row in rows if row["scan"] not in names])
@@ -267,7 +293,7 @@ class _Table:
 
     def _write(self) -> None:
         try:
-            write_table(self.out / TABLE, self.all_rows)
+            write_table(self.out / TABLE, self.all_rows, self.columns)
         except OSError as error:
             raise InputError(f"{self.out / TABLE}: cannot be written ({error.strerror})") from None
 
@@ -297,4 +323,4 @@ class _Table:
             message = job.with_path(f"internal error, please report it ({type(error).__name__})")
         with suppress(OSError, InputError):  # the folder may be what failed
             remove_result(self.out / job.folder)  # an earlier result must not look like one of this call
-        return error_row(job.name, one_line(message)), {}
+        return error_row(job.name, one_line(message), self.columns), {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import folder_of
@@ -46,6 +48,11 @@ class StoredResult:
     def label(self) -> str:
         """The predicted label; empty where the scan failed."""
         return str(self.content.get("label", ""))
+
+    @cached_property
+    def classes(self) -> ClassList:
+        """The classes of the classifier that has judged it; the shipped ones where the scan failed."""
+        return ClassList.from_card(self.content)
 
     @property
     def identity(self) -> str:
@@ -120,13 +127,14 @@ def _read_result(out: Path, row: dict[str, str]) -> StoredResult:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if not row["error"] and content["scan"]["name"] == row["scan"] and _is_whole(content):
             return StoredResult(row["scan"], folder, row, content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return StoredResult(row["scan"], folder, row)
 
 
 def _is_whole(content: dict[str, Any]) -> bool:
     """Whether a ``result.json`` has everything that others read of it, of the right kind."""
+    ClassList.from_card(content)  # raises where it does not name classes
     lists = all(isinstance(content[name], list) for name in ("review", "lesions", "slices", "files", "prediction_set"))
     dicts = all(isinstance(content[name], dict) for name in ("scan", "models", "versions"))
     dicts = dicts and isinstance(content.get("made_of"), dict | None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.files import write_text
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
+from tumorlens.data.labels import TUMOR, TUMOR_FREE
 from tumorlens.data.plotting import plain
 from tumorlens.pipeline.batch.job import Job, split_extension
 from tumorlens.pipeline.batch.resume import DAMAGE
@@ -90,7 +90,7 @@ def study_of(job: Job) -> str:
 def disagree(labels: Iterable[str]) -> bool:
     """Whether labels contradict each other: a tumor and none, or two types. ``tumor`` goes with every type."""
     different = set(labels)
-    return len(different - {TUMOR}) > 1 or different == {TUMOR, CLASSES[NO_TUMOR]}
+    return len(different - {TUMOR}) > 1 or different == {TUMOR, TUMOR_FREE}
 
 
 def _set_reasons(file: Path, reasons: list[str]) -> list[str] | None:

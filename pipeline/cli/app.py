@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # of its help.
 Commands = Mapping[str, tuple[Any, str]]
 TRAIN: Commands = {
-    "classification": ("train.classification", "Train the classifier (four classes; ResNet-50 or another network)."),
+    "classification": ("train.classification", "Train the classifier (any classes; ResNet-50 or another network)."),
     "segmentation": ("train.segmentation", "Train the segmenter (one mask; Res-U-Net or another network)."),
 }
 EVALUATE: Commands = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.data.config import TrainingConfig, setting
 from tumorlens.pipeline.cli.options import Values, command, fill
+from tumorlens.pipeline.cli.recorded import recorded_settings
 from tumorlens.pipeline.cli.screen import Progress, say_unless, typed_command, warn
 from tumorlens.pipeline.cli.train import config_of
 from tumorlens.segmentation.config import DEFAULT, ENCODER, SegmenterConfig
 
-_STARTS = "imagenet (downloaded), none, or a weight file; {fold} stands for the fold's number."
+_STARTS = "imagenet (downloaded), shipped, none, or a weight file; {fold} stands for the fold's number."
 _SET_HERE = ("fold", "split", "out_of_fold")
 _AGAIN = "A call that was stopped goes on when you repeat it."
 
@@ -34,7 +34,10 @@ class CrossvalCall:
     )
     probe: bool = setting(True, "Test that the label does not come from the picture's source.")
     explain: bool = setting(False, "Score Grad-CAM against the masks.")
-    quiet: bool = setting(False, "No progress bar.", flag="-q --quiet")
+    config: Path | None = setting(
+        None, "Take settings from this YAML file, such as a run's config.yaml; options here win.", metavar="FILE"
+    )
+    quiet: bool = setting(False, "No progress bar, nor a line an epoch.", flag="-q --quiet")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ class _SegmenterOptions:
     segmenter_epochs: int | None = setting(None, "Upper limit of the segmenter's epochs.", least=1, shown="as --epochs")
     segmenter_batch_size: int = setting(16, "Slices a step of the segmenter.", least=1)
     segmenter_size: int = setting(224, "Side of the segmenter's input in pixels.", least=32)
+
+
+def _recorded(stage: str, given: Values) -> Values:
+    return {name: value for name, value in recorded_settings(stage, given).items() if name not in _SET_HERE}
 
 
 def _one_stage(stage: str, values: Values) -> None:
@@ -82,7 +89,7 @@ def _crossval(configs: dict[str, TrainingConfig], values: Values) -> None:
         probe=call.probe,
         command=typed_command(),
     )
-    show = not call.quiet and sys.stderr.isatty()
+    show = not call.quiet
     with Progress("slices", hidden=call.quiet) as progress:
         crossval(request, call.out, call.measure, show, progress, say_unless(call.quiet), warn)
 
@@ -109,7 +116,7 @@ def _start(own: _SegmenterOptions, classifier: Any, out: Path) -> str:
 
     if classifier.arch == own.encoder and own.segmenter_arch != "plain-unet":
         return str(fold_folder(out, "pipeline", "classification", "{fold}") / WEIGHT_FILES["classification"])
-    return classifier.init if classifier.init in ("imagenet", "none") else "imagenet"
+    return classifier.init if classifier.init in ("imagenet", "shipped", "none") else "imagenet"
 
 
 classification = command(
@@ -117,6 +124,7 @@ classification = command(
     CrossvalCall,
     _Classifier,
     leave_out=_SET_HERE,
+    recorded=partial(_recorded, "classification"),
     details=_AGAIN,
     stopped=lambda _: "repeat the command to go on",
     examples="""
@@ -130,6 +138,7 @@ segmentation = command(
     CrossvalCall,
     _Segmenter,
     leave_out=(*_SET_HERE, "probe", "explain"),
+    recorded=partial(_recorded, "segmentation"),
     details=_AGAIN,
     stopped=lambda _: "repeat the command to go on",
     examples="""
@@ -143,7 +152,7 @@ pipeline = command(
     CrossvalCall,
     _Classifier,
     _SegmenterOptions,
-    leave_out=(*_SET_HERE, "probe", "explain"),
+    leave_out=(*_SET_HERE, "probe", "explain", "config"),
     details=_AGAIN,
     stopped=lambda _: "repeat the command to go on",
     examples="""

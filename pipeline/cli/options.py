@@ -100,6 +100,7 @@ def command(
     details: str = "",
     examples: str,
     stopped: Callable[[Values], str] | None = None,
+    recorded: Callable[[Values], Values] | None = None,
 ) -> Command:
     """A command whose options are the fields of dataclasses. `pipeline.cli.app` has its name and first line of help.
 
@@ -110,19 +111,23 @@ def command(
         details: Help below the first line.
         examples: Lines for the end of ``--help``.
         stopped: From what the user gave to advice for a user who has stopped the command.
+        recorded: From the words of the command to settings that hold where the user gives no other, such as those of a
+            file. Some of them may have no option.
     """
     params = [param for each in settings for param in _params(each, leave_out)]
     repeatable = {param.name for param in params if param.multiple or param.nargs == -1}
 
     def callback(**parsed: Any) -> None:
-        values = {k: v for k, v in parsed.items() if v is not None and not (k in repeatable and v == ())}
+        more = click.get_current_context().default_map or {}
+        values = {k: v for k, v in more.items() if k not in parsed}
+        values |= {k: v for k, v in parsed.items() if v is not None and not (k in repeatable and v == ())}
         with user_errors(bool(values.get("verbose")), lambda: stopped(values) if stopped else ""):
             code = run(values)
         click.get_current_context().exit(code or 0)
 
     built = Command(None, callback=callback, params=params, epilog=examples)
     built.context_settings = {"max_content_width": HELP_WIDTH}
-    built.details = details
+    built.details, built.recorded = details, recorded
     return built
 
 
@@ -207,6 +212,26 @@ class Command(click.Command):
     """A command that ends its help with examples, line by line."""
 
     details = ""
+    recorded: Callable[[Values], Values] | None = None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if self.recorded is None:
+            return super().parse_args(ctx, args)
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        if "help" not in given:
+            with user_errors():
+                ctx.default_map = dict(self.recorded(given))
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            if (
+                error.param is not None
+                and error.param.name in (ctx.default_map or {})
+                and error.param.name not in given
+            ):
+                place = given.get("config") or given.get("out")
+                raise click.BadParameter(f"{error.message.rstrip('.')} (in {place})", ctx, error.param) from None
+            raise
 
     def with_help(self, first_line: str) -> Command:
         """The command, once its help begins with this line."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from tumorlens.classification.config import ClassifierConfig
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.cli.options import Values, command, fill
+from tumorlens.pipeline.cli.recorded import recorded_settings
 from tumorlens.pipeline.cli.screen import Progress, say, typed_command
 from tumorlens.segmentation.config import SegmenterConfig
 
@@ -24,8 +24,13 @@ class TrainCall:
     """The folder of a training run, and its progress bar."""
 
     out: Path = setting(help="The run's folder.", flag="-o --out")
-    resume: bool = setting(False, "Go on from the last checkpoint in --out.")
-    quiet: bool = setting(False, "No progress bar.", flag="-q --quiet")
+    resume: bool = setting(
+        False, "Go on from the last checkpoint in --out, with the settings there; more --epochs lengthen the run."
+    )
+    config: Path | None = setting(
+        None, "Take settings from this YAML file, such as a run's config.yaml; options here win.", metavar="FILE"
+    )
+    quiet: bool = setting(False, "No progress bar, nor a line an epoch.", flag="-q --quiet")
 
 
 def _train(stage: str, values: Values) -> None:
@@ -35,7 +40,7 @@ def _train(stage: str, values: Values) -> None:
         from tumorlens.classification.train import train_classifier as train
     else:
         from tumorlens.segmentation.train import train_segmenter as train
-    show = not call.quiet and sys.stderr.isatty()
+    show = not call.quiet
     with Progress("slices read", hidden=call.quiet) as prepared:
         train(config, call.out, call.resume, show, say, prepared, typed_command())
 
@@ -61,12 +66,20 @@ def config_of(stage: str, values: Values) -> ClassifierConfig | SegmenterConfig:
         config = replace(config, split="all")
     if config.small_share and config.size and config.small_size > config.size:
         raise InputError(f"--small-size {config.small_size} is larger than --size {config.size}; give a smaller one")
-    if config.freeze_stem and config.init == "none":
-        raise InputError("--freeze-stem keeps the first weights of the stem; give it some with --init FILE")
-    if isinstance(config, ClassifierConfig):
-        from tumorlens.classification.architectures import find_architecture
+    if config.frozen_until and config.init == "none":
+        option = "--freeze-until" if config.freeze_until else "--freeze-stem"
+        raise InputError(f"{option} keeps the first weights of these layers; give it some with --init FILE")
+    if "size" not in values:
+        from tumorlens.data.cards.lineage import size_of_start
 
-        return config if "size" in values else replace(config, size=find_architecture(config.arch).input_size)
+        size = size_of_start(config)
+        if size is None and isinstance(config, ClassifierConfig):
+            from tumorlens.classification.architectures import find_architecture
+
+            size = find_architecture(config.arch).input_size
+        config = replace(config, size=size or config.size)
+    if isinstance(config, ClassifierConfig):
+        return config
     if config.size % 32:
         raise InputError(f"--size {config.size} is not divisible by 32, as the networks need it")
     return config
@@ -83,10 +96,13 @@ classification = command(
     TrainCall,
     ClassifierConfig,
     stopped=_advice,
+    recorded=partial(recorded_settings, "classification"),
     examples="""
     tumorlens train classification --data my-set -o run
     tumorlens train classification --data my-set --map tumeur=glioma --epochs 20 -o run
-    tumorlens train classification --data my-set -o run --resume
+    tumorlens train classification --data my-set --init shipped --freeze-until layer2 --layer-decay 0.7 -o run
+    tumorlens train classification -o run --resume
+    tumorlens train classification --config run/config.yaml --data other-set -o other-run
     """,
 )
 
@@ -95,8 +111,10 @@ segmentation = command(
     TrainCall,
     SegmenterConfig,
     stopped=_advice,
+    recorded=partial(recorded_settings, "segmentation"),
     examples="""
     tumorlens train segmentation --data my-set -o run
     tumorlens train segmentation --data my-set --init classifier.safetensors --encoder resnet50 -o run
+    tumorlens train segmentation --data my-set --init shipped -o run
     """,
 )

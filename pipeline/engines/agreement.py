@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, outline_of
+from tumorlens.data.labels import NO_TUMOR, outline_of
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import PreparedSet, prepare
 from tumorlens.pipeline.engines.choice import ENGINES, PRECISIONS, choose_engine
@@ -38,7 +38,7 @@ class Answers:
     """An engine's answers for slices.
 
     Attributes:
-        labels: ``(n,)`` index into `data.labels.CLASSES`, -1 where the slice is refused.
+        labels: ``(n,)`` number of each label, -1 where the slice is refused.
         masks: ``(n, size, size)`` uint8, 0 and 1, of every slice on the network's grid.
         seconds: Time that both stages take for all slices.
     """
@@ -85,7 +85,7 @@ def compare_engines(
                 f"the stages take slices of {size} and {stages[1].input_size} pixels; give weights of one size"
             )
         if prepared is None:
-            prepared = prepare(samples, Preprocess(size))
+            prepared = prepare(samples, Preprocess(size), classes=stages[0].classes)
         done = _offset(progress, number * len(samples), len(engines) * len(samples))
         answers = _answers(*stages, prepared, done)
         reference = reference or answers
@@ -160,7 +160,9 @@ def _scores(answers: Answers, truth: PreparedSet) -> tuple[float, float]:
     """Accuracy, and mean Dice over the slices with a lesion. A slice that is called free of tumor has no mask."""
     sick = truth.masks.any(axis=(1, 2))
     gated = answers.masks * (answers.labels > NO_TUMOR)[:, None, None]
-    return float((answers.labels == truth.labels).mean()), _mean_dice(gated[sick], truth.masks[sick])
+    known = truth.labels != truth.classes.untyped
+    right = (answers.labels == truth.labels)[known]
+    return float(right.mean()) if known.any() else 0.0, _mean_dice(gated[sick], truth.masks[sick])
 
 
 def _mean_dice(masks: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
@@ -188,7 +190,7 @@ def labeled(samples: Sequence[Sample]) -> list[Sample]:
     Raises:
         InputError: No sample has a label.
     """
-    with_label = [s for s in samples if s.label in CLASSES]
+    with_label = [s for s in samples if s.label]
     if not with_label:
         raise InputError("no slice has a label; engines can only be compared on labeled slices")
     return with_label

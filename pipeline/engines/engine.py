@@ -28,6 +28,9 @@ class Engine:
     precision: str = "fp32"
     threads: int | None = None
 
+    def __str__(self) -> str:
+        return f"{self.name} in {self.precision} on {self.device}"
+
     def facts(self) -> dict[str, Any]:
         """The entry in ``result.json``: everything that may change the last digits of a result."""
         return {key: value for key, value in asdict(self).items() if key != "threads"}

@@ -45,7 +45,7 @@ class Exported:
 def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
     """Write a stage as one graph, with a file ``FILE.json`` of its inputs, outputs and thresholds.
 
-    The graph takes prepared slices ``images`` ``(n, size, size)`` uint8. It returns ``logits`` ``(n, 4)`` and
+    The graph takes prepared slices ``images`` ``(n, size, size)`` uint8. It returns ``logits`` ``(n, outputs)`` and
     ``features`` ``(n, d)`` for classification, or ``map`` ``(n, c, size, size)`` uint8 for segmentation, with a
     channel for each of the card's ``outlines``.
 
@@ -116,7 +116,17 @@ def _compare(
 def _card(weights: Path, kind: str, names: Sequence[str], size: int) -> str:
     """All that a program without tumorlens needs to read the outputs."""
     card = read_card(weights)
-    keys = ("stage", "architecture", "encoder", "classes", "outlines", "operating_point", "conformal", "lesion_rule")
+    keys = (
+        "stage",
+        "architecture",
+        "encoder",
+        "classes",
+        "class_table",
+        "outlines",
+        "operating_point",
+        "conformal",
+        "lesion_rule",
+    )
     from_card = {key: card[key] for key in (*keys, "sha256") if key in card}
     facts = {"format": kind, "input": {INPUT: ["n", size, size]}, "input_type": "uint8", "outputs": list(names)}
     facts |= {"preprocess_version": PREPROCESS_VERSION} | from_card

@@ -32,8 +32,8 @@ class _Graph(nn.Module):
 
 
 class ClassifierGraph(_Graph):
-    """Prepared slices ``(n, size, size)`` uint8 -> logits ``(n, 4)`` and, if a layer is named, its pooled features
-    ``(n, d)``."""
+    """Prepared slices ``(n, size, size)`` uint8 -> logits ``(n, outputs)`` and, if a layer is named, its pooled
+    features ``(n, d)``."""
 
     def __init__(self, model: nn.Module, normalization: Normalization, layer: str | None) -> None:
         super().__init__(model, normalization)

@@ -11,11 +11,15 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from tumorlens.data.labels import CLASSES
+from tumorlens.classification.probabilities import with_all_classes
+from tumorlens.data.cards.card import read_card
+from tumorlens.data.devices import usable_cores
+from tumorlens.data.labels import ClassList
 from tumorlens.pipeline.engines.cache import open_model
 from tumorlens.pipeline.engines.engine import Engine
 
-_BATCH = 8  # slices at once: more are not faster and take memory
+_BATCH = 8  # slices of a stream at once: more are not faster and take memory
+_MOST_STREAMS = 4  # each takes memory of its own
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -34,25 +38,34 @@ class _Compiled:
     """A network that takes any number of slices."""
 
     def __init__(self, path: Path, stage: str, engine: Engine) -> None:
+        # A slice in one stream never waits for a thread of another, whatever else the machine does.
+        self._streams = min(engine.threads or usable_cores(), _MOST_STREAMS)
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[engine.precision],
-            "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch; two streams are not faster
+            "NUM_STREAMS": self._streams,
         }
         if engine.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = engine.threads
         model, self._memory = open_model(core(), path, stage, settings)
-        self._request = model.create_infer_request()
-        self._lock = Lock()  # a request computes one thing at a time
+        self._queue = openvino.AsyncInferQueue(model, self._streams)
+        self._queue.set_callback(_keep)
+        self._lock = Lock()  # the queue serves one call at a time
 
     def infer(self, images_nhw: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """Each output for all slices; an empty list without slices."""
-        parts: list[list[NDArray[Any]]] = []
+        size = min(-(-len(images_nhw) // self._streams), _BATCH)  # every stream gets its share
+        parts: dict[int, list[NDArray[Any]]] = {}
         with self._lock:
-            for start in range(0, len(images_nhw), _BATCH):
-                batch = np.ascontiguousarray(images_nhw[start : start + _BATCH])
-                outputs = self._request.infer([batch], share_inputs=True)
-                parts.append([np.array(outputs[number]) for number in range(len(outputs))])
-        return [np.concatenate(output) for output in zip(*parts, strict=True)]
+            for start in range(0, len(images_nhw), max(1, size)):
+                batch = np.ascontiguousarray(images_nhw[start : start + size])
+                self._queue.start_async([batch], (parts, start), share_inputs=True)
+            self._queue.wait_all()
+        return [np.concatenate(output) for output in zip(*(parts[start] for start in sorted(parts)), strict=True)]
+
+
+def _keep(request: openvino.InferRequest, place: tuple[dict[int, list[NDArray[Any]]], int]) -> None:
+    parts, start = place
+    parts[start] = [np.array(tensor.data) for tensor in request.output_tensors]
 
 
 class OpenVinoClassifier:
@@ -60,13 +73,14 @@ class OpenVinoClassifier:
 
     def __init__(self, path: Path, engine: Engine) -> None:
         self._compiled = _Compiled(path, "classification", engine)
+        self._classes = ClassList.from_card(read_card(path))
 
     def __call__(self, images_nhw: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Logits and features of prepared slices."""
         if not len(images_nhw):
-            return np.zeros((0, len(CLASSES)), np.float32), None
+            return np.zeros((0, len(self._classes)), np.float32), None
         outputs = self._compiled.infer(images_nhw)
-        return outputs[0], outputs[1] if len(outputs) > 1 else None
+        return with_all_classes(outputs[0], self._classes), outputs[1] if len(outputs) > 1 else None
 
 
 class OpenVinoSegmenter:

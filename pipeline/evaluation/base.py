@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tumorlens.data.datasets.picture_hashes import PictureHashes
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept, sweep
 from tumorlens.data.errors import InputError
@@ -24,10 +28,17 @@ class SliceCase:
     Attributes:
         sample: The slice.
         fold: The fold that it belongs to, or None.
+        known: Whether the weights have learned from it, or from a copy of it.
     """
 
     sample: Sample
     fold: int | None
+    known: bool = field(default=False, kw_only=True)
+
+    @property
+    def n_known(self) -> tuple[int, int]:
+        """How many slices the weights know, and of how many."""
+        return int(self.known), 1
 
     @property
     def patient(self) -> str:
@@ -49,7 +60,8 @@ class SliceCase:
         """The columns of ``cases.csv`` that identify the slice."""
         place = {"file": str(self.sample.image), "slice": self.sample.place}
         origin = {"source": self.source, "sequence": self.sequence}
-        return place | {"patient": self.patient, "fold": self.fold} | origin | {"label": self.sample.label}
+        truth = {"label": self.sample.label, "training_slice": self.known}
+        return place | {"patient": self.patient, "fold": self.fold} | origin | truth
 
 
 class Evaluation(ABC, Generic[CaseT]):
@@ -60,6 +72,7 @@ class Evaluation(ABC, Generic[CaseT]):
         seed: Of the bootstrap.
 
     Attributes:
+        learned: The pictures from which the weights have learned that are measured next.
         headline: Dotted path of a figure -> its title, for the table on the screen and that of the folds.
         group_titles: Figure of a group -> its title.
     """
@@ -71,6 +84,7 @@ class Evaluation(ABC, Generic[CaseT]):
         self.protocol, self.seed = protocol, seed
         self.cases: list[CaseT] = []
         self.worst = Worst()
+        self.learned = PictureHashes.from_text("")
 
     @property
     @abstractmethod
@@ -92,6 +106,15 @@ class Evaluation(ABC, Generic[CaseT]):
         Raises:
             InputError: A scan or a mask cannot be used.
         """
+
+    def knows(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Whether the weights have learned from each of some prepared slices, or from a copy, ``(n,)``."""
+        return self.learned.hold(PictureHashes.of(images_nhw))
+
+    def known_slices(self) -> tuple[int, int]:
+        """How many of the measured slices the weights know, and of how many."""
+        known, measured = np.array([case.n_known for case in self.cases]).sum(axis=0).tolist()
+        return known, measured
 
     def figures(self, fold: int | None = None) -> dict[str, Any]:
         """All figures of one fold, or of all cases together."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tumorlens.classification.evaluation.explanation import explanation_report
 from tumorlens.classification.evaluation.metrics import classification_report, decision_report, has_known_type, restrict
 from tumorlens.classification.evaluation.plots import plot_confusion, plot_reliability, plot_roc
-from tumorlens.classification.gradcam import grad_cam, target_layer
+from tumorlens.classification.gradcam import target_layer
 from tumorlens.classification.predict import Classifier
 from tumorlens.classification.probabilities import softmax
 from tumorlens.classification.shortcut import probe
@@ -22,9 +22,8 @@ from tumorlens.classification.trust.conformal import coverage_report
 from tumorlens.data.bootstrap import weighted_mean
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
-from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR, UNTYPED
+from tumorlens.data.labels import NO_TUMOR, SHIPPED_CLASSES, TUMOR, TUMOR_FREE, ClassList
 from tumorlens.data.plotting import plain
-from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
@@ -49,7 +48,7 @@ DECISIONS = {
     "auc": "presence: AUC",
     "sensitivity": "tumors called tumors (sensitivity)",
     "specificity": "tumor-free ones called tumor-free (specificity)",
-    "accuracy": "label right, of four classes",
+    "accuracy": "label right, of all classes",
     "type_accuracy": "type right, of typed pictures (found tumors of a known type)",
     "unnamed": "answered with a tumor of unknown type",
     "refused": "refused as not a brain",
@@ -78,12 +77,13 @@ class ClassificationCase(SliceCase):
     """One slice's truth and the classifier's answer.
 
     Attributes:
-        before: ``(4,)`` probabilities as the network gives them.
-        after: ``(4,)`` calibrated.
-        answer: The label by that operating point, an index into `data.labels.KNOWN`.
-        prediction_set: ``(4,)`` bool: the classes that remain possible; None for weights without such sets.
+        before: ``(c,)`` probabilities as the network gives them.
+        after: ``(c,)`` calibrated.
+        answer: The label by that operating point, its number (`data.labels.ClassList.index`).
+        prediction_set: ``(c,)`` bool: the classes that remain possible; None for weights without such sets.
         refused: Whether the slice alone would be refused as not being a brain.
         explained: Grad-CAM map, true mask and head, ``(size, size)`` each; None unless asked for.
+        classes: The classes of the classifier.
     """
 
     before: NDArray[np.float32]
@@ -92,6 +92,7 @@ class ClassificationCase(SliceCase):
     prediction_set: NDArray[np.bool_] | None = None
     refused: bool = False
     explained: tuple[NDArray[np.float16], NDArray[np.bool_], NDArray[np.bool_]] | None = None
+    classes: ClassList = SHIPPED_CLASSES
 
     @property
     def tumor(self) -> float:
@@ -100,8 +101,8 @@ class ClassificationCase(SliceCase):
 
     @property
     def label(self) -> int:
-        """The true label, an index into `data.labels.KNOWN`."""
-        return KNOWN.index(self.sample.label)
+        """The number of the true label."""
+        return self.classes.index(self.sample.label)
 
 
 class ClassificationEvaluation(Evaluation[ClassificationCase]):
@@ -144,19 +145,28 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
 
     @property
     def policy(self) -> str:
-        names = [CLASSES[c] for c in self.protocol.classes]
+        names = self._names
         text = (
             "presence by the operating point; label = likeliest of "
             f"{', '.join(names)} after calibration; tumors of unknown type count for presence only; a patient's "
             "probability is the mean over the patient's slices; a class that the truth lacks has no recall or AUC (-) "
             "and no part in means over classes"
         )
-        if NO_TUMOR not in self.protocol.classes:
+        if self.protocol.tumors_only:
             text += (
                 "; probabilities of the tumor classes are renormalized to sum to 1, but the gate and the prediction "
-                "sets use all four classes"
+                "sets use all classes"
             )
         return text + "; intervals are 95 %, by bootstrap over patients"
+
+    @property
+    def _classes(self) -> ClassList:
+        return self.protocol.class_list
+
+    @property
+    def _names(self) -> list[str]:
+        """The names of the classes that are measured."""
+        return [self._classes.names[c] for c in self.protocol.classes]
 
     def measure(
         self, models: dict[str, Any], samples: Sequence[Sample], fold: int | None, progress: Progress | None = None
@@ -182,11 +192,14 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         before, after = softmax(seen.logits), classifier.calibrate(seen.logits)
         labels = classifier.labels(after)
         sets = classifier.prediction_sets(after, labels)
-        for tumor in np.flatnonzero(labels != NO_TUMOR):
+        for tumor in np.flatnonzero(labels != NO_TUMOR) if not self._classes.binary else ():
             if is_type_uncertain(after[tumor], None if sets is None else sets[tumor]):
-                labels[tumor] = UNTYPED
+                labels[tumor] = self._classes.untyped
+        known = self.knows(images)
         refused = classifier.refuses(seen.strangeness, np.array([s.prepared.head_fraction > 0 for s in batch]))
-        named = np.where(labels == UNTYPED, 1 + after[:, 1:].argmax(axis=1), labels)  # a map needs a class
+        named = np.where(
+            labels == self._classes.untyped, 1 + after[:, 1:].argmax(axis=1), labels
+        )  # a map needs a class
         explained = self._explain(classifier, batch, images, named) if self.explain else {}
         for i, swept in enumerate(batch):
             case = ClassificationCase(
@@ -197,13 +210,15 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
                 answer=int(labels[i]),
                 prediction_set=None if sets is None else sets[i],
                 refused=bool(refused[i]),
+                known=bool(known[i]),
                 explained=explained.get(i),
+                classes=self._classes,
             )
             self.cases.append(case)
             guess, confidence = self._guess(case)
-            right = guess != NO_TUMOR if case.label == UNTYPED else guess == case.label
+            right = guess != NO_TUMOR if case.label == self._classes.untyped else guess == case.label
             if not right:
-                title = f"true: {plain(case.sample.label)}\n{plain(CLASSES[guess])} {confidence:.2f}"
+                title = f"true: {plain(case.sample.label)}\n{plain(self._classes.names[guess])} {confidence:.2f}"
                 self.worst.offer((-confidence,), WorstCase(swept.prepared.image, title, case.patient))
 
     def _explain(
@@ -213,7 +228,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         outlined = [i for i, s in enumerate(batch) if s.mask is not None and s.mask.any() and not s.reading.sample.weak]
         if not outlined:
             return {}
-        cams = grad_cam(classifier.model, to_batch(images[outlined], classifier.normalization), named[outlined])
+        cams = classifier.explain(images[outlined], named[outlined])
         return {
             i: (cam.astype(np.float16), np.asarray(batch[i].mask) != 0, batch[i].prepared.head)
             for i, cam in zip(outlined, cams, strict=True)
@@ -227,11 +242,11 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         """All figures of some slices, before and after calibration."""
         labels = np.array([c.label for c in cases])
         patients = [c.patient for c in cases]
-        classes = self.protocol.classes if len(self.protocol.classes) < len(CLASSES) else None
-        typed = [c for c, known in zip(cases, has_known_type(labels), strict=True) if known]
+        classes = self.protocol.classes if self.protocol.tumors_only else None
+        typed = [c for c, known in zip(cases, has_known_type(labels, self._classes.untyped), strict=True) if known]
         reports = {
             name: classification_report(
-                labels, np.stack([getattr(c, name) for c in cases]), patients, self.seed, classes
+                labels, np.stack([getattr(c, name) for c in cases]), patients, self.seed, classes, self._classes
             )
             if typed
             else None
@@ -251,14 +266,15 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         labels, answers, tumor = (np.array(v) for v in zip(*[(c.label, c.answer, c.tumor) for c in cases], strict=True))
         patients = [c.patient for c in cases]
         refused = weighted_mean([c.refused for c in cases], np.ones(len(cases)), patients, self.seed)
-        return decision_report(labels, answers, tumor, patients, self.seed) | {"refused": refused}
+        report = decision_report(labels, answers, tumor, patients, self.seed, self._classes.untyped)
+        return report | {"refused": refused}
 
     def _coverage(self, cases: Sequence[ClassificationCase]) -> dict[str, Any] | None:
         sets = [c.prediction_set for c in cases if c.prediction_set is not None]
         if not sets or len(sets) < len(cases):
             return None
         return coverage_report(
-            np.stack(sets), np.array([c.label for c in cases]), [c.patient for c in cases], self.seed
+            np.stack(sets), np.array([c.label for c in cases]), [c.patient for c in cases], self.seed, self._classes
         )
 
     def _explanation(self, cases: Sequence[ClassificationCase]) -> dict[str, Any] | None:
@@ -268,42 +284,45 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         cams, masks, heads = (
             np.stack(arrays) for arrays in zip(*[c.explained for c in explained if c.explained], strict=True)
         )
-        return explanation_report(
-            cams, masks, np.array([c.label for c in explained]), [c.patient for c in explained], heads, seed=self.seed
-        )
+        labels = np.array([c.label for c in explained])
+        patients = [c.patient for c in explained]
+        return explanation_report(cams, masks, labels, patients, heads, seed=self.seed, classes=self._classes)
 
     def rows_of(self, case: ClassificationCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for each slice."""
-        row = case.row | {"predicted": CLASSES[self._guess(case)[0]], "positive": case.answer != NO_TUMOR}
-        row |= {f"before_{name}": p for name, p in zip(CLASSES, case.before, strict=True)}
-        row |= {f"after_{name}": p for name, p in zip(CLASSES, case.after, strict=True)}
+        names, first = self._classes.outputs, self._classes.offset
+        guess = self._classes.names[self._guess(case)[0]]
+        row = case.row | {"predicted": guess, "positive": case.answer != NO_TUMOR}
+        row |= {f"before_{name}": p for name, p in zip(names, case.before[first:], strict=True)}
+        row |= {f"after_{name}": p for name, p in zip(names, case.after[first:], strict=True)}
         if case.prediction_set is not None:
             row["prediction_set"] = " ".join(
-                n for n, inside in zip(CLASSES, case.prediction_set, strict=True) if inside
+                n for n, inside in zip(self._classes.names, case.prediction_set, strict=True) if inside
             )
         return [row | {"refused": case.refused}]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Confusion, ROC curves, reliability and the most confident mistakes. Without a known type, of presence."""
         labels = np.array([c.label for c in self.cases])
-        known, classes = has_known_type(labels), self.protocol.classes
+        known, classes = has_known_type(labels, self._classes.untyped), self.protocol.classes
         before, after = (np.stack([getattr(c, name) for c in self.cases]) for name in ("before", "after"))
         plots: dict[str, Callable[[Path], None]] = {}
         if known.any():
-            names = [CLASSES[c] for c in classes]
+            names = self._names
             before, after = (restrict(shares[known], classes) for shares in (before, after))
             columns = np.array([classes.index(c) for c in labels[known]])
             truth, guess = labels[known], np.array(classes)[after.argmax(axis=1)]
-            plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, "slices")
+            plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, "slices", self._classes)
         else:
-            names = [CLASSES[NO_TUMOR], TUMOR]
+            names = [TUMOR_FREE, TUMOR]
             before, after = (np.stack([p[:, NO_TUMOR], 1 - p[:, NO_TUMOR]], axis=1) for p in (before, after))
             columns = (labels != NO_TUMOR).astype(np.int64)
-        return plots | {
-            "roc.png": lambda path: plot_roc(columns, after, path, "slices", names),
-            "reliability.png": lambda path: plot_reliability(columns, before, after, path, "slices"),
-            "worst.png": lambda path: plot_worst(self.worst.items, path, "most confident mistakes"),
-        }
+        if len(np.unique(columns)) > 1:  # else no class has a curve
+            plots["roc.png"] = lambda path: plot_roc(columns, after, path, "slices", names, self._classes)
+        plots["reliability.png"] = lambda path: plot_reliability(columns, before, after, path, "slices")
+        if worst := self.worst.items:
+            plots["worst.png"] = lambda path: plot_worst(worst, path, "most confident mistakes")
+        return plots
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
         """Tables of presence, of the classes where tumors have a known type, and of what the user asks for."""

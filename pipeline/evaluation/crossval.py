@@ -16,9 +16,9 @@ from tumorlens.data.cards.card import WEIGHT_FILES, check_settings, read_card
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
-from tumorlens.data.training.networks import freeze_stem
+from tumorlens.data.training.networks import freeze
 from tumorlens.data.training.partition import kept_in_memory
-from tumorlens.data.training.run_folder import changed_setting, check_run, plain_config, with_start
+from tumorlens.data.training.run_folder import changed_setting, check_run, plain_config, read_config, with_start
 from tumorlens.pipeline.evaluation.evaluate import Say, evaluate
 from tumorlens.pipeline.evaluation.protocols import Progress, folds_are_common
 from tumorlens.pipeline.evaluation.report import REPORT, check_out
@@ -76,6 +76,9 @@ class FoldRun:
         if self.finished:
             return
         check_run(self.folder, self.config, resume=self.interrupted)
+        changed = changed_setting(read_config(self.folder), plain_config(self.config)) if self.interrupted else ""
+        if changed:  # all folds have as many epochs
+            raise InputError(f"{self.folder}: the fold began with {changed}; give the same settings, or another -o")
 
     def train(self, show: bool, say: Say, prepared: Progress | None, command: str) -> None:
         """Train the fold, from its last checkpoint if there is one. A finished run is left alone."""
@@ -123,7 +126,7 @@ def crossval(
     request = replace(request, protocol=request.protocol or _own_protocol(request))
     folds = tuple(chosen_folds(request, count_folds(request)))
     _check_common_folds(request)
-    _check_stems(request)
+    _check_layers(request)
     classifier = request.training.get("classification")
     if request.explain and classifier is not None:  # raises now, not after hours of training
         architecture = find_architecture(classifier.arch)
@@ -141,14 +144,14 @@ def crossval(
     return evaluate(_measurement(request, folds, out), out, True, prepared, say, warn)
 
 
-def _check_stems(request: EvaluationRequest) -> None:
-    """Raise an `InputError`, before the first stage is trained, if a network has no stem to freeze."""
+def _check_layers(request: EvaluationRequest) -> None:
+    """Raise an `InputError`, before the first stage is trained, if a network lacks the layer to freeze."""
     classifier, segmenter = request.training.get("classification"), request.training.get("segmentation")
-    if classifier is not None and classifier.freeze_stem:
-        freeze_stem(build_classifier(find_architecture(classifier.arch), classifier.size))
-    if segmenter is not None and segmenter.freeze_stem:
+    if classifier is not None and classifier.frozen_until:
+        freeze(build_classifier(find_architecture(classifier.arch), classifier.size), classifier.frozen_until)
+    if segmenter is not None and segmenter.frozen_until:
         model = build_segmenter(segmenter.arch, segmenter.encoder, segmenter.decoder_channels)
-        freeze_stem(getattr(model, "encoder", model))
+        freeze(model, segmenter.frozen_until)
 
 
 def _check_report(request: EvaluationRequest, out: Path) -> None:
@@ -212,9 +215,9 @@ def _check_initial_weights(runs: list[FoldRun]) -> None:
     """
     written = {run.folder / WEIGHT_FILES[run.stage] for run in runs}
     for run in runs:
-        init = run.config.init
-        if init not in ("imagenet", "none") and Path(init) not in written and not Path(init).is_file():
-            raise InputError(f"{init}: no such weight file, from which fold {run.config.fold} is to start")
+        start = run.config.init_file
+        if start is not None and start not in written and not start.is_file():
+            raise InputError(f"{start}: no such weight file, from which fold {run.config.fold} is to start")
 
 
 def _measurement(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from tumorlens.classification.evaluation.metrics import decision_report, has_known_type
 from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
-from tumorlens.data.datasets.sample import Sample, channel_of
-from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR
-from tumorlens.data.masks.read import read_mask, read_volume_mask
+from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.labels import NO_TUMOR, TUMOR, TUMOR_FREE, ClassList
+from tumorlens.data.masks.truth import read_truth
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
+from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.evaluation.base import Evaluation
 from tumorlens.pipeline.evaluation.classification import DECISION_TITLES, DECISIONS
 from tumorlens.pipeline.evaluation.protocols import Progress
@@ -29,14 +29,17 @@ from tumorlens.pipeline.evaluation.segmentation import (
     box_figures,
     box_row,
     box_tables,
-    mask_plots,
     mask_tables,
     mask_title,
+    size_plot,
 )
 from tumorlens.pipeline.evaluation.tables import Table, cell
-from tumorlens.pipeline.evaluation.worst_cases import WorstCase
+from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.pipeline.gate import REFUSED
+from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.pipeline import Pipeline
+from tumorlens.pipeline.read_ahead import AT_ONCE
+from tumorlens.pipeline.result import Result
 from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_scores
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
 
@@ -60,7 +63,7 @@ class ScanCase:
         scan: The file's name.
         patient: Its patient.
         volume: Several slices, judged as one scan.
-        label: The true label, one of `data.labels.KNOWN`.
+        label: The true label.
         guess: The pipeline's label: one of these, or ``refused``.
         dice: Over all voxels of the scan; both masks empty 1, one of them empty 0. None if the true mask is not known.
         free_slices: Slices without tumor.
@@ -72,6 +75,7 @@ class ScanCase:
         source: Number of its data set.
         sequence: Its MRI sequence, empty where it is not known.
         boxes: Where the truth is boxes, how these agree with those around the mask.
+        known: Of each judged slice, whether the weights have learned from it, or from a copy.
     """
 
     scan: str
@@ -89,16 +93,22 @@ class ScanCase:
     source: int = 0
     sequence: str = ""
     boxes: BoxScores | None = None
+    known: tuple[bool, ...] = ()
+
+    @property
+    def n_known(self) -> tuple[int, int]:
+        """How many of its judged slices the weights know, and of how many."""
+        return sum(self.known), len(self.known)
 
     @property
     def tumor(self) -> float:
         """The tumor probability; NaN for a refused scan."""
-        return 1 - self.probabilities.get(CLASSES[NO_TUMOR], np.nan)
+        return 1 - self.probabilities.get(TUMOR_FREE, 0.0) if self.probabilities else float("nan")
 
     @property
     def slice_labels(self) -> list[str]:
         """The class of each slice: that of the scan where it shows a lesion."""
-        return [self.label if s.truth_px else CLASSES[NO_TUMOR] for s in self.scores]
+        return [self.label if s.truth_px else TUMOR_FREE for s in self.scores]
 
 
 class PipelineEvaluation(Evaluation[ScanCase]):
@@ -121,9 +131,13 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             "source file in, label and mask out, as `tumorlens run` does it; a tumor that the classifier missed or "
             "refused has Dice 0, so has a mask on a tumor-free slice; a refused scan has a wrong label and an empty "
             "mask, ranks behind all others in the AUC, and has no part in the ECE; the answer tumor without a type is "
-            "a tumor, with the wrong type; tumors of unknown type count for presence only; all four classes can be "
+            "a tumor, with the wrong type; tumors of unknown type count for presence only; all classes can be "
             f"answered; {EMPTY_CASES}; intervals are 95 %, by bootstrap over patients"
         )
+
+    @property
+    def _classes(self) -> ClassList:
+        return self.protocol.class_list
 
     def measure(
         self, models: dict[str, Any], samples: Sequence[Sample], fold: int | None, progress: Progress | None = None
@@ -132,32 +146,29 @@ class PipelineEvaluation(Evaluation[ScanCase]):
 
         Slices of one volume are judged together.
         """
-        by_file: dict[Path, list[Sample]] = {}
+        pipeline: Pipeline = models["pipeline"]
+        by_scan: dict[tuple[Path, int | None], list[Sample]] = {}
         for sample in samples:
-            by_file.setdefault(sample.image, []).append(sample)
-        for done, members in enumerate(by_file.values(), start=1):
-            self.cases.append(self._judge(models["pipeline"], members, fold))
-            if progress:
-                progress(done, len(by_file))
+            by_scan.setdefault((sample.image, sample.channel), []).append(sample)
+        size, done = pipeline.classifier.input_size, 0
+        for group in _groups(_open(members, size) for members in by_scan.values()):
+            decisions = pipeline.decide([opened.case for opened in group])
+            for opened, decision in zip(group, decisions, strict=True):
+                result = pipeline.conclude(opened.case, decision)
+                self.cases.append(self._judge(opened, result, fold))
+                done += 1
+                if progress:
+                    progress(done, len(by_scan))
 
-    def _judge(self, pipeline: Pipeline, members: list[Sample], fold: int | None) -> ScanCase:
-        first = members[0]
-        scan = open_scan(first.image)
-        truth = true_mask(members, scan)
-        if first.channel is not None:
-            scan = replace(scan, voxels=channel_of(scan, first.channel))
-        result = pipeline.run(scan)
-        label = _true_label(members)
+    def _judge(self, opened: _Opened, result: Result, fold: int | None) -> ScanCase:
+        first, scan, truth = opened.members[0], opened.case.scan, opened.truth
+        label = _true_label(opened.members)
         patient = first.patient or (scan.annotation.patient if scan.annotation else "") or str(first.image)
-        scores: list[SliceScores] = []
         views = (
             () if truth is None else [(scan.view(truth, k), scan.view(result.mask, k)) for k in range(scan.n_slices)]
         )
-        for k, (true_hw, guess_hw) in enumerate(views):
-            scores.append(slice_scores(guess_hw, true_hw))
-            title = mask_title(f"{label} as {result.label}", scores[-1])
-            shown = WorstCase(scan.slice(k), title, patient, true_hw, guess_hw, scan.pixel_aspect)
-            self.worst.offer(badness(scores[-1]), shown)
+        scores = [slice_scores(guess_hw, true_hw) for true_hw, guess_hw in views]
+        self._offer(opened, result, label, patient, scores)
         return ScanCase(
             scan=first.image.name,
             patient=patient,
@@ -173,8 +184,28 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             probabilities={name: float(p) for name, p in (result.probabilities or {}).items() if p is not None},
             source=first.source,
             sequence=first.sequence,
-            boxes=box_scores(result.mask, read_mask(first.mask, scan)) if first.mask and first.weak else None,
+            boxes=box_scores(result.mask, read_truth(first.mask, scan)) if first.mask and first.weak else None,
+            known=tuple(self.knows(np.stack([prepared.image for prepared in opened.case.chosen])).tolist()),
         )
+
+    def _offer(self, opened: _Opened, result: Result, label: str, patient: str, scores: Sequence[SliceScores]) -> None:
+        """Offer a scan to the worst cases, unless it is right: its slice with the lowest Dice, or where no mask is
+        known the slice that a run shows."""
+        scan, truth = opened.case.scan, opened.truth
+        if scores and truth is not None:
+            k = min(range(len(scores)), key=lambda k: badness(scores[k]))
+            if scores[k].dice < 1 or not _is_right(label, result.label):
+                place = f", slice {k}" if scan.volume else ""
+                title = mask_title(label, scores[k], place, result.label)
+                masks = scan.view(truth, k), scan.view(result.mask, k)
+                self.worst.offer(
+                    badness(scores[k]), WorstCase(scan.slice(k), title, patient, *masks, aspect=scan.pixel_aspect)
+                )
+        elif not _is_right(label, result.label):
+            sure = result.confidence
+            title = f"true: {plain(label)}\n{plain(result.label)}" + (f" {sure:.2f}" if sure is not None else "")
+            shown = WorstCase(scan.slice(result.shown_slice), title, patient, aspect=scan.pixel_aspect)
+            self.worst.offer((0.0, -float(sure or 0)), shown)
 
     def figures_of(self, cases: Sequence[ScanCase]) -> dict[str, Any]:
         """Figures of pictures and of volumes apart."""
@@ -188,18 +219,20 @@ class PipelineEvaluation(Evaluation[ScanCase]):
     def group_figures(self, cases: Sequence[ScanCase]) -> dict[str, Any]:
         """The `decision_report` of some scans, and their Dice."""
         patients = [c.patient for c in cases]
-        labels = np.array([KNOWN.index(c.label) for c in cases])
-        answers = np.array([KNOWN.index(c.guess) if c.guess in KNOWN else -1 for c in cases])
+        labels = np.array(self._classes.indices(c.label for c in cases))
+        answers = np.array([-1 if c.guess == REFUSED else self._classes.known.index(c.guess) for c in cases])
         outlined = np.array([c.dice is not None for c in cases])
         score = np.array([c.dice or 0.0 for c in cases])
         free = np.array([c.free_slices for c in cases], float)
         marked = np.array([c.free_marked for c in cases], float)
         share = np.divide(marked, free, out=np.zeros_like(free), where=free > 0)
+        tumor = np.array([c.tumor for c in cases])
         has_outline = outlined & (labels != NO_TUMOR)
         return {
-            **decision_report(labels, answers, np.array([c.tumor for c in cases]), patients, self.seed),
+            **decision_report(labels, answers, tumor, patients, self.seed, self._classes.untyped),
             "n_outlined": int(outlined.sum()),
-            "dice_all": weighted_mean(score, outlined, patients, self.seed),
+            # Without a single outlined lesion it would only repeat that tumor-free scans have no mask.
+            "dice_all": weighted_mean(score, outlined, patients, self.seed) if has_outline.any() else None,
             "dice_tumor": weighted_mean(score, has_outline, patients, self.seed),
             "dice_tumor_median": median(score, has_outline, patients, self.seed),
             "n_tumor_free_slices": int(free.sum()),
@@ -215,37 +248,64 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             return weighted_mean(values, counts, patients, self.seed)
 
         right, score = [c.guess == c.label for c in cases], [c.dice or 0.0 for c in cases]
-        sick = sorted({c.label for c in cases if c.label != CLASSES[NO_TUMOR] and c.dice is not None})
+        sick = sorted({c.label for c in cases if c.label != TUMOR_FREE and c.dice is not None})
         return {
             "n": len(cases),
             "n_patients": len(set(patients)),
             **self.group_figures(cases),
-            "recall": {name: mean_of(name, right) for name in CLASSES if any(c.label == name for c in cases)},
+            "recall": {
+                name: mean_of(name, right) for name in self._classes.names if any(c.label == name for c in cases)
+            },
             "dice_by_label": {name: mean_of(name, score, outlined=True) for name in sick},
-            "masks": segmentation_report(*slices, self.seed) if slices[0] else None,
+            "masks": segmentation_report(*slices, self.seed) if _shows_lesion(slices[0]) else None,
             **box_figures([(c.boxes, c.patient) for c in cases], self.seed),
         }
 
     def rows_of(self, case: ScanCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for the scan, and below that of a volume one for each of its slices."""
         if not case.volume:
-            row = _row(case, "picture", None, case.scores[0] if case.scores else None)
+            row = self._row(case, "picture", None, case.scores[0] if case.scores else None)
             return [row if case.boxes is None else row | box_row(case.boxes)]
-        return [_row(case, "volume", None, None)] + [_row(case, "slice", k, s) for k, s in enumerate(case.scores)]
+        slices = [self._row(case, "slice", k, s) for k, s in enumerate(case.scores)]
+        return [self._row(case, "volume", None, None), *slices]
+
+    def _row(self, case: ScanCase, kind: str, index: int | None, scores: SliceScores | None) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "file": case.file,
+            "kind": kind,
+            "slice": index,
+            "patient": case.patient,
+            "fold": case.fold,
+            "source": case.source,
+            "sequence": case.sequence,
+            "label": case.label if index is None else case.slice_labels[index],
+            "predicted": case.guess if index is None else None,
+        }
+        row["training_slices"] = case.n_known[0] if index is None else None
+        row |= {f"p_{name}": case.probabilities.get(name) if index is None else None for name in self._classes.outputs}
+        if scores is not None:
+            return row | asdict(scores)
+        return row | dict.fromkeys(SliceScores.__dataclass_fields__) | {"dice": case.dice}
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Confusion of the scans of known type that were not refused, Dice by lesion size, and the lowest Dice."""
-        known = has_known_type(np.array([KNOWN.index(c.label) for c in self.cases]))
+        classes = self._classes
+        known = has_known_type(np.array(classes.indices(c.label for c in self.cases)), classes.untyped)
         judged = [c for c, typed in zip(self.cases, known, strict=True) if typed and c.guess != REFUSED]
         left_out = len(self.cases) - len(judged)
-        truth = np.array([CLASSES.index(c.label) for c in judged], int)
-        guess = np.array([CLASSES.index(_likeliest(c)) for c in judged], int)
+        truth = np.array([classes.names.index(c.label) for c in judged], int)
+        guess = np.array([classes.names.index(_likeliest(c, classes)) for c in judged], int)
         title = "scans" + (f" ({left_out} refused or of unknown type left out)" if left_out else "")
         slices = _slices(self.cases)
         plots: dict[str, Callable[[Path], None]] = {}
         if judged:
-            plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, title)
-        return plots | (mask_plots(*slices, self.worst.items) if slices[0] else {})
+            plots["confusion.png"] = lambda path: plot_confusion(truth, guess, path, title, classes)
+        if _shows_lesion(slices[0]):
+            plots |= size_plot(*slices)
+        if worst := self.worst.items:
+            about = "lowest Dice" if _shows_lesion(slices[0]) else "worst answers"
+            plots["worst.png"] = lambda path: plot_worst(worst, path, about)
+        return plots
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
         """A table of labels and Dice, and those of the masks, for pictures and for volumes."""
@@ -254,19 +314,70 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             if kind not in figures:
                 continue
             part = figures[kind]
-            rows = [(title, cell(part[key])) for key, title in _FIGURES.items()]
+            with_dice = part["dice_all"] is not None
+            rows = [
+                (title, cell(part[key])) for key, title in _FIGURES.items() if with_dice or not key.startswith("dice")
+            ]
             rows += [(f"recall, {plain(name)}", cell(v)) for name, v in part["recall"].items()]
             rows += [(f"Dice, {name}", cell(v)) for name, v in part["dice_by_label"].items()]
-            about = f"End to end, {kind}: {part['n']} of {part['n_patients']} patients, {part['n_outlined']} outlined"
+            outlined = f"{part['n_outlined']} with a true mask" if with_dice else "none with a true mask"
+            about = f"End to end, {kind}: {part['n']} of {part['n_patients']} patients, {outlined}"
             tables.append(Table(about, ("", "value"), rows))
             tables += box_tables(part)
             tables += mask_tables(part["masks"], masks) if part["masks"] else []
         return tables
 
 
-def _likeliest(case: ScanCase) -> str:
+@dataclass(frozen=True)
+class _Opened:
+    """A scan that was read as a run reads it, with its truth.
+
+    Attributes:
+        members: Its samples.
+        case: Ready for the networks.
+        truth: Its true mask in the array order of the scan, or None.
+    """
+
+    members: list[Sample]
+    case: Case
+    truth: NDArray[np.uint8] | None
+
+
+def _open(members: list[Sample], size: int) -> _Opened:
+    first = members[0]
+    scan = open_source(first.image, RunOptions(channel=first.channel))
+    return _Opened(members, prepare(scan, size), true_mask(members, scan))
+
+
+def _groups(scans: Iterable[_Opened]) -> Iterator[list[_Opened]]:
+    """Scans that share a batch, as in a run: at least one, and not more slices than `AT_ONCE`."""
+    group: list[_Opened] = []
+    slices = 0
+    for opened in scans:
+        n = len(opened.case.chosen)
+        if group and slices + n > AT_ONCE:
+            yield group
+            group, slices = [], 0
+        group.append(opened)
+        slices += n
+    if group:
+        yield group
+
+
+def _is_right(label: str, guess: str) -> bool:
+    """Whether an answer is right; of a tumor of unknown type, whether it is a tumor."""
+    return guess == label or (label == TUMOR and guess not in (TUMOR_FREE, REFUSED))
+
+
+def _shows_lesion(scores: Sequence[SliceScores]) -> bool:
+    return any(s.truth_px for s in scores)
+
+
+def _likeliest(case: ScanCase, classes: ClassList) -> str:
     """The pipeline's class, of a tumor of uncertain type the likeliest one."""
-    return case.guess if case.guess != TUMOR else max(CLASSES[1:], key=lambda name: case.probabilities.get(name, 0.0))
+    if not classes.is_uncertain(case.guess):
+        return case.guess
+    return max(classes.tumors, key=lambda name: case.probabilities.get(name, 0.0))
 
 
 def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], list[str]]:
@@ -279,25 +390,7 @@ def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], li
 def _true_label(members: list[Sample]) -> str:
     """The scan's class. The slices that are left of a volume may all be without its lesion."""
     labels = [members[0].volume_label, *(s.label for s in members)]
-    return next((label for label in labels if label not in ("", CLASSES[NO_TUMOR])), CLASSES[NO_TUMOR])
-
-
-def _row(case: ScanCase, kind: str, index: int | None, scores: SliceScores | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "file": case.file,
-        "kind": kind,
-        "slice": index,
-        "patient": case.patient,
-        "fold": case.fold,
-        "source": case.source,
-        "sequence": case.sequence,
-        "label": case.label if index is None else case.slice_labels[index],
-        "predicted": case.guess if index is None else None,
-    }
-    row |= {f"p_{name}": case.probabilities.get(name) if index is None else None for name in CLASSES}
-    if scores is not None:
-        return row | asdict(scores)
-    return row | dict.fromkeys(SliceScores.__dataclass_fields__) | {"dice": case.dice}
+    return next((label for label in labels if label not in ("", TUMOR_FREE)), TUMOR_FREE)
 
 
 def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
@@ -306,10 +399,10 @@ def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
         return None
     file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
     if file is not None:
-        return read_volume_mask(file, scan) if scan.volume else read_mask(file, scan)
+        return read_truth(file, scan)
     if scan.annotation is not None and scan.annotation.mask is not None:
         return scan.annotation.mask
-    if any(label != CLASSES[NO_TUMOR] for s in members for label in (s.volume_label or s.label, s.label)):
+    if any(label != TUMOR_FREE for s in members for label in (s.volume_label or s.label, s.label)):
         return None
     return np.zeros(scan.voxels.shape if scan.volume else scan.voxels.shape[:2], np.uint8)
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.evaluation.leaks import copy_warning, leak_warnings, measured_patients
+from tumorlens.pipeline.engines.choice import choose_engine
+from tumorlens.pipeline.engines.engine import Engine
+from tumorlens.pipeline.evaluation.leaks import (
+    copy_warning,
+    leak_warnings,
+    learned_pictures,
+    measured_patients,
+    picture_warning,
+)
 from tumorlens.pipeline.evaluation.protocols import Progress, Selection, find_protocol
 from tumorlens.pipeline.evaluation.report import check_out, screen_table, unit_of, write_report
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
@@ -53,20 +61,42 @@ def evaluate(
     selection = select(request, card, progress)
     weights.check_files(selection)
     warnings = warnings_about(selection, weights)
-    selection = _with_verdict(selection, warnings)
     for text in warnings:
         warn(text)
     evaluation = _evaluation(request, selection)
     for fold, samples in selection.parts.items():
+        evaluation.learned = learned_pictures([weights.card(stage, fold) for stage in weights.names])
         evaluation.measure(weights.load(fold), samples, fold, progress)
+    copies = picture_warning(*evaluation.known_slices())
+    for text in copies:
+        warn(text)
+    warnings += copies
+    selection = _with_verdict(selection, warnings)
     about = _about(request, selection, weights, warnings)
+    if copies:
+        about["mark"] = "{} of {} slices known to the weights".format(*evaluation.known_slices())
     report = write_report(out, about, evaluation, list(selection.parts))
     if selection.protocol.id != "none":
         say(selection.protocol.title)
+    if copies:
+        say(f"({about['mark']})")
     say(screen_table(report, evaluation.headline))
     counted = f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"
     say(f"{counted}, {selection.choice}; report: {out / 'report.md'}")
+    for text in (*selection.notes, *about["differs_from_run"]):
+        say(f"note: {text}")
     return report
+
+
+def differences_from_run(engine: Engine, tta: bool) -> list[str]:
+    """How the networks are computed otherwise than by `tumorlens run` without options on this machine, in words."""
+    of_run = choose_engine()
+    differences = []
+    if engine.facts() != of_run.facts():
+        differences.append(f"computed by {engine}; `tumorlens run` computes by {of_run} on this machine")
+    if tta:
+        differences.append("each slice and its mirror image are averaged; `tumorlens run` does so with --tta only")
+    return differences
 
 
 def completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> EvaluationRequest:
@@ -138,9 +168,11 @@ def _about(request: EvaluationRequest, selection: Selection, weights: Weights, w
             "choice": selection.choice,
         },
         "warnings": warnings,
+        "mark": "",
         "notes": list(selection.notes),
         "tta": request.tta,
         "engine": weights.engine.facts(),
+        "differs_from_run": differences_from_run(weights.engine, request.tta),
         "models": weights.describe(folds),
         "seed": request.fold_seed,
         "versions": package_versions(),

@@ -1,14 +1,16 @@
-"""Finds the measured patients from which weights have learned, by the hashes on the weights' card."""
+"""Finds the measured patients and pictures from which weights have learned, by the hashes on the weights' card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tumorlens.data.cards.lineage import PATIENTS
+from tumorlens.data.cards.lineage import PATIENTS, pictures_learned_from
 from tumorlens.data.datasets.patient_hashes import hash_patients
+from tumorlens.data.datasets.picture_hashes import PictureHashes
 from tumorlens.data.datasets.sample import Sample
 
+CHANCE = 0.01  # of slices from another source at most 0.6 % have the hash of a training slice
 Patients = Mapping[str, frozenset[str]]  # patient -> hashes: that of the ID, or those of the patient's files
 
 
@@ -61,6 +63,28 @@ def leak_warnings(stage: str, card: Mapping[str, Any], patients: Patients, where
             "measured patients"
         )
     return warnings
+
+
+def learned_pictures(cards: Sequence[Mapping[str, Any]]) -> PictureHashes:
+    """The pictures from which weights, and their initial weights, have learned; empty where no card lists any."""
+    trainings = [card.get("training") for card in cards]
+    texts = [pictures_learned_from(training) for training in trainings if isinstance(training, dict)]
+    return PictureHashes.from_text("".join(filter(None, texts)))
+
+
+def picture_warning(known: int, measured: int) -> list[str]:
+    """A warning that measured slices were training slices, whatever they and their patients are called.
+
+    Args:
+        known: How many have the hash of a training slice.
+        measured: How many there are.
+    """
+    if known <= CHANCE * measured:
+        return []
+    return [
+        f"{known} of {measured} of these slices were training slices of the weights, or are copies of such: figures "
+        "on them say nothing about new patients"
+    ]
 
 
 def copy_warning(stage: str, card: Mapping[str, Any], patients: Patients) -> list[str]:

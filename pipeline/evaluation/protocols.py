@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tumorlens.data.datasets.sample import Sample, has_truth
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import NO_TUMOR, SHIPPED_CLASSES, ClassList
 
 STAGES = ("classification", "segmentation", "pipeline")
 LEAKS = "leaks: 57 % of test images are copies of training images"  # of BRISC's own parts
@@ -21,23 +21,38 @@ class Protocol:
     Attributes:
         id: ``p1`` to ``p7``, or ``none``.
         title: One line for the report.
-        classes: Indices into `data.labels.CLASSES` that are measured.
         split: ``"folds"``, ``"official"``, or ``"all"`` scans as one set.
         stages: The stages that it can measure, ``pipeline`` among them.
         presence_only: Whether only tumor or no tumor is measured, not the type.
+        tumors_only: Whether only tumors are measured.
+        class_list: The classes of the classifier; of a segmenter alone, those of the labels.
     """
 
     id: str
     title: str
-    classes: tuple[int, ...] = tuple(range(len(CLASSES)))
     split: str = "folds"
     stages: tuple[str, ...] = STAGES
     presence_only: bool = False
+    tumors_only: bool = False
+    class_list: ClassList = SHIPPED_CLASSES
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The numbers of the classes that are measured, see `data.labels.ClassList.index`."""
+        first = NO_TUMOR + 1 if self.tumors_only else self.class_list.offset
+        return tuple(range(first, len(self.class_list)))
+
+    def of_classes(self, class_list: ClassList) -> Protocol:
+        """The protocol of a classifier of some classes, with their number in its title."""
+        title = self.title
+        if class_list.names != SHIPPED_CLASSES.names:
+            title = title.replace("three classes", f"{len(class_list.tumors)} classes")
+            title = title.replace("four classes", f"{len(class_list.outputs)} classes")
+        return replace(self, title=title, class_list=class_list)
 
 
-_TUMORS = tuple(c for c in range(len(CLASSES)) if c != NO_TUMOR)
 PROTOCOLS = {
-    "p1": Protocol("p1", "P1: type of tumor (three classes) and mask, folds by patient", _TUMORS),
+    "p1": Protocol("p1", "P1: type of tumor (three classes) and mask, folds by patient", tumors_only=True),
     "p2": Protocol("p2", "P2: presence and type (four classes) and mask, folds by patient"),
     "p3": Protocol("p3", "P3: official split, to compare with papers only", split="official"),
     "p4": Protocol("p4", "P4: LGG folder, Dice of each patient's volume, folds by patient", stages=("segmentation",)),

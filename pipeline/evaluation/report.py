@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +123,21 @@ def _markdown(report: dict[str, Any], evaluation: Evaluation[Any], plots: list[s
         ("n", f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"),
         ("metric policy", report["metric_policy"]),
         *((_model_name(model), _model_text(model)) for model in report["models"]),
+        ("engine", "{name} in {precision} on {device}".format(**report["engine"])),
+        *(("differs from a run", text) for text in report["differs_from_run"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in report["versions"].items())),
         ("made on", report["date"]),
         *(("note", note) for note in report["notes"]),
     ]
     parts.append(Table("What was measured, and how", ("", ""), facts).markdown())
     parts.append(f"Command:\n\n```\n{report['command']}\n```\n")
+    tables = evaluation.tables(report["figures"])
     if len(report["by_fold"]) > 1:
-        table = fold_table(evaluation.headline, report["by_fold"], report["figures"])
-        parts.append(table.markdown())
-    parts += [table.markdown() for table in evaluation.tables(report["figures"])]
+        tables.insert(0, fold_table(evaluation.headline, report["by_fold"], report["figures"]))
     if report["groups"]:
-        parts.append(group_table(report["groups"], evaluation.group_titles).markdown())
+        tables.append(group_table(report["groups"], evaluation.group_titles))
+    mark = f" ({report['mark']})" if report["mark"] else ""  # at every figure, for tables are copied without the rest
+    parts += [replace(table, title=table.title + mark).markdown() for table in tables]
     parts += ["## Pictures", "", *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in plots), ""]
     return "\n".join(parts)
 

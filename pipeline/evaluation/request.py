@@ -21,8 +21,9 @@ class EvaluationRequest:
         classifier: Weights, or the shipped ones; ``{fold}`` stands for the fold's number.
         segmenter: The same for stage two.
         seed: Of the bootstrap, and of folds that the data do not have; None takes the one on the weights' card.
-        engine: See `pipeline.engines.choice.choose_engine`. With the defaults of `engine` and `precision` figures are
-            the same on every machine.
+        engine: See `pipeline.engines.choice.choose_engine`. The defaults of `engine` and `precision` are those of
+            `tumorlens run`, so that what is measured is what a run answers. torch in fp32 gives the same figures on
+            every machine.
         size: Side of the network's input in pixels, with which training looked for copies among slices without a
             patient.
         command: The command as the user typed it.
@@ -57,8 +58,8 @@ class EvaluationRequest:
         shown="by the sequence of each slice, as a run does",
     )
     tta: bool = setting(False, "Average over each slice and its mirror image.")
-    engine: str = setting("torch", "torch, openvino or auto.")
-    precision: str = setting("fp32", "fp32, bf16 or auto (what the hardware computes).")
+    engine: str = setting("auto", "torch, openvino or auto: what `tumorlens run` takes on this machine.")
+    precision: str = setting("auto", "fp32, bf16 or auto: what `tumorlens run` takes on this machine.")
     seed: int | None = setting(
         None,
         "Seed of folds, where the data have none, and of the intervals.",

@@ -13,7 +13,7 @@ from tumorlens.data.bootstrap import weighted_mean
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import outline_of
+from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, outline_of
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
@@ -126,19 +126,19 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
     def _compare(self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None) -> None:
         outlines = [self.outline or outline_of(swept.reading.sample.sequence) for swept in batch]
         channels = [segmenter.channel_of(outline) for outline in outlines]
-        maps = segmenter.predict(np.stack([swept.prepared.image for swept in batch]), channels)
-        for swept, map_hw in zip(batch, maps, strict=True):
+        images = np.stack([swept.prepared.image for swept in batch])
+        maps = segmenter.predict(images, channels)
+        for swept, map_hw, known in zip(batch, maps, self.knows(images), strict=True):
             reading = swept.reading
             guess = preprocess.mask_to_source(map_hw, swept.prepared.placement, segmenter.mask_threshold)
             truth = np.zeros_like(guess) if reading.mask is None else reading.mask
             boxes = box_scores(guess, truth) if reading.sample.weak else None
-            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), boxes)
+            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), boxes, known=bool(known))
             self.cases.append(case)
-            if boxes is not None:
-                continue
-            title = mask_title(case.sample.label, case.scores)
-            shown = WorstCase(reading.image, title, case.patient, truth, guess, reading.aspect)
-            self.worst.offer(badness(case.scores), shown)
+            if boxes is None and case.scores.dice < 1:
+                title = mask_title(case.sample.label, case.scores)
+                shown = WorstCase(reading.image, title, case.patient, truth, guess, reading.aspect)
+                self.worst.offer(badness(case.scores), shown)
 
     def figures_of(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
         """The `segmentation_report` of the outlined slices, Dice of their volumes by P4; the `box_report` of others."""
@@ -166,10 +166,13 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Dice by lesion size and the lowest Dice."""
         cases = _outlined(self.cases)
-        if not cases:
-            return {}
         scores, labels = [c.scores for c in cases], [c.sample.label for c in cases]
-        return mask_plots(scores, labels, [c.patient for c in cases], self.worst.items)
+        plots: dict[str, Callable[[Path], None]] = {}
+        if any(s.truth_px for s in scores):
+            plots |= size_plot(scores, labels, [c.patient for c in cases])
+        if worst := self.worst.items:
+            plots["worst.png"] = lambda path: plot_worst(worst, path, "lowest Dice")
+        return plots
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
         """Tables of the masks, after those of the boxes and of the volumes."""
@@ -227,20 +230,26 @@ def badness(scores: SliceScores) -> tuple[float, ...]:
     return (scores.dice, 2.0 * scores.overlap_px - scores.truth_px - scores.guess_px)
 
 
-def mask_title(label: str, scores: SliceScores) -> str:
-    """The title of one of the worst slices."""
-    return f"{plain(label or 'tumor')}, Dice {scores.dice:.2f}"
+def mask_title(label: str, scores: SliceScores, place: str = "", answer: str = "") -> str:
+    """The title of one of the worst slices: its truth, then what was answered.
+
+    Args:
+        label: The true label of the scan. A slice on which the true mask is empty has no tumor, whatever the scan has.
+        scores: Of the slice.
+        place: The slice of a volume, or empty.
+        answer: The label that was answered; empty where only a mask was.
+    """
+    true = plain(label or TUMOR) if scores.truth_px else plain(CLASSES[NO_TUMOR])
+    masks = f"Dice {scores.dice:.2f}" if scores.truth_px else "false mask" if scores.guess_px else ""
+    return f"true: {true}{place}\n" + ", ".join(filter(None, (plain(answer), masks)))
 
 
-def mask_plots(
-    scores: Sequence[SliceScores], labels: Sequence[str], patients: Sequence[str], worst: Sequence[WorstCase]
+def size_plot(
+    scores: Sequence[SliceScores], labels: Sequence[str], patients: Sequence[str]
 ) -> dict[str, Callable[[Path], None]]:
-    """Dice by lesion size and the worst slices: file name -> the function that writes the picture."""
+    """Dice by lesion size: file name -> the function that writes the picture."""
     title = f"tumor slices, n = {sum(s.truth_px > 0 for s in scores)}"
-    return {
-        "dice_by_size.png": lambda path: plot_dice_by_size(scores, labels, path, title, patients),
-        "worst.png": lambda path: plot_worst(worst, path, "lowest Dice"),
-    }
+    return {"dice_by_size.png": lambda path: plot_dice_by_size(scores, labels, path, title, patients)}
 
 
 def mask_tables(figures: dict[str, Any], title: str = "Masks") -> list[Table]:

@@ -14,7 +14,7 @@ from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import Sample, has_color, has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
+from tumorlens.data.labels import TUMOR, TUMOR_FREE, ClassList
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
 from tumorlens.pipeline.evaluation.leaks import has_unseen_patients, is_unseen_fold, measured_patients
@@ -45,6 +45,11 @@ def select(
     """
     protocol = find_protocol(request.protocol, request.stage, request.folds)
     samples, loaded = _usable_samples(request, protocol)
+    if request.stage == "segmentation":
+        protocol = protocol.of_classes(ClassList.of_labels(s.label for s in loaded))
+    else:
+        protocol = protocol.of_classes(ClassList.from_card(card or {}))
+        samples = _in_classes(samples, protocol)
     notes = _notes(samples, loaded, request, protocol)
     if protocol.id == "p5":
         protocol = replace(protocol, title=f"{protocol.title}: {', '.join(source_names(request.data))}")
@@ -131,17 +136,39 @@ def _measured(samples: list[Sample], protocol: Protocol) -> list[Sample]:
     """The samples of the protocol's classes, without the tumors' types where it measures presence only."""
     if protocol.presence_only:
         return [replace(s, label=_presence(s.label), volume_label=_presence(s.volume_label)) for s in samples]
-    names = {CLASSES[c] for c in protocol.classes} | ({TUMOR} if NO_TUMOR in protocol.classes else set())
+    names = {protocol.class_list.names[c] for c in protocol.classes}
+    names |= set() if protocol.tumors_only else {TUMOR}
     return [s for s in samples if not s.label or s.label in names]
 
 
+def _in_classes(samples: list[Sample], protocol: Protocol) -> list[Sample]:
+    """The samples with the labels that the classifier gives: to one that says yes or no, every tumor is a tumor.
+
+    Raises:
+        InputError: A sample that the protocol measures is of a class that the classifier lacks.
+    """
+    if protocol.presence_only:
+        return samples
+    classes = protocol.class_list
+    if classes.binary:
+        samples = [replace(s, label=_presence(s.label), volume_label=_presence(s.volume_label)) for s in samples]
+    for label, sample in {sample.label: sample for sample in reversed(samples)}.items():
+        if label == TUMOR_FREE and protocol.tumors_only:
+            continue
+        try:
+            classes.index(label)
+        except InputError as error:
+            raise InputError(f"{sample.name}: {error}") from None
+    return samples
+
+
 def _presence(label: str) -> str:
-    return label if label in ("", CLASSES[NO_TUMOR]) else TUMOR
+    return label if label in ("", TUMOR_FREE) else TUMOR
 
 
 def _noun(protocol: Protocol) -> str:
     """The scans that a protocol measures, for messages."""
-    return "scan" if NO_TUMOR in protocol.classes else "scan of a tumor"
+    return "scan of a tumor" if protocol.tumors_only else "scan"
 
 
 def count_folds(request: EvaluationRequest) -> int:
@@ -188,7 +215,7 @@ def _usable_samples(request: EvaluationRequest, protocol: Protocol) -> tuple[lis
             raise InputError(f"{source}: protocol {protocol.id} {flaw}")
         loaded += [replace(sample, source=number) for sample in samples]
     usable = [s for s in loaded if (has_truth(s) if request.stage == "segmentation" else s.label)]
-    _check_use(usable, loaded, request, protocol)
+    _check_use(usable, loaded, request)
     return usable, loaded
 
 
@@ -210,15 +237,13 @@ def lgg_flaw(source: str, samples: Sequence[Sample]) -> str:
     return ""
 
 
-def _check_use(samples: list[Sample], loaded: list[Sample], request: EvaluationRequest, protocol: Protocol) -> None:
+def _check_use(samples: list[Sample], loaded: list[Sample], request: EvaluationRequest) -> None:
     needs_masks = request.stage == "segmentation"
     if not samples:
-        raise InputError(f"{request.data_names}: no {'scan with a mask' if needs_masks else 'labeled scan'}")
-    tumor_free = all(s.label == CLASSES[NO_TUMOR] for s in samples)
-    if needs_masks and tumor_free and any(s.label not in ("", CLASSES[NO_TUMOR]) for s in loaded):
+        raise InputError(f"{request.data_names}: no scan has a {'mask' if needs_masks else 'label or a mask'}")
+    tumor_free = all(s.label == TUMOR_FREE for s in samples)
+    if needs_masks and tumor_free and any(s.label not in ("", TUMOR_FREE) for s in loaded):
         raise InputError(f"{request.data_names}: no scan of a tumor has a mask")
-    if protocol.id in ("p1", "p2", "p3") and not any(s.label for s in samples):
-        raise InputError(f"{request.data_names}: protocol {protocol.id} needs labels, and no scan has one")
 
 
 def _notes(
@@ -226,8 +251,8 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if len(samples) < len(loaded):
-        lack = "mask" if request.stage == "segmentation" else "label"
-        notes.append(f"{len(loaded) - len(samples)} slices without a {lack} were left out")
+        lack = "without a true mask" if request.stage == "segmentation" else "with neither a label nor a mask"
+        notes.append(f"{len(loaded) - len(samples)} slices {lack} were left out: their truth is not known")
     if any(not s.patient for s in samples):
         notes.append(
             "the data do not name every patient: a slice of unknown origin counts as a patient of its own unless "
@@ -238,15 +263,17 @@ def _notes(
             "of volumes only slices are measured that training takes: with at least 20 pixels of a lesion or none, and "
             "a quarter of the largest slice's tissue"
         )
-    tumors = {s.label for s in samples} - {"", CLASSES[NO_TUMOR]}
-    if (TUMOR in tumors or protocol.presence_only) and request.stage != "segmentation":
-        if NO_TUMOR not in protocol.classes:
+    tumors = {s.label for s in samples} - {"", TUMOR_FREE}
+    untyped = TUMOR in tumors and not protocol.class_list.binary
+    if (untyped or protocol.presence_only) and request.stage != "segmentation":
+        if protocol.tumors_only:
             notes.append("tumors of unknown type were left out")
         elif protocol.presence_only or tumors == {TUMOR}:
-            notes.append("no tumor has a known type, or none is asked for: figures of the four classes are left out")
+            notes.append("no tumor has a known type, or none is asked for: figures of the classes are left out")
         else:
             notes.append("some tumors have no known type: they count for presence, not for the type")
-    absent = [CLASSES[c] for c in protocol.classes if not any(s.label == CLASSES[c] for s in samples)]
+    measured = [protocol.class_list.names[c] for c in protocol.classes]
+    absent = [name for name in measured if not any(s.label == name for s in samples)]
     if absent and protocol.id in ("p1", "p2", "p3"):
         notes.append(f"no scan shows {', '.join(absent)}")
     return tuple(notes)

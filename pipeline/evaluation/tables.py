@@ -124,7 +124,8 @@ def _value(figure: Any) -> str:
 
 
 class Measured(typing.Protocol):
-    """A slice or a scan that was measured: its patient, its fold or None, the number of its data set, its sequence."""
+    """A slice or a scan that was measured: its patient, its fold or None, the number of its data set, its sequence, how
+    many of its slices the weights know."""
 
     @property
     def patient(self) -> str: ...
@@ -134,6 +135,8 @@ class Measured(typing.Protocol):
     def source(self) -> int: ...
     @property
     def sequence(self) -> str: ...
+    @property
+    def n_known(self) -> tuple[int, int]: ...
 
 
 CaseT = TypeVar("CaseT", bound=Measured)

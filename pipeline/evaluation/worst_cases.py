@@ -61,7 +61,7 @@ class Worst:
 
 
 def plot_worst(cases: Sequence[WorstCase], path: Path, title: str) -> None:
-    """The cases as a picture, PNG; where masks were compared, with the true and the predicted border."""
+    """The cases, at least one, as a picture, PNG; where masks were compared, with the true and the predicted border."""
     from matplotlib.lines import Line2D
 
     columns = min(4, max(len(cases), 2))
@@ -77,8 +77,6 @@ def plot_worst(cases: Sequence[WorstCase], path: Path, title: str) -> None:
         _draw_border(axes, case.truth_hw, _TRUTH, 1.8)
         _draw_border(axes, case.guess_hw, _GUESS, 1.0)  # thinner, so that the truth shows beneath
         axes.set_title(f"{case.title}\n{_short(case.patient)}", fontsize=8)
-    if not cases:
-        figure.text(0.5, 0.4, "none", ha="center", va="center")
     figure.suptitle(title)
     if any(case.truth_hw is not None for case in cases):
         lines = [Line2D([], [], color=_TRUTH, lw=1.8, label="true")]

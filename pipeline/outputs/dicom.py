@@ -28,7 +28,12 @@ def write_dicom(result: Result, folder: Path, secondary_capture: bool) -> tuple[
     if result.scan.volume:
         try:
             mask = write_mask_dicom(
-                folder / "mask.dcm", result.numbers, result.scan, result.label, segmenter_of(result)
+                folder / "mask.dcm",
+                result.numbers,
+                result.scan,
+                result.label,
+                segmenter_of(result),
+                classes=result.classes,
             )
             files.append("mask.dcm")
             write_report_dicom(folder / "measurements.dcm", result, mask)

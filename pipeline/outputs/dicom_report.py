@@ -25,7 +25,7 @@ from tumorlens.data.dicom.derived import (
     uid,
 )
 from tumorlens.data.dicom.source import DicomSource
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TABLE, class_of
+from tumorlens.data.labels import SHIPPED_CLASSES, TABLE, TUMOR, TUMOR_FREE, ClassList
 from tumorlens.pipeline.measurements.lesions import Lesion
 from tumorlens.pipeline.result import Result
 
@@ -180,8 +180,8 @@ def _scan_group(result: Result, classifier: Algorithm) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    probabilities = {"P_TUMOR": 1.0 - result.probabilities[CLASSES[NO_TUMOR]]}
-    probabilities |= {f"P_{name.upper()}": p for name, p in result.probabilities.items()}
+    probabilities = {_own_code("P_TUMOR"): 1.0 - result.probabilities.get(TUMOR_FREE, 0.0)}
+    probabilities |= {_probability_code(name, result.classes): p for name, p in result.probabilities.items()}
     present = codes.SCT.Present if result.positive else codes.SCT.Absent  # CID 240
     presence = hd.sr.QualitativeEvaluation(codes.DCM.PresenceOfProperty, present)
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
@@ -190,12 +190,13 @@ def _scan_group(result: Result, classifier: Algorithm) -> Any:
         finding_sites=[hd.sr.FindingSite(codes.SCT.Brain)],
         algorithm_id=_identification(classifier),
         measurements=[
-            hd.sr.Measurement(_own_code(code), round(100 * float(p), 4), codes.UCUM.Percent)
-            for code, p in probabilities.items()
+            hd.sr.Measurement(code, round(100 * float(p), 4), codes.UCUM.Percent) for code, p in probabilities.items()
         ],
-        qualitative_evaluations=[presence, *_predicted_type(result.label)],
+        qualitative_evaluations=[presence, *_predicted_type(result)],
     )
-    remarks = [_COMMENT, *([f"To be looked at: {'; '.join(result.review)}."] if result.review else [])]
+    named = result.classes.row(result.label)
+    label = [] if named in (*TABLE, SHIPPED_CLASSES.row(TUMOR)) else [f"Label: {named.prose}."]
+    remarks = [_COMMENT, *label, *([f"To be looked at: {'; '.join(result.review)}."] if result.review else [])]
     group[0].ContentSequence.append(
         hd.sr.TextContentItem(codes.DCM.Comment, " ".join(remarks), hd.sr.RelationshipTypeValues.CONTAINS)
     )
@@ -217,10 +218,10 @@ def _lesion_group(lesion: Lesion, result: Result, segmentation: Dataset, source:
             source_series=hd.sr.SourceSeriesForSegmentation(uid(source.datasets[0], "SeriesInstanceUID")),
         ),
         finding_type=codes.SCT.Neoplasm,
-        finding_sites=[_site(lesion, result.label)],
+        finding_sites=[_site(lesion, result)],
         algorithm_id=_identification(segmenter_of(result)),
         measurements=_measurements(lesion) or None,
-        qualitative_evaluations=_predicted_type(result.label) or None,
+        qualitative_evaluations=_predicted_type(result) or None,
     )
     if lesion.centroid_ras_mm is not None:
         group[0].ContentSequence.append(_center(lesion.centroid_ras_mm, frame_of_reference(source)))
@@ -247,12 +248,12 @@ def _measurements(lesion: Lesion) -> list[Any]:
     return [hd.sr.Measurement(name, float(value), unit) for name, value, unit in measures if value is not None]
 
 
-def _site(lesion: Lesion, label: str) -> Any:
+def _site(lesion: Lesion, result: Result) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     laterality = {"left": codes.SCT.Left, "right": codes.SCT.Right}.get(lesion.side or "")  # CID 244 has no midline
-    return hd.sr.FindingSite(getattr(codes.SCT, class_of(label).site), laterality)
+    return hd.sr.FindingSite(getattr(codes.SCT, result.classes.row(result.label).site), laterality)
 
 
 def _center(ras_mm: tuple[float, float, float], frame_of_reference_uid: str) -> Any:
@@ -274,20 +275,28 @@ def _center(ras_mm: tuple[float, float, float], frame_of_reference_uid: str) -> 
     )
 
 
-def _predicted_type(label: str) -> list[Any]:
+def _predicted_type(result: Result) -> list[Any]:
     """The tumor type as an evaluation; empty for a scan without tumor."""
     import highdicom as hd
 
-    concept = class_of(label).concept
+    concept = result.classes.row(result.label).concept
     if concept is None:
         return []
     return [hd.sr.QualitativeEvaluation(_own_code("TUMOR_TYPE"), hd.sr.CodedConcept(*concept))]
 
 
-def _own_code(value: str) -> Any:
+def _own_code(value: str, meaning: str = "") -> Any:
     import highdicom as hd
 
-    return hd.sr.CodedConcept(value, _SCHEME, _OWN_CODES[value])
+    return hd.sr.CodedConcept(value, _SCHEME, meaning or _OWN_CODES[value])
+
+
+def _probability_code(name: str, classes: ClassList) -> Any:
+    """The code of a class's probability: by its name, or by its number where the table lacks it (16 letters fit)."""
+    code = f"P_{name.upper()}"
+    if code in _OWN_CODES:
+        return _own_code(code)
+    return _own_code(f"P_CLASS_{classes.names.index(name)}", f"Probability of {classes.prose(name)}"[:64])
 
 
 def _own_scheme() -> Dataset:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import TUMOR_FREE
 from tumorlens.data.scan import PLANES, Scan
 from tumorlens.pipeline.measurements.lesions import Lesion, slice_areas_px
 from tumorlens.pipeline.outputs.overlay import (
@@ -81,7 +81,7 @@ def shown_slices(result: Result) -> list[int]:
 
 def _suspicions(result: Result) -> dict[int, float]:
     """The tumor probability of each judged slice."""
-    return {s["index"]: 1 - s["probabilities"][CLASSES[NO_TUMOR]] for s in result.slices}
+    return {s["index"]: 1 - s["probabilities"].get(TUMOR_FREE, 0.0) for s in result.slices}
 
 
 def _spread(indices: NDArray[np.int_], most: int) -> list[int]:

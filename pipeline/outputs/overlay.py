@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.percentiles import percentiles
 from tumorlens.data.preprocessing.preprocess import to_gray
@@ -100,10 +99,9 @@ def _marked(picture: Picture, result: Result) -> Picture:
 
 def _sought(result: Result) -> str:
     """The class that the heat belongs to, in words: the likeliest type of a tumor of uncertain type."""
-    if result.label != TUMOR:
+    if not result.classes.is_uncertain(result.label):
         return plain(result.label)
-    types = [name for name in CLASSES if name != CLASSES[NO_TUMOR]]
-    return plain(max(types, key=lambda name: result.probabilities[name]))
+    return plain(max(result.classes.tumors, key=lambda name: result.probabilities[name]))
 
 
 def mark_sides(picture: Picture, scan: Scan, size: int) -> bool:
@@ -128,7 +126,7 @@ def caption(result: Result) -> str:
     """Label and confidence, without anything that identifies the patient."""
     if result.confidence is None:
         return "refused: no MRI of the brain"
-    uncertain = " (type uncertain)" if result.label == TUMOR else ""
+    uncertain = " (type uncertain)" if result.classes.is_uncertain(result.label) else ""
     return f"{plain(result.label)}{uncertain} {result.confidence:.2f}"
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 from tumorlens.data.files import write_text
-from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, class_of
+from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR_FREE, ClassList
 from tumorlens.data.plotting import shown_probability
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.outputs import REPORT
 from tumorlens.pipeline.outputs.report_html import GENERATOR, render
+from tumorlens.pipeline.outputs.table import classes_in
 from tumorlens.pipeline.versions import package_versions
 
 _KINDS = ("failed", "refused", "doubt", "tumor", "free")  # in the order in which they need a look
@@ -63,8 +64,15 @@ def is_batch_report(path: Path) -> bool:
         return False
 
 
+def _prose(row: Mapping[str, str]) -> str:
+    """The label in words. The columns of the table say which classes there were."""
+    names = classes_in(row)
+    classes = SHIPPED_CLASSES if names == SHIPPED_CLASSES.outputs else ClassList.of_labels(names)
+    return classes.prose(row["label"]) if row["label"] else "failed"
+
+
 def _batch_row(row: Mapping[str, str], out: Path, folders: Mapping[str, str]) -> dict[str, Any]:
-    kind = "doubt" if row["review"] else "free" if row["label"] == CLASSES[NO_TUMOR] else "tumor"
+    kind = "doubt" if row["review"] else "free" if row["label"] == TUMOR_FREE else "tumor"
     if row["error"] or row["label"] == REFUSED:
         kind = "failed" if row["error"] else "refused"
     folder = folders[row["scan"]]
@@ -75,7 +83,7 @@ def _batch_row(row: Mapping[str, str], out: Path, folders: Mapping[str, str]) ->
             size = f"{amount:.3g} {unit}" if unit == "ml" else f"{amount:.0f} {unit}"
     return {
         **row,
-        "label": class_of(row["label"]).prose if row["label"] in KNOWN else row["label"] or "failed",
+        "label": _prose(row) if row["label"] != REFUSED else REFUSED,
         "confidence": row["confidence"] and shown_probability(float(row["confidence"])),
         "share": float(row["confidence"] or 0),
         "kind": kind,

@@ -14,7 +14,7 @@ from typing import Any
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of
+from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR_FREE, ClassList
 from tumorlens.data.plotting import plain, shown_probability
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE
@@ -79,7 +79,7 @@ def render_report(content: Mapping[str, Any], folder: Path) -> str:
         "report.html",
         title=_title(content["scan"]),
         about=f"tumorlens {content['versions'].get('tumorlens', '')}; report of {date.today().isoformat()}",
-        label="not judged" if label == REFUSED else class_of(label).prose,
+        label="not judged" if label == REFUSED else ClassList.from_card(content).prose(label),
         refused=label == REFUSED,
         meaning=_meaning(content),
         review=_reasons(content),
@@ -92,7 +92,7 @@ def render_report(content: Mapping[str, Any], folder: Path) -> str:
         scan=_scan(content),
         models=_models(content["models"]),
         computed=_computed(content),
-        limits=_limits(content["models"]),
+        limits=_limits(content),
     )
 
 
@@ -129,29 +129,32 @@ def _reasons(content: Mapping[str, Any]) -> list[str]:
 
 def _meaning(content: Mapping[str, Any]) -> list[str]:
     """Label and probability in words."""
-    label = content["label"]
+    label, classes = content["label"], ClassList.from_card(content)
     if label == REFUSED:
         return ["The scan does not look like an MRI of the brain. It has no label, no probabilities and no mask."]
     share = _percent(content["confidence"])
-    if label == CLASSES[NO_TUMOR]:
+    if label == TUMOR_FREE:
         return [
             f"The classifier sees no tumor; it gives that a probability of {share}.",
             "Small lesions can be missed, and so can other diseases than the tumors that it knows.",
         ]
-    behavior = f"A {class_of(label).prose} is usually {content['malignancy'].removeprefix('usually ')}."
+    prose = classes.prose(label)
+    article = "an" if prose[:1].lower() in "aeiou" else "a"
+    behavior = f"{article.capitalize()} {prose} is usually {content['malignancy'].removeprefix('usually ')}."
     behavior += f" {content['malignancy_note']}"
-    unknown = "The type is uncertain, so nothing is said of how such a tumor behaves."
-    return [
-        f"The classifier sees a {class_of(label).prose}; it gives that a probability of {share}.",
-        unknown if label == TUMOR else behavior,
-    ]
+    if classes.is_uncertain(label):
+        behavior = "The type is uncertain, so nothing is said of how such a tumor behaves."
+    elif content["malignancy"] == "unknown":
+        behavior = "Nothing is said of how such a tumor behaves."
+    every = [] if classes.gate else ["This classifier knows no scan without a tumor: it calls every scan one."]
+    return [f"The classifier sees {article} {prose}; it gives that a probability of {share}.", behavior, *every]
 
 
 def _probabilities(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    possible = content["prediction_set"]
+    possible, classes = content["prediction_set"], ClassList.from_card(content)
     return [
         {
-            "name": class_of(name).prose,
+            "name": classes.prose(name),
             "percent": _percent(p),
             "width": round(100 * p, 1),
             "possible": "" if not possible else "yes" if name in possible else "no",
@@ -326,11 +329,21 @@ def _computed(content: Mapping[str, Any]) -> str:
     return f"Computed by {place or 'your own engine'} in {seconds:.1f} s. result.json holds every figure and version."
 
 
-def _limits(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _limits(content: Mapping[str, Any]) -> list[str]:
     """What the models have learned from, how well they did and what they do not know, with figures of their cards."""
+    models, classes = content["models"], ClassList.from_card(content)
+    others = (
+        "A metastasis, an abscess, a stroke or another disease has no name here: it may be called one of these, or "
+    )
+    others += "be missed."
+    known = "They know gliomas, meningiomas and pituitary tumors."
+    if classes != SHIPPED_CLASSES:
+        known = f"The classifier knows {', '.join(map(classes.prose, classes.tumors))}."
+        others = "Any other disease may be called one of these, or be missed."
+        if classes.binary:
+            known, others = "The classifier says whether there is a tumor, not of which type.", "It may miss one."
     lines = [
-        "They know gliomas, meningiomas and pituitary tumors. A metastasis, an abscess, a stroke or another disease "
-        "has no name here: it may be called one of these, or be missed.",
+        f"{known} {others}",
         "They do worse on scanners and sequences that they have not seen, on T1 without contrast agent, and after "
         "treatment.",
         "For research and teaching only: not for diagnosis, grading, treatment planning or measuring response.",

@@ -5,23 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, text_of_cell, whole_file
-from tumorlens.data.labels import CLASSES
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 
 _TEXTS = ("scan", "review", "error")  # columns whose text comes from files
 _FIGURES = ("tumor_area_px", "tumor_area_mm2", "tumor_volume_mm3")
-COLUMNS = (
-    *("scan", "label", "confidence"),
-    *(f"p_{name}" for name in CLASSES),
-    *("prediction_set", "malignancy"),
-    *_FIGURES,
-    *("review", "error"),
-)
+_FIRST, _LAST = ("scan", "label", "confidence"), ("prediction_set", "malignancy", *_FIGURES, "review", "error")
+
+
+def columns_of(classes: ClassList) -> tuple[str, ...]:
+    """The columns of a table of results, with the probability of each answer of a classifier."""
+    return (*_FIRST, *(f"p_{name}" for name in classes.outputs), *_LAST)
+
+
+def classes_in(columns: Iterable[str]) -> tuple[str, ...]:
+    """The names of the classes in the columns of a table of results."""
+    return tuple(name.removeprefix("p_") for name in columns if name.startswith("p_"))
+
+
+COLUMNS = columns_of(SHIPPED_CLASSES)
 
 
 def csv_row(content: dict[str, Any]) -> dict[str, str]:
@@ -31,7 +38,7 @@ def csv_row(content: dict[str, Any]) -> dict[str, str]:
         "scan": content["scan"]["name"],
         "label": content["label"],
         "confidence": _number(content["confidence"], 4),
-        **{f"p_{name}": _number(probabilities.get(name), 4) for name in CLASSES},
+        **{f"p_{name}": _number(probabilities.get(name), 4) for name in ClassList.from_card(content).outputs},
         "prediction_set": "|".join(content["prediction_set"]),
         "malignancy": content["malignancy"],
         **{name: _number(content[name], 3) for name in _FIGURES},
@@ -45,18 +52,18 @@ def in_cell(reasons: Sequence[str]) -> str:
     return one_line("; ".join(reasons))
 
 
-def error_row(name: str, error: str) -> dict[str, str]:
+def error_row(name: str, error: str, columns: Sequence[str] = COLUMNS) -> dict[str, str]:
     """The row of ``results.csv`` for a scan that failed."""
-    return {**dict.fromkeys(COLUMNS, ""), "scan": name, "error": error}
+    return {**dict.fromkeys(columns, ""), "scan": name, "error": error}
 
 
-def write_table(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write ``results.csv`` whole, with texts as `safe_cell` gives them.
+def write_table(path: Path, rows: list[dict[str, str]], columns: Sequence[str] = COLUMNS) -> None:
+    """Write ``results.csv`` whole, with texts as `safe_cell` gives them. All rows have the columns.
 
     Bytes of a file name that are not Unicode become escapes.
     """
     with whole_file(path) as part:
-        part.write_bytes(_lines([dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]))
+        part.write_bytes(_lines([dict(zip(columns, columns, strict=True)), *rows]))
 
 
 def append_row(path: Path, row: dict[str, str]) -> None:
@@ -78,7 +85,7 @@ def append_row(path: Path, row: dict[str, str]) -> None:
 
 def _lines(rows: Sequence[dict[str, str]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
+    writer = csv.DictWriter(text, list(rows[0]))
     writer.writerows({**row, **{name: safe_cell(row.get(name, "")) for name in _TEXTS}} for row in rows)
     return text.getvalue().encode(errors="backslashreplace")
 
@@ -95,14 +102,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     try:
-        columns, *rows = _read_rows(path.read_bytes()) or [[]]
+        header, *rows = _read_rows(path.read_bytes()) or [[]]
     except (UnicodeDecodeError, csv.Error):
-        columns, rows = [], []
-    if tuple(columns) != COLUMNS:
+        header, rows = [], []
+    columns = tuple(header)
+    if columns != (*_FIRST, *(f"p_{name}" for name in classes_in(columns)), *_LAST):
         raise InputError(f"{path}: this is not the table as tumorlens writes it; move it away, or choose another -o")
     by_scan: dict[str, dict[str, str]] = {}
     for cells in rows:
-        row = dict.fromkeys(COLUMNS, "") | dict(zip(COLUMNS, cells, strict=False))
+        row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
         row |= {name: text_of_cell(row[name]) for name in _TEXTS}
         by_scan.pop(row["scan"], None)  # so that it has the place of the last
         by_scan[row["scan"]] = row
@@ -122,7 +130,8 @@ def _read_rows(data: bytes) -> list[list[str]]:
             raise
     else:
         # Other programs may leave out the last line end. Of a row with a label, the last column is empty.
-        if end < len(data) and not (len(rows[-1]) == len(COLUMNS) and rows[-1][1]):
+        whole = bool(rows) and len(rows[-1]) == len(rows[0]) > len(_FIRST) and bool(rows[-1][1])
+        if end < len(data) and not whole:
             rows.pop()
     return rows
 

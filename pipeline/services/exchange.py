@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import claim, write_text
 from tumorlens.data.formats.pictures import write_png
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 from tumorlens.data.masks.coco import CocoImage, write_coco
 from tumorlens.data.masks.export import FORMATS, DicomWriter, MaskFormat, as_volume, slice_names, slices_of
 from tumorlens.data.masks.labeling import MaskLabel, label_mask
@@ -172,7 +173,12 @@ def export_masks(request: ExportRequest, done: Callable[[int, int], None] | None
                     described[result.name] = _described(mask, request, row)
 
         if row.name == "coco":
-            write_coco(request.folder / COCO_POLYGONS, request.folder / COCO_RUN_LENGTHS, _coco_images(masks()))
+            write_coco(
+                request.folder / COCO_POLYGONS,
+                request.folder / COCO_RUN_LENGTHS,
+                _coco_images(masks()),
+                _classes_of(scans),
+            )
         else:
             for mask in masks():
                 try:
@@ -191,6 +197,11 @@ def export_masks(request: ExportRequest, done: Callable[[int, int], None] | None
     }
     write_text(request.folder / LABELS_FILE, json.dumps(content, indent=1) + "\n")
     return report
+
+
+def _classes_of(scans: Sequence[Chosen]) -> ClassList:
+    """The classes of the classifier that has judged the scans; one run has one."""
+    return scans[0].result.classes if scans else SHIPPED_CLASSES
 
 
 def as_seen(result: StoredResult, mask: Scan) -> Scan:
@@ -261,7 +272,7 @@ def _mask_of(chosen: Chosen, store: Store, request: ExportRequest) -> ScanMask:
     if mask is None:
         raise InputError(f"{result.name}: the model's mask is gone")
     label = next((d.label for d in reversed(chosen.about) if d.label), result.label)
-    values, labels = label_mask(number_lesions(mask.voxels, mask), label, request.labels)
+    values, labels = label_mask(number_lesions(mask.voxels, mask), label, request.labels, result.classes)
     folder = result.folder.relative_to(request.out).as_posix()
     return ScanMask(chosen, folder, mask, as_seen(result, mask), label, values, labels)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, class_of, color_of
+from tumorlens.data.labels import TUMOR_FREE, ClassList
 from tumorlens.data.plotting import shown_probability
 from tumorlens.pipeline.measurements.lesions import Lesion
 from tumorlens.pipeline.result import MALIGNANCY_NOTE, Result
@@ -21,7 +21,7 @@ def answer_of(result: Result) -> str:
     """The label with its probability, or that the scan was refused."""
     if result.confidence is None:
         return "refused"
-    return f"{class_of(result.label).prose} {shown_probability(result.confidence)}"
+    return f"{result.classes.prose(result.label)} {shown_probability(result.confidence)}"
 
 
 def progress_of(job: QueuedJob, position: int, ready: bool) -> str:
@@ -34,7 +34,9 @@ def progress_of(job: QueuedJob, position: int, ready: bool) -> str:
     """
     if job.state == DONE:
         label, confidence = job.content["label"], job.content["confidence"]
-        return "refused" if confidence is None else f"{class_of(label).prose} {shown_probability(confidence)}"
+        if confidence is None:
+            return "refused"
+        return f"{ClassList.from_card(job.content).prose(label)} {shown_probability(confidence)}"
     if job.state == FAILED:
         return _for_pages(job.error.removeprefix(f"{job.name}: "))
     if job.state == CANCELLED:
@@ -57,8 +59,9 @@ def probabilities_html(result: Result) -> str:
     if result.refused:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(class_of(name).prose)}</th><td><span class="tl-track">'
-        f'<span class="tl-fill" style="width:{100 * p:.1f}%;background:{color_of(name)}"></span></span></td>'
+        f'<tr><th scope="row">{escape(result.classes.prose(name))}</th><td><span class="tl-track">'
+        f'<span class="tl-fill" style="width:{100 * p:.1f}%;background:{result.classes.color(name)}"></span></span>'
+        "</td>"
         f"<td>{escape(shown_probability(p))}</td></tr>"
         for name, p in result.probabilities.items()
     )
@@ -112,8 +115,9 @@ def facts_html(result: Result, seconds: float) -> str:
 def _meaning(result: Result) -> list[str]:
     """What label and prediction set mean."""
     sentences = []
-    others = [class_of(name).prose for name in result.prediction_set if name != result.label]
-    if result.label == TUMOR:
+    others = [result.classes.prose(name) for name in result.prediction_set if name != result.label]
+    uncertain = result.classes.is_uncertain(result.label)
+    if uncertain:
         sentences.append(f"A tumor whose type is uncertain: {_list(others)}." if others else "The type is uncertain.")
     elif others:
         sentences.append(f"At 95 % coverage, {_list(others)} cannot be ruled out.")
@@ -122,9 +126,9 @@ def _meaning(result: Result) -> list[str]:
     if result.sequence is not None:
         name, probability = result.sequence
         sentences.append(f"The picture looks like {_SEQUENCES.get(name, name)} ({shown_probability(probability)}).")
-    if result.positive and result.label != TUMOR:
+    if result.positive and not uncertain and result.malignancy != "unknown":
         sentences.append(f"Typical behavior: {result.malignancy}. {MALIGNANCY_NOTE}")
-    if result.label == CLASSES[NO_TUMOR]:
+    if result.label == TUMOR_FREE:
         sentences.append("This does not rule out a tumor.")
     return sentences
 

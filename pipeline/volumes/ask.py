@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.classification.predict import Classifier
-from tumorlens.data.labels import CLASSES
 from tumorlens.pipeline.case import Case, prepare_slices
 from tumorlens.pipeline.measurements.brain import BrainRegion, find_brain
 from tumorlens.pipeline.measurements.lesions import number_lesions
@@ -48,7 +47,8 @@ def ask_other_planes(
         across = case.scan.in_plane(axis)
         indices = slices_across(axis, answers, segmenter.input_size, threshold, MIN_LESION_MM3)
         slices = prepare_slices(across, segmenter.input_size, indices)
-        answer = PlaneAnswer(across, {}, np.full((across.n_slices, len(CLASSES)), np.nan, np.float32), step_of(across))
+        unseen = np.full((across.n_slices, len(classifier.classes)), np.nan, np.float32)
+        answer = PlaneAnswer(across, {}, unseen, step_of(across))
         if slices:
             maps = segmenter.predict(np.stack([p.image for p in slices.values()]), [channel] * len(slices))
             answer.maps.update({k: (m, p.placement) for (k, p), m in zip(slices.items(), maps, strict=True)})

@@ -44,7 +44,7 @@ class PlaneAnswer:
     Attributes:
         scan: The volume, cut in this plane.
         maps: The segmenter's lesion maps of the slices that it saw.
-        probabilities: ``(n_slices, 4)`` of the classifier; NaN for slices that it did not see.
+        probabilities: ``(n_slices, c)`` of the classifier; NaN for slices that it did not see.
         step: How many slices neighboring maps are apart. Slices between two maps are interpolated.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.labels import NO_TUMOR
 from tumorlens.pipeline.measurements.lesions import boxes_of, slice_areas_px
 from tumorlens.pipeline.volumes.planes import PlaneAnswer
 
@@ -80,7 +80,7 @@ class Suspicion:
     Attributes:
         features: What the rule knows of it.
         voxels: Its number of voxels.
-        types: ``(3,)`` mean probability of each tumor type in the slices that it lies in.
+        types: ``(c - 1,)`` mean probability of each tumor type in the slices that it lies in.
     """
 
     features: Features
@@ -121,7 +121,11 @@ def suspicions_of(
             depth=min(float(_MOST_SLICES), float(np.count_nonzero(areas[0]))),
         )
         voxels = int(np.count_nonzero(member))
-        found.append(Suspicion(features, voxels, np.mean(types, axis=0) if types else np.zeros(len(CLASSES) - 1)))
+        found.append(
+            Suspicion(
+                features, voxels, np.mean(types, axis=0) if types else np.zeros(answers[0].probabilities.shape[1] - 1)
+            )
+        )
     return found
 
 

@@ -19,7 +19,7 @@ from nicegui.events import GenericEventArguments, KeyEventArguments
 
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.plotting import plain, shown_probability
-from tumorlens.pipeline.services.reviews.desk import LABELS, Desk, OpenCase, size_of
+from tumorlens.pipeline.services.reviews.desk import Desk, OpenCase, labels_for, size_of
 from tumorlens.pipeline.services.reviews.state import final_decision
 from tumorlens.pipeline.services.reviews.store import ACCEPT, CLAIM_S, COMMENT, CORRECT, REJECT, ConflictError
 from tumorlens.pipeline.web.reviewer import PATIENCE_S, Reviewer
@@ -319,7 +319,8 @@ class _CasePage:
                         show = partial(self._viewer.set_slice, lesion["slice_index"])
                         ui.button(f"Show lesion {lesion['number']}", on_click=show).props("flat dense")
         text("h2", "Your decision")
-        options = {label: f"{n}  {plain(label)}" for n, label in enumerate(LABELS, start=1)}
+        self._labels = labels_for(case.result)
+        options = {label: f"{n}  {plain(label)}" for n, label in enumerate(self._labels, start=1)}
         with ui.element("div").classes("tl-form"):
             self._label = ui.select(options, value=case.item.label, label="Label").props("outlined dense")
             self._comment = ui.textarea("Comment").props("outlined dense autogrow").classes("tl-comment")
@@ -473,8 +474,8 @@ class _CasePage:
             await self.go_on()
         elif key == "p":
             ui.navigate.to(REVIEW[1])
-        elif key.isdecimal() and 1 <= int(key) <= len(LABELS):
-            self._label.value = LABELS[int(key) - 1]
+        elif key.isdecimal() and 1 <= int(key) <= len(self._labels):
+            self._label.value = self._labels[int(key) - 1]
         elif self._viewer is not None:
             self._draw_key(key)
 

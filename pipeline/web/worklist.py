@@ -8,7 +8,6 @@ from urllib.parse import quote
 from nicegui import run, ui
 
 from tumorlens.data.errors import InputError, printable
-from tumorlens.data.labels import color_of
 from tumorlens.data.plotting import plain, shown_probability
 from tumorlens.pipeline.services.reviews.agreement import Agreement, Known, measure_agreement
 from tumorlens.pipeline.services.reviews.desk import FAILED, OPEN, STATES, Desk, WorkItem, describe_progress
@@ -148,7 +147,7 @@ def _line(item: WorkItem) -> str:
     content = item.result.content
     name = escape(printable(item.name))
     link = name if item.result.failed else f'<a href="{escape(address_of(item.name))}">{name}</a>'
-    color = color_of(item.label)
+    color = item.result.classes.color(item.label)
     label = (
         f'<span class="tl-swatch" style="background:{color}"></span>{escape(plain(item.label))}' if item.label else ""
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.bootstrap import weighted_mean
-from tumorlens.data.labels import color_of
+from tumorlens.data.labels import ClassList
 from tumorlens.data.plotting import new_figure, plain, save_figure
 from tumorlens.data.training.prepared import PreparedSet
 from tumorlens.segmentation.evaluation.metrics import SliceScores, dice_scores
@@ -70,10 +70,11 @@ def _plot(
     names = np.array([labels[i] or "tumor" for i in sick])
     figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
+    classes = ClassList.of_labels(names.tolist())
     for name in sorted(set(names)):
         chosen = names == name
         text = f"{plain(name)}, n = {chosen.sum()}, mean {dice[chosen].mean():.3f}"
-        axes.scatter(percent[chosen], dice[chosen], s=9, alpha=0.5, color=color_of(name), linewidths=0, label=text)
+        axes.scatter(percent[chosen], dice[chosen], s=9, alpha=0.5, color=classes.color(name), linewidths=0, label=text)
     bins = _bin_means(percent, dice, [patients[i] for i in sick])
     if bins:
         x, y, low, high = np.array(bins).T

@@ -6,17 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from tumorlens.classification.architectures import find_architecture
-from tumorlens.classification.config import ClassifierConfig
+from tumorlens.classification.config import SHIPPED, ClassifierConfig
 from tumorlens.classification.model import _of_encoder, build_classifier, initialize
 from tumorlens.classification.train import initial_weights
-from tumorlens.data.cards.weights import save_weights
+from tumorlens.data.cards.weights import read_state, save_weights
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
 from tumorlens.data.training.networks import mix_in_start
 from tumorlens.segmentation.model import build_segmenter, initialize_segmenter
 
-RESNET = find_architecture("resnet50")
+RESNET, RESNET18 = find_architecture("resnet50"), find_architecture("resnet18")
 
 
 def test_initialization_reports_the_loaded_layers(tmp_path):
@@ -58,6 +60,58 @@ def test_an_initialization_that_does_not_fit(tmp_path):
         initialize(build_classifier(RESNET), RESNET, "nowhere.pth")
 
 
+def test_the_shipped_classifier_is_a_start_for_these_and_for_other_classes():
+    trained = read_state(SHIPPED)
+    same = build_classifier(RESNET)
+    report = initialize(same, RESNET, "shipped")
+    assert str(report) == "267 of 267 tensors from the shipped classifier"
+    torch.testing.assert_close(same.fc.weight, trained["fc.weight"].float())
+
+    wanted = ["pituitary", "abscess", "no_tumor", "cyst"]  # as many classes, in another order
+    other = build_classifier(RESNET)
+    before = other.fc.weight.detach().clone()
+    report = initialize(other, RESNET, "shipped", wanted)
+    assert report.fresh == ("the outputs of abscess, cyst",)
+    torch.testing.assert_close(other.fc.weight[[0, 2]], trained["fc.weight"].float()[[3, 0]])
+    assert torch.equal(other.fc.weight[[1, 3]], before[[1, 3]])
+    torch.testing.assert_close(other.layer4[2].conv3.weight, trained["layer4.2.conv3.weight"].float())
+
+
+def test_a_network_with_fewer_outputs_takes_the_rows_of_its_classes(tmp_path):
+    trained, two = build_classifier(RESNET18), build_classifier(RESNET18)
+    two.fc = nn.Linear(512, 2)
+    card = {"stage": "classification", "architecture": "resnet18", "classes": list(CLASSES)}
+    save_weights(trained.state_dict(), tmp_path / "c.safetensors", card)
+    report = initialize(two, RESNET18, str(tmp_path / "c.safetensors"), ["glioma", "tumor"])
+    assert report.fresh == ("the output of tumor",)
+    torch.testing.assert_close(two.fc.bias[0], trained.fc.bias[1].half().float())
+
+
+def test_weights_of_another_architecture_name_it(tmp_path):
+    with pytest.raises(InputError, match="the shipped classifier is a resnet50, not a resnet18; give --arch resnet50"):
+        initialize(build_classifier(RESNET18), RESNET18, "shipped")
+    mlp = find_architecture("mlp")
+    with pytest.raises(InputError, match="fits mlp; it is a resnet50, give --arch resnet50"):
+        initialize(build_classifier(mlp), mlp, str(SHIPPED))
+
+
+@pytest.mark.parametrize("init", ["segmentation", "classification"])
+def test_without_internet_the_shipped_weights_are_offered(init, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.get_encoder", offline)
+    with pytest.raises(
+        InputError, match=r"cannot be downloaded \(OSError.*\); give --init shipped, a file with --init FILE"
+    ):
+        if init == "classification":
+            initialize(build_classifier(RESNET), RESNET, "imagenet")
+        else:
+            initialize_segmenter(build_segmenter())
+
+
 def test_trained_weights_go_a_part_of_the_way_back(tmp_path):
     """Floating-point tensors only; a start that lacks a part of the network is refused."""
     config = ClassifierConfig(data=("x",), arch="cnn", size=64, start_share=0.25)
@@ -65,7 +119,7 @@ def test_trained_weights_go_a_part_of_the_way_back(tmp_path):
     start, model = build_classifier(architecture, 64), build_classifier(architecture, 64)
     torch.save(start.state_dict(), tmp_path / "start.pth")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    mix_in_start(model, initial_weights(replace(config, init=str(tmp_path / "start.pth"))), 0.25)
+    mix_in_start(model, initial_weights(replace(config, init=str(tmp_path / "start.pth")), CLASSES), 0.25)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, 0.75 * before[name] + 0.25 * start.state_dict()[name])
@@ -73,4 +127,4 @@ def test_trained_weights_go_a_part_of_the_way_back(tmp_path):
             assert torch.equal(tensor, before[name])
     torch.save(dict(list(start.state_dict().items())[:2]), tmp_path / "part.pth")
     with pytest.raises(InputError, match="--start-share needs a whole network, and it lacks"):
-        initial_weights(replace(config, init=str(tmp_path / "part.pth")))
+        initial_weights(replace(config, init=str(tmp_path / "part.pth")), CLASSES)

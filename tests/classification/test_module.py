@@ -14,7 +14,7 @@ from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.model import build_classifier
 from tumorlens.classification.module import LabelLoss, build_module, freeze_backbone
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import UNTYPED
+from tumorlens.data.labels import SHIPPED_CLASSES
 from tumorlens.data.training.partition import load_partition
 
 
@@ -55,14 +55,14 @@ def test_blanked_slices_teach_no_class(phantom_set):
 
 def test_a_tumor_of_unknown_type_teaches_presence_and_no_type():
     loss = LabelLoss(torch.ones(4), 0.0)
-    untyped = torch.tensor([UNTYPED, UNTYPED])
+    untyped = torch.tensor([SHIPPED_CLASSES.untyped, SHIPPED_CLASSES.untyped])
     even, sure = torch.tensor([[0.0, 2, 2, 2]] * 2), torch.tensor([[0.0, 2 + np.log(3), -50, -50]] * 2)
     assert float(loss(even, untyped)) == pytest.approx(float(loss(sure, untyped)), abs=1e-5)  # the sum counts
     logits = even.clone().requires_grad_()
     loss(logits, untyped).backward()
     assert logits.grad[0, 0] > 0 > logits.grad[0, 1]
     assert logits.grad[0, 1] == logits.grad[0, 2] == logits.grad[0, 3]
-    mixed = torch.tensor([UNTYPED, 0])
+    mixed = torch.tensor([SHIPPED_CLASSES.untyped, 0])
     halves = (loss(even[:1], mixed[:1]) + loss(even[1:], mixed[1:])) / 2
     assert float(loss(even, mixed)) == pytest.approx(float(halves))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tumorlens.data.bootstrap import Draws, interval, ratio, weighted_mean, with_bounds
+from tumorlens.data.bootstrap import Draws, interval, ratio, sum_of_magnitudes, weighted_mean, with_bounds
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,35 @@ def test_totals_count_a_slice_as_often_as_its_patient_is_drawn():
 
 def test_a_quotient_by_zero_is_undefined():
     assert np.array_equal(ratio(np.array([1.0, 2.0]), np.array([0.0, 4.0])), [np.nan, 0.5], equal_nan=True)
+
+
+def made_up_errors(seed, gap, bins=15, n=150):
+    """Signed errors of `bins` bins and their draws over patients; the true sum of their magnitudes is `gap`."""
+    random = np.random.default_rng(seed)
+    noise = np.eye(bins)[random.integers(0, bins, n)] * random.normal(gap, 0.4, n)[:, None]
+    return noise.sum(axis=0) / n, Draws.of(np.arange(n).astype(str), seed).totals(noise) / n
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.02, 0.1, 0.5])
+def test_the_interval_of_a_sum_of_magnitudes_holds_the_truth_and_the_figure(gap):
+    """Where the truth is small, the percentiles of the draws miss it, and the figure as well."""
+    holds_truth, by_percentiles = [], []
+    for seed in range(100):
+        parts, draws = made_up_errors(seed, gap)
+        value = float(abs(parts).sum())
+        estimate = sum_of_magnitudes(value, parts, draws)
+        assert 0 <= estimate["low"] <= value <= estimate["high"]
+        holds_truth.append(estimate["low"] <= gap <= estimate["high"])
+        low, high = np.percentile(abs(draws).sum(axis=1), (2.5, 97.5))
+        by_percentiles.append(low <= gap <= high)
+    assert np.mean(holds_truth) >= 0.93
+    if gap == 0:
+        assert np.mean(by_percentiles) == 0
+
+
+def test_an_interval_always_holds_its_figure():
+    draws = np.linspace(0.3, 0.6, 1000)
+    assert with_bounds(0.45, draws) == {"value": 0.45, "low": pytest.approx(0.3075), "high": pytest.approx(0.5925)}
+    below, above = with_bounds(0.1, draws), with_bounds(0.9, draws)
+    assert below["low"] == 0.1 and above["high"] == 0.9
+    assert below["high"] > 0.45 and above["low"] < 0.45  # and the middle of the draws

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.scans.dicom import IDENTIFIERS, save_series
 from tests.scans.pictures import save
 from tests.scans.studies import series
-from tumorlens.data.labels import CLASSES, KNOWN
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.case import open_source, prepare
 
@@ -196,7 +196,7 @@ def test_force_judges_it_and_notes_the_doubt(tumorlens, folder):
     done = tumorlens("run", folder / "scans" / "page.png", "-o", folder / "out", "--force")
     assert done.exit_code == 0, done.output
     (row,) = rows_of(folder / "out").values()
-    assert row["label"] in KNOWN
+    assert row["label"] in SHIPPED_CLASSES.known
     assert "judged all the same" in row["review"]
     assert (folder / "out" / "page" / "mask.png").is_file()
 

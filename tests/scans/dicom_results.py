@@ -12,6 +12,7 @@ from pydicom.uid import generate_uid
 from tests.scans.dicom import save_enhanced, save_series
 from tumorlens.data.dicom.derived import Algorithm
 from tumorlens.data.dicom.seg import write_mask_dicom
+from tumorlens.data.labels import SHIPPED_CLASSES
 from tumorlens.pipeline.measurements.lesions import Lesion
 from tumorlens.pipeline.outputs.dicom_overlay import write_overlay_dicom
 from tumorlens.pipeline.outputs.dicom_report import segmenter_of, write_report_dicom
@@ -109,6 +110,7 @@ def result_of(scan, label="meningioma", lesions=(), review=()):
         "timings_s": {},
         "tumor_area_px": 0,
         "shown_slice": 1 if scan.n_slices > 1 else 0,
+        "classes": SHIPPED_CLASSES,
     }
     return Result(**{**fields, **known})
 

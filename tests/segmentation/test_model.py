@@ -14,7 +14,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import IMAGENET
 from tumorlens.data.training import run as run_module
 from tumorlens.segmentation.model import build_segmenter, encoder_normalization, initialize_segmenter
-from tumorlens.segmentation.predict import Segmenter
+from tumorlens.segmentation.predict import SHIPPED, Segmenter
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -37,7 +37,7 @@ def test_segmenters_that_cannot_be_built():
         with pytest.raises(InputError, match=reason):
             build_segmenter(arch, encoder)
     with pytest.raises(InputError, match="a plain U-Net has no encoder"):
-        initialize_segmenter(build_segmenter("plain-unet"), init="some.pth")
+        initialize_segmenter(build_segmenter("plain-unet"), init=str(CLASSIFIER))
 
 
 def test_a_segmenter_that_cannot_be_built_without_a_reason(monkeypatch):
@@ -85,6 +85,29 @@ def test_a_segmenter_with_more_outlines_starts_from_one_with_a_single(tmp_path):
         torch.testing.assert_close(two(images), one(images).expand(-1, 2, -1, -1), atol=2e-2, rtol=2e-2)
     other = build_segmenter("unet", ENCODER, (8, 8, 8, 8, 8))
     assert "decoder" in initialize_segmenter(other, ENCODER, str(tmp_path / "one.safetensors")).split("from chance")[1]
+
+
+def test_the_shipped_segmenter_is_a_start_with_and_without_outlines():
+    trained = read_state(SHIPPED)
+    own, first, last = "segmentation_head.0.weight", build_segmenter(), build_segmenter(outlines=2)
+    text = initialize_segmenter(first, init="shipped")
+    assert text == "317 of 317 segmenter tensors from the shipped segmenter; of its outlines, enhancing"
+    torch.testing.assert_close(first.state_dict()[own], trained[own][:1].float())
+    text = initialize_segmenter(last, init="shipped", outlines=("enhancing", "extent"))
+    assert text == "317 of 317 segmenter tensors from the shipped segmenter"
+    torch.testing.assert_close(last.state_dict()[own], trained[own].float())
+    text = initialize_segmenter(first, init=str(SHIPPED), outlines=("extent",))
+    assert text == "317 of 317 segmenter tensors from segmenter.safetensors"
+    torch.testing.assert_close(first.state_dict()[own], trained[own][1:].float())
+    with pytest.raises(InputError, match="is a unet with encoder resnet50; give --arch unet --encoder resnet50"):
+        initialize_segmenter(build_segmenter(encoder="resnet18"), "resnet18", "shipped")
+
+
+def test_a_plain_unet_starts_from_another(tmp_path):
+    one, two = build_segmenter("plain-unet"), build_segmenter("plain-unet", outlines=2)
+    save_weights(one.state_dict(), tmp_path / "one.safetensors", {"stage": "segmentation"})
+    assert "from chance" not in initialize_segmenter(two, init=str(tmp_path / "one.safetensors"))
+    torch.testing.assert_close(two.final_conv.bias, one.final_conv.bias.half().float().expand(2))
 
 
 def test_a_trained_segmenter_goes_a_part_of_the_way_back(phantom_set, tmp_path):

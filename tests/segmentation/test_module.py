@@ -15,11 +15,12 @@ from tumorlens.classification.train import has_label
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import SEQUENCES, UNTYPED, outline_of
+from tumorlens.data.labels import SEQUENCES, SHIPPED_CLASSES, outline_of
 from tumorlens.data.masks.boxes import LESION, UNKNOWN, box_truth
 from tumorlens.data.training.loaders import loaders
 from tumorlens.data.training.partition import load_partition
 from tumorlens.segmentation.evaluation.metrics import segmentation_metrics
+from tumorlens.segmentation.loss import LOSSES
 from tumorlens.segmentation.module import SegmenterModule, build_module, new_segmenter
 from tumorlens.segmentation.postprocess import clean_mask
 from tumorlens.segmentation.predict import Segmenter
@@ -39,7 +40,7 @@ def test_an_encoder_learns_to_classify_beside_drawing(phantom_set):
     batch = {"image": torch.zeros(4, 64, 64, dtype=torch.uint8), "mask": torch.zeros(4, 64, 64, dtype=torch.uint8)}
     batch |= {"source": torch.zeros(4, dtype=torch.int64), "sequence": torch.full((4,), -1)}
     module.train()
-    for labels, teaches in (([0, 1, 2, -1], True), ([-1, UNTYPED, -1, UNTYPED], False)):
+    for labels, teaches in (([0, 1, 2, -1], True), ([-1, SHIPPED_CLASSES.untyped, -1, SHIPPED_CLASSES.untyped], False)):
         module.zero_grad()
         module.training_step(batch | {"label": torch.tensor(labels)}, 0).backward()
         assert (module.label_head[-1].weight.grad is not None) == teaches
@@ -58,7 +59,7 @@ def test_each_set_teaches_its_own_outlines(phantom_set):
     assert last.weight.shape[0] == 2
     batch = {
         "image": torch.randint(0, 255, (4, 64, 64), dtype=torch.uint8),
-        "label": torch.full((4,), UNTYPED),
+        "label": torch.full((4,), SHIPPED_CLASSES.untyped),
         "sequence": torch.full((4,), -1),
     }
 
@@ -86,6 +87,20 @@ def test_what_a_box_leaves_open_teaches_nothing():
     assert torch.equal(moved, mask != UNKNOWN)
     assert (logits.grad[mask == LESION] < 0).all(), "descent raises the core"
     assert (logits.grad[mask == 0] > 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_loss_learns_from_what_a_box_leaves_open(name):
+    config = segmenter_config("a", loss=name)
+    module = SegmenterModule(config, new_segmenter(config), 2)
+    box = np.zeros((32, 32), np.uint8)
+    box[8:24, 4:20] = 1
+    mask = torch.from_numpy(box_truth(box))[None, None]
+    logits = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    module.loss_of(logits, mask, torch.zeros(1, dtype=torch.int64)).backward()
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[mask == UNKNOWN].any()
+    assert logits.grad[mask == LESION].any()
 
 
 def test_boxes_are_validated_by_boxes():

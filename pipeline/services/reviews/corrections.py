@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import whole_file
-from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR
+from tumorlens.data.labels import TUMOR, TUMOR_FREE
 from tumorlens.data.masks.write import write_mask_nifti, write_mask_png
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.stored import StoredResult
@@ -101,7 +101,7 @@ def _write_dicom(result: StoredResult, mask: NDArray[np.uint8], scan: Scan, revi
 
     algorithm = segmenter_from(result.content["models"], result.content["versions"])
     chosen = label or result.label
-    if chosen == CLASSES[NO_TUMOR] and mask.any():
+    if chosen == TUMOR_FREE and mask.any():
         chosen = TUMOR
     path = result.folder / REVIEWED["mask.dcm"]
-    write_mask_dicom(path, number_lesions(mask, scan), scan, chosen, algorithm, reviewer=reviewer)
+    write_mask_dicom(path, number_lesions(mask, scan), scan, chosen, algorithm, reviewer, result.classes)

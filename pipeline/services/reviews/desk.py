@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR, TUMOR
+from tumorlens.data.labels import TUMOR, TUMOR_FREE
 from tumorlens.data.scan import Scan
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.batch.job import Job
@@ -36,7 +36,6 @@ from tumorlens.pipeline.services.reviews.state import (
 from tumorlens.pipeline.services.reviews.store import ACCEPT, COMMENT, CORRECT, REJECT, RELABEL, Claim, Decision, Store
 from tumorlens.pipeline.services.views import View
 
-LABELS = (*KNOWN, REFUSED)  # what a reviewer may call a scan
 STATES = {ACCEPT: "accepted", REJECT: "rejected", RELABEL: "relabeled", CORRECT: "corrected"}
 OPEN, FAILED = "open", "failed"
 _LARGE_ML = 30.0
@@ -232,13 +231,14 @@ class Desk:
             raise InputError("this scan was run again since you opened it, so nothing was recorded; open it again")
         before_label = case.item.label
         label = label or before_label
-        if label not in LABELS:
-            raise InputError(f"label {label!r} is not one of {', '.join(LABELS)}")
+        labels = labels_for(case.result)
+        if label not in labels:
+            raise InputError(f"label {label!r} is not one of {', '.join(labels)}")
         drawn = case.editor is not None and case.editor.changed
         if drawn and action in (ACCEPT, REJECT):
             raise InputError("you have changed the mask: save the correction, or take your strokes back")
         empty = case.view is None or case.view.mask is None or not case.view.mask.any()
-        if label == CLASSES[NO_TUMOR] and not empty and action in (RELABEL, CORRECT):
+        if label == TUMOR_FREE and not empty and action in (RELABEL, CORRECT):
             raise InputError("you call it free of tumor, but there is a mask: clear it (X), or choose another label")
         if action == ACCEPT and label != before_label:
             raise InputError("you have chosen another label: save it, or choose the old one")
@@ -316,6 +316,11 @@ class Desk:
         return open_stored(result, job)
 
 
+def labels_for(result: StoredResult) -> tuple[str, ...]:
+    """What a reviewer may call a scan: a class of its classifier, a tumor of no type, free of tumor, or refused."""
+    return (*result.classes.known, REFUSED)
+
+
 def describe_progress(items: Sequence[WorkItem]) -> str:
     """How many scans are decided, and how, in words. A scan that failed has nothing to decide on."""
     judged = [item for item in items if not item.result.failed]
@@ -347,7 +352,7 @@ def _need(result: StoredResult) -> tuple[float, list[str]]:
     lesions, confidence = content["lesions"], float(content["confidence"] or 0)
     need += 2 * max(0.0, 1 - confidence)
     need += confidence < LOW_CONFIDENCE
-    positive = result.label != CLASSES[NO_TUMOR]
+    positive = result.label != TUMOR_FREE
     if positive != bool(lesions):  # the stages are at odds
         need += 2
     need += result.label == TUMOR

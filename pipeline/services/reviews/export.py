@@ -17,7 +17,7 @@ from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import claim, safe_cell, whole_file
 from tumorlens.data.formats.pictures import write_png
-from tumorlens.data.labels import CLASSES, KNOWN, NO_TUMOR
+from tumorlens.data.labels import TUMOR_FREE
 from tumorlens.data.masks.write import set_forms, write_mask_nifti, write_mask_png
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import Job
@@ -112,14 +112,14 @@ def _write_case(desk: Desk, result: StoredResult, decision: Decision, folder: Pa
     about = decisions_about(result, desk.store.decisions(result.name))
     seen = [d for d in about if d.number <= decision.number]  # what the reviewer saw, not what others drew later
     label = next((d.label for d in reversed(seen) if d.label), result.label)  # an imported mask has no label
-    if label not in KNOWN:
+    if label not in result.classes.known:
         raise InputError(f"called {label}, which is not a class to train on")
     scan = desk.read_scan(result)
     mask = desk.mask_on(scan, result, seen)
     stem, suffix = result.folder.relative_to(desk.out).as_posix(), ".nii.gz" if scan.volume else ".png"
     image, drawn = folder / "images" / f"{stem}{suffix}", folder / "masks" / f"{stem}{suffix}"
     _write_image(image, scan)
-    if label == CLASSES[NO_TUMOR] or not mask.any():
+    if label == TUMOR_FREE or not mask.any():
         drawn.unlink(missing_ok=True)
     elif scan.volume:
         write_mask_nifti(drawn, mask, replace(scan, header=None, source_shape=scan.voxels.shape))

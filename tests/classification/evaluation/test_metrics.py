@@ -25,7 +25,7 @@ from tumorlens.classification.evaluation.metrics import (
 from tumorlens.classification.evaluation.plots import plot_confusion, plot_reliability, plot_roc
 from tumorlens.data.bootstrap import interval
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, UNTYPED
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES
 
 
 def made_up(seed=0, n=240, n_patients=36, classes=(0, 1, 2, 3), digits=2):
@@ -130,7 +130,7 @@ def statistics(labels, probabilities):
 
 
 @pytest.mark.parametrize(
-    "name", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece", "recall", "roc_auc", "roc_auc_mean"]
+    "name", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "recall", "roc_auc", "roc_auc_mean"]
 )
 def test_fast_intervals_equal_the_libraries_in_every_draw(name):
     """Five patients of four classes: classes are missing in many draws."""
@@ -142,6 +142,22 @@ def test_fast_intervals_equal_the_libraries_in_every_draw(name):
     expected = interval(statistics(labels, probabilities)[name], patients, seed=4)
     assert measured == pytest.approx(expected, abs=2e-6)
     assert expected["low"] <= expected["value"] <= expected["high"] and expected["low"] < expected["high"]
+
+
+def test_the_draws_of_ece_equal_the_library_and_its_interval_holds_it():
+    labels, probabilities, patients = made_up(seed=1, n=50, n_patients=5, digits=5)
+    measured = classification_report(labels, probabilities, patients, seed=4)["slice"]["ece"]
+    drawn = []
+
+    def keep(indices):
+        drawn.append(statistics(labels, probabilities)["ece"](indices))
+        return drawn[-1]
+
+    interval(keep, patients, seed=4)
+    value, *draws = drawn  # of all slices, then of each draw
+    assert measured["value"] == pytest.approx(value)
+    assert measured["high"] == pytest.approx(value + 1.96 * np.std(draws), abs=2e-6)
+    assert 0 <= measured["low"] < value
 
 
 def test_auc_by_pairs_is_that_of_scikit_learn(case, report):
@@ -293,7 +309,7 @@ def test_tumor_free_slices_do_not_make_a_patient_healthy():
 
 def unlike(labels, untyped):
     """Labels in which some tumors have no known type."""
-    return np.where(untyped & (labels > 0), UNTYPED, labels)
+    return np.where(untyped & (labels > 0), SHIPPED_CLASSES.untyped, labels)
 
 
 def test_tumors_of_unknown_type_have_no_part_in_figures_of_classes(case):
@@ -308,15 +324,15 @@ def test_tumors_of_unknown_type_have_no_part_in_figures_of_classes(case):
 
 
 def test_a_patient_with_a_tumor_of_unknown_type_is_not_healthy():
-    assert patient_label(np.array([0, 0, UNTYPED])) == UNTYPED
-    assert patient_label(np.array([UNTYPED, UNTYPED, 2, 0])) == 2
+    assert patient_label(np.array([0, 0, SHIPPED_CLASSES.untyped])) == SHIPPED_CLASSES.untyped
+    assert patient_label(np.array([SHIPPED_CLASSES.untyped, SHIPPED_CLASSES.untyped, 2, 0])) == 2
     shares = np.array([[0.9, 0.1, 0, 0], [0.2, 0.8, 0, 0], [0.3, 0.7, 0, 0]])
-    report = classification_report(np.array([0, UNTYPED, 1]), shares, ["a", "a", "b"])
+    report = classification_report(np.array([0, SHIPPED_CLASSES.untyped, 1]), shares, ["a", "a", "b"])
     assert (report["slice"]["n"], report["patient"]["n"]) == (2, 1)
 
 
 def test_training_metrics_take_tumors_of_unknown_type():
-    part = fake_set(np.array([0, 1, UNTYPED, 2]), patients=["a", "b", "c", "d"])
+    part = fake_set(np.array([0, 1, SHIPPED_CLASSES.untyped, 2]), patients=["a", "b", "c", "d"])
     shares = np.array([[0.9, 0.1, 0, 0], [0.2, 0.8, 0, 0], [0.7, 0.3, 0, 0], [0.1, 0.8, 0.1, 0]], np.float32)
     assert classification_metrics(part, shares)["slice"]["accuracy"] == pytest.approx(2 / 3)
     assert gate_metrics(part.labels, shares, 0.5) == {
@@ -345,7 +361,7 @@ def test_decisions_against_scikit_learn(case):
     truth = unlike(labels, np.arange(len(labels)) % 2 == 0)
     tumor = 1 - probabilities[:, 0]
     answers = np.where(tumor >= 0.6, 1 + probabilities[:, 1:].argmax(1), 0)
-    sick, typed = truth > 0, (truth > 0) & (truth < UNTYPED) & (answers > 0)
+    sick, typed = truth > 0, (truth > 0) & (truth < SHIPPED_CLASSES.untyped) & (answers > 0)
     figures = decision_report(truth, answers, tumor, patients, seed=4)
     assert figures["n_typed"] == typed.sum()
     found = values({k: v for k, v in figures.items() if not k.startswith("n_")})
@@ -359,7 +375,7 @@ def test_decisions_against_scikit_learn(case):
 
 
 def test_a_refusal_is_wrong_and_an_unnamed_tumor_is_found():
-    answers, tumor = np.array([UNTYPED, -1, -1, 0]), np.array([0.9, np.nan, np.nan, 0.2])
+    answers, tumor = np.array([SHIPPED_CLASSES.untyped, -1, -1, 0]), np.array([0.9, np.nan, np.nan, 0.2])
     figures = values(
         {
             k: v
@@ -379,6 +395,11 @@ def test_the_confusion_leaves_out_what_has_no_class(tmp_path, monkeypatch):
         "tumorlens.classification.evaluation.plots.save_figure",
         lambda figure, path: titles.append(figure.axes[0].get_title()),
     )
-    plot_confusion(np.array([0, UNTYPED, 1]), np.array([0, 1, UNTYPED]), tmp_path / "c.png", "slices")
-    plot_confusion(np.array([UNTYPED]), np.array([1]), tmp_path / "c.png", "slices")
+    plot_confusion(
+        np.array([0, SHIPPED_CLASSES.untyped, 1]),
+        np.array([0, 1, SHIPPED_CLASSES.untyped]),
+        tmp_path / "c.png",
+        "slices",
+    )
+    plot_confusion(np.array([SHIPPED_CLASSES.untyped]), np.array([1]), tmp_path / "c.png", "slices")
     assert titles == ["slices, n = 1", "slices, n = 0"]

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tumorlens.classification.evaluation.metrics import expected_calibration_error
+from tumorlens.classification.predict import Classifier
 from tumorlens.classification.probabilities import softmax
 from tumorlens.classification.trust.calibration import Calibration, balanced_weights, fit_calibration
-from tumorlens.classification.trust.conformal import coverage_report, fit_thresholds, prediction_sets
-from tumorlens.data.labels import UNTYPED
+from tumorlens.classification.trust.conformal import (
+    conformal_facts,
+    coverage_report,
+    fit_thresholds,
+    least_slices,
+    prediction_sets,
+)
+from tumorlens.data.labels import SHIPPED_CLASSES
 
 
 def draws(n, seed=0, temperature=1.0):
@@ -50,7 +59,7 @@ def test_calibration_lowers_the_error_on_other_slices_and_changes_no_type():
 
 def test_a_tumor_of_unknown_type_counts_by_the_sum():
     logits, labels = draws(6000, 5, temperature=2.0)
-    untyped = np.where((labels > 0) & (np.arange(6000) % 2 == 0), UNTYPED, labels)
+    untyped = np.where((labels > 0) & (np.arange(6000) % 2 == 0), SHIPPED_CLASSES.untyped, labels)
     fitted = fit_calibration(logits, untyped, one_set(labels))
     whole = fit_calibration(logits, labels, one_set(labels))
     assert fitted.temperature == pytest.approx(whole.temperature, rel=0.1)
@@ -106,6 +115,28 @@ def test_thresholds_are_the_ranks_of_the_theory():
     p[:, 1] = np.linspace(0.5, 0.95, 19)
     assert fit_thresholds(p, np.ones(19, int)) == [None, pytest.approx(0.5), None, None]
     assert fit_thresholds(p[:18], np.ones(18, int))[1] == 0.0
+
+
+def test_the_fewest_slices_are_those_of_the_theory():
+    for level, least in ((0.95, 19), (0.9, 9), (0.8, 4)):
+        assert least_slices(level) == least
+        p = np.full((least, 4), 0.7, np.float32)
+        assert fit_thresholds(p, np.ones(least, int), level)[1] > 0
+        assert fit_thresholds(p[1:], np.ones(least - 1, int), level)[1] == 0
+
+
+def test_a_card_says_that_slices_are_too_few_instead_of_listing_every_class():
+    labels = np.repeat([0, 1, 2], [40, 19, 18])
+    facts = conformal_facts(fit_thresholds(np.full((77, 4), 0.25, np.float32), labels), labels)
+    assert facts == {
+        "level": 0.95,
+        "too_few": "validation slices: 18 of meningioma; sets at 95% need 19 of each class that there is",
+    }
+    labels = np.repeat([0, 1], [40, 19])
+    facts = conformal_facts(fit_thresholds(np.full((59, 4), 0.25, np.float32), labels), labels)
+    assert facts["thresholds"] == {"no_tumor": 0.25, "glioma": 0.25, "meningioma": None, "pituitary": None}
+    few = Classifier(lambda images: None, {"conformal": {"level": 0.95, "too_few": "x"}}, Path("x"))
+    assert few.prediction_sets(np.full((2, 4), 0.25, np.float32)) is None
 
 
 def test_a_set_is_never_empty_and_an_unknown_class_only_in_it_as_the_likeliest():

@@ -13,12 +13,20 @@ from tests.data.training.runs import classifier_config, train
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.data.cards.card import CARD_SCHEMA, check_training
-from tumorlens.data.cards.lineage import PATIENTS, known_start, learned_from, patients_of_run
+from tumorlens.data.cards.lineage import (
+    PATIENTS,
+    PICTURES,
+    known_start,
+    learned_from,
+    patients_of_run,
+    pictures_learned_from,
+)
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.config import DataConfig
 from tumorlens.data.datasets.patient_hashes import hash_id, hash_patients
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.partition import load_partition
+from tumorlens.data.training.record_pictures import record_pictures
 from tumorlens.data.training.run_folder import changed_setting, plain_config, with_start, write_config
 from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 
@@ -175,3 +183,53 @@ def test_a_copy_that_cannot_be_is_refused(tmp_path):
     for start, reason in (({"fold": "0"}, "training.fold '0'"), ("first", "not a JSON object"), ({"start": 3}, "JSON")):
         with pytest.raises(InputError, match=reason):
             check_training({"fold": 0, "start": start}, tmp_path / "card.json")
+
+
+A, B, C = ("A" * 24, "B" * 24, "C" * 24)  # hashes of pictures
+
+
+def test_a_start_leaves_its_pictures_to_the_new_card(tmp_path):
+    """Those that it and its own start learned from, without those of the new training."""
+    start = put(tmp_path / "first.safetensors", **{PICTURES: {"train": A + B, "start": C}})
+    settings = with_start({"init": start})
+    assert settings["start"][PICTURES] == A + B + C
+    card = patients_of_run(settings, NEW, B)
+    assert card[PICTURES] == {"train": B, "start": A + C}
+    assert PICTURES not in card["start"]
+    assert pictures_learned_from(card) == B + A + C
+    check_training(card, tmp_path / "card.json")
+
+
+def test_pictures_that_no_card_lists_are_not_known(tmp_path):
+    assert pictures_learned_from({}) is None
+    older = with_start({"init": put(tmp_path / "older.safetensors")})
+    assert PICTURES not in older["start"]
+    assert patients_of_run(older, NEW, B)[PICTURES] == {"train": B, "start": None}
+    assert patients_of_run({"init": "imagenet"}, NEW, B)[PICTURES] == {"train": B, "start": ""}
+    assert patients_of_run({"init": str(tmp_path / "gone.safetensors")}, NEW, B)[PICTURES]["start"] is None
+    assert PICTURES not in patients_of_run({"init": "imagenet"}, NEW)
+
+
+def test_a_training_writes_its_pictures_and_older_weights_get_them_later(phantom_set, tmp_path):
+    train(classifier_config(phantom_set, epochs=1), tmp_path / "run")
+    weights = tmp_path / "run" / "classifier.safetensors"
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert len(card["training"][PICTURES]["train"]) == 24 * 24  # the slices of three folds
+    older = card | {"training": {key: value for key, value in card["training"].items() if key != PICTURES}}
+    weights.with_suffix(".json").write_text(json.dumps(older))
+    said = []
+    record_pictures(weights, [str(phantom_set)], [str(phantom_set)], said.append)
+    again = json.loads(weights.with_suffix(".json").read_text())
+    assert said == ["24 training slices, 24 by the card", "40 slices of the initial weights"]
+    assert len(again["training"][PICTURES].pop("start")) == 24 * 16
+    assert again["training"][PICTURES].pop("train") == card["training"][PICTURES]["train"]
+    assert again | {"training": None} == card | {"training": None}
+
+
+@pytest.mark.parametrize("weights", [CLASSIFIER, SEGMENTER])
+def test_the_shipped_cards_list_their_pictures(weights):
+    card = json.loads(weights.with_suffix(".json").read_text())
+    check_training(card["training"], weights)
+    pictures = card["training"][PICTURES]
+    assert 0.95 * card["n_slices"]["train"] < len(pictures["train"]) / 24 <= card["n_slices"]["train"]
+    assert len(pictures["start"]) > 24 * 1000  # fold 1 of BRISC and figshare, by way of version 0.1.0

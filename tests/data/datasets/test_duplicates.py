@@ -69,7 +69,7 @@ def test_copies_across_a_split_are_named(gliomas, how):
     images = [*gliomas, changed(gliomas[2], how)]
     samples = samples_of([f"p{i}" for i in range(7)])
     signatures_nd = signatures_of(images)
-    with pytest.raises(InputError, match=r"1 near-duplicates .* 2\.png in training and 6\.png in test"):
+    with pytest.raises(InputError, match=r"a pair of slices shows .* 2\.png in training and 6\.png in test"):
         check_near_duplicates(samples, Split([0, 1, 2], [3, 4], [5, 6]), signatures_nd)
     check_near_duplicates(samples, Split([0, 1], [3, 4], [5, 6]), signatures_nd)
 
@@ -182,12 +182,12 @@ def test_only_pairs_that_count_stop_or_shrink_a_split(gliomas):
     check_near_duplicates(named, split, signatures_nd)
     assert drop_near_duplicates(named, split, signatures_nd) == (split, [])
     gray = samples_of(["a", "b"])
-    with pytest.raises(InputError, match="1 near-duplicates across the split"):
+    with pytest.raises(InputError, match=r"a pair of slices shows the same picture across .*; --duplicates"):
         check_near_duplicates(gray, split, signatures_nd)
     assert drop_near_duplicates(gray, split, signatures_nd)[1] == [0]
     # One cluster of unknown patients, made before the split: its name is not from the set.
     clustered = group_by_likeness(lgg_slices_of(["", ""]), signatures_nd)
-    with pytest.raises(InputError, match="near-duplicates across the split"):
+    with pytest.raises(InputError, match="a pair of slices shows the same picture"):
         check_near_duplicates(clustered, split, signatures_nd)
 
 

@@ -87,8 +87,14 @@ def test_a_share_of_the_patients_is_one_of_each_class_and_grows():
 
 def test_a_patient_on_both_sides_is_named():
     samples = samples_of(["a", "b", "a"])
-    with pytest.raises(InputError, match=r"patient a is in training \(0\.png\) and in test \(2\.png\)"):
+    with pytest.raises(InputError, match=r"patient a is in training \(0\.png\) and in test \(2\.png\); `tumorlens"):
         check_patients(samples, Split([0, 1], [], [2]))
+    samples = samples_of(["a", "b", "alike-7", "a", "b", "alike-7"])
+    with pytest.raises(InputError, match=r"patient a .*, and so are 2 more; `tumorlens data split` divides the set"):
+        check_patients(samples, Split([0, 1, 2], [], [3, 4, 5]))
+    alike = r"slices that look alike are in training \(2\.png\) and in test \(5\.png\)"
+    with pytest.raises(InputError, match=alike):
+        check_patients(samples, Split([0, 1, 2], [], [5]))
 
 
 def test_an_overlap_in_a_given_fold_column_raises():

@@ -127,6 +127,9 @@ def test_an_index_names_boxes_as_masks(tmp_path):
     ]
     write_rows(tmp_path / "index.csv", rows, "image,mask,label")
     assert [s.weak for s in load_samples(tmp_path)] == [True, True]
+    text(tmp_path / "data.yaml", "names: [other, other, Glioma]\n")
+    write_rows(tmp_path / "index.csv", [row | {"label": ""} for row in rows], "image,mask,label")
+    assert [s.label for s in load_samples(tmp_path)] == ["glioma", "tumor"]
     text(tmp_path / "labels/a.txt", "0 9 9 9 9\n")
     assert len(check_set(tmp_path).of("bad_drawing")) == 1
 

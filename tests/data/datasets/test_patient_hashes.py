@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.scans.pictures import save, save_volume
-from tumorlens.data.datasets.duplicates import CLUSTER
+from tumorlens.data.datasets.folds import CLUSTER
 from tumorlens.data.datasets.patient_hashes import hash_id, hash_patients
 from tumorlens.data.datasets.sample import Sample, slices_of
 from tumorlens.data.phantom import phantom_slice, phantom_volume

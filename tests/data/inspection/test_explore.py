@@ -17,7 +17,6 @@ from tests.scans.pictures import save
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.explore import explore
-from tumorlens.data.inspection.statistics import UNLABELED
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
@@ -124,8 +123,8 @@ def test_masks_without_labels_and_colors_and_one_patient(tmp_path):
         save(tmp_path / "set" / "images" / f"{i}.png", np.dstack([phantom.image, phantom.image // 2, phantom.image]))
         save(tmp_path / "set" / "masks" / f"{i}.png", phantom.mask * np.uint8(255))
     numbers = explore(tmp_path / "set", tmp_path / "out")
-    assert set(numbers["classes"]) == {UNLABELED}
-    assert numbers["classes"][UNLABELED]["masks"] == numbers["classes"][UNLABELED]["color_slices"] == 3
+    assert set(numbers["classes"]) == {"tumor"}  # the masks say so
+    assert numbers["classes"]["tumor"]["masks"] == numbers["classes"]["tumor"]["color_slices"] == 3
     assert numbers["source_auc"] is None
     assert numbers["folds"]["table"] is None
     assert "figures/folds.png" not in numbers["figures"]
@@ -140,7 +139,7 @@ def test_tumors_of_unknown_type_are_a_class_of_the_report(tmp_path):
         save(tmp_path / "set" / ("no" if i % 2 else "yes") / f"{i}.png", small_slice(i, label).image)
     numbers = explore(tmp_path / "set", tmp_path / "out")
     assert {name: facts["slices"] for name, facts in numbers["classes"].items()} == {"no_tumor": 3, "tumor": 3}
-    assert any("The tumor's type is not known in 3 slices" in remark for remark in numbers["remarks"])
+    assert any("No type of tumor is known" in remark for remark in numbers["remarks"])
     assert "<td>tumor</td>" in (tmp_path / "out" / "index.html").read_text()
 
 

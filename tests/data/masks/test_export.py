@@ -17,7 +17,7 @@ from shapely.geometry import shape as shape_of
 
 from tests.scans.volumes import LPS, itk_image, oblique_affine
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, class_of
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES
 from tumorlens.data.masks import FORMAT_NAMES
 from tumorlens.data.masks.coco import CocoImage, draw_coco, read_coco, write_coco
 from tumorlens.data.masks.export import FORMATS, as_picture, as_volume, slices_of
@@ -105,7 +105,7 @@ def test_a_segmentation_of_slicer_names_its_segments(tmp_path):
         assert category == "SCT^49755003^Morphologically Altered Structure"
         assert kind == "SCT^302820008^Intracranial meningioma"
         assert (modifier, region.split("^")[0]) == ("^^", "SCT")
-    assert labels[0].color == class_of("meningioma").color
+    assert labels[0].color == SHIPPED_CLASSES.row("meningioma").color
     assert len({label.rgb for label in labels}) == 3
     FORMATS["slicer"].write_volume(tmp_path / "empty.seg.nrrd", 0 * values, volume(), [])
     voxels, header = nrrd.read(str(tmp_path / "empty.seg.nrrd"))
@@ -191,7 +191,7 @@ def test_coco(tmp_path, by):
             "id": CLASSES.index("meningioma"),
             "name": "meningioma",
             "supercategory": "tumor",
-            "color": class_of("meningioma").color,
+            "color": SHIPPED_CLASSES.row("meningioma").color,
         }
         for image_id, image in enumerate(images, start=1):
             entry = read.imgs[image_id]

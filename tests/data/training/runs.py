@@ -16,7 +16,7 @@ from tumorlens.classification import train as classification
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.trust import refusal_fit
 from tumorlens.data.datasets.sample import Sample
-from tumorlens.data.labels import KNOWN
+from tumorlens.data.labels import SHIPPED_CLASSES
 from tumorlens.data.training import run as run_module
 from tumorlens.data.training.prepared import PreparedSet
 from tumorlens.segmentation import train as segmentation
@@ -122,6 +122,9 @@ def train_until_the_power_fails(config, out: Path):
 def fake_set(labels, masks=None, patients=None):
     """A prepared set of black slices with these labels, masks and patients."""
     patients = patients or [f"p{i}" for i in range(len(labels))]
-    samples = [Sample(Path(f"{i}.png"), KNOWN[c], p) for i, (c, p) in enumerate(zip(labels, patients, strict=True))]
+    samples = [
+        Sample(Path(f"{i}.png"), SHIPPED_CLASSES.known[c], p)
+        for i, (c, p) in enumerate(zip(labels, patients, strict=True))
+    ]
     masks = np.zeros((len(labels), 8, 8), np.uint8) if masks is None else masks
     return PreparedSet(samples, np.zeros_like(masks), masks, np.array(labels))

@@ -69,7 +69,7 @@ def test_a_changed_set_is_read_again(copy, tmp_path, monkeypatch, change):
         (copy / "index.csv").write_text((copy / "index.csv").read_text().replace(",glioma,", ",pituitary,"))
         samples = load_samples(copy)
     elif change == "damage":
-        file.write_bytes(file.read_bytes().replace(b"labels", b"lables"))
+        file.write_bytes(file.read_bytes().replace(b"patients", b"patiemts"))
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     again = prepared.prepare_once(samples, Preprocess(size), folder)

@@ -26,6 +26,7 @@ from tests.data.training.runs import (
 )
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES
 from tumorlens.data.training import run as run_module
 from tumorlens.pipeline.cli.app import app
 from tumorlens.segmentation.predict import Segmenter
@@ -123,6 +124,18 @@ def test_the_run_folder_is_complete_and_its_weights_load(name, whole_runs):
     assert len(model.predict(np.zeros((2, 64, 64), np.uint8))) == 2
 
 
+def test_patients_that_the_initial_weights_know_are_reported(phantom_set, whole_runs, tmp_path):
+    """Fold 0 was tested there and fold 1 validated; folds 2 to 4 were learned from."""
+    _, out, _ = whole_runs["classification"]
+    init = str(out / "classifier.safetensors")
+    lines = []
+    config = classifier_config(phantom_set, init=init, fold=4, epochs=1, epoch_slices=8)
+    train(config, tmp_path, say=lines.append)
+    assert "initial weights: 77 of 77 tensors from classifier.safetensors; input of 64 pixels, as they learned" in lines
+    (warning,) = [line for line in lines if line.startswith("warning: the initial")]
+    assert warning.startswith("warning: the initial weights have learned from 4 of the 4 test patients")
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_run_of_one_epoch_has_nothing_to_choose(name, phantom_set, tmp_path):
     train(stage_of(name, phantom_set, epochs=1, epoch_slices=8).config, tmp_path)
@@ -157,11 +170,13 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
     rows = [r for r in (phantom_set / "index.csv").read_text().splitlines() if "no_tumor" not in r]
     (tmp_path / "index.csv").write_text("\n".join(rows))
     data = f"{tmp_path / 'index.csv'}@{phantom_set}"
-    config = classifier_config(data, arch="mlp", size=32, epochs=1, duplicates="drop")
+    named = ",".join(CLASSES)
+    config = classifier_config(data, arch="mlp", size=32, epochs=1, duplicates="drop", classes=named)
     lines = []
     card = train(config, tmp_path / "run", say=lines.append)
     assert any("no training slice shows no_tumor" in line for line in lines)
     assert card["classes_in_training"] == ["glioma", "meningioma", "pituitary"]
+    assert card["classes"] == list(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +194,17 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
             ["--arch", "cnn", "--small-share", "0.5", "--small-size", "96"],
             "cnn does not take inputs of 96 pixels",
         ),
-        ("classification", ["--arch", "mlp", "--freeze-stem", "--init", "imagenet"], "--freeze-stem is for ResNets"),
+        (
+            "classification",
+            ["--arch", "mlp", "--freeze-stem", "--init", "imagenet"],
+            "layer 'layer1' cannot be frozen: this network has layers.1, layers.4, and layers.7 has to learn",
+        ),
+        ("classification", ["--logger", "wandb"], "--logger wandb needs the package wandb, which is not installed"),
+        (
+            "classification",
+            ["--best-by", "auc"],
+            "'auc' is not one of 'macro_f1', 'accuracy', 'balanced_accuracy', 'loss'",
+        ),
         ("classification", ["--out-of-fold", "/nowhere/cv"], "/nowhere/cv: neither folds of a cross-validation"),
         (
             "classification",
@@ -189,7 +214,7 @@ def test_a_missing_class_is_reported(phantom_set, tmp_path):
         (
             "classification",
             ["--freeze-stem"],
-            "--freeze-stem keeps the first weights of the stem; give it some with --init FILE",
+            "--freeze-stem keeps the first weights of these layers; give it some with --init FILE",
         ),
         (
             "classification",

@@ -32,7 +32,7 @@ def test_both_stages_fold_by_fold(command, phantom_set, tmp_path):
         card = json.loads((tmp_path / "segmentation" / f"fold-{fold}" / "segmenter.json").read_text())
         assert card["training"]["init"] == str(tmp_path / "classification" / f"fold-{fold}" / "classifier.safetensors")
     assert report["n"] == 16
-    assert "label right, of four classes (slices)" in done.output
+    assert "label right, of all classes (slices)" in done.output
 
 
 def test_the_classifier_with_one_call(command, phantom_set, tmp_path):

@@ -124,8 +124,7 @@ def test_weights_of_every_fold(call, models, phantom_set, tmp_path):
 def test_a_mistake_is_reported_in_one_line(call, models, phantom_set, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "unlabeled").mkdir()
-    for name in ("images", "masks"):
-        (tmp_path / "unlabeled" / name).symlink_to(phantom_set / name)
+    (tmp_path / "unlabeled" / "index.csv").write_text(f"image,label\n{phantom_set}/images/0_0.png,\n")
     out = ["-o", tmp_path / "out"]
     data = ["--data", phantom_set]
     classifier, segmenter = models["classification"], models["segmentation"]
@@ -137,7 +136,7 @@ def test_a_mistake_is_reported_in_one_line(call, models, phantom_set, tmp_path):
         (["segmentation", *data, *out, *segmenter, "--protocol", "p4"], "needs an LGG folder"),
         (["classification", *data, *out, "--classifier", tmp_path / "no.safetensors"], "no.safetensors: no such file"),
         (["classification", *data, *out, "--classifier", segmenter[1]], "are for segmentation, not for classification"),
-        (["classification", "--data", tmp_path / "unlabeled", *out, *classifier], "no labeled scan"),
+        (["classification", "--data", tmp_path / "unlabeled", *out, *classifier], "no scan has a label or a mask"),
         (["pipeline", "--data", tmp_path / "none", *out], "no such data folder"),
         (["classification", *data, "-o", tmp_path / "file", *classifier], "this is a file"),
         (["classification", *data, "-o", "/proc/report", *classifier], "may not write to this folder"),

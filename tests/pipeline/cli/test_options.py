@@ -111,12 +111,12 @@ def test_the_planes_are_those_of_scans():
     ("made", "settings", "absent"),
     [
         (run.run, (RunOptions, LoadOptions), set()),
-        (train.classification, (ClassifierConfig,), {"weight_decay", "warmup"}),
-        (train.segmentation, (SegmenterConfig,), {"weight_decay", "warmup", "decoder_channels"}),
+        (train.classification, (ClassifierConfig,), set()),
+        (train.segmentation, (SegmenterConfig,), {"decoder_channels"}),
         (
             crossval.classification,
             (ClassifierConfig,),
-            {"weight_decay", "warmup", "fold", "split", "out_of_fold"},
+            {"fold", "split", "out_of_fold"},
         ),
         (
             evaluate.classification,

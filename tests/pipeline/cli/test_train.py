@@ -175,6 +175,17 @@ def test_options_make_the_settings_of_a_stage():
         config_of("segmentation", {**both, "size": 100})
 
 
+def test_the_size_follows_a_start_that_is_a_whole_network():
+    for stage in ("classification", "segmentation"):
+        for init, size in (("shipped", 192), ("none", 224)):
+            assert config_of(stage, {"data": ("a",), "init": init}).size == size
+        assert config_of(stage, {"data": ("a",), "init": "shipped", "size": 64}).size == 64
+    start = str(SegmenterConfig.shipped)
+    assert config_of("segmentation", {"data": ("a",), "init": start}).size == 192
+    assert config_of("segmentation", {"data": ("a",), "init": start, "encoder": "resnet18"}).size == 224
+    assert config_of("classification", {"data": ("a",), "init": start}).size == 224  # a segmenter's encoder only
+
+
 def test_the_advice_after_a_stop_fits_what_is_there(tmp_path):
     values = {"out": tmp_path}
     assert _advice(values) == "no epoch was finished, so repeat the command"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import nibabel as nib
@@ -33,13 +34,13 @@ def test_the_pipeline_end_to_end(phantom_set, weights, tmp_path):
 
 
 def test_a_missed_or_refused_tumor_has_dice_0(phantom_set, weights, tmp_path, monkeypatch):
-    real = Pipeline.run
+    real = Pipeline.conclude
 
-    def refuse(self, source, **rest):
-        result = real(self, source, **rest)
+    def refuse(self, case, decision, **rest):
+        result = real(self, case, decision, **rest)
         return replace(result, label="refused", mask=np.zeros_like(result.mask))
 
-    monkeypatch.setattr(Pipeline, "run", refuse)
+    monkeypatch.setattr(Pipeline, "conclude", refuse)
     measured = measure(tmp_path, "pipeline", phantom_set, protocol="p2", **weights)
     figures = measured.report["figures"]["slices"]
     assert figures["refused"]["value"] == 1
@@ -198,3 +199,72 @@ def test_a_volume_is_one_scan_and_its_slices_are_listed(weights, tmp_path):
     total = sum(int(row["truth_px"]) + int(row["guess_px"]) for row in measured.rows[1:])
     assert volumes["dice_all"]["value"] == pytest.approx(2 * overlap / total)
     assert "slices" not in measured.report["figures"]
+
+
+def set_of_volumes(folder):
+    """Volumes and masks of equal names, without labels: one with a lesion, one without, and one without a mask."""
+    for name, phantom in (
+        ("sick", phantom_volume(7, "meningioma", (64, 64, 12), (3.6, 3.6, 12.0))),
+        ("healthy", phantom_volume(1, "no_tumor", (64, 64, 12), (3.6, 3.6, 12.0))),
+        ("unknown", phantom_volume(3, "glioma", (64, 64, 12), (3.6, 3.6, 12.0))),
+    ):
+        save_volume(folder / "images" / f"{name}.nii.gz", phantom)
+        (folder / "masks").mkdir(exist_ok=True)
+        if name != "unknown":
+            nib.save(nib.Nifti1Image(phantom.mask, phantom.affine), folder / "masks" / f"{name}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["pipeline", "segmentation", "classification"])
+def test_volumes_with_masks_and_without_labels_have_the_truth_of_their_masks(weights, tmp_path, stage):
+    """The type is not known. A volume with neither counts for nothing, which is said."""
+    measured = measure(tmp_path / "out", stage, set_of_volumes(tmp_path / "set"), **weights)
+    of_scans = [row for row in measured.rows if row.get("kind") in (None, "volume")]
+    labels = {}
+    for row in of_scans:
+        labels.setdefault(row["file"].rpartition("/")[2], set()).add(row["label"])
+    sick = {"tumor"} if stage == "pipeline" else {"tumor", "no_tumor"}
+    assert labels == {"sick.nii.gz": sick, "healthy.nii.gz": {"no_tumor"}}
+    note = r"note: \d+ slices with(out a true| neither a label nor a) mask were left out: their truth is not known"
+    assert any(re.fullmatch(note, text) for text in measured.messages)
+    if stage == "pipeline":
+        volumes = measured.report["figures"]["volumes"]
+        assert volumes["n_tumor"] == volumes["n_healthy"] == 1
+        assert volumes["accuracy"] is None and volumes["dice_tumor"] is not None  # no type is known
+
+
+def test_a_set_without_masks_has_no_dice(phantom_set, weights, tmp_path):
+    index = (phantom_set / "index.csv").read_text()
+    (tmp_path / "index.csv").write_text(re.sub(r",masks/[^,]*", ",", index))
+    source = f"{tmp_path / 'index.csv'}@{phantom_set}"
+    measured = measure(tmp_path / "out", "pipeline", source, protocol="p2", folds=(0,), **weights)
+    figures = measured.report["figures"]["slices"]
+    assert figures["dice_all"] is figures["dice_tumor"] is figures["masks"] is None
+    assert figures["false_masks"] is not None  # of healthy slices the truth is known: no mask
+    text = (measured.out / "report.md").read_text()
+    assert not any("Dice" in message for message in measured.messages)
+    assert "| Dice" not in text and "none with a true mask" in text
+    assert "dice_by_size.png" not in measured.report["files"]
+
+
+def test_worst_cases_name_the_truth_of_the_slice_that_they_show(pipeline, tmp_path):
+    """A slice without a lesion of a sick volume has no tumor; a mistake without a true mask is shown too."""
+    phantom = phantom_volume(7, "meningioma", (64, 64, 12), (3.6, 3.6, 12.0))
+    save_volume(tmp_path / "v.nii.gz", phantom)
+    nib.save(nib.Nifti1Image(np.roll(phantom.mask, 6, axis=2), phantom.affine), tmp_path / "m.nii.gz")
+    Image.fromarray(phantom_slice(3, "no_tumor").image).save(tmp_path / "p.png")
+    Image.fromarray(phantom_slice(7, "meningioma").image).save(tmp_path / "q.png")
+    rows = "v.nii.gz,m.nii.gz,meningioma\np.png,,glioma\nq.png,,tumor\n"  # q is answered rightly
+    (tmp_path / "index.csv").write_text(f"image,mask,label\n{rows}")
+    evaluation = PipelineEvaluation(NONE, 0)
+    evaluation.measure({"pipeline": pipeline}, load_samples(tmp_path), None)
+    titles = [case.title for case in evaluation.worst.items]
+    assert len(titles) == 2 and len({case.patient for case in evaluation.worst.items}) == 2
+    assert any(
+        re.fullmatch(
+            r"true: meningioma, slice \d+\nmeningioma, Dice 0\.00|true: no tumor, slice \d+\nmeningioma, false mask", t
+        )
+        for t in titles
+    )
+    assert any(re.fullmatch(r"true: glioma\nno tumor \d\.\d\d", t) for t in titles)
+    assert "worst.png" in evaluation.plots()

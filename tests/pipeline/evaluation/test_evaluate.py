@@ -47,10 +47,22 @@ def measure(out, stage, data, overwrite=False, **rest):
     return Measured(report, rows, out, warnings, messages)
 
 
+def with_sets(classifier, folder):
+    """A copy of weights with prediction sets; those of so few validation slices have none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source, copied = Path(classifier), folder / "classifier.safetensors"
+    card = json.loads(source.with_suffix(".json").read_text())
+    assert "too_few" in card["conformal"]
+    card["conformal"] = {"level": 0.95, "thresholds": dict.fromkeys(CLASSES, 0.25)}
+    copied.write_bytes(source.read_bytes())
+    copied.with_suffix(".json").write_text(json.dumps(card))
+    return str(copied)
+
+
 @pytest.fixture(scope="module")
 def classified(phantom_set, weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("classified")
-    rest = {"explain": True, "classifier": weights["classifier"]}
+    rest = {"explain": True, "classifier": with_sets(weights["classifier"], tmp_path_factory.mktemp("sets"))}
     return measure(out, "classification", phantom_set, protocol="p2", folds=(0, 1), **rest)
 
 
@@ -100,9 +112,8 @@ def test_the_gate_and_the_prediction_sets_follow_from_the_cases(classified):
     assert [row["positive"] == "1" for row in rows] == positive.tolist()
     assert figures["presence"]["sensitivity"]["value"] == pytest.approx(positive[sick].mean())
     assert figures["presence"]["specificity"]["value"] == pytest.approx((~positive[~sick]).mean())
-    if figures["prediction_sets"] is not None:
-        covered = [row["label"] in row["prediction_set"].split() for row in rows]
-        assert figures["prediction_sets"]["coverage"]["value"] == pytest.approx(np.mean(covered))
+    covered = [row["label"] in row["prediction_set"].split() for row in rows]
+    assert figures["prediction_sets"]["coverage"]["value"] == pytest.approx(np.mean(covered))
 
 
 def test_the_report_says_what_was_measured_and_how(classified, phantom_set, weights):
@@ -276,7 +287,7 @@ def mixed(phantom_set, weights, tmp_path_factory):
     untyped = [",".join([row[0], "", "no" if row[2] == "no_tumor" else "tumor", *row[3:]]) for row in cells[16:32]]
     (folder / "web.csv").write_text("\n".join([header, *untyped]) + "\n")
     data = [f"{folder / name}@{phantom_set}" for name in ("clinic.csv", "web.csv")]
-    rest = {"classifier": weights["classifier"], "probe": False}
+    rest = {"classifier": with_sets(weights["classifier"], folder / "weights"), "probe": False}
     both = measure(folder / "both", "classification", data, **rest)
     return both, measure(folder / "one", "classification", data[1:], protocol="p5", **rest)
 
@@ -343,9 +354,19 @@ def test_p5_says_whether_the_source_was_left_out(mixed, phantom_set, weights, tm
     assert any("have learned from" in text for text in alone.warnings)
     index = re.sub(r",p(\d)", r",other\1", (phantom_set / "index.csv").read_text())
     (tmp_path / "abroad.csv").write_text(index)
-    data = f"{tmp_path / 'abroad.csv'}@{phantom_set}"
-    rest = {"classifier": weights["classifier"], "probe": False}
-    other = measure(tmp_path / "out", "classification", data, protocol="p5", **rest)
+    rest = {"classifier": weights["classifier"], "probe": False, "protocol": "p5"}
+    renamed = measure(tmp_path / "renamed", "classification", f"{tmp_path / 'abroad.csv'}@{phantom_set}", **rest)
+    assert renamed.messages[0].startswith("P5: leave one source out: abroad; the weights were not trained without it")
+    assert renamed.warnings == [
+        "24 of 40 of these slices were training slices of the weights, or are copies of such: figures on them say "
+        "nothing about new patients"
+    ]
+    for file in (phantom_set / "images").iterdir():
+        upside_down = np.array(Image.open(file))[::-1]
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(upside_down)).save(tmp_path / "images" / file.name)
+    (tmp_path / "abroad.csv").write_text(re.sub(",masks/[^,]*", ",", index))
+    other = measure(tmp_path / "out", "classification", tmp_path / "abroad.csv", **rest)
     title = "P5: leave one source out: abroad; the weights have not learned from its patients"
     assert other.report["protocol"]["title"] == other.messages[0] == title
 

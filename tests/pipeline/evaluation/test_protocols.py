@@ -198,7 +198,7 @@ def test_p7_asks_for_presence_only(phantom_set):
     measured = select(request(phantom_set, protocol="p7", folds=(1,)))
     assert {s.label for s in measured.samples} == {"no_tumor", TUMOR}
     assert names(measured.samples) == names(select(request(phantom_set, protocol="p2", folds=(1,))).samples)
-    assert any("figures of the four classes are left out" in note for note in measured.notes)
+    assert any("figures of the classes are left out" in note for note in measured.notes)
     with pytest.raises(InputError, match="p7 measures classification and pipeline, not segmentation"):
         select(request(phantom_set, "segmentation", protocol="p7"))
 
@@ -265,11 +265,17 @@ def test_data_without_labels_or_masks(phantom_set, bare, tmp_path):
     unlabeled.mkdir()
     for name in ("images", "masks"):
         (unlabeled / name).symlink_to(phantom_set / name)
-    with pytest.raises(InputError, match="no labeled scan"):
-        select(request(unlabeled))
-    with pytest.raises(InputError, match="p2 needs labels"):
-        select(request(unlabeled, "segmentation", protocol="p2"))
-    assert len(select(request(unlabeled, "segmentation")).samples) == 40
+    for stage in ("classification", "segmentation", "pipeline"):
+        labels = [sample.label for sample in select(request(unlabeled, stage)).samples]
+        assert (labels.count("tumor"), labels.count("no_tumor")) == (30, 10)  # by the masks
+    for mask in (tmp_path / "one" / "masks", tmp_path / "one" / "images"):
+        mask.mkdir(parents=True)
+    (tmp_path / "one" / "masks" / "0_0.png").symlink_to(phantom_set / "masks" / "0_0.png")
+    for name in ("0_0.png", "1_0.png"):
+        (tmp_path / "one" / "images" / name).symlink_to(phantom_set / "images" / name)
+    selection = select(request(tmp_path / "one", "pipeline"))
+    assert [sample.image.name for sample in selection.samples] == ["0_0.png"]
+    assert selection.notes[0] == "1 slices with neither a label nor a mask were left out: their truth is not known"
     no_masks = bare("image", "label", "patient")
     with pytest.raises(InputError, match="no scan of a tumor has a mask"):
         select(request(no_masks, "segmentation"))

@@ -37,7 +37,7 @@ def test_of_equal_dice_the_slice_that_misses_most_comes_first():
     assert sorted(range(4), key=lambda i: badness(found[i])) == [2, 1, 3, 0]
 
 
-@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize("n", [1, 5])
 def test_any_number_of_cases_is_drawn(tmp_path, n):
     color = np.stack([FLAT] * 3, axis=-1)
     cases = [WorstCase(color, "glioma, Dice 0.10", "a" * 60, square(5, 5, 20), 0 * FLAT, 2.0)] * n

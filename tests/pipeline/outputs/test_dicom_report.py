@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydicom.sr.codedict import codes
@@ -9,6 +11,7 @@ from pydicom.sr.codedict import codes
 from tests.scans.dicom_results import errors_in, lesion, result_of, saved, value_of, with_lesions, written
 from tumorlens.data.dicom.reader import read_series
 from tumorlens.data.dicom.seg import write_mask_dicom
+from tumorlens.data.labels import ClassList, canonical_label
 from tumorlens.pipeline.outputs.dicom_report import classifier_of, segmenter_of, write_report_dicom
 
 hd = pytest.importorskip("highdicom")
@@ -124,3 +127,31 @@ def test_a_lesion_without_measurements(tmp_path):
     assert errors_in(tmp_path / "sr.dcm") == []
     (group,) = hd.sr.srread(tmp_path / "sr.dcm").content.get_volumetric_roi_measurement_groups()
     assert group.get_measurements() == []
+
+
+def test_classes_that_no_table_knows_have_codes_of_their_own(tmp_path):
+    scan = read_series(saved(tmp_path, "sagittal"))
+    long = "glioma (astrocytoma, ganglioglioma, glioblastoma, oligodendroglioma) T1"
+    classes = ClassList.of_labels(["no_tumor", "glioma", canonical_label(long)])
+    label = classes.names[2]
+    result = replace(
+        result_of(scan, lesions=[lesion(1)]),
+        classes=classes,
+        label=label,
+        probabilities={"no_tumor": 0.1, "glioma": 0.2, label: 0.7},
+    )
+    numbers = (with_lesions(scan) > 0).astype(np.uint16)
+    segmentation = write_mask_dicom(
+        tmp_path / "seg.dcm", numbers, scan, label, segmenter_of(result), classes=result.classes
+    )
+    write_report_dicom(tmp_path / "sr.dcm", result, segmentation)
+    assert segmentation.SegmentSequence[0].SegmentLabel.startswith("Lesion 1 (glioma astrocytoma")
+    sr = hd.sr.srread(tmp_path / "sr.dcm")
+    (group,) = sr.content.get_planar_roi_measurement_groups() or sr.content.get_volumetric_roi_measurement_groups()
+    assert value_of(group, own("TUMOR_TYPE")) == codes.SCT.Neoplasm
+    (whole,) = sr.content.get_image_measurement_groups()
+    measured = {m.name.value: (m.name.meaning, m.value) for m in whole.get_measurements()}
+    assert measured["P_TUMOR"][1] == pytest.approx(90)
+    assert measured["P_GLIOMA"][1] == pytest.approx(20)
+    assert measured["P_CLASS_2"] == (f"Probability of {classes.prose(label)}"[:64], pytest.approx(70))
+    assert not errors_in(tmp_path / "sr.dcm") and not errors_in(tmp_path / "seg.dcm")

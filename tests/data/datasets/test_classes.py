@@ -1,0 +1,122 @@
+"""Classes that the user names, and folders of classes that no table knows."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scans.own_classes import SEVEN, class_folders, seven_classes
+from tests.scans.phantoms import small_slice
+from tests.scans.pictures import save
+from tumorlens.data.datasets.classes import given_classes
+from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.errors import InputError
+from tumorlens.data.inspection.check import check_set
+from tumorlens.data.labels import ClassList
+
+YAML = """
+- name: healthy
+  no_tumor: true
+  aliases: [HC, "tumour-free"]
+- name: GBM
+  prose: glioblastoma
+  color: "#112233"
+  malignancy: malignant
+  aliases: [glioblastoma multiforme]
+- meningioma
+"""
+
+
+def test_a_file_names_classes_with_all_that_is_known_of_them(tmp_path):
+    (tmp_path / "own.yaml").write_text(YAML)
+    given = given_classes(str(tmp_path / "own.yaml"))
+    assert given.classes.outputs == ("no_tumor", "gbm", "meningioma")
+    row = given.classes.row("gbm")
+    assert (row.prose, row.color, row.malignancy, row.concept[2]) == (
+        "glioblastoma", "#112233", "malignant", "Neoplasm",
+    )  # fmt: skip
+    for folder in ("HC", "Tumour free", "GBM", "Glioblastoma_Multiforme", "meningioma"):
+        save(tmp_path / "set" / folder / "1.png", small_slice(len(folder)).image)
+    labels = {s.image.parent.name: s.label for s in load_samples(tmp_path / "set", given.spellings)}
+    assert labels == {
+        "HC": "no_tumor", "Tumour free": "no_tumor", "GBM": "gbm", "Glioblastoma_Multiforme": "gbm",
+        "meningioma": "meningioma",
+    }  # fmt: skip
+
+
+def test_a_file_beside_the_data_is_read_by_itself(tmp_path):
+    (tmp_path / "classes.yaml").write_text(YAML)
+    for folder in ("HC", "GBM"):
+        save(tmp_path / folder / "1.png", small_slice(len(folder)).image)
+    assert {s.label for s in load_samples(tmp_path)} == {"no_tumor", "gbm"}
+    assert given_classes("", [tmp_path]).classes.outputs == ("no_tumor", "gbm", "meningioma")
+    assert given_classes("a,b", [tmp_path]).classes.outputs == ("a", "b")
+    assert given_classes("", [tmp_path / "HC"]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: b", "a list of classes begins each line with"),
+        ("- name: a\n- name: A", "the class a is named twice"),
+        ("- name: a\n  colour: red", "a class has no 'colour'; it has name, prose"),
+        ("- name: a\n  color: red", "the color 'red' of a is not like"),
+        ("- name: a\n  aliases: [1]", "the aliases of a are not texts"),
+        ("- name: a\n  no_tumor: 'yes'", "the no_tumor 'yes' is not true or false"),
+        ("- name: refused", "a class cannot be called refused"),
+        ("- name: 7", "the name 7 is not a text"),
+        ("- name: [", "this is not YAML"),
+        ("[no_tumor, glioma, tumor]", "tumor means a tumor of any type"),
+    ],
+)
+def test_files_that_are_no_list_of_classes(tmp_path, text, reason):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(InputError, match=reason) as error:
+        given_classes(str(tmp_path / "own.yaml"))
+    assert str(tmp_path / "own.yaml") in str(error.value)
+    with pytest.raises(InputError, match="cannot be read"):
+        given_classes(str(tmp_path / "missing.yaml"))
+
+
+def test_folders_of_any_name_are_classes_and_those_in_them_patients(tmp_path):
+    samples = load_samples(seven_classes(tmp_path))
+    classes = ClassList.of_labels(s.label for s in samples)
+    assert classes.outputs == (
+        "no_tumor", "meningioma", "astrocitoma", "ependimoma", "glioma_t1c", "neurocitoma", "schwannoma",
+    )  # fmt: skip
+    assert len(samples) == 8 * len(SEVEN)
+    assert len({(s.split, s.patient) for s in samples}) == len(samples)
+    report = check_set(tmp_path)
+    assert (report.of("unknown_label"), report.of("doubtful_label"), report.files) == ([], [], len(samples))
+
+
+@pytest.mark.parametrize("names", [("astro", "ependy"), ("grade_2", "grade_3", "grade_4"), ("Foo T1", "Foo T2")])
+def test_no_name_needs_to_be_known(tmp_path, names):
+    class_folders(tmp_path / "download" / "set", names, 2)
+    assert len({s.label for s in load_samples(tmp_path)}) == len(names)
+
+
+@pytest.mark.parametrize(
+    "names", [("astro",), ("P01", "P02", "P03"), ("astro", "17"), ("TCGA_CS_4941", "TCGA_CS_4942")]
+)
+def test_folders_of_patients_are_not_classes(tmp_path, names):
+    for name in names:
+        save(tmp_path / name / "1.png", small_slice(len(name)).image)
+    with pytest.raises(InputError, match=f"the folder ({'|'.join(names)}) is not named for a class .*--map"):
+        load_samples(tmp_path)
+    assert {s.label for s in load_samples(tmp_path, dict.fromkeys(names, "own"))} == {"own"}
+
+
+def test_a_folder_of_tumors_may_be_divided_by_type(tmp_path):
+    class_folders(tmp_path / "tumor", ("astro", "glioma"), 1)
+    class_folders(tmp_path, ("healthy",), 1)
+    assert sorted(s.label for s in load_samples(tmp_path)) == ["astro", "glioma", "no_tumor"]
+
+
+def test_names_that_may_be_typing_errors_are_named(tmp_path):
+    class_folders(tmp_path, ("healthy", "schwannoma", "grade_2", "grade_3", "Cyst T1", "Cyst T1C+", "Cyst T2"), 12)
+    class_folders(tmp_path, ("schwanoma", "notes"), 1)
+    doubts = check_set(tmp_path).of("doubtful_label")
+    assert len(doubts) == 2
+    assert doubts[0].startswith("schwanoma (1 slices) is written nearly like schwannoma (12)")
+    assert "--map schwanoma=schwannoma" in doubts[0]
+    assert doubts[1].startswith("notes has only 1 slices")

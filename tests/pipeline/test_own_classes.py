@@ -1,0 +1,187 @@
+"""Classifiers of other classes than the shipped ones, from a folder of pictures to every output."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from tests.data.training.runs import train
+from tests.scans.own_classes import class_folders, seven_classes, tumors_only, yes_or_no
+from tests.scans.phantoms import read_rows
+from tests.scans.pictures import save_volume, table
+from tumorlens.classification.config import ClassifierConfig
+from tumorlens.classification.predict import Classifier
+from tumorlens.data.cards.card import read_card
+from tumorlens.data.errors import InputError
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES
+from tumorlens.data.phantom import phantom_volume
+from tumorlens.pipeline.batch.stored import read_results
+from tumorlens.pipeline.evaluation.evaluate import evaluate
+from tumorlens.pipeline.evaluation.request import EvaluationRequest
+from tumorlens.pipeline.services.reviews.desk import labels_for
+
+SEVEN = ("no_tumor", "meningioma", "astrocitoma", "ependimoma", "glioma_t1c", "neurocitoma", "schwannoma")
+SETS = {
+    "seven": (seven_classes, SEVEN, "official"),
+    "yes or no": (yes_or_no, ("no_tumor", "tumor"), "folds"),
+    "tumors only": (tumors_only, ("meningioma", "astro", "ependy"), "folds"),
+}
+
+
+def config_for(*data, **rest):
+    quick = {"arch": "cnn", "size": 64, "epochs": 1, "batch_size": 8, "init": "none", "device": "cpu"}
+    return ClassifierConfig(
+        tuple(map(str, data)), **({**quick, "precision": "fp32", "duplicates": "drop", "seed": 1} | rest)
+    )
+
+
+@dataclass(frozen=True)
+class Own:
+    data: Path
+    weights: Path
+    classes: tuple[str, ...]
+    said: list[str]
+
+    @property
+    def card(self):
+        return read_card(self.weights)
+
+
+@pytest.fixture(scope="module", params=SETS)
+def own(request, tmp_path_factory):
+    """A data set, and a tiny classifier of its classes."""
+    make, classes, split = SETS[request.param]
+    folder = tmp_path_factory.mktemp("own")
+    said = []
+    train(config_for(make(folder / "data"), split=split), folder / "run", say=said.append)
+    return Own(folder / "data", folder / "run" / "classifier.safetensors", classes, said)
+
+
+def test_a_training_learns_the_classes_of_its_data(own):
+    card = own.card
+    assert tuple(card["classes"]) == own.classes
+    assert [row["name"] for row in card["class_table"]] == card["classes"] == list(card["conformal"]["thresholds"])
+    assert card["classes_in_training"] == card["classes"]
+    last = load_file(own.weights)["head.6.weight"]
+    assert last.shape == (len(own.classes), 32)
+    rows = read_rows(own.weights.parent / "validation.csv")
+    assert [name for name in rows[0] if name.startswith("p_")] == [f"p_{name}" for name in own.classes]
+    assert f"classes: {', '.join(own.classes)}" in own.said
+    assert ("so this classifier calls every scan a tumor" in " ".join(own.said)) == ("no_tumor" not in own.classes)
+
+
+def test_its_probabilities_are_those_of_its_classes(own):
+    classifier = Classifier.load(own.weights, "cpu")
+    from tests.pipeline.engines.networks import slices
+
+    probabilities = classifier.predict(slices())
+    assert probabilities.shape == (3, len(classifier.classes))
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    if "no_tumor" not in own.classes:
+        assert (probabilities[:, 0] == 0).all() and (classifier.labels(probabilities) > 0).all()
+    maps = classifier.explain(slices(), classifier.labels(probabilities))
+    assert maps.shape == slices().shape
+
+
+def run(command, own, out, *inputs, rest=()):
+    done = command("run", *inputs, "-o", out, "--classifier", own.weights, "--force", "--device", "cpu", *rest)
+    assert done.exit_code == 0, done.output
+    return table(out)
+
+
+def test_every_output_of_a_run_follows_the_card(own, command, tmp_path):
+    picture = next(own.data.rglob("0.png"))
+    volume = save_volume(tmp_path / "head.nii.gz", phantom_volume(3, shape=(48, 56, 6), spacing_mm=(4, 4, 12)))
+    out = tmp_path / "out"
+    rows = run(command, own, out, picture, volume, rest=("--report", "--explain"))
+    assert [name for name in rows[0] if name.startswith("p_")] == [f"p_{name}" for name in own.classes]
+    for row in rows:
+        content = json.loads((out / row["scan"].split(".")[0] / "result.json").read_text())
+        assert tuple(content["classes"]) == tuple(content["probabilities"]) == own.classes
+        assert content["label"] in (*own.classes, "tumor")
+        if "no_tumor" not in own.classes:
+            assert content["label"] != "no_tumor" and content["confidence"] == pytest.approx(1, abs=1)
+            assert sum(content["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert ("type of tumor uncertain" in content["review"]) == (
+            content["label"] == "tumor" and "tumor" not in own.classes
+        )
+        report = (out / row["scan"].split(".")[0] / "report.html").read_text()
+        assert "knows gliomas" not in report
+        assert all(name.replace("_", " ") in report for name in own.classes if name != "tumor")
+    for result in read_results(out):
+        assert set(own.classes) < set(labels_for(result))
+    again = command("run", picture, "-o", out, "--continue", "--device", "cpu")  # the shipped classifier
+    assert again.exit_code == 2
+    assert "this table has the classes" in again.output and own.classes[-1] in again.output
+
+
+def test_masks_are_exported_with_its_classes(own, command, tmp_path):
+    picture = next(p for p in sorted(own.data.rglob("0.png")) if "no" not in p.parent.name.lower())
+    out, masks = tmp_path / "out", tmp_path / "masks"
+    run(command, own, out, picture, rest=("--threshold", "0.01"))
+    done = command("masks", "export", out, "-o", masks, "--format", "coco")
+    assert done.exit_code == 0, done.output
+    categories = {c["id"]: c["name"] for c in json.loads((masks / "annotations.json").read_text())["categories"]}
+    known = Classifier.load(own.weights, "cpu").classes.known
+    assert categories == {n: name for n, name in enumerate(known) if n}
+
+
+@pytest.mark.slow
+def test_an_evaluation_measures_its_classes(own, tmp_path):
+    messages = []
+    for stage in ("classification", "pipeline"):
+        request = EvaluationRequest(
+            (str(own.data),), stage, classifier=str(own.weights), device="cpu", command="tumorlens evaluate"
+        )
+        out = tmp_path / stage
+        report = evaluate(request, out, False, None, messages.append, messages.append)
+        with (out / "cases.csv").open(newline="") as file:
+            row = next(csv.DictReader(file))
+        start = "p_" if stage == "pipeline" else "after_"
+        assert [name for name in row if name.startswith(start)] == [f"{start}{name}" for name in own.classes]
+    assert report["protocol"]["id"] == "none"
+
+
+def test_a_label_that_a_classifier_lacks_is_named(own, tmp_path):
+    data = class_folders(tmp_path / "data", ("zebra", "yes", "no"), 1)
+    request = EvaluationRequest(
+        (str(data),), "classification", classifier=str(own.weights), device="cpu", command="tumorlens evaluate"
+    )
+    if own.classes == ("no_tumor", "tumor"):  # any tumor is one
+        report = evaluate(request, tmp_path / "out", False, None, print, print)
+        assert report["figures"]["presence"]["n_tumor"] == 2
+        return
+    with pytest.raises(InputError, match=r"the label (zebra|no_tumor) is not one of the classes .*--map"):
+        evaluate(request, tmp_path / "out", False, None, print, print)
+
+
+def test_the_classes_of_a_file_come_first_and_missing_ones_are_named(tmp_path):
+    rows = [{"name": "normal", "no_tumor": True}, {"name": "Foo", "color": "#010203"}, "bar", "baz"]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(rows))
+    data, said = class_folders(tmp_path / "data", ("normal", "bar", "foo"), 6), []
+    config = config_for(data, classes=str(tmp_path / "own.yaml"))
+    card = train(config, tmp_path / "run", say=said.append)
+    assert card["classes"] == ["no_tumor", "foo", "bar", "baz"]
+    assert card["class_table"][1]["color"] == "#010203"
+    assert any(line.startswith("warning: no training slice shows baz") for line in said)
+    with pytest.raises(InputError, match="the label foo is not one of the classes no_tumor, bar"):
+        train(config_for(data, classes="no_tumor,bar"), tmp_path / "other")
+
+
+def test_one_class_alone_is_an_error(tmp_path):
+    data = class_folders(tmp_path / "data", ("glioma",), 8)
+    with pytest.raises(InputError, match="the data show one class only, glioma, and a classifier needs two or more"):
+        train(config_for(data), tmp_path / "run")
+    assert not (tmp_path / "run" / "classifier.safetensors").exists()
+
+
+def test_the_four_shipped_classes_need_no_table_on_a_card(tmp_path, phantom_set):
+    card = train(config_for(phantom_set), tmp_path / "run")
+    assert (tuple(card["classes"]), "class_table" in card) == (CLASSES, False)
+    assert Classifier.load().classes is not SHIPPED_CLASSES and Classifier.load().classes == SHIPPED_CLASSES
