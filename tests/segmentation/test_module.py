@@ -162,7 +162,7 @@ def test_outlines_fit_thresholds_where_a_set_has_both(phantom_set, tmp_path):
 
 
 def test_each_row_of_a_mixed_set_teaches_what_it_knows(phantom_set, tmp_path):
-    """Tumors without a mask teach the classifier, masks without a label the segmenter."""
+    """Tumors without a mask teach the classifier; masks without a label both, as tumors of unknown type."""
     rows = read_rows(phantom_set / "index.csv")
     for row in rows:
         if row["label"] == "glioma":
@@ -171,15 +171,15 @@ def test_each_row_of_a_mixed_set_teaches_what_it_knows(phantom_set, tmp_path):
             row |= {"label": "tumor", "mask": ""}
     data = f"{write_rows(tmp_path / 'mixed.csv', rows, 'image,mask,label,patient,fold')}@{phantom_set}"
     loaded = load_samples(data)
-    assert [bool(s.label) for s in loaded] == [bool(row["label"]) for row in rows]
+    assert [s.label for s in loaded] == [row["label"] or "tumor" for row in rows]
     drawn = load_partition(segmenter_config(data), has_truth)
-    assert {s.label for s in drawn.train.samples} == {"", "meningioma", "no_tumor"}
+    assert {s.label for s in drawn.train.samples} == {"tumor", "meningioma", "no_tumor"}
     assert drawn.left_out == 10
-    unlabeled = [i for i, sample in enumerate(drawn.train.samples) if not sample.label]
+    unlabeled = [i for i, sample in enumerate(drawn.train.samples) if sample.label == "tumor"]
     assert drawn.train.masks[unlabeled].any(axis=(1, 2)).all()
     named = load_partition(classifier_config(data), has_label)
     assert {s.label for s in named.train.samples} == {"tumor", "meningioma", "no_tumor"}
-    assert named.left_out == 10
+    assert named.left_out == 0
 
 
 def test_the_outline_may_follow_the_sequence(phantom_set):
