@@ -36,6 +36,9 @@ def taught_logits(logits_nchw: torch.Tensor, truth_n1hw: torch.Tensor, channel_n
     return torch.where(sick, channels_of(logits_nchw, channel_n), logits_nchw.amax(dim=1, keepdim=True))
 
 
+UNTAUGHT = -1e4  # a logit that is certain to be no lesion: where the truth is 0, it teaches nothing
+
+
 class CrossEntropyDice(nn.Module):
     """Pixel-wise binary cross-entropy and soft Dice (F. Milletari et al., 3DV 2016), per slice and over the batch.
 

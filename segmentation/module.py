@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, SEQUENCES, SHIPPED_CLASSES, ClassList
+from tumorlens.data.masks.boxes import LESION, UNKNOWN, fill_boxes
 from tumorlens.data.preprocessing.normalization import to_batch
 from tumorlens.data.training.loaders import total_steps
 from tumorlens.data.training.module import StageModule
 from tumorlens.data.training.networks import check_output
 from tumorlens.data.training.partition import Partition
 from tumorlens.segmentation.config import SegmenterConfig
-from tumorlens.segmentation.loss import LOSSES, channels_of, dice_of_slices, taught_logits
+from tumorlens.segmentation.loss import LOSSES, UNTAUGHT, channels_of, dice_of_slices, taught_logits
 from tumorlens.segmentation.model import build_segmenter, encoder_normalization
 
 
@@ -72,16 +73,17 @@ class SegmenterModule(StageModule):
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         images = self.training_batch(batch["image"])
         logits, class_logits = self.draw_and_classify(images)
-        truth = batch["mask"][:, None].float()
-        if logits.shape[-2:] != truth.shape[-2:]:
-            logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
+        mask = batch["mask"][:, None]
+        if logits.shape[-2:] != mask.shape[-2:]:
+            logits = F.interpolate(logits, mask.shape[-2:], mode="bilinear", align_corners=False)
         channel = self.channel_n(batch)
-        loss = self.loss(taught_logits(logits, truth, channel), truth)
+        loss = self.loss_of(logits, mask, channel)
         labeled = (batch["label"] >= 0) & (batch["label"] != self.untyped)
         if class_logits is not None and labeled.any():
             loss = loss + self.config.label_weight * F.cross_entropy(class_logits[labeled], batch["label"][labeled])
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["mask"]))
-        dice = dice_of_slices(channels_of(logits.detach(), channel) > 0, truth > 0).mean()
+        drawn = (channels_of(logits.detach(), channel) > 0) & (mask != UNKNOWN)
+        dice = dice_of_slices(drawn, mask == LESION).mean()
         self.log("train_dice", dice, on_step=False, on_epoch=True, batch_size=len(batch["mask"]))
         return loss
 
@@ -100,17 +102,27 @@ class SegmenterModule(StageModule):
         logits = network.segmentation_head(network.decoder(features))
         return logits.float(), self.label_head(features[-1]).float()
 
+    def loss_of(self, logits_nchw: torch.Tensor, mask_n1hw: torch.Tensor, channel_n: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch's pixels. Those of `data.masks.boxes.UNKNOWN`, where a box leaves the truth open, teach
+        nothing."""
+        taught = taught_logits(logits_nchw, mask_n1hw > 0, channel_n).masked_fill(mask_n1hw == UNKNOWN, UNTAUGHT)
+        return self.loss(taught, (mask_n1hw == LESION).float())
+
     def channel_n(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """``(n,)`` the channel of each slice's outline."""
         return self.channel[batch["source"], batch["sequence"]]
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         logits = self(batch["image"]).float()
-        truth = batch["mask"][:, None].float()
-        channel = self.channel_n(batch)
-        self.dice((channels_of(logits, channel) > 0).float(), truth)
+        mask, channel = batch["mask"][:, None], self.channel_n(batch)
+        drawn, truth = (channels_of(logits, channel) > 0).float(), (mask > 0).float()
+        # Truth that is boxes is compared with the boxes around what is drawn.
+        for i in (mask == UNKNOWN).flatten(1).any(dim=1).nonzero().flatten().tolist():
+            for map_n1hw in (drawn, truth):
+                map_n1hw[i, 0] = torch.from_numpy(fill_boxes(map_n1hw[i, 0].cpu().numpy()))
+        self.dice(drawn, truth)
         self.sick.append(truth.flatten(1).any(dim=1))
-        self.log("val_loss", self.loss(taught_logits(logits, truth, channel), truth), batch_size=len(logits))
+        self.log("val_loss", self.loss_of(logits, mask, channel), batch_size=len(logits))
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_dice", float(self.dice.aggregate()), prog_bar=True)

@@ -63,8 +63,12 @@ def train_segmenter(
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
     maps = network(parts.validation.images)
-    channels = channels_in(config, parts.validation)
-    point = fit_operating_point(maps, parts.validation.masks, channels, config.outlines, out / POINTS, evidence)
+    outlined = outlined_slices(parts.validation)
+    if len(parts.validation) and not outlined:
+        run.say("no validation slice has an outline: the thresholds are the usual ones, and its figures compare boxes")
+    fitting = parts.validation.subset(outlined)
+    channels = channels_in(config, fitting)
+    point = fit_operating_point(maps[outlined], fitting.masks, channels, config.outlines, out / POINTS, evidence)
     drawn = {"operating_point": point} | ({"outlines": list(config.outlines)} if config.outlines else {})
     segmenter = Segmenter(network, drawn)
     metrics = measure(config, segmenter, parts, maps, out) if evidence is None else evidence.figures
@@ -124,6 +128,12 @@ def check_masks(config: SegmenterConfig, parts: Partition) -> None:
             raise InputError(f"{', '.join(config.data)}: no {name} slice has a tumor mask")
 
 
+def outlined_slices(part: PreparedSet) -> list[int]:
+    """The slices whose truth is not boxes; none where these are all without a lesion."""
+    outlined = [i for i, sample in enumerate(part.samples) if not sample.weak]
+    return outlined if len(outlined) == len(part) or part.masks[outlined].any() else []
+
+
 def channels_in(config: SegmenterConfig, part: PreparedSet) -> list[int]:
     """The channel of the network for each slice, by the convention of its own outline."""
     return [config.channel_of(sample.source, sample.sequence) for sample in part.samples]
@@ -148,8 +158,11 @@ def measure(
 
 
 def headline(config: SegmenterConfig, metrics: dict[str, Any]) -> str:
-    """The test Dice of tumor slices in a sentence."""
+    """The test Dice of tumor slices in a sentence; where nothing is outlined, the overlap of boxes."""
     if config.split == "all":
         return "on all patients; the figures are those of held-out patients"
-    dice = metrics["validation" if config.split == "holdout" else "test"]["dice_tumor"]
+    figures = metrics["validation" if config.split == "holdout" else "test"]
+    dice = figures["dice_tumor"]
+    if dice is None and "boxes" in figures:
+        return f"{config.tested}: overlap of boxes (IoU) {figures['boxes']['iou']:.4f}; no outlines, so no Dice"
     return f"{config.tested}: tumor-slice Dice {dice if dice is None else round(dice, 4)}"

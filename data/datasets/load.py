@@ -15,9 +15,9 @@ from tumorlens.data.datasets.folders import (
     is_mask_name,
     place_of,
     scans_below,
-    scans_in,
     with_masks,
 )
+from tumorlens.data.datasets.images_and_masks import find_pairs, label_drawn, list_pairs
 from tumorlens.data.datasets.index import CHANNELS, find_index, read_index
 from tumorlens.data.datasets.lgg import has_lgg_patients, is_lgg_set, list_lgg_folder
 from tumorlens.data.datasets.listing import Listing, Row
@@ -31,15 +31,18 @@ def load_samples(
 ) -> list[Sample]:
     """The samples of a data set. Its layout follows from the files on disk.
 
-    Five layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split,
+    Six layouts are known: an ``index.csv`` (``image, label`` and any of ``mask, patient, fold, official_split,
     channel, every, cut, sequence``; named itself or in the folder), a folder per class (``Training/glioma/1.jpg``), an
-    image folder next to a mask folder (``images/1.png``, ``masks/1.png``), a folder per patient with pictures and their
-    masks (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.datasets.lgg`), and a folder of MATLAB
-    ``cjdata`` files, which carry their own labels. Classes may have any names, see `data.datasets.folders`.
+    image folder next to a folder of masks or of YOLO's boxes (``images/1.png``, ``masks/1.png``, ``labels/1.txt``),
+    pictures with a COCO file (``_annotations.coco.json``; see `data.datasets.images_and_masks`), a folder per patient
+    with pictures and their masks (``TCGA_CS_4941/7.tif``, ``TCGA_CS_4941/7_mask.tif``; see `data.datasets.lgg`), and a
+    folder of MATLAB ``cjdata`` files, which carry their own labels. Classes may have any names, see
+    `data.datasets.folders`.
     A volume stands for its slices: those with a mask have its label, the others are ``no_tumor``. In an index, the
     column ``every`` takes each n-th slice only, and ``cut`` the slices of a plane (axial, coronal, sagittal). An image
-    may be a folder of DICOM files, and a mask what `data.masks.truth.read_truth` takes. Without a label, a mask says
-    whether there is a tumor; a scan with neither has no label.
+    may be a folder of DICOM files, and a mask what `data.masks.truth.read_truth` takes. Without a label, the
+    classes that YOLO or COCO name say what a picture shows, and other masks whether there is a tumor; a scan with
+    neither has no label.
 
     Args:
         source: The folder or the CSV file; ``index.csv@folder`` where the index's paths start at another folder.
@@ -76,16 +79,14 @@ def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, ch
     index, root = find_source(source)
     label_map = spellings_of(source) | dict(label_map or {})
     if index is not None:
-        return read_index(index, root, label_map, channel)
+        return label_drawn(read_index(index, root, label_map, channel), label_map)
     listing = Listing(root)
     scans = scans_below(root)
-    if not (is_lgg_set(scans, root, label_map) and has_lgg_patients(scans, root)):
+    pairs = find_pairs(root)
+    if not pairs and not (is_lgg_set(scans, root, label_map) and has_lgg_patients(scans, root)):
         label_map = classes_by_folder(list(scans), root, label_map) | label_map
-    folders = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
-    images = folders.get("images") or folders.get("image") or folders.get("imgs")
-    masks = folders.get("masks") or folders.get("mask") or folders.get("labels")
-    if images and masks:
-        _list_images_and_masks(listing, images, masks)
+    if pairs:
+        list_pairs(listing, pairs)
     elif is_lgg_set(scans, root, label_map):
         list_lgg_folder(listing, scans, channel)
     elif _is_matlab_set(scans, root, label_map):
@@ -94,7 +95,7 @@ def list_rows(source: str | Path, label_map: Mapping[str, str] | None = None, ch
         _list_class_folders(listing, scans, label_map)
     if channel is not None:
         listing.rows = [replace(row, sample=replace(row.sample, channel=channel)) for row in listing.rows]
-    return listing
+    return label_drawn(listing, label_map)
 
 
 def samples_of(listing: Listing) -> list[Sample]:
@@ -145,8 +146,9 @@ def _list_class_folders(
             )
     if not listing.rows and not listing.problems:
         raise InputError(
-            f"{listing.root}: neither an index.csv, nor a folder for each class, nor images/ next to masks/, "
-            f"nor patient folders of pictures and their *_mask files{_there_instead(listing.root, scans)}"
+            f"{listing.root}: neither an index.csv, nor a folder for each class, nor images/ next to masks/ or "
+            f"labels/, nor a COCO file, nor patient folders of pictures and their *_mask files"
+            f"{_there_instead(listing.root, scans)}"
         )
     if not has_classes:
         listing.raise_first()  # of a data set, at least one folder is named for a class
@@ -162,18 +164,6 @@ def _there_instead(root: Path, scans: Mapping[Path, list[Path]]) -> str:
         return f"; it holds {loose[0].name} ({len(loose)} scans in all), but no folder says of which class"
     others = sorted(file for file in root.rglob("*") if file.is_file() and file.name[0] != ".")
     return f"; it holds {others[0].relative_to(root)}, which is not called as a scan is" if others else "; it is empty"
-
-
-def _list_images_and_masks(listing: Listing, images: Path, masks: Path) -> None:
-    """List an image folder and a mask folder: a mask has the stem of its image, with or without ``_mask``. Of an image
-    without a mask nothing is known, which is worth a note."""
-    mask_files = scans_in(masks)
-    if not mask_files:
-        raise InputError(f"{masks}: no mask has the name of an image in {images}")
-    for image, mask in with_masks(scans_in(images), mask_files, listing):
-        listing.rows.append(Row(Sample(image, "", mask=mask)))
-        if mask is None:
-            listing.report(image, "unmasked", "", stops=False)
 
 
 def _list_matlab_files(listing: Listing, scans: Mapping[Path, list[Path]]) -> None:

@@ -13,6 +13,7 @@ from tumorlens.data.datasets.patients import patient_in_file
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import TUMOR, TUMOR_FREE, labels_agree
+from tumorlens.data.masks.drawings import is_boxed
 from tumorlens.data.masks.truth import read_truth, shows_lesion
 from tumorlens.data.preprocessing.head import tissue_shares
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -70,6 +71,15 @@ class Sample:
         return self.slice_index is not None
 
     @property
+    def weak(self) -> bool:
+        """Whether its mask is boxes, filled, and not the outline of the lesion.
+
+        Raises:
+            InputError: The mask's file cannot be read.
+        """
+        return self.mask is not None and is_boxed(self.mask, self.image)
+
+    @property
     def place(self) -> str:
         """The slice of a volume, such as ``"12"`` or ``"coronal 12"``; empty for a picture."""
         if self.slice_index is None:
@@ -119,7 +129,7 @@ def _labeled(sample: Sample) -> Sample:
     """A picture with the label of its mask, where the set gives it none."""
     if sample.label or sample.mask is None:
         return sample
-    return replace(sample, label=_label_of(shows_lesion(sample.mask)))
+    return replace(sample, label=_label_of(shows_lesion(sample.mask, sample.image)))
 
 
 def _label_of(has_lesion: bool) -> str:

@@ -28,6 +28,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
 from tumorlens.data.labels import TUMOR_FREE, canonical_label, labels_agree
+from tumorlens.data.masks.drawings import is_drawing
 from tumorlens.data.masks.truth import describe_truth, read_truth
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
@@ -154,10 +155,15 @@ def _masks(sample: Sample, scan: Scan, check: _Check) -> list[NDArray[np.uint8]]
         truth = read_truth(sample.mask, scan)
         masks = [scan.view(truth, k) for k in range(scan.n_slices)] if scan.volume else [truth]
         values = describe_truth(sample.mask)
-        if values:
+        if sample.weak:
+            check.add("boxes", check.name(sample.image))
+        elif values:
             check.add("mask_values", f"{check.name(sample.mask)}: {values}")
         return masks
     except InputError as error:
+        if is_drawing(sample.mask):
+            check.add("bad_drawing", str(error))
+            return None
         try:
             open_scan(sample.mask, constant=True)
         except InputError as unreadable:

@@ -44,12 +44,14 @@ class Division:
             share an invented one.
         rows: The files of these slices, with the label and the mask of the whole file.
         merged: How many patients were kept together with another because they have slices of the same picture.
+        left_out: How many slices have neither a label nor a mask, and are in no part.
     """
 
     root: Path
     samples: list[Sample]
     rows: list[Row]
     merged: int
+    left_out: int = 0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Slices of each class, and all patients, in each part."""
@@ -77,6 +79,8 @@ def divide(
 ) -> Division:
     """A division of a data set in which no patient, and no copy or mirror image of a slice, is in two parts.
 
+    Slices with neither a label nor a mask are left out.
+
     Args:
         source: As in `data.datasets.load.load_samples`.
         label_map: The user's own label names -> classes.
@@ -95,14 +99,12 @@ def divide(
     if folds is not None and folds < MIN_FOLDS:
         raise InputError(f"{folds} folds are too few to train, validate and test; {MIN_FOLDS} are needed")
     listing = list_rows(source, label_map, channel)
-    samples = samples_of(listing)
-    if not all(sample.label for sample in samples):
-        unknown = [sample.name for sample in samples if not sample.label]
-        raise InputError(
-            f"{source}: {len(unknown)} of {len(samples)} slices have neither a label nor a mask, such as {unknown[0]}; "
-            "give them one, or take them out"
-        )
-    _check_rows(listing.rows, listing.root)
+    found = samples_of(listing)
+    samples = [sample for sample in found if sample.label]
+    if not samples:
+        raise InputError(f"{source}: none of the {len(found)} slices has a label or a mask; give them one")
+    rows = [row for row in listing.rows if row.sample.label or row.sample.mask]
+    _check_rows(rows, listing.root)
     samples, signatures_nd = _read(samples, progress)
     groups = group_patients(samples, [*copy_pairs(samples, signatures_nd), *_pairs_of_one_file(samples)])
     with_patients = _with_patients(samples, groups, listing.root)
@@ -114,7 +116,7 @@ def divide(
         numbers = make_folds(grouped, folds, seed)
         divided = [replace(s, split="", fold=number) for s, number in zip(with_patients, numbers, strict=True)]
     merged = len({sample.patient for sample in with_patients}) - len(set(groups))
-    return Division(listing.root, divided, listing.rows, merged)
+    return Division(listing.root, divided, rows, merged, len(found) - len(divided))
 
 
 def assign_parts(samples: Sequence[Sample], shares: Sequence[float], seed: int = 0) -> list[str]:

@@ -23,6 +23,7 @@ PROBLEMS: dict[str, str] = {
     "ambiguous_mask": "masks that could belong to two pictures, and pictures with two masks",
     "repeated_patient": "patients with two folders",
     "mask_shape": "masks that do not fit their scan",
+    "bad_drawing": "boxes and outlines that cannot be read, or do not fit their picture",
     "empty_mask": "tumor slices with an empty mask",
     "healthy_mask": "no_tumor slices with a mask that is not empty",
     "volume_without_mask": "tumor volumes without a mask that says in which slices",
@@ -40,6 +41,7 @@ NOTES: dict[str, str] = {
     "doubtful_label": "labels that may be typing errors",
     "no_label": "files without a label: their mask says whether there is a tumor, of unknown type",
     "mask_values": "masks with more than one value besides 0, and the values that count as lesion",
+    "boxes": "images whose lesions have boxes: they teach the segmenter less than outlines, and measure boxes only",
     "unmasked": "images without a mask in the mask folder: they count for nothing; an empty mask says that there is no "
     "lesion",
     "no_patient": "files without a patient: only look-alikes can be kept together",

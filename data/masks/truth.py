@@ -1,4 +1,4 @@
-"""The true mask of a scan, from whatever a data set names: a mask file, DICOM objects, or the folder of a result."""
+"""The true mask of a scan, from what a data set names: a mask file, boxes, DICOM objects, or the folder of a result."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.dicom.rtstruct import is_structure_set
 from tumorlens.data.dicom.seg_exchange import is_segmentation
 from tumorlens.data.errors import InputError
+from tumorlens.data.masks.drawings import draw, drawing_of, is_drawing
 from tumorlens.data.masks.placed import read_mask_dicom
 from tumorlens.data.masks.read import describe_values, lesion_of, open_mask, read_mask, read_volume_mask
 from tumorlens.data.scan import Scan
@@ -23,14 +24,20 @@ def read_truth(path: Path, scan: Scan) -> NDArray[np.uint8]:
     """The mask of a scan, 0 and 1: ``(rows, columns)``, or of a volume in the array order of ``scan.voxels``.
 
     Args:
-        path: A mask file; a DICOM Segmentation or RT Structure Set; a folder that holds one of these; or the folder of
-            a scan's result, whose mask a reviewer may have corrected.
+        path: A mask file; boxes or outlines of YOLO or COCO, see `data.masks.drawings`; a DICOM Segmentation or RT
+            Structure Set; a folder that holds one of these; or the folder of a scan's result, whose mask a reviewer may
+            have corrected.
         scan: The scan to which it belongs.
 
     Raises:
         InputError: There is no such mask, or several, or it does not fit the scan.
     """
     file = _file_of(path)
+    if is_drawing(file):
+        if scan.volume or scan.path is None:
+            raise InputError(f"{file}: boxes and outlines of YOLO and COCO are for pictures, and {scan.path} is none")
+        rows, columns = scan.voxels.shape[:2]
+        return draw(file, scan.path, (rows, columns))
     if not is_dicom(file):
         return read_volume_mask(file, scan) if scan.volume else read_mask(file, scan)
     if not scan.volume:
@@ -38,23 +45,26 @@ def read_truth(path: Path, scan: Scan) -> NDArray[np.uint8]:
     return read_mask_dicom(file, scan)
 
 
-def shows_lesion(path: Path) -> bool:
-    """Whether the mask file of a picture has a pixel of lesion.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    return bool(lesion_of(open_mask(_file_of(path))).any())
-
-
-def describe_truth(path: Path) -> str:
-    """How a mask with several values is read, see `describe_values`; empty for DICOM.
+def shows_lesion(path: Path, image: Path) -> bool:
+    """Whether the truth of a picture's file shows a lesion.
 
     Raises:
         InputError: It cannot be read.
     """
     file = _file_of(path)
-    return "" if is_dicom(file) else describe_values(open_mask(file))
+    if is_drawing(file):
+        return drawing_of(file, image).lesions > 0
+    return bool(lesion_of(open_mask(file)).any())
+
+
+def describe_truth(path: Path) -> str:
+    """How a mask with several values is read, see `describe_values`; empty for DICOM, boxes and outlines.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    file = _file_of(path)
+    return "" if is_drawing(file) or is_dicom(file) else describe_values(open_mask(file))
 
 
 def _file_of(path: Path) -> Path:

@@ -19,6 +19,7 @@ from tumorlens.data.config import TrainingConfig
 from tumorlens.data.devices import pick_device, usable_cores
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import NO_TUMOR, SEQUENCES
+from tumorlens.data.masks.boxes import box_truth
 from tumorlens.data.training.partition import Partition
 from tumorlens.data.training.prepared import PreparedSet, lesion_free
 
@@ -30,6 +31,8 @@ _FORKS = sys.platform == "linux"
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     """Training items of a prepared set. An index is ``(epoch, i)``: augmentation depends on it and the seed alone.
+
+    ``"mask"`` is 0 and 1, and where it comes from boxes `data.masks.boxes.UNKNOWN`, too.
 
     Args:
         prepared: The slices.
@@ -50,6 +53,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         self.prepared, self.augment, self.seed = prepared, augment, seed
         self.blank, self.transplant = blank, transplant
+        self._weak = [sample.weak for sample in prepared.samples]
         # A cut field might lose a lesion that nobody outlined. Healthy slices of such sets are not cut either.
         self._uncut = _without_outlines(prepared)
         self._donors: Donors | None = None
@@ -70,6 +74,8 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             image, mask = blank_head(image, draws[2]), np.zeros_like(mask)
         elif self._donors is not None and draws[3] < self.transplant * 2**32:
             image, mask, label, outlined = self._donors.transplant(i, draws[2])
+        if self._weak[outlined]:
+            mask = box_truth(mask)  # now, while boxes are upright
         if self.augment is not None:
             cut = self.prepared.samples[i].source not in self._uncut
             image, mask = self.augment(image, mask, draws[0], cut)

@@ -123,6 +123,8 @@ def _summary(division: Division) -> str:
         absent = [name for name, n in classes.items() if not n]
         if absent:
             lines.append(f"  warning: no slice of {part} shows {', '.join(absent)}; its patients are too few")
+    if division.left_out:
+        lines.append(f"{division.left_out} slices with neither a label nor a mask were left out")
     if division.merged:
         lines.append(f"{division.merged} patients were kept with another whose slices show the same picture")
     return "\n".join(lines)

@@ -225,7 +225,7 @@ class ClassificationEvaluation(Evaluation[ClassificationCase]):
         self, classifier: Classifier, batch: list[Swept], images: NDArray[np.uint8], named: NDArray[np.int64]
     ) -> dict[int, Any]:
         """Maps of the tumor slices whose mask is known."""
-        outlined = [i for i, s in enumerate(batch) if s.mask is not None and s.mask.any()]
+        outlined = [i for i, s in enumerate(batch) if s.mask is not None and s.mask.any() and not s.reading.sample.weak]
         if not outlined:
             return {}
         cams = classifier.explain(images[outlined], named[outlined])

@@ -26,6 +26,9 @@ from tumorlens.pipeline.evaluation.segmentation import (
     EMPTY_CASES,
     MASK_TITLES,
     badness,
+    box_figures,
+    box_row,
+    box_tables,
     mask_tables,
     mask_title,
     size_plot,
@@ -37,6 +40,7 @@ from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.pipeline.read_ahead import AT_ONCE
 from tumorlens.pipeline.result import Result
+from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_scores
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
 
 _FIGURES = {
@@ -46,6 +50,9 @@ _FIGURES = {
     "dice_tumor_median": "Dice, scans with a tumor, median",
     "false_masks": "tumor-free slices with a mask",
 }
+
+
+_BOX_FIGURES = {f"boxes.{key}": title for key, title in BOX_TITLES.items()}
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class ScanCase:
         probabilities: Class -> probability of the scan; empty for a refused one.
         source: Number of its data set.
         sequence: Its MRI sequence, empty where it is not known.
+        boxes: Where the truth is boxes, how these agree with those around the mask.
         known: Of each judged slice, whether the weights have learned from it, or from a copy.
     """
 
@@ -84,6 +92,7 @@ class ScanCase:
     probabilities: dict[str, float] = field(default_factory=dict)
     source: int = 0
     sequence: str = ""
+    boxes: BoxScores | None = None
     known: tuple[bool, ...] = ()
 
     @property
@@ -110,7 +119,9 @@ class PipelineEvaluation(Evaluation[ScanCase]):
     """
 
     headline: ClassVar[dict[str, str]] = {
-        f"{kind}.{key}": f"{title} ({kind})" for kind in ("slices", "volumes") for key, title in _FIGURES.items()
+        f"{kind}.{key}": f"{title} ({kind})"
+        for kind in ("slices", "volumes")
+        for key, title in (_FIGURES | _BOX_FIGURES).items()
     }
     group_titles: ClassVar[dict[str, str]] = DECISION_TITLES | MASK_TITLES | {"dice_tumor": "Dice, scans with a tumor"}
 
@@ -173,6 +184,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             probabilities={name: float(p) for name, p in (result.probabilities or {}).items() if p is not None},
             source=first.source,
             sequence=first.sequence,
+            boxes=box_scores(result.mask, read_truth(first.mask, scan)) if first.mask and first.weak else None,
             known=tuple(self.knows(np.stack([prepared.image for prepared in opened.case.chosen])).tolist()),
         )
 
@@ -246,12 +258,14 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             },
             "dice_by_label": {name: mean_of(name, score, outlined=True) for name in sick},
             "masks": segmentation_report(*slices, self.seed) if _shows_lesion(slices[0]) else None,
+            **box_figures([(c.boxes, c.patient) for c in cases], self.seed),
         }
 
     def rows_of(self, case: ScanCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for the scan, and below that of a volume one for each of its slices."""
         if not case.volume:
-            return [self._row(case, "picture", None, case.scores[0] if case.scores else None)]
+            row = self._row(case, "picture", None, case.scores[0] if case.scores else None)
+            return [row if case.boxes is None else row | box_row(case.boxes)]
         slices = [self._row(case, "slice", k, s) for k, s in enumerate(case.scores)]
         return [self._row(case, "volume", None, None), *slices]
 
@@ -309,6 +323,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             outlined = f"{part['n_outlined']} with a true mask" if with_dice else "none with a true mask"
             about = f"End to end, {kind}: {part['n']} of {part['n_patients']} patients, {outlined}"
             tables.append(Table(about, ("", "value"), rows))
+            tables += box_tables(part)
             tables += mask_tables(part["masks"], masks) if part["masks"] else []
         return tables
 
@@ -380,6 +395,8 @@ def _true_label(members: list[Sample]) -> str:
 
 def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
     """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
+    if members[0].weak:
+        return None
     file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
     if file is not None:
         return read_truth(file, scan)

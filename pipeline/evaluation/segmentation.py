@@ -20,7 +20,14 @@ from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
-from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores, volume_dice
+from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_report, box_scores
+from tumorlens.segmentation.evaluation.metrics import (
+    AGREEMENT,
+    SliceScores,
+    segmentation_report,
+    slice_scores,
+    volume_dice,
+)
 from tumorlens.segmentation.evaluation.plots import plot_dice_by_size
 from tumorlens.segmentation.predict import Segmenter
 
@@ -51,9 +58,11 @@ class SegmentationCase(SliceCase):
 
     Attributes:
         scores: On the grid of the file.
+        boxes: Where the truth is boxes, how these agree with those around the mask; then `scores` mean nothing.
     """
 
     scores: SliceScores
+    boxes: BoxScores | None = None
 
 
 class SegmentationEvaluation(Evaluation[SegmentationCase]):
@@ -81,6 +90,7 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         "patient.dice_tumor": "Dice per patient, tumor slices",
         "patient.lesion_recall": "lesions found per patient",
         "patient.false_lesions": "false lesions per slice, mean of patients",
+        **{f"boxes.{key}": title for key, title in BOX_TITLES.items()},
         "volume.mean": "Dice of volumes, mean",
         "volume.median": "Dice of volumes, median",
     }
@@ -94,6 +104,8 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
     @property
     def policy(self) -> str:
         text = f"every slice through the segmenter alone, its mask compared on the source's own grid; {EMPTY_CASES}"
+        if any(case.boxes is not None for case in self.cases):
+            text += "; a box is not the truth of a mask: boxes are compared with those around the mask's parts"
         if self.outline is not None:
             text += f"; every mask from the segmenter's layer for the outline {self.outline!r}"
         if self.protocol.id == "p4":
@@ -120,41 +132,86 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
             reading = swept.reading
             guess = preprocess.mask_to_source(map_hw, swept.prepared.placement, segmenter.mask_threshold)
             truth = np.zeros_like(guess) if reading.mask is None else reading.mask
-            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), known=bool(known))
+            boxes = box_scores(guess, truth) if reading.sample.weak else None
+            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), boxes, known=bool(known))
             self.cases.append(case)
-            if case.scores.dice < 1:
+            if boxes is None and case.scores.dice < 1:
                 title = mask_title(case.sample.label, case.scores)
                 shown = WorstCase(reading.image, title, case.patient, truth, guess, reading.aspect)
                 self.worst.offer(badness(case.scores), shown)
 
     def figures_of(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
-        """The `segmentation_report` of some slices, and Dice of their volumes by P4."""
+        """The `segmentation_report` of the outlined slices, Dice of their volumes by P4; the `box_report` of others."""
+        figures = box_figures([(c.boxes, c.patient) for c in cases], self.seed)
+        cases = _outlined(cases)
         scores, patients = [c.scores for c in cases], [c.patient for c in cases]
-        figures = segmentation_report(scores, [c.sample.label for c in cases], patients, self.seed)
+        report = segmentation_report(scores, [c.sample.label for c in cases], patients, self.seed)
+        if figures and not report["n_tumor"]:  # only that tumor-free slices have no mask, which `false_masks` says
+            for part in (report["slice"], report["patient"]):
+                part |= {f"{name}_all": None for name in AGREEMENT}
+        figures |= report
         return figures | ({"volume": volume_dice(scores, patients, self.seed)} if self.protocol.id == "p4" else {})
 
     def group_figures(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
         """Dice of the tumor slices, and the share of the others with a mask."""
-        return mask_figures([c.scores for c in cases], [c.patient for c in cases], self.seed)
+        outlined = _outlined(cases)
+        return mask_figures([c.scores for c in outlined], [c.patient for c in outlined], self.seed)
 
     def rows_of(self, case: SegmentationCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for each slice."""
+        if case.boxes is not None:
+            return [case.row | box_row(case.boxes)]
         return [case.row | asdict(case.scores)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Dice by lesion size and the lowest Dice."""
-        scores, labels = [c.scores for c in self.cases], [c.sample.label for c in self.cases]
+        cases = _outlined(self.cases)
+        scores, labels = [c.scores for c in cases], [c.sample.label for c in cases]
         plots: dict[str, Callable[[Path], None]] = {}
         if any(s.truth_px for s in scores):
-            plots |= size_plot(scores, labels, [c.patient for c in self.cases])
+            plots |= size_plot(scores, labels, [c.patient for c in cases])
         if worst := self.worst.items:
             plots["worst.png"] = lambda path: plot_worst(worst, path, "lowest Dice")
         return plots
 
     def tables(self, figures: dict[str, Any]) -> list[Table]:
-        """Tables of the masks, after that of the volumes."""
-        volumes = [listing("Dice of volumes, one per patient", figures["volume"])] if "volume" in figures else []
+        """Tables of the masks, after those of the boxes and of the volumes."""
+        if "boxes" in figures and not figures["n_tumor"]:
+            return box_tables(figures, figures["slice"]["false_masks"])
+        volumes = box_tables(figures)
+        volumes += [listing("Dice of volumes, one per patient", figures["volume"])] if "volume" in figures else []
         return volumes + mask_tables(figures)
+
+
+def _outlined(cases: Sequence[SegmentationCase]) -> list[SegmentationCase]:
+    return [case for case in cases if case.boxes is None]
+
+
+def box_figures(cases: Sequence[tuple[BoxScores | None, str]], seed: int) -> dict[str, Any]:
+    """The `box_report` of the cases whose truth is boxes, as ``boxes``; empty where there are none.
+
+    Args:
+        cases: Scores, or None, and patient of each.
+        seed: Of the bootstrap.
+    """
+    boxed = [(boxes, patient) for boxes, patient in cases if boxes is not None]
+    return {"boxes": box_report([b for b, _ in boxed], [p for _, p in boxed], seed)} if boxed else {}
+
+
+def box_row(boxes: BoxScores) -> dict[str, Any]:
+    """The columns of ``cases.csv`` for truth that is boxes."""
+    return {"box_iou": boxes.iou, "boxes": boxes.boxes, "boxes_hit": boxes.hit, "false_boxes": boxes.false_boxes}
+
+
+def box_tables(figures: dict[str, Any], false_masks: Any = None) -> list[Table]:
+    """The ``boxes`` among some figures as a table, with the share of tumor-free slices that have a mask; none without
+    boxes."""
+    if "boxes" not in figures:
+        return []
+    boxes = figures["boxes"]
+    rows = [(title, cell(boxes[key])) for key, title in BOX_TITLES.items()]
+    rows += [] if false_masks is None else [(MASK_TITLES["false_masks"], cell(false_masks))]
+    return [Table(f"Boxes: {boxes['n']} slices, {boxes['n_boxes']} boxes; no Dice", ("", "value"), rows)]
 
 
 def mask_figures(scores: Sequence[SliceScores], patients: Sequence[str], seed: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, whole_file
 from tumorlens.data.training.prepared import PreparedSet
+from tumorlens.segmentation.evaluation.boxes import box_report, box_scores
 
 NSD_TOLERANCE_PX = 2.0
 AGREEMENT = ("dice", "iou", "hd95", "nsd")
@@ -39,7 +40,8 @@ def dice_scores(guess_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> N
 def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8], data: Sequence[str] = ()) -> dict[str, Any]:
     """Mean Dice over all and over tumor slices, per class, and the rate of false masks on tumor-free slices.
 
-    They are measured on the network's grid. The pipeline's masks on the source's grid differ by the resampling.
+    They are measured on the network's grid. The pipeline's masks on the source's grid differ by the resampling. Slices
+    whose truth is boxes have no Dice: ``boxes`` compares these with the boxes around what is drawn.
 
     Args:
         part: The ``n`` slices.
@@ -47,6 +49,17 @@ def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8], data: 
         data: Names of the data sets, which the slices know by number. With them, Dice and false masks of each are
             added.
     """
+    weak = np.array([sample.weak for sample in part.samples], bool)
+    if weak.any():
+        outlined = np.flatnonzero(~weak)
+        figures = segmentation_metrics(part.subset(outlined.tolist()), masks_nhw[outlined], data)
+        if not figures["n_tumor"]:
+            figures["dice_all"] = None
+        boxed = [box_scores(guess, truth) for guess, truth in zip(masks_nhw[weak], part.masks[weak], strict=True)]
+        patients = [sample.patient for sample, boxes in zip(part.samples, weak, strict=True) if boxes]
+        report = box_report(boxed, patients)
+        plain = {name: value["value"] if isinstance(value, dict) else value for name, value in report.items()}
+        return figures | {"boxes": plain}
     scores = dice_scores(masks_nhw, part.masks)
     sick = part.masks.max(axis=(1, 2)) > 0
     marked = masks_nhw.max(axis=(1, 2)) > 0
@@ -73,10 +86,13 @@ def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8], data: 
 
 
 def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> None:
-    """Write one row a slice: image, slice, patient, label, area of truth and prediction on the network's grid, Dice."""
+    """Write one row a slice: image, slice, patient, label, area of truth and prediction on the network's grid, Dice.
+
+    A slice whose truth is boxes has the overlap of boxes (IoU) in the place of a Dice.
+    """
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", "slice", "patient", "label", "truth_px", "mask_px", "dice"])
+        writer.writerow(["image", "slice", "patient", "label", "truth_px", "mask_px", "dice", "box_iou"])
         for sample, truth, mask, dice in zip(
             part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True
         ):
@@ -86,7 +102,8 @@ def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) ->
                 safe_cell(one_line(sample.patient)),
                 sample.label,
             )
-            writer.writerow([*map(one_line, map(str, name)), truth.sum(), mask.sum(), f"{dice:.4f}"])
+            agreement = ["", f"{box_scores(mask, truth).iou:.4f}"] if sample.weak else [f"{dice:.4f}", ""]
+            writer.writerow([*map(one_line, map(str, name)), truth.sum(), mask.sum(), *agreement])
 
 
 def _mean(values: NDArray[Any]) -> float | None:

@@ -22,11 +22,13 @@ def plot_dice(part: PreparedSet, masks_nhw: NDArray[np.uint8], path: Path, title
     """Write a PNG with the Dice of each tumor slice over the lesion's share of the network's input.
 
     Args:
-        part: The ``n`` slices.
+        part: The ``n`` slices. Those whose truth is boxes are left out.
         masks_nhw: ``(n, size, size)`` predicted masks, 0 and 1.
         path: Where to write.
         title: Above the axes.
     """
+    outlined = [i for i, sample in enumerate(part.samples) if not sample.weak]
+    part, masks_nhw = part.subset(outlined), masks_nhw[outlined]
     dice, share = dice_scores(masks_nhw, part.masks), part.masks.mean(axis=(1, 2))
     _plot(dice, share, [s.label for s in part.samples], [s.patient for s in part.samples], path, title)
 

@@ -6,14 +6,25 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tests.data.training.runs import quiet, segmenter_config, train
+from tests.data.training.runs import classifier_config, quiet, segmenter_config, train
+from tests.scans.drawings import yolo_boxes
+from tests.scans.phantoms import read_rows, write_rows
+from tumorlens.classification.train import has_label
+from tumorlens.data.datasets.load import load_samples
+from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import SEQUENCES, SHIPPED_CLASSES, outline_of
+from tumorlens.data.masks.boxes import LESION, UNKNOWN, box_truth
+from tumorlens.data.training.loaders import loaders
 from tumorlens.data.training.partition import load_partition
+from tumorlens.segmentation.evaluation.metrics import segmentation_metrics
+from tumorlens.segmentation.loss import LOSSES
 from tumorlens.segmentation.module import SegmenterModule, build_module, new_segmenter
 from tumorlens.segmentation.postprocess import clean_mask
 from tumorlens.segmentation.predict import Segmenter
+from tumorlens.segmentation.train import outlined_slices
 
 
 def test_an_encoder_learns_to_classify_beside_drawing(phantom_set):
@@ -61,6 +72,114 @@ def test_each_set_teaches_its_own_outlines(phantom_set):
     assert moved(0, 1) == [False, True]
     assert moved(1, 1) == [True, False]
     assert moved(0, 0) == moved(1, 0) == [True, True]
+
+
+def test_what_a_box_leaves_open_teaches_nothing():
+    config = segmenter_config("a")
+    module = SegmenterModule(config, new_segmenter(config), 2)
+    mask = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    box = np.zeros((32, 32), np.uint8)
+    box[8:24, 4:20] = 1
+    mask[0, 0] = torch.from_numpy(box_truth(box))
+    logits = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    module.loss_of(logits, mask, torch.zeros(2, dtype=torch.int64)).backward()
+    moved = logits.grad != 0
+    assert torch.equal(moved, mask != UNKNOWN)
+    assert (logits.grad[mask == LESION] < 0).all(), "descent raises the core"
+    assert (logits.grad[mask == 0] > 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_loss_learns_from_what_a_box_leaves_open(name):
+    config = segmenter_config("a", loss=name)
+    module = SegmenterModule(config, new_segmenter(config), 2)
+    box = np.zeros((32, 32), np.uint8)
+    box[8:24, 4:20] = 1
+    mask = torch.from_numpy(box_truth(box))[None, None]
+    logits = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    module.loss_of(logits, mask, torch.zeros(1, dtype=torch.int64)).backward()
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[mask == UNKNOWN].any()
+    assert logits.grad[mask == LESION].any()
+
+
+def test_boxes_are_validated_by_boxes():
+    """A ring whose box is right agrees with a box, and not with an outline."""
+    config = segmenter_config("a")
+    module = SegmenterModule(config, new_segmenter(config), 2)
+    module.log = quiet
+    ring = np.zeros((32, 32), np.uint8)
+    ring[8:24, 4:20] = 1
+    filled = ring.copy()
+    ring[10:22, 6:18] = 0
+    module.forward = lambda images: torch.from_numpy(ring).float()[None, None] * 20 - 10
+    batch = {"image": torch.zeros(1, 32, 32), "source": torch.tensor([0]), "sequence": torch.tensor([-1])}
+    module.validation_step(batch | {"mask": torch.from_numpy(box_truth(filled))[None]}, 0)
+    assert float(module.dice.aggregate()) == 1
+    module.dice.reset()
+    module.validation_step(batch | {"mask": torch.from_numpy(filled)[None]}, 0)
+    assert float(module.dice.aggregate()) == pytest.approx(2 * ring.sum() / (ring.sum() + filled.sum()))
+
+
+def with_boxes(phantom_set, folder, boxed=lambda row: True):
+    """An index of the phantoms in which boxes stand for some masks."""
+    rows = read_rows(phantom_set / "index.csv")
+    for number, row in enumerate(rows):
+        if row["mask"] and boxed(row):
+            mask = np.array(Image.open(phantom_set / row["mask"]))
+            (folder / f"{number}.txt").write_text(yolo_boxes(mask))
+            row["mask"] = folder / f"{number}.txt"
+    return f"{write_rows(folder / 'boxes.csv', rows, 'image,mask,label,patient,fold')}@{phantom_set}"
+
+
+def test_a_set_of_boxes_trains_and_is_measured_by_boxes(phantom_set, tmp_path):
+    lines = []
+    card = train(segmenter_config(with_boxes(phantom_set, tmp_path), epochs=1), tmp_path / "run", say=lines.append)
+    assert sum("no validation slice has an outline" in line for line in lines) == 1
+    assert "overlap of boxes (IoU)" in lines[-1]
+    assert card["operating_point"] == {"mask_threshold": 0.5, "min_lesion_px": 0}
+    for part in ("validation", "test"):
+        figures = card["metrics"][part]
+        assert figures["dice_tumor"] is figures["dice_all"] is None
+        assert (figures["n"], figures["boxes"]["n"], figures["boxes"]["n_boxes"]) == (2, 6, 6)
+        assert 0 <= figures["boxes"]["iou"] <= 1
+    rows = read_rows(tmp_path / "run" / "test.csv")
+    assert [bool(row["dice"]) for row in rows] == [row["label"] == "no_tumor" for row in rows]
+    assert [bool(row["box_iou"]) for row in rows] == [row["label"] != "no_tumor" for row in rows]
+
+
+def test_outlines_fit_thresholds_where_a_set_has_both(phantom_set, tmp_path):
+    """Boxes teach; the operating point and the Dice are those of the outlined slices."""
+    data = with_boxes(phantom_set, tmp_path, lambda row: row["label"] != "glioma")
+    parts = load_partition(segmenter_config(data))
+    outlined = parts.validation.subset(outlined_slices(parts.validation))
+    assert {s.label for s in outlined.samples} == {"glioma", "no_tumor"}
+    figures = segmentation_metrics(parts.validation, parts.validation.masks)
+    assert (figures["n"], figures["n_tumor"], figures["dice_tumor"]) == (4, 2, 1)
+    assert (figures["boxes"]["n"], figures["boxes"]["iou"]) == (4, 1)
+    batch = next(iter(loaders(segmenter_config(data), parts)[0]))
+    assert {0, LESION, UNKNOWN} == set(batch["mask"].unique().tolist())
+
+
+def test_each_row_of_a_mixed_set_teaches_what_it_knows(phantom_set, tmp_path):
+    """Tumors without a mask teach the classifier; masks without a label both, as tumors of unknown type."""
+    rows = read_rows(phantom_set / "index.csv")
+    for row in rows:
+        if row["label"] == "glioma":
+            row["label"] = ""
+        elif row["label"] == "pituitary":
+            row |= {"label": "tumor", "mask": ""}
+    data = f"{write_rows(tmp_path / 'mixed.csv', rows, 'image,mask,label,patient,fold')}@{phantom_set}"
+    loaded = load_samples(data)
+    assert [s.label for s in loaded] == [row["label"] or "tumor" for row in rows]
+    drawn = load_partition(segmenter_config(data), has_truth)
+    assert {s.label for s in drawn.train.samples} == {"tumor", "meningioma", "no_tumor"}
+    assert drawn.left_out == 10
+    unlabeled = [i for i, sample in enumerate(drawn.train.samples) if sample.label == "tumor"]
+    assert drawn.train.masks[unlabeled].any(axis=(1, 2)).all()
+    named = load_partition(classifier_config(data), has_label)
+    assert {s.label for s in named.train.samples} == {"tumor", "meningioma", "no_tumor"}
+    assert named.left_out == 0
 
 
 def test_the_outline_may_follow_the_sequence(phantom_set):

@@ -8,6 +8,7 @@ import pytest
 from tumorlens.data.augmentation.augment import Augment
 from tumorlens.data.augmentation.transplant import Donors, expected_counts
 from tumorlens.data.labels import CLASSES, NO_TUMOR
+from tumorlens.data.masks.boxes import LESION, UNKNOWN, box_truth, fill_boxes
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.loaders import SliceDataset
@@ -22,8 +23,8 @@ class Of:
     source = 0
     sequence = ""
 
-    def __init__(self, patient):
-        self.patient = patient
+    def __init__(self, patient, weak=False):
+        self.patient, self.weak = patient, weak
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,30 @@ def test_training_items_follow_the_transplant(heads):
         changed += bool((before["image"] != after["image"]).any())
         assert bool(after["mask"].any()) == (int(after["label"]) != NO_TUMOR)
     assert changed > N // 2
+
+
+def test_transplants_of_boxes_stay_right(heads):
+    """A box goes with its lesion: an item has a core where its label is a tumor, and what is certain is right."""
+    images, masks, labels, patients = heads
+    boxes = np.stack([fill_boxes(mask) for mask in masks])
+    outlined = PreparedSet([Of(p) for p in patients], images, masks, labels)
+    weak = PreparedSet(
+        [Of(p, i % 2 == 0) for i, p in enumerate(patients)],
+        images,
+        np.where(np.arange(N)[:, None, None] % 2 == 0, boxes, masks),
+        labels,
+    )
+    truth = SliceDataset(outlined, None, seed=1)
+    moved = SliceDataset(weak, None, seed=1, transplant=1.0)
+    left_open = 0
+    for k in range(N):
+        item = moved[(0, k)]
+        mask = item["mask"].numpy()
+        assert bool((mask == LESION).any()) == (int(item["label"]) != NO_TUMOR)
+        left_open += bool((mask == UNKNOWN).any())
+        if (item["image"] == truth[(0, k)]["image"]).all():
+            np.testing.assert_array_equal(mask, box_truth(boxes[k]) if k % 2 == 0 else masks[k])
+    assert left_open
 
 
 def test_class_weights_account_for_transplants(heads):

@@ -287,11 +287,20 @@ def test_sets_that_cannot_be_divided(tmp_path):
     (tmp_path / "one" / "glioma" / "2.png").write_text("no picture")
     with pytest.raises(InputError, match=r"2\.png.*tumorlens data check"):
         divide(tmp_path / "one")
-    save(tmp_path / "two" / "images" / "1.png", small_slice(1).image)
-    save(tmp_path / "two" / "masks" / "1.png", small_slice(1).mask)
-    save(tmp_path / "two" / "images" / "2.png", small_slice(2).image)
-    with pytest.raises(InputError, match=r"1 of 2 slices have neither a label nor a mask, such as .*2\.png"):
-        divide(tmp_path / "two")
+    write_rows(tmp_path / "two.csv", [{"image": "one/glioma/1.png", "mask": "", "label": ""}], "image,mask,label")
+    with pytest.raises(InputError, match="none of the 1 slices has a label or a mask"):
+        divide(tmp_path / "two.csv")
+
+
+def test_slices_of_which_nothing_is_known_are_left_out(tmp_path):
+    for number in range(4):
+        save(tmp_path / "images" / f"{number}.png", small_slice(number).image)
+        if number:
+            save(tmp_path / "masks" / f"{number}.png", small_slice(number).mask)
+    division = divide(tmp_path)
+    assert division.left_out == 1
+    write_index(division, tmp_path / "index.csv")
+    assert {s.image.stem for s in load_samples(tmp_path / "index.csv")} == {"1", "2", "3"}
 
 
 def test_files_of_others_are_left_alone(phantom_set, tmp_path):

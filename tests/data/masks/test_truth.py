@@ -67,9 +67,9 @@ def test_the_folder_of_a_result_is_the_truth_and_a_corrected_mask_comes_first(tm
     with pytest.raises(InputError, match="the result has no mask, because the scan was refused"):
         read_truth(tmp_path, scan)
     save(tmp_path / "mask.png", 0 * full)
-    assert not read_truth(tmp_path, scan).any() and not shows_lesion(tmp_path)
+    assert not read_truth(tmp_path, scan).any() and not shows_lesion(tmp_path, tmp_path / "scan.png")
     save(tmp_path / "mask.reviewed.png", 255 * full)
-    assert read_truth(tmp_path, scan).all() and shows_lesion(tmp_path)
+    assert read_truth(tmp_path, scan).all() and shows_lesion(tmp_path, tmp_path / "scan.png")
 
 
 def test_what_is_no_mask_is_named(study, tmp_path):

@@ -17,6 +17,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.pipeline.evaluation.segmentation import SegmentationEvaluation, mask_tables
 from tumorlens.pipeline.evaluation.tables import cell
 from tumorlens.pipeline.evaluation.tables import leaves as leaf_figures
+from tumorlens.segmentation.evaluation.boxes import box_report
 from tumorlens.segmentation.evaluation.metrics import (
     SliceScores,
     segmentation_metrics,
@@ -244,7 +245,8 @@ def test_tables_show_lesions_per_slice_and_per_patient():
     rows = {row[0]: row[1:] for row in mask_tables(figures)[0].rows}
     for title, key in (("lesions found", "lesion_recall"), ("false lesions per slice", "false_lesions")):
         assert rows[title] == (cell(figures["slice"][key]), cell(figures["patient"][key]))
-    assert set(SegmentationEvaluation.headline) - {"volume.mean", "volume.median"} <= dict(leaf_figures(figures)).keys()
+    shown = set(SegmentationEvaluation.headline) - {"volume.mean", "volume.median"}
+    assert shown <= dict(leaf_figures(figures | {"boxes": box_report([], [])})).keys()
 
 
 def test_intervals_are_over_patients():
