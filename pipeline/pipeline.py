@@ -182,16 +182,16 @@ class Pipeline:
         failed: Callable[[Source, InputError], None] | None = None,
         readers: int = 1,
     ) -> Iterator[Result]:
-        """The results of many scans, in their order, each as soon as it is there.
+        """The results of many scans, in their order.
 
-        Pictures share batches, and threads read the next scans in the meantime, so this is faster than `run` for each.
+        Pictures share batches, and threads read up to two dozen scans ahead, so this is faster than `run` for each.
         The results are the same. Results that you do not keep take no memory.
 
         Args:
-            sources: Files, folders, arrays or scans, as `run` takes them; read as the results are consumed.
+            sources: A list or a generator of files, folders, arrays or scans, as `run` takes them.
             options: As in `run`, for all scans.
             failed: Called, in a thread that reads, with each scan that cannot be used and the reason; that scan has no
-                result. Without it the first such scan ends the iteration.
+                result. Without it the first such scan ends the iteration, after the results of those before it.
             readers: Number of threads that read.
 
         Raises:
@@ -201,6 +201,9 @@ class Pipeline:
             >>> for result in Pipeline.load().run_many(sorted(Path("scans").glob("*.png"))):
             ...     result.save(Path("out") / result.scan.path.stem)
         """
+
+        if isinstance(sources, str | Path | np.ndarray | Scan):
+            raise InputError("run_many takes a list of scans; give one scan to run")
 
         def read(source: Source) -> Reading:
             try:

@@ -52,7 +52,7 @@ def read_ahead(
 
     Args:
         sources: All scans.
-        read: Reads one. It runs in a thread, and what it raises is raised here.
+        read: Reads one. It runs in a thread, and what it raises is raised here, after the scans before it.
         readers: Number of threads.
         expected_bytes: The memory that a scan will take once it is read.
     """
@@ -63,7 +63,7 @@ def read_ahead(
             while True:
                 for source in remaining:
                     waiting.append((source, pool.submit(read, source)))
-                    n_bytes = sum(f.result().n_bytes if f.done() else expected_bytes(s) for s, f in waiting)
+                    n_bytes = sum(expected_bytes(s) if not _is_read(f) else f.result().n_bytes for s, f in waiting)
                     if len(waiting) > 2 * readers and (len(waiting) >= _SCANS_AHEAD or n_bytes > _BYTES_AHEAD):
                         break
                 if not waiting:
@@ -73,11 +73,15 @@ def read_ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _is_read(reading: Future[Read]) -> bool:
+    return reading.done() and reading.exception() is None
+
+
 def _take_ready(waiting: deque[tuple[Source, Future[Read]]]) -> list[Read]:
     """The first scan, which is waited for, and those after it that are ready too."""
     group = [waiting.popleft()[1].result()]
     slices = group[0].n_slices
-    while waiting and waiting[0][1].done():
+    while waiting and _is_read(waiting[0][1]):
         reading = waiting[0][1].result()
         slices += reading.n_slices
         if slices > AT_ONCE:

@@ -28,7 +28,7 @@ MALIGNANCY_NOTE = (
 )
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Result:
     """Label, probabilities, mask and measurements of one scan.
 
@@ -127,7 +127,8 @@ class Result:
 
         Args:
             folder: Made if it is missing.
-            name: The scan's name in ``result.json``; by default that of its file, or else of the folder.
+            name: The scan's name in ``result.json``; by default that of its file, or else of the folder. Of DICOM it is
+                always that of the folder, because files may be called as the patient.
 
         Returns:
             The files.
@@ -138,11 +139,12 @@ class Result:
         from tumorlens.pipeline.outputs.write import write_result
 
         place = Path(folder)
-        name = name or (place.resolve().name if self.scan.path is None else self.scan.path.name)
+        own = self.scan.path if self.scan.dicom is None else None
+        name = name or (place.resolve() if own is None else own).name
         try:
             written = write_result(self, place, name)
-        except OSError as error:
-            raise InputError(f"{place}: cannot be written ({error.strerror or error})") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{place}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
         return [place / file for file in (*written["files"], "result.json")]
 
     def _repr_png_(self) -> bytes:

@@ -10,6 +10,7 @@ lesions.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,13 +81,13 @@ def drawing_of(path: Path, image: Path) -> Drawing:
     """
     if path.suffix.lower() == ".txt":
         return _read_yolo(path)
-    found = [drawing for name, drawing in coco_drawings(path) if Path(name).name == image.name]
+    state = path.stat() if path.is_file() else None
+    found = _by_file_name(path, state.st_mtime_ns, state.st_size).get(image.name, []) if state else []
     if len(found) > 1:
-        exact = dict(coco_drawings(path))
-        found = [exact[name] for name in exact if f"/{image.absolute().as_posix()}".endswith(f"/{name}")]
+        found = [pair for pair in found if f"/{image.absolute().as_posix()}".endswith(f"/{pair[0]}")]
     if len(found) != 1:
         raise InputError(f"{path}: the COCO file names {'several images' if found else 'no image'} {image.name}")
-    return found[0]
+    return found[0][1]
 
 
 def draw(path: Path, image: Path, shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -174,11 +175,21 @@ def _read_coco(path: Path, _changed_ns: int, _size: int) -> Sequence[tuple[str, 
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         names = {row["id"]: str(row["name"]) for row in content.get("categories", ())}
         of_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+        if len(of_image) < len(content["images"]):
+            raise InputError("two images of the COCO file have the same id")
         for annotation in content["annotations"]:
             of_image[annotation["image_id"]].append(annotation)
         return [
             (str(image["file_name"]), _coco_drawing(image, of_image[image["id"]], names)) for image in content["images"]
         ]
+
+
+@lru_cache(maxsize=4)
+def _by_file_name(path: Path, changed_ns: int, size: int) -> dict[str, list[tuple[str, Drawing]]]:
+    named = defaultdict(list)
+    for name, drawing in _read_coco(path, changed_ns, size):
+        named[Path(name).name].append((name, drawing))
+    return dict(named)
 
 
 def _coco_drawing(image: dict[str, Any], annotations: list[dict[str, Any]], names: dict[Any, str]) -> Drawing:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.dicom.headers import is_dicom
+from tumorlens.data.dicom.headers import is_dicom, text
 from tumorlens.data.dicom.rtstruct import is_structure_set
 from tumorlens.data.dicom.seg_exchange import is_segmentation
 from tumorlens.data.errors import InputError
+from tumorlens.data.formats.open import open_scan
 from tumorlens.data.masks.drawings import draw, drawing_of, is_drawing
 from tumorlens.data.masks.placed import read_mask_dicom
 from tumorlens.data.masks.read import describe_values, lesion_of, open_mask, read_mask, read_volume_mask
@@ -42,7 +43,29 @@ def read_truth(path: Path, scan: Scan) -> NDArray[np.uint8]:
         return read_volume_mask(file, scan) if scan.volume else read_mask(file, scan)
     if not scan.volume:
         raise InputError(f"{file}: a DICOM mask needs a volume, and {scan.path} is a picture; give the mask as PNG")
+    _check_patient(file, scan)
     return read_mask_dicom(file, scan)
+
+
+def _check_patient(file: Path, scan: Scan) -> None:
+    """Raise an `InputError` if a DICOM mask is of another patient and study: grids may be equal by chance."""
+    import pydicom
+
+    if scan.dicom is None:
+        return
+    mask, own = pydicom.dcmread(file, stop_before_pixels=True), scan.dicom.datasets[0]
+    differ = [
+        text(mask, name) != text(own, name)
+        for name in ("StudyInstanceUID", "PatientID")
+        if text(mask, name) and text(own, name)
+    ]
+    if differ and all(differ):
+        raise InputError(f"{file}: this mask is of another patient and study than {scan.path}")
+
+
+def is_unreviewed(path: Path) -> bool:
+    """Whether a mask is that of a result which nobody has corrected: the answer of a network."""
+    return (path / "result.json").is_file() and not any((path / name).is_file() for name in _OF_A_RESULT[:2])
 
 
 def shows_lesion(path: Path, image: Path) -> bool:
@@ -54,6 +77,8 @@ def shows_lesion(path: Path, image: Path) -> bool:
     file = _file_of(path)
     if is_drawing(file):
         return drawing_of(file, image).lesions > 0
+    if is_dicom(file):
+        return bool(read_truth(file, open_scan(image)).any())
     return bool(lesion_of(open_mask(file)).any())
 
 
@@ -67,11 +92,16 @@ def describe_truth(path: Path) -> str:
     return "" if is_drawing(file) or is_dicom(file) else describe_values(open_mask(file))
 
 
+def mask_files(folder: Path) -> list[Path]:
+    """The files in the folder of a result that may be its mask; of a file, none."""
+    return [file for name in _OF_A_RESULT if (file := folder / name).is_file()]
+
+
 def _file_of(path: Path) -> Path:
     """The mask file that a path names, or that lies in the folder that it names."""
     if not path.is_dir():
         return path
-    of_result = [path / name for name in _OF_A_RESULT if (path / name).is_file()]
+    of_result = mask_files(path)
     if of_result:
         return of_result[0]
     if (path / "result.json").is_file():

@@ -19,6 +19,7 @@ from tumorlens.data.files import whole_file
 from tumorlens.data.formats.open import source_files
 from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 from tumorlens.data.masks.drawings import class_files
+from tumorlens.data.masks.truth import mask_files
 from tumorlens.data.preprocessing.preprocess import Preprocess
 
 
@@ -151,7 +152,8 @@ def _key(samples: Sequence[Sample], preprocess: Preprocess) -> str:
         facts: list[Any] = [sample.slice_index, sample.channel, sample.plane, sample.label, sample.patient]
         for file in (sample.image, sample.mask):
             if file is not None and file not in stamps:  # a header may keep its voxels in another file
-                stamps[file] = [fact for part in [*source_files(file), *class_files(file)] for fact in _stamp(part)]
+                parts = [*source_files(file), *class_files(file), *mask_files(file)]
+                stamps[file] = [fact for part in parts for fact in _stamp(part)]
             facts.append(None if file is None else stamps[file])
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:32]

@@ -54,18 +54,31 @@ class _Compiled:
     def infer(self, images_nhw: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """Each output for all slices; an empty list without slices."""
         size = min(-(-len(images_nhw) // self._streams), _BATCH)  # every stream gets its share
+        images_nhw = np.ascontiguousarray(images_nhw)  # requests read it while they run
         parts: dict[int, list[NDArray[Any]]] = {}
+        errors: list[BaseException] = []
         with self._lock:
-            for start in range(0, len(images_nhw), max(1, size)):
-                batch = np.ascontiguousarray(images_nhw[start : start + size])
-                self._queue.start_async([batch], (parts, start), share_inputs=True)
-            self._queue.wait_all()
+            try:
+                for start in range(0, len(images_nhw), max(1, size)):
+                    self._queue.start_async(
+                        [images_nhw[start : start + size]], (parts, errors, start), share_inputs=True
+                    )
+            finally:
+                self._queue.wait_all()
+        if errors:
+            raise errors[0]
         return [np.concatenate(output) for output in zip(*(parts[start] for start in sorted(parts)), strict=True)]
 
 
-def _keep(request: openvino.InferRequest, place: tuple[dict[int, list[NDArray[Any]]], int]) -> None:
-    parts, start = place
-    parts[start] = [np.array(tensor.data) for tensor in request.output_tensors]
+def _keep(
+    request: openvino.InferRequest, place: tuple[dict[int, list[NDArray[Any]]], list[BaseException], int]
+) -> None:
+    """Keep a copy of a request's outputs, or the error: one that leaves a callback ends the process later."""
+    parts, errors, start = place
+    try:
+        parts[start] = [np.array(tensor.data) for tensor in request.output_tensors]
+    except BaseException as error:
+        errors.append(error)
 
 
 class OpenVinoClassifier:

@@ -143,13 +143,14 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
     def figures_of(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
         """The `segmentation_report` of the outlined slices, Dice of their volumes by P4; the `box_report` of others."""
         figures = box_figures([(c.boxes, c.patient) for c in cases], self.seed)
+        counts = {"n": len(cases), "n_patients": len({c.patient for c in cases})}
         cases = _outlined(cases)
         scores, patients = [c.scores for c in cases], [c.patient for c in cases]
         report = segmentation_report(scores, [c.sample.label for c in cases], patients, self.seed)
         if figures and not report["n_tumor"]:  # only that tumor-free slices have no mask, which `false_masks` says
             for part in (report["slice"], report["patient"]):
                 part |= {f"{name}_all": None for name in AGREEMENT}
-        figures |= report
+        figures |= report | (counts if figures else {})
         return figures | ({"volume": volume_dice(scores, patients, self.seed)} if self.protocol.id == "p4" else {})
 
     def group_figures(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:

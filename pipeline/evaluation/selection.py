@@ -15,6 +15,7 @@ from tumorlens.data.datasets.sample import Sample, has_color, has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import TUMOR, TUMOR_FREE, ClassList
+from tumorlens.data.masks.truth import is_unreviewed
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import prepare
 from tumorlens.pipeline.evaluation.leaks import has_unseen_patients, is_unseen_fold, measured_patients
@@ -257,6 +258,12 @@ def _notes(
         notes.append(
             "the data do not name every patient: a slice of unknown origin counts as a patient of its own unless "
             "it was found to be a copy, so intervals are too narrow where its patient has other slices"
+        )
+    unreviewed = {file for s in samples for file in (s.mask, s.volume_mask) if file is not None and is_unreviewed(file)}
+    if unreviewed:
+        notes.append(
+            f"{len(unreviewed)} true masks are results that nobody has corrected: what a network draws is not the "
+            "truth unless you have accepted it"
         )
     if request.stage != "pipeline" and any(s.from_volume for s in samples):
         notes.append(

@@ -84,7 +84,7 @@ def box_report(scores: Sequence[BoxScores], patients: Sequence[str], seed: int =
         "n_patients": len(set(names)),
         "n_boxes": int(boxes.sum()),
         "iou": weighted_mean([s.iou for s in scores], every, names, seed),
-        "hit_rate": weighted_mean([s.hit / s.boxes for s in scores], boxes, names, seed),
+        "hit_rate": weighted_mean([s.hit / max(s.boxes, 1) for s in scores], boxes, names, seed),
         "missed": weighted_mean([float(s.missed) for s in scores], every, names, seed),
         "false_boxes": weighted_mean([float(s.false_boxes) for s in scores], every, names, seed),
     }

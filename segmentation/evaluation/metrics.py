@@ -30,6 +30,8 @@ def dice_scores(guess_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> N
         guess_nhw: ``(n, rows, columns)`` predicted masks, 0 and 1.
         truth_nhw: ``(n, rows, columns)`` true masks, 0 and 1.
     """
+    if not len(guess_nhw):
+        return np.zeros(0)
     import torch
     from monai.metrics import compute_dice
 

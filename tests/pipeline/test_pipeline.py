@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -408,3 +409,19 @@ def test_a_result_is_not_saved_over_files_of_yours(pipeline, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="not a folder"):
         pipeline.run(phantom_slice(1, "glioma").image).save(tmp_path / "file")
+
+
+def test_a_scan_that_cannot_be_used_costs_no_result_before_it(pipeline, tmp_path):
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    pictures = [phantom_slice(seed, "glioma", size=96).image for seed in range(6)]
+    for _ in range(3):
+        results = []
+        with pytest.raises(InputError, match=r"damaged\.png"):
+            results.extend(pipeline.run_many([*pictures, tmp_path / "damaged.png"], readers=2))
+        assert len(results) == len(pictures)
+
+
+@pytest.mark.parametrize("sources", ["scan.png", Path("scan.png"), np.zeros((9, 9), np.uint8)])
+def test_one_scan_is_not_a_list_of_scans(pipeline, sources):
+    with pytest.raises(InputError, match="give one scan to run"):
+        next(pipeline.run_many(sources))

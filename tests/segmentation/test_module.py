@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import lightning as L
 import numpy as np
 import pytest
@@ -243,3 +245,13 @@ def test_a_channel_has_a_threshold_of_its_own():
     for map_hw, threshold in zip(maps, thresholds.values(), strict=True):
         mask = clean_mask(map_hw, segmenter.mask_threshold, 0)
         np.testing.assert_array_equal(mask, clean_mask(levels, threshold, 0))
+
+
+def test_a_set_of_boxes_without_healthy_slices_trains(phantom_set, tmp_path):
+    index, _, folder = with_boxes(phantom_set, tmp_path).partition("@")
+    rows = [row for row in read_rows(Path(index)) if row["label"] != "no_tumor"]
+    data = f"{write_rows(tmp_path / 'sick.csv', rows, 'image,mask,label,patient,fold')}@{folder}"
+    card = train(segmenter_config(data, epochs=1, duplicates="drop"), tmp_path / "run")
+    figures = card["metrics"]["validation"]
+    assert figures["dice_tumor"] is figures["dice_all"] is None
+    assert (figures["n"], figures["boxes"]["n"] > 0) == (0, True)

@@ -19,7 +19,7 @@ from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.check import check_set
 from tumorlens.data.inspection.findings import PROBLEMS
 from tumorlens.data.masks.placed import lay_on
-from tumorlens.data.masks.truth import read_truth, shows_lesion
+from tumorlens.data.masks.truth import is_unreviewed, read_truth, shows_lesion
 from tumorlens.data.scan import Scan
 
 
@@ -83,3 +83,22 @@ def test_what_is_no_mask_is_named(study, tmp_path):
         read_truth(tmp_path, scan)
     with pytest.raises(InputError, match="a DICOM mask needs a volume"):
         read_truth(folder / "seg", Scan.from_array(np.eye(5)))
+
+
+def test_a_mask_of_another_patient_is_refused(study, tmp_path):
+    folder, mask = study
+    for tags, fits in (({"PatientID": "other"}, True), ({"PatientID": "other", "StudyInstanceUID": "1.2.3"}, False)):
+        series(tmp_path / str(fits), SICK, **tags)
+        scan = open_scan(tmp_path / str(fits))
+        if fits:  # of the same study: an identifier was written in two ways
+            assert read_truth(folder / "seg", scan).sum() == mask.sum()
+        else:
+            with pytest.raises(InputError, match="of another patient and study"):
+                read_truth(folder / "seg", scan)
+
+
+def test_the_answer_of_a_network_is_known_from_a_corrected_one(tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    assert is_unreviewed(tmp_path)
+    save(tmp_path / "mask.reviewed.png", np.zeros((5, 6), np.uint8))
+    assert not is_unreviewed(tmp_path) and not is_unreviewed(tmp_path / "mask.reviewed.png")

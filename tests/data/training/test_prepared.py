@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from tumorlens.data.config import DataConfig
 from tumorlens.data.datasets.load import load_samples
@@ -93,3 +95,20 @@ def test_voxels_behind_a_header_count(tmp_path):
     voxels = (tmp_path / "a.img").read_bytes()
     (tmp_path / "a.img").write_bytes(voxels + b"0")
     assert prepared._key([sample], Preprocess(64)) != before
+
+
+def test_a_result_that_a_reviewer_corrects_is_read_again(copy, tmp_path, monkeypatch):
+    """Its folder names the mask, and stays as it was."""
+    samples = [s for s in load_samples(copy) if s.mask][:2]
+    for name, sample in zip("ab", samples, strict=True):
+        (tmp_path / name).mkdir()
+        shutil.copy(sample.mask, tmp_path / name / "mask.png")
+    results = [replace(sample, mask=tmp_path / name) for name, sample in zip("ab", samples, strict=True)]
+    readings = count_readings(monkeypatch)
+    for _ in range(2):
+        prepared.prepare_once(results, Preprocess(64), tmp_path / "kept")
+    assert readings == [2]
+    Image.fromarray(np.zeros((96, 96), np.uint8)).save(tmp_path / "a" / "mask.reviewed.png")
+    assert not prepared.prepare_once(results, Preprocess(64), tmp_path / "kept").masks[0].any()
+    prepared.prepare_once([replace(results[0], mask=tmp_path / "b"), results[1]], Preprocess(64), tmp_path / "kept")
+    assert readings == [2, 2, 2]

@@ -17,6 +17,7 @@ from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.case import open_source, prepare
+from tumorlens.pipeline.engines import openvino_engine
 from tumorlens.pipeline.engines.engine import Engine
 from tumorlens.pipeline.engines.opening import open_classifier, open_segmenter
 from tumorlens.pipeline.options import RunOptions
@@ -135,3 +136,25 @@ def test_an_engine_by_command(tumorlens, monkeypatch, tmp_path):
     done = tumorlens(*arguments, "--overwrite", "--engine", "cuda")
     assert done.exit_code == 2
     assert "engine 'cuda' is not one of" in done.stderr
+
+
+def test_slices_of_any_layout_give_the_same_answer(openvino_pipeline):
+    """OpenVINO reads the array while its requests run, so it has to be whole and to stay."""
+    images = np.random.default_rng(0).integers(0, 256, (24, 192, 192), np.uint8)
+    network = openvino_pipeline.classifier.network
+    expected = network(np.ascontiguousarray(images[:, :, ::-1]))[0]
+    np.testing.assert_array_equal(network(images[:, :, ::-1])[0], expected)
+
+
+def test_an_error_in_a_request_is_raised_and_the_next_call_works(openvino_pipeline, monkeypatch):
+    images = np.zeros((4, 192, 192), np.uint8)
+    network = openvino_pipeline.segmenter.network
+    expected = network(images)
+
+    def full(*_):
+        raise MemoryError("full")
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError, match="full"):
+        patch.setattr(openvino_engine.np, "array", full)
+        network(images)
+    np.testing.assert_array_equal(network(images), expected)

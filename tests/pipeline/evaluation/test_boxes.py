@@ -14,7 +14,7 @@ def test_the_segmenter_on_boxes(phantom_set, weights, tmp_path):
     data = with_boxes(phantom_set, tmp_path)
     measured = measure(tmp_path / "out", "segmentation", [data], folds=(0,), segmenter=weights["segmenter"])
     figures = measured.report["figures"]
-    assert (figures["n"], figures["n_tumor"], figures["boxes"]["n"]) == (2, 0, 6)
+    assert (figures["n"], figures["n_tumor"], figures["boxes"]["n"]) == (8, 0, 6)
     assert all(figures["slice"][f"{name}_{part}"] is None for name in DICE for part in ("all", "tumor"))
     assert figures["slice"]["false_masks"] is not None
     boxed = [row for row in measured.rows if row["label"] != "no_tumor"]
@@ -34,7 +34,7 @@ def test_outlines_keep_their_dice_beside_boxes(phantom_set, weights, tmp_path):
     rest = {"folds": (0,), "segmenter": weights["segmenter"]}
     mixed = measure(tmp_path / "mixed", "segmentation", [data], **rest).report["figures"]
     outlined = measure(tmp_path / "outlined", "segmentation", phantom_set, **rest).report["figures"]
-    assert (mixed["n"], mixed["n_tumor"], mixed["boxes"]["n"]) == (6, 4, 2)
+    assert (mixed["n"], mixed["n_tumor"], mixed["boxes"]["n"]) == (8, 4, 2)
     dice = outlined["slice"]["dice_by_label"]
     assert mixed["slice"]["dice_by_label"] == {name: dice[name] for name in ("meningioma", "pituitary")}
 
@@ -51,3 +51,11 @@ def test_the_pipeline_on_boxes(phantom_set, weights, tmp_path):
     assert figures["boxes"]["missed"]["value"] >= len(missed) / 6
     assert [bool(row["box_iou"]) for row in measured.rows] == [row["label"] != "no_tumor" for row in measured.rows]
     assert "no Dice" in (measured.out / "report.md").read_text()
+
+
+def test_a_box_of_less_than_a_pixel_is_measured(phantom_set, weights, tmp_path):
+    (tmp_path / "tiny.txt").write_text("0 0.5 0.5 0.001 0.001\n")
+    (tmp_path / "index.csv").write_text(f"image,mask,label\nimages/1_0.png,{tmp_path / 'tiny.txt'},glioma\n")
+    data = f"{tmp_path / 'index.csv'}@{phantom_set}"
+    measured = measure(tmp_path / "out", "segmentation", data, segmenter=weights["segmenter"])
+    assert measured.report["figures"]["boxes"]["n"] == 1
