@@ -126,7 +126,7 @@ class ClassList:
         given = list(rows)
         names = [row.name for row in given]
         twice = next((name for name in names if names.count(name) > 1), None)
-        if twice:
+        if twice is not None:
             raise InputError(f"the class {twice} is named twice")
         tumors = [row for row in given if row.name != TUMOR_FREE]
         if len(tumors) > 1 and TUMOR in names:
@@ -319,7 +319,8 @@ def _row_of(entry: Any) -> TumorClass:
         whole = concept is None or (len(concept) == 3 and all(isinstance(part, str) for part in concept))
     except (KeyError, TypeError, AttributeError):
         whole, texts = False, [None]
-    if not whole or not all(isinstance(text, str) for text in (*texts, site)) or not COLOR.fullmatch(texts[2]):
+    whole &= all(isinstance(text, str) for text in texts) and site in {row.site for row in TABLE}
+    if not whole or not COLOR.fullmatch(texts[2]):
         raise InputError(f"the entry {entry!r} of its class_table is not a row of a class")
     name, prose, color, malignancy = texts
     known = fresh_row(name)
@@ -345,7 +346,7 @@ def labels_agree(first: str, second: str) -> bool:
     return first == second or (TUMOR in (first, second) and TUMOR_FREE not in (first, second))
 
 
-def known_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
+def known_label(name: str, mapping: Mapping[str, str] | None = None, exact: bool = False) -> str:
     """The class that a name is known to mean, by the user's mapping or by the spellings of the table; else empty.
 
     Args:
@@ -353,18 +354,19 @@ def known_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
             such as ``"PI_00"``, are the name of a patient.
         mapping: The user's own names, which come first: ``{"tumour-free": "no_tumor", "GBM": "glioblastoma"}``. Upper
             and lower case, spaces and hyphens do not count.
+        exact: See `canonical_label`.
     """
     spelled = own_name(name)
     mapped = next(
         (to for own, to in (mapping or {}).items() if name == own or (spelled and spelled == own_name(own))), ""
     )
     if mapped:
-        return _in_table(mapped) or own_name(mapped)
-    return _in_table(without_sequence(name)[0])
+        return _in_table(mapped, exact=True) or own_name(mapped)
+    return _in_table(name, exact=True) if exact else _in_table(without_sequence(name)[0])
 
 
-def _in_table(name: str) -> str:
-    key = re.sub(r"[^a-z]", "", name.lower()).replace("tumour", "tumor")
+def _in_table(name: str, exact: bool = False) -> str:
+    key = re.sub(r"[^a-z0-9]" if exact else r"[^a-z]", "", name.lower()).replace("tumour", "tumor")
     numbered = len(key) <= _INITIALS and re.search(r"\d", name) is not None
     return "" if numbered else _ALIASES.get(key, "")
 
@@ -391,22 +393,28 @@ def own_name(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
 
 
-def canonical_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
+def canonical_label(name: str, mapping: Mapping[str, str] | None = None, exact: bool = False) -> str:
     """The class for a label as a user or a data set writes it, see `known_label`; any other name is its own class,
     without the sequence behind it.
+
+    Args:
+        name: Any spelling.
+        mapping: See `known_label`.
+        exact: The name was chosen for a class: numbers and a sequence in it belong to it.
 
     Raises:
         InputError: The name has no letter, looks like that of a patient, or is one that a class cannot have.
     """
-    known = known_label(name, mapping)
-    label = known or own_name(without_sequence(name)[0])
+    known = known_label(name, mapping, exact)
+    label = known or own_name(name if exact else without_sequence(name)[0])
     if not re.search(r"[^\W\d_]", label):
         raise InputError(
             f"label {name!r} is a number, which says nothing of a class; give a mapping for it (--map '{name}=CLASS')"
         )
     if label in _RESERVED:
         raise InputError(f"a class cannot be called {label}; give it another name (--map '{name}=CLASS')")
-    if not known and re.sub(r"[^a-z]", "", name.lower()) in _ALIASES:
+    letters = re.sub(r"[^a-z]", "", name.lower())
+    if not known and len(letters) <= _INITIALS and letters in _ALIASES:
         raise InputError(
             f"label {name!r} looks like the name of a patient; if it is a class, give a mapping for it (--map "
             f"'{name}=CLASS')"

@@ -54,7 +54,11 @@ def given_classes(text: str, sources: Sequence[str | Path] = ()) -> GivenClasses
         InputError: A file cannot be read or is not a list of classes.
     """
     if text:
-        rows = _read(Path(text)) if text.lower().endswith((".yaml", ".yml")) else _rows(text.split(","), "--classes")
+        if "," not in text and not text.lower().endswith((".yaml", ".yml")):
+            raise InputError(
+                f"--classes {text}: give two or more names with commas between them, or a file that ends in .yaml"
+            )
+        rows = _rows(text.split(","), "--classes") if "," in text else _read(Path(text))
         return _given(rows, "--classes" if "," in text else text)
     files = [file for file in map(file_beside, sources) if file is not None]
     first: dict[str, TumorClass] = {}
@@ -81,7 +85,10 @@ def file_beside(source: str | Path) -> Path | None:
 
 
 def _given(rows: list[TumorClass], where: str) -> GivenClasses:
-    spellings = {alias: row.name for row in rows for alias in row.aliases}
+    spellings: dict[str, str] = {}
+    for alias, name in ((alias, row.name) for row in rows for alias in row.aliases):
+        if spellings.setdefault(alias, name) != name:
+            raise InputError(f"{where}: {alias} is a spelling of two classes, {spellings[alias]} and {name}")
     try:
         return GivenClasses(
             ClassList.of_rows(replace(row, aliases=fresh_row(row.name).aliases) for row in rows), spellings
@@ -116,19 +123,22 @@ def _row(entry: dict[str, Any], where: str) -> TumorClass:
     for key, kind in _KEYS.items():
         if key in entry and not isinstance(entry[key], kind):
             what = {str: "a text", bool: "true or false", list: "a list of texts"}[kind]
-            raise InputError(f"{where}: the {key} {entry[key]!r} is not {what}")
+            hint = "; put yes, no and numbers in quotes" if kind is str else ""
+            raise InputError(f"{where}: the {key} {entry[key]!r} is not {what}{hint}")
     name = entry.get("name", "").strip()
+    if not name:
+        raise InputError(f"{where}: a class has no name")
     aliases = entry.get("aliases", [])
     if not all(isinstance(alias, str) for alias in aliases):
         raise InputError(f"{where}: the aliases of {name} are not texts; put numbers in quotes")
     if not COLOR.fullmatch(entry.get("color", "#000000")):
         raise InputError(f"{where}: the color {entry['color']!r} of {name} is not like '#56B4E9'")
     try:
-        own = TUMOR_FREE if entry.get("no_tumor") else canonical_label(name)
+        own = TUMOR_FREE if entry.get("no_tumor") else canonical_label(name, exact=True)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     row = fresh_row(own)
-    texts = {key: entry[key] for key in ("prose", "color", "malignancy") if key in entry}
+    texts = {key: entry[key] for key in ("prose", "color", "malignancy") if entry.get(key, "").strip()}
     return replace(row, aliases=tuple(dict.fromkeys((name, *aliases))), **texts)
 
 

@@ -80,7 +80,7 @@ def _read_row(
     label = ""
     if cells.get("label"):
         try:
-            label = canonical_label(cells["label"], label_map)
+            label = canonical_label(cells["label"], label_map, exact=True)
         except InputError as error:
             report("unknown_label", str(error))
     fold = _number(cells, "fold", report, 0)

@@ -140,7 +140,10 @@ def _meaning(content: Mapping[str, Any]) -> list[str]:
         ]
     prose = classes.prose(label)
     article = "an" if prose[:1].lower() in "aeiou" else "a"
-    behavior = f"{article.capitalize()} {prose} is usually {content['malignancy'].removeprefix('usually ')}."
+    typical = content["malignancy"].removeprefix("usually ")
+    behavior = f"Typical behavior: {typical}."
+    if typical in ("malignant", "benign"):
+        behavior = f"{article.capitalize()} {prose} is usually {typical}."
     behavior += f" {content['malignancy_note']}"
     if classes.is_uncertain(label):
         behavior = "The type is uncertain, so nothing is said of how such a tumor behaves."

@@ -11,7 +11,7 @@ from tumorlens.data.datasets.classes import given_classes
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
-from tumorlens.data.labels import ClassList
+from tumorlens.data.labels import ClassList, canonical_label
 
 YAML = """
 - name: healthy
@@ -130,3 +130,46 @@ def test_names_that_may_be_typing_errors_are_named(tmp_path):
     assert doubts[0].startswith("schwanoma (1 slices) is written nearly like schwannoma (12)")
     assert "--map schwanoma=schwannoma" in doubts[0]
     assert doubts[1].startswith("notes has only 1 slices")
+
+
+def test_names_that_the_user_gives_are_taken_as_they_are(tmp_path):
+    """A number or a sequence belongs to a name that was chosen for a class, and to that of an index."""
+    assert given_classes("glioma_t1,glioma_2,b").classes.outputs == ("glioma_t1", "glioma_2", "b")
+    assert canonical_label("A", {"A": "glioma_2"}) == "glioma_2"
+    class_folders(tmp_path, ("x",), 3)
+    (tmp_path / "index.csv").write_text(
+        "image,label\n"
+        + "".join(
+            f"x/{path.name},{label}\n"
+            for path, label in zip(sorted((tmp_path / "x").iterdir()), ("glioma_t1", "Glioma 2", "Glioma"), strict=True)
+        )
+    )
+    assert [s.label for s in load_samples(tmp_path)] == ["glioma_t1", "glioma_2", "glioma"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- name: no\n- name: b\n", "put yes, no and numbers in quotes"),
+        ("- name: a\n  aliases: [x]\n- name: b\n  aliases: [x]\n", "x is a spelling of two classes, a and b"),
+        ("- name: ''\n- name: b\n", "a class has no name"),
+    ],
+)
+def test_a_wrong_list_of_classes_says_what_is_wrong(tmp_path, text, message):
+    (tmp_path / "classes.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        given_classes(str(tmp_path / "classes.yaml"))
+
+
+@pytest.mark.parametrize("text", ["a", "foo.txt"])
+def test_one_name_is_no_list_of_classes(text):
+    with pytest.raises(InputError, match=r"give two or more names with commas between them, or a file"):
+        given_classes(text)
+    with pytest.raises(InputError, match="a class has no name"):
+        given_classes("a,,b")
+
+
+def test_an_empty_text_of_a_class_says_nothing(tmp_path):
+    (tmp_path / "classes.yaml").write_text("- name: a\n  malignancy: ''\n  prose: ' '\n- name: b\n")
+    row = given_classes(str(tmp_path / "classes.yaml")).classes.row("a")
+    assert (row.malignancy, row.prose) == ("unknown", "a")
