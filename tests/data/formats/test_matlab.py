@@ -45,7 +45,7 @@ def test_one_slice_with_mask_label_and_patient(tmp_path, version):
     ("label", "patient", "expected"),
     [
         ("glioma", 112233.0, ("glioma", "112233")),
-        ("zebra", "A7", (None, "A7")),
+        ("zebra", "A7", ("zebra", "A7")),
         (9, "", (None, None)),
         (np.nan, "", (None, None)),
         (2, 1234567.0, ("glioma", "1234567")),
