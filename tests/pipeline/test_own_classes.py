@@ -175,6 +175,19 @@ def test_the_classes_of_a_file_come_first_and_missing_ones_are_named(tmp_path):
         train(config_for(data, classes="no_tumor,bar"), tmp_path / "other")
 
 
+@pytest.mark.parametrize("change", ["renamed", "gone"])
+def test_a_run_is_not_resumed_with_other_classes(tmp_path, change):
+    """Not even with as many of them, whose outputs would silently change places."""
+    data = class_folders(tmp_path / "data", ("alpha", "beta", "delta"), 8)
+    train(config_for(data), tmp_path / "run")
+    began = (tmp_path / "run" / "config.yaml").read_text()
+    (data / "alpha").rename(data / "gamma" if change == "renamed" else tmp_path / "alpha")
+    now = {"renamed": "beta, delta, gamma", "gone": "beta, delta"}[change]
+    with pytest.raises(InputError, match=f"began with the classes alpha, beta, delta, its data now have {now}; put"):
+        train(config_for(data, epochs=2), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == began
+
+
 def test_one_class_alone_is_an_error(tmp_path):
     data = class_folders(tmp_path / "data", ("glioma",), 8)
     with pytest.raises(InputError, match="the data show one class only, glioma, and a classifier needs two or more"):
