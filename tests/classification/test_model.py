@@ -94,7 +94,7 @@ def test_a_network_with_fewer_outputs_takes_the_rows_of_its_classes(tmp_path):
     [
         (
             {"classes": ["glioma", "meningioma"]},
-            "c.safetensors: its card names 2 classes, its last layer has 4 outputs",
+            "c.safetensors: its card names 2 classes, its last layer has 4",
         ),
         ({"classes": 4}, "c.json: its classes 4 are not a list of names"),
         ({"classes": None}, "c.json: the card lacks classes"),

@@ -221,7 +221,7 @@ def test_the_shipped_tumors_without_a_gate_are_other_classes(tmp_path):
     assert not has_gate(evidence.logits) and card["calibration"]["tumor_bias"] == 0
     check_classes(parts, evidence, said.append)
     gated = replace(evidence, classes=ClassList.from_card({}))
-    with pytest.raises(InputError, match="the run there has the classes no_tumor, glioma, .*, this one glioma, "):
+    with pytest.raises(InputError, match=r"the run there has the classes no_tumor, glioma, .*, this one glioma, "):
         check_classes(parts, gated, said.append)
 
 
