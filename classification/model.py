@@ -87,7 +87,7 @@ def initialize(
 
     Raises:
         InputError: The download fails, the file is missing, none of its tensors fits, or the shipped classifier is of
-            another architecture.
+            another architecture, or the card is damaged.
     """
     card: dict[str, Any] = {}
     if init == "none":
@@ -115,7 +115,7 @@ def initialize(
         )
     own = model.state_dict()
     state = _of_encoder(state, own)
-    new = _renew_outputs(state, own, model, card["classes"], classes) if kind == architecture.name else ()
+    new = _renew_outputs(init, state, own, model, card["classes"], classes) if kind == architecture.name else ()
     fitting = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
@@ -129,13 +129,23 @@ def initialize(
 
 
 def _renew_outputs(
-    state: dict[str, Any], own: Mapping[str, Any], model: nn.Module, had: Sequence[str], wanted: Sequence[str]
+    init: str,
+    state: dict[str, Any],
+    own: Mapping[str, Any],
+    model: nn.Module,
+    had: Sequence[str],
+    wanted: Sequence[str],
 ) -> tuple[str, ...]:
     """Give the state's last layer the outputs of these classes, in place; returns what is new of it, in words."""
     new = [name for name in wanted if name not in had]
     last = {id(parameter) for layer in last_layers(model) for parameter in layer.parameters()}
     for name, parameter in model.named_parameters():
         if id(parameter) in last and name in state and state[name].shape[1:] == own[name].shape[1:]:
+            if len(state[name]) != len(had):
+                raise InputError(
+                    f"{init}: its card names {len(had)} classes, its last layer has {len(state[name])} outputs; take "
+                    "the card that was written with these weights"
+                )
             state[name] = rows_by_name(state[name], own[name], had, wanted)
     return (f"the output{'s' * (len(new) > 1)} of {', '.join(new)}",) if last and new else ()
 

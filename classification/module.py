@@ -90,7 +90,7 @@ class LabelLoss(nn.Module):
     def forward(self, logits_nc: torch.Tensor, labels_n: torch.Tensor) -> torch.Tensor:
         """Scalar loss: the mean over the slices. Labels are numbers of `data.labels.ClassList.index`."""
         typed = labels_n != self.classes.untyped
-        loss = logits_nc.new_zeros(())
+        loss = logits_nc[:0].sum()  # 0 with a gradient, for a batch that teaches nothing
         if typed.any():
             loss = loss + typed.float().mean() * self.typed(logits_nc[typed], labels_n[typed] - self.classes.offset)
         if self.classes.gate and not typed.all():
@@ -124,6 +124,7 @@ class ClassifierModule(StageModule):
     ) -> None:
         super().__init__()
         self.config, self.total_steps, self.classes = config, total_steps, classes
+        self.outputs = classes.outputs
         self.normalization = find_architecture(config.arch).normalization
         self.model = model.to(memory_format=torch.channels_last)
         gamma = 2.0 if config.loss == "focal" else 0.0

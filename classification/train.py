@@ -21,10 +21,11 @@ from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.classification.trust.evidence import PredictionEvidence, read_evidence, write_predictions
 from tumorlens.classification.trust.fit import Trust, fit_trust
 from tumorlens.classification.trust.refusal_fit import read_others
+from tumorlens.data.cards.lineage import card_of
 from tumorlens.data.datasets.classes import doubtful_names, given_classes
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES, TUMOR_FREE
+from tumorlens.data.labels import CLASSES, TUMOR_FREE, ClassList
 from tumorlens.data.training.module import input_sizes
 from tumorlens.data.training.networks import freeze, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
@@ -68,7 +69,7 @@ def train_classifier(
     run = Run.begin(config, out, resume, progress, say)
     evidence = find_evidence(config, read_evidence)
     given = given_classes(config.classes, config.data)
-    expected = SHIPPED_CLASSES if given is None else given.classes
+    expected = ClassList.from_card(card_of(config.init_file)) if given is None else given.classes
     expected.check_number()
     model, start = initial_model(run, config, expected.outputs)
 
@@ -81,10 +82,11 @@ def train_classifier(
         run.say_start(start)
 
     module = build_module(config, parts, model)
+    initial = initial_weights(config, parts.classes.outputs) if config.start_share else None
     run.train(module, parts, blank=config.blank)
     epoch = run.load_best_epoch(module)
-    if config.start_share:
-        mix_in_start(module.model, initial_weights(config, parts.classes.outputs), config.start_share)
+    if initial is not None:
+        mix_in_start(module.model, initial, config.start_share)
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half, classes=parts.classes)
     trust = fit_trust(network, parts, config, not_brains, evidence)
@@ -175,12 +177,12 @@ def check_classes(parts: Partition, evidence: PredictionEvidence | None, say: Sa
     """
     classes = parts.classes
     classes.check_number()
-    if evidence is not None and evidence.classes.names != classes.names:
+    if evidence is not None and evidence.classes.outputs != classes.outputs:
         raise InputError(
             f"{evidence.folder}: the run there has the classes {', '.join(evidence.classes.outputs)}, this one "
             f"{', '.join(classes.outputs)}; name the same ones with --classes"
         )
-    if classes.names != CLASSES:
+    if classes.outputs != CLASSES:
         say(f"classes: {', '.join(classes.outputs)}")
     if not classes.gate:
         say(f"no class is {TUMOR_FREE}, so this classifier calls every scan a tumor")

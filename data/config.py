@@ -146,7 +146,7 @@ class TrainingConfig(DataConfig):
     scheduler: str = setting(
         "onecycle",
         "How the learning rate goes on after it has risen to its peak: onecycle and cosine fall along a cosine, linear "
-        "along a line, step to a tenth at half and again at four fifths of the run, constant stays.",
+        "along a line, step to a tenth at half and again at four fifths of what is left, constant stays.",
         choices=SCHEDULERS,
     )
     learning_rate: float = setting(4e-4, "Peak learning rate.", flag="--lr", least=0)

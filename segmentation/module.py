@@ -61,6 +61,7 @@ class SegmenterModule(StageModule):
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = LOSSES[config.loss]()
         self.label_head = label_head(model, len(classes)) if config.label_weight > 0 else None
+        self.outputs = classes.names if config.label_weight > 0 else ()
         # By data set and sequence; the last column is that of slices whose sequence is not known, whose index is -1.
         table = [[config.channel_of(k, sequence) for sequence in (*SEQUENCES, "")] for k in range(len(config.data))]
         self.register_buffer("channel", torch.tensor(table), persistent=False)

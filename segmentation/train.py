@@ -54,12 +54,11 @@ def train_segmenter(
     check_masks(config, parts)
 
     module = build_module(config, parts, model)
+    initial = initial_weights(config) if config.start_share else None
     run.train(module, parts, negative_share=config.negative_share)
     epoch = run.load_best_epoch(module)
-    if config.start_share:
-        start = new_segmenter(config)
-        initialize_segmenter(start, config.encoder, config.init, config.outlines)
-        mix_in_start(module.model, start, config.start_share)
+    if initial is not None:
+        mix_in_start(module.model, initial, config.start_share)
 
     network = TorchNetwork(module.model, run.device, module.normalization, run.half)
     maps = network(parts.validation.images)
@@ -119,6 +118,17 @@ def check_start(model: nn.Module, config: SegmenterConfig) -> None:
             raise InputError(
                 f"--init {config.init}: --start-share needs a whole network, and it lacks {', '.join(lacking)}"
             )
+
+
+def initial_weights(config: SegmenterConfig) -> nn.Module:
+    """The network as it was before training.
+
+    Raises:
+        InputError: The initial weights are not there any more, or not those of a network of this kind.
+    """
+    start = new_segmenter(config)
+    initialize_segmenter(start, config.encoder, config.init, config.outlines)
+    return start
 
 
 def check_masks(config: SegmenterConfig, parts: Partition) -> None:

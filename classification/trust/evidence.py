@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.classification.probabilities import with_all_classes
 from tumorlens.classification.trust.calibration import Calibration
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, whole_file
@@ -93,7 +94,7 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PredictionEv
     """
     folds = finished_folds(folder, "classification", recipe)
     parts = [_read_fold(fold) for fold in folds]
-    if len({part.classes.names for part in parts}) > 1:
+    if len({part.classes.outputs for part in parts}) > 1:
         raise InputError(f"{folder}: the folds have different classes; name them for all folds with --classes")
     strangeness = [part.strangeness for part in parts if part.strangeness is not None]
     return PredictionEvidence(
@@ -115,14 +116,15 @@ def _read_fold(fold: FinishedFold) -> PredictionEvidence:
     try:
         classes = ClassList.from_card(fold.card)
         answers = np.array([[float(row[f"p_{name}"]) for name in classes.outputs] for row in rows])
-        probabilities = np.pad(answers, ((0, 0), (classes.offset, 0)))  # of a class that is not there: 0
+        probabilities = np.pad(answers, ((0, 0), (classes.offset, 0)))
+        logits = Calibration.of_card(fold.card).logits(probabilities)[:, classes.offset :]
         strange = [row.get("strangeness") for row in rows]
         return PredictionEvidence(
             folder=fold.folder,
             patients={row["patient"] for row in rows},
             figures={},
             whole=False,
-            logits=Calibration.of_card(fold.card).logits(probabilities),
+            logits=with_all_classes(logits, classes),
             labels=np.array(classes.indices(row["label"] for row in rows), np.int64),
             sources=np.array([int(row["source"]) for row in rows], np.int64),
             strangeness=np.array([float(text) for text in strange if text], np.float32) if all(strange) else None,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.cards.card import HASH_LETTERS, WEIGHT_FILES, check_training, read_card
+from tumorlens.data.cards.card import HASH_LETTERS, WEIGHT_FILES, check_settings, check_training, read_card
 from tumorlens.data.config import TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import sha256_of
@@ -125,12 +125,17 @@ def card_of(path: Path | None) -> dict[str, Any]:
     """The card that describes a file of weights, or a checkpoint of a finished run; empty where there is none.
 
     Raises:
-        InputError: The card cannot be read.
+        InputError: The card cannot be read, or is damaged.
     """
     if path is None or path.suffix not in (".safetensors", ".ckpt"):
         return {}
     weights = _weights_of(path)
-    return read_card(weights) if weights.is_file() and weights.with_suffix(".json").is_file() else {}
+    if not (weights.is_file() and weights.with_suffix(".json").is_file()):
+        return {}
+    card = read_card(weights)
+    if card.get("stage") in tuple(WEIGHT_FILES):
+        check_settings(card, weights.with_suffix(".json"), card["stage"])
+    return card
 
 
 def size_of_start(config: TrainingConfig) -> int | None:

@@ -46,6 +46,12 @@ class EpochLines(L.Callback):
         self.begun = self.started if self.begun is None else self.begun
         self.slices, self.validated = 0, False
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # After the step it is that of the next one.
+        self.rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -59,10 +65,9 @@ class EpochLines(L.Callback):
         self.epochs += 1
         of, done = trainer.max_epochs or 0, trainer.current_epoch + 1
         each = (time.monotonic() - (self.begun or 0)) / self.epochs
-        rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         parts = [
             *self.figures({name: float(value) for name, value in trainer.callback_metrics.items()}),
-            f"learning rate {rate:.1e}",
+            f"learning rate {self.rate:.1e}",
             f"{self.slices / max(self.trained - self.started, 1e-9):.1f} slices/s",
             f"{timedelta(seconds=round(each * (of - done)))} left",
         ]

@@ -121,6 +121,7 @@ class StageModule(L.LightningModule):
     model: Any
     normalization: Normalization
     total_steps: int
+    outputs: tuple[str, ...] = ()  # the classes of the outputs that learn labels
     lengthened: int = 0  # the epoch from which a resumed run was given more epochs; 0 for never
 
     def frozen_parts(self) -> list[nn.Module]:
@@ -140,6 +141,7 @@ class StageModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["epochs"], checkpoint["lengthened"] = self.config.epochs, self.lengthened
+        checkpoint["outputs"] = list(self.outputs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give a run that is resumed with more epochs a schedule for the rest of them.

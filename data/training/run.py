@@ -26,6 +26,7 @@ from tumorlens.data.training.module import StageModule, check_steps, chooses_epo
 from tumorlens.data.training.out_of_fold import Evidence
 from tumorlens.data.training.partition import Partition, load_partition
 from tumorlens.data.training.run_folder import (
+    check_outputs,
     check_run,
     chosen_state,
     with_start,
@@ -140,9 +141,12 @@ class Run:
             negative_share: See `data.training.loaders.slice_weights`.
 
         Raises:
-            InputError: The network cannot learn from such small steps, or the training diverged.
+            InputError: The network cannot learn from such small steps, the training diverged, or a resumed run has
+                other classes now or a damaged checkpoint.
         """
         check_steps(module, self.config, epoch_slices(self.config, parts, negative_share))
+        if self.checkpoint is not None:
+            check_outputs(self.out, self.checkpoint, module.outputs)
         write_config(self.out, self.config)
         training, validation = loaders(self.config, parts, blank, negative_share)
         chooses = chooses_epoch(self.config, parts)

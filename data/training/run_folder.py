@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import date
@@ -168,8 +168,44 @@ def chosen_state(out: Path) -> tuple[dict[str, Any], int]:
     """State and epoch of a run's best checkpoint, or of its last one where validation chose none."""
     folder = out / "checkpoints"
     path = next(p for p in (folder / f"{BEST}.ckpt", folder / f"{LAST}.ckpt") if p.is_file())
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(path)
     return checkpoint["state_dict"], int(checkpoint["epoch"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of a run.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        _ = checkpoint["epoch"]
+    except Exception as error:  # torch.load raises a different type for every way a file can be wrong
+        raise InputError(
+            f"{path}: the checkpoint is damaged ({type(error).__name__}); put a whole copy there, or train again with "
+            "another --out"
+        ) from None
+    return checkpoint
+
+
+def check_outputs(out: Path, checkpoint: Path, outputs: Sequence[str]) -> None:
+    """Check that a run to resume still learns the classes with which it began.
+
+    Args:
+        out: The run's folder.
+        checkpoint: Where it continues.
+        outputs: The classes that its data have now.
+
+    Raises:
+        InputError: The checkpoint is damaged, or its classes are others.
+    """
+    began = read_checkpoint(checkpoint).get("outputs", list(outputs))
+    if began != list(outputs):
+        raise InputError(
+            f"{out}: the run began with the classes {', '.join(began)}, its data now have {', '.join(outputs)}; put "
+            "the data back as they were, or train again with another --out"
+        )
 
 
 def plain_config(config: Any) -> dict[str, Any]:

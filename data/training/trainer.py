@@ -23,7 +23,7 @@ from tumorlens.data.devices import keep_freed_memory, pick_device, wants_bf16
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.logs import EpochLines, make_loggers
 from tumorlens.data.training.module import StageModule
-from tumorlens.data.training.run_folder import BEST, LAST, write_metrics_table
+from tumorlens.data.training.run_folder import BEST, LAST, read_checkpoint, write_metrics_table
 
 if TYPE_CHECKING:
     from tumorlens.data.config import TrainingConfig
@@ -163,7 +163,7 @@ def run_trainer(
         KeyboardInterrupt: The user stopped it; Lightning itself would raise `SystemExit`.
     """
     if checkpoint is not None:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = read_checkpoint(checkpoint)
         stops = [stop for name, stop in state["callbacks"].items() if name.startswith("EarlyStopping")]
         lengthened = "epochs" in state and state["epochs"] != module.config.epochs
         if any(stop["stopped_epoch"] for stop in stops) and not lengthened:

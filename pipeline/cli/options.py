@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 
-from tumorlens.data.config import Setting
+from tumorlens.data.config import Setting, TrainingConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import canonical_label
 from tumorlens.pipeline.cli.screen import HELP_WIDTH, user_errors, write_examples
@@ -33,7 +33,7 @@ class Number(click.ParamType[int | float | None]):
         if value and value == self.setting.shown:
             return None
         try:
-            number = self.kind(value)
+            number = self.kind(str(value))  # from a file it may be anything, such as true or a list
         except ValueError:
             self.fail(f"{value!r} is not a {'whole ' if self.kind is int else ''}number", param, ctx)
         least, most = self.setting.least, self.setting.most
@@ -145,14 +145,15 @@ def fill(settings: type[Settings], values: Values, **fixed: Any) -> Settings:
 
 def _params(settings: type, leave_out: Collection[str]) -> list[click.Parameter]:
     hints = get_type_hints(settings)
+    both = issubclass(settings, TrainingConfig)  # a file may have turned a switch on
     return [
-        _param(each, hints[each.name], each.metadata["setting"])
+        _param(each, hints[each.name], each.metadata["setting"], both)
         for each in fields(settings)
         if "setting" in each.metadata and each.name not in leave_out
     ]
 
 
-def _param(field: Field[Any], hint: Any, setting: Setting) -> click.Parameter:
+def _param(field: Field[Any], hint: Any, setting: Setting, both: bool) -> click.Parameter:
     kind = next(part for part in get_args(hint) if part is not NoneType) if NoneType in get_args(hint) else hint
     if kind is bool:
         shape: dict[str, Any] = {"is_flag": True}
@@ -170,7 +171,7 @@ def _param(field: Field[Any], hint: Any, setting: Setting) -> click.Parameter:
             shape["nargs"] = -1
         return click.Argument([field.name], required=required, help=setting.help, **shape)
     flag = setting.flag or "--" + field.name.replace("_", "-")
-    if kind is bool and field.default:
+    if kind is bool and (field.default or both):
         flag = f"{flag}/--no-{flag[2:]}"
     if not required:
         shape["default"] = None

@@ -59,6 +59,8 @@ def read_settings(path: Path, stage: str, resume: bool = False) -> dict[str, Any
         content = None
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a YAML file with a setting a line, such as epochs: 20")
+    if content.get("stage", stage) not in list(_STAGES):
+        raise InputError(f"{path}: stage {content['stage']!r} is not one of {', '.join(_STAGES)}")
     if resume and content.get("stage", stage) != stage:
         raise InputError(
             f"{path}: the run is of {content['stage']}; resume it with `tumorlens train {content['stage']}`"
@@ -104,4 +106,6 @@ def _as_words(value: Any, field: Field[Any]) -> Any:
         return [f"{key}={one}" for key, one in value.items()]
     if isinstance(value, list):
         return ["=".join(map(str, one)) if isinstance(one, list) else str(one) for one in value]
+    if str(field.type).startswith("tuple"):
+        return [str(value)]
     return value if isinstance(value, bool) else str(value)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.data.training.runs import SEGMENTER_CARD
 from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.config import SHIPPED, ClassifierConfig
 from tumorlens.classification.model import _of_encoder, build_classifier, initialize
@@ -35,7 +36,7 @@ def test_initialization_reports_the_loaded_layers(tmp_path):
 
 def test_a_segmenters_encoder_starts_a_classifier(tmp_path):
     segmenter = build_segmenter("unet", "resnet18")
-    save_weights(segmenter.state_dict(), tmp_path / "s.safetensors", {"stage": "segmentation"})
+    save_weights(segmenter.state_dict(), tmp_path / "s.safetensors", SEGMENTER_CARD)
     architecture = find_architecture("resnet18")
     model = build_classifier(architecture, 64)
     report = initialize(model, architecture, str(tmp_path / "s.safetensors"))
@@ -81,10 +82,33 @@ def test_a_network_with_fewer_outputs_takes_the_rows_of_its_classes(tmp_path):
     trained, two = build_classifier(RESNET18), build_classifier(RESNET18)
     two.fc = nn.Linear(512, 2)
     card = {"stage": "classification", "architecture": "resnet18", "classes": list(CLASSES)}
+    card |= {"input_size": 64, "operating_point": {"tumor_threshold": 0.5}}
     save_weights(trained.state_dict(), tmp_path / "c.safetensors", card)
     report = initialize(two, RESNET18, str(tmp_path / "c.safetensors"), ["glioma", "tumor"])
     assert report.fresh == ("the output of tumor",)
     torch.testing.assert_close(two.fc.bias[0], trained.fc.bias[1].half().float())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"classes": ["glioma", "meningioma"]},
+            "c.safetensors: its card names 2 classes, its last layer has 4",
+        ),
+        ({"classes": 4}, "c.json: its classes 4 are not a list of names"),
+        ({"classes": None}, "c.json: the card lacks classes"),
+    ],
+)
+def test_a_damaged_card_of_a_start_is_named(tmp_path, change, sentence):
+    card = {"stage": "classification", "architecture": "cnn", "classes": list(CLASSES), "input_size": 64}
+    card |= {"operating_point": {"tumor_threshold": 0.5}, **change}
+    architecture = find_architecture("cnn")
+    model = build_classifier(architecture, 64)
+    whole = {name: value for name, value in card.items() if value is not None}
+    save_weights(model.state_dict(), tmp_path / "c.safetensors", whole)
+    with pytest.raises(InputError, match=sentence):
+        initialize(model, architecture, str(tmp_path / "c.safetensors"))
 
 
 def test_weights_of_another_architecture_name_it(tmp_path):

@@ -14,7 +14,7 @@ from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.model import build_classifier
 from tumorlens.classification.module import LabelLoss, build_module, freeze_backbone
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import SHIPPED_CLASSES
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 from tumorlens.data.training.partition import load_partition
 
 
@@ -65,6 +65,15 @@ def test_a_tumor_of_unknown_type_teaches_presence_and_no_type():
     mixed = torch.tensor([SHIPPED_CLASSES.untyped, 0])
     halves = (loss(even[:1], mixed[:1]) + loss(even[1:], mixed[1:])) / 2
     assert float(loss(even, mixed)) == pytest.approx(float(halves))
+
+
+def test_a_batch_of_tumors_of_unknown_type_teaches_nothing_without_a_gate():
+    """They say nothing of the types, and an optimizer step has to be possible."""
+    classes = ClassList.of_labels(["glioma", "meningioma"])
+    logits = torch.zeros(2, 2, requires_grad=True)
+    loss = LabelLoss(torch.ones(2), 0.0, classes=classes)(logits, torch.full((2,), classes.untyped))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
 
 
 def test_a_frozen_backbone_stays(phantom_set, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,14 @@ from tests.scans.phantoms import read_rows
 from tests.scans.pictures import save_volume, table
 from tumorlens.classification.config import ClassifierConfig
 from tumorlens.classification.predict import Classifier
+from tumorlens.classification.probabilities import has_gate
+from tumorlens.classification.train import check_classes, has_label
+from tumorlens.classification.trust.evidence import read_evidence
 from tumorlens.data.cards.card import read_card
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES, ClassList
 from tumorlens.data.phantom import phantom_volume
+from tumorlens.data.training.partition import load_partition
 from tumorlens.pipeline.batch.stored import read_results
 from tumorlens.pipeline.evaluation.evaluate import evaluate
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
@@ -173,6 +177,52 @@ def test_the_classes_of_a_file_come_first_and_missing_ones_are_named(tmp_path):
     assert any(line.startswith("warning: no training slice shows baz") for line in said)
     with pytest.raises(InputError, match="the label foo is not one of the classes no_tumor, bar"):
         train(config_for(data, classes="no_tumor,bar"), tmp_path / "other")
+
+
+@pytest.mark.parametrize("change", ["renamed", "gone"])
+def test_a_run_is_not_resumed_with_other_classes(tmp_path, change):
+    """Not even with as many of them, whose outputs would silently change places."""
+    data = class_folders(tmp_path / "data", ("alpha", "beta", "delta"), 8)
+    train(config_for(data), tmp_path / "run")
+    began = (tmp_path / "run" / "config.yaml").read_text()
+    (data / "alpha").rename(data / "gamma" if change == "renamed" else tmp_path / "alpha")
+    now = {"renamed": "beta, delta, gamma", "gone": "beta, delta"}[change]
+    with pytest.raises(InputError, match=f"began with the classes alpha, beta, delta, its data now have {now}; put"):
+        train(config_for(data, epochs=2), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == began
+
+
+def test_a_classifier_of_own_classes_can_be_mixed_in(tmp_path):
+    data = class_folders(tmp_path / "data", ("alpha", "beta", "delta"), 8)
+    train(config_for(data), tmp_path / "first")
+    first = tmp_path / "first" / "classifier.safetensors"
+    config = config_for(data, init=str(first), start_share=1.0)
+    train(config, tmp_path / "run")
+    weights = [load_file(folder / first.name)["head.6.weight"] for folder in (first.parent, tmp_path / "run")]
+    assert weights[0] == pytest.approx(weights[1], abs=1e-3)  # with the whole share it is the start again
+    more = class_folders(tmp_path / "more", ("alpha", "beta", "delta", "eta"), 8)
+    with pytest.raises(InputError, match="--start-share needs a whole network, and it lacks the output of eta"):
+        train(config_for(more, init=str(first), start_share=1.0), tmp_path / "other")
+    first.unlink()
+    with pytest.raises(InputError, match="no such weight file"):  # before it trains another epoch
+        train(config_for(data, init=str(first), start_share=1.0, epochs=2), tmp_path / "run", resume=True)
+    assert "epochs: 1" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_the_shipped_tumors_without_a_gate_are_other_classes(tmp_path):
+    """A training says which it has, and takes no evidence of networks with a gate."""
+    data, said = class_folders(tmp_path / "data", CLASSES[1:], 8), []
+    parts = load_partition(config_for(data), has_label)
+    check_classes(parts, None, said.append)
+    assert said[0] == "classes: glioma, meningioma, pituitary"
+    card = train(config_for(data, split="holdout"), tmp_path / "run")
+    config = config_for(data, split="all", out_of_fold=str(tmp_path / "run"))
+    evidence = read_evidence(config.out_of_fold, {})
+    assert not has_gate(evidence.logits) and card["calibration"]["tumor_bias"] == 0
+    check_classes(parts, evidence, said.append)
+    gated = replace(evidence, classes=ClassList.from_card({}))
+    with pytest.raises(InputError, match=r"the run there has the classes no_tumor, glioma, .*, this one glioma, "):
+        check_classes(parts, gated, said.append)
 
 
 def test_one_class_alone_is_an_error(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tumorlens.segmentation.model
-from tests.data.training.runs import ENCODER, segmenter_config, train
+from tests.data.training.runs import ENCODER, SEGMENTER_CARD, segmenter_config, train
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.data.cards.weights import load_weights, read_state, save_weights
 from tumorlens.data.errors import InputError
@@ -77,7 +77,7 @@ def test_a_segmenter_with_more_outlines_starts_from_one_with_a_single(tmp_path):
     """Encoder and decoder are loaded, and each channel of the last layer is a copy of the only one."""
     channels = (16, 16, 16, 16, 16)
     one, two = build_segmenter("unet", ENCODER, channels).eval(), build_segmenter("unet", ENCODER, channels, 2).eval()
-    save_weights(one.state_dict(), tmp_path / "one.safetensors", {"stage": "segmentation"})
+    save_weights(one.state_dict(), tmp_path / "one.safetensors", SEGMENTER_CARD)
     text = initialize_segmenter(two, ENCODER, str(tmp_path / "one.safetensors"))
     assert "segmenter tensors from one.safetensors" in text and "from chance" not in text
     images = torch.randn(2, 3, 64, 64)
@@ -105,7 +105,7 @@ def test_the_shipped_segmenter_is_a_start_with_and_without_outlines():
 
 def test_a_plain_unet_starts_from_another(tmp_path):
     one, two = build_segmenter("plain-unet"), build_segmenter("plain-unet", outlines=2)
-    save_weights(one.state_dict(), tmp_path / "one.safetensors", {"stage": "segmentation"})
+    save_weights(one.state_dict(), tmp_path / "one.safetensors", SEGMENTER_CARD)
     assert "from chance" not in initialize_segmenter(two, init=str(tmp_path / "one.safetensors"))
     torch.testing.assert_close(two.final_conv.bias, one.final_conv.bias.half().float().expand(2))
 
@@ -121,6 +121,10 @@ def test_a_trained_segmenter_goes_a_part_of_the_way_back(phantom_set, tmp_path):
     for name, tensor in back.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, start[name].expand_as(tensor), msg=name)
+    first.unlink()
+    with pytest.raises(InputError, match="no such weight file"):
+        train(segmenter_config(phantom_set, phantom_set, **both | {"epochs": 2}), tmp_path / "back", resume=True)
+    assert "epochs: 1" in (tmp_path / "back" / "config.yaml").read_text()
     other = {"init": str(CLASSIFIER), "encoder": "resnet50"}
     with pytest.raises(InputError, match="needs a whole network, and it lacks decoder"):
         train(segmenter_config(phantom_set, **settings, start_share=0.5, **other), tmp_path / "refused")

@@ -46,6 +46,7 @@ def test_an_encoder_learns_to_classify_beside_drawing(phantom_set):
         module.zero_grad()
         module.training_step(batch | {"label": torch.tensor(labels)}, 0).backward()
         assert (module.label_head[-1].weight.grad is not None) == teaches
+    assert module.outputs == SHIPPED_CLASSES.names  # which a resumed run must have again
     learning = {id(p) for group in module.configure_optimizers()["optimizer"].param_groups for p in group["params"]}
     assert learning == {id(p) for p in module.parameters()}  # the layer itself learns, and its gradients are cleared
 

@@ -26,6 +26,14 @@ QUICK = {"size": 64, "epochs": 2, "batch_size": 8, "init": "none", "device": "cp
 STAGES = ["classification", "segmentation"]
 # Residual networks of less than half a million weights.
 BACKBONE, ENCODER = "timm/test_resnet", "tu-test_resnet"
+SEGMENTER_CARD = {
+    "stage": "segmentation",
+    "architecture": "unet",
+    "encoder": "resnet18",
+    "decoder_channels": [256, 128, 64, 32, 16],
+    "input_size": 64,
+    "operating_point": {"mask_threshold": 0.5, "min_lesion_px": 0},
+}
 
 
 def quiet(*_, **__):

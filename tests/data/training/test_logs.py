@@ -40,6 +40,14 @@ def test_without_a_terminal_each_epoch_is_a_line(name, phantom_set, tmp_path):
     assert f"{float(rows[0][score]):.4f} training" in epochs[0]
 
 
+def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(phantom_set, tmp_path):
+    lines = []
+    config = classifier_config(phantom_set, arch="mlp", epochs=1, epoch_slices=24, scheduler="linear", warmup=0.0)
+    train(config, tmp_path, progress=True, say=lines.append)
+    (line,) = [line for line in lines if line.startswith("epoch ")]
+    assert "learning rate 2.7e-04;" in line  # two thirds of the peak are left in the last of three steps
+
+
 def test_an_epoch_without_validation_says_nothing_of_it(phantom_set, tmp_path):
     lines = []
     config = classifier_config(phantom_set, arch="mlp", epochs=4, validate_every=2, epoch_slices=8)
@@ -126,6 +134,7 @@ def test_the_rate_of_slices_and_the_time_left(monkeypatch):
     for epoch in range(2):
         trainer = SimpleNamespace(max_epochs=8, current_epoch=epoch, optimizers=[optimizer], callback_metrics={})
         line.on_train_epoch_start(trainer, None)
+        line.on_train_batch_start(trainer, None, None, 0)
         line.on_train_batch_end(trainer, None, None, {"image": range(8)}, 0)
         line.on_train_epoch_end(trainer, None)
     assert lines == [

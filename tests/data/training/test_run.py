@@ -156,6 +156,15 @@ def test_a_run_is_not_overwritten(name, phantom_set, tmp_path):
         train(config, tmp_path / "new", resume=True)
 
 
+def test_a_damaged_checkpoint_is_named(phantom_set, tmp_path):
+    config = classifier_config(phantom_set, arch="mlp", epochs=1, epoch_slices=8)
+    train(config, tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last\.ckpt: the checkpoint is damaged .*; put a whole copy there, or train"):
+        train(replace(config, epochs=2), tmp_path, resume=True)
+
+
 def test_a_set_without_masks_trains_no_segmenter(phantom_set, tmp_path):
     lines = [line.split(",") for line in (phantom_set / "index.csv").read_text().splitlines()]
     (tmp_path / "index.csv").write_text("\n".join(",".join([c[0], *c[2:]]) for c in lines))

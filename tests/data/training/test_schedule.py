@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -195,7 +196,8 @@ def test_a_finished_run_is_lengthened(name, phantom_set, tmp_path):
     assert schedule["base_lrs"] == [pytest.approx(peak)]
     assert state["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-12)
     rates = [line.partition("learning rate ")[2].partition(";")[0] for line in lines if line.startswith("epoch ")]
-    assert rates == [f"{peak / 2:.1e}", "0.0e+00"]  # at the end of each
+    falls = [0.5 + 0.5 * math.cos(math.pi * done) for done in (1 / 4, 3 / 4)]
+    assert rates == [f"{peak * fall:.1e}" for fall in falls]  # of the last step of each
 
 
 def test_a_lengthened_run_resumes_exactly_and_can_be_lengthened_again(phantom_set, tmp_path):

@@ -89,9 +89,28 @@ def test_a_file_may_be_written_by_hand(trained, tmp_path):
     )
 
 
+def test_a_single_value_is_a_list_of_one(trained, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: my-set\nmap: a=glioma\nrate: 2\noutline: enhancing\n")
+    assert trained("segmentation", "--config", path, "-o", "out") == SegmenterConfig(
+        ("my-set",), label_map=(("a", "glioma"),), rate=(2.0,), outline=("enhancing",)
+    )
+
+
+def test_an_option_turns_a_switch_of_the_file_off(trained, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: [a]\nfrozen: true\nfreeze_stem: true\nbalance: false\n")
+    taken = trained("classification", "--config", path, "-o", "out", "--no-frozen", "--no-freeze-stem", "--balance")
+    assert taken == ClassifierConfig(("a",))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("epochs: [1, 2]", "--epochs: ['1', '2'] is not a whole number (in {}); see "),
+        ("turn: {a: 1}", "--turn: ['a=1'] is not a number (in {}); see "),
+        ("epochs: true", "--epochs: True is not a whole number (in {}); see "),
+        ("stage: [x]", "{}: stage ['x'] is not one of classification, segmentation"),
         ("epoch: 3", "{}: epoch is not a setting of classification; did you mean epochs?"),
         ("outlines: 3", "{}: outlines is not a setting of classification; did you mean "),
         ("epochs: 0", "--epochs: 0 is not allowed; give at least 1 (in {}); see "),
