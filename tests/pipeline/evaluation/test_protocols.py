@@ -86,6 +86,19 @@ def test_made_folds_are_those_of_training(bare, stage, keep, patients):
     assert count_folds(request(data, stage)) == 5
 
 
+@pytest.mark.parametrize("on_card", [False, True])
+def test_a_classifier_of_yes_and_no_is_measured_on_the_folds_of_its_training(bare, on_card):
+    """Training makes its folds from the labels of the data, which may be types."""
+    data = bare("image", "label", "patient")
+    trained = load_partition(DataConfig((data,), fold=3, size=64))
+    card = card_of(data, 3) | {"classes": ["no_tumor", "tumor"]}
+    measured = select(request(data, folds=None if on_card else (3,), protocol="p2", size=64), card)
+    assert list(measured.parts) == [3]
+    assert names(measured.samples) == names(trained.test.samples)
+    assert {s.label for s in measured.samples} == {"no_tumor", TUMOR}
+    assert not any("no scan shows" in note for note in measured.notes)
+
+
 def test_all_folds_hold_every_scan_once(phantom_set):
     parts = select(request(phantom_set, protocol="p2", folds=())).parts
     assert list(parts) == [0, 1, 2, 3, 4]
