@@ -98,6 +98,9 @@ def test_a_card_holds_the_whole_list(labels):
     assert ("class_table" in card) == (classes != SHIPPED_CLASSES)
 
 
+ROW = {"name": "a", "prose": "a", "color": "#123456", "malignancy": "unknown"}
+
+
 @pytest.mark.parametrize(
     ("card", "reason"),
     [
@@ -109,6 +112,8 @@ def test_a_card_holds_the_whole_list(labels):
         ({"classes": ["a", "a"]}, "named twice"),
         ({"classes": ["a", "b"], "class_table": [{"name": "a"}]}, "is not a row of a class"),
         ({"classes": ["a", "b"], "class_table": 7}, "is not a list of rows"),
+        ({"classes": ["a", "b"], "class_table": [ROW | {"aliases": "HC"}]}, "is not a row of a class"),
+        ({"classes": ["a", "b"], "class_table": [ROW | {"aliases": [7]}]}, "is not a row of a class"),
         (
             {"classes": ["a", "b"], "class_table": ClassList.of_labels(["a", "c"]).to_card()["class_table"]},
             "does not name the classes",

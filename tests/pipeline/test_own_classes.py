@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from tests.data.training.runs import train
+from tests.data.training.runs import train, without_plots
 from tests.scans.own_classes import class_folders, seven_classes, tumors_only, yes_or_no
 from tests.scans.phantoms import read_rows
 from tests.scans.pictures import save_volume, table
@@ -22,9 +22,12 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES
 from tumorlens.data.phantom import phantom_volume
 from tumorlens.pipeline.batch.stored import read_results
+from tumorlens.pipeline.evaluation.crossval import crossval
 from tumorlens.pipeline.evaluation.evaluate import evaluate
-from tumorlens.pipeline.evaluation.request import EvaluationRequest
+from tumorlens.pipeline.evaluation.request import EvaluationRequest, crossval_request
+from tumorlens.pipeline.evaluation.selection import load_sets
 from tumorlens.pipeline.services.reviews.desk import labels_for
+from tumorlens.segmentation.config import SegmenterConfig
 
 SEVEN = ("no_tumor", "glioma", "meningioma", "astrocitoma", "ependimoma", "neurocitoma", "schwannoma")
 SETS = {
@@ -173,6 +176,38 @@ def test_the_classes_of_a_file_come_first_and_missing_ones_are_named(tmp_path):
     assert any(line.startswith("warning: no training slice shows baz") for line in said)
     with pytest.raises(InputError, match="the label foo is not one of the classes no_tumor, bar"):
         train(config_for(data, classes="no_tumor,bar"), tmp_path / "other")
+
+
+ALIASES = "- {name: Healthy, no_tumor: true, aliases: [HC]}\n- GBM\n- meningioma\n"
+
+
+def test_aliases_of_a_file_hold_where_its_classifier_is_measured(tmp_path):
+    (tmp_path / "own.yaml").write_text(ALIASES)
+    data = class_folders(tmp_path / "data", ("HC", "GBM", "meningioma"), 6)
+    config, messages = config_for(data, classes=str(tmp_path / "own.yaml")), []
+    request = crossval_request({"classification": config}, folds=(0,), probe=False, command="x")
+    out = tmp_path / "out"
+    with without_plots():
+        crossval(request, out, show=False, say=messages.append, warn=messages.append)
+        weights = str(out / "fold-0" / "classifier.safetensors")
+        again = EvaluationRequest((str(data),), "classification", "p2", classifier=weights, device="cpu", probe=False)
+        evaluate(again, tmp_path / "again", say=messages.append, warn=messages.append)
+    assert not [line for line in messages if "have learned from" in line]
+    cases = [read_rows(folder / "cases.csv") for folder in (out, tmp_path / "again")]
+    assert {row["label"] for row in cases[0]} == {"no_tumor", "gbm", "meningioma"}
+    assert [row["file"] for row in cases[0]] == [row["file"] for row in cases[1]]
+
+
+def test_aliases_beside_one_data_set_hold_for_the_others_in_every_stage(tmp_path):
+    first, second = (
+        class_folders(tmp_path / name, names, 1) for name, names in (("a", ("GBM",)), ("b", ("HC", "GBM")))
+    )
+    (first / "classes.yaml").write_text(ALIASES)
+    data = (str(first), str(second))
+    request = crossval_request({"segmentation": SegmenterConfig(data, label_map=(("HC2", "no_tumor"),))})
+    assert request.label_map == request.training["segmentation"].label_map
+    assert {s.label for _, samples in load_sets(request) for s in samples} == {"gbm", "no_tumor"}
+    assert dict(request.label_map)["HC2"] == "no_tumor"
 
 
 def test_one_class_alone_is_an_error(tmp_path):
