@@ -374,15 +374,19 @@ def known_label(name: str, mapping: Mapping[str, str] | None = None) -> str:
         name: Any spelling, such as ``"notumor"``, ``"Glioma"`` or ``"pituitary_tumor"``. Two letters with a number,
             such as ``"PI_00"``, are the name of a patient.
         mapping: The user's own names, which come first: ``{"tumour-free": "no_tumor", "GBM": "glioblastoma"}``. Upper
-            and lower case, spaces and hyphens do not count.
+            and lower case, spaces and hyphens do not count. One that names no spelling but a class, as messages do,
+            holds for all spellings of it.
     """
-    spelled = own_name(name)
-    mapped = next(
-        (to for own, to in (mapping or {}).items() if name == own or (spelled and spelled == own_name(own))), ""
-    )
-    if mapped:
-        return _in_table(mapped) or own_name(mapped)
-    return _in_table(without_sequence(name)[0])
+    plain = without_sequence(name)[0]
+    known = _in_table(plain)
+    for each in (name, known or plain):
+        spelled = own_name(each)
+        mapped = next(
+            (to for own, to in (mapping or {}).items() if each == own or (spelled and spelled == own_name(own))), ""
+        )
+        if mapped:
+            return _in_table(mapped) or own_name(mapped)
+    return known
 
 
 def _in_table(name: str) -> str:
