@@ -50,7 +50,7 @@ def select(
         protocol = protocol.of_classes(ClassList.of_labels(s.label for s in loaded))
     else:
         protocol = protocol.of_classes(ClassList.from_card(card or {}))
-        _check_classes(samples, protocol)
+        _check_classes(_as_answered(samples, protocol), protocol)
     notes = _notes(_as_answered(samples, protocol), loaded, request, protocol)
     if protocol.id == "p5":
         protocol = replace(protocol, title=f"{protocol.title}: {', '.join(source_names(request.data))}")
@@ -155,8 +155,6 @@ def _as_answered(samples: list[Sample], protocol: Protocol) -> list[Sample]:
 
 def _check_classes(samples: list[Sample], protocol: Protocol) -> None:
     """Raise an `InputError` if a sample that the protocol measures is of a class that the classifier lacks."""
-    if protocol.presence_only:
-        return
     classes = protocol.class_list
     for label, sample in {sample.label: sample for sample in reversed(samples)}.items():
         if label == TUMOR_FREE and protocol.tumors_only:

@@ -207,6 +207,18 @@ def test_p6_needs_sequences(bare, phantom_set, tmp_path):
     assert {s.sequence for s in measured.samples} == {"flair"}
 
 
+@pytest.mark.parametrize("protocol", ["p2", "p7"])
+def test_a_healthy_scan_is_named_where_the_classifier_has_no_gate(phantom_set, protocol):
+    card = {"classes": ["glioma", "meningioma", "pituitary"]}
+    with pytest.raises(InputError, match=r"\.png: the label no_tumor is not one of the classes glioma, .*; give --map"):
+        select(request(phantom_set, protocol=protocol, folds=(1,)), card)
+
+
+def test_a_type_that_the_classifier_lacks_does_not_matter_to_presence(phantom_set):
+    measured = select(request(phantom_set, protocol="p7", folds=(1,)), {"classes": ["no_tumor", "zebra", "ant"]})
+    assert {s.label for s in measured.samples} == {"no_tumor", TUMOR}
+
+
 def test_p7_asks_for_presence_only(phantom_set):
     measured = select(request(phantom_set, protocol="p7", folds=(1,)))
     assert {s.label for s in measured.samples} == {"no_tumor", TUMOR}
