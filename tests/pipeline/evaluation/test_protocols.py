@@ -17,8 +17,9 @@ from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.divide import divide, write_index
-from tumorlens.data.labels import CLASSES, TUMOR
+from tumorlens.data.labels import CLASSES, TUMOR, ClassList
 from tumorlens.data.training.partition import load_partition
+from tumorlens.pipeline.evaluation.protocols import PROTOCOLS
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import count_folds, select
 
@@ -212,6 +213,12 @@ def test_a_healthy_scan_is_named_where_the_classifier_has_no_gate(phantom_set, p
     card = {"classes": ["glioma", "meningioma", "pituitary"]}
     with pytest.raises(InputError, match=r"\.png: the label no_tumor is not one of the classes glioma, .*; give --map"):
         select(request(phantom_set, protocol=protocol, folds=(1,)), card)
+
+
+def test_a_title_counts_the_answers_of_the_classifier():
+    """The shipped types without a gate have the names of the shipped classes, and one answer less."""
+    found = [PROTOCOLS["p2"].of_classes(ClassList.of_labels(labels)).title for labels in (CLASSES, CLASSES[1:])]
+    assert [title.split(" (")[1].split(")")[0] for title in found] == ["four classes", "3 classes"]
 
 
 def test_a_type_that_the_classifier_lacks_does_not_matter_to_presence(phantom_set):
