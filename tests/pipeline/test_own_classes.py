@@ -26,6 +26,7 @@ from tumorlens.pipeline.evaluation.crossval import crossval
 from tumorlens.pipeline.evaluation.evaluate import evaluate
 from tumorlens.pipeline.evaluation.request import EvaluationRequest, crossval_request
 from tumorlens.pipeline.evaluation.selection import load_sets
+from tumorlens.pipeline.outputs import overlay
 from tumorlens.pipeline.services.reviews.desk import labels_for
 from tumorlens.segmentation.config import SegmenterConfig
 
@@ -179,6 +180,19 @@ def test_the_classes_of_a_file_come_first_and_missing_ones_are_named(tmp_path):
 
 
 ALIASES = "- {name: Healthy, no_tumor: true, aliases: [HC]}\n- GBM\n- meningioma\n"
+
+
+def test_the_words_of_a_file_stand_in_every_report_and_picture(command, tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text("- {name: GBM, prose: glioblastoma}\n- {name: MET, prose: metastasis}\n")
+    data, written = class_folders(tmp_path / "data", ("GBM", "MET"), 8), []
+    train(config_for(data, classes=str(tmp_path / "own.yaml")), tmp_path / "run")
+    monkeypatch.setattr(overlay, "draw_caption", lambda picture, text: (written.append(text), picture)[1])
+    weights = tmp_path / "run" / "classifier.safetensors"
+    own = Own(data, weights, ("gbm", "met"), [])
+    (row,) = run(command, own, tmp_path / "out", data / "MET" / "0.png", rest=("--report",))
+    words = {"gbm": "glioblastoma", "met": "metastasis", "tumor": "tumor of uncertain type"}[row["label"]]
+    assert words in (tmp_path / "out" / "report.html").read_text()
+    assert [text.rsplit(" ", 1)[0] for text in written] == [words]
 
 
 def test_aliases_of_a_file_hold_where_its_classifier_is_measured(tmp_path):
