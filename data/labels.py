@@ -23,7 +23,8 @@ class TumorClass:
         name: The name in files and on the command line.
         prose: The name in a sentence.
         aliases: Spellings in public data sets, lower case, letters only, with the American ``tumor``. Numbers are not
-            among them, because they mean different classes in different sets.
+            among them, because they mean different classes in different sets. Those that a user adds follow, as the
+            user writes them.
         color: The color in plots and reports, hexadecimal RGB from the palette of M. Okabe and K. Ito (Color Universal
             Design, 2008), which color-blind readers can tell apart.
         malignancy: The typical behavior of the type; not a histological grade.
@@ -224,6 +225,11 @@ class ClassList:
         return self.tumors == (TUMOR,)
 
     @property
+    def spellings(self) -> dict[str, str]:
+        """The labels and folders that mean a class only because the user says so, for `known_label`."""
+        return {alias: row.name for row in self.rows for alias in _own_aliases(row)}
+
+    @property
     def untyped(self) -> int:
         """The number of the label ``tumor`` where it says that the type is not known."""
         return len(self.rows)
@@ -304,7 +310,14 @@ def _unused_colors(used: Collection[str]) -> Iterator[str]:
 
 def _entry_of(row: TumorClass) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": row.name, "prose": row.prose, "color": row.color, "malignancy": row.malignancy}
-    return entry | ({"concept": list(row.concept), "site": row.site} if row.concept else {})
+    entry |= {"concept": list(row.concept), "site": row.site} if row.concept else {}
+    own = _own_aliases(row)
+    return entry | ({"aliases": list(own)} if own else {})
+
+
+def _own_aliases(row: TumorClass) -> tuple[str, ...]:
+    """The aliases that a user adds to those of the table."""
+    return tuple(alias for alias in row.aliases if alias not in fresh_row(row.name).aliases)
 
 
 def _row_of(entry: Any) -> TumorClass:
@@ -315,17 +328,25 @@ def _row_of(entry: Any) -> TumorClass:
     """
     try:
         texts = [entry[key] for key in ("name", "prose", "color", "malignancy")]
+        aliases = entry.get("aliases", [])
         concept, site = entry.get("concept"), entry.get("site", "Brain")
         whole = concept is None or (len(concept) == 3 and all(isinstance(part, str) for part in concept))
+        whole &= isinstance(aliases, list)
     except (KeyError, TypeError, AttributeError):
-        whole, texts = False, [None]
-    whole &= all(isinstance(text, str) for text in texts) and site in {row.site for row in TABLE}
+        whole, texts, aliases = False, [None], []
+    whole &= all(isinstance(text, str) for text in (*texts, *aliases)) and site in {row.site for row in TABLE}
     if not whole or not COLOR.fullmatch(texts[2]):
         raise InputError(f"the entry {entry!r} of its class_table is not a row of a class")
     name, prose, color, malignancy = texts
     known = fresh_row(name)
     return replace(
-        known, prose=prose, color=color, malignancy=malignancy, concept=tuple(concept) if concept else None, site=site
+        known,
+        prose=prose,
+        color=color,
+        malignancy=malignancy,
+        concept=tuple(concept) if concept else None,
+        site=site,
+        aliases=(*known.aliases, *aliases),
     )
 
 
@@ -353,16 +374,20 @@ def known_label(name: str, mapping: Mapping[str, str] | None = None, exact: bool
         name: Any spelling, such as ``"notumor"``, ``"Glioma"`` or ``"pituitary_tumor"``. Two letters with a number,
             such as ``"PI_00"``, are the name of a patient.
         mapping: The user's own names, which come first: ``{"tumour-free": "no_tumor", "GBM": "glioblastoma"}``. Upper
-            and lower case, spaces and hyphens do not count.
+            and lower case, spaces and hyphens do not count. One that names no spelling but a class, as messages do,
+            holds for all spellings of it.
         exact: See `canonical_label`.
     """
-    spelled = own_name(name)
-    mapped = next(
-        (to for own, to in (mapping or {}).items() if name == own or (spelled and spelled == own_name(own))), ""
-    )
-    if mapped:
-        return _in_table(mapped, exact=True) or own_name(mapped)
-    return _in_table(name, exact=True) if exact else _in_table(without_sequence(name)[0])
+    plain = name if exact else without_sequence(name)[0]
+    known = _in_table(plain, exact)
+    for each in (name, known or plain):
+        spelled = own_name(each)
+        mapped = next(
+            (to for own, to in (mapping or {}).items() if each == own or (spelled and spelled == own_name(own))), ""
+        )
+        if mapped:
+            return _in_table(mapped, exact=True) or own_name(mapped)
+    return known
 
 
 def _in_table(name: str, exact: bool = False) -> str:

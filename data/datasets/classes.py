@@ -21,6 +21,7 @@ from tumorlens.data.labels import (
     TumorClass,
     canonical_label,
     fresh_row,
+    known_label,
 )
 
 FILE = "classes.yaml"  # beside the data
@@ -90,11 +91,15 @@ def _given(rows: list[TumorClass], where: str) -> GivenClasses:
         if spellings.setdefault(alias, name) != name:
             raise InputError(f"{where}: {alias} is a spelling of two classes, {spellings[alias]} and {name}")
     try:
-        return GivenClasses(
-            ClassList.of_rows(replace(row, aliases=fresh_row(row.name).aliases) for row in rows), spellings
-        )
+        return GivenClasses(ClassList.of_rows(map(_with_own_aliases, rows)), spellings)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def _with_own_aliases(row: TumorClass) -> TumorClass:
+    """The row with the aliases of the table, and those of the user that the table does not know."""
+    own = (alias for alias in row.aliases if known_label(alias) != row.name)
+    return replace(row, aliases=(*fresh_row(row.name).aliases, *own))
 
 
 def _read(path: Path) -> list[TumorClass]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
+from tumorlens.data.labels import ClassList
 from tumorlens.pipeline.batch.job import folder_of
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import REPORT, REPORT_PDF
@@ -54,8 +55,8 @@ def renew_report(folder: Path, options: RunOptions) -> None:
         with_report(json.loads((folder / "result.json").read_text(encoding="utf-8")), folder, options)
 
 
-def report_batch(out: Path, rows: Sequence[Mapping[str, str]], options: RunOptions) -> None:
-    """Write the report of the whole run, if the options ask for one.
+def report_batch(out: Path, rows: Sequence[Mapping[str, str]], classes: ClassList, options: RunOptions) -> None:
+    """Write the report of the whole run, if the options ask for one; `classes` are those of the results.
 
     Raises:
         InputError: It cannot be written.
@@ -64,6 +65,6 @@ def report_batch(out: Path, rows: Sequence[Mapping[str, str]], options: RunOptio
         from tumorlens.pipeline.outputs.report_batch import write_batch_report
 
         try:
-            write_batch_report(out, rows, {row["scan"]: folder_of(row["scan"]) for row in rows})
+            write_batch_report(out, rows, {row["scan"]: folder_of(row["scan"]) for row in rows}, classes)
         except OSError as error:
             raise InputError(f"{out / REPORT}: cannot be written ({error.strerror})") from None

@@ -125,7 +125,7 @@ def run_batch(
         _say_renamed(jobs)
         table = _Table(out, jobs, done, options, columns_of(pipeline.classes))
         _run_jobs(pipeline, jobs, table, resume, readers)
-        report_batch(out, table.all_rows, options)
+        report_batch(out, table.all_rows, pipeline.classes, options)
         return table.report
 
 

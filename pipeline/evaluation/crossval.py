@@ -25,8 +25,10 @@ from tumorlens.pipeline.evaluation.report import REPORT, check_out
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import chosen_folds, count_folds, lgg_flaw, load_sets
 from tumorlens.pipeline.evaluation.weights import PLACEHOLDER
+from tumorlens.segmentation.config import SegmenterConfig
 from tumorlens.segmentation.model import build_segmenter
-from tumorlens.segmentation.train import train_segmenter
+from tumorlens.segmentation.module import new_segmenter
+from tumorlens.segmentation.train import check_start, train_segmenter
 
 _TRAIN: dict[str, Callable[..., Any]] = {"classification": train_classifier, "segmentation": train_segmenter}
 
@@ -209,15 +211,23 @@ def fold_folder(out: Path, measured: str, stage: str, fold: str) -> Path:
 
 
 def _check_initial_weights(runs: list[FoldRun]) -> None:
-    """Raise an `InputError`, before the first fold is trained, if a file of initial weights is missing.
+    """Raise an `InputError`, before the first fold is trained, if a file of initial weights is missing, or if those
+    of a segmenter are not a whole network although they are to be mixed in.
 
-    A file that one of the runs writes need not exist yet.
+    A file that one of the runs writes need not exist yet; the segmenter of a fold may start from its classifier.
     """
     written = {run.folder / WEIGHT_FILES[run.stage] for run in runs}
     for run in runs:
         start = run.config.init_file
+        if start in written and run.config.start_share:
+            raise InputError(
+                f"--start-share needs a whole network, and the segmenter starts from the classifier of its fold, "
+                f"{start}; leave --start-share out, or give --segmenter-init FILE"
+            )
         if start is not None and start not in written and not start.is_file():
             raise InputError(f"{start}: no such weight file, from which fold {run.config.fold} is to start")
+        if isinstance(run.config, SegmenterConfig) and run.config.start_share:
+            check_start(new_segmenter(run.config), run.config)
 
 
 def _measurement(request: EvaluationRequest, folds: tuple[int, ...], out: Path) -> EvaluationRequest:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError
+from tumorlens.data.labels import ClassList
 from tumorlens.pipeline.engines.choice import choose_engine
 from tumorlens.pipeline.engines.engine import Engine
 from tumorlens.pipeline.evaluation.leaks import (
@@ -100,14 +101,18 @@ def differences_from_run(engine: Engine, tta: bool) -> list[str]:
 
 
 def completed(request: EvaluationRequest, weights: Weights, card: dict[str, Any]) -> EvaluationRequest:
-    """The request with folds, seed and input size from the weights' card where the user gives none."""
+    """The request with folds, seed and input size from the weights' card where the user gives none, and with the
+    spellings of classes on it."""
     training = card.get("training")
     seed = training.get("seed") if isinstance(training, dict) else None
     folds = request.folds
     if weights.per_fold and folds is None and find_protocol(request.protocol, request.stage, None).split == "folds":
         folds = ()  # weights of every fold were given: measure them all
     seed = request.seed if request.seed is not None else seed if isinstance(seed, int) else 0
-    return replace(request, folds=folds, seed=seed, size=int(card.get("input_size", 224)))
+    label_map = ClassList.from_card(card).spellings | dict(request.label_map)
+    return replace(
+        request, folds=folds, seed=seed, size=int(card.get("input_size", 224)), label_map=tuple(label_map.items())
+    )
 
 
 def warnings_about(selection: Selection, weights: Weights) -> list[str]:

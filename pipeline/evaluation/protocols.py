@@ -45,7 +45,7 @@ class Protocol:
     def of_classes(self, class_list: ClassList) -> Protocol:
         """The protocol of a classifier of some classes, with their number in its title."""
         title = self.title
-        if class_list.names != SHIPPED_CLASSES.names:
+        if class_list.outputs != SHIPPED_CLASSES.outputs:
             title = title.replace("three classes", f"{len(class_list.tumors)} classes")
             title = title.replace("four classes", f"{len(class_list.outputs)} classes")
         return replace(self, title=title, class_list=class_list)

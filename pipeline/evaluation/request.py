@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tumorlens.data.config import CHANNEL, DEVICE, LABEL_MAP, LAYOUTS, MAX_SEED, TrainingConfig, setting
@@ -91,12 +91,21 @@ def crossval_request(training: Mapping[str, TrainingConfig], **rest: Any) -> Eva
         training: Stage -> its settings, in the order of training. The fold is replaced, and so is ``{fold}`` in `init`.
         rest: Fields of `EvaluationRequest` that say how to measure: `protocol`, `folds`, `explain`, `probe`, `command`.
             Without a protocol all classes are measured, and an LGG folder by ``p4``.
+
+    Raises:
+        InputError: See `data.datasets.classes.given_classes`, whose spellings hold for all stages and data.
     """
+    from tumorlens.data.datasets.classes import given_classes
+
     first = next(iter(training.values()))
+    given = given_classes(getattr(first, "classes", ""), first.data)
+    label_map = tuple(((given.classes.spellings if given else {}) | dict(first.label_map)).items())
+    if "segmentation" in training:  # a classifier reads the classes itself
+        training = {**training, "segmentation": replace(training["segmentation"], label_map=label_map)}
     return EvaluationRequest(
         data=first.data,
         stage="pipeline" if len(training) > 1 else next(iter(training)),
-        label_map=first.label_map,
+        label_map=label_map,
         channel=first.channel,
         device=first.device,
         seed=first.seed,

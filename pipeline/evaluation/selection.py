@@ -50,12 +50,12 @@ def select(
         protocol = protocol.of_classes(ClassList.of_labels(s.label for s in loaded))
     else:
         protocol = protocol.of_classes(ClassList.from_card(card or {}))
-        samples = _in_classes(samples, protocol)
-    notes = _notes(samples, loaded, request, protocol)
+        _check_classes(_as_answered(samples, protocol), protocol)
+    notes = _notes(_as_answered(samples, protocol), loaded, request, protocol)
     if protocol.id == "p5":
         protocol = replace(protocol, title=f"{protocol.title}: {', '.join(source_names(request.data))}")
     if protocol.split == "all":
-        return Selection(protocol, {None: samples}, None, False, "all scans as one set", notes)
+        return Selection(protocol, {None: _measured(samples, protocol)}, None, False, "all scans as one set", notes)
     if protocol.split == "official":
         return _official(samples, request, protocol, notes)
     own = all(s.fold is not None for s in samples)
@@ -90,7 +90,7 @@ def _official(
         raise InputError(f"{request.data_names}: protocol p3 needs an official split, and the data have no test part")
     flaw = known_leaks(test)
     titled = replace(protocol, title=f"{protocol.title}; {flaw}") if flaw else protocol
-    return Selection(titled, {None: test}, None, False, "test part of the official split", notes)
+    return Selection(titled, {None: _measured(test, protocol)}, None, False, "test part of the official split", notes)
 
 
 def _unseen_fold(
@@ -134,25 +134,28 @@ def _one_set(
 
 
 def _measured(samples: list[Sample], protocol: Protocol) -> list[Sample]:
-    """The samples of the protocol's classes, without the tumors' types where it measures presence only."""
+    """The samples of the protocol's classes, with the labels of `_as_answered`."""
+    samples = _as_answered(samples, protocol)
     if protocol.presence_only:
-        return [replace(s, label=_presence(s.label), volume_label=_presence(s.volume_label)) for s in samples]
+        return samples
     names = {protocol.class_list.names[c] for c in protocol.classes}
     names |= set() if protocol.tumors_only else {TUMOR}
     return [s for s in samples if not s.label or s.label in names]
 
 
-def _in_classes(samples: list[Sample], protocol: Protocol) -> list[Sample]:
-    """The samples with the labels that the classifier gives: to one that says yes or no, every tumor is a tumor.
+def _as_answered(samples: list[Sample], protocol: Protocol) -> list[Sample]:
+    """The samples without the tumors' types where the protocol, or the classifier, says only yes or no.
 
-    Raises:
-        InputError: A sample that the protocol measures is of a class that the classifier lacks.
+    Folds are made before: training makes them from the labels of the data.
     """
-    if protocol.presence_only:
+    if not (protocol.presence_only or protocol.class_list.binary):
         return samples
+    return [replace(s, label=_presence(s.label), volume_label=_presence(s.volume_label)) for s in samples]
+
+
+def _check_classes(samples: list[Sample], protocol: Protocol) -> None:
+    """Raise an `InputError` if a sample that the protocol measures is of a class that the classifier lacks."""
     classes = protocol.class_list
-    if classes.binary:
-        samples = [replace(s, label=_presence(s.label), volume_label=_presence(s.volume_label)) for s in samples]
     for label, sample in {sample.label: sample for sample in reversed(samples)}.items():
         if label == TUMOR_FREE and protocol.tumors_only:
             continue
@@ -160,7 +163,6 @@ def _in_classes(samples: list[Sample], protocol: Protocol) -> list[Sample]:
             classes.index(label)
         except InputError as error:
             raise InputError(f"{sample.name}: {error}") from None
-    return samples
 
 
 def _presence(label: str) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.percentiles import percentiles
 from tumorlens.data.preprocessing.preprocess import to_gray
 from tumorlens.data.scan import Scan
@@ -100,8 +99,8 @@ def _marked(picture: Picture, result: Result) -> Picture:
 def _sought(result: Result) -> str:
     """The class that the heat belongs to, in words: the likeliest type of a tumor of uncertain type."""
     if not result.classes.is_uncertain(result.label):
-        return plain(result.label)
-    return plain(max(result.classes.tumors, key=lambda name: result.probabilities[name]))
+        return result.classes.prose(result.label)
+    return result.classes.prose(max(result.classes.tumors, key=lambda name: result.probabilities[name]))
 
 
 def mark_sides(picture: Picture, scan: Scan, size: int) -> bool:
@@ -126,8 +125,7 @@ def caption(result: Result) -> str:
     """Label and confidence, without anything that identifies the patient."""
     if result.confidence is None:
         return "refused: no MRI of the brain"
-    uncertain = " (type uncertain)" if result.classes.is_uncertain(result.label) else ""
-    return f"{plain(result.label)}{uncertain} {result.confidence:.2f}"
+    return f"{result.classes.prose(result.label)} {result.confidence:.2f}"
 
 
 def display_limits(values: NDArray[Any]) -> tuple[float, float]:

@@ -15,7 +15,6 @@ from tumorlens.data.plotting import shown_probability
 from tumorlens.pipeline.gate import REFUSED
 from tumorlens.pipeline.outputs import REPORT
 from tumorlens.pipeline.outputs.report_html import GENERATOR, render
-from tumorlens.pipeline.outputs.table import classes_in
 from tumorlens.pipeline.versions import package_versions
 
 _KINDS = ("failed", "refused", "doubt", "tumor", "free")  # in the order in which they need a look
@@ -23,15 +22,18 @@ _LOOK = ("failed", "refused", "doubt")  # have a color
 _SIZES = (("tumor_volume_mm3", "ml", 1000), ("tumor_area_mm2", "mm²", 1), ("tumor_area_px", "px", 1))
 
 
-def write_batch_report(out: Path, rows: Sequence[Mapping[str, str]], folders: Mapping[str, str]) -> None:
+def write_batch_report(
+    out: Path, rows: Sequence[Mapping[str, str]], folders: Mapping[str, str], classes: ClassList = SHIPPED_CLASSES
+) -> None:
     """Write ``report.html`` of a whole run: counts, failed and refused scans, and a table with links to the reports.
 
     Args:
         out: The output folder.
         rows: The rows of ``results.csv``. The report names scans as they do.
         folders: Name of a scan -> its folder in `out`.
+        classes: The classes of the results.
     """
-    shown = [_batch_row(row, out, folders) for row in rows]
+    shown = [_batch_row(row, out, folders, classes) for row in rows]
     orders = {
         "look": ("what needs a look first", lambda r: (_KINDS.index(r["kind"]), r["scan"])),
         "scan": ("scan", lambda r: r["scan"]),
@@ -64,14 +66,7 @@ def is_batch_report(path: Path) -> bool:
         return False
 
 
-def _prose(row: Mapping[str, str]) -> str:
-    """The label in words. The columns of the table say which classes there were."""
-    names = classes_in(row)
-    classes = SHIPPED_CLASSES if names == SHIPPED_CLASSES.outputs else ClassList.of_labels(names)
-    return classes.prose(row["label"]) if row["label"] else "failed"
-
-
-def _batch_row(row: Mapping[str, str], out: Path, folders: Mapping[str, str]) -> dict[str, Any]:
+def _batch_row(row: Mapping[str, str], out: Path, folders: Mapping[str, str], classes: ClassList) -> dict[str, Any]:
     kind = "doubt" if row["review"] else "free" if row["label"] == TUMOR_FREE else "tumor"
     if row["error"] or row["label"] == REFUSED:
         kind = "failed" if row["error"] else "refused"
@@ -83,7 +78,7 @@ def _batch_row(row: Mapping[str, str], out: Path, folders: Mapping[str, str]) ->
             size = f"{amount:.3g} {unit}" if unit == "ml" else f"{amount:.0f} {unit}"
     return {
         **row,
-        "label": _prose(row) if row["label"] != REFUSED else REFUSED,
+        "label": {"": "failed", REFUSED: REFUSED}.get(row["label"]) or classes.prose(row["label"]),
         "confidence": row["confidence"] and shown_probability(float(row["confidence"])),
         "share": float(row["confidence"] or 0),
         "kind": kind,

@@ -15,6 +15,7 @@ from tumorlens.data.labels import (
     UNKNOWN_COLOR,
     ClassList,
     canonical_label,
+    known_label,
     labels_agree,
 )
 
@@ -55,6 +56,17 @@ def test_other_names_are_classes_of_their_own_and_gray_elsewhere():
         canonical_label("PI_00")
     assert SHIPPED_CLASSES.color("zebra") == UNKNOWN_COLOR
     assert SHIPPED_CLASSES.row("zebra").malignancy == "unknown"
+
+
+def test_a_mapping_of_a_class_holds_for_its_spellings_unless_they_have_their_own():
+    """As messages say it: the label pituitary is not one of the classes; give --map pituitary=CLASS."""
+    mapping = {"pituitary": "glioma", "glioma": "pituitary", "Astro": "glioblastoma", "astro t1": "astro_t1"}
+    found = {name: canonical_label(name, mapping) for name in ("pituitary_tumor", "PI", "gl", "Glioma T1", "pituitary")}
+    assert found == {
+        "pituitary_tumor": "glioma", "PI": "glioma", "gl": "pituitary", "Glioma T1": "pituitary", "pituitary": "glioma",
+    }  # fmt: skip
+    assert (canonical_label("Astro T2", mapping), canonical_label("Astro T1", mapping)) == ("glioblastoma", "astro_t1")
+    assert known_label("PI_00", mapping) == ""  # a patient's name
 
 
 def test_a_tumor_of_unknown_type_may_be_of_any_type():
@@ -98,6 +110,9 @@ def test_a_card_holds_the_whole_list(labels):
     assert ("class_table" in card) == (classes != SHIPPED_CLASSES)
 
 
+ROW = {"name": "a", "prose": "a", "color": "#123456", "malignancy": "unknown"}
+
+
 @pytest.mark.parametrize(
     ("card", "reason"),
     [
@@ -109,6 +124,8 @@ def test_a_card_holds_the_whole_list(labels):
         ({"classes": ["a", "a"]}, "named twice"),
         ({"classes": ["a", "b"], "class_table": [{"name": "a"}]}, "is not a row of a class"),
         ({"classes": ["a", "b"], "class_table": 7}, "is not a list of rows"),
+        ({"classes": ["a", "b"], "class_table": [ROW | {"aliases": "HC"}]}, "is not a row of a class"),
+        ({"classes": ["a", "b"], "class_table": [ROW | {"aliases": [7]}]}, "is not a row of a class"),
         (
             {"classes": ["a", "b"], "class_table": ClassList.of_labels(["a", "c"]).to_card()["class_table"]},
             "does not name the classes",

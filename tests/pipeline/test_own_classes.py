@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from tests.data.training.runs import train
+from tests.data.training.runs import train, without_plots
 from tests.scans.own_classes import class_folders, seven_classes, tumors_only, yes_or_no
 from tests.scans.phantoms import read_rows
 from tests.scans.pictures import save_volume, table
@@ -26,9 +26,13 @@ from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES, ClassList
 from tumorlens.data.phantom import phantom_volume
 from tumorlens.data.training.partition import load_partition
 from tumorlens.pipeline.batch.stored import read_results
+from tumorlens.pipeline.evaluation.crossval import crossval
 from tumorlens.pipeline.evaluation.evaluate import evaluate
-from tumorlens.pipeline.evaluation.request import EvaluationRequest
+from tumorlens.pipeline.evaluation.request import EvaluationRequest, crossval_request
+from tumorlens.pipeline.evaluation.selection import load_sets
+from tumorlens.pipeline.outputs import overlay
 from tumorlens.pipeline.services.reviews.desk import labels_for
+from tumorlens.segmentation.config import SegmenterConfig
 
 SEVEN = ("no_tumor", "glioma", "meningioma", "astrocitoma", "ependimoma", "neurocitoma", "schwannoma")
 SETS = {
@@ -223,6 +227,51 @@ def test_the_shipped_tumors_without_a_gate_are_other_classes(tmp_path):
     gated = replace(evidence, classes=ClassList.from_card({}))
     with pytest.raises(InputError, match=r"the run there has the classes no_tumor, glioma, .*, this one glioma, "):
         check_classes(parts, gated, said.append)
+
+
+ALIASES = "- {name: Healthy, no_tumor: true, aliases: [HC]}\n- GBM\n- meningioma\n"
+
+
+def test_the_words_of_a_file_stand_in_every_report_and_picture(command, tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text("- {name: GBM, prose: glioblastoma}\n- {name: MET, prose: metastasis}\n")
+    data, written = class_folders(tmp_path / "data", ("GBM", "MET"), 8), []
+    train(config_for(data, classes=str(tmp_path / "own.yaml")), tmp_path / "run")
+    monkeypatch.setattr(overlay, "draw_caption", lambda picture, text: (written.append(text), picture)[1])
+    weights = tmp_path / "run" / "classifier.safetensors"
+    own = Own(data, weights, ("gbm", "met"), [])
+    (row,) = run(command, own, tmp_path / "out", data / "MET" / "0.png", rest=("--report",))
+    words = {"gbm": "glioblastoma", "met": "metastasis", "tumor": "tumor of uncertain type"}[row["label"]]
+    assert words in (tmp_path / "out" / "report.html").read_text()
+    assert [text.rsplit(" ", 1)[0] for text in written] == [words]
+
+
+def test_aliases_of_a_file_hold_where_its_classifier_is_measured(tmp_path):
+    (tmp_path / "own.yaml").write_text(ALIASES)
+    data = class_folders(tmp_path / "data", ("HC", "GBM", "meningioma"), 6)
+    config, messages = config_for(data, classes=str(tmp_path / "own.yaml")), []
+    request = crossval_request({"classification": config}, folds=(0,), probe=False, command="x")
+    out = tmp_path / "out"
+    with without_plots():
+        crossval(request, out, show=False, say=messages.append, warn=messages.append)
+        weights = str(out / "fold-0" / "classifier.safetensors")
+        again = EvaluationRequest((str(data),), "classification", "p2", classifier=weights, device="cpu", probe=False)
+        evaluate(again, tmp_path / "again", say=messages.append, warn=messages.append)
+    assert not [line for line in messages if "have learned from" in line]
+    cases = [read_rows(folder / "cases.csv") for folder in (out, tmp_path / "again")]
+    assert {row["label"] for row in cases[0]} == {"no_tumor", "gbm", "meningioma"}
+    assert [row["file"] for row in cases[0]] == [row["file"] for row in cases[1]]
+
+
+def test_aliases_beside_one_data_set_hold_for_the_others_in_every_stage(tmp_path):
+    first, second = (
+        class_folders(tmp_path / name, names, 1) for name, names in (("a", ("GBM",)), ("b", ("HC", "GBM")))
+    )
+    (first / "classes.yaml").write_text(ALIASES)
+    data = (str(first), str(second))
+    request = crossval_request({"segmentation": SegmenterConfig(data, label_map=(("HC2", "no_tumor"),))})
+    assert request.label_map == request.training["segmentation"].label_map
+    assert {s.label for _, samples in load_sets(request) for s in samples} == {"gbm", "no_tumor"}
+    assert dict(request.label_map)["HC2"] == "no_tumor"
 
 
 def test_one_class_alone_is_an_error(tmp_path):

@@ -11,7 +11,7 @@ from tumorlens.data.datasets.classes import given_classes
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
-from tumorlens.data.labels import ClassList, canonical_label
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList, canonical_label
 
 YAML = """
 - name: healthy
@@ -34,13 +34,20 @@ def test_a_file_names_classes_with_all_that_is_known_of_them(tmp_path):
     assert (row.prose, row.color, row.malignancy, row.concept[2]) == (
         "glioblastoma", "#112233", "malignant", "Neoplasm",
     )  # fmt: skip
+    on_card = ClassList.from_card(given.classes.to_card())
+    assert on_card == given.classes
     for folder in ("HC", "Tumour free", "GBM", "Glioblastoma_Multiforme", "meningioma"):
         save(tmp_path / "set" / folder / "1.png", small_slice(len(folder)).image)
-    labels = {s.image.parent.name: s.label for s in load_samples(tmp_path / "set", given.spellings)}
-    assert labels == {
-        "HC": "no_tumor", "Tumour free": "no_tumor", "GBM": "gbm", "Glioblastoma_Multiforme": "gbm",
-        "meningioma": "meningioma",
-    }  # fmt: skip
+    for spellings in (given.spellings, on_card.spellings):
+        labels = {s.image.parent.name: s.label for s in load_samples(tmp_path / "set", spellings)}
+        assert labels == {
+            "HC": "no_tumor", "Tumour free": "no_tumor", "GBM": "gbm", "Glioblastoma_Multiforme": "gbm",
+            "meningioma": "meningioma",
+        }  # fmt: skip
+
+
+def test_names_that_tumorlens_knows_add_nothing_to_a_card():
+    assert given_classes("no_tumor,Glioma,meningioma,pituitary tumor").classes == SHIPPED_CLASSES
 
 
 def test_a_file_beside_the_data_is_read_by_itself(tmp_path):

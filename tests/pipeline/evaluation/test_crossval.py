@@ -224,6 +224,20 @@ def test_the_two_stages_of_a_fold_follow_each_other(plan, phantom_set, tmp_path)
     assert measured.segmenter == str(tmp_path / "segmentation" / "fold-{fold}" / "segmenter.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("init", "reason"),
+    [
+        ("classification/fold-{fold}/classifier.safetensors", "the segmenter starts from the classifier of its fold"),
+        ("none", "it lacks decoder, encoder, segmentation_head"),
+    ],
+)
+def test_a_share_of_no_whole_segmenter_is_refused_before_any_training(plan, phantom_set, tmp_path, init, reason):
+    init = str(tmp_path / init) if init != "none" else init
+    segmenter = segmenter_config(phantom_set, init=init, start_share=0.5)
+    with pytest.raises(InputError, match=f"--start-share needs a whole network, and {reason}"):
+        plan(crossval_request({"classification": config(phantom_set), "segmentation": segmenter}, folds=(0,)))
+
+
 def test_an_lgg_folder_is_measured_by_p4(plan, tmp_path):
     write_lgg_phantoms(tmp_path / "lgg", patients=5, slices=5)
     segmenter = segmenter_config(tmp_path / "lgg")

@@ -17,8 +17,9 @@ from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import has_truth
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.divide import divide, write_index
-from tumorlens.data.labels import CLASSES, TUMOR
+from tumorlens.data.labels import CLASSES, TUMOR, ClassList
 from tumorlens.data.training.partition import load_partition
+from tumorlens.pipeline.evaluation.protocols import PROTOCOLS
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
 from tumorlens.pipeline.evaluation.selection import count_folds, select
 
@@ -84,6 +85,19 @@ def test_made_folds_are_those_of_training(bare, stage, keep, patients):
     others = select(request(data, stage, protocol="p2", folds=(3,), seed=6, size=64))
     assert names(others.samples) != names(trained.test.samples)
     assert count_folds(request(data, stage)) == 5
+
+
+@pytest.mark.parametrize("on_card", [False, True])
+def test_a_classifier_of_yes_and_no_is_measured_on_the_folds_of_its_training(bare, on_card):
+    """Training makes its folds from the labels of the data, which may be types."""
+    data = bare("image", "label", "patient")
+    trained = load_partition(DataConfig((data,), fold=3, size=64))
+    card = card_of(data, 3) | {"classes": ["no_tumor", "tumor"]}
+    measured = select(request(data, folds=None if on_card else (3,), protocol="p2", size=64), card)
+    assert list(measured.parts) == [3]
+    assert names(measured.samples) == names(trained.test.samples)
+    assert {s.label for s in measured.samples} == {"no_tumor", TUMOR}
+    assert not any("no scan shows" in note for note in measured.notes)
 
 
 def test_all_folds_hold_every_scan_once(phantom_set):
@@ -192,6 +206,24 @@ def test_p6_needs_sequences(bare, phantom_set, tmp_path):
     measured = select(request(data, protocol="p6", folds=(1, 2)))
     assert list(measured.parts) == [1, 2]
     assert {s.sequence for s in measured.samples} == {"flair"}
+
+
+@pytest.mark.parametrize("protocol", ["p2", "p7"])
+def test_a_healthy_scan_is_named_where_the_classifier_has_no_gate(phantom_set, protocol):
+    card = {"classes": ["glioma", "meningioma", "pituitary"]}
+    with pytest.raises(InputError, match=r"\.png: the label no_tumor is not one of the classes glioma, .*; give --map"):
+        select(request(phantom_set, protocol=protocol, folds=(1,)), card)
+
+
+def test_a_title_counts_the_answers_of_the_classifier():
+    """The shipped types without a gate have the names of the shipped classes, and one answer less."""
+    found = [PROTOCOLS["p2"].of_classes(ClassList.of_labels(labels)).title for labels in (CLASSES, CLASSES[1:])]
+    assert [title.split(" (")[1].split(")")[0] for title in found] == ["four classes", "3 classes"]
+
+
+def test_a_type_that_the_classifier_lacks_does_not_matter_to_presence(phantom_set):
+    measured = select(request(phantom_set, protocol="p7", folds=(1,)), {"classes": ["no_tumor", "zebra", "ant"]})
+    assert {s.label for s in measured.samples} == {"no_tumor", TUMOR}
 
 
 def test_p7_asks_for_presence_only(phantom_set):
