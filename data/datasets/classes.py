@@ -172,6 +172,7 @@ def doubtful_names(counts: Mapping[str, int]) -> list[str]:
         few = counts[name] < min(_FEW, _FEW_SHARE * most)
         if few and name not in known and f"{name} (" not in close:
             lines.append(
-                f"{name} has only {counts[name]} slices, too few to learn; if it is no class, map it or leave it out"
+                f"{name} has only {counts[name]} slices, too few to learn from; if it is not a class, map it or leave "
+                "it out"
             )
     return lines

@@ -31,7 +31,7 @@ def read_truth(path: Path, scan: Scan) -> NDArray[np.uint8]:
         scan: The scan to which it belongs.
 
     Raises:
-        InputError: There is no such mask, or several, or it does not fit the scan.
+        InputError: The mask is missing, there are several, or it does not fit the scan.
     """
     file = _file_of(path)
     if is_drawing(file):

@@ -72,6 +72,9 @@ def test_a_file_beside_the_data_is_read_by_itself(tmp_path):
         ("- name: refused", "a class cannot be called refused"),
         ("- name: 7", "the name 7 is not a text"),
         ("- name: [", "this is not YAML"),
+        ("- name: no\n- name: b", "put yes, no and numbers in quotes"),
+        ("- name: ''\n- name: b", "a class has no name"),
+        ("- name: a\n  aliases: [x]\n- name: b\n  aliases: [x]", "x is a spelling of two classes, a and b"),
         ("[no_tumor, glioma, tumor]", "tumor means a tumor of any type"),
     ],
 )
@@ -152,20 +155,6 @@ def test_names_that_the_user_gives_are_taken_as_they_are(tmp_path):
         )
     )
     assert [s.label for s in load_samples(tmp_path)] == ["glioma_t1", "glioma_2", "glioma"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("- name: no\n- name: b\n", "put yes, no and numbers in quotes"),
-        ("- name: a\n  aliases: [x]\n- name: b\n  aliases: [x]\n", "x is a spelling of two classes, a and b"),
-        ("- name: ''\n- name: b\n", "a class has no name"),
-    ],
-)
-def test_a_wrong_list_of_classes_says_what_is_wrong(tmp_path, text, message):
-    (tmp_path / "classes.yaml").write_text(text)
-    with pytest.raises(InputError, match=message):
-        given_classes(str(tmp_path / "classes.yaml"))
 
 
 @pytest.mark.parametrize("text", ["a", "foo.txt"])

@@ -16,21 +16,6 @@ from tumorlens.segmentation.config import SegmenterConfig
 
 
 @pytest.fixture
-def trained(command, monkeypatch):
-    """Calls `tumorlens train` and returns the settings that the training gets."""
-
-    def call(*words):
-        calls = []
-        monkeypatch.setattr("tumorlens.classification.train.train_classifier", lambda *a: calls.append(a))
-        monkeypatch.setattr("tumorlens.segmentation.train.train_segmenter", lambda *a: calls.append(a))
-        done = command("train", *words)
-        assert (done.exit_code, done.output) == (0, ""), done.output
-        return calls[0][0]
-
-    return call
-
-
-@pytest.fixture
 def failing(command):
     """Calls the command and returns its error, one line."""
 
@@ -64,15 +49,15 @@ SEGMENTER = segmenter_config("a", outline=("extent",), loss="lovasz", best_by="d
 def test_the_file_of_a_run_holds_all_its_settings(stage, config, words, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_config(tmp_path, config)
-    assert trained(stage, *words, "-o", tmp_path) == config
-    longer = trained(stage, *words, "-o", tmp_path, "--epochs", 7, "--data", "c", "--data", "d", "--layer-decay", 1)
+    assert trained(stage, *words, "-o", tmp_path)[0] == config
+    longer = trained(stage, *words, "-o", tmp_path, "--epochs", 7, "--data", "c", "--data", "d", "--layer-decay", 1)[0]
     assert longer == replace(config, epochs=7, data=("c", "d"), layer_decay=1.0)  # options win
 
 
 def test_another_stage_takes_what_both_share(trained, tmp_path):
     config = replace(CLASSIFIER, turn=0.3, seed=5, freeze_until="layer2", init="shipped")
     write_config(tmp_path, config)
-    taken = trained("segmentation", "--config", tmp_path / "config.yaml", "-o", "out")
+    taken = trained("segmentation", "--config", tmp_path / "config.yaml", "-o", "out")[0]
     shared = {"data", "label_map", "rate", "channel", "learning_rate", "layer_decay", "weight_decay", "optimizer"}
     shared |= {"turn", "seed", "freeze_until", "epochs", "device", "precision", "workers"}
     assert taken == SegmenterConfig(**{name: getattr(config, name) for name in shared})
@@ -82,9 +67,9 @@ def test_a_file_may_be_written_by_hand(trained, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: [a]\nlr: 1e-3\nmap: {tumeur: glioma}\nlabel-smoothing: 0\nno_such: null\nbalance: no\n")
     with pytest.raises(AssertionError, match="no_such is not a setting of classification; did you mean "):
-        trained("classification", "--config", path, "-o", "out")
+        trained("classification", "--config", path, "-o", "out")[0]
     path.write_text(path.read_text().replace("no_such: null\n", ""))
-    assert trained("classification", "--config", path, "-o", "out") == ClassifierConfig(
+    assert trained("classification", "--config", path, "-o", "out")[0] == ClassifierConfig(
         ("a",), learning_rate=1e-3, label_map=(("tumeur", "glioma"),), label_smoothing=0.0, balance=False
     )
 
@@ -92,7 +77,7 @@ def test_a_file_may_be_written_by_hand(trained, tmp_path):
 def test_a_single_value_is_a_list_of_one(trained, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: my-set\nmap: a=glioma\nrate: 2\noutline: enhancing\n")
-    assert trained("segmentation", "--config", path, "-o", "out") == SegmenterConfig(
+    assert trained("segmentation", "--config", path, "-o", "out")[0] == SegmenterConfig(
         ("my-set",), label_map=(("a", "glioma"),), rate=(2.0,), outline=("enhancing",)
     )
 
@@ -100,7 +85,7 @@ def test_a_single_value_is_a_list_of_one(trained, tmp_path):
 def test_an_option_turns_a_switch_of_the_file_off(trained, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: [a]\nfrozen: true\nfreeze_stem: true\nbalance: false\n")
-    taken = trained("classification", "--config", path, "-o", "out", "--no-frozen", "--no-freeze-stem", "--balance")
+    taken = trained("classification", "--config", path, "-o", "out", "--no-frozen", "--no-freeze-stem", "--balance")[0]
     assert taken == ClassifierConfig(("a",))
 
 
