@@ -22,7 +22,7 @@ from tumorlens.classification.trust.evidence import PredictionEvidence, read_evi
 from tumorlens.classification.trust.fit import Trust, fit_trust
 from tumorlens.classification.trust.refusal_fit import read_others
 from tumorlens.data.cards.lineage import card_of
-from tumorlens.data.datasets.classes import doubtful_names, given_classes
+from tumorlens.data.datasets.classes import doubtful_names, given_classes, merged_folders
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, TUMOR_FREE, ClassList
@@ -187,7 +187,8 @@ def check_classes(parts: Partition, evidence: PredictionEvidence | None, say: Sa
     if not classes.gate:
         say(f"no class is {TUMOR_FREE}, so this classifier calls every scan a tumor")
     samples = [sample for part in (parts.train, parts.validation, parts.test) for sample in part.samples]
-    for line in doubtful_names(Counter(sample.label for sample in samples)):
+    merged = merged_folders({sample.image: sample.label for sample in samples})
+    for line in [*doubtful_names(Counter(sample.label for sample in samples)), *merged]:
         say(f"warning: {line}")
     absent = [name for name in classes.outputs if classes.index(name) not in parts.train.labels]
     if absent:

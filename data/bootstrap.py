@@ -21,7 +21,7 @@ class Draws:
 
     Attributes:
         patient_n: ``(n,)`` number of each slice's patient.
-        times_rp: ``(r, p)`` how often each draw holds each patient.
+        times_rp: ``(r, p)`` how often each draw holds each patient; no draw of a single patient.
     """
 
     patient_n: NDArray[np.int64]
@@ -37,9 +37,9 @@ class Draws:
         """
         names, patient_n = np.unique(np.asarray(patients), return_inverse=True)
         drawn_rp = _draw(len(names), seed, RESAMPLES)
-        cells = drawn_rp + len(names) * np.arange(RESAMPLES)[:, None]
-        times = np.bincount(cells.ravel(), minlength=RESAMPLES * len(names))
-        return cls(patient_n, times.reshape(RESAMPLES, len(names)).astype(float))
+        cells = drawn_rp + len(names) * np.arange(len(drawn_rp))[:, None]
+        times = np.bincount(cells.ravel(), minlength=drawn_rp.size)
+        return cls(patient_n, times.reshape(drawn_rp.shape).astype(float))
 
     def totals(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Sum over the slices of each draw: ``(n,)`` gives ``(r,)``, ``(n, k)`` gives ``(r, k)``."""
@@ -135,7 +135,8 @@ def with_bounds(value: float | None, draws_r: NDArray[np.float64]) -> dict[str, 
         draws_r: The same figure in each draw; NaN where it is undefined there.
 
     Returns:
-        ``{"value", "low", "high"}`` (the bounds None if no draw defines the figure), or None without a value.
+        ``{"value", "low", "high"}`` (the bounds None if no draw defines the figure, as of a single patient), or None
+        without a value.
     """
     if value is None or not np.isfinite(value):
         return None
@@ -181,4 +182,5 @@ def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.
 
 
 def _draw(n_patients: int, seed: int, resamples: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, max(n_patients, 1), (resamples, n_patients))
+    """``(r, p)`` the patients of each draw. There is none of a single patient, who says nothing about others."""
+    return np.random.default_rng(seed).integers(0, max(n_patients, 1), (resamples if n_patients > 1 else 0, n_patients))

@@ -329,7 +329,7 @@ def _auc_of_draws(positive_n: NDArray[np.bool_], score_n: NDArray[np.float64], d
     score, positive, patient = score_n[order], positive_n[order].astype(float), draws.patient_n[order]
     starts = np.flatnonzero(np.r_[True, score[1:] > score[:-1]])  # of each run of equal scores
     areas = []
-    for first in range(0, len(draws.times_rp), _DRAWS_AT_ONCE):
+    for first in range(0, max(len(draws.times_rp), 1), _DRAWS_AT_ONCE):
         times = draws.times_rp[first : first + _DRAWS_AT_ONCE][:, patient]
         above = np.add.reduceat(times * positive, starts, axis=1)
         rest = np.add.reduceat(times * (1 - positive), starts, axis=1)

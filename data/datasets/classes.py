@@ -22,10 +22,13 @@ from tumorlens.data.labels import (
     canonical_label,
     fresh_row,
     known_label,
+    own_name,
+    without_sequence,
 )
 
 FILE = "classes.yaml"  # beside the data
 _CLOSE = 0.85  # likeness of two names (difflib) from which one may be a typing error
+_NUMBERS_OF_SEQUENCES = re.compile(r"_t[12]c?(?=_|$)")
 _NUMBERS = re.compile(r"_t[12]c?(?=_|$)|\d+")  # sequences and numbers, in which the names of classes may differ
 _FEW, _FEW_SHARE = 5, 0.1  # slices of a class, and their share of the largest class, below which it may be one
 _KEYS = {"name": str, "prose": str, "color": str, "malignancy": str, "no_tumor": bool, "aliases": list}
@@ -174,5 +177,26 @@ def doubtful_names(counts: Mapping[str, int]) -> list[str]:
             lines.append(
                 f"{name} has only {counts[name]} slices, too few to learn from; if it is not a class, map it or leave "
                 "it out"
+            )
+    return lines
+
+
+def merged_folders(images: Mapping[Path, str]) -> list[str]:
+    """Sentences about folders side by side whose names differ in a number only and count as one class.
+
+    Args:
+        images: The label of each scan.
+    """
+    named: dict[tuple[Path, str], set[str]] = {}
+    for folder, label in {(folder, label) for image, label in images.items() for folder in image.parents}:
+        if re.search(r"\d", _NUMBERS_OF_SEQUENCES.sub("", own_name(folder.name))) and known_label(folder.name) == label:
+            named.setdefault((folder.parent, label), set()).add(folder.name)
+    lines = []
+    for (_, label), names in sorted(named.items()):
+        if label and len({own_name(without_sequence(name)[0]) for name in names}) > 1:
+            first, second, *_ = sorted(names)
+            lines.append(
+                f"the folders {first} and {second} are read as one class, {label}; if they are two, give --map "
+                f"'{first}={own_name(first)}' --map '{second}={own_name(second)}'"
             )
     return lines

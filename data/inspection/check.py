@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.datasets.classes import doubtful_names
+from tumorlens.data.datasets.classes import doubtful_names, merged_folders
 from tumorlens.data.datasets.duplicates import (
     Pair,
     copy_pairs,
@@ -239,7 +239,8 @@ def _check_whole(slices: Sequence[Sample], check: _Check) -> None:
         parts = {(first[path].split, first[path].fold) for path in group}
         if len(parts) == 1:
             check.add("equal_files", " = ".join(check.name(path) for path in group))
-    for line in doubtful_names(Counter(sample.label for sample in slices)):
+    merged = merged_folders({path: sample.label for path, sample in first.items()})
+    for line in [*doubtful_names(Counter(sample.label for sample in slices)), *merged]:
         check.add("doubtful_label", line)
     for sample in first.values():
         if not sample.label:

@@ -61,7 +61,7 @@ class Worst:
 
 
 def plot_worst(cases: Sequence[WorstCase], path: Path, title: str) -> None:
-    """The cases, at least one, as a picture, PNG; where masks were compared, with the true and the predicted border."""
+    """The cases, at least one, as a picture, PNG, with the true and the predicted borders."""
     from matplotlib.lines import Line2D
 
     columns = min(4, max(len(cases), 2))
@@ -78,7 +78,7 @@ def plot_worst(cases: Sequence[WorstCase], path: Path, title: str) -> None:
         _draw_border(axes, case.guess_hw, _GUESS, 1.0)  # thinner, so that the truth shows beneath
         axes.set_title(f"{case.title}\n{_short(case.patient)}", fontsize=8)
     figure.suptitle(title)
-    if any(case.truth_hw is not None for case in cases):
+    if any(mask is not None and np.any(mask) for case in cases for mask in (case.truth_hw, case.guess_hw)):
         lines = [Line2D([], [], color=_TRUTH, lw=1.8, label="true")]
         lines.append(Line2D([], [], color=_GUESS, lw=1, label="predicted"))
         figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)

@@ -100,11 +100,13 @@ def _plot(
 def _bin_means(
     percent: NDArray[np.float64], dice: NDArray[np.float64], patients: list[str]
 ) -> list[tuple[float, float, float, float]]:
-    """Middle size, mean Dice and its interval of up to six bins with equal numbers of slices."""
+    """Middle size, mean Dice and its interval (of one patient: no width) of up to six bins of equally many slices."""
     order = np.argsort(percent, kind="stable")
     bins = []
     for members in np.array_split(order, max(1, min(_BINS, len(order) // _PER_BIN))):
         mean = weighted_mean(dice[members], np.ones(len(members)), [patients[i] for i in members])
         if mean is not None:
-            bins.append((float(np.median(percent[members])), mean["value"], mean["low"], mean["high"]))
+            value, low, high = mean["value"], mean["low"], mean["high"]
+            bounds = (value, value) if low is None else (low, high)
+            bins.append((float(np.median(percent[members])), value, *bounds))
     return bins

@@ -84,8 +84,11 @@ def test_no_weight_has_no_mean(weights):
     assert weighted_mean(np.ones(len(weights)), weights, ["a"] * len(weights)) is None
 
 
-def test_one_patient_has_an_interval_without_width():
-    assert weighted_mean([1.0, 0.0], [1.0, 1.0], ["a", "a"]) == {"value": 0.5, "low": 0.5, "high": 0.5}
+def test_one_patient_says_nothing_about_others():
+    """An interval without width would look like certainty."""
+    assert weighted_mean([1.0, 0.0], [1.0, 1.0], ["a", "a"]) == {"value": 0.5, "low": None, "high": None}
+    assert interval(lambda indices: float(len(indices)), ["a", "a"]) == {"value": 2, "low": None, "high": None}
+    assert Draws.of(["a", "a"]).totals(np.ones((2, 3))).shape == (0, 3)
 
 
 def test_undefined_statistics():

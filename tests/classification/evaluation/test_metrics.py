@@ -223,9 +223,11 @@ def test_a_class_that_the_truth_lacks_is_left_out_but_errors_count():
 
 def test_one_class_one_patient_and_nothing():
     one = classification_report(np.full(3, 1), np.tile([0, 1.0, 0, 0], (3, 1)), ["a"] * 3)
-    assert one["slice"]["accuracy"] == {"value": 1, "low": 1, "high": 1}
+    assert one["slice"]["accuracy"] == {"value": 1, "low": None, "high": None}
     assert one["slice"]["roc_auc_mean"] is None and one["slice"]["balanced_accuracy"]["value"] == 1
     assert one["patient"]["n"] == 1
+    two = classification_report(np.array([0, 1]), np.eye(4)[[0, 1]], ["a"] * 2)
+    assert two["slice"]["roc_auc_mean"] == {"value": 1, "low": None, "high": None}
     none = classification_report(np.zeros(0, int), np.zeros((0, 4)), [])
     assert none["slice"]["n"] == none["patient"]["n"] == 0 and none["slice"]["accuracy"] is None
     assert none["slice"].keys() == one["slice"].keys()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.scans.own_classes import SEVEN, class_folders, seven_classes
 from tests.scans.phantoms import small_slice
 from tests.scans.pictures import save
-from tumorlens.data.datasets.classes import given_classes
+from tumorlens.data.datasets.classes import given_classes, merged_folders
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
@@ -169,3 +171,19 @@ def test_an_empty_text_of_a_class_says_nothing(tmp_path):
     (tmp_path / "classes.yaml").write_text("- name: a\n  malignancy: ''\n  prose: ' '\n- name: b\n")
     row = given_classes(str(tmp_path / "classes.yaml")).classes.row("a")
     assert (row.malignancy, row.prose) == ("unknown", "a")
+
+
+def test_folders_that_differ_in_a_number_and_are_one_class_are_named():
+    scans = {
+        Path("set/Glioma 2/a.png"): "glioma",
+        Path("set/Glioma_3/p1/b.png"): "glioma",
+        Path("set/glioma T1/c.png"): "glioma",
+        Path("set/PI_01/d.png"): "pituitary",
+        Path("set/PI_02/e.png"): "pituitary",
+    }
+    assert merged_folders(scans) == [
+        "the folders Glioma 2 and Glioma_3 are read as one class, glioma; if they are two, give --map "
+        "'Glioma 2=glioma_2' --map 'Glioma_3=glioma_3'"
+    ]
+    del scans[Path("set/Glioma_3/p1/b.png")]
+    assert merged_folders(scans) == []
