@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.cards.card import checked_card
+from tumorlens.data.masks.regions import Regions
 from tumorlens.segmentation.config import SHIPPED as SHIPPED
 from tumorlens.segmentation.postprocess import clean_map, move_threshold
 
@@ -21,7 +23,8 @@ class Network(Protocol):
     def __call__(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Lesion probability of each pixel of prepared slices, ``(n, c, size, size)``; 255 is certain.
 
-        Lesions are outlined by the convention of each channel, see `Segmenter.outlines`.
+        Each channel outlines lesions by a convention of its own, see `Segmenter.outlines`, or a part of them, see
+        `Segmenter.regions`.
         """
         ...
 
@@ -69,6 +72,11 @@ class Segmenter:
         """The conventions of the network's channels, of `data.labels.OUTLINES`; empty for one without a name."""
         return tuple(self.card.get("outlines", ()))
 
+    @cached_property
+    def regions(self) -> Regions:
+        """The parts of a lesion that the network's channels outline; none where it outlines whole lesions."""
+        return Regions.from_card(self.card)
+
     def channel_of(self, outline: str) -> int:
         """The channel that outlines lesions by a convention; the first where the card does not name it."""
         return self.outlines.index(outline) if outline in self.outlines else 0
@@ -80,33 +88,50 @@ class Segmenter:
             images_nhw: Prepared slices.
             channels: The channel of each slice, from `channel_of`; the first by default.
         """
+        return self.finish(self.look(images_nhw), channels)
+
+    def look(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The network's maps ``(n, c, size, size)`` of prepared slices, with test-time augmentation where it is on."""
         maps = self.network(images_nhw)
         if self.tta:
             back = self.network(np.ascontiguousarray(images_nhw[:, :, ::-1]))[..., ::-1]
             maps = ((maps.astype(np.uint16) + back + 1) // 2).astype(np.uint8)
-        return self.finish(maps, channels)
+        return maps
 
     def finish(self, maps_nchw: NDArray[np.uint8], channels: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """One map of each slice, ``(n, size, size)`` uint8, without the smallest specks; 255 is certain.
 
-        Channels may have thresholds of their own. Their maps are stretched, so that `mask_threshold` holds for all.
+        Channels may have thresholds of their own. Their maps are stretched, so that `mask_threshold` holds for all. A
+        lesion is what lies in any of its regions.
 
         Args:
             maps_nchw: The network's maps.
             channels: As in `predict`.
         """
+        if self.regions:
+            return np.asarray(self.finish_regions(maps_nchw).max(axis=1))
+        chosen = [0] * len(maps_nchw) if channels is None else channels
         finished = maps_nchw[:, 0].copy()
-        for k, maps in enumerate(maps_nchw):
-            channel = channels[k] if channels is not None else 0
-            point = self._point_of(channel)
-            cleaned = clean_map(maps[channel], point["mask_threshold"], int(point["min_lesion_px"]))
-            finished[k] = move_threshold(cleaned, point["mask_threshold"], self.mask_threshold)
+        for k, channel in enumerate(chosen):
+            finished[k] = self._finished(maps_nchw[k, channel], channel)
         return finished
 
-    def _point_of(self, channel: int) -> dict[str, Any]:
-        """The threshold and the smallest lesion of a channel."""
+    def finish_regions(self, maps_nchw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A map of each region, ``(n, c, size, size)`` uint8, see `finish`."""
+        finished = np.empty_like(maps_nchw)
+        for k, maps in enumerate(maps_nchw):
+            for channel, map_hw in enumerate(maps):
+                finished[k, channel] = self._finished(map_hw, channel)
+        return finished
+
+    def _finished(self, map_hw: NDArray[np.uint8], channel: int) -> NDArray[np.uint8]:
         point: dict[str, Any] = self.card["operating_point"]
-        return point.get("by_outline", {}).get(self.outlines[channel], point) if self.outlines else point
+        if self.regions:
+            point = point.get("by_region", {}).get(self.regions.names[channel], point)
+        elif self.outlines:
+            point = point.get("by_outline", {}).get(self.outlines[channel], point)
+        cleaned = clean_map(map_hw, point["mask_threshold"], int(point["min_lesion_px"]))
+        return move_threshold(cleaned, point["mask_threshold"], self.mask_threshold)
 
 
 def _torch_network(path: Path, device: str) -> Network:
