@@ -90,6 +90,21 @@ class Segmenter:
         """
         return self.finish(self.look(images_nhw), channels)
 
+    def predict_parts(
+        self, images_nhw: NDArray[np.uint8], channels: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The maps of `predict`, and those of each region, ``(n, c, size, size)``, in one pass; c is 0 without regions.
+
+        Args:
+            images_nhw: Prepared slices.
+            channels: As in `predict`.
+        """
+        maps = self.look(images_nhw)
+        if not self.regions:
+            return self.finish(maps, channels), maps[:, :0]
+        parts = self.finish_regions(maps)
+        return np.asarray(parts.max(axis=1)), parts
+
     def look(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The network's maps ``(n, c, size, size)`` of prepared slices, with test-time augmentation where it is on."""
         maps = self.network(images_nhw)

@@ -90,6 +90,21 @@ class Regions:
             labels[plane != 0] = value
         return labels
 
+    def label(self, maps: NDArray[np.uint8], threshold: int) -> NDArray[np.uint8]:
+        """The painted mask of lesion pixels, ``(...)``, from maps ``(c, ...)`` of each region.
+
+        A pixel that no map takes for its region is in the likeliest one, so that every pixel of a lesion has a region.
+
+        Args:
+            maps: Of pixels that lie in a lesion; 255 is certain.
+            threshold: The lowest byte of a region's pixel.
+        """
+        inside = maps >= threshold
+        lost, likeliest = ~inside.any(axis=0), maps.argmax(axis=0)
+        for k, plane in enumerate(inside):
+            plane |= lost & (likeliest == k)
+        return self.paint(inside)
+
     def to_card(self) -> dict[str, Any]:
         """The entry ``regions`` of a card or of ``result.json``; nothing where there are none."""
         rows = zip(self.rows, self.painted, strict=True)

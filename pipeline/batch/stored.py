@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import folder_of
 from tumorlens.pipeline.outputs import REVIEWED, TABLE
@@ -135,6 +136,7 @@ def _read_result(out: Path, row: dict[str, str]) -> StoredResult:
 def _is_whole(content: dict[str, Any]) -> bool:
     """Whether a ``result.json`` has everything that others read of it, of the right kind."""
     ClassList.from_card(content)  # raises where it does not name classes
+    Regions.from_card(content)
     lists = all(isinstance(content[name], list) for name in ("review", "lesions", "slices", "files", "prediction_set"))
     dicts = all(isinstance(content[name], dict) for name in ("scan", "models", "versions"))
     dicts = dicts and isinstance(content.get("made_of"), dict | None)
