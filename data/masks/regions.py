@@ -79,6 +79,16 @@ class Regions:
         known = (values >= 0) & (values <= _MOST_VALUE)
         return of_value[np.where(known, values, 0).astype(np.uint8)]
 
+    def bits_of(self, label: str) -> int:
+        """The regions of a segment's label: that of its name, or those of the value that it is; 0 for another label.
+
+        What follows the name in parentheses does not count, as in ``core (predicted)``.
+        """
+        name = label.split("(")[0].strip().lower()
+        if name in self.names:
+            return 1 << self.names.index(name)
+        return int(self.bits(np.array(int(name)))) if name.isascii() and name.isdigit() and len(name) < 10 else 0
+
     def planes(self, bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """``(c, ...)`` 0 and 1: a mask of each region from `bits`."""
         return np.stack([(bits >> k) & 1 for k in range(len(self))])
@@ -164,3 +174,6 @@ class Regions:
                     f"{where}: the regions after {row.name} have all of its values; name the largest region first"
                 )
         return cls(tuple(rows))
+
+
+NO_REGIONS = Regions()
