@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR_FREE, ClassList
-from tumorlens.data.masks.regions import Regions
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.gate import REFUSED, as_printed
 from tumorlens.pipeline.measurements.lesions import Lesion, number_lesions
@@ -91,7 +91,7 @@ class Result:
     engine: dict[str, Any] = field(default_factory=dict)
     lesion_map: NDArray[np.uint8] | None = None
     classes: ClassList = SHIPPED_CLASSES
-    regions: Regions = Regions()
+    regions: Regions = NO_REGIONS
     region_mask: NDArray[np.uint8] | None = None
     region_sizes: list[RegionSize] = field(default_factory=list)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.masks.regions import Regions
 from tumorlens.segmentation.config import SHIPPED as SHIPPED
-from tumorlens.segmentation.postprocess import clean_map, move_threshold
+from tumorlens.segmentation.postprocess import clean_map, move_threshold, threshold_u8
 
 
 class Network(Protocol):
@@ -138,6 +138,21 @@ class Segmenter:
             for channel, map_hw in enumerate(maps):
                 finished[k, channel] = self._finished(map_hw, channel)
         return finished
+
+    def paint(self, mask: NDArray[np.uint8], maps: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
+        """The value of each pixel's region, see `Regions.paint`, 0 outside of a mask; None without regions.
+
+        Args:
+            mask: 0 and 1, of any shape.
+            maps: Of each region, on the grid of the mask; taken one after the other.
+        """
+        if not self.regions:
+            return None
+        painted, inside = np.zeros(mask.shape, np.uint8), mask != 0
+        if inside.any():
+            values = np.stack([map_[inside] for map_ in maps])
+            painted[inside] = self.regions.label(values, threshold_u8(self.mask_threshold))
+        return painted
 
     def _finished(self, map_hw: NDArray[np.uint8], channel: int) -> NDArray[np.uint8]:
         point: dict[str, Any] = self.card["operating_point"]

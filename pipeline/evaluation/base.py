@@ -15,6 +15,7 @@ from tumorlens.data.datasets.picture_hashes import PictureHashes
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept, sweep
 from tumorlens.data.errors import InputError
+from tumorlens.data.masks.regions import NO_REGIONS
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
 from tumorlens.pipeline.evaluation.tables import CaseT, Table, groups_of
@@ -73,6 +74,7 @@ class Evaluation(ABC, Generic[CaseT]):
 
     Attributes:
         learned: The pictures from which the weights have learned that are measured next.
+        regions: What the segmenter tells apart in a lesion, once it has been measured.
         headline: Dotted path of a figure -> its title, for the table on the screen and that of the folds.
         group_titles: Figure of a group -> its title.
     """
@@ -85,6 +87,12 @@ class Evaluation(ABC, Generic[CaseT]):
         self.cases: list[CaseT] = []
         self.worst = Worst()
         self.learned = PictureHashes.from_text("")
+        self.regions = NO_REGIONS
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The `headline`, and the figures of each region."""
+        return self.headline
 
     @property
     @abstractmethod

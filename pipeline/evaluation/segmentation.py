@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,17 @@ from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
+from tumorlens.pipeline.evaluation.regions import POLICY as REGION_POLICY
+from tumorlens.pipeline.evaluation.regions import (
+    Regional,
+    TrueRegions,
+    region_figures,
+    region_row,
+    region_scores,
+    region_tables,
+    region_titles,
+    region_words,
+)
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_report, box_scores
@@ -59,10 +70,12 @@ class SegmentationCase(SliceCase):
     Attributes:
         scores: On the grid of the file.
         boxes: Where the truth is boxes, how these agree with those around the mask; then `scores` mean nothing.
+        regions: The scores of each region; empty where the truth tells none apart.
     """
 
     scores: SliceScores
     boxes: BoxScores | None = None
+    regions: Regional = field(default_factory=dict)
 
 
 class SegmentationEvaluation(Evaluation[SegmentationCase]):
@@ -108,9 +121,14 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
             text += "; a box is not the truth of a mask: boxes are compared with those around the mask's parts"
         if self.outline is not None:
             text += f"; every mask from the segmenter's layer for the outline {self.outline!r}"
+        text += REGION_POLICY if self.regions else ""
         if self.protocol.id == "p4":
             text += "; Dice of a volume counts the pixels of all slices of a patient"
         return text + "; intervals are 95 %, by bootstrap over patients"
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return self.headline | region_titles(self.regions)
 
     def measure(
         self, models: dict[str, Any], samples: Sequence[Sample], fold: int | None, progress: Progress | None = None
@@ -119,24 +137,31 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         segmenter: Segmenter = models["segmentation"]
         if self.outline is not None and self.outline not in segmenter.outlines:
             raise InputError(f"the segmenter has no layer for --outline {self.outline}; leave the option out")
-        preprocess = Preprocess(segmenter.input_size)
+        self.regions = segmenter.regions
+        preprocess, truths = Preprocess(segmenter.input_size), TrueRegions(segmenter.regions)
         for batch in batches(samples, preprocess, _BATCH, progress):
-            self._compare(segmenter, preprocess, batch, fold)
+            self._compare(segmenter, preprocess, batch, fold, truths)
 
-    def _compare(self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None) -> None:
+    def _compare(
+        self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None, truths: TrueRegions
+    ) -> None:
         outlines = [self.outline or outline_of(swept.reading.sample.sequence) for swept in batch]
         channels = [segmenter.channel_of(outline) for outline in outlines]
         images = np.stack([swept.prepared.image for swept in batch])
-        maps = segmenter.predict(images, channels)
-        for swept, map_hw, known in zip(batch, maps, self.knows(images), strict=True):
-            reading = swept.reading
-            guess = preprocess.mask_to_source(map_hw, swept.prepared.placement, segmenter.mask_threshold)
+        maps, parts = segmenter.predict_parts(images, channels)
+        for swept, map_hw, parts_chw, known in zip(batch, maps, parts, self.knows(images), strict=True):
+            reading, placement = swept.reading, swept.prepared.placement
+            guess = preprocess.mask_to_source(map_hw, placement, segmenter.mask_threshold)
+            bits = truths.of(reading.sample)
             truth = np.zeros_like(guess) if reading.mask is None else reading.mask
+            truth = truth if bits is None else (bits != 0).astype(np.uint8)
             boxes = box_scores(guess, truth) if reading.sample.weak else None
-            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), boxes, known=bool(known))
+            on_source = [preprocess.map_to_source(part, placement) for part in parts_chw]
+            regions = region_scores(segmenter.paint(guess, on_source), bits, self.regions)
+            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), boxes, regions, known=bool(known))
             self.cases.append(case)
             if boxes is None and case.scores.dice < 1:
-                title = mask_title(case.sample.label, case.scores)
+                title = mask_title(case.sample.label, case.scores, regions=case.regions)
                 shown = WorstCase(reading.image, title, case.patient, truth, guess, reading.aspect)
                 self.worst.offer(badness(case.scores), shown)
 
@@ -151,6 +176,7 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
             for part in (report["slice"], report["patient"]):
                 part |= {f"{name}_all": None for name in AGREEMENT}
         figures |= report | (counts if figures else {})
+        figures |= region_figures([[c.regions] for c in cases], [c.patient for c in cases], self.seed)
         return figures | ({"volume": volume_dice(scores, patients, self.seed)} if self.protocol.id == "p4" else {})
 
     def group_figures(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
@@ -162,7 +188,7 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         """A row of ``cases.csv`` for each slice."""
         if case.boxes is not None:
             return [case.row | box_row(case.boxes)]
-        return [case.row | asdict(case.scores)]
+        return [case.row | asdict(case.scores) | region_row(case.regions)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Dice by lesion size and the lowest Dice."""
@@ -181,7 +207,7 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
             return box_tables(figures, figures["slice"]["false_masks"])
         volumes = box_tables(figures)
         volumes += [listing("Dice of volumes, one per patient", figures["volume"])] if "volume" in figures else []
-        return volumes + mask_tables(figures)
+        return volumes + mask_tables(figures) + region_tables(figures, "slices")
 
 
 def _outlined(cases: Sequence[SegmentationCase]) -> list[SegmentationCase]:
@@ -231,7 +257,9 @@ def badness(scores: SliceScores) -> tuple[float, ...]:
     return (scores.dice, 2.0 * scores.overlap_px - scores.truth_px - scores.guess_px)
 
 
-def mask_title(label: str, scores: SliceScores, place: str = "", answer: str = "") -> str:
+def mask_title(
+    label: str, scores: SliceScores, place: str = "", answer: str = "", regions: Regional | None = None
+) -> str:
     """The title of one of the worst slices: its truth, then what was answered.
 
     Args:
@@ -239,10 +267,12 @@ def mask_title(label: str, scores: SliceScores, place: str = "", answer: str = "
         scores: Of the slice.
         place: The slice of a volume, or empty.
         answer: The label that was answered; empty where only a mask was.
+        regions: The scores of its regions, or None.
     """
     true = plain(label or TUMOR) if scores.truth_px else plain(CLASSES[NO_TUMOR])
     masks = f"Dice {scores.dice:.2f}" if scores.truth_px else "false mask" if scores.guess_px else ""
-    return f"true: {true}{place}\n" + ", ".join(filter(None, (plain(answer), masks)))
+    lines = [f"true: {true}{place}", ", ".join(filter(None, (plain(answer), masks))), region_words(regions or {})]
+    return "\n".join(lines if lines[2] else lines[:2])
 
 
 def size_plot(

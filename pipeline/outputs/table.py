@@ -12,7 +12,7 @@ from typing import Any
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, text_of_cell, whole_file
 from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
-from tumorlens.data.masks.regions import Regions
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 
 _TEXTS = ("scan", "review", "error")  # columns whose text comes from files
 _FIGURES = ("tumor_area_px", "tumor_area_mm2", "tumor_volume_mm3")
@@ -24,7 +24,7 @@ _FIRST, _MIDDLE, _LAST = (
 )
 
 
-def columns_of(classes: ClassList, regions: Regions = Regions()) -> tuple[str, ...]:
+def columns_of(classes: ClassList, regions: Regions = NO_REGIONS) -> tuple[str, ...]:
     """The columns of a table of results, with the probability of each answer of a classifier, and the size of each
     region of a segmenter."""
     return _columns(classes.outputs, regions.names)

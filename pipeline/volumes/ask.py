@@ -112,15 +112,9 @@ def paint_regions(
         answers: Of each plane; the first is the plane of acquisition.
         segmenter: Stage two, which made the maps.
     """
-    regions = segmenter.regions
-    if not regions:
-        return None
-    painted = np.zeros_like(mask)
-    inside = mask != 0
-    if inside.any():
-        fused = [fuse([a.of_region(k) for a in answers], segmenter.input_size)[inside] for k in range(len(regions))]
-        painted[inside] = regions.label(np.stack(fused), threshold_u8(segmenter.mask_threshold))
-    return painted
+    channels = range(len(segmenter.regions))
+    fused = (fuse([answer.of_region(k) for answer in answers], segmenter.input_size) for k in channels)
+    return segmenter.paint(mask, fused)
 
 
 def _inside(numbers: NDArray[np.uint16], region: NDArray[np.bool_]) -> NDArray[np.uint16]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.labels import CLASSES
-from tumorlens.data.masks.regions import Regions
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.segmentation.predict import Segmenter
 
@@ -63,7 +63,7 @@ class NestedSquares(SquareSegmenter):
 BRATS = Regions.parse(("whole=1,2,4", "core=1,4", "enhancing=4"))
 
 
-def fixed_pipeline(tumor=0.98, kind="meningioma", threshold=None, regions=Regions()):
+def fixed_pipeline(tumor=0.98, kind="meningioma", threshold=None, regions=NO_REGIONS):
     """A pipeline at a size of 64 pixels.
 
     Args:
