@@ -177,6 +177,7 @@ class Result:
     def __repr__(self) -> str:
         confidence = "" if self.confidence is None else f" {self.confidence:.2f}"
         lesions = f", {len(self.lesions)} lesions" if self.lesions else ""
+        lesions += f" of {', '.join(self.regions.names)}" if self.lesions and self.regions else ""
         return f"<Result: {self.label}{confidence}{lesions}{', to review' if self.review else ''}>"
 
     def to_dict(self) -> dict[str, Any]:
