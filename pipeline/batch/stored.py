@@ -22,6 +22,7 @@ from tumorlens.pipeline.outputs import REVIEWED, TABLE
 from tumorlens.pipeline.outputs.table import read_table
 
 _MASKS = ("mask.nii.gz", "mask.png")
+_REGIONS = ("regions.nii.gz", "regions.png")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,22 @@ class StoredResult:
             return None
         stored = open_mask(path)
         return replace(stored, voxels=(stored.voxels != 0).astype(np.uint8))
+
+    @property
+    def regions(self) -> Regions:
+        """The regions of the segmenter that has drawn it; none where the scan failed."""
+        return Regions.from_card(self.content)
+
+    def region_mask(self) -> NDArray[np.uint8] | None:
+        """The value of each voxel's region on the grid of `mask`, as the model painted it; None without regions.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        path = next((p for name in _REGIONS if (p := self.folder / name).is_file()), None)
+        if path is None or not self.regions:
+            return None
+        return np.asarray(open_mask(path).voxels, np.uint8)
 
     def mask_on(self, scan: Scan, reviewed: bool = True) -> NDArray[np.uint8] | None:
         """The mask in the array order of its source, 0 and 1. None if the result has no mask.
