@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,6 @@ from tumorlens.data.dicom.headers import numbers as numbers_in
 from tumorlens.data.dicom.source import DicomSource, frames_from_volume
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR_FREE, ClassList, TumorClass
-from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scan import Scan
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def write_mask_dicom(
 
 def write_regions_dicom(
     path: Path,
-    bits: NDArray[np.uint8],
-    regions: Regions,
+    planes: NDArray[np.uint8],
+    regions: Sequence[tuple[str, str]],
     scan: Scan,
     label: str,
     algorithm: Algorithm,
@@ -99,9 +99,9 @@ def write_regions_dicom(
 
     Args:
         path: Where the file goes.
-        bits: The regions of each voxel, see `Regions.bits`, in the array order of ``scan.voxels``. At least one voxel
+        planes: ``(c, ...)`` a mask of each region, 0 and 1, in the array order of ``scan.voxels``. At least one voxel
             has a region.
-        regions: The regions; segment `n` is the n-th of them.
+        regions: Name and hexadecimal color of each; segment `n` is the n-th of them.
         scan: The source, read from DICOM.
         label: The predicted class.
         algorithm: The model that drew the regions.
@@ -114,9 +114,8 @@ def write_regions_dicom(
         InputError: As `write_mask_dicom`.
     """
     source = source_of(scan)
-    frames = _frames_of(bits, scan)
-    shown = _frames_to_write(frames, source)
-    segments = np.ascontiguousarray(np.moveaxis(regions.planes(frames[shown]), 0, -1))
+    shown = _frames_to_write(_frames_of(planes.max(axis=0), scan), source)
+    segments = np.stack([_frames_of(plane, scan)[shown] for plane in planes], axis=-1)
     with highdicom_errors(_WHAT):
         described = _region_segments(regions, classes.row(label), algorithm)
     texts = _Texts("tumorlens regions", "TUMOR_REGIONS", REGIONS_SERIES)
@@ -281,7 +280,7 @@ def _segments(count: int, tumor: TumorClass, algorithm: Algorithm, corrected: bo
     ]
 
 
-def _region_segments(regions: Regions, tumor: TumorClass, algorithm: Algorithm) -> list[Any]:
+def _region_segments(regions: Sequence[tuple[str, str]], tumor: TumorClass, algorithm: Algorithm) -> list[Any]:
     """Descriptions of the regions' segments; see `_segments`."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -289,17 +288,17 @@ def _region_segments(regions: Regions, tumor: TumorClass, algorithm: Algorithm) 
     return [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"{row.name} (predicted)",
+            segment_label=f"{name} (predicted)",
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Neoplasm,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=_identification(algorithm),
             tracking_uid=hd.UID(),
-            tracking_id=f"Region {row.name}",
+            tracking_id=f"Region {name}",
             anatomic_regions=[getattr(codes.SCT, tumor.site)],
-            display_color=hd.color.CIELabColor.from_string(row.color),
+            display_color=hd.color.CIELabColor.from_string(color),
         )
-        for number, row in enumerate(regions.rows, start=1)
+        for number, (name, color) in enumerate(regions, start=1)
     ]
 
 

@@ -84,6 +84,27 @@ def read_regions(path: Path, scan: Scan, regions: Regions) -> NDArray[np.uint8]:
     return bits
 
 
+def known_regions(path: Path | None, scan: Scan, regions: Regions) -> NDArray[np.uint8] | None:
+    """The true regions of a scan as `read_regions` gives them; None where its mask tells none apart.
+
+    Args:
+        path: Its mask; None where there is no lesion.
+        scan: The scan.
+        regions: The regions to tell apart.
+
+    Raises:
+        InputError: The mask cannot be read as a mask.
+    """
+    if path is None:
+        return np.zeros(scan.voxels.shape if scan.volume else scan.voxels.shape[:2], np.uint8)
+    lesion = read_truth(path, scan)
+    try:
+        bits = read_regions(path, scan, regions)
+    except InputError:  # boxes, contours and gray levels are a lesion, and no regions
+        return None
+    return None if lesion.any() and not bits.any() else bits
+
+
 def found_labels(path: Path, regions: Regions) -> tuple[str, ...]:
     """The labels in a mask, as text: its values besides 0, or how the segments of a DICOM Segmentation are called.
 

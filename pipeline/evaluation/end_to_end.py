@@ -16,33 +16,26 @@ from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.labels import NO_TUMOR, TUMOR, TUMOR_FREE, ClassList
 from tumorlens.data.masks.regions import Regions
-from tumorlens.data.masks.truth import read_truth
+from tumorlens.data.masks.truth import known_regions, read_truth
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.evaluation.base import Evaluation
 from tumorlens.pipeline.evaluation.classification import DECISION_TITLES, DECISIONS
 from tumorlens.pipeline.evaluation.protocols import Progress
-from tumorlens.pipeline.evaluation.regions import POLICY as REGION_POLICY
-from tumorlens.pipeline.evaluation.regions import (
-    Regional,
-    region_dice,
-    region_figures,
-    region_row,
-    region_scores,
-    region_tables,
-    region_titles,
-    true_regions,
-)
 from tumorlens.pipeline.evaluation.segmentation import (
     EMPTY_CASES,
     MASK_TITLES,
+    REGION_POLICY,
     badness,
     box_figures,
     box_row,
     box_tables,
     mask_tables,
     mask_title,
+    region_row,
+    region_tables,
+    region_titles,
     size_plot,
 )
 from tumorlens.pipeline.evaluation.tables import Table, cell
@@ -54,6 +47,7 @@ from tumorlens.pipeline.read_ahead import AT_ONCE
 from tumorlens.pipeline.result import Result
 from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_scores
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
+from tumorlens.segmentation.evaluation.regions import Regional, region_dice, region_figures, region_scores
 
 _FIGURES = {
     **{key: title for key, title in DECISIONS.items() if key != "log_loss"},
@@ -397,7 +391,7 @@ def _open(members: list[Sample], size: int, regions: Regions) -> _Opened:
     scan = open_source(first.image, RunOptions(channel=first.channel))
     truth, bits = true_mask(members, scan), None
     if regions and truth is not None and (scan.annotation is None or scan.annotation.mask is None):
-        bits = true_regions(_mask_file(members), scan, regions)
+        bits = known_regions(_mask_file(members), scan, regions)
         truth = truth if bits is None else (bits != 0).astype(np.uint8)
     return _Opened(members, prepare(scan, size), truth, bits)
 

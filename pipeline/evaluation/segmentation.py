@@ -14,21 +14,11 @@ from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, outline_of
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
-from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
+from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, TrueRegions, batches
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
-from tumorlens.pipeline.evaluation.regions import POLICY as REGION_POLICY
-from tumorlens.pipeline.evaluation.regions import (
-    Regional,
-    TrueRegions,
-    region_figures,
-    region_row,
-    region_scores,
-    region_tables,
-    region_titles,
-    region_words,
-)
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_report, box_scores
@@ -40,6 +30,7 @@ from tumorlens.segmentation.evaluation.metrics import (
     volume_dice,
 )
 from tumorlens.segmentation.evaluation.plots import plot_dice_by_size
+from tumorlens.segmentation.evaluation.regions import Regional, region_figures, region_scores
 from tumorlens.segmentation.predict import Segmenter
 
 _BATCH = 16
@@ -48,6 +39,12 @@ EMPTY_CASES = (
     "truth and mask empty: Dice, IoU and NSD 1, HD95 0; one of them empty: Dice, IoU and NSD 0, HD95 the slice's "
     "diagonal; no slice is dropped; HD95 in pixels of the source, NSD at 2 pixels"
 )
+
+REGION_POLICY = (
+    "; where a mask tells regions apart, a lesion is what lies in one of them, and each has a Dice of its own, by the "
+    "same policy for empty masks"
+)
+_IN_ROWS = ("dice", "hd95", "truth_px", "guess_px")  # of each region
 
 _AGREEMENT = {"dice": "Dice", "iou": "IoU", "hd95": "HD95, pixels", "nsd": "NSD at 2 pixels"}
 
@@ -298,3 +295,51 @@ def mask_tables(figures: dict[str, Any], title: str = "Masks") -> list[Table]:
     rows += [(f"Dice, {label}", cell(dice), "") for label, dice in per_slice["dice_by_label"].items()]
     about = f"{title}: {figures['n']} slices, {figures['n_tumor']} with a tumor, {figures['n_lesions']} lesions"
     return [Table(about, ("", "per slice", "per patient"), rows)]
+
+
+def region_row(scores: Regional) -> dict[str, Any]:
+    """The columns of ``cases.csv`` for the regions of a slice."""
+    return {f"region_{name}_{key}": getattr(one, key) for name, one in scores.items() for key in _IN_ROWS}
+
+
+def region_titles(regions: Regions, path: str = "", kind: str = "slices") -> dict[str, str]:
+    """Dotted path of the headline figures of each region -> title.
+
+    Args:
+        regions: The regions.
+        path: Of the figures that hold ``regions``, with a dot at its end.
+        kind: What is counted.
+    """
+    return {
+        f"{path}regions.{name}.{key}": f"Dice of {plain(name)}, {words}"
+        for name in regions.names
+        for key, words in (("dice_present", f"{kind} with it"), ("dice_all", f"all {kind}"))
+    }
+
+
+def region_words(scores: Regional) -> str:
+    """The Dice of each region that a slice shows or should show, for a title, such as ``core 0.81, enhancing 0.60``."""
+    shown = {name: one for name, one in scores.items() if one.truth_px or one.guess_px}
+    return ", ".join(f"{plain(name)} {one.dice:.2f}" for name, one in shown.items())
+
+
+def region_tables(figures: dict[str, Any], kind: str) -> list[Table]:
+    """The ``regions`` among some figures as a table; none without them.
+
+    Args:
+        figures: With what `region_figures` returns.
+        kind: What ``n`` counts: slices, or volumes.
+    """
+    if "regions" not in figures:
+        return []
+    several = kind != "slices"
+    head = ["region", f"{kind} with it", f"Dice, {kind} with it", "median", f"Dice, all {kind}"]
+    head += ["Dice, slices with it"] if several else []
+    head += ["HD95, slices with it, pixels", "Dice per patient, over all pixels"]
+    rows = []
+    for name, part in figures["regions"].items():
+        row = [plain(name), f"{part['n_present']} of {part['n']}"]
+        row += [cell(part[key]) for key in ("dice_present", "dice_present_median", "dice_all")]
+        row += [cell(part["slices"]["dice_present"])] if several else []
+        rows.append([*row, cell(part["slices"]["hd95_present"]), cell(part["patient"]["mean"])])
+    return [Table(f"Regions, {kind}", head, rows)]

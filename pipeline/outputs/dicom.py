@@ -59,7 +59,6 @@ def write_dicom(result: Result, folder: Path, secondary_capture: bool) -> tuple[
 def _write_regions(result: Result, path: Path) -> Dataset | None:
     if result.region_mask is None or not result.lesions:
         return None
-    bits = result.regions.bits(result.region_mask)
-    return write_regions_dicom(
-        path, bits, result.regions, result.scan, result.label, segmenter_of(result), result.classes
-    )
+    planes = result.regions.planes(result.regions.bits(result.region_mask))
+    named = [(row.name, row.color) for row in result.regions.rows]
+    return write_regions_dicom(path, planes, named, result.scan, result.label, segmenter_of(result), result.classes)

@@ -381,7 +381,8 @@ def test_regions_that_lie_in_each_other_are_segments(tmp_path, kind):
     scan = read_series(saved(tmp_path, kind))
     values = np.array([0, 2, 1], np.uint8)[with_lesions(scan)]  # the second lesion is core, and nothing enhances
     bits = BRATS.bits(values)
-    write_regions_dicom(tmp_path / "regions.dcm", bits, BRATS, scan, "glioma", ALGORITHM)
+    named = [(row.name, row.color) for row in BRATS.rows]
+    write_regions_dicom(tmp_path / "regions.dcm", BRATS.planes(bits), named, scan, "glioma", ALGORITHM)
     assert errors_in(tmp_path / "regions.dcm") == []
     np.testing.assert_array_equal(read_regions(tmp_path / "regions.dcm", scan, BRATS), bits)
     np.testing.assert_array_equal(read_mask_dicom(tmp_path / "regions.dcm", scan), values > 0)

@@ -12,9 +12,9 @@ from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.evaluation.end_to_end import PipelineEvaluation
 from tumorlens.pipeline.evaluation.protocols import NONE
-from tumorlens.pipeline.evaluation.regions import region_dice, region_figures
 from tumorlens.pipeline.evaluation.segmentation import SegmentationEvaluation
 from tumorlens.segmentation.evaluation.metrics import slice_scores
+from tumorlens.segmentation.evaluation.regions import region_dice, region_figures
 
 PIPELINE = fixed_pipeline(regions=BRATS)
 

@@ -165,8 +165,8 @@ def test_each_region_has_its_volume(tmp_path):
     sizes = [RegionSize(volume_mm3=volume) for volume in (90.5, 30.25, 0.0)]
     result = replace(result_of(scan, lesions=[lesion(1), lesion(2)]), regions=BRATS, region_sizes=sizes)
     segmentation = write_mask_dicom(tmp_path / "seg.dcm", with_lesions(scan), scan, result.label, segmenter_of(result))
-    bits = BRATS.bits(values)
-    regions = write_regions_dicom(tmp_path / "r.dcm", bits, BRATS, scan, result.label, segmenter_of(result))
+    planes, named = BRATS.planes(BRATS.bits(values)), [(row.name, row.color) for row in BRATS.rows]
+    regions = write_regions_dicom(tmp_path / "r.dcm", planes, named, scan, result.label, segmenter_of(result))
     write_report_dicom(tmp_path / "sr.dcm", result, segmentation, regions)
     assert errors_in(tmp_path / "sr.dcm") == []
     content = hd.sr.srread(tmp_path / "sr.dcm").content
