@@ -12,6 +12,7 @@ from typing import Any
 from tumorlens.data.config import MAX_SEED, PARTS
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import OUTLINES, ClassList
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
 CARD_SCHEMA = 1
@@ -102,6 +103,16 @@ def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
     if missing:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")
     _check(card, _RULES[stage], path)
+    if stage == "segmentation":
+        try:
+            regions = Regions.from_card(card)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        if regions and "outlines" in card:
+            raise InputError(
+                f"{path}: the card has both regions and outlines, and the network's channels are one of them"
+            )
+        _check(card, _points("by_region", regions.names), path)
     if stage == "classification":
         try:
             classes = ClassList.from_card(card)
@@ -186,6 +197,22 @@ def _thresholds(names: Sequence[str]) -> tuple[_Rule, ...]:
     )
 
 
+def _points(key: str, names: Sequence[str]) -> tuple[_Rule, ...]:
+    """The rules of the operating points of some channels."""
+    return (
+        _object(f"operating_point.{key}"),
+        *(
+            rule
+            for place in (f"operating_point.{key}.{name}" for name in names)
+            for rule in (
+                _object(place),
+                _number(f"{place}.mask_threshold", 0, 1),
+                _number(f"{place}.min_lesion_px", 0, 1e9),
+            )
+        ),
+    )
+
+
 _TRAINING = (
     _Rule("fold", "a whole number from 0 on", lambda value: _is_whole(value, 0), True),
     _Rule("seed", f"a whole number from 0 to {MAX_SEED}", lambda value: _is_whole(value, 0, MAX_SEED), True),
@@ -261,16 +288,7 @@ _RULES = {
             lambda value: _is_list(value, lambda name: name in OUTLINES) and 0 < len(value) == len(set(value)),
             optional=True,
         ),
-        _object("operating_point.by_outline"),
-        *(
-            rule
-            for place in (f"operating_point.by_outline.{name}" for name in OUTLINES)
-            for rule in (
-                _object(place),
-                _number(f"{place}.mask_threshold", 0, 1),
-                _number(f"{place}.min_lesion_px", 0, 1e9),
-            )
-        ),
+        *_points("by_outline", OUTLINES),
         *_NORMALIZATION,
     ),
 }
