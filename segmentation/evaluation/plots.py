@@ -81,27 +81,22 @@ def _plot(
     names = np.array([labels[i] or "tumor" for i in sick])
     figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
-    order = colors or dict.fromkeys(sorted(set(names)), "")
     classes = ClassList.of_labels([] if colors else names.tolist())
-    for name in (name for name in order if name in set(names)):
+    shown = colors or {name: classes.color(name) for name in sorted(set(names))}
+    for name in (name for name in shown if name in names):
         chosen = names == name
         text = f"{plain(name)}, n = {chosen.sum()}, mean {dice[chosen].mean():.3f}"
-        axes.scatter(
-            percent[chosen],
-            dice[chosen],
-            s=9,
-            alpha=0.5,
-            color=order[name] or classes.color(name),
-            linewidths=0,
-            label=text,
-        )
+        rim = {"s": 16, "alpha": 0.8, "edgecolors": "black", "linewidths": 0.4} if colors else {"s": 9, "linewidths": 0}
+        axes.scatter(percent[chosen], dice[chosen], color=shown[name], label=text, **({"alpha": 0.5} | rim))
     bins = _bin_means(percent, dice, [patients[i] for i in sick])
     if bins:
         x, y, low, high = np.array(bins).T
         spread = np.stack([y - low, high - y]).clip(min=0)
         text = "mean of slices of similar size, 95 % interval"
         axes.errorbar(x, y, spread, fmt="o-", color="black", ms=4, lw=1.2, capsize=3, zorder=3, label=text)
-    axes.set(xlabel="lesion, % of the picture", ylabel="Dice", ylim=(-0.02, 1.02), title=title)
+    axes.set(
+        xlabel=f"{'region' if colors else 'lesion'}, % of the picture", ylabel="Dice", ylim=(-0.02, 1.02), title=title
+    )
     axes.grid(alpha=0.3)
     if len(sick):
         axes.set_xscale("log")
