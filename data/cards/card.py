@@ -12,7 +12,6 @@ from typing import Any
 from tumorlens.data.config import MAX_SEED, PARTS
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import OUTLINES, ClassList
-from tumorlens.data.masks.regions import Regions
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION
 
 CARD_SCHEMA = 1
@@ -104,15 +103,11 @@ def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")
     _check(card, _RULES[stage], path)
     if stage == "segmentation":
-        try:
-            regions = Regions.from_card(card)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-        if regions and "outlines" in card:
+        if "regions" in card and "outlines" in card:
             raise InputError(
-                f"{path}: the card has both regions and outlines, and the network's channels are one of them"
+                f"{path}: the card has regions and outlines, and the network's channels are either of them"
             )
-        _check(card, _points("by_region", regions.names), path)
+        _check(card, _points("by_region", [region["name"] for region in card.get("regions", ())]), path)
     if stage == "classification":
         try:
             classes = ClassList.from_card(card)
@@ -156,6 +151,15 @@ def _is_list(value: Any, holds: Callable[[Any], bool], length: int | None = None
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_region(value: Any) -> bool:
+    """Whether a value is a region with its values in masks, as far as this folder knows; see `data.masks.regions`."""
+    return (
+        isinstance(value, dict)
+        and _is_name(value.get("name"))
+        and _is_list(value.get("values"), lambda number: _is_whole(number, 1, 255))
+    )
 
 
 def _is_hash_text(value: Any) -> bool:
@@ -289,6 +293,7 @@ _RULES = {
             optional=True,
         ),
         *_points("by_outline", OUTLINES),
+        _Rule("regions", "a list of regions with a name and values", lambda value: _is_list(value, _is_region), True),
         *_NORMALIZATION,
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +96,26 @@ def test_the_card_and_the_tables_name_the_regions(run):
             own = [float(row[f"dice_{name}"]) for row in rows if int(row[f"truth_px_{name}"])]
             assert len(own) == figures["n"] and np.mean(own) == pytest.approx(figures["dice"], abs=1e-4)
         assert (folder / f"dice_{part}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"regions": {"name": "core"}}, "regions {'name': 'core'} is not a list of regions with a name and values"),
+        ({"regions": [{"name": "core", "values": ["1"]}]}, "is not a list of regions with a name and values"),
+        ({"regions": [{"name": "core", "values": [1]}]}, "the regions on the card are not those that tumorlens writes"),
+        ({"outlines": ["extent"]}, "the card has regions and outlines"),
+        ({"operating_point": {"by_region": {"core": {"mask_threshold": 2}}}}, "by_region.core.mask_threshold 2 is not"),
+    ],
+)
+def test_a_card_whose_regions_cannot_be(run, changed, message, tmp_path):
+    card = json.loads((run[0] / "segmenter.json").read_text())
+    card |= changed | {"operating_point": card["operating_point"] | changed.get("operating_point", {})}
+    (tmp_path / "s.json").write_text(json.dumps(card))
+    (tmp_path / "s.safetensors").write_bytes((run[0] / "segmenter.safetensors").read_bytes())
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        Segmenter.load(tmp_path / "s.safetensors", "cpu")
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_an_epoch_is_a_line_and_a_region_a_column(run):
