@@ -13,7 +13,7 @@ from tumorlens.data.cards.weights import load_into, load_weights
 from tumorlens.data.devices import pick_device
 from tumorlens.data.preprocessing.normalization import normalization_of
 from tumorlens.data.training.networks import BatchedNetwork
-from tumorlens.segmentation.model import build_segmenter, channel_names, encoder_normalization
+from tumorlens.segmentation.model import build_segmenter, encoder_normalization
 
 _BATCH = 16
 
@@ -35,7 +35,7 @@ def _bytes(logits_nchw: torch.Tensor) -> NDArray[np.uint8]:
 def load_network(path: Path, device: str = "auto", half: bool = False) -> TorchNetwork:
     """The network of a weight file; arguments and errors as in `classification.network.load_network`."""
     state, card = load_weights(path, "segmentation")
-    channels = max(1, len(channel_names(card)))
+    channels = len(card.get("regions") or card.get("outlines") or (None,))
     model = build_segmenter(card["architecture"], card["encoder"], tuple(card["decoder_channels"]), channels)
     load_into(model, state, path)
     where = pick_device(device)
