@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.cards.card import checked_card
+from tumorlens.data.errors import InputError
 from tumorlens.data.masks.regions import Regions
 from tumorlens.segmentation.config import SHIPPED as SHIPPED
 from tumorlens.segmentation.postprocess import clean_map, move_threshold, threshold_u8
@@ -55,6 +56,10 @@ class Segmenter:
         """The shipped segmenter, or one of your own; arguments and errors as in `classification.predict.Classifier`."""
         path = Path(weights) if weights is not None else SHIPPED
         card = checked_card(path, "segmentation")
+        try:
+            Regions.from_card(card)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         return cls(network(path) if network else _torch_network(path, device), card, tta)
 
     @property

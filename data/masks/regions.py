@@ -93,6 +93,14 @@ class Regions:
         """``(c, ...)`` 0 and 1: a mask of each region from `bits`."""
         return np.stack([(bits >> k) & 1 for k in range(len(self))])
 
+    @staticmethod
+    def pack(planes: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.uint8]:
+        """The bits of masks of each region, 0 and 1: the inverse of `planes`."""
+        bits = np.zeros(planes[0].shape, np.uint8)
+        for k, plane in enumerate(planes):
+            bits |= plane.astype(np.uint8) << np.uint8(k)
+        return bits
+
     def paint(self, planes: NDArray[Any]) -> NDArray[np.uint8]:
         """The mask with a value for each region from ``(c, ...)`` masks, the last region on top."""
         labels = np.zeros(planes.shape[1:], np.uint8)
