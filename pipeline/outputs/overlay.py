@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -203,27 +204,23 @@ def draw_slice(
     if not numbers_hw.any():
         return picture
     doubtful = np.isin(numbers_hw, [lesion.number for lesion in result.lesions if lesion.doubtful])
-    drawn = np.zeros(size, np.uint8)
-    sure = (numbers_hw > 0) & ~doubtful
-    for value, inside in ((2, doubtful), (1, sure)):
-        drawn[_covered(inside, size, how)] = value
-    if result.region_mask is not None:
-        regions = result.regions
-        planes = regions.planes(regions.bits(np.ascontiguousarray(scan.view(result.region_mask, index))))
-        shown = [_covered((plane != 0) & sure, size, how) for plane in planes]
-        picture = _draw_regions(picture, shown, [rgb_of(row.color) for row in regions.rows])
-        drawn[drawn == 1] = 0
-    picture = draw_mask(picture, drawn)
+
+    def resized(inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        drawn = np.zeros(size, np.uint8)
+        for value, part in ((2, inside & doubtful), (1, inside & ~doubtful)):
+            if part.any():
+                covered = cv2.resize(part.astype(np.float32), size[::-1], interpolation=how)
+                # A lesion may be thinner than a pixel of the picture.
+                drawn[covered > (0.5 if covered.max() > 0.5 else 0)] = value
+        return drawn
+
+    if result.region_mask is None:
+        picture = draw_mask(picture, resized(numbers_hw > 0))
+    else:
+        bits = result.regions.bits(np.ascontiguousarray(scan.view(result.region_mask, index)))
+        planes = zip(result.regions.planes(bits), map(rgb_of, (row.color for row in result.regions.rows)), strict=True)
+        picture = _draw_layers(picture, [_Layer(resized(plane != 0), color, color) for plane, color in planes])
     return _number(picture, numbers_hw) if numbered else picture
-
-
-def _covered(inside: NDArray[np.bool_], size: tuple[int, int], how: int) -> NDArray[np.bool_]:
-    """The pixels of a picture of another size that a part of a slice covers."""
-    if not inside.any():
-        return np.zeros(size, bool)
-    covered = cv2.resize(inside.astype(np.float32), size[::-1], interpolation=how)
-    # A lesion may be thinner than a pixel of the picture.
-    return np.asarray(covered > (0.5 if covered.max() > 0.5 else 0))
 
 
 def _number(picture: Picture, numbers_hw: NDArray[np.uint16]) -> Picture:
@@ -245,34 +242,31 @@ def _number(picture: Picture, numbers_hw: NDArray[np.uint16]) -> Picture:
 
 def draw_mask(picture_hw3: Picture, mask_hw: NDArray[np.uint8]) -> Picture:
     """An RGB picture under a mask: a tint inside 1 and a line along its border; only a thin dashed line around 2."""
-    marked = picture_hw3.copy()
-    inside = mask_hw == 1
-    _tint(marked, picture_hw3, inside, _TINT)
-    width = max(1, round(letter_size(*mask_hw.shape) / 10))
-    cv2.drawContours(marked, _contours(inside), -1, _CONTOUR, thickness=width)
-    for contour in _contours(mask_hw == 2):
-        for start in range(0, len(contour), 2 * _DASH * width):
-            cv2.polylines(marked, [contour[start : start + _DASH * width]], False, _CONTOUR)
-    return marked
+    return _draw_layers(picture_hw3, [_Layer(mask_hw, _TINT, _CONTOUR)])
 
 
-def _draw_regions(
-    picture_hw3: Picture, masks_hw: Sequence[NDArray[np.bool_]], colors: Sequence[tuple[int, int, int]]
-) -> Picture:
-    """An RGB picture under regions: a tint inside of each and a line along its border, the last region on top."""
+@dataclass(frozen=True)
+class _Layer:
+    """A mask as in `draw_mask`, and the colors of its tint and its line."""
+
+    mask_hw: NDArray[np.uint8]
+    tint: tuple[int, int, int]
+    line: tuple[int, int, int]
+
+
+def _draw_layers(picture_hw3: Picture, layers: Sequence[_Layer]) -> Picture:
+    """An RGB picture under masks, the last on top. Where several lie, only the tint of the last shows."""
     marked = picture_hw3.copy()
+    for layer in layers:
+        tints = ((1 - _TINT_SHARE) * np.arange(256)[:, None] + _TINT_SHARE * np.array(layer.tint)).astype(np.uint8)
+        cv2.copyTo(cv2.LUT(picture_hw3, tints[:, None]), (layer.mask_hw == 1).view(np.uint8), marked)
     width = max(1, round(letter_size(*picture_hw3.shape[:2]) / 10))
-    for inside, color in zip(masks_hw, colors, strict=True):
-        _tint(marked, picture_hw3, inside, color)
-    for inside, color in zip(masks_hw, colors, strict=True):
-        cv2.drawContours(marked, _contours(inside), -1, color, thickness=width)
+    for layer in layers:
+        cv2.drawContours(marked, _contours(layer.mask_hw == 1), -1, layer.line, thickness=width)
+        for contour in _contours(layer.mask_hw == 2):
+            for start in range(0, len(contour), 2 * _DASH * width):
+                cv2.polylines(marked, [contour[start : start + _DASH * width]], False, layer.line)
     return marked
-
-
-def _tint(marked: Picture, picture: Picture, inside: NDArray[np.bool_], color: tuple[int, int, int]) -> None:
-    """Give `marked` the tinted pixels of a picture where a mask lies."""
-    tints = ((1 - _TINT_SHARE) * np.arange(256)[:, None] + _TINT_SHARE * np.array(color)).astype(np.uint8)
-    cv2.copyTo(cv2.LUT(picture, tints[:, None]), inside.view(np.uint8), marked)
 
 
 def _contours(inside: NDArray[np.bool_]) -> Sequence[NDArray[Any]]:

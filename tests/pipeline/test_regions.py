@@ -147,11 +147,12 @@ def test_pictures_show_each_region_in_its_color(results):
     assert (draw_overlay(results[0])[:600] == (255, 225, 0)).all(axis=2).sum() == 0  # no line of the lesion beside
 
 
-def test_doubtful_lesions_are_dashed_without_regions(results):
+def test_the_regions_of_doubtful_lesions_are_dashed_and_not_tinted(results):
     doubtful = [replace(lesion, confidence=0.6) for lesion in results[0].lesions]
-    picture = draw_overlay(replace(results[0], lesions=doubtful))
-    assert (picture[:600] == COLORS[1]).all(axis=2).sum() == 0
-    assert (picture[:600] == (255, 225, 0)).all(axis=2).any()
+    sure, dashed = (draw_overlay(r)[:600] for r in (results[0], replace(results[0], lesions=doubtful)))
+    assert (dashed != dashed[..., :1]).any(axis=2).sum() < 0.1 * (sure != sure[..., :1]).any(axis=2).sum()
+    for color in COLORS:
+        assert 0 < (dashed == color).all(axis=2).sum() < 0.5 * (sure == color).all(axis=2).sum()
 
 
 def test_report_and_page_list_them(results, tmp_path):
