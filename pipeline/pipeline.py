@@ -303,9 +303,9 @@ class Pipeline:
         channels = [self._channel(one) for one in scores]
         every = [channel for channel, indices in zip(channels, chosen, strict=True) for _ in indices]
         images = [p.image for p in slices]
-        maps, parts = self.segmenter.predict_parts(np.stack(images), every) if slices else ([], [])
-        in_order = zip(maps, (p.placement for p in slices), strict=True)
-        parts_in_order = iter(parts)
+        drawn: Any = self.segmenter.predict_parts(np.stack(images), every) if slices else ([], [])
+        in_order = zip(drawn[0], (p.placement for p in slices), strict=True)
+        parts_in_order = iter(drawn[1])
         answers = []
         for case, one, indices, step in zip(cases, scores, chosen, steps, strict=True):
             known = np.where(case.used[:, None], one.probabilities, np.float32(np.nan))

@@ -114,7 +114,7 @@ class Result:
         if self.region_mask is None or name not in self.regions.names:
             known = ", ".join(self.regions.names) or "none"
             raise InputError(f"there is no region {name!r}; the regions of this segmenter: {known}")
-        return (self.regions.bits(self.region_mask) >> self.regions.names.index(name)) & 1
+        return np.asarray((self.regions.bits(self.region_mask) >> self.regions.names.index(name)) & 1, np.uint8)
 
     @property
     def confidence(self) -> float | None:
