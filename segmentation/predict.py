@@ -106,7 +106,7 @@ class Segmenter:
         """
         maps = self.look(images_nhw)
         if not self.regions:
-            return self.finish(maps, channels), maps[:, :0]
+            return self.finish(maps, channels), maps[:, :0].copy()  # a view would keep all maps in memory
         parts = self.finish_regions(maps)
         return np.asarray(parts.max(axis=1)), parts
 

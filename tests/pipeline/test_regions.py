@@ -169,6 +169,18 @@ def test_report_and_page_list_them(results, tmp_path):
             assert f"<td>{name}</td><td>{shown}{unit}</td>" in page
 
 
+def test_a_report_lists_the_part_of_a_region_in_each_lesion(results, tmp_path):
+    results[1].save(tmp_path)
+    content = json.loads((tmp_path / "result.json").read_text())
+    content["lesions"].append(content["lesions"][0] | {"number": 2})
+    for n, row in enumerate(content["regions"]):
+        row["lesions"].append({"number": 2, "voxels": 1, "volume_mm3": 1000.0 * (n + 1)})
+    report = render_report(content, tmp_path)
+    assert '<th scope="col" class="n">in lesion 2, ml</th>' in report
+    row = report.split('<th scope="row">enhancing</th>')[1].split("</tr>")[0]
+    assert row.endswith('<td class="n">3.00</td>') and row.count("<td") == 4
+
+
 def test_a_table_has_their_columns(pipeline, tmp_path):
     (tmp_path / "in").mkdir()
     save(tmp_path / "in" / "a.png", PICTURE)
