@@ -190,13 +190,12 @@ def read_sample(sample: Sample) -> Reading:
     if own_label and sample.label and not labels_agree(own_label, sample.label):
         raise InputError(f"{sample.image}: the file says {own_label}, the data set {sample.label}")
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))
+    mask = scan.annotation_slice(index)
+    if mask is not None and sample.regions:
+        mask = sample.regions.bits(mask)
     if sample.mask is not None:
         truth = read_mask_of(sample, scan)
         mask = scan.view(truth, index) if scan.volume else truth
-    else:
-        mask = scan.annotation_slice(index)
-        if mask is not None and sample.regions:
-            mask = sample.regions.bits(mask)
     image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
     return Reading(image, mask, scan.pixel_aspect, sample)
 
