@@ -190,25 +190,42 @@ def read_sample(sample: Sample) -> Reading:
     if own_label and sample.label and not labels_agree(own_label, sample.label):
         raise InputError(f"{sample.image}: the file says {own_label}, the data set {sample.label}")
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))
+    mask = scan.annotation_slice(index)
+    if mask is not None and sample.regions:
+        mask = sample.regions.bits(mask)
     if sample.mask is not None:
         truth = read_mask_of(sample, scan)
         mask = scan.view(truth, index) if scan.volume else truth
-    else:
-        mask = scan.annotation_slice(index)
-        if mask is not None and sample.regions:
-            mask = sample.regions.bits(mask)
     image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
     return Reading(image, mask, scan.pixel_aspect, sample)
 
 
 def read_mask_of(sample: Sample, scan: Scan) -> NDArray[np.uint8]:
-    """The mask of a sample's whole scan, in the array order of ``scan.voxels``; see `Reading.mask`.
+    """The mask of a sample's whole scan, in the array order of ``scan.voxels``; see `Reading.mask`. The last file of a
+    volume's slices is kept, because they follow each other.
 
     Raises:
         InputError: See `read_truth` and `read_regions`.
     """
     assert sample.mask is not None
-    return read_regions(sample.mask, scan, sample.regions) if sample.regions else read_truth(sample.mask, scan)
+    if sample.slice_index is None or not sample.mask.is_file():
+        return _read_mask(sample.mask, scan, sample.regions)
+    own, image = sample.mask.stat(), sample.image.stat()
+    states = (own.st_mtime_ns, own.st_size), (image.st_mtime_ns, image.st_size)
+    return _read_mask_cached(sample.mask, sample.image, *states, sample.regions)
+
+
+def _read_mask(path: Path, scan: Scan, regions: Regions) -> NDArray[np.uint8]:
+    return read_regions(path, scan, regions) if regions else read_truth(path, scan)
+
+
+@lru_cache(maxsize=1)
+def _read_mask_cached(
+    path: Path, image: Path, _changed: tuple[int, int], image_state: tuple[int, int], regions: Regions
+) -> NDArray[np.uint8]:
+    mask = _read_mask(path, _open_cached(image, *image_state), regions)
+    mask.flags.writeable = False
+    return mask
 
 
 def open_cut(sample: Sample) -> Scan:

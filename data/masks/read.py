@@ -145,7 +145,7 @@ def labels_of(mask: Scan) -> NDArray[Any]:
         problem = "it holds colors"
     elif not _is_whole(values):
         problem = "it holds fractions"
-    elif len(np.unique(values)) > 1 + (_MOST_LABELS if mask.volume else _MOST_CLASSES):
+    elif len(np.unique(values[values != 0])) > (_MOST_LABELS if mask.volume else _MOST_CLASSES):
         problem = "it holds gray levels"
     if problem:
         raise InputError(f"{mask.path}: this mask cannot hold regions, because {problem}; give it with whole numbers")

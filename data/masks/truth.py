@@ -114,7 +114,8 @@ def found_labels(path: Path, regions: Regions) -> tuple[str, ...]:
     file = _file_of(path, regions)
     if is_dicom(file):
         return segment_labels(file)
-    return tuple(str(value) for value in np.unique(labels_of(open_mask(file))) if value)
+    labels = labels_of(open_mask(file))
+    return tuple(str(value) for value in np.unique(labels[labels != 0]))
 
 
 def _check_dicom(file: Path, scan: Scan) -> None:

@@ -102,8 +102,9 @@ def prepare(
         try:
             prepared = preprocess(reading.image, reading.aspect)
             images[i] = prepared.image
-            mask = reading.mask_to_input(preprocess, prepared.placement)
-            masks[i] = 0 if mask is None else mask
+            placed = reading.mask_to_input(preprocess, prepared.placement)
+            if placed is not None:
+                masks[i] = placed
         except InputError as error:
             raise InputError(f"{sample.name}: {error}") from None
         if progress:
@@ -168,8 +169,10 @@ def prepare_once(
     patients = np.array([sample.patient for sample in fresh.samples], dtype=np.str_)
     try:
         with whole_file(path) as part:
-            found = {"found": np.array(json.dumps(fresh.found))} if fresh.regions else {}
-            np.savez(part, images=fresh.images, masks=np.packbits(fresh.planes), patients=patients, **found)
+            arrays: dict[str, Any] = {"images": fresh.images, "masks": np.packbits(fresh.planes), "patients": patients}
+            if fresh.regions:
+                arrays["found"] = np.array(json.dumps(fresh.found))
+            np.savez(part, **arrays)
     except OSError as error:
         raise InputError(f"{folder}: prepared slices cannot be stored there ({error.strerror or error})") from None
     return fresh
@@ -206,13 +209,13 @@ def _load(path: Path, samples: Sequence[Sample], size: int, classes: ClassList |
     try:
         with np.load(path) as stored:
             images, patients = stored["images"], stored["patients"]
-            planes = np.unpackbits(stored["masks"], count=n_planes * len(samples) * size * size)
+            bits = np.unpackbits(stored["masks"], count=n_planes * len(samples) * size * size)
             found = json.loads(str(stored["found"])) if regions else {}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if images.shape != shape or len(patients) != len(samples):
         return None
     complete = [replace(sample, patient=str(patient)) for sample, patient in zip(samples, patients, strict=True)]
-    planes = planes.reshape(n_planes, *shape)
+    planes = bits.reshape(n_planes, *shape)
     masks = regions.pack(planes) if regions else planes[0]
     return PreparedSet(complete, images, masks, *_numbered(samples, classes), found)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,12 +16,13 @@ from safetensors.torch import load_file
 from tests.data.training.runs import SEGMENTER_CARD, segmenter_config, train
 from tests.scans.phantoms import read_rows
 from tests.scans.pictures import save
-from tests.scans.regions import BRATS, brats_set
+from tests.scans.regions import BRATS, brats_set, brats_volume
 from tumorlens.data.augmentation.augment import Augment
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.datasets.load import load_samples
-from tumorlens.data.datasets.sample import has_truth
+from tumorlens.data.datasets.sample import has_truth, read_sample
+from tumorlens.data.datasets.sweep import sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.masks.regions import Regions
 from tumorlens.data.preprocessing.preprocess import Preprocess
@@ -220,6 +223,25 @@ def test_no_values_are_mixed_on_the_way_to_the_network(data, prepared):
     np.testing.assert_array_equal(prepared.masks != 0, whole.masks)
     np.testing.assert_array_equal(prepared.planes[0], whole.masks)
     assert prepared.found == {"1": 15, "2": 15, "4": 15} and whole.found == {}
+
+
+def test_a_walk_over_a_set_reads_what_training_reads(data, prepared):
+    walked = list(sweep(load_samples(data, regions=REGIONS), Preprocess(64)))
+    for one in walked:
+        expected = prepared.masks[one.index]
+        assert not expected.any() if one.mask is None else np.array_equal(one.mask, expected)
+    assert sum(one.mask is not None for one in walked) == prepared.masks.any(axis=(1, 2)).sum()
+
+
+def test_a_mask_that_changes_is_read_again(tmp_path):
+    data = brats_set(tmp_path, 1, seed=40)
+    samples = [s for s in load_samples(data, regions=REGIONS) if s.mask]
+    before = [read_sample(s).mask.copy() for s in samples]
+    labels = brats_volume(40)[1]
+    nib.save(nib.Nifti1Image((labels > 0) * np.uint8(2), brats_volume(40)[2]), samples[0].mask)
+    os.utime(samples[0].mask, (1, 1))
+    for sample, old in zip(samples, before, strict=True):
+        np.testing.assert_array_equal(read_sample(sample).mask, old > 0)
 
 
 def test_stored_sets_keep_the_regions(data, prepared, tmp_path):
