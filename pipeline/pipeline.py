@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from tumorlens.pipeline.measurements.lesions import (
     slice_areas_px,
     voxel_volume_mm3,
 )
+from tumorlens.pipeline.measurements.regions import RegionSize, measure_regions
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.read_ahead import Reading, read_ahead
 from tumorlens.pipeline.result import Result
 from tumorlens.pipeline.review import reasons_to_review
 from tumorlens.pipeline.versions import package_versions
-from tumorlens.pipeline.volumes.ask import ask_other_planes, find_suspicions
+from tumorlens.pipeline.volumes.ask import ask_other_planes, find_suspicions, paint_regions
 from tumorlens.pipeline.volumes.planes import PlaneAnswer, is_isotropic, on_grid, step_of
 from tumorlens.pipeline.volumes.rule import Rule, Suspicion
 from tumorlens.segmentation.predict import Segmenter
@@ -56,6 +57,8 @@ class Measurements:
         shown_slice: The slice in which the largest lesion is largest; without lesions, the middle of the judged slices.
         no_brain: See `pipeline.volumes.ask.Findings`.
         lesion_map: See `pipeline.result.Result`; None unless you ask for it.
+        region_mask: See `pipeline.result.Result`.
+        region_sizes: The size of each region.
     """
 
     mask: NDArray[np.uint8]
@@ -64,6 +67,8 @@ class Measurements:
     shown_slice: int
     no_brain: str | None = None
     lesion_map: NDArray[np.uint8] | None = None
+    region_mask: NDArray[np.uint8] | None = None
+    region_sizes: list[RegionSize] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -297,12 +302,16 @@ class Pipeline:
         slices = [case.slice_at(int(k), size) for case, indices in zip(cases, chosen, strict=True) for k in indices]
         channels = [self._channel(one) for one in scores]
         every = [channel for channel, indices in zip(channels, chosen, strict=True) for _ in indices]
-        maps: Any = self.segmenter.predict(np.stack([p.image for p in slices]), every) if slices else []
-        in_order = zip(maps, (p.placement for p in slices), strict=True)
+        images = [p.image for p in slices]
+        drawn: Any = self.segmenter.predict_parts(np.stack(images), every) if slices else ([], [])
+        in_order = zip(drawn[0], (p.placement for p in slices), strict=True)
+        parts_in_order = iter(drawn[1])
         answers = []
         for case, one, indices, step in zip(cases, scores, chosen, steps, strict=True):
             known = np.where(case.used[:, None], one.probabilities, np.float32(np.nan))
-            answers.append([PlaneAnswer(case.scan, {int(k): next(in_order) for k in indices}, known, step or 1)])
+            of_slice = {int(k): next(in_order) for k in indices}
+            parts_of_slice = {k: next(parts_in_order) for k in of_slice}
+            answers.append([PlaneAnswer(case.scan, of_slice, known, step or 1, parts_of_slice)])
         _share_time("segment", time.perf_counter() - begun, cases, [len(indices) for indices in chosen])
         for case, of_case, step, channel in zip(cases, answers, steps, channels, strict=True):
             if step and of_case[0].maps:
@@ -342,6 +351,7 @@ class Pipeline:
         mask = (numbers != 0).astype(np.uint8)
         judged = np.flatnonzero(case.used)
         shown_slice = lesions[0].slice_index if lesions else int(judged[len(judged) // 2])
+        regions, region_mask = self.segmenter.regions, paint_regions(mask, answers, self.segmenter)
         measurements = Measurements(
             mask,
             lesions,
@@ -349,6 +359,8 @@ class Pipeline:
             shown_slice,
             findings.no_brain if lesions else None,
             findings.fused if maps else None,
+            region_mask,
+            measure_regions(region_mask, regions, numbers, case.measured, shown_slice),
         )
         case.timings_s["postprocess"] = time.perf_counter() - begun
         return verdict, measurements
@@ -412,6 +424,9 @@ class Pipeline:
             versions=package_versions(),
             timings_s=case.timings_s,
             classes=self.classes,
+            regions=self.segmenter.regions,
+            region_mask=measurements.region_mask,
+            region_sizes=[RegionSize()] * len(self.segmenter.regions) if verdict.refused else measurements.region_sizes,
         )
 
     @property

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR_FREE, ClassList
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.gate import REFUSED, as_printed
 from tumorlens.pipeline.measurements.lesions import Lesion, number_lesions
+from tumorlens.pipeline.measurements.regions import RegionSize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,6 +63,11 @@ class Result:
             it. Several planes are one map (`pipeline.volumes.planes.fuse`). It is 0 where the segmenter was not asked,
             and holds also what was not sure enough for the mask.
         classes: The classes of the classifier.
+        regions: The parts of a lesion that the segmenter tells apart, such as the core; mostly none.
+        region_mask: uint8 on the grid of `mask`: the value of each voxel's region, 0 outside of the mask (see
+            `data.masks.regions.Regions.paint`); None where the segmenter tells no regions apart. Every voxel of the
+            mask has a region.
+        region_sizes: The size of each region, in the order of `regions`.
     """
 
     scan: Scan
@@ -84,6 +91,9 @@ class Result:
     engine: dict[str, Any] = field(default_factory=dict)
     lesion_map: NDArray[np.uint8] | None = None
     classes: ClassList = SHIPPED_CLASSES
+    regions: Regions = NO_REGIONS
+    region_mask: NDArray[np.uint8] | None = None
+    region_sizes: list[RegionSize] = field(default_factory=list)
 
     @property
     def refused(self) -> bool:
@@ -94,6 +104,17 @@ class Result:
     def numbers(self) -> NDArray[np.uint16]:
         """The number of each voxel's lesion, 0 outside, in the array order of `mask`."""
         return number_lesions(self.mask, self.scan)
+
+    def region(self, name: str) -> NDArray[np.uint8]:
+        """The mask of one region, 0 and 1, on the grid of `mask`. Regions may lie in each other.
+
+        Raises:
+            InputError: The segmenter tells no such region apart.
+        """
+        if self.region_mask is None or name not in self.regions.names:
+            known = ", ".join(self.regions.names) or "none"
+            raise InputError(f"there is no region {name!r}; the regions of this segmenter: {known}")
+        return np.asarray((self.regions.bits(self.region_mask) >> self.regions.names.index(name)) & 1, np.uint8)
 
     @property
     def confidence(self) -> float | None:
@@ -156,6 +177,7 @@ class Result:
     def __repr__(self) -> str:
         confidence = "" if self.confidence is None else f" {self.confidence:.2f}"
         lesions = f", {len(self.lesions)} lesions" if self.lesions else ""
+        lesions += f" of {', '.join(self.regions.names)}" if self.lesions and self.regions else ""
         return f"<Result: {self.label}{confidence}{lesions}{', to review' if self.review else ''}>"
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,6 +207,7 @@ class Result:
             "tumor_area_px": self.tumor_area_px,
             "tumor_area_mm2": self.tumor_area_mm2,
             "tumor_volume_mm3": self.tumor_volume_mm3,
+            **self._regions_of_dict(),
             "lesions": [asdict(lesion) for lesion in self.lesions],
             "slices": self.slices,
             "shown_slice": self.shown_slice,
@@ -193,4 +216,11 @@ class Result:
             "engine": self.engine,
             "versions": self.versions,
             "timings_s": {name: round(seconds, 4) for name, seconds in self.timings_s.items()},
+        }
+
+    def _regions_of_dict(self) -> dict[str, Any]:
+        sizes = [asdict(size) for size in self.region_sizes]
+        return {
+            key: [row | size for row, size in zip(rows, sizes, strict=True)]
+            for key, rows in self.regions.to_card().items()
         }

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tumorlens.data.config import TrainingConfig, setting
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import OUTLINES, outline_of
 
+if TYPE_CHECKING:
+    from tumorlens.data.masks.regions import Regions
+
 DEFAULT = "unet"
 LOSSES = ("bce-dice", "dice", "dicece", "dicefocal", "focal", "generalized-dice", "tversky", "jaccard", "lovasz")
-FIGURES = ("dice", "dice_tumor", "loss")  # dice_tumor: of the slices with a lesion
+FIGURES = ("dice", "dice_tumor", "loss")  # dice_tumor: of the slices with a lesion; means over the regions
+_TAKEN = "tumor"  # dice_tumor cannot be the Dice of a region
 ENCODER = "resnet50"
 SHIPPED = Path(__file__).parent / "weights" / "segmenter.safetensors"
 BY_SEQUENCE = "sequence"  # of a data set whose outlines follow `data.labels.outline_of`
@@ -29,7 +33,8 @@ class SegmenterConfig(TrainingConfig):
     The linear layer of `label_weight` stands on the encoder's last features and is dropped after training. A classifier
     that starts from this encoder needs less training of its own. Slices without a lesion cost as much as the others:
     hence `negative_share`. Data sets outline lesions by different conventions: each named in `outline` gets a channel
-    of the network's output.
+    of the network's output. So does each `region`, but its channel learns from every slice: the masks say of each pixel
+    in which regions it lies.
     """
 
     stage: ClassVar[str] = "segmentation"
@@ -73,6 +78,38 @@ class SegmenterConfig(TrainingConfig):
         "index names the sequence, the one on t1c and the other elsewhere. Once for each --data, or not at all.",
         choices=(*OUTLINES, BY_SEQUENCE),
     )
+
+    region: tuple[str, ...] = setting(
+        (),
+        "A part of the lesion to outline for itself, and its values in the masks, the largest part first: "
+        "--region whole=1,2,4 --region core=1,4 --region enhancing=4; other values are no lesion. Not with --outline.",
+        metavar="NAME=VALUES",
+    )
+
+    @property
+    def regions(self) -> Regions:
+        """The parts of a lesion that the network's channels outline; none where it outlines whole lesions.
+
+        Raises:
+            InputError: See `Regions.parse`; or the data sets outline lesions by conventions of their own, too.
+        """
+        from tumorlens.data.masks.regions import Regions  # needs NumPy
+
+        if self.region and self.outline:
+            raise InputError("--region and --outline do not go together: each gives the network's channels a meaning")
+        regions = Regions.parse(self.region)
+        if _TAKEN in regions.names:
+            raise InputError(f"--region {_TAKEN}: this name stands for lesions as a whole; give another, such as whole")
+        return regions
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The names of the network's channels: `regions` or `outlines`; empty for one channel without a name.
+
+        Raises:
+            InputError: See there.
+        """
+        return self.regions.names or self.outlines
 
     @property
     def outlines(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import nn
 from tumorlens.data.cards.lineage import card_of
 from tumorlens.data.cards.weights import read_state
 from tumorlens.data.errors import InputError, reason_of
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.preprocessing.normalization import IMAGENET, Normalization
-from tumorlens.data.training.networks import rows_by_name
 from tumorlens.segmentation.config import DECODER_CHANNELS, DEFAULT, ENCODER, SHIPPED
 
 
@@ -42,18 +42,18 @@ def build_segmenter(
     arch: str = DEFAULT,
     encoder: str = ENCODER,
     decoder_channels: tuple[int, ...] = DECODER_CHANNELS,
-    outlines: int = 1,
+    channels: int = 1,
 ) -> nn.Module:
-    """A U-Net (O. Ronneberger et al., MICCAI 2015) with random weights and a logit a pixel for each kind of outline.
+    """A U-Net (O. Ronneberger et al., MICCAI 2015) with random weights and some logits a pixel.
 
     Args:
         arch: One of `ARCHITECTURES`.
         encoder: Any encoder of segmentation-models-pytorch (``tu-NAME`` takes those of timm); not for ``plain-unet``.
         decoder_channels: Width of the decoder's five stages; not for ``plain-unet``.
-        outlines: Number of conventions by which it outlines lesions.
+        channels: Number of the logits: of conventions by which it outlines lesions, or of regions.
 
     Input ``(n, 3, h, w)`` as `data.preprocessing.normalization.to_batch` gives it, sides divisible by 32; output
-    ``(n, outlines, h, w)``.
+    ``(n, channels, h, w)``.
 
     Raises:
         InputError: The architecture or the encoder is unknown, or they do not go together.
@@ -62,12 +62,17 @@ def build_segmenter(
         raise InputError(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
     try:
         return ARCHITECTURES[arch](
-            encoder_name=encoder, encoder_weights=None, decoder_channels=tuple(decoder_channels), classes=outlines
+            encoder_name=encoder, encoder_weights=None, decoder_channels=tuple(decoder_channels), classes=channels
         )
     except KeyError:
         raise InputError(f"encoder {encoder!r} is not one of segmentation-models-pytorch's") from None
     except (ValueError, RuntimeError, TypeError, AssertionError) as error:
         raise InputError(f"encoder {encoder!r} does not go with {arch} ({reason_of(error)})") from None
+
+
+def channel_names(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the channels of a card's network: conventions or regions; empty for one without a name."""
+    return tuple(card.get("outlines") or Regions.from_card(card).names)
 
 
 def encoder_normalization(arch: str, encoder: str) -> Normalization:
@@ -84,7 +89,7 @@ def encoder_normalization(arch: str, encoder: str) -> Normalization:
 
 
 def initialize_segmenter(
-    model: nn.Module, encoder: str = ENCODER, init: str = "imagenet", outlines: Sequence[str] = ()
+    model: nn.Module, encoder: str = ENCODER, init: str = "imagenet", names: Sequence[str] = ()
 ) -> str:
     """Load the initial weights of a new segmenter, or of its encoder; returns one line that reports them.
 
@@ -93,9 +98,9 @@ def initialize_segmenter(
         encoder: The encoder's name.
         init: ``"imagenet"`` (downloaded by SMP), ``"shipped"``, ``"none"``, or a ``.safetensors``, ``.pth`` or
             ``.ckpt`` file with torchvision's names: a trained classifier, for instance. A segmenter's file also has a
-            decoder and a last layer. If that layer has one channel, every channel of the model starts as a copy of it.
-            Otherwise, channels are taken by the names of their conventions; a model without names takes the first.
-        outlines: The names of the model's channels.
+            decoder and a last layer, whose channels are taken by the names of their conventions or regions. A name that
+            it lacks takes its first channel, and so does a model without names.
+        names: Of the model's channels.
 
     Raises:
         InputError: The download fails, the file is missing, none of its tensors fits, or the shipped segmenter is of
@@ -124,13 +129,10 @@ def initialize_segmenter(
     part: Any = model if whole else inner
     kind = "segmenter" if whole else "encoder"
     own = part.state_dict()
-    had = list(card.get("outlines") or ())
+    had = channel_names(card)
     for name, tensor in state.items():
-        if name.startswith(_HEADS) and name in own:
-            if len(tensor) == 1:
-                state[name] = tensor.expand(len(own[name]), *tensor.shape[1:])
-            elif len(tensor) == len(had):
-                state[name] = rows_by_name(tensor, own[name], had, outlines or had[:1])
+        if name.startswith(_HEADS) and name in own and len(tensor) in (1, len(had)):
+            state[name] = tensor[[had.index(n) if n in had else 0 for n in names or [""] * len(own[name])]]
     fitting = {n: t.float() for n, t in state.items() if n in own and own[n].shape == t.shape and t.dim() > 0}
     if not fitting and inner is None:
         raise InputError(f"--init {init}: a plain U-Net has no encoder that these weights could fit")
@@ -145,5 +147,8 @@ def initialize_segmenter(
             f"--arch {card['architecture']} --encoder {card['encoder']}"
         )
     rest = f"; from chance: {', '.join(fresh)}" if fresh else ""
-    rest += f"; of its outlines, {had[0]}" if whole and len(had) > 1 and not outlines else ""
+    lacking = [name for name in names if name not in had]
+    if whole and len(had) > 1 and (lacking or not names):
+        parts = "outlines" if card.get("outlines") else "regions"
+        rest += f"; of its {parts}, {had[0]}" + (f" for {', '.join(lacking)}" if lacking else "")
     return f"{len(fitting)} of {len(weights)} {kind} tensors from {source}{rest}"

@@ -35,8 +35,8 @@ def _bytes(logits_nchw: torch.Tensor) -> NDArray[np.uint8]:
 def load_network(path: Path, device: str = "auto", half: bool = False) -> TorchNetwork:
     """The network of a weight file; arguments and errors as in `classification.network.load_network`."""
     state, card = load_weights(path, "segmentation")
-    outlines = len(card.get("outlines", (None,)))
-    model = build_segmenter(card["architecture"], card["encoder"], tuple(card["decoder_channels"]), outlines)
+    channels = len(card.get("regions") or card.get("outlines") or (None,))
+    model = build_segmenter(card["architecture"], card["encoder"], tuple(card["decoder_channels"]), channels)
     load_into(model, state, path)
     where = pick_device(device)
     normalization = normalization_of(card, encoder_normalization(card["architecture"], card["encoder"]))

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import whole_file
 from tumorlens.data.training.out_of_fold import Evidence, finished_folds, mean_and_deviation
+from tumorlens.data.training.prepared import PreparedSet
+from tumorlens.segmentation.config import SegmenterConfig
 from tumorlens.segmentation.evaluation.metrics import dice_scores
 from tumorlens.segmentation.postprocess import clean_mask
 
@@ -32,17 +34,17 @@ class PointScore:
         min_lesion_px: Smallest lesion, in pixels of the network's grid.
         dice: Mean over the slices that decide, 1 where mask and truth are empty.
         n: Number of these slices.
-        outline: Their convention; empty where the network has one without a name.
+        channel: The convention of their outlines, or the region; empty where there is one without a name.
     """
 
     threshold: float
     min_lesion_px: int
     dice: float
     n: int
-    outline: str = ""
+    channel: str = ""
 
 
-def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8], outline: str = "") -> list[PointScore]:
+def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8], channel: str = "") -> list[PointScore]:
     """Mean Dice of every threshold with every smallest lesion.
 
     Slices with a lesion decide, if there are any. The others seldom pass the gate, and would raise the smallest lesion
@@ -51,7 +53,7 @@ def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8], outl
     Args:
         maps_nhw: ``(n, size, size)`` uint8, 255 is certain.
         truth_nhw: ``(n, size, size)`` 0 and 1.
-        outline: The convention of all slices.
+        channel: The convention of all slices, or the region.
     """
     sick = truth_nhw.any(axis=(1, 2))
     if sick.any():
@@ -61,21 +63,24 @@ def score_points(maps_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8], outl
         for area in _AREAS_PX:
             masks = np.stack([clean_mask(m, threshold, area) for m in maps_nhw])
             scores.append(
-                PointScore(threshold, area, float(dice_scores(masks, truth_nhw).mean()), len(maps_nhw), outline)
+                PointScore(threshold, area, float(dice_scores(masks, truth_nhw).mean()), len(maps_nhw), channel)
             )
     return scores
 
 
-def choose_operating_point(scores: Sequence[PointScore], outlines: Sequence[str] = ()) -> dict[str, Any]:
-    """The point of the first convention and, if there are several, ``"by_outline"`` with that of each, for a card.
+def choose_operating_point(
+    scores: Sequence[PointScore], channels: Sequence[str] = (), each: str = "by_outline"
+) -> dict[str, Any]:
+    """The point of the first channel and, if there are several, an entry with that of each, for a card.
 
     Args:
         scores: Of one or several folds, which are weighted by their slices.
-        outlines: The conventions of the network's channels; empty for one without a name.
+        channels: The names of the network's channels; empty for one without a name.
+        each: The entry: ``"by_outline"`` or ``"by_region"``.
     """
-    points = {name: _best_point([s for s in scores if s.outline == name]) for name in outlines or ("",)}
+    points = {name: _best_point([s for s in scores if s.channel == name]) for name in channels or ("",)}
     first: dict[str, Any] = dict(next(iter(points.values())))
-    return first | ({"by_outline": points} if len(points) > 1 else {})
+    return first | ({each: points} if len(points) > 1 else {})
 
 
 def _best_point(scores: Sequence[PointScore]) -> dict[str, float]:
@@ -102,40 +107,44 @@ def _best_point(scores: Sequence[PointScore]) -> dict[str, float]:
 
 
 def fit_operating_point(
+    config: SegmenterConfig,
     maps_nchw: NDArray[np.uint8],
-    truth_nhw: NDArray[np.uint8],
-    channels: Sequence[int],
-    outlines: Sequence[str],
+    part: PreparedSet,
     table: Path,
     evidence: PointEvidence | None,
 ) -> dict[str, Any]:
     """The operating point of a trained network, for its card.
 
+    Each channel is judged on the slices that teach it: of regions on all, else on those outlined by its convention.
+
     Args:
+        config: The run's settings.
         maps_nchw: ``(n, c, size, size)`` maps of the validation slices.
-        truth_nhw: ``(n, size, size)`` their masks, 0 and 1.
-        channels: ``n`` channels of their outlines.
-        outlines: The conventions of the channels; empty for one without a name.
+        part: These slices.
         table: Where to write the scores, which a later run on all patients reads.
         evidence: Scores of a cross-validation, which replace those of the validation slices.
     """
+    names, each = config.channel_names, "by_region" if config.region else "by_outline"
     if evidence is not None:
-        return choose_operating_point(evidence.scores, outlines)
+        return choose_operating_point(evidence.scores, names, each)
+    planes = part.planes
+    channels = np.array([config.channel_of(s.source, s.sequence) for s in part.samples])
     scores: list[PointScore] = []
-    for channel, name in enumerate(outlines or ("",)):
-        own = np.array(channels) == channel
+    for channel, name in enumerate(names or ("",)):
+        own = np.ones(len(part), bool) if config.region else channels == channel
+        truth = planes[channel if config.region else 0]
         if own.any():
-            scores += score_points(maps_nchw[own, channel], truth_nhw[own], name)
-    write_points(table, scores)
-    return choose_operating_point(scores, outlines)
+            scores += score_points(maps_nchw[own, channel], truth[own], name)
+    write_points(table, scores, "region" if config.region else "outline")
+    return choose_operating_point(scores, names, each)
 
 
-def write_points(path: Path, scores: Sequence[PointScore]) -> None:
-    """Write one row a point."""
+def write_points(path: Path, scores: Sequence[PointScore], kind: str = "outline") -> None:
+    """Write one row a point; the first column, ``outline`` or ``region``, names its channel."""
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["outline", "threshold", "min_lesion_px", "dice", "n"])
-        writer.writerows([s.outline, s.threshold, s.min_lesion_px, f"{s.dice:.6f}", s.n] for s in scores)
+        writer.writerow([kind, "threshold", "min_lesion_px", "dice", "n"])
+        writer.writerows([s.channel, s.threshold, s.min_lesion_px, f"{s.dice:.6f}", s.n] for s in scores)
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,11 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PointEvidenc
         try:
             scores += [
                 PointScore(
-                    float(r["threshold"]), int(r["min_lesion_px"]), float(r["dice"]), int(r["n"]), r.get("outline", "")
+                    float(r["threshold"]),
+                    int(r["min_lesion_px"]),
+                    float(r["dice"]),
+                    int(r["n"]),
+                    r.get("region") or r.get("outline", ""),
                 )
                 for r in fold.rows(POINTS)
             ]
@@ -178,4 +191,10 @@ def read_evidence(folder: str | Path, recipe: Mapping[str, Any]) -> PointEvidenc
     figures: dict[str, Any] = {}
     for name in ("dice_tumor", "dice_tumor_median", "false_masks"):
         figures[name] = mean_and_deviation([fold.figures.get(name) for fold in folds])
+    of_folds = [fold.figures.get("by_region", {}) for fold in folds]
+    if of_folds[0]:
+        figures["by_region"] = {
+            region: {"dice": mean_and_deviation([fold.get(region, {}).get("dice") for fold in of_folds])}
+            for region in of_folds[0]
+        }
     return PointEvidence(Path(folder), patients, {"held_out": figures}, len(folds) > 1, scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,8 @@ def train_segmenter(
     evidence = find_evidence(config, read_evidence)
     model = initial_model(run, config)
 
-    parts = run.load_data(has_truth, evidence, prepared)
-    check_masks(config, parts)
+    parts = run.load_data(has_truth, evidence, prepared, regions=config.regions)
+    check_masks(config, parts, run.say)
 
     module = build_module(config, parts, model)
     initial = initial_weights(config) if config.start_share else None
@@ -65,10 +66,9 @@ def train_segmenter(
     outlined = outlined_slices(parts.validation)
     if len(parts.validation) and not outlined:
         run.say("no validation slice has an outline: the thresholds are the usual ones, and its figures compare boxes")
-    fitting = parts.validation.subset(outlined)
-    channels = channels_in(config, fitting)
-    point = fit_operating_point(maps[outlined], fitting.masks, channels, config.outlines, out / POINTS, evidence)
-    drawn = {"operating_point": point} | ({"outlines": list(config.outlines)} if config.outlines else {})
+    point = fit_operating_point(config, maps[outlined], parts.validation.subset(outlined), out / POINTS, evidence)
+    channels = {"outlines": list(config.outlines)} if config.outlines else config.regions.to_card()
+    drawn = {"operating_point": point} | channels
     segmenter = Segmenter(network, drawn)
     metrics = measure(config, segmenter, parts, maps, out) if evidence is None else evidence.figures
 
@@ -100,7 +100,7 @@ def initial_model(run: Run, config: SegmenterConfig) -> nn.Module:
     if run.checkpoint is None:
         if config.init == "imagenet":
             run.check_sources()
-        run.say_start(initialize_segmenter(model, config.encoder, config.init, config.outlines))
+        run.say_start(initialize_segmenter(model, config.encoder, config.init, config.channel_names))
         check_start(model, config)
     freeze(model, config.frozen_until)
     if config.label_weight > 0:
@@ -127,15 +127,29 @@ def initial_weights(config: SegmenterConfig) -> nn.Module:
         InputError: The initial weights are not there any more, or not those of a network of this kind.
     """
     start = new_segmenter(config)
-    initialize_segmenter(start, config.encoder, config.init, config.outlines)
+    initialize_segmenter(start, config.encoder, config.init, config.channel_names)
     return start
 
 
-def check_masks(config: SegmenterConfig, parts: Partition) -> None:
-    """Raise an `InputError` if no training slice, or no validation slice, has a tumor mask."""
+def check_masks(config: SegmenterConfig, parts: Partition, say: Say) -> None:
+    """Check that the masks show what the network is to learn, and say which of their labels are of no region.
+
+    Raises:
+        InputError: No training slice, or no validation slice, has a tumor mask; or no training slice shows a region.
+    """
+    data, regions = ", ".join(config.data), config.regions
+    found = {label: f"{label} (in {n} mask{'s' * (n > 1)})" for label, n in parts.train.found.items()}
+    for k, row in enumerate(regions.rows):
+        if not (parts.train.masks & (1 << k)).any():
+            raise InputError(
+                f"{data}: no training mask shows the region {row.name}={','.join(map(str, row.values))}; the masks "
+                f"have the values {', '.join(found.values()) or '0 only'}"
+            )
+    if others := [text for label, text in found.items() if not regions.bits_of(label)]:
+        say(f"values of the masks that are of no region, and count as no lesion: {', '.join(others)}")
     for name, part in (("training", parts.train), ("validation", parts.validation)):
         if not part.masks.any() and (len(part) or name == "training"):
-            raise InputError(f"{', '.join(config.data)}: no {name} slice has a tumor mask")
+            raise InputError(f"{data}: no {name} slice has a tumor mask")
 
 
 def outlined_slices(part: PreparedSet) -> list[int]:
@@ -159,12 +173,20 @@ def measure(
     metrics: dict[str, Any] = {}
     for name, part in parts.held_out().items():
         maps = validation_maps if name == "validation" else segmenter.network(part.images)
-        finished = segmenter.finish(maps, channels_in(config, part))
-        masks = np.stack([clean_mask(m, segmenter.mask_threshold, 0) for m in finished])
+        masks = draw(segmenter, maps, channels_in(config, part))
         write_scores(out / f"{name}.csv", part, masks)
         metrics[name] = segmentation_metrics(part, masks, config.data)
         plot_dice(part, masks, out / f"dice_{name}.png", f"{name} patients")
     return metrics
+
+
+def draw(segmenter: Segmenter, maps_nchw: NDArray[np.uint8], channels: Sequence[int]) -> NDArray[np.uint8]:
+    """The masks of slices from the network's maps, ``(n, size, size)``: 0 and 1, or the bits of regions."""
+    threshold = segmenter.mask_threshold
+    if not segmenter.regions:
+        return np.stack([clean_mask(m, threshold, 0) for m in segmenter.finish(maps_nchw, channels)])
+    planes = np.moveaxis(segmenter.finish_regions(maps_nchw), 1, 0)
+    return segmenter.regions.pack([np.stack([clean_mask(m, threshold, 0) for m in plane]) for plane in planes])
 
 
 def headline(config: SegmenterConfig, metrics: dict[str, Any]) -> str:
@@ -175,4 +197,8 @@ def headline(config: SegmenterConfig, metrics: dict[str, Any]) -> str:
     dice = figures["dice_tumor"]
     if dice is None and "boxes" in figures:
         return f"{config.tested}: overlap of boxes (IoU) {figures['boxes']['iou']:.4f}; no outlines, so no Dice"
-    return f"{config.tested}: tumor-slice Dice {dice if dice is None else round(dice, 4)}"
+    each = [
+        f"; {name} {values['dice'] if values['dice'] is None else round(values['dice'], 4)}"
+        for name, values in figures.get("by_region", {}).items()
+    ]
+    return f"{config.tested}: tumor-slice Dice {dice if dice is None else round(dice, 4)}{''.join(each)}"

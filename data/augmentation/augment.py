@@ -34,11 +34,11 @@ class Augment:
         self.strength, self.turn = strength, turn
 
     def __call__(self, image_hw: Image, mask_hw: Image, seed: int, cut: bool = True) -> tuple[Image, Image]:
-        """One prepared slice and its mask (0 and 1), augmented, both ``(size, size)``.
+        """One prepared slice and its mask (non-zero is lesion), augmented, both ``(size, size)``.
 
         Args:
             image_hw: The slice.
-            mask_hw: Its mask. It moves with the slice.
+            mask_hw: Its mask. It moves with the slice; no values are mixed.
             seed: The same seed gives the same result.
             cut: Whether the field of view may end within the head.
         """

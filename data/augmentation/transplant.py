@@ -37,7 +37,7 @@ class Donors:
 
     Args:
         images: ``(n, size, size)`` uint8, prepared.
-        masks: ``(n, size, size)`` uint8, 0 and 1.
+        masks: ``(n, size, size)`` uint8; non-zero is lesion, and the values move with it.
         labels: ``(n,)`` number of each label. A slice with a tumor's label and no mask takes no part.
         patients: ``(n,)``; no patient is their own donor.
     """
@@ -51,7 +51,7 @@ class Donors:
     ) -> None:
         self.images, self.masks, self.labels = images, masks, labels
         self.patients = np.asarray(patients)
-        area = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.int64)
+        area = _area_px(masks)
         self.sick = area >= _LEAST_PX
         self.free = (area == 0) & (labels == NO_TUMOR)
         self._sick, self._known = np.flatnonzero(self.sick), np.flatnonzero(self.sick | self.free)
@@ -119,7 +119,7 @@ class Donors:
         for k in np.argsort(-likeness):
             if likeness[k] < _LIKENESS:
                 return None
-            if without is None or not (self.masks[candidates[k]] & without).any():
+            if without is None or not self.masks[candidates[k]][without > 0].any():
                 return int(candidates[k])
         return None
 
@@ -147,7 +147,7 @@ def expected_counts(
         return np.bincount(labels[chosen], shows[chosen], n_classes).astype(np.float64)
 
     counts = count(typed)
-    outlined = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.int64) >= _LEAST_PX
+    outlined = _area_px(masks) >= _LEAST_PX
     sick = count(typed & outlined & (labels != NO_TUMOR))
     if not sick.any():
         return counts
@@ -158,9 +158,15 @@ def expected_counts(
     return shown
 
 
+def _area_px(masks_nhw: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """``(n,)`` pixels of lesion; counted one by one, because all at once need the masks' memory again."""
+    return np.array([np.count_nonzero(mask) for mask in masks_nhw], np.int64)
+
+
 def _grown(mask_hw: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
+    """The lesion, 0 and 1, with a rim of some pixels."""
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return np.asarray(cv2.dilate(mask_hw, disk), np.uint8)
+    return np.asarray(cv2.dilate((mask_hw != 0).astype(np.uint8), disk), np.uint8)
 
 
 def _moved(

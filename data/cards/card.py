@@ -102,6 +102,12 @@ def check_settings(card: dict[str, Any], path: Path, stage: str) -> None:
     if missing:
         raise InputError(f"{path}: the card lacks {', '.join(missing)}")
     _check(card, _RULES[stage], path)
+    if stage == "segmentation":
+        if "regions" in card and "outlines" in card:
+            raise InputError(
+                f"{path}: the card has regions and outlines, and the network's channels are either of them"
+            )
+        _check(card, _points("by_region", [region["name"] for region in card.get("regions", ())]), path)
     if stage == "classification":
         try:
             classes = ClassList.from_card(card)
@@ -147,6 +153,15 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_region(value: Any) -> bool:
+    """Whether a value is a region with its values in masks, as far as this folder knows; see `data.masks.regions`."""
+    return (
+        isinstance(value, dict)
+        and _is_name(value.get("name"))
+        and _is_list(value.get("values"), lambda number: _is_whole(number, 1, 255))
+    )
+
+
 def _is_hash_text(value: Any) -> bool:
     """Whether a value is the Base64 of hashes of 18 bytes, see `data.datasets.picture_hashes`."""
     return (
@@ -182,6 +197,22 @@ def _thresholds(names: Sequence[str]) -> tuple[_Rule, ...]:
                 lambda value: value is None or _is_number(value, 0, 1),
             )
             for name in names
+        ),
+    )
+
+
+def _points(key: str, names: Sequence[str]) -> tuple[_Rule, ...]:
+    """The rules of the operating points of some channels."""
+    return (
+        _object(f"operating_point.{key}"),
+        *(
+            rule
+            for place in (f"operating_point.{key}.{name}" for name in names)
+            for rule in (
+                _object(place),
+                _number(f"{place}.mask_threshold", 0, 1),
+                _number(f"{place}.min_lesion_px", 0, 1e9),
+            )
         ),
     )
 
@@ -261,16 +292,8 @@ _RULES = {
             lambda value: _is_list(value, lambda name: name in OUTLINES) and 0 < len(value) == len(set(value)),
             optional=True,
         ),
-        _object("operating_point.by_outline"),
-        *(
-            rule
-            for place in (f"operating_point.by_outline.{name}" for name in OUTLINES)
-            for rule in (
-                _object(place),
-                _number(f"{place}.mask_threshold", 0, 1),
-                _number(f"{place}.min_lesion_px", 0, 1e9),
-            )
-        ),
+        *_points("by_outline", OUTLINES),
+        _Rule("regions", "a list of regions with a name and values", lambda value: _is_list(value, _is_region), True),
         *_NORMALIZATION,
     ),
 }

@@ -24,10 +24,14 @@ from tumorlens.data.datasets.listing import Listing, Row
 from tumorlens.data.datasets.sample import Sample, slices_of
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 
 
 def load_samples(
-    source: str | Path, label_map: Mapping[str, str] | None = None, channel: int | None = None
+    source: str | Path,
+    label_map: Mapping[str, str] | None = None,
+    channel: int | None = None,
+    regions: Regions = NO_REGIONS,
 ) -> list[Sample]:
     """The samples of a data set. Its layout follows from the files on disk.
 
@@ -49,11 +53,15 @@ def load_samples(
         label_map: The user's own label names -> classes.
         channel: The channel of color pictures to take, 0 to 2. By default the one that an index names, FLAIR of a
             folder per patient, else the brightness.
+        regions: The parts of a lesion that the masks are read for; by default their lesions are whole.
 
     Raises:
         InputError: The set has no usable scan, or a problem. The message names the first one.
     """
-    return samples_of(list_rows(source, label_map, channel))
+    listing = list_rows(source, label_map, channel)
+    if regions:
+        listing.rows = [replace(row, sample=replace(row.sample, regions=regions)) for row in listing.rows]
+    return samples_of(listing)
 
 
 def find_source(source: str | Path) -> tuple[Path | None, Path]:

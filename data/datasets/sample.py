@@ -14,8 +14,10 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import TUMOR, TUMOR_FREE, labels_agree
 from tumorlens.data.masks.drawings import is_boxed
-from tumorlens.data.masks.truth import read_truth, shows_lesion
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
+from tumorlens.data.masks.truth import read_regions, read_truth, shows_lesion
 from tumorlens.data.preprocessing.head import tissue_shares
+from tumorlens.data.preprocessing.preprocess import Placement, Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -44,6 +46,7 @@ class Sample:
         volume_label: The set's label of the whole volume; empty for a picture.
         volume_mask: The mask of that volume, or None.
         sequence: One of `data.labels.SEQUENCES`; empty where the set does not give it.
+        regions: The parts of a lesion that its mask is read for; none for whole lesions. A value of no region is none.
     """
 
     image: Path
@@ -59,6 +62,7 @@ class Sample:
     volume_label: str = ""
     volume_mask: Path | None = None
     sequence: str = ""
+    regions: Regions = NO_REGIONS
 
     @property
     def name(self) -> str:
@@ -103,7 +107,7 @@ def slices_of(sample: Sample) -> list[Sample]:
         return [_labeled(sample)]
     if sample.mask is None and sample.label not in ("", TUMOR_FREE):
         raise InputError(f"{sample.image}: a volume labeled {sample.label} needs a mask that says in which slices")
-    mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_truth(sample.mask, scan)
+    mask = np.zeros(scan.voxels.shape, np.uint8) if sample.mask is None else read_mask_of(sample, scan)
     label = sample.label or ("" if sample.mask is None else _label_of(bool(mask.any())))
     lesion_px = np.array([np.count_nonzero(scan.view(mask, k)) for k in range(scan.n_slices)])
     unknown = not sample.label and sample.mask is None  # nobody says whether there is a lesion
@@ -129,7 +133,7 @@ def _labeled(sample: Sample) -> Sample:
     """A picture with the label of its mask, where the set gives it none."""
     if sample.label or sample.mask is None:
         return sample
-    return replace(sample, label=_label_of(shows_lesion(sample.mask, sample.image)))
+    return replace(sample, label=_label_of(shows_lesion(sample.mask, sample.image, sample.regions)))
 
 
 def _label_of(has_lesion: bool) -> str:
@@ -149,7 +153,7 @@ class Reading:
 
     Attributes:
         image: ``(rows, columns)`` or ``(rows, columns, 3)``, the slice as `data.scan.Scan.slice` shows it.
-        mask: ``(rows, columns)``, 0 and 1; None if the set has none for it.
+        mask: ``(rows, columns)``, 0 and 1, or of a sample with regions `Regions.bits`; None if the set has none for it.
         aspect: Height of a pixel over its width.
         sample: The sample, with the patient that the file itself names where the set names none.
     """
@@ -158,6 +162,19 @@ class Reading:
     mask: NDArray[np.uint8] | None
     aspect: float
     sample: Sample
+
+    def mask_to_input(self, preprocess: Preprocess, placement: Placement) -> NDArray[np.uint8] | None:
+        """The mask on the network's grid, ``(size, size)``: each region on its own, so that no values are mixed.
+
+        Raises:
+            InputError: The mask has another shape than the slice.
+        """
+        if self.mask is None:
+            return None
+        if not self.sample.regions:
+            return preprocess.mask_to_input(self.mask, placement)
+        planes = self.sample.regions.planes(self.mask)
+        return self.sample.regions.pack([preprocess.mask_to_input(plane, placement) for plane in planes])
 
 
 def read_sample(sample: Sample) -> Reading:
@@ -173,14 +190,42 @@ def read_sample(sample: Sample) -> Reading:
     if own_label and sample.label and not labels_agree(own_label, sample.label):
         raise InputError(f"{sample.image}: the file says {own_label}, the data set {sample.label}")
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))
-    mask = scan.annotation_slice(index) if sample.mask is None else _slice_of_truth(sample.mask, scan, index)
+    mask = scan.annotation_slice(index)
+    if mask is not None and sample.regions:
+        mask = sample.regions.bits(mask)
+    if sample.mask is not None:
+        truth = read_mask_of(sample, scan)
+        mask = scan.view(truth, index) if scan.volume else truth
     image = scan.slice(index) if sample.channel is None else channel_of(scan, sample.channel)
     return Reading(image, mask, scan.pixel_aspect, sample)
 
 
-def _slice_of_truth(path: Path, scan: Scan, index: int) -> NDArray[np.uint8]:
-    truth = read_truth(path, scan)
-    return scan.view(truth, index) if scan.volume else truth
+def read_mask_of(sample: Sample, scan: Scan) -> NDArray[np.uint8]:
+    """The mask of a sample's whole scan, in the array order of ``scan.voxels``; see `Reading.mask`. The last file of a
+    volume's slices is kept, because they follow each other.
+
+    Raises:
+        InputError: See `read_truth` and `read_regions`.
+    """
+    assert sample.mask is not None
+    if sample.slice_index is None or not sample.mask.is_file():
+        return _read_mask(sample.mask, scan, sample.regions)
+    own, image = sample.mask.stat(), sample.image.stat()
+    states = (own.st_mtime_ns, own.st_size), (image.st_mtime_ns, image.st_size)
+    return _read_mask_cached(sample.mask, sample.image, *states, sample.regions)
+
+
+def _read_mask(path: Path, scan: Scan, regions: Regions) -> NDArray[np.uint8]:
+    return read_regions(path, scan, regions) if regions else read_truth(path, scan)
+
+
+@lru_cache(maxsize=1)
+def _read_mask_cached(
+    path: Path, image: Path, _changed: tuple[int, int], image_state: tuple[int, int], regions: Regions
+) -> NDArray[np.uint8]:
+    mask = _read_mask(path, _open_cached(image, *image_state), regions)
+    mask.flags.writeable = False
+    return mask
 
 
 def open_cut(sample: Sample) -> Scan:

@@ -9,9 +9,8 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.datasets.sample import Reading, Sample, channel_of, open_cut, read_sample
+from tumorlens.data.datasets.sample import Reading, Sample, channel_of, open_cut, read_mask_of, read_sample
 from tumorlens.data.errors import InputError
-from tumorlens.data.masks.truth import read_truth
 from tumorlens.data.preprocessing.preprocess import PreparedSlice, Preprocess
 
 
@@ -23,7 +22,7 @@ class Swept:
         index: Its place among the samples.
         reading: The arrays as the file has them.
         prepared: The network's input.
-        mask: ``(size, size)`` uint8, 0 and 1, in the grid of `prepared`; None if the set has none.
+        mask: ``(size, size)`` uint8, values as in `reading`, in the grid of `prepared`; None if the set has none.
     """
 
     index: int
@@ -67,7 +66,7 @@ def sweep(
                 continue
             try:
                 prepared = preprocess(reading.image, reading.aspect)
-                mask = None if reading.mask is None else preprocess.mask_to_input(reading.mask, prepared.placement)
+                mask = reading.mask_to_input(preprocess, prepared.placement)
             except InputError as error:
                 yield Unread(i, f"{samples[i].name}: {error}")
                 continue
@@ -88,8 +87,8 @@ def _readings(members: list[tuple[int, Sample]]) -> Iterator[tuple[int, Reading 
             yield members[0][0], read_sample(first)
             return
         scan = open_cut(first)
-        path = next((sample.mask for _, sample in members if sample.mask is not None), None)
-        mask = None if path is None else read_truth(path, scan)
+        outlined = next((sample for _, sample in members if sample.mask is not None), None)
+        mask = None if outlined is None else read_mask_of(outlined, scan)
     except InputError as error:
         yield from ((i, error) for i, _ in members)
         return

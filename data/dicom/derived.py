@@ -23,7 +23,7 @@ MANUFACTURER = "tumorlens"
 RESEARCH_ONLY = "for research only"
 
 # Added to the source's series number times 100, so that viewers list the results next to their source.
-SEGMENTATION_SERIES, REPORT_SERIES, OVERLAY_SERIES = 1, 2, 3
+SEGMENTATION_SERIES, REPORT_SERIES, OVERLAY_SERIES, REGIONS_SERIES = 1, 2, 3, 4
 
 # Archives file by these names. They are passed on unchanged, even if they are longer than the standard allows.
 _FILED_UNDER = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName")

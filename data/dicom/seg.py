@@ -1,8 +1,10 @@
-"""A numbered mask -> DICOM Segmentation (PS3.3 A.51) in the geometry of the source instances."""
+"""Masks of lesions or of their regions -> DICOM Segmentation (PS3.3 A.51) in the geometry of the source instances."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.derived import (
     MANUFACTURER,
+    REGIONS_SERIES,
     RESEARCH_ONLY,
     SEGMENTATION_SERIES,
     Algorithm,
@@ -70,29 +73,105 @@ def write_mask_dicom(
         InputError: The scan is not from DICOM, its headers lack the geometry or the UIDs that the references need, or
             highdicom does not accept them. The message says what is missing.
     """
-    import highdicom as hd
-
     source = source_of(scan)
-    frames = frames_from_volume(numbers) if scan.volume else numbers[None]
+    frames = _frames_of(numbers, scan)
     shown = _frames_to_write(frames, source)
     count = int(numbers.max(initial=0))
     segments = np.ascontiguousarray(frames[shown], np.uint8 if count < 256 else np.uint16)
+    with highdicom_errors(_WHAT):
+        described = _segments(count, classes.row(label), algorithm, corrected=bool(reviewer))
+    texts = _Texts("tumorlens tumor mask", "TUMOR_MASK", SEGMENTATION_SERIES, reviewer)
+    return _write(path, segments, shown, described, scan, algorithm, texts)
+
+
+def write_regions_dicom(
+    path: Path,
+    planes: NDArray[np.uint8],
+    regions: Sequence[tuple[str, str]],
+    scan: Scan,
+    label: str,
+    algorithm: Algorithm,
+    classes: ClassList = SHIPPED_CLASSES,
+) -> Dataset:
+    """Write a binary DICOM Segmentation with one segment for each region of lesions, which may lie in each other.
+
+    It stands beside the Segmentation of the lesions, because that is what reports refer to and reviewers correct.
+
+    Args:
+        path: Where the file goes.
+        planes: ``(c, ...)`` a mask of each region, 0 and 1, in the array order of ``scan.voxels``. At least one voxel
+            has a region.
+        regions: Name and hexadecimal color of each; segment `n` is the n-th of them.
+        scan: The source, read from DICOM.
+        label: The predicted class.
+        algorithm: The model that drew the regions.
+        classes: The classes of the classifier.
+
+    Returns:
+        As `write_mask_dicom`.
+
+    Raises:
+        InputError: As `write_mask_dicom`.
+    """
+    source = source_of(scan)
+    shown = _frames_to_write(_frames_of(planes.max(axis=0), scan), source)
+    segments = np.stack([_frames_of(plane, scan)[shown] for plane in planes], axis=-1)
+    with highdicom_errors(_WHAT):
+        described = _region_segments(regions, classes.row(label), algorithm)
+    texts = _Texts("tumorlens regions", "TUMOR_REGIONS", REGIONS_SERIES)
+    return _write(path, segments, shown, described, scan, algorithm, texts)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What a Segmentation says of itself: description, Content Label, its series' offset, and who has corrected it."""
+
+    description: str
+    label: str
+    series: int
+    reviewer: str = ""
+
+
+def _write(
+    path: Path,
+    segments: NDArray[Any],
+    shown: list[int],
+    described: list[Any],
+    scan: Scan,
+    algorithm: Algorithm,
+    texts: _Texts,
+) -> Dataset:
+    """Write the Segmentation of some frames.
+
+    Args:
+        path: Where the file goes.
+        segments: The segment's number of each pixel, ``(frames, rows, columns)``, or a mask of each segment,
+            ``(frames, rows, columns, segments)``.
+        shown: The frames of the source.
+        described: The segments' descriptions.
+        scan: The source.
+        algorithm: The model.
+        texts: What the object says of itself.
+    """
+    import highdicom as hd
+
+    source = source_of(scan)
     planes = _planes([place for k in shown if (place := source.places[k]) is not None], scan, source)
     with highdicom_errors(_WHAT):
         segmentation: Dataset = hd.seg.Segmentation(
             source_images=[plane for plane, _ in planes],
             pixel_array=segments,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=_segments(count, classes.row(label), algorithm, corrected=bool(reviewer)),
+            segment_descriptions=described,
             manufacturer_model_name=algorithm.name[:64],
             software_versions=algorithm.package_version,
             device_serial_number=algorithm.serial_number,
-            series_description="tumorlens tumor mask",
-            content_label="TUMOR_MASK",
-            content_description=f"tumorlens tumor mask, {RESEARCH_ONLY}",
-            content_creator_name=_person_name(reviewer),
+            series_description=texts.description,
+            content_label=texts.label,
+            content_description=f"{texts.description}, {RESEARCH_ONLY}",
+            content_creator_name=_person_name(texts.reviewer),
             omit_empty_frames=bool(segments.any()),
-            **new_series(source, SEGMENTATION_SERIES),
+            **new_series(source, texts.series),
         )
         _refer_to_source(segmentation, source, {str(plane.SOPInstanceUID): place for plane, place in planes})
         inherit(segmentation, source)
@@ -106,6 +185,10 @@ def _person_name(name: str) -> str | None:
     """A name as DICOM writes it (PS3.5 6.2.1); one that is not parted by ``^`` is a family name as a whole."""
     name = name.replace("\\", " ").replace("=", " ")  # which part values and alphabets
     return (name if "^" in name else f"{name[:63]}^")[:64] if name else None
+
+
+def _frames_of(voxels: NDArray[Any], scan: Scan) -> NDArray[Any]:
+    return frames_from_volume(voxels) if scan.volume else voxels[None]
 
 
 def _frames_to_write(frames: NDArray[Any], source: DicomSource) -> list[int]:
@@ -176,13 +259,7 @@ def _segments(count: int, tumor: TumorClass, algorithm: Algorithm, corrected: bo
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    identification = hd.AlgorithmIdentificationSequence(
-        name=algorithm.name[:64],
-        family=codes.DCM.ArtificialIntelligence,
-        version=algorithm.version[:64],
-        source=MANUFACTURER,
-        parameters=dict(algorithm.parameters) or None,
-    )
+    identification = _identification(algorithm)
     origin = "corrected by a reviewer" if corrected else "predicted"
     named = f"{tumor.prose}, {origin}" if tumor.name != TUMOR_FREE else origin
     kind = hd.seg.SegmentAlgorithmTypeValues
@@ -201,6 +278,41 @@ def _segments(count: int, tumor: TumorClass, algorithm: Algorithm, corrected: bo
         )
         for number in range(1, max(count, 1) + 1)
     ]
+
+
+def _region_segments(regions: Sequence[tuple[str, str]], tumor: TumorClass, algorithm: Algorithm) -> list[Any]:
+    """Descriptions of the regions' segments; see `_segments`."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    return [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"{name} (predicted)",
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Neoplasm,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=_identification(algorithm),
+            tracking_uid=hd.UID(),
+            tracking_id=f"Region {name}",
+            anatomic_regions=[getattr(codes.SCT, tumor.site)],
+            display_color=hd.color.CIELabColor.from_string(color),
+        )
+        for number, (name, color) in enumerate(regions, start=1)
+    ]
+
+
+def _identification(algorithm: Algorithm) -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    return hd.AlgorithmIdentificationSequence(
+        name=algorithm.name[:64],
+        family=codes.DCM.ArtificialIntelligence,
+        version=algorithm.version[:64],
+        source=MANUFACTURER,
+        parameters=dict(algorithm.parameters) or None,
+    )
 
 
 def _shade(rgb: str, number: int, count: int) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.decoding import stored_frames
 from tumorlens.data.dicom.derived import save_dicom
-from tumorlens.data.dicom.headers import frame_items, number, numbers, read_dataset, read_header, text
+from tumorlens.data.dicom.headers import frame_items, items, number, numbers, read_dataset, read_header, text
 from tumorlens.data.dicom.source import affine_of_frames, volume_from_frames
 from tumorlens.data.errors import InputError, reason_of
 
@@ -23,7 +23,8 @@ _MAX_FRAMES = 100_000
 Rgb = tuple[int, int, int]
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _COUNTS = {**dict(zip(GEOMETRY, (3, 6, 2), strict=True)), "ReferencedSegmentNumber": 1}
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second: label maps
+_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", _LABEL_MAP)
 
 
 def read_seg_frames(
@@ -41,15 +42,49 @@ def read_seg_frames(
     """
     dataset, frames = read_segmentation(path)
     for index, frame in enumerate(frames):
-        if not frame.any():
+        if frame.any():
+            yield volume_from_frames(frame[None]), _affine_of(dataset, index, frame.shape[0], steps, path)
+
+
+def read_segments(
+    path: Path, steps: Sequence[NDArray[Any]]
+) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
+    """The label of each frame's segment before each frame of `read_seg_frames`; arguments and errors as there."""
+    dataset, stored, least = _read(path)
+    labels = _labels_of(dataset)
+    is_map = text(dataset, "SOPClassUID") == _LABEL_MAP
+    for index, pixels in enumerate(stored):
+        if not (pixels >= least).any():
             continue
-        position, orientation, spacing = (of_frame(dataset, index, name, path) for name in GEOMETRY)
-        normal = np.cross(orientation[:3], orientation[3:]) * (-1, -1, 1)  # LPS to RAS
-        step = max(steps, key=lambda step: abs(float(step @ normal)) / float(np.linalg.norm(step)))
-        affine = affine_of_frames(
-            orientation, position, step * (-1, -1, 1), (float(spacing[0]), float(spacing[1])), frame.shape[0]
-        )
-        yield volume_from_frames(frame[None]), affine
+        affine = _affine_of(dataset, index, pixels.shape[0], steps, path)
+        numbers_in = [int(n) for n in np.unique(pixels) if n] if is_map else []
+        for segment in numbers_in or [int(of_frame(dataset, index, "ReferencedSegmentNumber", path)[0])]:
+            frame = pixels == segment if is_map else pixels >= least
+            yield labels.get(segment, ""), volume_from_frames(frame[None]), affine
+
+
+def segment_labels(path: Path) -> tuple[str, ...]:
+    """The labels of a DICOM Segmentation's segments.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    return tuple(_labels_of(read_header(path, ("SegmentSequence",))).values())
+
+
+def _labels_of(dataset: Dataset) -> dict[int, str]:
+    rows = items(dataset, "SegmentSequence")
+    return {int(number(row, "SegmentNumber") or 0): text(row, "SegmentLabel") for row in rows}
+
+
+def _affine_of(
+    dataset: Dataset, frame: int, rows: int, steps: Sequence[NDArray[Any]], path: Path
+) -> NDArray[np.float64]:
+    """``(4, 4)`` from the indices of a frame's volume to RAS mm; see `read_seg_frames`."""
+    position, orientation, spacing = (of_frame(dataset, frame, name, path) for name in GEOMETRY)
+    normal = np.cross(orientation[:3], orientation[3:]) * (-1, -1, 1)  # LPS to RAS
+    step = max(steps, key=lambda step: abs(float(step @ normal)) / float(np.linalg.norm(step)))
+    return affine_of_frames(orientation, position, step * (-1, -1, 1), (float(spacing[0]), float(spacing[1])), rows)
 
 
 def copy_segmentation(source: Path, target: Path, colors: Mapping[int, Rgb], merged: tuple[str, Rgb] | None) -> None:
@@ -96,6 +131,12 @@ def read_segmentation(path: Path) -> tuple[Dataset, NDArray[np.bool_]]:
     Raises:
         InputError: The file is not a DICOM Segmentation, or is damaged.
     """
+    dataset, pixels, least = _read(path)
+    return dataset, pixels >= least
+
+
+def _read(path: Path) -> tuple[Dataset, NDArray[Any], int]:
+    """A DICOM Segmentation, its stored frames ``(frames, rows, columns)``, and the value from which on they are one."""
     dataset = read_dataset(path)
     if text(dataset, "SOPClassUID") not in _SEGMENTATIONS:
         raise InputError(f"{path}: this is not a DICOM Segmentation")
@@ -106,7 +147,7 @@ def read_segmentation(path: Path) -> tuple[Dataset, NDArray[np.bool_]]:
     if pixels.ndim != 3:
         raise InputError(f"{path}: the DICOM Segmentation is damaged (it holds colors)")
     least = (int(number(dataset, "MaximumFractionalValue") or 1) + 1) // 2  # 1 in binary ones and label maps
-    return dataset, pixels >= least
+    return dataset, pixels, least
 
 
 def of_frame(dataset: Dataset, frame: int, name: str, path: Path) -> NDArray[np.float64]:

@@ -134,6 +134,28 @@ def read_pages(path: Path, kind: str, pages: Sequence[int] = ()) -> list[NDArray
         raise InputError(f"the {kind} file is damaged or cut off ({reason_of(error)})") from None
 
 
+def stored_numbers(scan: Scan) -> NDArray[Any]:
+    """The numbers that a picture's file stores, ``(rows, columns)`` or ``(rows, columns, 3)``, where they are labels.
+
+    A palette's are the numbers of its colors, and those of fewer than 8 bits are not stretched.
+
+    Args:
+        scan: The picture as it was read, with its path.
+    """
+    from PIL import Image, ImageOps
+
+    if scan.path is None:
+        return scan.voxels
+    with Image.open(scan.path) as picture:
+        bits = _bits(picture, scan.path)
+        if picture.mode in ("P", "PA"):
+            indices = ImageOps.exif_transpose(picture)
+            return np.array(indices if picture.mode == "P" else indices.getchannel(0))
+        if picture.mode == "1" or (picture.mode == "L" and bits < 8):
+            return np.asarray(scan.voxels // (255 // (2 ** (1 if picture.mode == "1" else bits) - 1)))
+    return scan.voxels
+
+
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """The pixels, turned and mirrored as EXIF and TIFF number orientations (1 to 8)."""
     return _UPRIGHT.get(orientation, lambda a: a)(pixels)

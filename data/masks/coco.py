@@ -39,9 +39,10 @@ def write_coco(
 ) -> None:
     """Write the annotations of images twice: as polygons, which every program can edit, and as run lengths.
 
-    Each lesion in a slice (or all lesions of a class) is one annotation, and none is a crowd: evaluations ignore
-    crowds. Categories are classes, with their number in the list of classes as ID. The number of the lesion is among
-    the annotation's ``attributes``. COCO adds up the polygons of an annotation, so holes are cuts of no width.
+    Each lesion in a slice (or all lesions of a class, or each region) is one annotation, and none is a crowd:
+    evaluations ignore crowds. Categories are classes, with their number in the list of classes as ID. The number of the
+    lesion, or the name of the region, is among the annotation's ``attributes``. COCO adds up the polygons of an
+    annotation, so holes are cuts of no width.
 
     Args:
         polygons: The file with polygons, ``.json``.
@@ -67,7 +68,8 @@ def write_coco(
                 "area": int(tools.area(encoded)),
                 "bbox": [float(n) for n in tools.toBbox(encoded)],
                 "iscrowd": 0,
-                "attributes": {} if label.lesion is None else {"lesion": label.lesion},
+                "attributes": ({} if label.lesion is None else {"lesion": label.lesion})
+                | ({"region": label.region} if label.region else {}),
             }
             rings = [single_ring(outline).ravel().tolist() for outline in outlines_of(part)]
             lengths = {"size": [rows, columns], "counts": encoded["counts"].decode("ascii")}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR, ClassList, TumorClass
+from tumorlens.data.masks.regions import Regions
 
 _SHADES = (0.0, 0.45, 0.7, 0.22, 0.58)  # shares of white in the colors of a scan's lesions, so that neighbors differ
 _MOST = 255
@@ -27,6 +28,7 @@ class MaskLabel:
         rgb: Red, green and blue, 0 to 255.
         lesion: The lesion's number in ``result.json``, or None for all lesions of a class.
         category: The number of the class, as in masks with a value for each class.
+        region: The name of the region, or empty.
     """
 
     value: int
@@ -35,6 +37,7 @@ class MaskLabel:
     rgb: tuple[int, int, int]
     lesion: int | None = None
     category: int = 0
+    region: str = ""
 
     @property
     def color(self) -> str:
@@ -53,6 +56,7 @@ class MaskLabel:
             "name": self.name,
             "class": self.tumor.name,
             "lesion": self.lesion,
+            **({"region": self.region} if self.region else {}),
             "color": self.color,
             "concept": {"value": code, "scheme": scheme, "meaning": meaning},
         }
@@ -85,6 +89,39 @@ def label_mask(
         MaskLabel(n, f"Lesion {n} ({tumor.prose})", tumor, _shade(tumor.color, n), n, category)
         for n in range(1, count + 1)
     ]
+
+
+def label_regions(
+    mask: NDArray[np.uint8],
+    values: NDArray[np.uint8],
+    regions: Regions,
+    label: str,
+    classes: ClassList = SHIPPED_CLASSES,
+) -> tuple[NDArray[np.uint8], list[MaskLabel]]:
+    """A mask with the value of each voxel's region, and the labels.
+
+    What a reviewer has cut away has no region. What a reviewer has added is in none that is known, and has a value of
+    its own.
+
+    Args:
+        mask: Non-zero is lesion.
+        values: The model's regions, as `Regions.paint` makes them, on the same grid.
+        regions: The regions.
+        label: The scan's label.
+        classes: The classes of the classifier.
+    """
+    tumor = classes.row(label if label in classes.tumors else TUMOR)
+    category = class_value(tumor, classes)
+    labels = [
+        MaskLabel(value, f"{row.name} ({tumor.prose})", tumor, rgb_of(row.color), None, category, row.name)
+        for row, value in zip(regions.rows, regions.painted, strict=True)
+    ]
+    painted, added = np.where(mask != 0, values, 0).astype(np.uint8), (mask != 0) & (values == 0)
+    if added.any():
+        free = next(n for n in range(1, _MOST + 1) if n not in regions.painted)
+        painted[added] = free
+        labels.append(MaskLabel(free, f"no region ({tumor.prose})", tumor, rgb_of(tumor.color), None, category))
+    return painted, [one for one in labels if (painted == one.value).any()]
 
 
 def class_value(tumor: TumorClass, classes: ClassList = SHIPPED_CLASSES) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.dicom.rtstruct import is_structure_set, read_contours
-from tumorlens.data.dicom.seg_exchange import read_seg_frames
+from tumorlens.data.dicom.seg_exchange import read_seg_frames, read_segments
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan, sniff
 from tumorlens.data.masks.outlines import fill
@@ -118,6 +118,24 @@ def read_mask_dicom(path: Path, scan: Scan) -> NDArray[np.uint8]:
     for frame, affine in read_seg_frames(path, list(scan.affine[:3, :3].T)):
         mask |= lay_on(frame, affine, scan, path)
     return mask
+
+
+def read_segments_dicom(path: Path, scan: Scan) -> dict[str, NDArray[np.uint8]]:
+    """The masks of a DICOM Segmentation by the labels of its segments, each as `read_mask_dicom` gives it. Empty
+    segments are left out.
+
+    Raises:
+        InputError: As `read_mask_dicom`, or the file is a RT Structure Set.
+    """
+    if scan.affine is None:
+        raise InputError(f"{path}: the scan's place in space is not known, so no DICOM mask fits it")
+    if is_structure_set(path):
+        raise InputError(f"{path}: a RT Structure Set cannot hold regions here; give a DICOM Segmentation or a NIfTI")
+    masks: dict[str, NDArray[np.uint8]] = {}
+    for label, frame, affine in read_segments(path, list(scan.affine[:3, :3].T)):
+        masks.setdefault(label, np.zeros(scan.voxels.shape, np.uint8))
+        masks[label] |= lay_on(frame, affine, scan, path)
+    return masks
 
 
 def lay_on(mask: NDArray[np.bool_], affine: Any, scan: Scan, path: Path) -> NDArray[np.uint8]:

@@ -7,10 +7,13 @@ Masks come as classes, as gray pictures, as JPEG and as fractions, so which valu
 - Gray levels are cut at half of their maximum, because JPEG and smooth drawing blur a border.
 - Fractions are cut at 0.5, which leaves the border in its place after interpolation.
 - Any channel of a color counts.
+
+Where a lesion has regions, the values are labels, see `read_labels`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,13 @@ from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
+from tumorlens.data.formats.pictures import stored_numbers
 from tumorlens.data.scan import Scan
 
 _MOST_CLASSES = 31  # larger values of a picture are gray levels: 127 next to 255 is a smooth border
 _LOSSY = ("jpeg", "webp")
+_MOST_LABELS = 255  # of a volume: an atlas has some hundred
+_KEEPS_NUMBERS = ("png", "bmp", "gif", "tiff")  # formats of pictures
 
 
 def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:
@@ -41,11 +47,30 @@ def read_mask(path: Path, scan: Scan, index: int = 0) -> NDArray[np.uint8]:
     """
     if scan.volume:
         return scan.view(read_volume_mask(path, scan), index)
-    mask = open_mask(path)
-    lesion = mask.view(lesion_of(mask), 0)
-    if lesion.shape != scan.voxels.shape[:2]:
-        raise InputError(f"{path}: the mask has shape {lesion.shape}, its image {scan.voxels.shape[:2]}")
-    return lesion
+    return _fitting(open_mask(path), lesion_of, scan, path)
+
+
+def read_labels(path: Path, scan: Scan) -> NDArray[Any]:
+    """Read a mask file whose values are labels, as whole numbers: the background's is 0.
+
+    Returns:
+        ``(rows, columns)``, or of a volume the array order of ``scan.voxels``.
+
+    Raises:
+        InputError: As `read_mask`, or the file holds gray levels, colors or fractions.
+    """
+    return _fitting(open_mask(path), labels_of, scan, path)
+
+
+def _fitting(mask: Scan, read: Callable[[Scan], NDArray[Any]], scan: Scan, path: Path) -> NDArray[Any]:
+    """What is read from a mask, once its shape and its place are known to be those of its scan."""
+    if scan.volume:
+        _check_grid(mask, scan, path)
+        return read(mask)
+    values = mask.view(read(mask), 0)
+    if values.shape != scan.voxels.shape[:2]:
+        raise InputError(f"{path}: the mask has shape {values.shape}, its image {scan.voxels.shape[:2]}")
+    return values
 
 
 def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
@@ -59,6 +84,11 @@ def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
             voxel.
     """
     mask = open_mask(path)
+    _check_grid(mask, scan, path)
+    return lesion_of(mask)
+
+
+def _check_grid(mask: Scan, scan: Scan, path: Path) -> None:
     if mask.voxels.shape != scan.voxels.shape:
         raise InputError(f"{path}: the mask has shape {mask.voxels.shape}, its scan {scan.voxels.shape}")
     if mask.affine is not None and scan.affine is not None:
@@ -66,7 +96,6 @@ def read_volume_mask(path: Path, scan: Scan) -> NDArray[np.uint8]:
         apart = np.linalg.solve(scan.affine, mask.affine @ corners) - corners
         if np.abs(apart).max() > 0.5:
             raise InputError(f"{path}: the mask lies up to {np.abs(apart).max():.1f} voxels away from its scan")
-    return lesion_of(mask)
 
 
 def open_mask(path: Path) -> Scan:
@@ -99,6 +128,28 @@ def lesion_of(mask: Scan) -> NDArray[np.uint8]:
     flat = _flat(mask)
     cut = _cut(flat, mask)
     return (flat >= cut).astype(np.uint8) if _is_fractions(flat) else (flat > cut).astype(np.uint8)
+
+
+def labels_of(mask: Scan) -> NDArray[Any]:
+    """The labels of a mask, whole numbers, ``(rows, columns)`` or the volume's shape; see `read_labels`.
+
+    Raises:
+        InputError: The file holds gray levels, colors or fractions.
+    """
+    picture = not mask.volume and mask.format in _KEEPS_NUMBERS
+    values = stored_numbers(mask) if picture else mask.voxels
+    problem = ""
+    if mask.format in _LOSSY:
+        problem = f"{mask.format.upper()} does not keep numbers"
+    elif values.ndim == 3 and not mask.volume:
+        problem = "it holds colors"
+    elif not _is_whole(values):
+        problem = "it holds fractions"
+    elif len(np.unique(values[values != 0])) > (_MOST_LABELS if mask.volume else _MOST_CLASSES):
+        problem = "it holds gray levels"
+    if problem:
+        raise InputError(f"{mask.path}: this mask cannot hold regions, because {problem}; give it with whole numbers")
+    return values if values.dtype.kind != "f" else np.rint(values).astype(np.int64)
 
 
 def _flat(mask: Scan) -> NDArray[Any]:

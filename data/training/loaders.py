@@ -32,7 +32,7 @@ _FORKS = sys.platform == "linux"
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     """Training items of a prepared set. An index is ``(epoch, i)``: augmentation depends on it and the seed alone.
 
-    ``"mask"`` is 0 and 1, and where it comes from boxes `data.masks.boxes.UNKNOWN`, too.
+    ``"mask"`` is that of `PreparedSet`, and where it comes from boxes `data.masks.boxes.UNKNOWN`, too.
 
     Args:
         prepared: The slices.

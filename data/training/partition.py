@@ -24,6 +24,7 @@ from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import ClassList
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.training.prepared import PreparedSet, prepare, prepare_once
 
@@ -78,6 +79,7 @@ def load_partition(
     keep: Callable[[Sample], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
     given: GivenClasses | None = None,
+    regions: Regions = NO_REGIONS,
 ) -> Partition:
     """Read, prepare and split the data of a run.
 
@@ -86,6 +88,7 @@ def load_partition(
         keep: Only samples for which it is true are read.
         progress: Called with the number of slices done and of all.
         given: The classes that the user names; by default they are those of the labels.
+        regions: The parts of lesions that the masks are read for; by default their lesions are whole.
 
     Raises:
         InputError: Unusable data, a label that is not one of the classes, an unknown setting, an empty part, or an
@@ -99,7 +102,7 @@ def load_partition(
         raise InputError(
             "--duplicates keep is for an official split only (--split official); folds measure new patients"
         )
-    whole, marks, left_out = _read(config, keep, progress, given)
+    whole, marks, left_out = _read(config, keep, progress, given, regions)
     if config.split == "all":
         nothing = whole.subset([])
         everyone = range(len(whole))
@@ -147,16 +150,17 @@ def _read(
     keep: Callable[[Sample], bool] | None,
     progress: Callable[[int, int], None] | None,
     given: GivenClasses | None,
+    regions: Regions,
 ) -> _Read:
     """The samples that the stage can use, prepared; their signatures; and the number of samples that it cannot use."""
     label_map = (given.spellings if given else {}) | dict(config.label_map)
     classes = given.classes if given else None
-    key = (config.data, tuple(label_map.items()), config.channel, config.size, keep, classes)
+    key = (config.data, tuple(label_map.items()), config.channel, config.size, keep, classes, regions)
     if _shelf is not None and key in _shelf:
         return _shelf[key]
     samples: list[Sample] = []
     for number, source in enumerate(config.data):
-        loaded = load_samples(source, label_map, config.channel)
+        loaded = load_samples(source, label_map, config.channel, regions)
         samples += [replace(sample, source=number) for sample in loaded]
     total = len(samples)
     if keep is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tumorlens.data.files import whole_file
 from tumorlens.data.formats.open import source_files
 from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 from tumorlens.data.masks.drawings import class_files
-from tumorlens.data.masks.truth import mask_files
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
+from tumorlens.data.masks.truth import found_labels, mask_files
 from tumorlens.data.preprocessing.preprocess import Preprocess
 
 
@@ -30,9 +32,11 @@ class PreparedSet:
     Attributes:
         samples: Where each slice comes from.
         images: ``(n, size, size)`` uint8.
-        masks: ``(n, size, size)`` uint8, 0 and 1; 0 where the sample has no mask.
+        masks: ``(n, size, size)`` uint8, 0 and 1, or of samples with regions their bits, see
+            `data.masks.regions.Regions.bits`; 0 where the sample has no mask.
         labels: ``(n,)`` number of each slice's label, see `data.labels.ClassList.index`.
         classes: The classes that the numbers stand for.
+        found: Of samples with regions, the labels in all masks that were read, and in how many files each is.
     """
 
     samples: list[Sample]
@@ -40,6 +44,17 @@ class PreparedSet:
     masks: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: ClassList = SHIPPED_CLASSES
+    found: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def regions(self) -> Regions:
+        """The parts of lesions that the masks tell apart; none where they hold whole lesions."""
+        return _regions_of(self.samples)
+
+    @property
+    def planes(self) -> NDArray[np.uint8]:
+        """``(c, n, size, size)`` 0 and 1: the masks of each region, or of whole lesions."""
+        return self.regions.planes(self.masks) if self.regions else self.masks[None]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -53,6 +68,7 @@ class PreparedSet:
             self.masks[chosen],
             self.labels[chosen],
             self.classes,
+            self.found,
         )
 
 
@@ -78,19 +94,33 @@ def prepare(
     images = np.zeros((len(samples), size, size), np.uint8)
     masks = np.zeros_like(images)
     complete: list[Sample] = []  # with what only the files know, such as a patient
+    regions = _regions_of(samples)
+    files = {mask for s in samples if (mask := s.mask or s.volume_mask) is not None} if regions else set()
     for i, sample in enumerate(samples):
         reading = read_sample(sample)
         complete.append(reading.sample)
         try:
             prepared = preprocess(reading.image, reading.aspect)
             images[i] = prepared.image
-            if reading.mask is not None:
-                masks[i] = preprocess.mask_to_input(reading.mask, prepared.placement)
+            placed = reading.mask_to_input(preprocess, prepared.placement)
+            if placed is not None:
+                masks[i] = placed
         except InputError as error:
             raise InputError(f"{sample.name}: {error}") from None
         if progress:
             progress(i + 1)
-    return PreparedSet(complete, images, masks, labels, classes)
+    found = Counter(label for file in files for label in found_labels(file, regions))
+    return PreparedSet(complete, images, masks, labels, classes, dict(sorted(found.items(), key=_by_number)))
+
+
+def _by_number(found: tuple[str, int]) -> tuple[int, str]:
+    """Sorts labels that are numbers by these."""
+    return len(found[0]), found[0]
+
+
+def _regions_of(samples: Sequence[Sample]) -> Regions:
+    """The regions of a set, which all its samples share."""
+    return samples[0].regions if samples else NO_REGIONS
 
 
 def _numbered(samples: Sequence[Sample], classes: ClassList | None) -> tuple[NDArray[np.int64], ClassList]:
@@ -139,20 +169,25 @@ def prepare_once(
     patients = np.array([sample.patient for sample in fresh.samples], dtype=np.str_)
     try:
         with whole_file(path) as part:
-            np.savez(part, images=fresh.images, masks=np.packbits(fresh.masks), patients=patients)
+            arrays: dict[str, Any] = {"images": fresh.images, "masks": np.packbits(fresh.planes), "patients": patients}
+            if fresh.regions:
+                arrays["found"] = np.array(json.dumps(fresh.found))
+            np.savez(part, **arrays)
     except OSError as error:
         raise InputError(f"{folder}: prepared slices cannot be stored there ({error.strerror or error})") from None
     return fresh
 
 
 def _key(samples: Sequence[Sample], preprocess: Preprocess) -> str:
-    digest = hashlib.sha256(json.dumps([_READING, asdict(preprocess)], sort_keys=True).encode())
+    regions = _regions_of(samples)
+    reading = [_READING, asdict(preprocess), *([regions.to_card()] if regions else [])]
+    digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
     stamps: dict[Path, list[Any]] = {}
     for sample in samples:
         facts: list[Any] = [sample.slice_index, sample.channel, sample.plane, sample.label, sample.patient]
         for file in (sample.image, sample.mask):
             if file is not None and file not in stamps:  # a header may keep its voxels in another file
-                parts = [*source_files(file), *class_files(file), *mask_files(file)]
+                parts = [*source_files(file), *class_files(file), *mask_files(file, regions)]
                 stamps[file] = [fact for part in parts for fact in _stamp(part)]
             facts.append(None if file is None else stamps[file])
         digest.update(json.dumps(facts).encode())
@@ -169,13 +204,18 @@ def _stamp(file: Path) -> list[Any]:
 
 def _load(path: Path, samples: Sequence[Sample], size: int, classes: ClassList | None) -> PreparedSet | None:
     shape = (len(samples), size, size)
+    regions = _regions_of(samples)
+    n_planes = len(regions) or 1
     try:
         with np.load(path) as stored:
             images, patients = stored["images"], stored["patients"]
-            masks = np.unpackbits(stored["masks"], count=len(samples) * size * size).reshape(shape)
+            bits = np.unpackbits(stored["masks"], count=n_planes * len(samples) * size * size)
+            found = json.loads(str(stored["found"])) if regions else {}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if images.shape != shape or len(patients) != len(samples):
         return None
     complete = [replace(sample, patient=str(patient)) for sample, patient in zip(samples, patients, strict=True)]
-    return PreparedSet(complete, images, masks, *_numbered(samples, classes))
+    planes = bits.reshape(n_planes, *shape)
+    masks = regions.pack(planes) if regions else planes[0]
+    return PreparedSet(complete, images, masks, *_numbered(samples, classes), found)

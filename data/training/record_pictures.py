@@ -18,6 +18,7 @@ from tumorlens.data.config import DataConfig
 from tumorlens.data.datasets.picture_hashes import PictureHashes
 from tumorlens.data.datasets.sample import Sample, has_truth
 from tumorlens.data.files import write_text
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.training.partition import load_partition
 
 
@@ -38,7 +39,7 @@ def record_pictures(weights: Path, data: Sequence[str], start: Sequence[str], sa
     names = ("fold", "split", "duplicates", "size", "seed", "channel", "patients")
     settings: Mapping[str, Any] = {name: training[name] for name in names if name in training}
     keep = has_truth if card["stage"] == "segmentation" else _has_label
-    parts = load_partition(DataConfig(tuple(data), **settings), keep)
+    parts = load_partition(DataConfig(tuple(data), **settings), keep, regions=Regions.from_card(card))
     say(f"{len(parts.train)} training slices, {card['n_slices']['train']} by the card")
     start_text = ""
     if start:

@@ -19,6 +19,7 @@ from tumorlens.data.datasets.load import find_source
 from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.devices import pick_device, wants_bf16
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.data.training.curves import plot_learning_curves
 from tumorlens.data.training.loaders import epoch_slices, loaders
 from tumorlens.data.training.logs import check_logger, close_loggers, stopped_early
@@ -101,6 +102,7 @@ class Run:
         evidence: Evidence | None,
         prepared: Progress | None,
         given: GivenClasses | None = None,
+        regions: Regions = NO_REGIONS,
     ) -> Partition:
         """The slices to learn from, to validate and to test on.
 
@@ -109,11 +111,12 @@ class Run:
             evidence: What a run on all patients is calibrated on.
             prepared: Called with the number of slices read and of all.
             given: The classes that the user names; by default they are those of the labels.
+            regions: The parts of lesions that the masks are read for; by default their lesions are whole.
 
         Raises:
             InputError: See `data.training.partition.load_partition`.
         """
-        parts = load_partition(self.config, keep, prepared, given)
+        parts = load_partition(self.config, keep, prepared, given, regions)
         self.say(str(parts))
         self.warn_of_known_patients(parts)
         if evidence is not None:

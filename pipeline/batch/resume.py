@@ -64,7 +64,8 @@ def settings_of(pipeline: Pipeline, options: RunOptions) -> dict[str, Any]:
         "tumorlens": package_versions()["tumorlens"],
         "classification": {key: card.get(key) for key in _OF_CLASSIFIER}
         | ({"class_table": card["class_table"]} if "class_table" in card else {}),
-        "segmentation": {key: pipeline.segmenter.card.get(key) for key in _OF_SEGMENTER},
+        "segmentation": {key: pipeline.segmenter.card.get(key) for key in _OF_SEGMENTER}
+        | pipeline.segmenter.regions.to_card(),
         "preprocess_version": PREPROCESS_VERSION,
         "threshold": pipeline.threshold,
         "tta": pipeline.classifier.tta,

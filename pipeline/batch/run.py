@@ -38,6 +38,7 @@ from tumorlens.pipeline.outputs.table import (
     error_row,
     in_cell,
     read_table,
+    regions_in,
     write_table,
 )
 from tumorlens.pipeline.outputs.write import remove_leftovers, remove_result, write_result
@@ -113,7 +114,8 @@ def run_batch(
             ``result.json``, which is empty if the scan failed.
 
     Raises:
-        InputError: The output folder cannot be written to, another run writes there, or its table has other classes.
+        InputError: The output folder cannot be written to, another run writes there, or its table has other classes or
+            regions.
     """
     with sole_writer(out):
         if resume:
@@ -123,24 +125,30 @@ def run_batch(
         if not resume:
             remove_earlier_results(out)
         _say_renamed(jobs)
-        table = _Table(out, jobs, done, options, columns_of(pipeline.classes))
+        table = _Table(out, jobs, done, options, columns_of(pipeline.classes, pipeline.segmenter.regions))
         _run_jobs(pipeline, jobs, table, resume, readers)
         report_batch(out, table.all_rows, pipeline.classes, options)
         return table.report
 
 
 def _check_classes(out: Path, pipeline: Pipeline) -> None:
-    """Check that the table of an earlier call has the classes of this one.
+    """Check that the table of an earlier call has the classes and the regions of this one.
 
     Raises:
         InputError: It has others.
     """
-    rows, own = read_table(out / TABLE), pipeline.classes.outputs
-    if rows and classes_in(rows[0]) != own:
-        raise InputError(
-            f"{out / TABLE}: this table has the classes {', '.join(classes_in(rows[0]))}, this classifier "
-            f"{', '.join(own)}; choose another -o, or --overwrite"
-        )
+    rows = read_table(out / TABLE)
+    if not rows:
+        return
+    for what, stage, there, own in (
+        ("classes", "classifier", classes_in(rows[0]), pipeline.classes.outputs),
+        ("regions", "segmenter", regions_in(rows[0]), pipeline.segmenter.regions.names),
+    ):
+        if there != own:
+            raise InputError(
+                f"{out / TABLE}: this table has the {what} {', '.join(there) or 'none'}, this {stage} "
+                f"{', '.join(own) or 'none'}; choose another -o, or --overwrite"
+            )
 
 
 def _remove_leftovers(out: Path, jobs: list[Job]) -> None:

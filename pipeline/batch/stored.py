@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.read import open_mask, read_mask, read_volume_mask
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.batch.job import folder_of
 from tumorlens.pipeline.outputs import REVIEWED, TABLE
 from tumorlens.pipeline.outputs.table import read_table
 
 _MASKS = ("mask.nii.gz", "mask.png")
+_REGIONS = ("regions.nii.gz", "regions.png")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,22 @@ class StoredResult:
         stored = open_mask(path)
         return replace(stored, voxels=(stored.voxels != 0).astype(np.uint8))
 
+    @property
+    def regions(self) -> Regions:
+        """The regions of the segmenter that has drawn it; none where the scan failed."""
+        return Regions.from_card(self.content)
+
+    def region_mask(self) -> NDArray[np.uint8] | None:
+        """The value of each voxel's region on the grid of `mask`, as the model painted it; None without regions.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        path = next((p for name in _REGIONS if (p := self.folder / name).is_file()), None)
+        if path is None or not self.regions:
+            return None
+        return np.asarray(open_mask(path).voxels, np.uint8)
+
     def mask_on(self, scan: Scan, reviewed: bool = True) -> NDArray[np.uint8] | None:
         """The mask in the array order of its source, 0 and 1. None if the result has no mask.
 
@@ -135,6 +153,7 @@ def _read_result(out: Path, row: dict[str, str]) -> StoredResult:
 def _is_whole(content: dict[str, Any]) -> bool:
     """Whether a ``result.json`` has everything that others read of it, of the right kind."""
     ClassList.from_card(content)  # raises where it does not name classes
+    Regions.from_card(content)
     lists = all(isinstance(content[name], list) for name in ("review", "lesions", "slices", "files", "prediction_set"))
     dicts = all(isinstance(content[name], dict) for name in ("scan", "models", "versions"))
     dicts = dicts and isinstance(content.get("made_of"), dict | None)

@@ -21,7 +21,7 @@ class MasksExportCall:
     format: str = setting(help="Format of the files.", choices=FORMAT_NAMES)
     labels: str = setting(
         "lesion",
-        "A label for each lesion, numbered as in result.json where uncorrected, or for each class.",
+        "A label for each lesion, numbered as in result.json where uncorrected, for each class, or for each region.",
         choices=BY,
     )
     original: bool = setting(False, "Take the model's masks, also where a reviewer has corrected them.")

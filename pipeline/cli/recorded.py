@@ -103,7 +103,7 @@ def _as_words(value: Any, field: Field[Any]) -> Any:
     if "setting" not in field.metadata:  # it has no option
         return tuple(value) if isinstance(value, list) else value
     if isinstance(value, dict):
-        return [f"{key}={one}" for key, one in value.items()]
+        return [f"{key}={','.join(map(str, one)) if isinstance(one, list) else one}" for key, one in value.items()]
     if isinstance(value, list):
         return ["=".join(map(str, one)) if isinstance(one, list) else str(one) for one in value]
     if str(field.type).startswith("tuple"):

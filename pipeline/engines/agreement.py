@@ -22,7 +22,7 @@ from tumorlens.pipeline.engines.choice import ENGINES, PRECISIONS, choose_engine
 from tumorlens.pipeline.engines.engine import Engine, UnsupportedNetworkError
 from tumorlens.pipeline.engines.opening import open_stages
 from tumorlens.segmentation.evaluation.metrics import dice_scores
-from tumorlens.segmentation.postprocess import clean_mask
+from tumorlens.segmentation.postprocess import threshold_u8
 from tumorlens.segmentation.predict import Segmenter
 
 REFERENCE = Engine("torch", "cpu", "fp32")
@@ -41,11 +41,13 @@ class Answers:
         labels: ``(n,)`` number of each label, -1 where the slice is refused.
         masks: ``(n, size, size)`` uint8, 0 and 1, of every slice on the network's grid.
         seconds: Time that both stages take for all slices.
+        regions: ``(n, c, size, size)`` masks of the segmenter's regions; c is 0 where it tells none apart.
     """
 
     labels: NDArray[np.int64]
     masks: NDArray[np.uint8]
     seconds: float
+    regions: NDArray[np.uint8] | None = None
 
 
 def compare_engines(
@@ -64,8 +66,8 @@ def compare_engines(
 
     Returns:
         ``engine, precision, n, labels_agree, masks_dice, accuracy, dice_tumor, ms_per_slice, holds``. `masks_dice` is
-        the mean over the slices in which the reference finds a tumor. `holds` says whether the engine may replace the
-        reference.
+        the mean over the slices in which the reference finds a tumor, of regions that of the worst one. `holds` says
+        whether the engine may replace the reference.
 
     Raises:
         InputError: Weights or slices are unusable, or the stages have different input sizes.
@@ -124,10 +126,11 @@ def _answers(
         seen = classifier.look(part)
         refused = classifier.refuses(seen.strangeness, np.ones(len(part), bool))
         labels.append(np.where(refused, -1, classifier.labels(classifier.calibrate(seen.logits))))
-        maps = segmenter.predict(part, channels[start : start + _CHUNK])
-        masks.append(np.stack([clean_mask(m, segmenter.mask_threshold, 0) for m in maps]))
+        maps, parts = segmenter.predict_parts(part, channels[start : start + _CHUNK])
+        masks.append(np.concatenate([maps[:, None], parts], axis=1) >= threshold_u8(segmenter.mask_threshold))
         progress(min(start + _CHUNK, len(images)))
-    return Answers(np.concatenate(labels), np.concatenate(masks), time.perf_counter() - begun)
+    seconds, drawn = time.perf_counter() - begun, np.concatenate(masks).astype(np.uint8)
+    return Answers(np.concatenate(labels), drawn[:, 0], seconds, drawn[:, 1:])
 
 
 def compare_answers(engine: Engine, answers: Answers, reference: Answers, truth: PreparedSet) -> dict[str, Any]:
@@ -135,6 +138,9 @@ def compare_answers(engine: Engine, answers: Answers, reference: Answers, truth:
     positive = reference.labels > NO_TUMOR
     agreement = float((answers.labels == reference.labels).mean())
     dice_between = _mean_dice(answers.masks[positive], reference.masks[positive])
+    if answers.regions is not None and reference.regions is not None:
+        both = zip(answers.regions[positive].swapaxes(0, 1), reference.regions[positive].swapaxes(0, 1), strict=True)
+        dice_between = min(dice_between, *(_mean_dice(one, other) for one, other in both), 1.0)
     accuracy, dice = _scores(answers, truth)
     reference_accuracy, reference_dice = _scores(reference, truth)
     holds = (

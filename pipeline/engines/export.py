@@ -47,7 +47,7 @@ def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
 
     The graph takes prepared slices ``images`` ``(n, size, size)`` uint8. It returns ``logits`` ``(n, outputs)`` and
     ``features`` ``(n, d)`` for classification, or ``map`` ``(n, c, size, size)`` uint8 for segmentation, with a
-    channel for each of the card's ``outlines``.
+    channel for each of the card's ``outlines``, or of its ``regions``.
 
     Args:
         weights: A ``.safetensors`` file, with its card in the same folder.
@@ -123,6 +123,7 @@ def _card(weights: Path, kind: str, names: Sequence[str], size: int) -> str:
         "classes",
         "class_table",
         "outlines",
+        "regions",
         "operating_point",
         "conformal",
         "lesion_rule",

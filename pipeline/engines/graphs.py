@@ -52,7 +52,7 @@ class ClassifierGraph(_Graph):
 
 class SegmenterGraph(_Graph):
     """Prepared slices ``(n, size, size)`` uint8 -> lesion probability of each pixel, uint8, 255 is certain:
-    ``(n, c, size, size)`` with a channel for each kind of outline."""
+    ``(n, c, size, size)`` with a channel for each kind of outline, or each region."""
 
     def forward(self, images_nhw: torch.Tensor) -> torch.Tensor:
         probability = self.model(self._normalized(images_nhw)).sigmoid()

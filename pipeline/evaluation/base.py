@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.datasets.picture_hashes import PictureHashes
-from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.datasets.sample import Sample, open_cut
 from tumorlens.data.datasets.sweep import Swept, sweep
 from tumorlens.data.errors import InputError
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
+from tumorlens.data.masks.truth import known_regions
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
 from tumorlens.pipeline.evaluation.tables import CaseT, Table, groups_of
@@ -73,6 +75,7 @@ class Evaluation(ABC, Generic[CaseT]):
 
     Attributes:
         learned: The pictures from which the weights have learned that are measured next.
+        regions: What the segmenter tells apart in a lesion, once it has been measured.
         headline: Dotted path of a figure -> its title, for the table on the screen and that of the folds.
         group_titles: Figure of a group -> its title.
     """
@@ -85,6 +88,12 @@ class Evaluation(ABC, Generic[CaseT]):
         self.cases: list[CaseT] = []
         self.worst = Worst()
         self.learned = PictureHashes.from_text("")
+        self.regions = NO_REGIONS
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The `headline`, and the figures of each region."""
+        return self.headline
 
     @property
     @abstractmethod
@@ -188,3 +197,29 @@ def batches(
             batch = []
     if batch:
         yield batch
+
+
+class TrueRegions:
+    """The true regions of slices. Those of a volume follow each other, so its mask is read once.
+
+    Args:
+        regions: Of the segmenter.
+    """
+
+    def __init__(self, regions: Regions) -> None:
+        self.regions = regions
+        self._volume: tuple[Any, NDArray[np.uint8] | None] = (None, None)
+
+    def of(self, sample: Sample) -> NDArray[np.uint8] | None:
+        """Bits ``(rows, columns)``, or None, as `known_regions`."""
+        if not self.regions or sample.image.suffix.lower() == ".mat":
+            return None
+        scan = open_cut(sample)
+        if sample.mask is None or not scan.volume:
+            bits = known_regions(sample.mask, scan, self.regions)
+        else:
+            key = (sample.image, sample.plane, sample.mask)
+            if self._volume[0] != key:
+                self._volume = (key, known_regions(sample.mask, scan, self.regions))
+            bits = self._volume[1]
+        return scan.view(bits, sample.slice_index or 0) if bits is not None and scan.volume else bits

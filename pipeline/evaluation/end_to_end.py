@@ -15,7 +15,8 @@ from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.labels import NO_TUMOR, TUMOR, TUMOR_FREE, ClassList
-from tumorlens.data.masks.truth import read_truth
+from tumorlens.data.masks.regions import Regions
+from tumorlens.data.masks.truth import known_regions, read_truth
 from tumorlens.data.plotting import plain
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import Case, open_source, prepare
@@ -25,12 +26,16 @@ from tumorlens.pipeline.evaluation.protocols import Progress
 from tumorlens.pipeline.evaluation.segmentation import (
     EMPTY_CASES,
     MASK_TITLES,
+    REGION_POLICY,
     badness,
     box_figures,
     box_row,
     box_tables,
     mask_tables,
     mask_title,
+    region_row,
+    region_tables,
+    region_titles,
     size_plot,
 )
 from tumorlens.pipeline.evaluation.tables import Table, cell
@@ -42,6 +47,7 @@ from tumorlens.pipeline.read_ahead import AT_ONCE
 from tumorlens.pipeline.result import Result
 from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_scores
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
+from tumorlens.segmentation.evaluation.regions import Regional, region_dice, region_figures, region_scores
 
 _FIGURES = {
     **{key: title for key, title in DECISIONS.items() if key != "log_loss"},
@@ -76,6 +82,7 @@ class ScanCase:
         sequence: Its MRI sequence, empty where it is not known.
         boxes: Where the truth is boxes, how these agree with those around the mask.
         known: Of each judged slice, whether the weights have learned from it, or from a copy.
+        regions: The scores of the regions of each slice, in order; empty where the truth tells none apart.
     """
 
     scan: str
@@ -94,6 +101,7 @@ class ScanCase:
     sequence: str = ""
     boxes: BoxScores | None = None
     known: tuple[bool, ...] = ()
+    regions: tuple[Regional, ...] = ()
 
     @property
     def n_known(self) -> tuple[int, int]:
@@ -126,13 +134,21 @@ class PipelineEvaluation(Evaluation[ScanCase]):
     group_titles: ClassVar[dict[str, str]] = DECISION_TITLES | MASK_TITLES | {"dice_tumor": "Dice, scans with a tumor"}
 
     @property
+    def titles(self) -> dict[str, str]:
+        kinds = ("slices", "volumes")
+        return self.headline | {
+            k: v for kind in kinds for k, v in region_titles(self.regions, f"{kind}.", kind).items()
+        }
+
+    @property
     def policy(self) -> str:
         return (
             "source file in, label and mask out, as `tumorlens run` does it; a tumor that the classifier missed or "
             "refused has Dice 0, so has a mask on a tumor-free slice; a refused scan has a wrong label and an empty "
             "mask, ranks behind all others in the AUC, and has no part in the ECE; the answer tumor without a type is "
             "a tumor, with the wrong type; tumors of unknown type count for presence only; all classes can be "
-            f"answered; {EMPTY_CASES}; intervals are 95 %, by bootstrap over patients"
+            f"answered; {EMPTY_CASES}{REGION_POLICY if self.regions else ''}; intervals are 95 %, by bootstrap over "
+            "patients"
         )
 
     @property
@@ -151,7 +167,8 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         for sample in samples:
             by_scan.setdefault((sample.image, sample.channel), []).append(sample)
         size, done = pipeline.classifier.input_size, 0
-        for group in _groups(_open(members, size) for members in by_scan.values()):
+        self.regions = pipeline.segmenter.regions
+        for group in _groups(_open(members, size, self.regions) for members in by_scan.values()):
             decisions = pipeline.decide([opened.case for opened in group])
             for opened, decision in zip(group, decisions, strict=True):
                 result = pipeline.conclude(opened.case, decision)
@@ -168,7 +185,8 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             () if truth is None else [(scan.view(truth, k), scan.view(result.mask, k)) for k in range(scan.n_slices)]
         )
         scores = [slice_scores(guess_hw, true_hw) for true_hw, guess_hw in views]
-        self._offer(opened, result, label, patient, scores)
+        regions = self._regions(opened, result)
+        self._offer(opened, result, label, patient, scores, regions)
         return ScanCase(
             scan=first.image.name,
             patient=patient,
@@ -186,9 +204,25 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             sequence=first.sequence,
             boxes=box_scores(result.mask, read_truth(first.mask, scan)) if first.mask and first.weak else None,
             known=tuple(self.knows(np.stack([prepared.image for prepared in opened.case.chosen])).tolist()),
+            regions=regions,
         )
 
-    def _offer(self, opened: _Opened, result: Result, label: str, patient: str, scores: Sequence[SliceScores]) -> None:
+    def _regions(self, opened: _Opened, result: Result) -> tuple[Regional, ...]:
+        """The scores of the regions of each slice."""
+        scan, bits, drawn = opened.case.scan, opened.regions, result.region_mask
+        if bits is None or drawn is None:
+            return ()
+        return tuple(region_scores(scan.view(drawn, k), scan.view(bits, k), self.regions) for k in range(scan.n_slices))
+
+    def _offer(
+        self,
+        opened: _Opened,
+        result: Result,
+        label: str,
+        patient: str,
+        scores: Sequence[SliceScores],
+        regions: Sequence[Regional],
+    ) -> None:
         """Offer a scan to the worst cases, unless it is right: its slice with the lowest Dice, or where no mask is
         known the slice that a run shows."""
         scan, truth = opened.case.scan, opened.truth
@@ -196,7 +230,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             k = min(range(len(scores)), key=lambda k: badness(scores[k]))
             if scores[k].dice < 1 or not _is_right(label, result.label):
                 place = f", slice {k}" if scan.volume else ""
-                title = mask_title(label, scores[k], place, result.label)
+                title = mask_title(label, scores[k], place, result.label, regions[k] if regions else None)
                 masks = scan.view(truth, k), scan.view(result.mask, k)
                 self.worst.offer(
                     badness(scores[k]), WorstCase(scan.slice(k), title, patient, *masks, aspect=scan.pixel_aspect)
@@ -259,15 +293,21 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             "dice_by_label": {name: mean_of(name, score, outlined=True) for name in sick},
             "masks": segmentation_report(*slices, self.seed) if _shows_lesion(slices[0]) else None,
             **box_figures([(c.boxes, c.patient) for c in cases], self.seed),
+            **region_figures([c.regions for c in cases], patients, self.seed),
         }
 
     def rows_of(self, case: ScanCase) -> list[dict[str, Any]]:
         """A row of ``cases.csv`` for the scan, and below that of a volume one for each of its slices."""
         if not case.volume:
             row = self._row(case, "picture", None, case.scores[0] if case.scores else None)
+            row |= region_row(case.regions[0]) if case.regions else {}
             return [row if case.boxes is None else row | box_row(case.boxes)]
         slices = [self._row(case, "slice", k, s) for k, s in enumerate(case.scores)]
-        return [self._row(case, "volume", None, None), *slices]
+        for row, scores in zip(slices, case.regions, strict=False):
+            row |= region_row(scores)
+        volume = self._row(case, "volume", None, None)
+        volume |= {f"region_{name}_dice": value for name, value in region_dice(case.regions).items()}
+        return [volume, *slices]
 
     def _row(self, case: ScanCase, kind: str, index: int | None, scores: SliceScores | None) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -325,6 +365,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             tables.append(Table(about, ("", "value"), rows))
             tables += box_tables(part)
             tables += mask_tables(part["masks"], masks) if part["masks"] else []
+            tables += region_tables(part, kind)
         return tables
 
 
@@ -336,17 +377,23 @@ class _Opened:
         members: Its samples.
         case: Ready for the networks.
         truth: Its true mask in the array order of the scan, or None.
+        regions: Its true regions as bits, or None.
     """
 
     members: list[Sample]
     case: Case
     truth: NDArray[np.uint8] | None
+    regions: NDArray[np.uint8] | None
 
 
-def _open(members: list[Sample], size: int) -> _Opened:
+def _open(members: list[Sample], size: int, regions: Regions) -> _Opened:
     first = members[0]
     scan = open_source(first.image, RunOptions(channel=first.channel))
-    return _Opened(members, prepare(scan, size), true_mask(members, scan))
+    truth, bits = true_mask(members, scan), None
+    if regions and truth is not None and (scan.annotation is None or scan.annotation.mask is None):
+        bits = known_regions(_mask_file(members), scan, regions)
+        truth = truth if bits is None else (bits != 0).astype(np.uint8)
+    return _Opened(members, prepare(scan, size), truth, bits)
 
 
 def _groups(scans: Iterable[_Opened]) -> Iterator[list[_Opened]]:
@@ -397,7 +444,7 @@ def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
     """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
     if members[0].weak:
         return None
-    file = next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
+    file = _mask_file(members)
     if file is not None:
         return read_truth(file, scan)
     if scan.annotation is not None and scan.annotation.mask is not None:
@@ -405,6 +452,10 @@ def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
     if any(label != TUMOR_FREE for s in members for label in (s.volume_label or s.label, s.label)):
         return None
     return np.zeros(scan.voxels.shape if scan.volume else scan.voxels.shape[:2], np.uint8)
+
+
+def _mask_file(members: list[Sample]) -> Path | None:
+    return next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
 
 
 def dice(guess: NDArray[Any], truth: NDArray[Any]) -> float:

@@ -81,7 +81,7 @@ def evaluate(
         say(selection.protocol.title)
     if copies:
         say(f"({about['mark']})")
-    say(screen_table(report, evaluation.headline))
+    say(screen_table(report, evaluation.titles))
     counted = f"{report['n']} {unit_of(report)} of {report['n_patients']} patients"
     say(f"{counted}, {selection.choice}; report: {out / 'report.md'}")
     for text in (*selection.notes, *about["differs_from_run"]):

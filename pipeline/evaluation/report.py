@@ -133,7 +133,7 @@ def _markdown(report: dict[str, Any], evaluation: Evaluation[Any], plots: list[s
     parts.append(f"Command:\n\n```\n{report['command']}\n```\n")
     tables = evaluation.tables(report["figures"])
     if len(report["by_fold"]) > 1:
-        tables.insert(0, fold_table(evaluation.headline, report["by_fold"], report["figures"]))
+        tables.insert(0, fold_table(evaluation.titles, report["by_fold"], report["figures"]))
     if report["groups"]:
         tables.append(group_table(report["groups"], evaluation.group_titles))
     mark = f" ({report['mark']})" if report["mark"] else ""  # at every figure, for tables are copied without the rest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +14,10 @@ from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, outline_of
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
-from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
+from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, TrueRegions, batches
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
@@ -29,6 +30,7 @@ from tumorlens.segmentation.evaluation.metrics import (
     volume_dice,
 )
 from tumorlens.segmentation.evaluation.plots import plot_dice_by_size
+from tumorlens.segmentation.evaluation.regions import Regional, region_figures, region_scores
 from tumorlens.segmentation.predict import Segmenter
 
 _BATCH = 16
@@ -37,6 +39,12 @@ EMPTY_CASES = (
     "truth and mask empty: Dice, IoU and NSD 1, HD95 0; one of them empty: Dice, IoU and NSD 0, HD95 the slice's "
     "diagonal; no slice is dropped; HD95 in pixels of the source, NSD at 2 pixels"
 )
+
+REGION_POLICY = (
+    "; where a mask tells regions apart, a lesion is what lies in one of them, and each has a Dice of its own, by the "
+    "same policy for empty masks"
+)
+_IN_ROWS = ("dice", "hd95", "truth_px", "guess_px")  # of each region
 
 _AGREEMENT = {"dice": "Dice", "iou": "IoU", "hd95": "HD95, pixels", "nsd": "NSD at 2 pixels"}
 
@@ -59,10 +67,12 @@ class SegmentationCase(SliceCase):
     Attributes:
         scores: On the grid of the file.
         boxes: Where the truth is boxes, how these agree with those around the mask; then `scores` mean nothing.
+        regions: The scores of each region; empty where the truth tells none apart.
     """
 
     scores: SliceScores
     boxes: BoxScores | None = None
+    regions: Regional = field(default_factory=dict)
 
 
 class SegmentationEvaluation(Evaluation[SegmentationCase]):
@@ -108,9 +118,14 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
             text += "; a box is not the truth of a mask: boxes are compared with those around the mask's parts"
         if self.outline is not None:
             text += f"; every mask from the segmenter's layer for the outline {self.outline!r}"
+        text += REGION_POLICY if self.regions else ""
         if self.protocol.id == "p4":
             text += "; Dice of a volume counts the pixels of all slices of a patient"
         return text + "; intervals are 95 %, by bootstrap over patients"
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return self.headline | region_titles(self.regions)
 
     def measure(
         self, models: dict[str, Any], samples: Sequence[Sample], fold: int | None, progress: Progress | None = None
@@ -119,24 +134,31 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         segmenter: Segmenter = models["segmentation"]
         if self.outline is not None and self.outline not in segmenter.outlines:
             raise InputError(f"the segmenter has no layer for --outline {self.outline}; leave the option out")
-        preprocess = Preprocess(segmenter.input_size)
+        self.regions = segmenter.regions
+        preprocess, truths = Preprocess(segmenter.input_size), TrueRegions(segmenter.regions)
         for batch in batches(samples, preprocess, _BATCH, progress):
-            self._compare(segmenter, preprocess, batch, fold)
+            self._compare(segmenter, preprocess, batch, fold, truths)
 
-    def _compare(self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None) -> None:
+    def _compare(
+        self, segmenter: Segmenter, preprocess: Preprocess, batch: list[Swept], fold: int | None, truths: TrueRegions
+    ) -> None:
         outlines = [self.outline or outline_of(swept.reading.sample.sequence) for swept in batch]
         channels = [segmenter.channel_of(outline) for outline in outlines]
         images = np.stack([swept.prepared.image for swept in batch])
-        maps = segmenter.predict(images, channels)
-        for swept, map_hw, known in zip(batch, maps, self.knows(images), strict=True):
-            reading = swept.reading
-            guess = preprocess.mask_to_source(map_hw, swept.prepared.placement, segmenter.mask_threshold)
+        maps, parts = segmenter.predict_parts(images, channels)
+        for swept, map_hw, parts_chw, known in zip(batch, maps, parts, self.knows(images), strict=True):
+            reading, placement = swept.reading, swept.prepared.placement
+            guess = preprocess.mask_to_source(map_hw, placement, segmenter.mask_threshold)
+            bits = truths.of(reading.sample)
             truth = np.zeros_like(guess) if reading.mask is None else reading.mask
+            truth = truth if bits is None else (bits != 0).astype(np.uint8)
             boxes = box_scores(guess, truth) if reading.sample.weak else None
-            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), boxes, known=bool(known))
+            on_source = [preprocess.map_to_source(part, placement) for part in parts_chw]
+            regions = region_scores(segmenter.paint(guess, on_source), bits, self.regions)
+            case = SegmentationCase(reading.sample, fold, slice_scores(guess, truth), boxes, regions, known=bool(known))
             self.cases.append(case)
             if boxes is None and case.scores.dice < 1:
-                title = mask_title(case.sample.label, case.scores)
+                title = mask_title(case.sample.label, case.scores, regions=case.regions)
                 shown = WorstCase(reading.image, title, case.patient, truth, guess, reading.aspect)
                 self.worst.offer(badness(case.scores), shown)
 
@@ -151,6 +173,7 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
             for part in (report["slice"], report["patient"]):
                 part |= {f"{name}_all": None for name in AGREEMENT}
         figures |= report | (counts if figures else {})
+        figures |= region_figures([[c.regions] for c in cases], [c.patient for c in cases], self.seed)
         return figures | ({"volume": volume_dice(scores, patients, self.seed)} if self.protocol.id == "p4" else {})
 
     def group_figures(self, cases: Sequence[SegmentationCase]) -> dict[str, Any]:
@@ -162,7 +185,7 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
         """A row of ``cases.csv`` for each slice."""
         if case.boxes is not None:
             return [case.row | box_row(case.boxes)]
-        return [case.row | asdict(case.scores)]
+        return [case.row | asdict(case.scores) | region_row(case.regions)]
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Dice by lesion size and the lowest Dice."""
@@ -181,7 +204,7 @@ class SegmentationEvaluation(Evaluation[SegmentationCase]):
             return box_tables(figures, figures["slice"]["false_masks"])
         volumes = box_tables(figures)
         volumes += [listing("Dice of volumes, one per patient", figures["volume"])] if "volume" in figures else []
-        return volumes + mask_tables(figures)
+        return volumes + mask_tables(figures) + region_tables(figures, "slices")
 
 
 def _outlined(cases: Sequence[SegmentationCase]) -> list[SegmentationCase]:
@@ -231,7 +254,9 @@ def badness(scores: SliceScores) -> tuple[float, ...]:
     return (scores.dice, 2.0 * scores.overlap_px - scores.truth_px - scores.guess_px)
 
 
-def mask_title(label: str, scores: SliceScores, place: str = "", answer: str = "") -> str:
+def mask_title(
+    label: str, scores: SliceScores, place: str = "", answer: str = "", regions: Regional | None = None
+) -> str:
     """The title of one of the worst slices: its truth, then what was answered.
 
     Args:
@@ -239,10 +264,12 @@ def mask_title(label: str, scores: SliceScores, place: str = "", answer: str = "
         scores: Of the slice.
         place: The slice of a volume, or empty.
         answer: The label that was answered; empty where only a mask was.
+        regions: The scores of its regions, or None.
     """
     true = plain(label or TUMOR) if scores.truth_px else plain(CLASSES[NO_TUMOR])
     masks = f"Dice {scores.dice:.2f}" if scores.truth_px else "false mask" if scores.guess_px else ""
-    return f"true: {true}{place}\n" + ", ".join(filter(None, (plain(answer), masks)))
+    lines = [f"true: {true}{place}", ", ".join(filter(None, (plain(answer), masks))), region_words(regions or {})]
+    return "\n".join(lines if lines[2] else lines[:2])
 
 
 def size_plot(
@@ -268,3 +295,51 @@ def mask_tables(figures: dict[str, Any], title: str = "Masks") -> list[Table]:
     rows += [(f"Dice, {label}", cell(dice), "") for label, dice in per_slice["dice_by_label"].items()]
     about = f"{title}: {figures['n']} slices, {figures['n_tumor']} with a tumor, {figures['n_lesions']} lesions"
     return [Table(about, ("", "per slice", "per patient"), rows)]
+
+
+def region_row(scores: Regional) -> dict[str, Any]:
+    """The columns of ``cases.csv`` for the regions of a slice."""
+    return {f"region_{name}_{key}": getattr(one, key) for name, one in scores.items() for key in _IN_ROWS}
+
+
+def region_titles(regions: Regions, path: str = "", kind: str = "slices") -> dict[str, str]:
+    """Dotted path of the headline figures of each region -> title.
+
+    Args:
+        regions: The regions.
+        path: Of the figures that hold ``regions``, with a dot at its end.
+        kind: What is counted.
+    """
+    return {
+        f"{path}regions.{name}.{key}": f"Dice of {plain(name)}, {words}"
+        for name in regions.names
+        for key, words in (("dice_present", f"{kind} with it"), ("dice_all", f"all {kind}"))
+    }
+
+
+def region_words(scores: Regional) -> str:
+    """The Dice of each region that a slice shows or should show, for a title, such as ``core 0.81, enhancing 0.60``."""
+    shown = {name: one for name, one in scores.items() if one.truth_px or one.guess_px}
+    return ", ".join(f"{plain(name)} {one.dice:.2f}" for name, one in shown.items())
+
+
+def region_tables(figures: dict[str, Any], kind: str) -> list[Table]:
+    """The ``regions`` among some figures as a table; none without them.
+
+    Args:
+        figures: With what `region_figures` returns.
+        kind: What ``n`` counts: slices, or volumes.
+    """
+    if "regions" not in figures:
+        return []
+    several = kind != "slices"
+    head = ["region", f"{kind} with it", f"Dice, {kind} with it", "median", f"Dice, all {kind}"]
+    head += ["Dice, slices with it"] if several else []
+    head += ["HD95, slices with it, pixels", "Dice per patient, over all pixels"]
+    rows = []
+    for name, part in figures["regions"].items():
+        row = [plain(name), f"{part['n_present']} of {part['n']}"]
+        row += [cell(part[key]) for key in ("dice_present", "dice_present_median", "dice_all")]
+        row += [cell(part["slices"]["dice_present"])] if several else []
+        rows.append([*row, cell(part["slices"]["hd95_present"]), cell(part["patient"]["mean"])])
+    return [Table(f"Regions, {kind}", head, rows)]

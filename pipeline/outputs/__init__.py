@@ -7,8 +7,8 @@ REPORT, REPORT_PDF = "report.html", "report.pdf"  # beside a result; the first a
 
 RESULT_FILES = (
     *("result.json", "overlay.png", "explanation.png", "montage.png", "mask.png", "mask.nii.gz"),
-    *("lesions.nii.gz", "probability.png", "probability.nii.gz"),
-    *("mask.dcm", "measurements.dcm", "overlay.dcm"),
+    *("lesions.nii.gz", "regions.png", "regions.nii.gz", "probability.png", "probability.nii.gz"),
+    *("mask.dcm", "regions.dcm", "measurements.dcm", "overlay.dcm"),
     *(REPORT, REPORT_PDF),
 )
 

@@ -1,7 +1,8 @@
 """A `Result` -> DICOM Structured Report: the measurements, coded by template TID 1500 (PS3.16), for machines to read.
 
 A Comprehensive 3D SR (PS3.3 A.35.13). One measurement group for each lesion (TID 1411) refers to the lesion's segment
-in the DICOM Segmentation. One group for the whole scan (TID 1501) holds the presence of a tumor and the probabilities.
+in the DICOM Segmentation. One group for the whole scan (TID 1501) holds the presence of a tumor and the probabilities;
+where lesions have regions, one more for each holds its volume.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def segmenter_from(models: Mapping[str, Mapping[str, Any]], versions: Mapping[st
     return _algorithm(f"tumorlens Res-U-Net ({kind})", card, versions, {})
 
 
-def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dataset:
+def write_report_dicom(path: Path, result: Result, segmentation: Dataset, regions: Dataset | None = None) -> Dataset:
     """Write the measurements of a scan as a DICOM Structured Report.
 
     The report is complete, preliminary and not verified. A scan without lesions has only the group of the whole scan.
@@ -77,6 +78,7 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
         path: The file to write.
         result: The result of a scan that was read from DICOM.
         segmentation: The object that `data.dicom.seg.write_mask_dicom` made of the same lesions.
+        regions: The object that `data.dicom.seg.write_regions_dicom` made of their regions, or None.
 
     Returns:
         The object as written, a ``highdicom.sr.Comprehensive3DSR``.
@@ -97,6 +99,7 @@ def write_report_dicom(path: Path, result: Result, segmentation: Dataset) -> Dat
             procedure_reported=hd.sr.CodedConcept(*_MRI_OF_BRAIN),
             imaging_measurements=[
                 _scan_group(result, classifier),
+                *([] if regions is None else _region_groups(result, regions)),
                 *(_lesion_group(lesion, result, segmentation, source) for lesion in result.lesions),
             ],
         )
@@ -201,6 +204,24 @@ def _scan_group(result: Result, classifier: Algorithm) -> Any:
         hd.sr.TextContentItem(codes.DCM.Comment, " ".join(remarks), hd.sr.RelationshipTypeValues.CONTAINS)
     )
     return group
+
+
+def _region_groups(result: Result, regions: Dataset) -> list[Any]:
+    """The volume of each region in the whole scan (TID 1501), under the tracking identifier of its segment."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    return [
+        hd.sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=hd.sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
+            finding_type=codes.SCT.Neoplasm,
+            finding_sites=[hd.sr.FindingSite(getattr(codes.SCT, result.classes.row(result.label).site))],
+            algorithm_id=_identification(segmenter_of(result)),
+            measurements=[hd.sr.Measurement(codes.SCT.Volume, size.volume_mm3, codes.UCUM.CubicMillimeter)],
+        )
+        for segment, size in zip(regions.SegmentSequence, result.region_sizes, strict=True)
+        if size.volume_mm3 is not None
+    ]
 
 
 def _lesion_group(lesion: Lesion, result: Result, segmentation: Dataset, source: DicomSource) -> Any:

@@ -16,6 +16,7 @@ from tumorlens.pipeline.outputs.overlay import (
     caption,
     display_limits,
     draw_slice,
+    legend,
     mark_sides,
 )
 from tumorlens.pipeline.outputs.text import Picture, band, draw_caption, draw_text, ground, text_width
@@ -94,7 +95,7 @@ def _title(result: Result, width: int) -> Picture:
     """Label and confidence, and below them the lesions in words."""
     title = band([caption(result)], width, _LARGE)
     draw_text(title, RESEARCH_ONLY, width - _LARGE // 2, len(title) // 2, _MEDIUM, "rm")
-    return np.concatenate([title, band(_legend(result, width), width, _MEDIUM)])
+    return np.concatenate([title, band(_legend(result, width), width, _MEDIUM), *legend(result, width, _MEDIUM)])
 
 
 def _legend(result: Result, width: int) -> list[str]:

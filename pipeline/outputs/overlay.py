@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
+from tumorlens.data.masks.labeling import rgb_of
+from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.percentiles import percentiles
 from tumorlens.data.preprocessing.preprocess import to_gray
 from tumorlens.data.scan import Scan
@@ -21,6 +24,7 @@ from tumorlens.pipeline.outputs.text import (
     fitted,
     ground,
     letter_size,
+    line_height,
     text_width,
 )
 from tumorlens.pipeline.result import Result
@@ -44,10 +48,12 @@ def draw_overlay(result: Result) -> Picture:
     """RGB picture ``(rows, columns, 3)`` uint8 of the shown slice with its mask, label and confidence.
 
     Its longer side has 640 pixels or more. Pixels that are not square are stretched to true proportions. Letters show
-    the orientation where it is known. Several lesions have their numbers.
+    the orientation where it is known. Several lesions have their numbers. Regions of lesions have their colors, which a
+    strip below explains.
     """
     gray = _gray(result.scan, result.shown_slice)
-    return draw_caption(_marked(_with_mask(result, gray), result), caption(result))
+    picture = draw_caption(_marked(_with_mask(result, gray), result), caption(result))
+    return np.concatenate([picture, *legend(result, picture.shape[1], letter_size(*picture.shape[:2]))])
 
 
 def draw_heat(result: Result) -> Picture:
@@ -76,7 +82,8 @@ def draw_heat(result: Result) -> Picture:
     words = (
         f"Grad-CAM: where the classifier looked for '{_sought(result)}'; not an outline of the tumor. Research only."
     )
-    return np.concatenate([both, band([words], both.shape[1], letter_size(*size))])
+    below = [*legend(result, both.shape[1], letter_size(*size)), band([words], both.shape[1], letter_size(*size))]
+    return np.concatenate([both, *below])
 
 
 def _with_mask(result: Result, gray: NDArray[Any]) -> Picture:
@@ -128,6 +135,37 @@ def caption(result: Result) -> str:
     return f"{result.classes.prose(result.label)} {result.confidence:.2f}"
 
 
+def legend(result: Result, width: int, size: int) -> list[Picture]:
+    """A strip with the color, name and size of each region; none where no region is drawn.
+
+    Args:
+        result: The result.
+        width: Width of the strip in pixels.
+        size: Height of the letters in pixels.
+    """
+    if result.region_mask is None or not result.lesions:
+        return []
+    rows: list[list[tuple[int, str, tuple[int, int, int]]]] = [[]]
+    x, box = size // 2, round(0.8 * size)
+    for row, region in zip(result.regions.rows, result.region_sizes, strict=True):
+        sized = "" if region.volume_mm3 is None else f" {region.volume_mm3 / 1000:.3g} ml"
+        text = f"{plain(row.name)}{sized}"
+        end = x + box + size // 3 + text_width(text, size)
+        if rows[-1] and end > width:
+            rows.append([])
+            x, end = size // 2, size // 2 + end - x
+        rows[-1].append((x, text, rgb_of(row.color)))
+        x = end + size
+    strip = ground(len(rows) * line_height(size) + size // 2, width)
+    for k, entries in enumerate(rows):
+        top = size // 4 + k * line_height(size)
+        for x, text, color in entries:
+            low = top + (line_height(size) - box) // 2
+            strip[low : low + box, x : x + box] = color
+            draw_text(strip, text, x + box + size // 3, top + line_height(size) // 2, size, "lm")
+    return [strip]
+
+
 def display_limits(values: NDArray[Any]) -> tuple[float, float]:
     """The values shown as black and as white. The darkest and the brightest 0.5 % lie beyond them."""
     low, high = (float(v) for v in percentiles(values, (0.5, 99.5)))
@@ -166,14 +204,22 @@ def draw_slice(
     if not numbers_hw.any():
         return picture
     doubtful = np.isin(numbers_hw, [lesion.number for lesion in result.lesions if lesion.doubtful])
-    drawn = np.zeros(size, np.uint8)
-    for value, inside in ((2, doubtful), (1, (numbers_hw > 0) & ~doubtful)):
-        if not inside.any():
-            continue
-        covered = cv2.resize(inside.astype(np.float32), size[::-1], interpolation=how)
-        # A lesion may be thinner than a pixel of the picture.
-        drawn[covered > (0.5 if covered.max() > 0.5 else 0)] = value
-    picture = draw_mask(picture, drawn)
+
+    def resized(inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        drawn = np.zeros(size, np.uint8)
+        for value, part in ((2, inside & doubtful), (1, inside & ~doubtful)):
+            if part.any():
+                covered = cv2.resize(part.astype(np.float32), size[::-1], interpolation=how)
+                # A lesion may be thinner than a pixel of the picture.
+                drawn[covered > (0.5 if covered.max() > 0.5 else 0)] = value
+        return drawn
+
+    if result.region_mask is None:
+        picture = draw_mask(picture, resized(numbers_hw > 0))
+    else:
+        bits = result.regions.bits(np.ascontiguousarray(scan.view(result.region_mask, index)))
+        planes = zip(result.regions.planes(bits), map(rgb_of, (row.color for row in result.regions.rows)), strict=True)
+        picture = _draw_layers(picture, [_Layer(resized(plane != 0), color, color) for plane, color in planes])
     return _number(picture, numbers_hw) if numbered else picture
 
 
@@ -196,15 +242,30 @@ def _number(picture: Picture, numbers_hw: NDArray[np.uint16]) -> Picture:
 
 def draw_mask(picture_hw3: Picture, mask_hw: NDArray[np.uint8]) -> Picture:
     """An RGB picture under a mask: a tint inside 1 and a line along its border; only a thin dashed line around 2."""
+    return _draw_layers(picture_hw3, [_Layer(mask_hw, _TINT, _CONTOUR)])
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A mask as in `draw_mask`, and the colors of its tint and its line."""
+
+    mask_hw: NDArray[np.uint8]
+    tint: tuple[int, int, int]
+    line: tuple[int, int, int]
+
+
+def _draw_layers(picture_hw3: Picture, layers: Sequence[_Layer]) -> Picture:
+    """An RGB picture under masks, the last on top. Where several lie, only the tint of the last shows."""
     marked = picture_hw3.copy()
-    inside = mask_hw == 1
-    tints = ((1 - _TINT_SHARE) * np.arange(256)[:, None] + _TINT_SHARE * np.array(_TINT)).astype(np.uint8)
-    cv2.copyTo(cv2.LUT(marked, tints[:, None]), inside.view(np.uint8), marked)
-    width = max(1, round(letter_size(*mask_hw.shape) / 10))
-    cv2.drawContours(marked, _contours(inside), -1, _CONTOUR, thickness=width)
-    for contour in _contours(mask_hw == 2):
-        for start in range(0, len(contour), 2 * _DASH * width):
-            cv2.polylines(marked, [contour[start : start + _DASH * width]], False, _CONTOUR)
+    for layer in layers:
+        tints = ((1 - _TINT_SHARE) * np.arange(256)[:, None] + _TINT_SHARE * np.array(layer.tint)).astype(np.uint8)
+        cv2.copyTo(cv2.LUT(picture_hw3, tints[:, None]), (layer.mask_hw == 1).view(np.uint8), marked)
+    width = max(1, round(letter_size(*picture_hw3.shape[:2]) / 10))
+    for layer in layers:
+        cv2.drawContours(marked, _contours(layer.mask_hw == 1), -1, layer.line, thickness=width)
+        for contour in _contours(layer.mask_hw == 2):
+            for start in range(0, len(contour), 2 * _DASH * width):
+                cv2.polylines(marked, [contour[start : start + _DASH * width]], False, layer.line)
     return marked
 
 

@@ -22,6 +22,8 @@ from tumorlens.pipeline.outputs import REPORT, REPORT_PDF
 from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 
 GENERATOR = "tumorlens run --report"
+_MOST_OF_REGIONS = 6  # lesions that have a column in the table of regions
+
 # Reasons to review that name files: the head of each stays in a report without identifiers.
 _NAMING = {
     "the scans of this study do not agree": "the scans of this study do not agree; results.csv says what each shows",
@@ -89,6 +91,7 @@ def render_report(content: Mapping[str, Any], folder: Path) -> str:
         pictures=_more_pictures(content, folder),
         measurements=_measurements(content),
         lesions=_lesions(content["lesions"], volume),
+        regions=_regions(content),
         scan=_scan(content),
         models=_models(content["models"]),
         computed=_computed(content),
@@ -200,7 +203,8 @@ def _about_overlay(content: Mapping[str, Any]) -> tuple[str, str]:
         "" if scan["n_slices"] == 1 else " It is the slice in which the largest lesion is largest." if lesions else ""
     )
     counted = f"{where} (counted from 0)" if scan["n_slices"] > 1 else where
-    return f"{where}, {inside}.", f"{counted}, with the mask in red.{note}{doubtful}" if lesions else f"{counted}."
+    drawn = "its regions in the colors below" if content.get("regions") else "the mask in red"
+    return f"{where}, {inside}.", f"{counted}, with {drawn}.{note}{doubtful}" if lesions else f"{counted}."
 
 
 def _more_pictures(content: Mapping[str, Any], folder: Path) -> list[Picture]:
@@ -288,6 +292,29 @@ def _lesions(lesions: Sequence[Mapping[str, Any]], volume: bool) -> dict[str, An
     if lesions and lesions[0]["area_mm2"] is None:
         about += " The size of a pixel is not known, so nothing is in mm."
     return {"names": list(shown), "rows": list(zip(*shown.values(), strict=True)), "about": about}
+
+
+def _regions(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of regions, and words about them; without rows where there are none, or no lesion."""
+    rows = content.get("regions", []) if content["lesions"] else []
+    numbers = [lesion["number"] for lesion in content["lesions"]]
+    sized = [row["volume_mm3"] is not None for row in rows]
+    area = "area, pixels" if any(row["area_mm2"] is None for row in rows) else "area, mm²"
+    each = len(numbers) > 1 and all(sized)
+    names = ["region", *(["volume, ml"] if all(sized) else []), area]
+    names += [f"in lesion {n}, ml" for n in numbers[:_MOST_OF_REGIONS] if each]
+    cells = [
+        [
+            plain(row["name"]),
+            *([f"{row['volume_mm3'] / 1000:.2f}"] if all(sized) else []),
+            str(row["area_px"]) if row["area_mm2"] is None else f"{row['area_mm2']:.0f}",
+            *(f"{part['volume_mm3'] / 1000:.2f}" for part in row["lesions"][:_MOST_OF_REGIONS] if each),
+        ]
+        for row in rows
+    ]
+    about = "Parts of the lesions, of which one may lie in another. "
+    about += f"The area is that in slice {content['shown_slice']}." if content["scan"]["n_slices"] > 1 else ""
+    return {"names": names, "rows": cells, "about": about}
 
 
 def _scan(content: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,20 +12,39 @@ from typing import Any
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import safe_cell, text_of_cell, whole_file
 from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 
 _TEXTS = ("scan", "review", "error")  # columns whose text comes from files
 _FIGURES = ("tumor_area_px", "tumor_area_mm2", "tumor_volume_mm3")
-_FIRST, _LAST = ("scan", "label", "confidence"), ("prediction_set", "malignancy", *_FIGURES, "review", "error")
+_SIZES = ("area_px", "area_mm2", "volume_mm3")  # of each region
+_FIRST, _MIDDLE, _LAST = (
+    ("scan", "label", "confidence"),
+    ("prediction_set", "malignancy", *_FIGURES),
+    ("review", "error"),
+)
 
 
-def columns_of(classes: ClassList) -> tuple[str, ...]:
-    """The columns of a table of results, with the probability of each answer of a classifier."""
-    return (*_FIRST, *(f"p_{name}" for name in classes.outputs), *_LAST)
+def columns_of(classes: ClassList, regions: Regions = NO_REGIONS) -> tuple[str, ...]:
+    """The columns of a table of results, with the probability of each answer of a classifier, and the size of each
+    region of a segmenter."""
+    return _columns(classes.outputs, regions.names)
+
+
+def _columns(classes: Iterable[str], regions: Iterable[str]) -> tuple[str, ...]:
+    sizes = (f"region_{name}_{size}" for name in regions for size in _SIZES)
+    return (*_FIRST, *(f"p_{name}" for name in classes), *_MIDDLE, *sizes, *_LAST)
 
 
 def classes_in(columns: Iterable[str]) -> tuple[str, ...]:
     """The names of the classes in the columns of a table of results."""
     return tuple(name.removeprefix("p_") for name in columns if name.startswith("p_"))
+
+
+def regions_in(columns: Iterable[str]) -> tuple[str, ...]:
+    """The names of the segmenter's regions in the columns of a table of results."""
+    end = f"_{_SIZES[0]}"
+    named = (name for name in columns if name.startswith("region_") and name.endswith(end))
+    return tuple(name.removeprefix("region_").removesuffix(end) for name in named)
 
 
 COLUMNS = columns_of(SHIPPED_CLASSES)
@@ -42,6 +61,11 @@ def csv_row(content: dict[str, Any]) -> dict[str, str]:
         "prediction_set": "|".join(content["prediction_set"]),
         "malignancy": content["malignancy"],
         **{name: _number(content[name], 3) for name in _FIGURES},
+        **{
+            f"region_{row['name']}_{size}": _number(row[size], 3)
+            for row in content.get("regions", ())
+            for size in _SIZES
+        },
         "review": in_cell(content["review"]),
         "error": "",
     }
@@ -106,7 +130,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error):
         header, rows = [], []
     columns = tuple(header)
-    if columns != (*_FIRST, *(f"p_{name}" for name in classes_in(columns)), *_LAST):
+    if columns != _columns(classes_in(columns), regions_in(columns)):
         raise InputError(f"{path}: this is not the table as tumorlens writes it; move it away, or choose another -o")
     by_scan: dict[str, dict[str, str]] = {}
     for cells in rows:

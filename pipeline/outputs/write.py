@@ -150,6 +150,12 @@ def _write_files(result: Result, folder: Path, options: RunOptions) -> tuple[lis
         numbers = result.numbers.astype(np.uint8) if len(result.lesions) < 256 else result.numbers
         write_nifti(folder / "lesions.nii.gz", numbers, scan, "tumorlens numbers of lesions")
         files.append("lesions.nii.gz")
+    if result.region_mask is not None and scan.volume:
+        write_nifti(folder / "regions.nii.gz", result.region_mask, scan, "tumorlens regions of lesions")
+        files.append("regions.nii.gz")
+    if result.region_mask is not None and scan.n_slices == 1:
+        write_png(folder / "regions.png", np.ascontiguousarray(scan.view(result.region_mask, 0)))
+        files.append("regions.png")
     if result.lesion_map is not None and scan.volume:
         write_nifti(folder / "probability.nii.gz", result.lesion_map, scan, "tumorlens lesion probability", 1 / 255)
         files.append("probability.nii.gz")

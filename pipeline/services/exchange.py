@@ -19,7 +19,7 @@ from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 from tumorlens.data.masks.coco import CocoImage, write_coco
 from tumorlens.data.masks.export import FORMATS, DicomWriter, MaskFormat, as_volume, slice_names, slices_of
-from tumorlens.data.masks.labeling import MaskLabel, label_mask
+from tumorlens.data.masks.labeling import MaskLabel, label_mask, label_regions, rgb_of
 from tumorlens.data.masks.placed import read_mask_dicom
 from tumorlens.data.scan import Scan
 from tumorlens.data.scratch import ScratchFolder
@@ -272,7 +272,13 @@ def _mask_of(chosen: Chosen, store: Store, request: ExportRequest) -> ScanMask:
     if mask is None:
         raise InputError(f"{result.name}: the model's mask is gone")
     label = next((d.label for d in reversed(chosen.about) if d.label), result.label)
-    values, labels = label_mask(number_lesions(mask.voxels, mask), label, request.labels, result.classes)
+    if request.labels == "region":
+        painted = result.region_mask()
+        if painted is None or painted.shape != mask.voxels.shape:
+            raise InputError(f"{result.name}: the segmenter has told no regions apart; give --labels lesion or class")
+        values, labels = label_regions(mask.voxels, painted, result.regions, label, result.classes)
+    else:
+        values, labels = label_mask(number_lesions(mask.voxels, mask), label, request.labels, result.classes)
     folder = result.folder.relative_to(request.out).as_posix()
     return ScanMask(chosen, folder, mask, as_seen(result, mask), label, values, labels)
 
@@ -303,17 +309,23 @@ def _write(mask: ScanMask, request: ExportRequest, row: MaskFormat) -> None:
 def _write_dicom(mask: ScanMask, path: Path, request: ExportRequest, write: DicomWriter) -> None:
     """Write what the Segmentation in OUT that holds this mask says, in the chosen colors and segments."""
     names = [REVIEWED["mask.dcm"]] if last_correction(mask.chosen.about) else []
-    stored = [mask.chosen.result.folder / name for name in (*names, "mask.dcm")]
+    by_region = request.labels == "region" and bool(mask.labels)
+    stored = [mask.chosen.result.folder / name for name in (["regions.dcm"] if by_region else [*names, "mask.dcm"])]
     if not any(file.is_file() for file in stored):
         raise InputError(NOT_DICOM)
     file = next((file for file in stored if _holds(file, mask.scan)), None)
+    if file is None and by_region:
+        raise InputError("the corrected mask has no regions in DICOM; give another --format, or --original")
     if file is None:
         raise InputError(
             f"the corrected mask has no {REVIEWED['mask.dcm']}; correct it again where its DICOM files are at hand "
             "(--scans), or give --original"
         )
     merged = (mask.labels[0].name, mask.labels[0].rgb) if request.labels == "class" and mask.labels else None
-    write(file, path, {label.value: label.rgb for label in mask.labels}, merged)
+    colors = {label.value: label.rgb for label in mask.labels}
+    if by_region:
+        colors = {n: rgb_of(row.color) for n, row in enumerate(mask.chosen.result.regions.rows, start=1)}
+    write(file, path, colors, merged)
 
 
 def _holds(file: Path, mask: Scan) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from tumorlens.data.labels import TUMOR_FREE, ClassList
-from tumorlens.data.plotting import shown_probability
+from tumorlens.data.plotting import plain, shown_probability
 from tumorlens.pipeline.measurements.lesions import Lesion
 from tumorlens.pipeline.result import MALIGNANCY_NOTE, Result
 from tumorlens.pipeline.services.jobs import CANCELLED, CLASSIFYING, DONE, FAILED, RUNNING, SEGMENTING, QueuedJob
@@ -92,8 +92,9 @@ def measurements_html(result: Result) -> str:
     sized = result.scan.volume and volume is not None
     rows = [_lesion_row(lesion, sized) for lesion in shown]
     table = _table((heads[0], "Volume" if sized else "Area", *heads[1:]), rows)
+    regions = _regions_table(result, sized)
     more = f"<p>The {len(shown)} largest are shown.</p>" if len(shown) < len(result.lesions) else ""
-    return f"<h3>Measurements</h3>{_pairs(total)}<div class='tl-scroll' tabindex='0'>{table}</div>{more}"
+    return f"<h3>Measurements</h3>{_pairs(total)}<div class='tl-scroll' tabindex='0'>{table}</div>{more}{regions}"
 
 
 def facts_html(result: Result, seconds: float) -> str:
@@ -137,6 +138,17 @@ def _for_pages(note: str) -> str:
     """A note without the words of the command line."""
     note = note.removeprefix("refused: ").replace("; --force judges it all the same", "")
     return _CHOICE.sub(r"choose frame 0 to \1", note.replace("as --force asked", "as you asked"))
+
+
+def _regions_table(result: Result, sized: bool) -> str:
+    """The size of each region as a table; empty where there are none."""
+    if not result.regions:
+        return ""
+    rows = [
+        (plain(name), f"{(size.volume_mm3 or 0) / 1000:.2f} ml" if sized else _both(size.area_px, size.area_mm2))
+        for name, size in zip(result.regions.names, result.region_sizes, strict=True)
+    ]
+    return _table(("Region", "Volume" if sized else "Area"), rows)
 
 
 def _lesion_row(lesion: Lesion, sized: bool) -> tuple[str, ...]:

@@ -50,8 +50,10 @@ def ask_other_planes(
         unseen = np.full((across.n_slices, len(classifier.classes)), np.nan, np.float32)
         answer = PlaneAnswer(across, {}, unseen, step_of(across))
         if slices:
-            maps = segmenter.predict(np.stack([p.image for p in slices.values()]), [channel] * len(slices))
+            images = np.stack([p.image for p in slices.values()])
+            maps, parts = segmenter.predict_parts(images, [channel] * len(slices))
             answer.maps.update({k: (m, p.placement) for (k, p), m in zip(slices.items(), maps, strict=True)})
+            answer.regions.update(zip(slices, parts, strict=True))
             seen = list(slices)[::_CLASSIFIED]
             if segmenter.input_size != classifier.input_size:
                 slices = prepare_slices(across, classifier.input_size, np.array(seen))
@@ -96,6 +98,23 @@ def find_suspicions(case: Case, answers: Sequence[PlaneAnswer], segmenter: Segme
         numbers = _inside(numbers, brain.mask)
     suspicions = suspicions_of(numbers, fused, answers, case.head_px)
     return Findings(numbers, fused, suspicions, brain if isinstance(brain, str) else None)
+
+
+def paint_regions(
+    mask: NDArray[np.uint8], answers: Sequence[PlaneAnswer], segmenter: Segmenter
+) -> NDArray[np.uint8] | None:
+    """The value of each voxel's region, 0 outside of the mask; None where the segmenter tells no regions apart.
+
+    The maps of a region are fused like those of the whole lesion, one region after the other.
+
+    Args:
+        mask: The final mask, 0 and 1, in the scan's array order.
+        answers: Of each plane; the first is the plane of acquisition.
+        segmenter: Stage two, which made the maps.
+    """
+    channels = range(len(segmenter.regions))
+    fused = (fuse([answer.of_region(k) for answer in answers], segmenter.input_size) for k in channels)
+    return segmenter.paint(mask, fused)
 
 
 def _inside(numbers: NDArray[np.uint16], region: NDArray[np.bool_]) -> NDArray[np.uint16]:

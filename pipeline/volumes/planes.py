@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +46,18 @@ class PlaneAnswer:
         maps: The segmenter's lesion maps of the slices that it saw.
         probabilities: ``(n_slices, c)`` of the classifier; NaN for slices that it did not see.
         step: How many slices neighboring maps are apart. Slices between two maps are interpolated.
+        regions: Of the slices that have a map, those of the lesion's regions, ``(c, size, size)``.
     """
 
     scan: Scan
     maps: LesionMaps
     probabilities: NDArray[np.float32]
     step: int = 1
+    regions: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def of_region(self, region: int) -> PlaneAnswer:
+        """The answer with the maps of one region in the place of those of the whole lesion."""
+        return replace(self, maps={k: (self.regions[k][region], placement) for k, (_, placement) in self.maps.items()})
 
 
 def is_isotropic(scan: Scan) -> bool:

@@ -27,15 +27,15 @@ def dice_scores(guess_nhw: NDArray[np.uint8], truth_nhw: NDArray[np.uint8]) -> N
     """Dice of each slice ``(n,)``: two empty masks give 1, one empty mask gives 0. It is never NaN.
 
     Args:
-        guess_nhw: ``(n, rows, columns)`` predicted masks, 0 and 1.
-        truth_nhw: ``(n, rows, columns)`` true masks, 0 and 1.
+        guess_nhw: ``(n, rows, columns)`` predicted masks; non-zero is lesion.
+        truth_nhw: ``(n, rows, columns)`` true masks.
     """
     if not len(guess_nhw):
         return np.zeros(0)
     import torch
     from monai.metrics import compute_dice
 
-    guess, truth = torch.from_numpy(guess_nhw)[:, None], torch.from_numpy(truth_nhw)[:, None]
+    guess, truth = (torch.from_numpy((mask != 0).astype(np.uint8))[:, None] for mask in (guess_nhw, truth_nhw))
     return compute_dice(guess, truth, include_background=True, ignore_empty=False)[:, 0].double().numpy()
 
 
@@ -43,11 +43,13 @@ def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8], data: 
     """Mean Dice over all and over tumor slices, per class, and the rate of false masks on tumor-free slices.
 
     They are measured on the network's grid. The pipeline's masks on the source's grid differ by the resampling. Slices
-    whose truth is boxes have no Dice: ``boxes`` compares these with the boxes around what is drawn.
+    whose truth is boxes have no Dice: ``boxes`` compares these with the boxes around what is drawn. Where masks have
+    regions, these figures are those of whole lesions, and ``by_region`` has those of each region: Dice and misses of
+    the ``n`` slices that show it, and false masks of the others.
 
     Args:
         part: The ``n`` slices.
-        masks_nhw: ``(n, size, size)`` predicted masks, 0 and 1.
+        masks_nhw: ``(n, size, size)`` predicted masks, 0 and 1, or the bits of regions.
         data: Names of the data sets, which the slices know by number. With them, Dice and false masks of each are
             added.
     """
@@ -84,19 +86,44 @@ def segmentation_metrics(part: PreparedSet, masks_nhw: NDArray[np.uint8], data: 
         "missed": _mean(~marked[sick]),
         "false_masks": _mean(marked[~sick]),
         **({"by_source": by_source} if by_source else {}),
+        **({"by_region": _by_region(part, masks_nhw)} if part.regions else {}),
     }
+
+
+def _by_region(part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> dict[str, Any]:
+    figures = {}
+    for name, guess, truth in zip(part.regions.names, part.regions.planes(masks_nhw), part.planes, strict=True):
+        shown, drawn = truth.any(axis=(1, 2)), guess.any(axis=(1, 2))
+        figures[name] = {
+            "n": int(shown.sum()),
+            "dice": _mean(dice_scores(guess[shown], truth[shown])),
+            "missed": _mean(~drawn[shown]),
+            "false_masks": _mean(drawn[~shown]),
+        }
+    return figures
 
 
 def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) -> None:
     """Write one row a slice: image, slice, patient, label, area of truth and prediction on the network's grid, Dice.
 
-    A slice whose truth is boxes has the overlap of boxes (IoU) in the place of a Dice.
+    A slice whose truth is boxes has the overlap of boxes (IoU) in the place of a Dice. Each region adds its areas and
+    its Dice.
     """
+    regions = part.regions
+    of_regions = (
+        [
+            (guess, truth, dice_scores(guess, truth))
+            for guess, truth in zip(regions.planes(masks_nhw), part.planes, strict=True)
+        ]
+        if regions
+        else []
+    )
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", "slice", "patient", "label", "truth_px", "mask_px", "dice", "box_iou"])
-        for sample, truth, mask, dice in zip(
-            part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True
+        columns = [f"{column}_{name}" for name in regions.names for column in ("truth_px", "mask_px", "dice")]
+        writer.writerow(["image", "slice", "patient", "label", "truth_px", "mask_px", "dice", "box_iou", *columns])
+        for i, (sample, truth, mask, dice) in enumerate(
+            zip(part.samples, part.masks, masks_nhw, dice_scores(masks_nhw, part.masks), strict=True)
         ):
             name = (
                 safe_cell(one_line(sample.image.name)),
@@ -105,7 +132,13 @@ def write_scores(path: Path, part: PreparedSet, masks_nhw: NDArray[np.uint8]) ->
                 sample.label,
             )
             agreement = ["", f"{box_scores(mask, truth).iou:.4f}"] if sample.weak else [f"{dice:.4f}", ""]
-            writer.writerow([*map(one_line, map(str, name)), truth.sum(), mask.sum(), *agreement])
+            parts = [
+                cell
+                for guessed, true, score in of_regions
+                for cell in (int(true[i].sum()), int(guessed[i].sum()), f"{score[i]:.4f}")
+            ]
+            area = np.count_nonzero(truth), np.count_nonzero(mask)
+            writer.writerow([*map(one_line, map(str, name)), *area, *agreement, *parts])
 
 
 def _mean(values: NDArray[Any]) -> float | None:

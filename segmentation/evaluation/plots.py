@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +19,27 @@ _PER_BIN = 5  # the mean of fewer slices is not worth drawing
 
 
 def plot_dice(part: PreparedSet, masks_nhw: NDArray[np.uint8], path: Path, title: str) -> None:
-    """Write a PNG with the Dice of each tumor slice over the lesion's share of the network's input.
+    """Write a PNG with the Dice of each tumor slice over the lesion's share of the network's input; of regions, with
+    that of each region over its own share, in its color.
 
     Args:
         part: The ``n`` slices. Those whose truth is boxes are left out.
-        masks_nhw: ``(n, size, size)`` predicted masks, 0 and 1.
+        masks_nhw: ``(n, size, size)`` predicted masks, 0 and 1, or the bits of regions.
         path: Where to write.
         title: Above the axes.
     """
     outlined = [i for i, sample in enumerate(part.samples) if not sample.weak]
     part, masks_nhw = part.subset(outlined), masks_nhw[outlined]
-    dice, share = dice_scores(masks_nhw, part.masks), part.masks.mean(axis=(1, 2))
-    _plot(dice, share, [s.label for s in part.samples], [s.patient for s in part.samples], path, title)
+    regions, patients = part.regions, [s.patient for s in part.samples]
+    guesses = regions.planes(masks_nhw) if regions else masks_nhw[None]
+    dice = np.concatenate([dice_scores(guess, truth) for guess, truth in zip(guesses, part.planes, strict=True)])
+    share = part.planes.mean(axis=(2, 3)).ravel()
+    if not regions:
+        _plot(dice, share, [s.label for s in part.samples], patients, path, title)
+        return
+    names = [name for name in regions.names for _ in patients]
+    colors = {row.name: row.color for row in regions.rows}
+    _plot(dice, share, names, patients * len(regions), path, title, colors)
 
 
 def plot_dice_by_size(
@@ -61,8 +70,10 @@ def _plot(
     patients: Sequence[str],
     path: Path,
     title: str,
+    colors: Mapping[str, str] | None = None,
 ) -> None:
-    """Points by class, and the mean of slices of similar size with its interval over patients."""
+    """Points by class, or by region with its `colors`; and the mean of slices of similar size with its interval over
+    patients."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     sick = np.flatnonzero(share_n > 0).tolist()
@@ -70,18 +81,22 @@ def _plot(
     names = np.array([labels[i] or "tumor" for i in sick])
     figure = new_figure(6.4, 4.8)
     axes = figure.add_subplot()
-    classes = ClassList.of_labels(names.tolist())
-    for name in sorted(set(names)):
+    classes = ClassList.of_labels([] if colors else names.tolist())
+    shown = colors or {name: classes.color(name) for name in sorted(set(names))}
+    for name in (name for name in shown if name in names):
         chosen = names == name
         text = f"{plain(name)}, n = {chosen.sum()}, mean {dice[chosen].mean():.3f}"
-        axes.scatter(percent[chosen], dice[chosen], s=9, alpha=0.5, color=classes.color(name), linewidths=0, label=text)
+        rim = {"s": 16, "alpha": 0.8, "edgecolors": "black", "linewidths": 0.4} if colors else {"s": 9, "linewidths": 0}
+        axes.scatter(percent[chosen], dice[chosen], color=shown[name], label=text, **({"alpha": 0.5} | rim))
     bins = _bin_means(percent, dice, [patients[i] for i in sick])
     if bins:
         x, y, low, high = np.array(bins).T
         spread = np.stack([y - low, high - y]).clip(min=0)
         text = "mean of slices of similar size, 95 % interval"
         axes.errorbar(x, y, spread, fmt="o-", color="black", ms=4, lw=1.2, capsize=3, zorder=3, label=text)
-    axes.set(xlabel="lesion, % of the picture", ylabel="Dice", ylim=(-0.02, 1.02), title=title)
+    axes.set(
+        xlabel=f"{'region' if colors else 'lesion'}, % of the picture", ylabel="Dice", ylim=(-0.02, 1.02), title=title
+    )
     axes.grid(alpha=0.3)
     if len(sick):
         axes.set_xscale("log")

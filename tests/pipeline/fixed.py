@@ -8,6 +8,7 @@ import numpy as np
 
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.labels import CLASSES
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.pipeline.pipeline import Pipeline
 from tumorlens.segmentation.predict import Segmenter
 
@@ -42,13 +43,34 @@ class SquareSegmenter:
         return maps
 
 
-def fixed_pipeline(tumor=0.98, kind="meningioma", threshold=None):
+class NestedSquares(SquareSegmenter):
+    """A network with a channel for each region: the square of `SquareSegmenter`, and in it ever smaller ones."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def __call__(self, images):
+        square = super().__call__(images)
+        maps = np.repeat(square, self.count, axis=1)
+        side = images.shape[1]
+        for k in range(self.count):
+            cut = 3 * side // 8 + k * side // 16
+            maps[:, k, :cut] = maps[:, k, :, :cut] = 0
+        return maps
+
+
+BRATS = Regions.parse(("whole=1,2,4", "core=1,4", "enhancing=4"))
+
+
+def fixed_pipeline(tumor=0.98, kind="meningioma", threshold=None, regions=NO_REGIONS):
     """A pipeline at a size of 64 pixels.
 
     Args:
         tumor: The tumor probability of every slice, a list with one for each judged slice, or a function of the slice.
         kind: The tumor type.
         threshold: As in `Pipeline`.
+        regions: Of the segmenter; the last of them is the smallest.
     """
     if isinstance(tumor, list):
         in_order = iter(tumor)
@@ -58,6 +80,9 @@ def fixed_pipeline(tumor=0.98, kind="meningioma", threshold=None):
     point = {"mask_threshold": 0.5, "min_lesion_px": 0}
     return Pipeline(
         Classifier(classifier, {"input_size": SIZE, "operating_point": {"tumor_threshold": 0.5}}, Path("fixed")),
-        Segmenter(SquareSegmenter(), {"input_size": SIZE, "operating_point": point}),
+        Segmenter(
+            NestedSquares(len(regions)) if regions else SquareSegmenter(),
+            {"input_size": SIZE, "operating_point": point, **regions.to_card()},
+        ),
         threshold,
     )

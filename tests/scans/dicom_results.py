@@ -13,6 +13,7 @@ from tests.scans.dicom import save_enhanced, save_series
 from tumorlens.data.dicom.derived import Algorithm
 from tumorlens.data.dicom.seg import write_mask_dicom
 from tumorlens.data.labels import SHIPPED_CLASSES
+from tumorlens.data.masks.regions import NO_REGIONS
 from tumorlens.pipeline.measurements.lesions import Lesion
 from tumorlens.pipeline.outputs.dicom_overlay import write_overlay_dicom
 from tumorlens.pipeline.outputs.dicom_report import segmenter_of, write_report_dicom
@@ -111,6 +112,8 @@ def result_of(scan, label="meningioma", lesions=(), review=()):
         "tumor_area_px": 0,
         "shown_slice": 1 if scan.n_slices > 1 else 0,
         "classes": SHIPPED_CLASSES,
+        "regions": NO_REGIONS,
+        "region_sizes": [],
     }
     return Result(**{**fields, **known})
 

@@ -89,14 +89,14 @@ def test_a_segmenter_with_more_outlines_starts_from_one_with_a_single(tmp_path):
 
 def test_the_shipped_segmenter_is_a_start_with_and_without_outlines():
     trained = read_state(SHIPPED)
-    own, first, last = "segmentation_head.0.weight", build_segmenter(), build_segmenter(outlines=2)
+    own, first, last = "segmentation_head.0.weight", build_segmenter(), build_segmenter(channels=2)
     text = initialize_segmenter(first, init="shipped")
     assert text == "317 of 317 segmenter tensors from the shipped segmenter; of its outlines, enhancing"
     torch.testing.assert_close(first.state_dict()[own], trained[own][:1].float())
-    text = initialize_segmenter(last, init="shipped", outlines=("enhancing", "extent"))
+    text = initialize_segmenter(last, init="shipped", names=("enhancing", "extent"))
     assert text == "317 of 317 segmenter tensors from the shipped segmenter"
     torch.testing.assert_close(last.state_dict()[own], trained[own].float())
-    text = initialize_segmenter(first, init=str(SHIPPED), outlines=("extent",))
+    text = initialize_segmenter(first, init=str(SHIPPED), names=("extent",))
     assert text == "317 of 317 segmenter tensors from segmenter.safetensors"
     torch.testing.assert_close(first.state_dict()[own], trained[own][1:].float())
     with pytest.raises(InputError, match="is a unet with encoder resnet50; give --arch unet --encoder resnet50"):
@@ -104,7 +104,7 @@ def test_the_shipped_segmenter_is_a_start_with_and_without_outlines():
 
 
 def test_a_plain_unet_starts_from_another(tmp_path):
-    one, two = build_segmenter("plain-unet"), build_segmenter("plain-unet", outlines=2)
+    one, two = build_segmenter("plain-unet"), build_segmenter("plain-unet", channels=2)
     save_weights(one.state_dict(), tmp_path / "one.safetensors", SEGMENTER_CARD)
     assert "from chance" not in initialize_segmenter(two, init=str(tmp_path / "one.safetensors"))
     torch.testing.assert_close(two.final_conv.bias, one.final_conv.bias.half().float().expand(2))

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
+from tests.pipeline.fixed import BRATS
 from tests.scans.dicom import save_series
 from tests.scans.dicom_results import (
     AFFINE,
@@ -24,9 +25,11 @@ from tests.scans.dicom_results import (
 )
 from tumorlens.data.dicom.derived import series_number
 from tumorlens.data.dicom.reader import read_series
-from tumorlens.data.dicom.seg import write_mask_dicom
+from tumorlens.data.dicom.seg import write_mask_dicom, write_regions_dicom
 from tumorlens.data.dicom.source import DicomSource, frames_from_volume
 from tumorlens.data.errors import InputError
+from tumorlens.data.masks.placed import read_mask_dicom
+from tumorlens.data.masks.truth import read_regions
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.outputs.dicom_overlay import write_overlay_dicom
 
@@ -368,3 +371,24 @@ def test_every_segment_has_a_shade_of_its_class(tmp_path):
     assert hd.color.CIELabColor.from_dicom_value(colors["glioma", 1][0]).to_rgb() == pytest.approx(
         (0xD5, 0x5E, 0), abs=2
     )
+
+
+# --- regions ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["axial", "oblique", "enhanced", "gaps", "single"])
+def test_regions_that_lie_in_each_other_are_segments(tmp_path, kind):
+    scan = read_series(saved(tmp_path, kind))
+    values = np.array([0, 2, 1], np.uint8)[with_lesions(scan)]  # the second lesion is core, and nothing enhances
+    bits = BRATS.bits(values)
+    named = [(row.name, row.color) for row in BRATS.rows]
+    write_regions_dicom(tmp_path / "regions.dcm", BRATS.planes(bits), named, scan, "glioma", ALGORITHM)
+    assert errors_in(tmp_path / "regions.dcm") == []
+    np.testing.assert_array_equal(read_regions(tmp_path / "regions.dcm", scan, BRATS), bits)
+    np.testing.assert_array_equal(read_mask_dicom(tmp_path / "regions.dcm", scan), values > 0)
+    regions = hd.seg.segread(tmp_path / "regions.dcm")
+    assert [s.SegmentLabel for s in regions.SegmentSequence] == [f"{name} (predicted)" for name in BRATS.names]
+    assert regions.SegmentsOverlap == "YES"
+    assert regions.SeriesNumber == 504
+    core = regions.get_volume(segment_numbers=[2]).array[..., 0] != 0
+    assert core.sum() == (values == 1).sum() > 0

@@ -44,7 +44,12 @@ CLASSIFIER = classifier_config(
 SEGMENTER = segmenter_config("a", outline=("extent",), loss="lovasz", best_by="dice_tumor", prepared="p")
 
 
-@pytest.mark.parametrize(("stage", "config"), [("classification", CLASSIFIER), ("segmentation", SEGMENTER)])
+REGIONS = segmenter_config("a", region=("whole=1,2,4", "core=1,4"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "config"), [("classification", CLASSIFIER), ("segmentation", SEGMENTER), ("segmentation", REGIONS)]
+)
 @pytest.mark.parametrize("words", [("--config", "config.yaml"), ("--resume",)])
 def test_the_file_of_a_run_holds_all_its_settings(stage, config, words, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -80,6 +85,12 @@ def test_a_single_value_is_a_list_of_one(trained, tmp_path):
     assert trained("segmentation", "--config", path, "-o", "out")[0] == SegmenterConfig(
         ("my-set",), label_map=(("a", "glioma"),), rate=(2.0,), outline=("enhancing",)
     )
+
+
+def test_a_file_may_list_the_values_of_regions(trained, tmp_path):
+    (tmp_path / "run.yaml").write_text("data: a\nregion:\n  whole: [1, 2, 4]\n  enhancing: 4\n")
+    config = trained("segmentation", "--config", tmp_path / "run.yaml", "-o", tmp_path / "run")[0]
+    assert config.region == ("whole=1,2,4", "enhancing=4")
 
 
 def test_an_option_turns_a_switch_of_the_file_off(trained, tmp_path):

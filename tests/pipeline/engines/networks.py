@@ -9,6 +9,7 @@ from tumorlens.classification.architectures import find_architecture
 from tumorlens.classification.model import build_classifier
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.labels import CLASSES
+from tumorlens.data.masks.regions import NO_REGIONS
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.engines.engine import Engine
@@ -25,13 +26,13 @@ def save_classifier(path, name="cnn", size=64):
     return path
 
 
-def save_segmenter(path, outlines=()):
+def save_segmenter(path, outlines=(), regions=NO_REGIONS):
     torch.manual_seed(0)
     channels = [16, 16, 16, 16, 16]
-    model = build_segmenter("unet", "resnet18", tuple(channels), max(1, len(outlines)))
+    model = build_segmenter("unet", "resnet18", tuple(channels), max(1, len(outlines), len(regions)))
     card = {"stage": "segmentation", "architecture": "unet", "encoder": "resnet18", "decoder_channels": channels}
     point = {"mask_threshold": 0.5, "min_lesion_px": 0}
-    card |= {"outlines": list(outlines)} if outlines else {}
+    card |= {"outlines": list(outlines)} if outlines else regions.to_card()
     save_weights(model.state_dict(), path, card | {"input_size": 64, "operating_point": point})
     return path
 

@@ -51,3 +51,15 @@ def test_an_engine_with_other_answers_does_not_hold():
     shifted = np.roll(masks, 1, axis=2)
     row = compare_answers(Engine(), Answers(labels, shifted, 1.0), reference, truth)
     assert (row["labels_agree"], row["masks_dice"], row["holds"]) == (1.0, 0.75, False)
+
+
+def test_the_worst_region_counts():
+    labels, masks = np.array([0, 1, 1, 2]), np.zeros((4, 8, 8), np.uint8)
+    masks[1:, 2:6, 2:6] = 1
+    parts = np.stack([masks, masks], axis=1)
+    truth, reference = Truth(labels, masks), Answers(labels, masks, 1.0, parts)
+    assert compare_answers(Engine(), reference, reference, truth)["holds"]
+    other = parts.copy()
+    other[:, 1] = np.roll(masks, 1, axis=2)
+    row = compare_answers(Engine(), Answers(labels, masks, 1.0, other), reference, truth)
+    assert (row["masks_dice"], row["holds"]) == (0.75, False)

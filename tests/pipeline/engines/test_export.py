@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.pipeline.engines.networks import slices
+from tests.pipeline.engines.networks import save_segmenter, slices
+from tests.pipeline.fixed import BRATS
 from tumorlens.classification.predict import SHIPPED, Classifier
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.engines import export as module
@@ -83,6 +84,13 @@ def test_a_segmenter_for_other_programs(small_segmenter, tmp_path, kind):
     maps = openvino.Core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"images": images})["map"]
     assert maps.dtype == np.uint8
     assert np.abs(maps.astype(int) - open_segmenter(small_segmenter, Engine())(images)).max() <= 1
+
+
+def test_the_regions_of_a_segmenter_are_exported(tmp_path):
+    weights, out = save_segmenter(tmp_path / "parts.safetensors", regions=BRATS), tmp_path / "parts.pt"
+    export_stage(weights, "segmentation", "torchscript", out)
+    assert tuple(torch.jit.load(str(out))(torch.from_numpy(slices(n=2))).shape) == (2, 3, 64, 64)
+    assert json.loads((tmp_path / "parts.pt.json").read_text())["regions"] == BRATS.to_card()["regions"]
 
 
 def test_a_file_with_other_answers_is_not_written(tumorlens, small_classifier, tmp_path, monkeypatch):

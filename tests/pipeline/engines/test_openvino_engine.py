@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
 from tests.pipeline.engines.networks import OPENVINO_FP32, save_segmenter, slices
+from tests.pipeline.fixed import BRATS
 from tests.scans.pictures import save
 from tumorlens.classification.predict import SHIPPED as CLASSIFIER
 from tumorlens.classification.predict import Classifier
@@ -76,6 +78,14 @@ def test_a_segmenter_with_two_kinds_of_outline_agrees(cache_folder, tmp_path):
     maps, expected = open_segmenter(path, OPENVINO_FP32)(images), open_segmenter(path, Engine())(images)
     assert maps.shape == (3, 2, 64, 64)
     assert np.abs(maps.astype(int) - expected).max() <= 1
+
+
+def test_a_segmenter_with_regions_agrees(cache_folder, tmp_path):
+    path, images = save_segmenter(tmp_path / "parts.safetensors", regions=BRATS), slices(n=3)
+    fast, slow = (Segmenter.load(path, network=partial(open_segmenter, engine=e)) for e in (OPENVINO_FP32, Engine()))
+    for ours, expected in zip(fast.predict_parts(images), slow.predict_parts(images), strict=True):
+        assert np.abs(ours.astype(int) - expected).max() <= 1
+    assert fast.predict_parts(images)[1].shape == (3, 3, 64, 64)
 
 
 def test_the_shipped_stages_agree(openvino_pipeline, pipeline):

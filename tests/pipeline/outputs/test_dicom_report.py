@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from pydicom.sr.codedict import codes
 
+from tests.pipeline.fixed import BRATS
 from tests.scans.dicom_results import errors_in, lesion, result_of, saved, value_of, with_lesions, written
 from tumorlens.data.dicom.reader import read_series
-from tumorlens.data.dicom.seg import write_mask_dicom
+from tumorlens.data.dicom.seg import write_mask_dicom, write_regions_dicom
 from tumorlens.data.labels import ClassList, canonical_label
+from tumorlens.pipeline.measurements.regions import RegionSize
 from tumorlens.pipeline.outputs.dicom_report import classifier_of, segmenter_of, write_report_dicom
 
 hd = pytest.importorskip("highdicom")
@@ -155,3 +157,21 @@ def test_classes_that_no_table_knows_have_codes_of_their_own(tmp_path):
     assert measured["P_GLIOMA"][1] == pytest.approx(20)
     assert measured["P_CLASS_2"] == (f"Probability of {classes.prose(label)}"[:64], pytest.approx(70))
     assert not errors_in(tmp_path / "sr.dcm") and not errors_in(tmp_path / "seg.dcm")
+
+
+def test_each_region_has_its_volume(tmp_path):
+    scan = read_series(saved(tmp_path, "axial"))
+    values = np.array([0, 2, 4], np.uint8)[with_lesions(scan)]
+    sizes = [RegionSize(volume_mm3=volume) for volume in (90.5, 30.25, 0.0)]
+    result = replace(result_of(scan, lesions=[lesion(1), lesion(2)]), regions=BRATS, region_sizes=sizes)
+    segmentation = write_mask_dicom(tmp_path / "seg.dcm", with_lesions(scan), scan, result.label, segmenter_of(result))
+    planes, named = BRATS.planes(BRATS.bits(values)), [(row.name, row.color) for row in BRATS.rows]
+    regions = write_regions_dicom(tmp_path / "r.dcm", planes, named, scan, result.label, segmenter_of(result))
+    write_report_dicom(tmp_path / "sr.dcm", result, segmentation, regions)
+    assert errors_in(tmp_path / "sr.dcm") == []
+    content = hd.sr.srread(tmp_path / "sr.dcm").content
+    assert len(content.get_volumetric_roi_measurement_groups()) == 2
+    for segment, size in zip(regions.SegmentSequence, sizes, strict=True):
+        (group,) = content.get_image_measurement_groups(tracking_uid=segment.TrackingUID)
+        assert group.tracking_identifier == segment.TrackingID
+        assert value_of(group, codes.SCT.Volume) == size.volume_mm3
