@@ -73,7 +73,7 @@ class SegmenterModule(StageModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         images = self.training_batch(batch["image"])
-        logits, class_logits = self.draw_and_classify(images)
+        batch, logits, class_logits = self.from_all(batch, *self.draw_and_classify(images))
         mask = batch["mask"][:, None]
         if logits.shape[-2:] != mask.shape[-2:]:
             logits = F.interpolate(logits, mask.shape[-2:], mode="bilinear", align_corners=False)
@@ -114,7 +114,7 @@ class SegmenterModule(StageModule):
         return self.channel[batch["source"], batch["sequence"]]
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
-        logits = self(batch["image"]).float()
+        batch, logits = self.from_all(batch, self(batch["image"]).float())
         mask, channel = batch["mask"][:, None], self.channel_n(batch)
         drawn, truth = (channels_of(logits, channel) > 0).float(), (mask > 0).float()
         # Truth that is boxes is compared with the boxes around what is drawn.
@@ -127,7 +127,9 @@ class SegmenterModule(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_dice", float(self.dice.aggregate()), prog_bar=True)
-        self.log("val_dice_tumor", float(self.dice.get_buffer()[torch.cat(self.sick)].mean()))
+        sick = torch.cat(self.sick)
+        each = self.dice.get_buffer()[: len(sick)]  # MONAI appends those of other processes, which are the same
+        self.log("val_dice_tumor", float(each[sick].mean()))
         self.dice.reset()
         self.sick.clear()
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import Normalization, to_batch
 from tumorlens.data.training.networks import layer_rates, layers_until
 from tumorlens.data.training.partition import Partition
+from tumorlens.data.training.processes import together
 
 
 def chooses_epoch(config: TrainingConfig, parts: Partition) -> bool:
@@ -174,9 +176,23 @@ class StageModule(L.LightningModule):
             return to_small(batch, self.config.small_size)
         return batch
 
+    def from_all(self, batch: dict[str, torch.Tensor], *outputs: torch.Tensor | None) -> tuple[Any, ...]:
+        """A batch without its pictures, and the network's outputs for it, of all processes and in their order.
+
+        So each computes the loss of the whole batch, whatever it is a mean of. Their gradients are those of one process.
+        """
+        if not together():
+            return batch, *outputs
+        known = {name: values for name, values in batch.items() if name != "image"}
+        stacked = self.all_gather((known, *outputs), sync_grads=True)
+        dealt = apply_to_collection(stacked, torch.Tensor, lambda values: values.transpose(0, 1).flatten(0, 1))
+        real = dealt[0]["real"]
+        return tuple(apply_to_collection(dealt, torch.Tensor, lambda values: values[real]))
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed dropout by seed and step alone, so that a resumed run drops the same units."""
-        torch.manual_seed(self.config.seed * 1_000_003 + self.trainer.global_step)
+        """Seed dropout by seed, batch and process alone, so that a resumed run drops the same units."""
+        batches = self.trainer.global_step * self.config.accumulate + batch_idx % self.config.accumulate
+        torch.manual_seed(self.config.seed * 1_000_003 + batches * self.trainer.world_size + self.global_rank)
 
     def configure_gradient_clipping(
         self,
