@@ -179,7 +179,7 @@ class StageModule(L.LightningModule):
     def from_all(self, batch: dict[str, torch.Tensor], *outputs: torch.Tensor | None) -> tuple[Any, ...]:
         """A batch without its pictures, and the network's outputs for it, of all processes and in their order.
 
-        So each computes the loss of the whole batch, whatever that is a mean of, and gradients are those of one process.
+        So each computes the loss of the whole batch, whatever that is a mean of, with the gradients of one process.
         """
         if not together():
             return batch, *outputs
