@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 from torch.nn import functional as F
 
@@ -183,11 +182,14 @@ class StageModule(L.LightningModule):
         """
         if not together():
             return batch, *outputs
-        known = {name: values for name, values in batch.items() if name != "image"}
-        stacked = self.all_gather((known, *outputs), sync_grads=True)
-        dealt = apply_to_collection(stacked, torch.Tensor, lambda values: values.transpose(0, 1).flatten(0, 1))
-        real = dealt[0]["real"]
-        return tuple(apply_to_collection(dealt, torch.Tensor, lambda values: values[real]))
+
+        def whole(values: torch.Tensor) -> torch.Tensor:
+            stacked: Any = self.all_gather(values, sync_grads=True)  # (processes, n, ...), and slices are dealt out
+            return stacked.transpose(0, 1).flatten(0, 1)
+
+        real = whole(batch["real"])
+        known = {name: whole(values)[real] for name, values in batch.items() if name != "image"}
+        return known, *(None if values is None else whole(values)[real] for values in outputs)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by seed, batch and process alone, so that a resumed run drops the same units."""

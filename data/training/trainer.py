@@ -103,7 +103,7 @@ class _OwnSignals(L.Callback):
     """Leaves SIGTERM to the program: Lightning would wait for processes that are busy with something else."""
 
     def __init__(self) -> None:
-        self.handler = signal.getsignal(signal.SIGTERM)
+        self.handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
