@@ -137,7 +137,8 @@ class ClassifierModule(StageModule):
         return self.model(to_batch(images_nhw, self.normalization))
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
-        logits, blank = self.model(self.training_batch(batch["image"])).float(), batch["blank"]
+        batch, logits = self.from_all(batch, self.model(self.training_batch(batch["image"])).float())
+        blank = batch["blank"]
         if not self.classes.gate:  # a head whose lesion was healed is of none of the classes
             blank = blank | (batch["label"] == NO_TUMOR)
         loss = logits.new_zeros(())
@@ -161,7 +162,8 @@ class ClassifierModule(StageModule):
         return guess, torch.where(labels == self.classes.untyped, any_tumor, labels - self.classes.offset)
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
-        logits, labels = self(batch["image"]).float(), batch["label"]
+        batch, logits = self.from_all(batch, self(batch["image"]).float())
+        labels = batch["label"]
         guess, truth = self.guess_and_truth(logits, labels)
         self.accuracy(guess, truth)
         self.balanced_accuracy(guess, truth)

@@ -30,6 +30,7 @@ from tumorlens.data.training.module import input_sizes
 from tumorlens.data.training.networks import freeze, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
 from tumorlens.data.training.partition import Partition
+from tumorlens.data.training.processes import one_voice
 from tumorlens.data.training.run import Progress, Run, Say
 from tumorlens.data.training.run_folder import describe_run, plain_config
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@one_voice()
 def train_classifier(
     config: ClassifierConfig,
     out: Path,
@@ -75,7 +77,7 @@ def train_classifier(
 
     not_brains = read_not_brains(config)
     parts = run.load_data(has_label, evidence, prepared, given)
-    check_classes(parts, evidence, say)
+    check_classes(parts, evidence, run.say)
     if parts.classes.outputs != expected.outputs:  # only the data know which classes there are
         model, start = initial_model(run, config, parts.classes.outputs)
     if start is not None:
@@ -91,7 +93,7 @@ def train_classifier(
     network = TorchNetwork(module.model, run.device, module.normalization, run.half, classes=parts.classes)
     trust = fit_trust(network, parts, config, not_brains, evidence)
     if "too_few" in trust.conformal:
-        say(f"warning: no prediction sets, for there are too few {trust.conformal['too_few']}")
+        run.say(f"warning: no prediction sets, for there are too few {trust.conformal['too_few']}")
     metrics = measure(network, parts, trust, out) if evidence is None else evidence.figures
 
     card = {

@@ -137,7 +137,8 @@ class TrainingConfig(DataConfig):
 
     init: str = setting("imagenet", "First weights: imagenet (downloaded), shipped, none, or a weight file.")
     epochs: int = setting(8, "Upper limit of epochs, and length of the learning-rate schedule.", least=1)
-    batch_size: int = setting(32, "Slices a step.", least=1)
+    batch_size: int = setting(32, "Slices a batch, of all processes together.", least=1)
+    accumulate: int = setting(1, "Batches a step: their gradients are averaged, which needs less memory.", least=1)
     rate: tuple[float, ...] = setting(
         (), "How often an epoch shows a slice of each --data, in their order: once for each --data, or not at all."
     )
@@ -188,6 +189,10 @@ class TrainingConfig(DataConfig):
         None, "Processes that augment slices beside the training step; 0: none.", least=0, shown="auto"
     )
     device: str = setting("auto", DEVICE)
+    devices: int = setting(
+        1, "Processes on each machine that train together: one a GPU, or that share the CPU's cores.", least=1
+    )
+    nodes: int = setting(1, "Machines that train together; torchrun or SLURM starts the command on each.", least=1)
     precision: str = setting("auto", "auto (bf16 where the hardware has it), bf16 or fp32.")
     logger: str = setting(
         "csv",
@@ -200,6 +205,11 @@ class TrainingConfig(DataConfig):
         "Train on all patients; calibrate on this run of the same recipe (--split holdout) or cross-validation.",
         metavar="FOLDER",
     )
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that train together."""
+        return self.devices * self.nodes
 
     @property
     def init_file(self) -> Path | None:

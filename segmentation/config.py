@@ -51,7 +51,7 @@ class SegmenterConfig(TrainingConfig):
         least=32,
         shown="that of --init where it is a whole network, else 224",
     )
-    batch_size: int = setting(16, "Slices a step.", least=1)
+    batch_size: int = setting(16, "Slices a batch, of all processes together.", least=1)
     transplant: float = setting(
         0.2, "Share of slices whose lesion is healed or replaced, against shortcuts.", least=0, most=1
     )

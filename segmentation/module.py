@@ -74,7 +74,7 @@ class SegmenterModule(StageModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         images = self.training_batch(batch["image"])
-        logits, class_logits = self.draw_and_classify(images)
+        batch, logits, class_logits = self.from_all(batch, *self.draw_and_classify(images))
         mask = batch["mask"][:, None]
         if logits.shape[-2:] != mask.shape[-2:]:
             logits = F.interpolate(logits, mask.shape[-2:], mode="bilinear", align_corners=False)
@@ -132,7 +132,7 @@ class SegmenterModule(StageModule):
         return self.channel[batch["source"], batch["sequence"]]
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
-        logits = self(batch["image"]).float()
+        batch, logits = self.from_all(batch, self(batch["image"]).float())
         mask, channel = batch["mask"][:, None], self.channel_n(batch)
         drawn, truth = (each.float() for each in self.drawn_and_truth(logits, mask, channel))
         # Truth that is boxes is compared with the boxes around what is drawn. Boxes have no regions.
@@ -147,7 +147,8 @@ class SegmenterModule(StageModule):
     def on_validation_epoch_end(self) -> None:
         """Log the Dice of all slices and of those with a lesion: of each region, and the means over the regions."""
         self.log("val_dice", float(self.dice.aggregate()), prog_bar=True)
-        scores_nc, sick_nc = self.dice.get_buffer(), torch.cat(self.sick)
+        sick_nc = torch.cat(self.sick)
+        scores_nc = self.dice.get_buffer()[: len(sick_nc)]  # MONAI appends those of other processes, which are the same
         # A region that no validation slice shows has no Dice.
         of_region = {k: scores_nc[sick, k].mean() for k, sick in enumerate(sick_nc.T) if sick.any()}
         for k, dice in of_region.items() if self.regions else ():

@@ -16,6 +16,7 @@ from tumorlens.data.training.module import input_sizes
 from tumorlens.data.training.networks import freeze, mix_in_start
 from tumorlens.data.training.out_of_fold import find_evidence
 from tumorlens.data.training.partition import Partition
+from tumorlens.data.training.processes import one_voice
 from tumorlens.data.training.run import Progress, Run, Say
 from tumorlens.data.training.run_folder import describe_run, plain_config
 from tumorlens.segmentation.config import SegmenterConfig
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tumorlens.data.training.prepared import PreparedSet
 
 
+@one_voice()
 def train_segmenter(
     config: SegmenterConfig,
     out: Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -85,6 +86,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
             "label": torch.tensor(label),
             "blank": torch.tensor(blank),
+            "real": torch.tensor(i >= 0),  # else the last slice once more, see `EpochSampler`
             "source": torch.tensor(origin.source),
             "sequence": torch.tensor(SEQUENCES.index(origin.sequence) if origin.sequence else -1),
         }
@@ -110,10 +112,23 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: Of the order.
         shuffle: Whether to shuffle; otherwise each sample is shown once, in order.
         most: An epoch has at most this many samples, different ones every time; 0 is no limit.
+        process: Which process this is.
+        processes: Number of processes that share each batch: the samples are dealt out one by one. All get as many, for
+            they work in step: a shuffled epoch leaves the odd ones out, and the other one shows its last sample again,
+            by the index -1.
     """
 
-    def __init__(self, weights: NDArray[np.float64], seed: int, shuffle: bool = True, most: int = 0) -> None:
+    def __init__(
+        self,
+        weights: NDArray[np.float64],
+        seed: int,
+        shuffle: bool = True,
+        most: int = 0,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.weights, self.seed, self.shuffle, self.epoch = weights, seed, shuffle, 0
+        self.process, self.processes = process, processes
         self.length = epoch_length(weights, most) if shuffle else len(weights)
 
     def set_epoch(self, epoch: int) -> None:
@@ -121,7 +136,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return (self.length if self.shuffle else self.length + self.processes - 1) // self.processes
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         shown = np.arange(len(self.weights))
@@ -132,7 +147,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
             places = (np.arange(self.length) + generator.uniform()) * (ends[-1] / self.length)
             chosen = order[np.searchsorted(ends, places, side="right").clip(max=len(order) - 1)]
             shown = generator.permutation(chosen)
-        return ((self.epoch, int(i)) for i in shown[: self.length])
+        dealt = np.append(shown[: self.length], [-1] * (self.processes - 1))[self.process :: self.processes]
+        return ((self.epoch, int(i)) for i in dealt[: len(self)])
 
 
 def epoch_length(weights: NDArray[np.float64], most: int = 0) -> int:
@@ -208,14 +224,14 @@ def worker_count(config: TrainingConfig, batches: int) -> int:
     """
     if config.workers is not None:
         return config.workers
-    cores = usable_cores()
-    if batches < _FEW_BATCHES or cores == 1 or not _FORKS:
+    cores = usable_cores() // config.devices
+    if batches < _FEW_BATCHES or cores <= 1 or not _FORKS:
         return 0
     return min(_MOST_WORKERS, cores - 1) if pick_device(config.device).type == "cuda" else 1
 
 
 def loaders(
-    config: TrainingConfig, parts: Partition, blank: float = 0.0, negative_share: float = 0.0
+    config: TrainingConfig, parts: Partition, blank: float = 0.0, negative_share: float = 0.0, process: int = 0
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Augmented, shuffled training batches and plain validation batches.
 
@@ -224,14 +240,24 @@ def loaders(
         parts: Its slices.
         blank: Share of the training slices with blanked heads.
         negative_share: See `slice_weights`.
+        process: Which of the processes that train together this is.
+
+    Raises:
+        InputError: An epoch shows fewer slices than there are processes.
     """
     augment = Augment(config.augment, config.turn) if config.augment > 0 else None
     dataset = SliceDataset(parts.train, augment, config.seed, blank, config.transplant)
-    sampler = EpochSampler(slice_weights(config, parts.train, negative_share), config.seed, most=config.epoch_slices)
-    workers = worker_count(config, len(sampler) // config.batch_size)
+    share = {"process": process, "processes": config.processes}
+    weights = slice_weights(config, parts.train, negative_share)
+    sampler = EpochSampler(weights, config.seed, most=config.epoch_slices, **share)
+    if not len(sampler):
+        raise InputError(f"an epoch shows fewer slices than there are processes ({config.processes})")
+    own = config.batch_size // config.processes
+    workers = worker_count(config, len(sampler) // own)
     pin = pick_device(config.device).type == "cuda"
-    training = make_loader(dataset, config.batch_size, sampler, workers, pin)
-    return training, make_loader(SliceDataset(parts.validation), 2 * config.batch_size, pin=pin)
+    training = make_loader(dataset, own, sampler, workers, pin)
+    in_order = EpochSampler(np.ones(len(parts.validation)), 0, shuffle=False, **share)
+    return training, make_loader(SliceDataset(parts.validation), 2 * own, in_order, pin=pin)
 
 
 def epoch_slices(config: TrainingConfig, parts: Partition, negative_share: float = 0.0) -> int:
@@ -248,4 +274,5 @@ def total_steps(config: TrainingConfig, parts: Partition, negative_share: float 
     slices = epoch_slices(config, parts, negative_share)
     if not slices:
         raise InputError("an epoch shows no slice at all; raise --rate")
-    return max(2, max(1, slices // config.batch_size) * config.epochs)
+    batches = max(1, slices // config.batch_size)
+    return max(2, math.ceil(batches / config.accumulate) * config.epochs)

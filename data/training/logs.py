@@ -55,7 +55,7 @@ class EpochLines(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.slices += len(batch["image"])
+        self.slices += len(batch["image"]) * trainer.world_size
         self.trained = time.monotonic()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -18,6 +18,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import Normalization, to_batch
 from tumorlens.data.training.networks import layer_rates, layers_until
 from tumorlens.data.training.partition import Partition
+from tumorlens.data.training.processes import together
 
 
 def chooses_epoch(config: TrainingConfig, parts: Partition) -> bool:
@@ -174,9 +175,26 @@ class StageModule(L.LightningModule):
             return to_small(batch, self.config.small_size)
         return batch
 
+    def from_all(self, batch: dict[str, torch.Tensor], *outputs: torch.Tensor | None) -> tuple[Any, ...]:
+        """A batch without its pictures, and the network's outputs for it, of all processes and in their order.
+
+        So each computes the loss of the whole batch, whatever that is a mean of, with the gradients of one process.
+        """
+        if not together():
+            return batch, *outputs
+
+        def whole(values: torch.Tensor) -> torch.Tensor:
+            stacked: Any = self.all_gather(values, sync_grads=True)  # (processes, n, ...), and slices are dealt out
+            return stacked.transpose(0, 1).flatten(0, 1)
+
+        real = whole(batch["real"])
+        known = {name: whole(values)[real] for name, values in batch.items() if name != "image"}
+        return known, *(None if values is None else whole(values)[real] for values in outputs)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed dropout by seed and step alone, so that a resumed run drops the same units."""
-        torch.manual_seed(self.config.seed * 1_000_003 + self.trainer.global_step)
+        """Seed dropout by seed, batch and process alone, so that a resumed run drops the same units."""
+        batches = self.trainer.global_step * self.config.accumulate + batch_idx % self.config.accumulate
+        torch.manual_seed(self.config.seed * 1_000_003 + batches * self.trainer.world_size + self.global_rank)
 
     def configure_gradient_clipping(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tumorlens.data.training.logs import check_logger, close_loggers, stopped_ea
 from tumorlens.data.training.module import StageModule, check_steps, chooses_epoch
 from tumorlens.data.training.out_of_fold import Evidence
 from tumorlens.data.training.partition import Partition, load_partition
+from tumorlens.data.training.processes import end_processes, start_processes
 from tumorlens.data.training.run_folder import (
     check_outputs,
     check_run,
@@ -34,10 +36,14 @@ from tumorlens.data.training.run_folder import (
     write_config,
     write_metrics_table,
 )
-from tumorlens.data.training.trainer import make_trainer, run_trainer
+from tumorlens.data.training.trainer import make_trainer, quiet_lightning, run_trainer
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
+
+
+def _quiet(text: str) -> None:
+    """Say nothing, for the first process says it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Run:
         checkpoint: Where a resumed run continues; None for a new one.
         progress: Show Lightning's progress bar, or without a terminal a line an epoch.
         say: Gets one line of text at each step.
+        team: The processes that train together; None for one alone. Only the first says anything, and only it goes on
+            after `train`.
     """
 
     config: TrainingConfig
@@ -57,19 +65,28 @@ class Run:
     checkpoint: Path | None
     progress: bool = True
     say: Say = print
+    team: L.Fabric | None = None
 
     @classmethod
     def begin(cls, config: TrainingConfig, out: Path, resume: bool, progress: bool, say: Say) -> Run:
-        """Check the folder and the device, and set the seed.
+        """Check the folder and the device, start the other processes, and set the seed.
 
         Raises:
-            InputError: See `data.training.run_folder.check_run`, or a setting is not one of its choices.
+            InputError: See `data.training.run_folder.check_run` and `data.training.processes.start_processes`, or a
+                setting is not one of its choices.
         """
         check_choices(config)
         check_logger(config)
+        quiet_lightning()
         checkpoint = check_run(out, config, resume)
+        team = start_processes(config)
         L.seed_everything(config.seed, verbose=False)
-        return cls(config, out, checkpoint, progress, say)
+        return cls(config, out, checkpoint, progress, say if team is None or team.is_global_zero else _quiet, team)
+
+    @property
+    def own_prepared(self) -> Path | None:
+        """The folder by which the first process hands the slices to the others, if the user names none."""
+        return self.out / "prepared" if self.team is not None and not self.config.prepared else None
 
     @property
     def device(self) -> torch.device:
@@ -116,7 +133,13 @@ class Run:
         Raises:
             InputError: See `data.training.partition.load_partition`.
         """
-        parts = load_partition(self.config, keep, prepared, given, regions)
+        config = self.config if self.own_prepared is None else replace(self.config, prepared=str(self.own_prepared))
+        if self.team is None:
+            parts = load_partition(config, keep, prepared, given, regions)
+        else:  # the first process reads and stores them
+            with self.team.rank_zero_first():
+                shown = prepared if self.team.is_global_zero else None
+                parts = load_partition(config, keep, shown, given, regions)
         self.say(str(parts))
         self.warn_of_known_patients(parts)
         if evidence is not None:
@@ -150,12 +173,17 @@ class Run:
         check_steps(module, self.config, epoch_slices(self.config, parts, negative_share))
         if self.checkpoint is not None:
             check_outputs(self.out, self.checkpoint, module.outputs)
-        write_config(self.out, self.config)
-        training, validation = loaders(self.config, parts, blank, negative_share)
+        process = 0 if self.team is None else self.team.global_rank
+        training, validation = loaders(self.config, parts, blank, negative_share, process)
+        if process == 0:
+            write_config(self.out, self.config)
         chooses = chooses_epoch(self.config, parts)
         monitor = f"val_{self.config.best_by}" if chooses else None
         trainer = make_trainer(self.out, self.config, monitor, self.progress, self.say)
         run_trainer(trainer, module, training, validation if chooses else None, self.checkpoint)
+        end_processes()
+        if self.own_prepared is not None:
+            shutil.rmtree(self.own_prepared, ignore_errors=True)
         if reason := stopped_early(trainer, self.config):
             self.say(reason)
         close_loggers(trainer)

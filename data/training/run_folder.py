@@ -26,7 +26,8 @@ from tumorlens.data.training.partition import Partition
 
 CONFIG = "config.yaml"
 BEST, LAST = "best", "last"  # checkpoints
-FREE = ("device", "workers", "prepared", "logger", "start")  # a resumed run may change these: they change no result
+# A resumed run may change these: they change no result.
+FREE = ("device", "devices", "nodes", "workers", "prepared", "logger", "start")
 _PRECISIONS = ("auto", "bf16", "fp32")
 
 

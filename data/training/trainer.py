@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +23,10 @@ from lightning.pytorch.callbacks import (
 
 from tumorlens.data.devices import keep_freed_memory, pick_device, wants_bf16
 from tumorlens.data.errors import InputError
+from tumorlens.data.training.batch_norm import SyncedLayers
 from tumorlens.data.training.logs import EpochLines, make_loggers
 from tumorlens.data.training.module import StageModule
+from tumorlens.data.training.processes import devices_of
 from tumorlens.data.training.run_folder import BEST, LAST, read_checkpoint, write_metrics_table
 
 if TYPE_CHECKING:
@@ -65,7 +69,7 @@ class Finite(L.Callback):
             answers = pl_module.eval()(self.images)
         for part, mode in modes:
             part.training = mode
-        if not bool(answers.isfinite().all()):
+        if trainer.strategy.reduce_boolean_decision(not bool(answers.isfinite().all()), all=False):
             raise _diverged(trainer, "answers")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -93,6 +97,17 @@ class _Best(ModelCheckpoint):
             moved[name] = here(moved.get(name, ""))
         moved["best_k_models"] = {here(path): score for path, score in moved.get("best_k_models", {}).items()}
         super().load_state_dict(moved)
+
+
+class _OwnSignals(L.Callback):
+    """Leaves SIGTERM to the program: Lightning would wait for processes that are busy with something else."""
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
 
 
 def make_trainer(
@@ -135,9 +150,16 @@ def make_trainer(
     ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5) if bar else EpochLines(say, config.best_by))
+    several: dict[str, Any] = {}
+    if config.processes > 1:
+        callbacks.append(_OwnSignals())
+        # A network may have weights that a batch does not use.
+        several = {"strategy": "ddp_find_unused_parameters_true", "plugins": [SyncedLayers(where.type == "cpu")]}
     return L.Trainer(
-        devices=[where.index] if where.type == "cuda" and where.index is not None else 1,
-        accelerator={"cuda": "gpu"}.get(where.type, where.type),
+        **devices_of(config),
+        **several,
+        use_distributed_sampler=False,
+        accumulate_grad_batches=config.accumulate,
         max_epochs=config.epochs,
         check_val_every_n_epoch=config.validate_every,
         precision="bf16-mixed" if wants_bf16(config.precision, where) else "32-true",
@@ -197,5 +219,7 @@ def quiet_lightning() -> None:
         "LeafSpec",
         "logging interval",
         "no .val_dataloader",
+        "sync_dist=True",  # each process has the figures of all
+        "strides do not match bucket view",
     ):
         warnings.filterwarnings("ignore", f".*{hint}.*")

@@ -157,6 +157,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if os.environ["OMP_WAIT_POLICY"].lower() == "passive":
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # PyTorch's hints for developers; read at its import, too
     with handle_termination_signals():
         app(prog_name="tumorlens")
 

@@ -16,7 +16,7 @@ from tumorlens.pipeline.cli.train import config_of
 from tumorlens.segmentation.config import DEFAULT, ENCODER, SegmenterConfig
 
 _STARTS = "imagenet (downloaded), shipped, none, or a weight file; {fold} stands for the fold's number."
-_SET_HERE = ("fold", "split", "out_of_fold")
+_SET_HERE = ("fold", "split", "out_of_fold", "devices", "nodes")
 _AGAIN = "A call that was stopped goes on when you repeat it."
 
 

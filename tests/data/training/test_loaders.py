@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.training.runs import segmenter_config
+from tests.data.training.runs import classifier_config, fake_set, segmenter_config
 from tumorlens.data.config import DataConfig
 from tumorlens.data.errors import InputError
 from tumorlens.data.preprocessing.normalization import to_batch
@@ -21,7 +21,7 @@ from tumorlens.data.training.loaders import (
     total_steps,
     worker_count,
 )
-from tumorlens.data.training.partition import load_partition
+from tumorlens.data.training.partition import Partition, load_partition
 from tumorlens.data.training.prepared import lesion_free
 from tumorlens.segmentation.module import build_module
 
@@ -185,3 +185,27 @@ def test_batches_for_a_gpu_lie_in_pinned_memory(phantom_set, monkeypatch, device
     config = segmenter_config(phantom_set)
     for loader in loaders(config, load_partition(config)):
         assert loader.pin_memory is (device == "cuda")
+
+
+def test_processes_share_every_batch_and_are_dealt_as_many_slices():
+    """In the order in which one process shows them; a shuffled epoch leaves the odd ones out."""
+    whole = [i for _, i in EpochSampler(np.ones(23), 3)]
+    shares = [EpochSampler(np.ones(23), 3, process=k, processes=3) for k in range(3)]
+    assert [len(share) for share in shares] == [7, 7, 7]
+    dealt = zip(*[[i for _, i in share] for share in shares], strict=True)
+    assert [i for round in dealt for i in round] == whole[:21]
+
+
+def test_validation_shows_every_slice_once_and_marks_what_fills_up():
+    shares = [list(EpochSampler(np.ones(7), 0, False, process=k, processes=3)) for k in range(3)]
+    assert [[i for _, i in share] for share in shares] == [[0, 3, 6], [1, 4, -1], [2, 5, -1]]
+    dataset = SliceDataset(fake_set([0, 1, 2]))
+    assert [bool(dataset[index]["real"]) for index in [(0, 2), (0, -1)]] == [True, False]
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 6), (2, 4), (3, 2), (9, 2)])
+def test_a_step_of_several_batches_counts_once(accumulate, steps):
+    """Three batches an epoch, two epochs; Lightning takes a step at the end of each, too."""
+    config = classifier_config("x", accumulate=accumulate)
+    empty = fake_set([])
+    assert total_steps(config, Partition(fake_set([0, 1] * 12), empty, empty, ())) == steps

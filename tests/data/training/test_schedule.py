@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from tests.data.training.runs import STAGES, classifier_config, stage_of, train, train_until_the_power_fails
@@ -240,3 +241,17 @@ def test_a_run_that_stopped_early_goes_on_with_more_epochs(phantom_set, tmp_path
     train(replace(config, epochs=8), tmp_path, resume=True, say=lines.append)
     assert len(rows_of(tmp_path)) == 5
     assert any(line.startswith("stopped after epoch 5 of 8") for line in lines)
+
+
+def test_two_batches_a_step_are_one_batch_of_twice_the_size(phantom_set, tmp_path):
+    """Where batch normalization keeps its statistics and the loss is a mean over slices."""
+    same = {"freeze_until": "layer4", "balance": False, "blank": 0.0, "transplant": 0.0}
+    for name, settings in (("whole", {"batch_size": 8}), ("parts", {"batch_size": 4, "accumulate": 2})):
+        train(classifier_config(phantom_set, **same, **settings), tmp_path / name)
+    whole, parts = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "parts")
+    )
+    assert parts["global_step"] == whole["global_step"] == 6
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(parts["state_dict"][name], value, rtol=0, atol=1e-5)
+    assert yaml.safe_load((tmp_path / "parts" / "config.yaml").read_text())["accumulate"] == 2
