@@ -163,7 +163,7 @@ def _inference(weights: Path, card: dict[str, Any], stage: str, normalization: N
     size = int(card["input_size"])
     steps = {"classification": _classify, "segmentation": _segment}[stage](weights, card)
     prepare = [
-        {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
+        {"_target_": "LoadImaged", "keys": "image", "reader": "@readers", "ensure_channel_first": True},
         {"_target_": f"{_TARGET}.PrepareSlicesd", "keys": "image", "size": size},
         *steps.pop("split"),
         {"_target_": "RepeatChanneld", "keys": "image", "repeats": 3},
@@ -176,13 +176,17 @@ def _inference(weights: Path, card: dict[str, Any], stage: str, normalization: N
         },
     ]
     return {
-        "imports": ["$import glob", "$import torch"],
+        "imports": ["$import glob", "$import torch", "$from PIL import ImageOps"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/input'",
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*'))",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         **steps.pop("settings"),
+        "readers": [  # left to itself, MONAI ignores that a picture's EXIF turns it
+            {"_target_": "PILReader", "converter": "$ImageOps.exif_transpose"},
+            {"_target_": "NibabelReader"},
+        ],
         "network_def": steps.pop("network_def"),
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": prepare},

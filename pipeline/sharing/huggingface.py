@@ -90,9 +90,7 @@ def _front_matter(card: dict[str, Any]) -> str:
     if is_shipped(card):
         license_entries = {"license": "other", "license_name": LICENSE_NAME, "license_link": "LICENSE"}
     known = figures(card)
-    metrics = [
-        {"type": kind, "name": name, "value": known[name]} for name, kind in _METRICS.items() if name in known
-    ]
+    metrics = [{"type": kind, "name": name, "value": known[name]} for name, kind in _METRICS.items() if name in known]
     task = {"type": _TAGS[stage]}
     data = {"type": "brain-mri", "name": "slices of patients held out of the training, which chose thresholds"}
     entries: dict[str, Any] = license_entries | {
@@ -102,5 +100,8 @@ def _front_matter(card: dict[str, Any]) -> str:
     }
     if metrics:
         results = [{"task": task, "dataset": data, "metrics": metrics}]
-        entries |= {"metrics": [row["type"] for row in metrics], "model-index": [{"name": TITLES[stage], "results": results}]}
+        entries |= {
+            "metrics": [row["type"] for row in metrics],
+            "model-index": [{"name": TITLES[stage], "results": results}],
+        }
     return f"---\n{yaml.safe_dump(entries, sort_keys=False)}---\n\n"

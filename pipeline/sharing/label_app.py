@@ -1,7 +1,7 @@
 """MONAI Label app: 3D Slicer sends a scan, `tumorlens run` judges it, and Slicer gets the lesions.
 
-MONAI Label needs NumPy 1 and tumorlens NumPy 2, so this file does not import tumorlens: it starts its command, which lies
-in an environment of its own.
+MONAI Label needs NumPy 1 and pydicom 2, tumorlens NumPy 2 and pydicom 3. So this file does not import tumorlens, but
+starts its command, which lies in an environment of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.tasks.activelearning.first import First
 
-_REPORTED = ("label", "confidence", "probabilities", "prediction_set", "sequence", "review", "tumor_volume_mm3", "models")
+_REPORTED = (
+    "label",
+    "confidence",
+    "probabilities",
+    "prediction_set",
+    "sequence",
+    "review",
+    "tumor_volume_mm3",
+    "models",
+)
 
 
 class Lesions(InferTask):  # type: ignore[misc]  # MONAI Label has no type hints

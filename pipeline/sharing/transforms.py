@@ -72,13 +72,13 @@ class PrepareSlicesd(MapTransform, InvertibleTransform):  # type: ignore[misc]  
         maps_cnhw = np.moveaxis(np.rint(maps.cpu().numpy() * 255).astype(np.uint8), -1, 1)
         empty = MetaTensor(torch.zeros(1, *shape), meta=maps.meta)
         scan = _scan_of(empty)
-        whole = np.stack([scan.mask_from_slices(self._slices(of_channel, placements, scan)) for of_channel in maps_cnhw])
+        whole = np.stack(
+            [scan.mask_from_slices(self._slices(of_channel, placements, scan)) for of_channel in maps_cnhw]
+        )
         on_source = whole if scan.volume else whole.transpose(0, 2, 1)
         return MetaTensor(torch.from_numpy(on_source / np.float32(255)), meta=maps.meta)
 
-    def _slices(
-        self, maps_nhw: NDArray[np.uint8], placements: list[Placement | None], scan: Scan
-    ) -> NDArray[np.uint8]:
+    def _slices(self, maps_nhw: NDArray[np.uint8], placements: list[Placement | None], scan: Scan) -> NDArray[np.uint8]:
         nothing = np.zeros(scan.slice(0).shape, np.uint8)
         return np.stack(
             [
