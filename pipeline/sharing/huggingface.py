@@ -10,7 +10,6 @@ from typing import Any
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.files import whole_folder
 from tumorlens.data.labels import ClassList
-from tumorlens.data.preprocessing.normalization import IMAGENET, normalization_of
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.sharing.card import LICENSE_NAME, TITLES, figures, is_shipped, model_card, weights_license
 from tumorlens.pipeline.versions import package_versions
@@ -67,7 +66,8 @@ def _config(card: dict[str, Any]) -> dict[str, Any]:
 
 def _preprocessor(card: dict[str, Any]) -> dict[str, Any]:
     preprocess = Preprocess(int(card["input_size"]))
-    normalization = normalization_of(card, IMAGENET)
+    known = card.get("normalization")  # old cards leave it to the encoder
+    normalize = {"do_normalize": True, "image_mean": known["mean"], "image_std": known["std"]} if known else {}
     return {
         "image_processor_type": "tumorlens.data.preprocessing.preprocess.Preprocess",
         "size": {"height": preprocess.size, "width": preprocess.size},
@@ -76,10 +76,7 @@ def _preprocessor(card: dict[str, Any]) -> dict[str, Any]:
         "preprocess_version": preprocess.version,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(normalization.mean),
-        "image_std": list(normalization.std),
-    }
+    } | normalize
 
 
 def _front_matter(card: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ class Lesions(InferTask):  # type: ignore[misc]  # MONAI Label has no type hints
 
 
 class TumorlensApp(MONAILabelApp):  # type: ignore[misc]
-    """The app. ``--conf NAME VALUE`` sets `tumorlens` (its command), `classifier` and `segmenter` (weights), `device`."""
+    """The app. ``--conf NAME VALUE`` sets `tumorlens` (its command), `classifier` and `segmenter` (files), `device`."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         weights = ("classifier", "segmenter", "device")

@@ -15,8 +15,8 @@ own, and start it there.
     pip install monailabel 'pydicom<3'
     monailabel start_server --app . --studies FOLDER --conf tumorlens PATH-OF-THE-TUMORLENS-COMMAND
 
-`--conf classifier FILE`, `--conf segmenter FILE` and `--conf device cpu` are options of `tumorlens run`. For research and
-teaching only; tumorlens is not a medical device.
+`--conf classifier FILE`, `--conf segmenter FILE` and `--conf device cpu` are options of `tumorlens run`. For research
+and teaching only; tumorlens is not a medical device.
 """
 
 

@@ -89,7 +89,7 @@ class PrepareSlicesd(MapTransform, InvertibleTransform):  # type: ignore[misc]  
 
 
 class ChooseOutlined(MapTransform):  # type: ignore[misc]
-    """Lesion maps ``(c, size, size, n_slices)`` in 0..1 -> that of one outline without its smallest specks, ``(1, ...)``.
+    """Lesion maps ``(c, size, size, n_slices)`` in 0..1 -> that of one outline, ``(1, ...)``, without smallest specks.
 
     The outline's own threshold is moved to the card's `mask_threshold`, as `segmentation.predict.Segmenter` does it.
     """
