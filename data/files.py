@@ -47,6 +47,26 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder next to `path` that becomes `path` if the block ends without an error.
+
+    Raises:
+        InputError: `path` is there and is not an empty folder, or may not be written.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"{path}: this folder is not empty; choose another -o")
+    claim([path / "any"], "a folder", is_ours=lambda file: False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=PART, dir=path.parent))
+    try:
+        yield part
+        part.chmod(0o777 & ~UMASK)
+        part.replace(path)  # also an empty folder
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     with whole_file(path) as part:

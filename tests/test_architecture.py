@@ -56,6 +56,7 @@ FLOORS = [
     ["pipeline.volumes"],
     ["pipeline.gate"],
     ["pipeline.engines"],
+    ["pipeline.sharing"],
     ["pipeline.result"],
     ["pipeline.review"],
     ["pipeline.pipeline"],
@@ -86,6 +87,7 @@ AT_THE_TOP = {
         "segmentation.network",
         "pipeline.engines.graphs",
         "pipeline.engines.export",
+        "pipeline.sharing.transforms",
     ),
     "lightning": (
         "data.training",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorlens.data.config import DEVICE, MAX_SEED, setting
+from tumorlens.data.errors import InputError
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say, say_unless, warn
 from tumorlens.pipeline.evaluation.request import EvaluationRequest
@@ -28,31 +29,58 @@ def _demo(values: Values) -> None:
     run_demo(call.scan, call.out, call.seed, call.device, say)
 
 
+_FILES = ("onnx", "openvino", "torchscript")
+_FOLDERS = ("monai-bundle", "huggingface", "monailabel-app")
+
+
 @dataclass(frozen=True)
 class ExportCall:
     """The network to export, and the format."""
 
     stage: str = setting(
-        help="Which network: classification or segmentation.",
+        help="Which network: classification or segmentation; pipeline, for both in a monailabel-app.",
         argument=True,
-        choices=("classification", "segmentation"),
+        choices=("classification", "segmentation", "pipeline"),
         metavar="STAGE",
     )
-    out: Path = setting(help="File to write: .onnx, .xml or .pt.", flag="-o --out")
-    kind: str = setting("onnx", "Format of the file.", flag="--format", choices=("onnx", "openvino", "torchscript"))
+    out: Path = setting(help="File to write: .onnx, .xml or .pt; a new folder for the other formats.", flag="-o --out")
+    kind: str = setting("onnx", "What to write.", flag="--format", choices=(*_FILES, *_FOLDERS))
     weights: Path | None = setting(None, "Your own weights.", shown="the shipped ones")
 
 
 def _export(values: Values) -> None:
-    from tumorlens.classification.predict import SHIPPED as CLASSIFIER
-    from tumorlens.pipeline.engines.export import export_stage
-    from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
+    from tumorlens.classification.config import SHIPPED as CLASSIFIER
+    from tumorlens.segmentation.config import SHIPPED as SEGMENTER
 
     call = fill(ExportCall, values)
-    shipped = {"classification": CLASSIFIER, "segmentation": SEGMENTER}
-    exported = export_stage(call.weights or shipped[call.stage], call.stage, call.kind, call.out)
-    differences = ", ".join(f"{name} {difference:.2g}" for name, difference in exported.difference.items())
-    say(f"{exported.path}: largest difference from PyTorch: {differences}")
+    if (call.kind == "monailabel-app") != (call.stage == "pipeline"):
+        raise InputError("a monailabel-app asks both stages: tumorlens export pipeline --format monailabel-app -o DIR")
+    if call.stage == "pipeline":
+        from tumorlens.pipeline.sharing.monailabel import write_app
+
+        if call.weights is not None:
+            raise InputError("--weights: a monailabel-app gets its weights when it starts; its README says how")
+        write_app(call.out)
+        say(f"{call.out}: start it with monailabel start_server --app {call.out} --studies DIR")
+        return
+    weights = call.weights or {"classification": CLASSIFIER, "segmentation": SEGMENTER}[call.stage]
+    if call.kind == "huggingface":
+        from tumorlens.pipeline.sharing.huggingface import write_hub_folder
+
+        write_hub_folder(weights, call.stage, call.out)
+        say(f"{call.out}: ready to upload")
+        return
+    if call.kind == "monai-bundle":
+        from tumorlens.pipeline.sharing.bundle import write_bundle
+
+        path, difference = call.out, write_bundle(weights, call.stage, call.out)
+    else:
+        from tumorlens.pipeline.engines.export import export_stage
+
+        exported = export_stage(weights, call.stage, call.kind, call.out)
+        path, difference = exported.path, exported.difference
+    differences = ", ".join(f"{name} {value:.2g}" for name, value in difference.items())
+    say(f"{path}: largest difference from PyTorch: {differences}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +119,8 @@ export = command(
     examples="""
     tumorlens export classification -o classifier.onnx
     tumorlens export segmentation -o segmenter.xml --format openvino --weights run/segmenter.safetensors
+    tumorlens export segmentation -o bundle --format monai-bundle
+    tumorlens export pipeline -o app --format monailabel-app
     """,
 )
 

@@ -64,7 +64,7 @@ def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
         raise InputError(f"{out}: a file of format {kind} ends in {SUFFIXES[kind]}")
     graph, size = load_graph(weights, stage)
     names = OUTPUTS[stage]
-    images = _slices(size)
+    images = check_slices(size)
     with torch.inference_mode():
         expected = _arrays(graph(torch.from_numpy(images)))
     names = names[: len(expected)]  # a classifier may have no features
@@ -72,7 +72,7 @@ def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
     with whole_file(out) as part:
         try:
             write(graph, size, names, part)
-            difference = _compare(names, expected, run(part, images), out)
+            difference = compare(names, expected, run(part, images), out)
             if kind == "openvino":
                 part.with_suffix(".bin").replace(out.with_suffix(".bin"))
         except (InputError, OSError):
@@ -85,7 +85,8 @@ def export_stage(weights: Path, stage: str, kind: str, out: Path) -> Exported:
     return Exported(out, difference)
 
 
-def _slices(size: int) -> NDArray[np.uint8]:
+def check_slices(size: int) -> NDArray[np.uint8]:
+    """Prepared slices ``(n, size, size)`` of phantoms, on which an exported network is checked."""
     preprocess = Preprocess(size)
     return np.stack([preprocess(phantom_slice(n, label).image).image for n, label in enumerate(CLASSES)])
 
@@ -95,10 +96,16 @@ def _arrays(outputs: Any) -> list[NDArray[Any]]:
     return [np.asarray(output) for output in several]
 
 
-def _compare(
+def compare(
     names: Sequence[str], expected: Sequence[NDArray[Any]], exported: Sequence[NDArray[Any]], out: Path
 ) -> dict[str, float]:
     """The largest difference of each output.
+
+    Args:
+        names: The outputs, of `OUTPUTS`.
+        expected: The outputs of PyTorch.
+        exported: Those of the exported network.
+        out: The file or folder of the network, for the message.
 
     Raises:
         InputError: A difference is too large.
