@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -406,6 +407,7 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
                     **quiet,
                 )
             else:
+                _check_answers(address)
                 ray.init(address, **quiet)
         except Exception as error:  # Ray raises errors of many kinds
             where = "Ray cannot start on this machine" if address == "local" else f"no Ray cluster answers at {address}"
@@ -416,3 +418,10 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise an `OSError` at once if nothing answers at an address; Ray would try for more than a minute."""
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
