@@ -40,6 +40,7 @@ class Setting:
         metavar: Placeholder of the value in ``--help``.
         shown: Words for the default, where the value itself says nothing.
         argument: The setting is given by its position, not by an option.
+        alone: The value that the option has where the user gives it without one.
     """
 
     help: str = ""
@@ -50,6 +51,7 @@ class Setting:
     metavar: str = ""
     shown: str = ""
     argument: bool = False
+    alone: str = ""
 
 
 def setting(default: Any = MISSING, help: str | Setting = "", **details: Any) -> Any:

@@ -59,6 +59,11 @@ class RunOptions:
             raise InputError("a report shows the overlay; leave out --no-overlay, or --report and --pdf")
 
 
+def is_url(text: str) -> bool:
+    """Whether an input or output is a URL of a store (s3://, https://); ``file://`` is a path."""
+    return "://" in text and not text.startswith("file://")
+
+
 @dataclass(frozen=True)
 class UploadLimits:
     """How much one visitor may send."""

@@ -41,7 +41,13 @@ class Work:
     left_alone: list[str] = field(default_factory=list)
 
 
-def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Sequence[str] = ()) -> Work:
+def collect(
+    inputs: Iterable[str],
+    out: Path,
+    scratch: Path,
+    series_names: Sequence[str] = (),
+    origins: Sequence[tuple[str, str]] = (),
+) -> Work:
     """Files, folders (searched recursively), zips, DICOMDIRs and glob patterns as jobs, in order, each scan once.
 
     In folders, a file is a scan if it has a scan's extension or content. Hidden files, the output folder and the
@@ -54,11 +60,12 @@ def collect(inputs: Iterable[str], out: Path, scratch: Path, series_names: Seque
         out: The output folder.
         scratch: An empty folder that lives as long as the jobs. Zips are unpacked there.
         series_names: The DICOM series to run, by UID or number, and nothing else. ``all`` runs all other scans too.
+        origins: Folders that stand for URLs, each with its URL, which messages name instead.
 
     Raises:
         InputError: No input looks like a scan, or a series that you named does not exist.
     """
-    search = _Search(out.resolve(), scratch, series_names)
+    search = _Search(out.resolve(), scratch, series_names, origins)
     search.look_at(inputs)
     scans = _each_once(search.scans)
     if series_names:
@@ -98,6 +105,7 @@ class _Search:
     out: Path
     scratch: Path
     series_names: Sequence[str]
+    origins: Sequence[tuple[str, str]] = ()
     scans: list[Job] = field(default_factory=list)
     failures: list[Job] = field(default_factory=list)
     broken: bool = False  # whether a failure is of something that exists
@@ -128,7 +136,7 @@ class _Search:
             if not self._add_zip(path, PurePosixPath(path.name)):
                 self._fail(path, str(path), "the archive holds no scan")
         elif not is_dicom(path):
-            self.scans.append(Job(path, path.name))
+            self.scans.append(Job(path, path.name, unpacked=self._origin_of(path)))
         elif is_dicomdir(path):
             self._add_dicomdir(path)
         else:
@@ -143,8 +151,17 @@ class _Search:
                 self._fail(Path(text), text, "no such file or folder")
             yield from paths
 
+    def _origin_of(self, path: Path) -> tuple[str, str] | None:
+        """The folder that stands for a URL and holds a path, and the URL; None for a path of the user's."""
+        return next((origin for origin in self.origins if path.is_relative_to(origin[0])), None)
+
+    def _shown(self, path: Path) -> str:
+        """The path, or the URL that it stands for."""
+        return str(path).replace(*self._origin_of(path) or ("", ""))
+
     def _fail(self, path: Path, name: str, reason: str, unpacked: tuple[str, str] | None = None) -> None:
-        job = Job(path, name, unpacked=unpacked)
+        origin = unpacked or self._origin_of(path)
+        job = Job(path, name.replace(*origin) if origin else name, unpacked=origin)
         self.failures.append(replace(job, error=job.with_path(reason)))
 
     def _fail_broken(self, path: Path, name: str, reason: str, unpacked: tuple[str, str] | None = None) -> None:
@@ -154,7 +171,7 @@ class _Search:
     def _add_folder(self, folder: Path, name: PurePosixPath, archive: Path | None = None) -> bool:
         """Add the scans of a folder, or of the folder that a zip was unpacked to; returns whether there are any."""
         before = self._count()
-        unpacked = (str(folder), str(archive)) if archive else None
+        unpacked = (str(folder), self._shown(archive)) if archive else self._origin_of(folder)
         contents = _look_into(folder, self.out)
 
         def name_of(file: Path) -> PurePosixPath:
@@ -169,7 +186,8 @@ class _Search:
         self.scans += [Job(file, str(name_of(file)), unpacked=unpacked) for file in contents.scans]
         if contents.dicom:
             lists = {file.parent: lost for file in contents.dicomdirs if (lost := missing_note(file))}
-            self._add_dicom(DicomInput(tuple(contents.dicom), folder, name, whole=archive is not None), unpacked, lists)
+            source = DicomInput(tuple(contents.dicom), folder, name, whole=archive is not None)
+            self._add_dicom(source, unpacked if archive else None, lists)
         for file in [] if archive else contents.zips:  # a zip within a zip is left alone
             self._add_zip(file, name_of(file))
         return self._count() > before
@@ -193,7 +211,7 @@ class _Search:
             if any(part.startswith(".") for part in inside.parts):  # hidden, as in folders
                 continue
             if not file.suffix or file.suffix[1:].isdigit() or file.name.lower().endswith(SCAN_SUFFIXES):
-                self._fail_broken(file, str(name / inside.as_posix()), reason, (str(folder), str(path)))
+                self._fail_broken(file, str(name / inside.as_posix()), reason, (str(folder), self._shown(path)))
             else:
                 self.left_alone.append(one_line(str(name / inside.as_posix())))
         return self._add_folder(folder, name, path) or bool(skipped)
@@ -221,7 +239,8 @@ class _Search:
             incomplete = [note for folder, note in (lists or {}).items() if folder in series.files[0].parents]
             notes = tuple(filter(None, (candidate.reason, *incomplete))) if candidate.chosen else ()
             study = "\n".join(series.study)
-            job = Job(path, candidate.name, series.refusal, series.files, series.uid, notes, unpacked, study=study)
+            shown = unpacked or self._origin_of(path)
+            job = Job(path, candidate.name, series.refusal, series.files, series.uid, notes, shown, study=study)
             self.candidates.append((job, candidate))
             if candidate.chosen:
                 self.scans.append(job)

@@ -27,7 +27,8 @@ class Job:
         uid: The Series Instance UID of a DICOM series; empty for other scans.
         study: What all series of its study have in common; empty for other scans.
         notes: Why this series of a study was chosen, in words.
-        unpacked: The folder that a zip was unpacked to, and the path of the zip, which messages name instead.
+        unpacked: The folder that a zip was unpacked to, and the path of the zip, which messages name instead; or the
+            folder that stands for a URL, and the URL.
         plain_name: The name before `pipeline.batch.names.name_jobs` made it unique; empty means `name`.
     """
 
@@ -53,19 +54,20 @@ class Job:
 
     @cached_property
     def place(self) -> str:
-        """Where the scan lies: the real path of the file, of the series' folder, or inside a zip."""
-        return os.path.realpath(self.shown_path(common_folder(self.files) if self.files else self.path))
+        """Where the scan lies: the real path of the file, of the series' folder, or inside a zip; or its URL."""
+        place = self.shown_path(common_folder(self.files) if self.files else self.path)
+        return place if "://" in place else os.path.realpath(place)
 
-    def shown_path(self, path: Path | None = None) -> Path:
+    def shown_path(self, path: Path | None = None) -> str:
         """The job's path, or a path below it, as the user knows it: inside the zip, not in the temporary folder."""
-        path = self.path if path is None else path
-        return Path(str(path).replace(*self.unpacked)) if self.unpacked else path
+        text = str(self.path if path is None else path)
+        return text.replace(*self.unpacked) if self.unpacked else text
 
     def with_path(self, message: str) -> str:
         """A message about this scan that names its path as the user knows it."""
         if self.unpacked:
             message = one_line(message.replace(*self.unpacked))
-        path = one_line(str(self.shown_path()))
+        path = one_line(self.shown_path())
         if message.startswith(f"{path}:") or (os.sep in path and path in message):
             return message
         return f"{path}: {message.removeprefix(f'{one_line(self.path.name)}: ')}"

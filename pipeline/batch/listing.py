@@ -30,7 +30,7 @@ def describe(work: Work, keep_identifiers: bool = False) -> dict[str, Any]:
     """The scans that would be run, every DICOM series, and the inputs that cannot be run, as plain values for JSON."""
     return {
         "scans": [
-            {"name": job.name, "path": printable(str(job.shown_path())), "notes": list(job.notes)}
+            {"name": job.name, "path": printable(job.shown_path()), "notes": list(job.notes)}
             for job in work.jobs
             if not job.error
         ],

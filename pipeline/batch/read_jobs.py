@@ -60,7 +60,7 @@ def read_jobs(
         except Exception as error:
             return ReadJob(job, error=error)
 
-    return read_ahead(jobs, read, readers, lambda job: _UNPACKED_SHARE * _file_bytes(job))
+    return read_ahead(jobs, read, readers, lambda job: _UNPACKED_SHARE * bytes_of(job))
 
 
 def open_job(job: Job, size: int, options: RunOptions, settings: dict[str, Any]) -> ReadJob:
@@ -93,7 +93,8 @@ def hash_of(job: Job) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _file_bytes(job: Job) -> int:
+def bytes_of(job: Job) -> int:
+    """Size of a job's files."""
     try:
         return sum(file.stat().st_size for file in job.files or (job.path,))
     except OSError:  # the file is gone; reading will say so

@@ -15,7 +15,7 @@ from tumorlens.pipeline.batch.job import Job, folder_of, place_of
 from tumorlens.pipeline.batch.names import name_jobs
 from tumorlens.pipeline.batch.read_jobs import hash_of
 from tumorlens.pipeline.options import RunOptions
-from tumorlens.pipeline.outputs import REPORT, TABLE
+from tumorlens.pipeline.outputs import PARQUET, QUARANTINE, REPORT, TABLE
 from tumorlens.pipeline.outputs.table import csv_row, read_table
 from tumorlens.pipeline.outputs.write import remove_result
 from tumorlens.pipeline.pipeline import Pipeline
@@ -79,8 +79,11 @@ def remove_earlier_results(out: Path) -> None:
     for row in read_table(out / TABLE):
         folder = out / folder_of(row["scan"])
         origin = origin_of(folder)
-        if origin and origin.name == row["scan"]:
-            remove_result(folder)
+        if row["error"]:
+            (folder / QUARANTINE).unlink(missing_ok=True)
+        if row["error"] or (origin and origin.name == row["scan"]):
+            if origin and origin.name == row["scan"]:
+                remove_result(folder)
             with suppress(OSError):  # your own files may lie there too
                 folder.rmdir()
     if (out / REPORT).is_file():
@@ -88,6 +91,7 @@ def remove_earlier_results(out: Path) -> None:
 
         if is_batch_report(out / REPORT):
             (out / REPORT).unlink()
+    (out / PARQUET).unlink(missing_ok=True)
     (out / TABLE).unlink(missing_ok=True)  # a run that is killed at once must not leave rows without results
 
 
@@ -142,6 +146,47 @@ def earlier_result(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, A
         return content if is_complete and content["scan"]["name"] == job.name and earlier == made_of else None
     except (InputError, *DAMAGE):
         return None
+
+
+def find_earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The same as `earlier_result`, for scans that are not in quarantine.
+
+    Raises:
+        InputError: The scan is, with these settings. The message says why.
+    """
+    folder = out / job.folder
+    if (folder / QUARANTINE).is_file() and (
+        reason := _quarantined(folder, {"source_sha256": _content_of(job), **settings})
+    ):
+        raise InputError(reason)
+    return earlier_result(job, out, settings)
+
+
+def _quarantined(folder: Path, made_of: dict[str, Any]) -> str | None:
+    """Why the scan of an output folder is in quarantine; None if it is not, or was with other settings."""
+    try:
+        record = json.loads((folder / QUARANTINE).read_text(encoding="utf-8"))
+        return str(record["error"]) if record["made_of"] == made_of else None
+    except DAMAGE:
+        return None
+
+
+def quarantine_record(job: Job, settings: dict[str, Any], tries: int) -> dict[str, Any]:
+    """The content of the file that keeps a scan from being run again with these settings.
+
+    Args:
+        job: The scan, whose files can be read here.
+        settings: From `settings_of`.
+        tries: How many processes it has ended.
+    """
+    return {
+        "scan": {"name": job.name},
+        "error": f"reading or judging it ended its process {tries} times, so it is in quarantine; check the file, and "
+        f"delete {QUARANTINE} in its output folder to try it again",
+        "tries": tries,
+        "place_sha256": place_of(job),
+        "made_of": {"source_sha256": _content_of(job), **settings},
+    }
 
 
 def origin_of(folder: Path) -> Origin | None:

@@ -6,22 +6,24 @@ import errno
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import claim, remove_stale_parts
+from tumorlens.data.labels import ClassList
 from tumorlens.data.locks import sole_writer
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.pipeline.batch.job import Job, folder_of, place_of, split_extension
 from tumorlens.pipeline.batch.read_jobs import ReadJob, read_jobs
 from tumorlens.pipeline.batch.reports import renew_report, report_batch, with_report
 from tumorlens.pipeline.batch.resume import (
     DAMAGE,
-    earlier_result,
+    find_earlier,
     name_resumed_jobs,
     remove_earlier_results,
     settings_of,
@@ -29,7 +31,7 @@ from tumorlens.pipeline.batch.resume import (
 from tumorlens.pipeline.batch.studies import Studies
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.options import RunOptions
-from tumorlens.pipeline.outputs import REPORT, TABLE
+from tumorlens.pipeline.outputs import PARQUET, REPORT, TABLE
 from tumorlens.pipeline.outputs.table import (
     append_row,
     classes_in,
@@ -39,6 +41,7 @@ from tumorlens.pipeline.outputs.table import (
     in_cell,
     read_table,
     regions_in,
+    write_parquet,
     write_table,
 )
 from tumorlens.pipeline.outputs.write import remove_leftovers, remove_result, write_result
@@ -117,21 +120,63 @@ def run_batch(
         InputError: The output folder cannot be written to, another run writes there, or its table has other classes or
             regions.
     """
+    settings = settings_of(pipeline, options)
+
+    def earlier(job: Job) -> dict[str, Any] | None:
+        return find_earlier(job, out, settings) if resume else None
+
+    def run(jobs: list[Job], table: Table) -> None:
+        run_jobs(pipeline, jobs, out, options, table, readers, earlier)
+
+    return write_batch(run, jobs, out, pipeline.classes, pipeline.segmenter.regions, resume, options, done)
+
+
+def write_batch(
+    run: Callable[[list[Job], Table], None],
+    jobs: list[Job],
+    out: Path,
+    classes: ClassList,
+    regions: Regions = NO_REGIONS,
+    resume: bool = False,
+    options: RunOptions = RunOptions(),
+    done: Done | None = None,
+    parquet: bool = False,
+) -> BatchReport:
+    """All that a batch needs beside the scans themselves: names, the rest of earlier calls, the table, the report.
+
+    Args:
+        run: Runs the jobs, whose names may have changed, and adds their rows to the table, in any order.
+        jobs: As in `run_batch`, and so are the others.
+        out: The output folder.
+        classes: The classes of the classifier.
+        regions: The regions of the segmenter.
+        resume: Keep what an earlier call has done.
+        options: Settings of the run.
+        done: Called after each job.
+        parquet: Write the table also as ``results.parquet``. One that is there is always renewed.
+
+    Raises:
+        InputError: As `run_batch`.
+    """
     with sole_writer(out):
         if resume:
-            _check_classes(out, pipeline)
+            _check_columns(out, classes, regions)
             jobs = name_resumed_jobs(jobs, out)
         _remove_leftovers(out, jobs)
         if not resume:
             remove_earlier_results(out)
         _say_renamed(jobs)
-        table = _Table(out, jobs, done, options, columns_of(pipeline.classes, pipeline.segmenter.regions))
-        _run_jobs(pipeline, jobs, table, resume, readers)
-        report_batch(out, table.all_rows, pipeline.classes, options)
+        table = Table(out, jobs, done, options, columns_of(classes, regions))
+        try:
+            run(jobs, table)
+        finally:
+            if parquet or (out / PARQUET).is_file():
+                write_parquet(out / PARQUET, table.all_rows, table.columns)
+        report_batch(out, table.all_rows, classes, options)
         return table.report
 
 
-def _check_classes(out: Path, pipeline: Pipeline) -> None:
+def _check_columns(out: Path, classes: ClassList, regions: Regions) -> None:
     """Check that the table of an earlier call has the classes and the regions of this one.
 
     Raises:
@@ -141,8 +186,8 @@ def _check_classes(out: Path, pipeline: Pipeline) -> None:
     if not rows:
         return
     for what, stage, there, own in (
-        ("classes", "classifier", classes_in(rows[0]), pipeline.classes.outputs),
-        ("regions", "segmenter", regions_in(rows[0]), pipeline.segmenter.regions.names),
+        ("classes", "classifier", classes_in(rows[0]), classes.outputs),
+        ("regions", "segmenter", regions_in(rows[0]), regions.names),
     ):
         if there != own:
             raise InputError(
@@ -158,13 +203,39 @@ def _remove_leftovers(out: Path, jobs: list[Job]) -> None:
         remove_leftovers(out / folder)
 
 
-def _run_jobs(pipeline: Pipeline, jobs: list[Job], table: _Table, resume: bool, readers: int) -> None:
-    """Read, decide, conclude and write scan after scan, each step while the next scans are at the steps before."""
-    out, options = table.out, table.options
-    settings = settings_of(pipeline, options)
+class Rows(Protocol):
+    """What takes the outcome of each scan."""
 
-    def find_earlier(job: Job) -> dict[str, Any] | None:
-        return earlier_result(job, out, settings) if resume else None
+    def add(self, job: Job, written: Written, kept: bool) -> None:
+        """Take a scan whose files are written or were kept, or whose error `written` raises."""
+
+    def close(self, waiting: deque[_Waiting]) -> None:
+        """End; some scans that were finished may not have been added."""
+
+
+def run_jobs(
+    pipeline: Pipeline,
+    jobs: list[Job],
+    out: Path,
+    options: RunOptions,
+    rows: Rows,
+    readers: int = 1,
+    earlier: Callable[[Job], dict[str, Any] | None] = lambda job: None,
+    after: Callable[[Job, dict[str, Any]], None] = lambda job, content: None,
+) -> None:
+    """Read, decide, conclude and write scan after scan, each step while the next scans are at the steps before.
+
+    Args:
+        pipeline: The loaded models.
+        jobs: The scans.
+        out: The folder for their folders.
+        options: Settings of the run.
+        rows: Gets the outcome of each scan.
+        readers: Number of threads that read scans ahead.
+        earlier: Returns the result of an earlier call that still holds, or None. It runs in a thread that reads.
+        after: Called with the content of each new ``result.json`` once all files are there.
+    """
+    settings = settings_of(pipeline, options)
 
     def conclude_and_write(reading: ReadJob, decision: Decision | Exception | None) -> dict[str, Any]:
         if isinstance(decision, Exception):
@@ -174,16 +245,20 @@ def _run_jobs(pipeline: Pipeline, jobs: list[Job], table: _Table, resume: bool, 
             assert reading.case is not None and decision is not None
             result = pipeline.conclude(reading.case, decision, options.maps)
             content = write_result(result, out / job.folder, job.name, reading.made_of, options, place_of(job))
+            content = with_report(content, out / job.folder, options)
+            after(job, content)
+            return content
         return with_report(content, out / job.folder, options)
 
     waiting: deque[_Waiting] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:  # while the networks see the next scans
         try:
-            for group in read_jobs(jobs, pipeline.classifier.input_size, options, settings, readers, find_earlier):
-                table.report.kept += sum(reading.earlier is not None for reading in group)
+            for group in read_jobs(jobs, pipeline.classifier.input_size, options, settings, readers, earlier):
                 for reading, decision in zip(group, _decide(pipeline, group, options), strict=True):
                     written = writer.submit(conclude_and_write, reading, decision)
-                    waiting.append(_Waiting(reading.job, written, writer.submit(table.add, reading.job, written)))
+                    kept = reading.earlier is not None
+                    added = writer.submit(rows.add, reading.job, written, kept)
+                    waiting.append(_Waiting(reading.job, written, added))
                 while len(waiting) > _MOST_WAITING + len(group):
                     _wait_for_first(waiting)
             while waiting:
@@ -193,9 +268,9 @@ def _run_jobs(pipeline: Pipeline, jobs: list[Job], table: _Table, resume: bool, 
                 writer.shutdown(wait=True, cancel_futures=True)
             finally:
                 with suppress(InputError):  # the first reason to stop is the one to tell
-                    table.close(waiting)
+                    rows.close(waiting)
             raise
-    table.close(waiting)
+    rows.close(waiting)
 
 
 @dataclass(frozen=True)
@@ -220,7 +295,7 @@ def _wait_for_first(waiting: deque[_Waiting]) -> None:
 def _say_renamed(jobs: list[Job]) -> None:
     for job in jobs:
         if job.plain_name not in ("", job.name) and not job.error:
-            path = one_line(str(job.shown_path()))
+            path = one_line(job.shown_path())
             folder = split_extension(job.plain_name)[0]
             _log.warning("%s: the name of %s, because another scan has the folder %s", job.name, path, folder)
 
@@ -243,7 +318,7 @@ def _decide_cases(pipeline: Pipeline, cases: list[Case], options: RunOptions) ->
         return [decision for case in cases for decision in _decide_cases(pipeline, [case], options)]
 
 
-class _Table:
+class Table:
     """``results.csv``, to which each row is added at once, so that a run that is killed loses none.
 
     Rows of an earlier call stay: those of other scans before the new ones, and those of jobs until they are done.
@@ -254,32 +329,45 @@ class _Table:
     ) -> None:
         self.out, self.done, self.options, self.columns = out, done, options, columns
         rows = read_table(out / TABLE)
-        names = {job.name for job in jobs}
+        self._places = names = {job.name: n for n, job in enumerate(jobs)}
         self.report = BatchReport([row for row in rows if row["scan"] not in names])
         self._to_do = {row["scan"]: row for row in rows if row["scan"] in names}
         self._studies = Studies()
         if (out / TABLE).is_file():
             self._write()  # without what a killed run left half-written
 
-    def add(self, job: Job, written: Written) -> None:
+    def add(self, job: Job, written: Written, kept: bool = False) -> None:
         """Add the row of a scan whose files are written, or could not be.
 
         Raises:
             InputError: No later scan can be written either.
         """
-        row, content = self._row(job, written)
+        self.add_row(job, *row_of(job, written, self.out, self.columns), kept)
+
+    def add_row(self, job: Job, row: dict[str, str], content: dict[str, Any], kept: bool = False) -> None:
+        """Add a row, with the content of the scan's ``result.json``.
+
+        Raises:
+            InputError: No later scan can be written either.
+        """
+        self.report.kept += kept
+        if content:
+            self._studies.add(job, content)
         _log.info("%s: %s", job.name, row["error"] or f"{row['label']} {row['confidence']}")
         self.report.failed += bool(row["error"])
         self._add(job, row)
         if self.done:
             self.done(job, row, content)
 
-    def close(self, waiting: deque[_Waiting]) -> None:
+    def close(self, waiting: Iterable[_Waiting] = ()) -> None:
         """Write the table, with the rows of scans that were finished but not yet added, and compare studies."""
         for scan in waiting:
             written = scan.written
             if scan.added.cancelled() and not written.cancelled() and written.exception() is None:
-                self._add(scan.job, self._row(scan.job, written)[0])
+                row, content = row_of(scan.job, written, self.out, self.columns)
+                self._studies.add(scan.job, content)
+                self._add(scan.job, row)
+        self.report.rows.sort(key=lambda row: self._places.get(row["scan"], -1))
         changed = self._studies.compare(self.out)
         for row in self.report.rows:
             if row["scan"] in changed:
@@ -297,7 +385,7 @@ class _Table:
         try:
             append_row(self.out / TABLE, row)
         except OSError as error:
-            raise self._hopeless(job, error) from None
+            raise _hopeless(self.out, job, error) from None
 
     def _write(self) -> None:
         try:
@@ -305,30 +393,36 @@ class _Table:
         except OSError as error:
             raise InputError(f"{self.out / TABLE}: cannot be written ({error.strerror})") from None
 
-    def _hopeless(self, job: Job, error: OSError) -> InputError:
-        return InputError(f"{self.out}: {error.strerror}; stopped at {job.name}, go on with --continue")
-
     @property
     def all_rows(self) -> list[dict[str, str]]:
         """The rows of this call and of earlier ones."""
         return [*self.report.rows, *self._to_do.values()]
 
-    def _row(self, job: Job, written: Written) -> tuple[dict[str, str], dict[str, Any]]:
-        try:
-            content = written.result()
-            self._studies.add(job, content)
-            return csv_row(content), content
-        except InputError as error:
-            message = job.with_path(str(error))
-        except OSError as error:  # reading raises InputError, so the output is the problem
-            if error.errno in _HOPELESS:
-                raise self._hopeless(job, error) from None
-            message = f"{self.out / job.folder}: cannot be written ({error.strerror or error})"
-        except Exception as error:  # a fault of ours must not cost you the rest of the batch
-            # Only its type and place: its text may quote a header, and so a patient.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.info("internal error in %s: %s\n%s", job.path, type(error).__name__, where)
-            message = job.with_path(f"internal error, please report it ({type(error).__name__})")
-        with suppress(OSError, InputError):  # the folder may be what failed
-            remove_result(self.out / job.folder)  # an earlier result must not look like one of this call
-        return error_row(job.name, one_line(message), self.columns), {}
+
+def row_of(job: Job, written: Written, out: Path, columns: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """The row of a scan whose files are written, or could not be, and the content of its ``result.json``, or nothing.
+
+    Raises:
+        InputError: No later scan can be written either.
+    """
+    try:
+        content = written.result()
+        return csv_row(content), content
+    except InputError as error:
+        message = job.with_path(str(error))
+    except OSError as error:  # reading raises InputError, so the output is the problem
+        if error.errno in _HOPELESS:
+            raise _hopeless(out, job, error) from None
+        message = f"{out / job.folder}: cannot be written ({error.strerror or error})"
+    except Exception as error:  # a fault of ours must not cost you the rest of the batch
+        # Only its type and place: its text may quote a header, and so a patient.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        _log.info("internal error in %s: %s\n%s", job.path, type(error).__name__, where)
+        message = job.with_path(f"internal error, please report it ({type(error).__name__})")
+    with suppress(OSError, InputError):  # the folder may be what failed
+        remove_result(out / job.folder)  # an earlier result must not look like one of this call
+    return error_row(job.name, one_line(message), columns), {}
+
+
+def _hopeless(out: Path, job: Job, error: OSError) -> InputError:
+    return InputError(f"{out}: {error.strerror}; stopped at {job.name}, go on with --continue")

@@ -81,7 +81,7 @@ def study_of(job: Job) -> str:
     """
     if job.study:
         return job.study
-    path = job.shown_path()
+    path = Path(job.shown_path())
     words = re.split(r"[^a-z0-9]+", split_extension(path.name)[0].lower())
     others = [word for word in words if word not in _SEQUENCES]
     return str(path.parent.resolve() / "_".join(others)) if len(others) < len(words) else ""

@@ -173,6 +173,8 @@ def _param(field: Field[Any], hint: Any, setting: Setting, both: bool) -> click.
     flag = setting.flag or "--" + field.name.replace("_", "-")
     if kind is bool and (field.default or both):
         flag = f"{flag}/--no-{flag[2:]}"
+    if setting.alone:
+        shape |= {"is_flag": False, "flag_value": setting.alone}
     if not required:
         shape["default"] = None
     option = _Option([*flag.split(), field.name], required=required, help=setting.help, **shape)

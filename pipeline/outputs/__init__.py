@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 TABLE = "results.csv"
+PARQUET = "results.parquet"  # the same rows, typed
+QUARANTINE = "quarantine.json"  # in place of the result of a scan that ends the process that reads it
 REPORT, REPORT_PDF = "report.html", "report.pdf"  # beside a result; the first also in the output folder
 
 RESULT_FILES = (

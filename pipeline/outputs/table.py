@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tumorlens.data.errors import InputError, one_line
+from tumorlens.data.errors import InputError, one_line, printable
 from tumorlens.data.files import safe_cell, text_of_cell, whole_file
 from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
 from tumorlens.data.masks.regions import NO_REGIONS, Regions
@@ -88,6 +88,34 @@ def write_table(path: Path, rows: list[dict[str, str]], columns: Sequence[str] =
     """
     with whole_file(path) as part:
         part.write_bytes(_lines([dict(zip(columns, columns, strict=True)), *rows]))
+
+
+def write_parquet(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
+    """Write the rows of ``results.csv`` as a Parquet table: numbers as numbers, the prediction set as a list, and null
+    where there is nothing. Without the package pyarrow there is no table, and an earlier one goes.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        path.unlink(missing_ok=True)
+        return
+    kinds = dict.fromkeys(columns, pa.string()) | {"prediction_set": pa.list_(pa.string())}
+    kinds |= {name: pa.float64() for name in columns if name in ("confidence", *_FIGURES) or name[:2] == "p_"}
+    kinds |= {name: pa.float64() for name in columns if name.startswith("region_")}
+    kinds |= {name: pa.int64() for name in columns if name.endswith("area_px")}
+
+    def value(name: str, cell: str) -> Any:
+        if not cell:
+            return None
+        if name == "prediction_set":
+            return cell.split("|")
+        return int(cell) if kinds[name] == pa.int64() else float(cell) if kinds[name] == pa.float64() else cell
+
+    schema = pa.schema(list(kinds.items()))
+    plain = [{name: value(name, printable(row[name])) for name in columns} for row in rows]
+    with whole_file(path) as part:
+        parquet.write_table(pa.Table.from_pylist(plain, schema), part)
 
 
 def append_row(path: Path, row: dict[str, str]) -> None:

@@ -219,7 +219,7 @@ def test_the_copy_that_was_run_first_has_its_scan_still(tumorlens, tmp_path):
         assert tumorlens("run", place, "-o", tmp_path / "out", "--continue").exit_code == 0
     results = read_results(tmp_path / "out")
     found = find_sources(results, tmp_path / "out", [str(place) for place in inputs], tmp_path / "scratch")
-    assert {name: job.shown_path() for name, job in found.items()} == {
+    assert {name: Path(job.shown_path()) for name, job in found.items()} == {
         "z.zip": tmp_path / "z.zip",
         "in": tmp_path / "in",
     }

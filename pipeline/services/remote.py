@@ -1,0 +1,533 @@
+"""Scans and results behind URLs (s3://, gs://, az://, https://), which fsspec reads and writes.
+
+What looks for scans, names them, and goes on after a stop, works on folders. So a local folder stands for a prefix of a
+store: `mirror_input` and `Output` make it. Most of its files have the right size and no content; a process that runs a
+scan fetches the whole files of this one scan.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from tumorlens.data.errors import InputError, reason_of
+from tumorlens.data.files import write_text
+from tumorlens.data.formats.archives import unpack
+from tumorlens.data.formats.open import SCAN_SUFFIXES, source_files
+from tumorlens.pipeline.batch.job import Job
+from tumorlens.pipeline.batch.read_jobs import bytes_of
+from tumorlens.pipeline.options import is_url
+from tumorlens.pipeline.outputs import PARQUET, QUARANTINE, REPORT, RESULT_FILES, TABLE
+
+RESULT = "result.json"
+_HEAD = 2**18  # bytes of a file that may be DICOM; most slices are smaller, so that one request reads them whole
+_PIXELS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # the tag where a header ends, in both byte orders
+_WHOLE = (
+    ".zip",
+    ".mat",
+    ".hdr",
+    ".hdr.gz",
+    ".nhdr",
+    ".mhd",
+)  # their content tells whether, and with what, they are run
+_SURE = tuple(end for end in SCAN_SUFFIXES if end not in (*_WHOLE, ".dcm"))
+_SURE += (".img", ".img.gz", ".raw", ".json", ".csv")
+_TOLD = (RESULT, QUARANTINE)  # they say what the other files of a folder are
+_OF_ALL = (TABLE, REPORT, PARQUET)
+_AT_ONCE = 32  # requests
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file can be made either
+_REFUSED = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
+
+
+class Entry(NamedTuple):
+    """A file in a store: its size in bytes, and what is another text after each change."""
+
+    size: int
+    version: str
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any], url: str) -> Entry:
+        """From what fsspec says of a file."""
+        return cls(int(about.get("size") or 0), str(about.get("ETag") or about.get("etag") or url))
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files below a URL. All methods raise an `InputError` that names the URL where the store cannot be used."""
+
+    url: str
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process opens its own connections
+        return Store, (self.url,)
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        try:
+            from fsspec.core import url_to_fs
+        except ImportError:
+            raise InputError(
+                f"{self.url}: URLs need the package fsspec; install it with: pip install 'tumorlens[cluster]'"
+            ) from None
+        try:
+            system, path = url_to_fs(self.url, use_listings_cache=False)
+        except ImportError as error:
+            package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+            kind = self.url.split("://")[0]
+            needed = package.get(kind, reason_of(error))
+            raise InputError(f"{self.url}: {kind}:// needs the package {needed}; install it with pip") from None
+        except ValueError as error:
+            raise InputError(f"{self.url}: {reason_of(error)}") from None
+        return system, path.rstrip("/")
+
+    def _path(self, name: str) -> str:
+        return f"{self._opened[1]}/{name}" if name else self._opened[1]
+
+    def shown(self, name: str = "") -> str:
+        """The URL of a file."""
+        return f"{self.url.rstrip('/')}/{name}" if name else self.url
+
+    @contextmanager
+    def _errors(self, name: str = "") -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # each store has errors of its own
+            raise InputError(f"{self.shown(name)}: {_reason(error)}") from None
+
+    def is_file(self) -> bool:
+        """Whether the URL is one file."""
+        with self._errors():
+            return bool(self._opened[0].isfile(self._opened[1]))
+
+    def list(self, below: str = "") -> dict[str, Entry]:
+        """Name of each file below the URL -> its size and version."""
+        system, base = self._opened
+        with self._errors(below):
+            try:
+                found = system.find(self._path(below), detail=True)
+            except FileNotFoundError:
+                if below:
+                    return {}
+                raise
+        names = {path.removeprefix(f"{base}/"): about for path, about in found.items()}
+        return {n: Entry.of(names[n], self.shown(n)) for n in sorted(names) if n and n != base and not n.endswith("/")}
+
+    def look(self, name: str) -> Entry:
+        """Size and version of one file."""
+        with self._errors(name):
+            return Entry.of(self._opened[0].info(self._path(name)), self.shown(name))
+
+    def read(self, names: Sequence[str], n_bytes: int | None = None) -> Iterator[tuple[str, bytes]]:
+        """Each name with its file's bytes, or the first of them; several at once where the store can do that."""
+        system = self._opened[0]
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            paths = [self._path(name) for name in some]
+            with self._errors(some[0]):
+                begin = None if n_bytes is None else 0  # unlike cat, cat_ranges takes no name for a pattern
+                yield from zip(some, system.cat_ranges(paths, begin, n_bytes, on_error="raise"), strict=True)
+
+    def fetch(self, name: str, file: Path) -> None:
+        """Write a file of the store to a local one."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors(name):
+            self._opened[0].get_file(self._path(name), str(file))
+
+    def put(self, files: Mapping[str, Path]) -> None:
+        """Write local files to the store, each whole or not at all."""
+        with self._errors(next(iter(files), "")):
+            if files:
+                self._opened[0].put([str(file) for file in files.values()], [self._path(name) for name in files])
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete files, whether they are there or not."""
+        for name in names:
+            with self._errors(name), suppress(FileNotFoundError):
+                self._opened[0].rm_file(self._path(name))
+
+    def check_writable(self, scratch: Path) -> None:
+        """Write a file to the store and delete it."""
+        file = scratch / ".tumorlens"
+        file.write_bytes(b"")
+        self.put({file.name: file})
+        self.remove([file.name])
+
+
+def _reason(error: Exception) -> str:
+    """Why a store cannot be used, and what to do, in words."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket, folder or file"
+    if isinstance(error, PermissionError):
+        return "the store denies access; check the credentials and their rights"
+    if type(error).__name__ in _REFUSED:
+        return "no credentials for this store; set them as its own tools expect, such as AWS_ACCESS_KEY_ID for S3"
+    if isinstance(error, NotImplementedError):
+        return "this kind of store cannot be used so; choose another URL"
+    return f"the store cannot be used ({reason_of(error)})"
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input that lies in a store, and the local folder or file that stands for it.
+
+    Attributes:
+        store: The store; its URL is the input's, or the one above a single file.
+        path: What stands for the input: a folder, or a file.
+        root: What stands for the store's URL.
+        problems: Name of each file that cannot have a local one -> why.
+    """
+
+    store: Store
+    path: Path
+    root: Path
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The folder, and the URL that it stands for."""
+        return str(self.root), self.store.url.rstrip("/")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a call, as paths of this machine.
+
+    Attributes:
+        paths: Files, folders and patterns.
+        remote: Those that stand for URLs.
+    """
+
+    paths: list[str]
+    remote: list[Input]
+
+    @property
+    def origins(self) -> list[tuple[str, str]]:
+        """The folders that stand for URLs, each with its URL."""
+        return [one.origin for one in self.remote]
+
+    @property
+    def problems(self) -> list[Job]:
+        """Files of stores that cannot be run, as jobs with errors."""
+        return [Job(one.root, name, error) for one in self.remote for name, error in one.problems.items()]
+
+
+def mirror_inputs(texts: Iterable[str], folder: Path, out: str | None) -> Inputs:
+    """The inputs of a call, with a local folder for each URL.
+
+    Args:
+        texts: What the user named.
+        folder: The place of these folders. It need not exist.
+        out: The place of the results, which are not scans.
+
+    Raises:
+        InputError: A store cannot be used, or there is nothing at a URL.
+    """
+    paths, remote = [], []
+    for text in texts:
+        if is_url(text):
+            remote.append(mirror_input(text, folder / str(len(remote)), out or ""))
+            paths.append(str(remote[-1].path))
+        else:
+            paths.append(text.removeprefix("file://"))
+    return Inputs(paths, remote)
+
+
+def mirror_input(url: str, folder: Path, without: str = "") -> Input:
+    """Make a local folder that stands for a URL: all names and sizes, whole archives, and the headers of DICOM files.
+
+    A file that is not whole ends with what the store calls its version, so that different files differ here, too.
+
+    Args:
+        url: A file, or a prefix of files.
+        folder: An empty folder.
+        without: The URL of the results, which are not scans.
+
+    Raises:
+        InputError: The store cannot be used, or there is nothing at the URL.
+    """
+    store, folder, problems = Store(url), Path(os.path.realpath(folder)), {}
+    base, _, name = url.rstrip("/").rpartition("/")
+    if not url.endswith("/") and store.is_file():
+        store, root, path = Store(base), folder, folder / name
+        files = {name: store.look(name)}
+    else:
+        root = path = folder / name
+        below = f"{without.rstrip('/')}/"
+        files = {name: one for name, one in store.list().items() if not store.shown(name).startswith(below)}
+    if not files:
+        raise InputError(f"{url}: no such file or folder")
+    for name, one in files.items():
+        try:
+            _place(root, name, one.size, one.version.encode())
+        except (OSError, InputError) as error:
+            problems[name] = f"{store.shown(name)}: the name cannot be that of a local file; rename it"
+            if getattr(error, "errno", None) in _HOPELESS:
+                raise
+    kinds = {name: name.lower() for name, one in files.items() if one.size and name not in problems and _is_shown(name)}
+    whole = [name for name, kind in kinds.items() if kind.endswith(_WHOLE)]
+    heads = [name for name, kind in kinds.items() if not kind.endswith((*_WHOLE, *_SURE))]
+    for name, data in store.read(heads, _HEAD):
+        _fill(root / name, data)
+        if len(data) < files[name].size and not any(tag in data for tag in _PIXELS):
+            whole.append(name)
+    for name in whole:
+        store.fetch(name, root / name)
+    return Input(store, path, root, problems)
+
+
+def _is_shown(name: str) -> bool:
+    return not any(part.startswith(".") for part in name.split("/"))
+
+
+def _place(root: Path, name: str, size: int, end: bytes = b"") -> None:
+    """Make a file of a size, without content but its end.
+
+    Raises:
+        InputError: The name leads out of the folder.
+        OSError: The file cannot be made: both ``a`` and ``a/b`` may be files of a store.
+    """
+    if any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
+        raise InputError(f"{name}: this is not the name of a file")
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as stream:
+        stream.truncate(size)
+        if size > len(end):
+            stream.seek(size - len(end))
+            stream.write(end)
+
+
+def _fill(file: Path, head: bytes) -> None:
+    with file.open("r+b") as stream:
+        stream.write(head)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A job, and where another process gets its files.
+
+    Attributes:
+        job: The job, with paths of the machine that found it.
+        root: The folder that they lie in; None if every machine reads them where they are.
+        store: Where the files come from.
+        files: Their names there.
+        archive: Whether the only file is a zip whose content the job's paths name.
+    """
+
+    job: Job
+    root: Path | None = None
+    store: Store | None = None
+    files: tuple[str, ...] = ()
+    archive: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of the job's files, as far as it is known."""
+        return bytes_of(self.job)
+
+    def open_in(self, place: Path) -> Job:
+        """The job with paths of this machine. `fetch` brings the files there.
+
+        Args:
+            place: An empty folder.
+        """
+        if self.root is None:
+            return self.job
+        old, new = self.root, place
+
+        def moved(path: Path) -> Path:
+            return new / path.relative_to(old)
+
+        job = self.job
+        unpacked = (str(new), job.unpacked[1]) if job.unpacked else None
+        return replace(job, path=moved(job.path), files=tuple(moved(file) for file in job.files), unpacked=unpacked)
+
+    def fetch(self, place: Path) -> None:
+        """Bring the files.
+
+        Raises:
+            InputError: One cannot be fetched.
+        """
+        if self.root is None:
+            return
+        for name in self.files:
+            if self.archive:
+                file = place.with_suffix(".zip")
+                if self.store:
+                    self.store.fetch(name, file)
+                else:
+                    file = Path(name)
+                unpack(file, place)
+                if self.store:
+                    file.unlink()
+            elif self.store:
+                self.store.fetch(name, place / name)
+
+
+def parcel_of(job: Job, inputs: Iterable[Input], shared: bool = True) -> Parcel:
+    """The job, ready to be run by another process.
+
+    Args:
+        job: A job that `collect` found in the inputs.
+        inputs: The inputs that lie in stores.
+        shared: Whether the other process sees the files of this machine.
+    """
+    if job.error or job.unpacked is None:
+        return Parcel(job)
+    folder, shown = job.unpacked
+    source = next((each for each in inputs if shown == each.store.url.rstrip("/") or _is_below(shown, each)), None)
+    if source is not None and folder == str(source.root):
+        paths = job.files or tuple(source_files(job.path))
+        names = tuple(path.relative_to(source.root).as_posix() for path in paths if path.is_relative_to(source.root))
+        return Parcel(job, source.root, source.store, names)
+    if source is not None:
+        name = shown.removeprefix(f"{source.store.url.rstrip('/')}/")
+        return Parcel(job, Path(folder), source.store, (name,), archive=True)
+    return Parcel(job) if shared else Parcel(job, Path(folder), None, (str(Path(shown).absolute()),), archive=True)
+
+
+def _is_below(shown: str, source: Input) -> bool:
+    return shown.startswith(f"{source.store.url.rstrip('/')}/")
+
+
+@dataclass
+class Output:
+    """The place of the results: a folder, or a URL and the local folder that stands for it.
+
+    Attributes:
+        folder: The folder.
+        store: Where the results go; None if the folder itself is the place.
+    """
+
+    folder: Path
+    store: Store | None = None
+    _known: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, text: str, scratch: Path) -> Output:
+        """The place that a user named; a folder in `scratch` stands for a URL."""
+        if not is_url(text):
+            return cls(Path(text.removeprefix("file://")))
+        return cls(scratch / "out", Store(text))
+
+    @property
+    def origins(self) -> list[tuple[str, str]]:
+        """The folder that stands for a URL, and the URL."""
+        return [(str(self.folder), self.shown)] if self.store else []
+
+    @property
+    def shown(self) -> str:
+        """The place as the user knows it."""
+        return self.store.url.rstrip("/") if self.store else str(self.folder)
+
+    def pull(self, content: bool) -> None:
+        """Let the folder show what an earlier call has written.
+
+        Args:
+            content: Fetch also what says whose the results are.
+
+        Raises:
+            InputError: The store cannot be used.
+        """
+        if self.store is None:
+            return
+        ours = {name: one for name, one in self.store.list().items() if _is_ours(name)}
+        for name, one in ours.items():
+            _place(self.folder, name, one.size)
+        if content:
+            for name, data in self.store.read([n for n in ours if PurePosixPath(n).name in _TOLD or n in _OF_ALL]):
+                _fill(self.folder / name, data)
+        self._known = self._signatures()
+
+    def push(self, names: Sequence[str] = ()) -> None:
+        """Let the store follow what has changed in the folder since the last call.
+
+        Args:
+            names: Write only these files.
+
+        Raises:
+            InputError: The store cannot be used.
+        """
+        if self.store is None:
+            return
+        if names:
+            self.store.put({name: self.folder / name for name in names if (self.folder / name).is_file()})
+            return
+        now = self._signatures()
+        self.store.remove([name for name in self._known if name not in now])
+        self.store.put({name: self.folder / name for name in now if self._known.get(name) != now[name]})
+        self._known = now
+
+    def note(self, name: str, text: str) -> None:
+        """Write a file of the store to the folder, where later steps look for it."""
+        if self.store is not None:
+            file = self.folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+            self._known[name] = _signature(file)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file to the place of the results at once."""
+        write_text(self.folder / name, text)
+        if self.store is not None:
+            self.store.put({name: self.folder / name})
+            self._known[name] = _signature(self.folder / name)
+
+    def _signatures(self) -> dict[str, tuple[int, int]]:
+        files = (file for file in self.folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return {file.relative_to(self.folder).as_posix(): _signature(file) for file in files}
+
+
+def _folder_of(name: str) -> str:
+    return str(PurePosixPath(name).parent)
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OF_ALL or PurePosixPath(name).name in (*RESULT_FILES, QUARANTINE)
+
+
+def _signature(file: Path) -> tuple[int, int]:
+    about = file.stat()
+    return about.st_size, about.st_mtime_ns
+
+
+def pull_result(store: Store, folder: str, place: Path) -> list[str]:
+    """Let a local folder show the result of one scan, if there is one; returns the names of the files in the store.
+
+    Args:
+        store: The place of all results.
+        folder: The scan's folder in it.
+        place: The local folder.
+    """
+    there = {name: one for name, one in store.list(folder).items() if _is_ours(name) and _folder_of(name) == folder}
+    if any(PurePosixPath(name).name in _TOLD for name in there):
+        for name, one in there.items():
+            _place(place, PurePosixPath(name).name, one.size)
+        for name, data in store.read([name for name in there if PurePosixPath(name).name in _TOLD]):
+            _fill(place / PurePosixPath(name).name, data)
+    return list(there)
+
+
+def push_result(store: Store, folder: str, place: Path, files: Sequence[str], there: Sequence[str]) -> None:
+    """Write the files of one scan to a store, ``result.json`` last: a folder with one is complete.
+
+    Args:
+        store: The place of all results.
+        folder: The scan's folder in it.
+        place: The local folder.
+        files: All files but ``result.json``.
+        there: The files of an earlier result in the store.
+    """
+    store.remove([name for name in there if PurePosixPath(name).name in _TOLD])
+    store.put({f"{folder}/{name}": place / name for name in files})
+    store.remove([name for name in there if PurePosixPath(name).name not in (*files, *_TOLD)])
+    store.put({f"{folder}/{RESULT}": place / RESULT})
+    shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,290 @@
+"""`tumorlens run --ray`: the same results as without, whatever dies in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from tests.pipeline.services.ray_workers import DEATHS, FastWorker, MortalWorker, OnceMortalWorker
+from tests.scans.pictures import save, save_volume, table
+from tests.scans.studies import SICK, series
+from tumorlens.data.errors import InputError
+from tumorlens.data.phantom import phantom_slice, phantom_volume
+from tumorlens.pipeline.batch.inputs import collect
+from tumorlens.pipeline.batch.run import run_batch
+from tumorlens.pipeline.options import LoadOptions, RunOptions
+from tumorlens.pipeline.outputs import QUARANTINE
+from tumorlens.pipeline.services import ray_batch
+from tumorlens.pipeline.services.ray_batch import MOST_TRIES, Here, RayCrew, connected, run_with, shape_of
+from tumorlens.pipeline.services.remote import Output, mirror_inputs
+
+LABELS = ("meningioma", "no_tumor", "glioma", "pituitary")
+N_PICTURES = 9
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Pictures, two volumes of one study that contradict each other, a zip, a DICOM series, and a damaged file."""
+    folder = tmp_path_factory.mktemp("in") / "scans"
+    for n in range(N_PICTURES):
+        save(folder / f"p{n % 3}" / f"{n} [{n}].png", phantom_slice(60 + n, LABELS[n % 4], 128, 1.7).image)
+    (folder / "p1" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    for name, label in (("t1c", "meningioma"), ("flair", "no_tumor")):
+        volume = phantom_volume(7, label, (96, 112, 12), (2.0, 2.0, 10.0))
+        save_volume(folder / "vol" / f"s_{name}.nii.gz", volume)
+    with zipfile.ZipFile(folder / "study.zip", "w") as archive:
+        archive.write(folder / "p0" / "0 [0].png", "inside/0.png")
+    (folder / "dicom").mkdir()
+    for path in series(folder / "tmp", SICK):
+        path.rename(folder / "dicom" / path.name)
+    (folder / "tmp").rmdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(scans, tmp_path_factory):
+    """The results of the scans without Ray."""
+    root = tmp_path_factory.mktemp("plain")
+    work = collect([str(scans)], root / "out", root)
+    run_batch(FastWorker(LoadOptions(), RunOptions(), root).load_pipeline(), work.jobs, root / "out")
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory):
+    """A local cluster of two cores, whose workers count their deaths in a file."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'tumorlens[cluster]'")
+    os.environ[DEATHS] = str(tmp_path_factory.mktemp("ray") / "deaths")
+    with connected("local", 2) as ray:
+        yield ray
+
+
+@pytest.fixture
+def deaths(ray):
+    """The processes that have died."""
+    from pathlib import Path
+
+    file = Path(os.environ[DEATHS])
+    file.write_text("")
+    return lambda: file.read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def s3(scans):
+    """A server that speaks S3, and the scans in it; the URL of a bucket."""
+    pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install s3fs")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    settings = {
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        store = s3fs.S3FileSystem(use_listings_cache=False)
+        store.mkdir("archive")
+        files = [file for file in scans.rglob("*") if file.is_file()]
+        store.put([str(f) for f in files], [f"archive/scans/{f.relative_to(scans)}" for f in files])
+        yield store
+    server.stop()
+
+
+def run_in(crew_of, source, out, scratch, resume=False):
+    """Run the scans of a folder or URL; returns the report, and the crew's own errors and kept results."""
+    place = Output.at(str(out), scratch)
+    inputs = mirror_inputs([str(source)], scratch / "urls", str(out))
+    place.pull(content=resume)
+    work = collect(inputs.paths, place.folder, scratch, (), inputs.origins)
+    crew = crew_of(place.store or place.folder.absolute())
+    try:
+        return run_with(crew, [*work.jobs, *inputs.problems], inputs.remote, place, resume)
+    finally:
+        if isinstance(crew, RayCrew):
+            crew.end()
+
+
+def on_ray(ray, worker=FastWorker, n=2):
+    return lambda place: RayCrew(
+        ray, lambda load: worker(load, RunOptions(), place, 2), LoadOptions(threads=1), n_workers=n
+    )
+
+
+def here(place):
+    return Here(FastWorker(LoadOptions(), RunOptions(), place, 2))
+
+
+def contents(out):
+    """Name -> bytes of each file, without what differs from run to run: times, UIDs and dates of DICOM, the place."""
+    found = {}
+    for file in sorted(path for path in out.rglob("*") if path.is_file() and path.suffix not in (".dcm", ".parquet")):
+        data = file.read_bytes()
+        if file.name == "result.json":
+            data = {k: v for k, v in json.loads(data).items() if k not in ("timings_s", "place_sha256")}
+        found[str(file.relative_to(out))] = data
+    return found
+
+
+def without_places(files, place):
+    return files | {"results.csv": files["results.csv"].replace(str(place).encode(), b"")}
+
+
+@pytest.mark.slow
+def test_results_are_the_same_with_ray_and_without(ray, scans, plain, tmp_path):
+    report = run_in(on_ray(ray), scans, tmp_path / "out", tmp_path)
+    assert report.failed == 1 and len(report.rows) == N_PICTURES + 5
+    assert contents(tmp_path / "out") == contents(plain)
+    parquet = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    for row, typed in zip(table(plain), parquet, strict=True):
+        assert list(row) == list(typed) and row["scan"] == typed["scan"]
+        assert typed["confidence"] == (float(row["confidence"]) if row["confidence"] else None)
+        assert typed["tumor_area_px"] == (int(row["tumor_area_px"]) if row["tumor_area_px"] else None)
+        assert typed["prediction_set"] == (row["prediction_set"].split("|") if row["prediction_set"] else None)
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("result.json")}
+    again = run_in(on_ray(ray), scans, tmp_path / "out", tmp_path / "2", resume=True)
+    assert again.kept == N_PICTURES + 4
+    assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("result.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_ray", [False, True], ids=["here", "ray"])
+def test_scans_and_results_may_lie_in_s3(with_ray, request, s3, scans, plain, tmp_path):
+    """With and without Ray; a second call runs nothing, and the store then has nothing half-written."""
+    crew = on_ray(request.getfixturevalue("ray")) if with_ray else here
+    out = f"s3://archive/out{with_ray}"
+    report = run_in(crew, "s3://archive/scans", out, tmp_path / "1")
+    assert report.failed == 1
+    s3.get(out, str(tmp_path / "out"), recursive=True)
+    assert without_places(contents(tmp_path / "out"), "s3://archive/scans") == without_places(contents(plain), scans)
+    before = {path: about["LastModified"] for path, about in s3.find(out, detail=True).items()}
+    again = run_in(crew, "s3://archive/scans", out, tmp_path / "2", resume=True)
+    assert again.kept == N_PICTURES + 4 and again.rows == report.rows
+    after = {path: about["LastModified"] for path, about in s3.find(out, detail=True).items()}
+    assert {path for path in before if "/results." not in path and before[path] != after[path]} == set()
+    assert set(before) == set(after)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_no_scan(ray, deaths, scans, s3, plain, tmp_path):
+    save(tmp_path / "in" / "deadly.png", np.random.default_rng(0).integers(100, 255, (128, 128), np.uint8))
+    for n in range(6):
+        save(tmp_path / "in" / f"{n}.png", phantom_slice(60 + n, LABELS[n % 4], 128, 1.7).image)
+    report = run_in(on_ray(ray, OnceMortalWorker), tmp_path / "in", "s3://archive/killed", tmp_path / "s")
+    assert len(deaths()) == 1
+    assert report.failed == 0 and [row["scan"] for row in report.rows] == [
+        *(f"{n}.png" for n in range(6)),
+        "deadly.png",
+    ]
+    assert len(s3.glob("archive/killed/*/result.json")) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_s3", [False, True], ids=["folder", "s3"])
+def test_a_file_that_kills_every_worker_is_quarantined(ray, deaths, in_s3, s3, tmp_path):
+    save(tmp_path / "in" / "deadly.png", np.random.default_rng(0).integers(100, 255, (128, 128), np.uint8))
+    for n in range(3):
+        save(tmp_path / "in" / f"{n}.png", phantom_slice(60 + n, LABELS[n % 4], 128, 1.7).image)
+    source, out = tmp_path / "in", tmp_path / "out"
+    if in_s3:
+        source, out = "s3://archive/deadly", "s3://archive/out_deadly"
+        s3.put(str(tmp_path / "in"), "archive/deadly", recursive=True)
+    report = run_in(on_ray(ray, MortalWorker), source, out, tmp_path / "1")
+    n_deaths = len(deaths())
+    assert MOST_TRIES <= n_deaths <= MOST_TRIES + 1  # once perhaps in company
+    errors = {row["scan"]: row["error"] for row in report.rows}
+    assert [name for name, error in errors.items() if error] == ["deadly.png"]
+    assert f"ended its process {MOST_TRIES} times" in errors["deadly.png"] and QUARANTINE in errors["deadly.png"]
+    again = run_in(on_ray(ray, MortalWorker), source, out, tmp_path / "2", resume=True)
+    assert len(deaths()) == n_deaths and again.kept == 3  # nobody has tried
+    assert {row["scan"]: row["error"] for row in again.rows} == errors
+    if not in_s3:
+        (out / "deadly" / QUARANTINE).unlink()  # as the message says
+        fresh = run_in(on_ray(ray, OnceMortalWorker), source, out, tmp_path / "3", resume=True)
+        assert fresh.failed == 0 and (out / "deadly" / "result.json").is_file()
+
+
+@pytest.mark.slow
+def test_models_that_kill_their_workers_end_the_run(ray, scans, tmp_path):
+    with pytest.raises(InputError, match="die while they load the models"):
+        run_in(on_ray(ray, StillbornWorker, n=1), scans, tmp_path / "out", tmp_path)
+    with pytest.raises(InputError, match=r"no\.safetensors"):
+        run_in(on_ray(ray, WeightlessWorker, n=1), scans, tmp_path / "out2", tmp_path / "2")
+
+
+class StillbornWorker(FastWorker):
+    def load_pipeline(self):
+        os.kill(os.getpid(), 9)
+
+
+class WeightlessWorker(FastWorker):
+    def load_pipeline(self):
+        raise InputError("no.safetensors: no such file")
+
+
+def test_a_worker_takes_a_gpu_or_some_cores():
+    auto = LoadOptions()
+    assert shape_of({"CPU": 64}, auto, None) == (16, 4, 0)
+    assert shape_of({"CPU": 2}, auto, None) == (1, 2, 0)
+    assert shape_of({"CPU": 2}, auto, 2) == (2, 1, 0)
+    assert shape_of({"CPU": 64}, LoadOptions(threads=8), None) == (8, 8, 0)
+    assert shape_of({"CPU": 32, "GPU": 8}, auto, None) == (8, 4, 1)
+    assert shape_of({"CPU": 32, "GPU": 1}, auto, 2) == (2, 4, 0.5)
+    assert shape_of({"CPU": 32, "GPU": 8}, LoadOptions(device="cpu"), None) == (8, 4, 0)
+
+
+def test_workers_get_less_at_once_towards_the_end():
+    class Small:
+        n_bytes = 1
+
+    queue, sizes = ray_batch._Queue([Small()] * 100, 2, False), []
+    while not queue.empty:
+        sizes.append(len(queue.take()[0]))
+    assert sum(sizes) == 100 and sizes[0] == 16 and sizes[-1] == 1 and sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--ray", "scans"], "not HOST:PORT or auto"),
+        (["--workers", "2"], "--workers is about --ray"),
+        (["--ray", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_one_sentence(words, reason, command, scans, tmp_path):
+    if "127" in words[-1]:
+        pytest.importorskip("ray", reason="Ray is not installed: pip install 'tumorlens[cluster]'")
+    done = command("run", scans / "p0", "-o", tmp_path / "out", *words)
+    assert done.exit_code == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_without_ray_the_message_names_the_extra(command, scans, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    done = command("run", scans / "p0", "-o", tmp_path / "out", "--ray")
+    assert done.exit_code == 2 and "pip install 'tumorlens[cluster]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "reason"),
+    [
+        ("s3://none/scans", "out", "s3://none/scans: there is no such bucket, folder or file"),
+        ("s3://archive/none", "out", "s3://archive/none: no such file or folder"),
+        ("s3://archive/scans/p0", "s3://none/out", "s3://none/out: there is no such bucket, folder or file"),
+        ("s3://archive/scans/p0", "s3://archive/scans", "results are here already"),
+        ("nothing://archive/scans", "out", "Protocol not known"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_one_sentence(source, out, reason, command, s3, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if reason.startswith("results"):
+        s3.pipe_file("archive/scans/results.csv", b"")
+    done = command("run", source, "-o", out, "-q")
+    assert done.exit_code == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
