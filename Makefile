@@ -37,7 +37,7 @@ fuzz: $(VENV)/.installed-test
 
 oldest: $(VENV)/bin/python
 	"$(BIN)/python" tests/oldest.py > "$(VENV)/oldest.txt"
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e '.[app]' pytest
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e '.[train,app]' pytest
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -o addopts= tests/test_smoke.py
 
 lint: $(VENV)/.installed-dev types
