@@ -92,7 +92,7 @@ class _Weights:
         self._arrays = {n: a for n, a in arrays.items() if not n.endswith("num_batches_tracked")}
 
     def take(self, name: str, *shape: int) -> openvino.Node:
-        """A tensor as a constant in float32, in another shape if one is given. The model holds it in fp16, as the file."""
+        """A tensor as a constant in float32, in another shape if one is given; held in the precision of the file."""
         if name not in self._arrays:
             raise _WrongTensorError(f"it has no {name}")
         array = self._arrays.pop(name)
