@@ -5,6 +5,7 @@
 # make fuzz               10,000 damaged files for every reader (FUZZ_ARGS: see .venv/bin/python -m tests.fuzz --help)
 # make audit              known faults in our code (bandit) and in the installed packages (pip-audit)
 # make sbom               write docs/sbom.json, the list of the packages of this environment
+# make light              install without extras into an environment of its own, weigh it, run the demo
 # make oldest             the smoke test with the oldest supported dependencies, in an environment of its own
 # make benchmark          the speed on this machine, compared with plain PyTorch (more: .venv/bin/python -m tests.benchmarks --help)
 # make weights            train both networks further, from those of version 0.1.0, with a fold held out
@@ -16,7 +17,7 @@ VENV   ?= .venv
 OUT    ?= demo-out
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-all fuzz lint types audit sbom oldest benchmark weights pictures p5 clean
+.PHONY: demo test test-all fuzz lint types audit sbom light oldest benchmark weights pictures p5 clean
 
 demo: $(VENV)/.installed
 	@"$(BIN)/tumorlens" demo --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)")
@@ -35,9 +36,21 @@ test-all: $(VENV)/.installed-test
 fuzz: $(VENV)/.installed-test
 	"$(BIN)/python" -m tests.fuzz --cases 10000 $(FUZZ_ARGS)
 
+# What `pip install tumorlens` brings, without PyTorch. LIGHT_MB bounds it.
+LIGHT    ?= $(VENV)/light
+LIGHT_MB ?= 1000
+light:
+	rm -rf "$(LIGHT)" && $(PYTHON) -m venv "$(LIGHT)"
+	"$(LIGHT)/bin/python" -m pip install --quiet --disable-pip-version-check .
+	@du -sm "$(LIGHT)"/lib/python*/site-packages/* | sort -rn | head -12
+	@megabytes=$$(du -sm "$(LIGHT)"/lib/python*/site-packages | cut -f1); echo "$$megabytes MB in all"; \
+	  [ "$$megabytes" -le $(LIGHT_MB) ] || { echo "more than LIGHT_MB=$(LIGHT_MB)"; exit 1; }
+	@! "$(LIGHT)/bin/python" -c "import torch" 2> /dev/null || { echo "PyTorch is among the packages"; exit 1; }
+	TUMORLENS_CACHE="$(LIGHT)/cache" "$(LIGHT)/bin/tumorlens" demo --out "$(LIGHT)/demo-out"
+
 oldest: $(VENV)/bin/python
 	"$(BIN)/python" tests/oldest.py > "$(VENV)/oldest.txt"
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e '.[app]' pytest
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e '.[train,app]' pytest
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -o addopts= tests/test_smoke.py
 
 lint: $(VENV)/.installed-dev types
@@ -50,7 +63,7 @@ audit: $(VENV)/.installed-dev
 	@"$(BIN)/pip-audit" --local --skip-editable --progress-spinner off > "$(VENV)/audit.txt" 2>&1 || { cat "$(VENV)/audit.txt"; exit 1; }
 	@echo "pip-audit: no known faults; $$(grep -c 'could not be audited' "$(VENV)/audit.txt") packages could not be audited"
 
-sbom: $(VENV)/.installed
+sbom: $(VENV)/.installed-train
 	$(PYTHON) -m venv "$(VENV)/sbom" && "$(VENV)/sbom/bin/pip" install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
 	"$(VENV)/sbom/bin/cyclonedx-py" environment --pyproject pyproject.toml --output-reproducible -o "$(VENV)/sbom.json" "$(BIN)/python"
 	"$(BIN)/python" tests/sbom.py < "$(VENV)/sbom.json" > docs/sbom.json
@@ -61,7 +74,7 @@ types: $(VENV)/.installed-dev
 	@for room in data classification segmentation pipeline; do ln -s ../../$$room .types/tumorlens/$$room; done
 	MYPYPATH=.types "$(BIN)/mypy" -p tumorlens
 
-benchmark: $(VENV)/.installed
+benchmark: $(VENV)/.installed-train
 	@"$(BIN)/python" -m tests.benchmarks $(BENCHMARK_ARGS)
 
 # The data, as MODEL_CARD.md lists them: DATASETS/brisc, figshare, lgg, web, heads, volumes, templates and, if it is
@@ -103,11 +116,11 @@ $(start)/%.safetensors:
 stage_of_classifier := classification
 stage_of_segmenter  := segmentation
 
-$(one).json: $(start)/classifier.safetensors | $(VENV)/.installed
+$(one).json: $(start)/classifier.safetensors | $(VENV)/.installed-train
 	$(lens) train classification $(brisc) $(lgg) $(web) $(heads) $(volumes) $(templates) \
 	  --rate 1 --rate 1 --rate 4 --rate 1 --rate 2 --rate 1 $(recipe1) $(strange) --epoch-slices 1800 $(go_on) -o $(@D)
 
-$(two).json: $(start)/segmenter.safetensors | $(VENV)/.installed
+$(two).json: $(start)/segmenter.safetensors | $(VENV)/.installed-train
 	$(lens) train segmentation $(brisc) $(figshare) $(lgg) $(heads) $(volumes) $(templates) \
 	  --outline enhancing --outline enhancing --outline extent --outline sequence --outline enhancing --outline enhancing \
 	  --rate 0.7 --rate 0.7 --rate 1.5 --rate 1 --rate 2 --rate 1 $(recipe2) --epoch-slices 1700 $(go_on) -o $(@D)
@@ -125,7 +138,7 @@ $(RUNS)/report/report.md: $(one).json $(two).json
 # The shipped weights are older than the hashes of pictures on cards. Their start, version 0.1.0, had learned from all of
 # BRISC, figshare, the volumes and the templates. A training writes them itself.
 known = $(subst --data,--start,$(brisc) $(figshare) $(volumes) $(templates))
-pictures: | $(VENV)/.installed
+pictures: | $(VENV)/.installed-train
 	"$(BIN)/python" -m tumorlens.data.training.record_pictures classification/weights/classifier.safetensors \
 	  $(brisc) $(lgg) $(web) $(heads) $(volumes) $(templates) $(known)
 	"$(BIN)/python" -m tumorlens.data.training.record_pictures segmentation/weights/segmenter.safetensors \
@@ -138,7 +151,7 @@ without_heads = $(brisc) $(lgg) $(web) $(volumes) --rate 1 --rate 1 --rate 4 --r
 p5: $(foreach source,lgg web heads,$(RUNS)/p5/$(source)/report/report.md)
 
 .PRECIOUS: $(RUNS)/p5/%/classifier.json
-$(RUNS)/p5/%/classifier.json: $(start)/classifier.safetensors | $(VENV)/.installed
+$(RUNS)/p5/%/classifier.json: $(start)/classifier.safetensors | $(VENV)/.installed-train
 	$(lens) train classification $(without_$*) $(recipe1) --epoch-slices 250 $(go_on) -o $(@D)
 
 $(RUNS)/p5/%/report/report.md: $(RUNS)/p5/%/classifier.json
@@ -151,10 +164,14 @@ $(VENV)/bin/python:
 	  echo "the virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[app,coco]'
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[app,coco,volumes]'
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-train: $(VENV)/.installed
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed-train
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 

@@ -20,6 +20,7 @@ from tumorlens.classification.trust.calibration import THRESHOLD, Calibration
 from tumorlens.classification.trust.conformal import prediction_sets
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import read_arrays
+from tumorlens.data.errors import needs_train
 from tumorlens.data.labels import NO_TUMOR, ClassList
 from tumorlens.data.preprocessing.normalization import Normalization
 from tumorlens.data.preprocessing.preprocess import PreparedSlice
@@ -155,14 +156,20 @@ class Classifier:
         """Grad-CAM ``(n, size, size)`` in 0..1 of prepared slices for one class each, see `classification.gradcam`.
 
         Raises:
-            InputError: The architecture has no feature maps.
+            InputError: The architecture has no feature maps, or PyTorch is needed and not installed.
         """
-        from tumorlens.classification.gradcam import grad_cam
-        from tumorlens.data.preprocessing.normalization import to_batch
+        outputs = np.asarray(class_indices) - self.classes.offset
+        class_maps = getattr(self.network, "class_maps", None)
+        maps = class_maps(images_nhw) if class_maps and len(images_nhw) else None
+        if maps is not None:
+            from tumorlens.classification.class_maps import heat_of
 
-        return grad_cam(
-            self.model, to_batch(images_nhw, self.normalization), np.asarray(class_indices) - self.classes.offset
-        )
+            return heat_of(maps, outputs, self.input_size)
+        with needs_train(f"Grad-CAM of a {self.card['architecture']}"):
+            from tumorlens.classification.gradcam import grad_cam
+            from tumorlens.data.preprocessing.normalization import to_batch
+
+            return grad_cam(self.model, to_batch(images_nhw, self.normalization), outputs)
 
     def predict(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probabilities ``(n, c)`` of all `classes` for prepared slices."""
@@ -214,6 +221,7 @@ class Classifier:
 
 
 def _torch_network(path: Path, device: str) -> Any:
-    from tumorlens.classification.network import load_network
+    with needs_train("the engine torch"):
+        from tumorlens.classification.network import load_network
 
-    return load_network(path, device)
+        return load_network(path, device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Characters that a terminal obeys: escapes, and those that turn the direction of writing. Tabs and line ends stay.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -17,6 +19,25 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+# The packages of the extra `train`, by the names under which they are imported.
+TRAIN_PACKAGES = ("torch", "torchvision", "segmentation_models_pytorch", "timm", "monai", "lightning", "torchmetrics")
+
+
+@contextmanager
+def needs_train(feature: str) -> Iterator[None]:
+    """Turn the lack of a package of the extra ``train`` into an `InputError`.
+
+    Args:
+        feature: What needs it, the beginning of the sentence.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] not in TRAIN_PACKAGES:
+            raise
+        raise InputError(f"{feature} needs PyTorch; install it with: pip install 'tumorlens[train]'") from None
 
 
 def printable(text: str) -> str:

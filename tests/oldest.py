@@ -1,4 +1,4 @@
-"""Print pip constraints that hold every direct dependency, and those of the pages, at the oldest supported version.
+"""Print pip constraints that hold all direct dependencies, those of training and of the pages, at the oldest version.
 
 Left out are torch and torchvision: each of their versions is a download of gigabytes, and their range is narrow.
 """
@@ -13,7 +13,10 @@ LARGE = ("torch", "torchvision")
 
 if __name__ == "__main__":
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    for requirement in (*project["dependencies"], *project["optional-dependencies"]["app"]):
-        name, oldest = re.fullmatch(r"([\w-]+)>=([\w.]+),<[\w.]+", requirement).groups()
-        if name not in LARGE:
-            print(f"{name}=={oldest}.*")
+    extras = project["optional-dependencies"]
+    for requirement in (*project["dependencies"], *extras["train"], *extras["volumes"], *extras["app"]):
+        found = re.fullmatch(r"([\w-]+)>=([\w.]+),<[\w.]+", requirement)
+        if found is None:  # another extra
+            assert requirement.startswith("tumorlens["), requirement
+        elif found[1] not in LARGE:
+            print(f"{found[1]}=={found[2]}.*")

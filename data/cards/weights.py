@@ -89,6 +89,21 @@ def read_arrays(path: Path, prefix: str) -> dict[str, NDArray[Any]]:
         raise InputError(f"{path}: not a valid safetensors file ({error})") from None
 
 
+def checked_arrays(path: Path, card: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """All tensors of a weight file as NumPy arrays, in the precision of the file.
+
+    Raises:
+        InputError: Its SHA-256 is not the card's, or it is not a valid safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(checked_content(path, card))
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a valid safetensors file ({error})") from None
+
+
 def load_weights(path: Path, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights as float32 and their card.
 

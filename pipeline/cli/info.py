@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from tumorlens.data.config import setting
@@ -26,20 +27,18 @@ def _info(values: Values) -> None:
 
 def collect_info() -> dict[str, Any]:
     """Versions, devices with their precision, and both shipped models with the check of their hashes."""
-    import torch
-
     from tumorlens.classification.predict import SHIPPED as CLASSIFIER
-    from tumorlens.data.cards.weights import load_weights
-    from tumorlens.data.devices import has_bf16, pick_device
+    from tumorlens.data.cards.card import checked_card
+    from tumorlens.data.cards.weights import checked_content
     from tumorlens.pipeline.versions import opencv_problem, package_versions
     from tumorlens.segmentation.predict import SHIPPED as SEGMENTER
 
-    names = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    names += ["mps"] if torch.backends.mps.is_available() else []
+    devices, default = _devices()
     models: dict[str, Any] = {}
     for stage, path in (("classification", CLASSIFIER), ("segmentation", SEGMENTER)):
         try:
-            _, card = load_weights(path, stage)
+            card = checked_card(path, stage)
+            checked_content(path, card)
             keys = ("architecture", "encoder", "input_size", "operating_point", "sha256", "date")
             models[stage] = {"file": path.name, **{key: card[key] for key in keys if key in card}, "intact": True}
         except InputError as error:
@@ -47,10 +46,25 @@ def collect_info() -> dict[str, Any]:
     return {
         "versions": package_versions(),
         "problems": [problem for problem in [opencv_problem()] if problem],
-        "devices": {name: {"bf16": has_bf16(pick_device(name))} for name in names},
-        "default_device": str(pick_device("auto")),
+        "devices": {name: {"bf16": bf16} for name, bf16 in devices.items()},
+        "default_device": default,
         "models": models,
     }
+
+
+def _devices() -> tuple[dict[str, bool], str]:
+    """Whether each device computes bfloat16 in hardware, and the default device. Without PyTorch, the CPU alone."""
+    if find_spec("torch") is None:
+        from tumorlens.pipeline.engines.openvino_engine import computes_bf16
+
+        return {"cpu": computes_bf16()}, "cpu"
+    import torch
+
+    from tumorlens.data.devices import has_bf16, pick_device
+
+    names = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    return {name: has_bf16(pick_device(name)) for name in names}, str(pick_device("auto"))
 
 
 def format_info(facts: dict[str, Any]) -> str:

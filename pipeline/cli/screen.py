@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import click
 
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError, needs_train, printable
 
 HELP_WIDTH = 100  # columns of --help on a wide terminal
 _shown_progress: list[Progress] = []  # at most one; other lines wipe it first
@@ -75,7 +75,8 @@ def user_errors(verbose: bool = False, stopped: Callable[[], str] = str) -> Iter
     else:
         warnings.simplefilter("ignore")
     try:
-        yield
+        with needs_train("this command"):
+            yield
     except InputError as error:
         show_error(str(error))
         raise click.exceptions.Exit(2) from None

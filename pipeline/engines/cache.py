@@ -1,4 +1,4 @@
-"""OpenVINO models, converted from the weights and compiled once, and stored in your cache folder.
+"""OpenVINO models, made from the weights and compiled once, and stored in your cache folder.
 
 The safetensors file remains the only source. The name of a stored model is a hash of everything that it was made from,
 the processor among it. A model is checked before each use and made again if it is missing or damaged. Its file is
@@ -29,12 +29,13 @@ from platformdirs import user_cache_path
 
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import checked_content
-from tumorlens.data.errors import reason_of
+from tumorlens.data.errors import needs_train, reason_of
 from tumorlens.data.files import UMASK
 from tumorlens.data.scratch import ScratchFolder
+from tumorlens.pipeline.engines.built import build_model
 from tumorlens.pipeline.engines.engine import UnsupportedNetworkError
 
-_GRAPHS = 3  # raise it when `pipeline.engines.graphs` changes the output of a model
+_GRAPHS = 4  # raise it when `pipeline.engines.built` or `graphs` changes the output of a model
 _MODEL, _STAMP = "model.blob", "stamp.json"
 _MOST_MODELS = 16  # a new model replaces the one that was not used for the longest time
 _ABANDONED_S = 86_400.0  # an unfinished model of this age was left by a process that was killed
@@ -63,7 +64,8 @@ def open_model(core: openvino.Core, path: Path, stage: str, settings: dict[str, 
         The model, and the memory that it uses, which has to live as long.
 
     Raises:
-        InputError: Weights are missing, damaged, of another stage, or of an architecture that OpenVINO cannot compute.
+        InputError: Weights are missing, damaged, of another stage, or of an architecture that OpenVINO cannot compute,
+            or they have to be converted and PyTorch is not installed.
     """
     card = checked_card(path, stage)
     folder = cache_folder() / f"{stage}-{_key(core, card, settings)}"
@@ -71,8 +73,7 @@ def open_model(core: openvino.Core, path: Path, stage: str, settings: dict[str, 
     if stored is not None:
         return stored
     _log.warning("%s: converting the network for OpenVINO once, which takes some seconds", path.name)
-    with _converting:
-        model = _compile(core, path, stage, settings)
+    model = _compile(core, path, stage, settings)
     try:
         _store(model, folder, path, card)
     except (OSError, RuntimeError) as error:  # no home folder or a full disk: later starts are slower, but work
@@ -134,18 +135,25 @@ def _file_state(weights: Path) -> list[Any]:
 
 
 def _compile(core: openvino.Core, path: Path, stage: str, settings: dict[str, Any]) -> openvino.CompiledModel:
+    model = build_model(path, stage)
+    if model is None:
+        with _converting, needs_train(f"{path}: the first start of a network that is not a ResNet or a U-Net on one"):
+            model = _converted(path, stage)
+    try:
+        return core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UnsupportedNetworkError(f"{path}: OpenVINO cannot compute this network ({reason})") from None
+
+
+def _converted(path: Path, stage: str) -> openvino.Model:
     from tumorlens.pipeline.engines.graphs import load_graph, to_openvino
 
     graph, size = load_graph(path, stage)
     try:
-        model = to_openvino(graph, size, stage)
+        return _in_fp16(to_openvino(graph, size, stage))
     except Exception as error:  # a thousand architectures can fail in a thousand ways
         raise UnsupportedNetworkError(f"{path}: OpenVINO cannot take this network ({reason_of(error)})") from None
-    try:
-        return core.compile_model(_in_fp16(model), "CPU", settings)
-    except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UnsupportedNetworkError(f"{path}: OpenVINO cannot compute this network ({reason})") from None
 
 
 def _in_fp16(model: openvino.Model) -> openvino.Model:

@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib.util import find_spec
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, needs_train
 from tumorlens.pipeline.engines.engine import Engine
 
 ENGINES = ("auto", "torch", "openvino")
@@ -27,8 +27,8 @@ def choose_engine(
         threads: At least 1, or None for all cores.
 
     Raises:
-        InputError: A value is not one of the list, the device is missing, OpenVINO is not installed or is to run on
-            another device than the CPU, or bfloat16 is to run on hardware that lacks it.
+        InputError: A value is not one of the list, the device is missing, OpenVINO or PyTorch is needed and not
+            installed, OpenVINO is to run on another device than the CPU, or bfloat16 on hardware that lacks it.
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
@@ -47,7 +47,8 @@ def choose_engine(
         return Engine("openvino", "cpu", _precision(precision, computes_bf16(), "cpu"), threads)
     from tumorlens.data.devices import has_bf16, pick_device
 
-    torch_device = pick_device(device)
+    with needs_train("engine torch" if device in ("auto", "cpu") else f"device {device!r}"):
+        torch_device = pick_device(device)
     # auto means fp32: in PyTorch's bfloat16 masks agree with those in fp32 by a Dice of only 0.988
     # (docs/background/performance.md).
     precision = "fp32" if precision == "auto" else precision
@@ -72,6 +73,8 @@ def _stays_on_cpu(device: str) -> bool:
     """Whether a run on this device is a run on the CPU; answers without importing torch, which takes seconds."""
     if device != "auto":
         return device == "cpu"
+    if find_spec("torch") is None:
+        return True  # only PyTorch computes on other devices
     may_have_mps = sys.platform == "darwin" and platform.machine() == "arm64"
     if not may_have_mps and not any(_loads(name) for name in _DRIVERS):
         return True  # a device needs a driver

@@ -22,7 +22,8 @@ from tumorlens.data.files import claim, whole_file, write_text
 from tumorlens.data.labels import CLASSES, SEQUENCES
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.data.preprocessing.preprocess import PREPROCESS_VERSION, Preprocess
-from tumorlens.pipeline.engines.graphs import INPUT, OUTPUTS, load_graph, to_openvino
+from tumorlens.pipeline.engines.built import INPUT, OUTPUTS
+from tumorlens.pipeline.engines.graphs import load_graph, to_openvino
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".pt"}
 _TOLERANCE = {"logits": 2e-3, "features": 2e-3, "map": 2.0}  # in fp32; a map has 255 levels

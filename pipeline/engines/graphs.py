@@ -1,4 +1,5 @@
-"""Each stage as one graph from prepared slices to its outputs, for OpenVINO and for other programs."""
+"""Each stage as one graph in PyTorch from prepared slices to its outputs: for other programs, and for OpenVINO where
+`pipeline.engines.built` does not know the architecture."""
 
 from __future__ import annotations
 
@@ -10,9 +11,7 @@ import torch
 from torch import nn
 
 from tumorlens.data.preprocessing.normalization import Normalization
-
-OUTPUTS = {"classification": ("logits", "features"), "segmentation": ("map",)}
-INPUT = "images"
+from tumorlens.pipeline.engines.built import INPUT, OUTPUTS
 
 
 class _Graph(nn.Module):

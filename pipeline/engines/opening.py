@@ -39,8 +39,8 @@ def open_or_torch(
     except UnsupportedNetworkError as error:
         if requested != "auto":
             raise InputError(f"{error}; use --engine torch") from None
-        _log.warning("%s; PyTorch computes it instead. Use --engine torch to skip the attempt", error)
         torch_engine = choose_engine("torch", "cpu", precision, engine.threads)
+        _log.warning("%s; PyTorch computes it instead. Use --engine torch to skip the attempt", error)
         return open_on(torch_engine), torch_engine
 
 

@@ -15,6 +15,7 @@ from tumorlens.classification.probabilities import with_all_classes
 from tumorlens.data.cards.card import read_card
 from tumorlens.data.devices import usable_cores
 from tumorlens.data.labels import ClassList
+from tumorlens.pipeline.engines.built import CLASS_MAPS
 from tumorlens.pipeline.engines.cache import open_model
 from tumorlens.pipeline.engines.engine import Engine
 
@@ -47,12 +48,13 @@ class _Compiled:
         if engine.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = engine.threads
         model, self._memory = open_model(core(), path, stage, settings)
+        self.outputs = [output.get_any_name() for output in model.outputs]
         self._queue = openvino.AsyncInferQueue(model, self._streams)
         self._queue.set_callback(_keep)
         self._lock = Lock()  # the queue serves one call at a time
 
-    def infer(self, images_nhw: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Each output for all slices; an empty list without slices."""
+    def infer(self, images_nhw: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """Each output for all slices, by its name; none without slices."""
         size = min(-(-len(images_nhw) // self._streams), _BATCH)  # every stream gets its share
         images_nhw = np.ascontiguousarray(images_nhw)  # requests read it while they run
         parts: dict[int, list[NDArray[Any]]] = {}
@@ -67,7 +69,8 @@ class _Compiled:
                 self._queue.wait_all()
         if errors:
             raise errors[0]
-        return [np.concatenate(output) for output in zip(*(parts[start] for start in sorted(parts)), strict=True)]
+        outputs = zip(*(parts[start] for start in sorted(parts)), strict=True)
+        return {name: np.concatenate(output) for name, output in zip(self.outputs, outputs, strict=False)}
 
 
 def _keep(
@@ -93,7 +96,11 @@ class OpenVinoClassifier:
         if not len(images_nhw):
             return np.zeros((0, len(self._classes)), np.float32), None
         outputs = self._compiled.infer(images_nhw)
-        return with_all_classes(outputs[0], self._classes), outputs[1] if len(outputs) > 1 else None
+        return with_all_classes(outputs["logits"], self._classes), outputs.get("features")
+
+    def class_maps(self, images_nhw: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """What each place adds to each logit, see `pipeline.engines.built`; None for other architectures."""
+        return self._compiled.infer(images_nhw)[CLASS_MAPS] if CLASS_MAPS in self._compiled.outputs else None
 
 
 class OpenVinoSegmenter:
@@ -106,4 +113,4 @@ class OpenVinoSegmenter:
         """Lesion maps of prepared slices."""
         if not len(images_nhw):
             return images_nhw[:, None]
-        return self._compiled.infer(images_nhw)[0]
+        return self._compiled.infer(images_nhw)["map"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,10 +65,7 @@ def find_brain(scan: Scan) -> BrainRegion | str:
 
     Returns:
         The region, or a reason in words: the scan is a picture, its orientation or its lengths are not known, it shows
-        too little of a brain, or the fit failed.
-
-    Raises:
-        InputError: The atlas is not installed.
+        too little of a brain, the fit failed, or the extra ``volumes`` is not installed.
     """
     if not scan.volume:
         return "a picture has no brain region"
@@ -75,6 +73,8 @@ def find_brain(scan: Scan) -> BrainRegion | str:
         return "the volume's orientation is not known, so no atlas can be laid on it"
     if scan.spacing_mm is None:
         return "the volume's lengths are not known, so no atlas can be laid on it"
+    if not all(find_spec(package) for package in ("SimpleITK", "nilearn")):
+        return "the brain region needs SimpleITK and nilearn; install them with: pip install 'tumorlens[volumes]'"
     import SimpleITK as sitk  # noqa: N813 (its own habit)
 
     image = as_image(scan.voxels.astype(np.float32), scan.affine)
