@@ -121,6 +121,7 @@ class JobQueue:
 
     Attributes:
         problem: Why the models cannot be loaded; empty while they can.
+        pipeline: The models, once they are loaded.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class JobQueue:
         give_up: Called if the models cannot be loaded.
         """
         self.problem = ""
+        self.pipeline: Pipeline | None = None
         self._load, self._give_up, self._most_waiting = load, give_up, most_waiting
         self._ready = threading.Event()
         self._changed = threading.Condition()
@@ -230,6 +232,7 @@ class JobQueue:
             self._fail_waiting()
             self._give_up()
             return
+        self.pipeline = pipeline
         self._ready.set()
         with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
             writing: deque[Future[None]] = deque()

@@ -115,17 +115,24 @@ class Spool:
         changed: Notified whenever a job is accepted, has ended or is cancelled; wait on it with a timeout.
     """
 
-    def __init__(self, folder: Path, most_waiting: int = MOST_WAITING) -> None:
-        """Raises:
-        InputError: The file of jobs is damaged, from a later version, or cannot be written.
+    def __init__(self, folder: Path, most_waiting: int = MOST_WAITING, lasting: bool = True) -> None:
+        """Args:
+        folder: Made if it is missing.
+        most_waiting: So many jobs may wait.
+        lasting: Whether jobs are remembered after the end of the process.
+
+        Raises:
+            InputError: The file of jobs is damaged, from a later version, or cannot be written.
         """
         self.folder, self.most_waiting = folder, most_waiting
         self.changed = threading.Condition(threading.RLock())
         self._jobs = folder / "jobs"
         try:
             self._jobs.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(folder / _DATABASE, isolation_level=None, check_same_thread=False)
-            (folder / _DATABASE).chmod(0o600)
+            database = str(folder / _DATABASE) if lasting else ":memory:"
+            self._db = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+            if lasting:
+                (folder / _DATABASE).chmod(0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # an accepted job survives a power cut, too
             version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
