@@ -403,16 +403,12 @@ class _WatchedNetwork:
 
 
 def _read(pipeline: Pipeline, job: QueuedJob) -> ReadJob:
+    from tumorlens.data.scan import voxels_limited
     from tumorlens.pipeline.batch.read_jobs import open_job
     from tumorlens.pipeline.batch.resume import settings_of
 
-    reading = open_job(job.scan, pipeline.classifier.input_size, job.options, settings_of(pipeline, job.options))
-    assert reading.case is not None
-    n = reading.case.scan.voxels.size
-    if n > job.most_voxels:
-        limit = f"{job.most_voxels / 1e6:.3g} million"
-        raise InputError(f"{n / 1e6:.2g} million voxels are more than the {limit} that are allowed")
-    return reading
+    with voxels_limited(job.most_voxels):
+        return open_job(job.scan, pipeline.classifier.input_size, job.options, settings_of(pipeline, job.options))
 
 
 def _is_read(job: QueuedJob) -> bool:

@@ -52,11 +52,11 @@ class ScanAnswer(BaseModel):
 
     number: int = Field(description="Its number in the job, from 1.")
     name: str = Field(description="A neutral name; no name of a file or a patient is part of it.")
-    error: str | None = Field(description="Why it has no result.")
-    label: str | None = Field(description="The label, or `refused` for what is not a brain MRI.")
-    confidence: float | None = Field(description="Calibrated probability of the label, 0 to 1.")
+    error: str | None = Field(None, description="Why it has no result.")
+    label: str | None = Field(None, description="The label, or `refused` for what is not a brain MRI.")
+    confidence: float | None = Field(None, description="Calibrated probability of the label, 0 to 1.")
     files: list[str] = Field(description="The files of its result.")
-    source_sha256: str | None = Field(description="SHA-256 of the file, by which you know it again in a zip.")
+    source_sha256: str | None = Field(None, description="SHA-256 of the file, by which you know it again in a zip.")
     seconds: float = Field(description="From its start to its end.")
 
 
@@ -68,13 +68,13 @@ class JobAnswer(BaseModel):
     id: str
     state: State
     position: int = Field(description="Jobs that run before it.")
-    step: str | None = Field(description="reading, classifying, segmenting or measuring, while it runs.")
+    step: str | None = Field(None, description="reading, classifying, segmenting or measuring, while it runs.")
     slices_done: int = Field(description="Slices of this step that are done.")
     slices: int = Field(description="All slices of this step.")
     accepted: datetime
-    begun: datetime | None
-    ended: datetime | None
-    error: str | None = Field(description="Why it failed.")
+    begun: datetime | None = None
+    ended: datetime | None = None
+    error: str | None = Field(None, description="Why it failed.")
     scans: list[ScanAnswer] = Field(description="Known once the job is done or has failed.")
 
 
@@ -108,9 +108,9 @@ class DicomwebReference(BaseModel):
 class ModelAnswer(BaseModel):
     """One of the two networks."""
 
-    architecture: str | None
-    sha256: str | None
-    date: str | None
+    architecture: str | None = None
+    sha256: str | None = None
+    date: str | None = None
     input_size: int
 
 

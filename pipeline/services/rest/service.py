@@ -16,6 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.options import PLANES, UploadLimits
@@ -176,7 +178,11 @@ def build_api(service: Service, version: str) -> FastAPI:
 
     @api.exception_handler(AnyHTTPException)
     async def refuse(request: Request, error: AnyHTTPException) -> JSONResponse:
-        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names only the first route of the address
+            found = [route for route in api.routes if route.matches(request.scope)[0] is not Match.NONE]
+            headers["allow"] = ", ".join(sorted({m for route in found for m in getattr(route, "methods", None) or ()}))
+        return JSONResponse({"detail": error.detail}, error.status_code, headers)
 
     @api.exception_handler(InputError)
     async def fail(request: Request, error: InputError) -> JSONResponse:
@@ -218,8 +224,12 @@ def _scans(service: Service) -> APIRouter:
             details = await _receive(request, arrival, service)
             options = treatment.model_dump(mode="json", exclude_defaults=True)
             job = await asyncio.to_thread(service.spool.accept, arrival, options, details)
-        except BaseException:
+        except BaseException as error:
             await asyncio.shield(asyncio.to_thread(service.spool.discard, arrival))
+            if isinstance(error, OSError):
+                raise HTTPException(503, f"the server cannot store the scan ({error.strerror})") from None
+            if isinstance(error, ClientDisconnect):  # nobody reads the answer
+                raise HTTPException(400, "the connection broke off") from None
             raise
         response.headers["Location"] = f"/v1/scans/{job.id}"
         return await asyncio.to_thread(service.answer, job)
