@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,10 +31,14 @@ class DicomwebServers:
     limits: UploadLimits
 
     def __post_init__(self) -> None:
+        if self.bases and find_spec("dicomweb_client") is None:
+            raise InputError("--dicomweb needs dicomweb-client; install it with: pip install 'tumorlens[app]'")
         for base in self.bases:
             parts = urlsplit(base)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise InputError(f"--dicomweb {base}: this is not an address such as http://host:8042/dicom-web")
+                raise InputError(
+                    f"--dicomweb {_without_user(base)}: this is not an address such as http://host:8042/dicom-web"
+                )
 
     def check(self, url: str) -> None:
         """Raises:
