@@ -60,7 +60,7 @@ def read_jobs(
         except Exception as error:
             return ReadJob(job, error=error)
 
-    return read_ahead(jobs, read, readers, lambda job: _UNPACKED_SHARE * bytes_of(job))
+    return read_ahead(jobs, read, readers, expected_bytes)
 
 
 def open_job(job: Job, size: int, options: RunOptions, settings: dict[str, Any]) -> ReadJob:
@@ -91,6 +91,11 @@ def hash_of(job: Job) -> str:
     except OSError as error:
         raise InputError(f"{job.path}: cannot be read ({error.strerror or error})") from None
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def expected_bytes(job: Job) -> int:
+    """The memory that a scan will take once it is read."""
+    return _UNPACKED_SHARE * bytes_of(job)
 
 
 def bytes_of(job: Job) -> int:
