@@ -1,4 +1,4 @@
-"""Verification and Storage SCP: objects from the network into the `Spool`.
+"""Verification and Storage SCP: objects from the network into the `Intake`.
 
 pynetdicom speaks the protocol. What it leaves open is closed here: it would read messages of any length into memory,
 and let all senders wait for the TLS handshake of one.
@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, evt
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from tumorlens.data.errors import InputError, one_line
+from tumorlens.pipeline.services.dicom_node.entity import new_entity
+from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
-from tumorlens.pipeline.services.dicom_node.spool import BrokenError, FullError, Spool
 
 # All that `data.dicom.decoding` reads, lossless ones first: a sender that offers several gets the first.
 SYNTAXES = (
@@ -61,31 +62,28 @@ class Receiver:
 
     def __init__(
         self,
-        spool: Spool,
+        intake: Intake,
         limits: NodeLimits,
         title: str,
         callers: tuple[str, ...],
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Args:
-        spool: Where objects go.
+        intake: Where objects go.
         limits: Of associations and objects.
         title: Our AE title.
         callers: AE titles that may call; all if empty.
         tls: From `tls_of`; None speaks in the clear.
         """
-        self._spool, self._limits, self._tls = spool, limits, tls
-        _config.LOG_HANDLER_LEVEL = "none"
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # it logs what it cannot parse
-        self._ae = AE(ae_title=title)
+        self._intake, self._limits, self._tls = intake, limits, tls
+        self._ae = new_entity(title, limits.idle_timeout)
         self._ae.require_called_aet = True
         self._ae.require_calling_aet = list(callers)
         self._ae.maximum_associations = limits.associations
         self._ae.maximum_pdu_size = _LONGEST_PDU
-        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = limits.idle_timeout
         self._ae.add_supported_context(Verification)
         for context in AllStoragePresentationContexts:
-            # A sender whose reports are refused may give up the whole study; `Spool.store` drops them.
+            # A sender whose reports are refused may give up the whole study; `Intake.store` drops them.
             self._ae.add_supported_context(context.abstract_syntax or "", list(SYNTAXES))
 
     def start(self, host: str, port: int) -> int:
@@ -132,7 +130,7 @@ class Receiver:
             if traffic.n_bytes > self._limits.object_bytes:
                 item.presentation_data_value = content[:1]
         for study in traffic.studies:
-            self._spool.touch(study)
+            self._intake.touch(study)
 
     def _store(self, event: Any) -> int:
         traffic = event.assoc.traffic
@@ -142,7 +140,7 @@ class Receiver:
             return FULL
         instance = str(event.request.AffectedSOPInstanceUID)
         try:
-            study = self._spool.store(event.encoded_dataset(), instance)
+            study = self._intake.store(event.encoded_dataset(), instance)
         except FullError as error:
             _log.warning("%s: an object was refused: %s", caller, error)
             return FULL
