@@ -60,7 +60,7 @@ def read_jobs(
         except Exception as error:
             return ReadJob(job, error=error)
 
-    return read_ahead(jobs, read, readers, lambda job: _UNPACKED_SHARE * _file_bytes(job))
+    return read_ahead(jobs, read, readers, expected_bytes)
 
 
 def open_job(job: Job, size: int, options: RunOptions, settings: dict[str, Any]) -> ReadJob:
@@ -93,8 +93,9 @@ def hash_of(job: Job) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _file_bytes(job: Job) -> int:
+def expected_bytes(job: Job) -> int:
+    """The memory that a scan will take once it is read."""
     try:
-        return sum(file.stat().st_size for file in job.files or (job.path,))
+        return _UNPACKED_SHARE * sum(file.stat().st_size for file in job.files or (job.path,))
     except OSError:  # the file is gone; reading will say so
         return 0

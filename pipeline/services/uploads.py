@@ -147,7 +147,7 @@ class Visit:
         scans = []
         for scan in work.jobs:
             if scan.path == folder and scan.name in series:
-                name = plain = _series_name(series[scan.name])
+                name = plain = series_name(series[scan.name])
                 n = 1
                 while name in taken:
                     n += 1
@@ -213,7 +213,7 @@ def safe_name(name: str) -> str:
     return plain.encode()[-_LONGEST_NAME:].decode("utf-8", "ignore").lstrip(". ") or "file"
 
 
-def _series_name(series: Series) -> str:
+def series_name(series: Series) -> str:
     """``MR series 601``: modality and number, which name no patient, as descriptions may."""
     kind = series.modality if re.fullmatch("[A-Z]{2,8}", series.modality) else "DICOM"
     return f"{kind} series" + ("" if series.number is None else f" {series.number}")

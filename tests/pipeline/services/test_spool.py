@@ -1,0 +1,186 @@
+"""The spool: what is accepted survives, what has ended stays ended, and what kills the process is found out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING
+from tumorlens.pipeline.services.spool import DICOM, MOST_RUNS, REST, FullError, Spool, open_spool
+
+
+@pytest.fixture
+def spool(tmp_path):
+    spool = Spool(tmp_path / "spool", most_waiting=4)
+    yield spool
+    spool.close()
+
+
+def accept(spool, source=REST, **details):
+    arrival = spool.receive(source)
+    (arrival.folder / "scan.png").write_bytes(b"a picture")
+    return spool.accept(arrival, {"force": True}, details).id
+
+
+def states(spool):
+    return [job.state for job in reversed(spool.jobs())]
+
+
+def reopened(spool):
+    """The spool as the next process finds it after this one was killed."""
+    other = Spool(spool.folder, spool.most_waiting)
+    other.recover()
+    return other
+
+
+def test_an_accepted_job_is_there_with_all_that_was_said_of_it(spool):
+    id = accept(spool, DICOM, study="1.2.3")
+    job = Spool(spool.folder).job(id)
+    assert (job.source, job.state, job.options, job.details) == (DICOM, WAITING, {"force": True}, {"study": "1.2.3"})
+    assert (job.files / "scan.png").read_bytes() == b"a picture"
+    assert job.folder.stat().st_mode & 0o077 == 0
+    spool.set_details(id, {"sent": True})
+    assert Spool(spool.folder).job(id).details == {"sent": True}
+    assert [job.id for job in spool.jobs(source=DICOM)] == [id] and spool.jobs(source=REST) == []
+
+
+def test_what_was_not_accepted_goes_with_its_process_or_is_found_by_its_source(spool):
+    rest, dicom = spool.receive(REST), spool.receive(DICOM)
+    (dicom.folder / "1.dcm").write_bytes(b"x")
+    other = reopened(spool)
+    assert not rest.folder.parent.exists()
+    assert other.unaccepted(REST) == [] and other.unaccepted(DICOM) == [dicom]
+    other.accept(dicom)
+    assert other.unaccepted(DICOM) == []
+
+
+def test_jobs_are_claimed_in_their_order_and_end_once(spool):
+    ids = [accept(spool) for _ in range(3)]
+    assert [spool.position(id) for id in ids] == [0, 1, 2]
+    assert [job.id for job in spool.claim(2)] == ids[:2]
+    assert states(spool) == [RUNNING, RUNNING, WAITING]
+    spool.finish(ids[0], DONE, scans=[{"name": "scan.png"}])
+    spool.finish(ids[0], FAILED, "late")
+    assert spool.job(ids[0]).state == DONE and spool.job(ids[0]).scans == [{"name": "scan.png"}]
+    assert spool.job(ids[0]).ended >= spool.job(ids[0]).begun >= spool.job(ids[0]).accepted
+    other = reopened(spool)
+    assert states(other) == [DONE, WAITING, WAITING]
+    assert other.counts() == {DONE: 1, WAITING: 2}
+
+
+def test_after_a_kill_suspects_run_alone_and_only_the_one_that_kills_is_given_up(spool):
+    ids = [accept(spool) for _ in range(3)]
+    spool.claim(10)
+    for _ in range(MOST_RUNS - 1):
+        spool = reopened(spool)
+        (first,) = spool.claim(10)
+        assert first.id == ids[0], "alone"
+        assert spool.claim(10) == [], "none beside it"
+    spool = reopened(spool)
+    assert states(spool) == [FAILED, WAITING, WAITING]
+    assert (
+        spool.job(ids[0]).error == f"the server died {MOST_RUNS} times while it ran this scan, so it is not run again"
+    )
+    (second,) = spool.claim(10)
+    spool.finish(second.id, DONE)
+    fresh = [accept(spool) for _ in range(2)]
+    (third,) = spool.claim(10)
+    assert (second.id, third.id) == tuple(ids[1:])
+    spool.finish(third.id, DONE)
+    assert [job.id for job in spool.claim(10)] == fresh
+
+
+def test_a_job_that_was_put_back_was_not_begun(spool):
+    id = accept(spool)
+    for _ in range(MOST_RUNS + 1):
+        spool.claim(1)
+        spool.put_back(id)
+    assert (spool.job(id).state, spool.job(id).runs) == (WAITING, 0)
+    spool.claim(1)
+    spool.put_back(id)
+    spool.finish(id, DONE)
+    assert spool.job(id).state == DONE, "it was ready before the process ended"
+
+
+def test_cancelled_and_deleted_jobs(spool):
+    running, waiting, gone = (accept(spool) for _ in range(3))
+    spool.claim(1)
+    spool.cancel(waiting)
+    spool.cancel(running)
+    assert spool.job(waiting).state == CANCELLED
+    assert (spool.job(running).state, spool.job(running).stop) == (RUNNING, True)
+    folder = spool.job(gone).folder
+    spool.delete(gone)
+    assert spool.job(gone) is None and not folder.exists()
+    folder = spool.job(running).folder
+    spool.delete(running)
+    assert spool.job(running) is None and folder.exists(), "it still runs there"
+    spool.finish(running, CANCELLED)
+    assert not folder.exists()
+
+
+def test_what_was_cancelled_or_deleted_while_it_ran_does_not_run_again(spool):
+    cancelled, deleted = accept(spool), accept(spool)
+    spool.claim(2)
+    spool.cancel(cancelled)
+    spool.delete(deleted)
+    other = reopened(spool)
+    assert states(other) == [CANCELLED] and other.claim(2) == []
+    assert len(list((spool.folder / "jobs").iterdir())) == 1
+
+
+def test_old_jobs_are_deleted_and_others_are_not(spool):
+    old, waiting = accept(spool), accept(spool)
+    spool.claim(1)
+    spool.finish(old, DONE)
+    spool.delete_ended(3600)
+    assert spool.job(old) is not None
+    time.sleep(0.01)
+    spool.delete_ended(0)
+    assert spool.job(old) is None and spool.job(waiting) is not None
+    assert len(list((spool.folder / "jobs").iterdir())) == 1
+
+
+def test_only_so_many_may_wait(spool):
+    for _ in range(4):
+        accept(spool)
+    with pytest.raises(FullError, match="4 jobs are waiting, and 4 may"):
+        spool.receive(REST)
+    spool.claim(1)
+    accept(spool)
+
+
+def test_a_second_process_is_refused_with_one_sentence(tmp_path):
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from tumorlens.pipeline.services.spool import open_spool\n"
+        "with open_spool(Path(sys.argv[1])):\n"
+        "    print('open', flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout.readline() == "open\n"
+    try:
+        with pytest.raises(InputError, match=r"another run \(process \d+\) writes here.* choose another --spool$"):
+            open_spool(tmp_path).__enter__()
+    finally:
+        first.kill()
+        first.communicate()
+    with open_spool(tmp_path) as spool:
+        accept(spool)
+
+
+def test_a_damaged_or_later_file_is_one_sentence(tmp_path):
+    (tmp_path / "jobs.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(InputError, match=r"the jobs cannot be read or written .*; choose another --spool"):
+        Spool(tmp_path)
+    spool = Spool(tmp_path / "later")
+    spool._db.execute("PRAGMA user_version = 99")
+    spool.close()
+    with pytest.raises(InputError, match="written by a later version"):
+        Spool(tmp_path / "later")
