@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.pipeline import Pipeline
     from tumorlens.pipeline.services.dicom_node.destinations import Destination
     from tumorlens.pipeline.services.dicom_node.node import Node
+    from tumorlens.pipeline.services.spool import Spool
 
 _RUN_OPTIONS = ("plane", "secondary_capture", "force")
 _MISSING = "install it with: pip install 'tumorlens[dicom-node]'"
@@ -28,7 +29,7 @@ _MISSING = "install it with: pip install 'tumorlens[dicom-node]'"
 class NodeCall:
     """Where studies come from, and where results go."""
 
-    folder: Path = setting(help="The node's own folder: what came, what is queued, and results.", argument=True)
+    spool: Path = setting(help="The node's own folder: what came, what is queued, and results.")
     title: str = setting("TUMORLENS", "Our AE title.", metavar="AET")
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for senders on other machines.")
     port: int = setting(11112, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
@@ -54,7 +55,7 @@ def _node(values: Values) -> None:
     title = check_title(call.title)
     peer = None if call.send_to is None else Peer.from_text(call.send_to)
     callers = tuple(check_title(caller) for caller in call.caller)
-    from tumorlens.data.locks import sole_writer
+    from tumorlens.pipeline.services.spool import open_spool
 
     _log_to_screen()
 
@@ -63,19 +64,19 @@ def _node(values: Values) -> None:
 
         return Pipeline.load(**vars(load_options))
 
-    def node(destination: Destination | None) -> Node:
+    def node(spool: Spool, destination: Destination | None) -> Node:
         from tumorlens.pipeline.services.dicom_node.node import Node
 
-        return Node(call.folder, load, limits, destination, options)
+        return Node(spool, load, limits, destination, options)
 
-    with sole_writer(call.folder):
+    with open_spool(call.spool) as spool:
         if url := call.orthanc or call.dicomweb:
             from tumorlens.pipeline.services.dicom_node.archive import Archive
             from tumorlens.pipeline.services.dicom_node.destinations import WebDestination
             from tumorlens.pipeline.services.dicom_node.puller import Puller
 
             archive = Archive(url, is_orthanc=call.orthanc is not None)
-            with node(WebDestination(archive)) as fetching:
+            with node(spool, WebDestination(archive)) as fetching:
                 puller = Puller(fetching.intake, archive, call.orthanc is not None, call.days, limits)
                 say(f"tumorlens: fetching from {archive} (Ctrl-C stops it)")
                 fetching.poll(puller, call.poll)
@@ -94,7 +95,7 @@ def _node(values: Values) -> None:
         if peer is not None:
             send_tls = client_tls(call.send_ca, call.tls_cert, call.tls_key) if call.send_ca is not None else None
             destination = PeerDestination(peer, title, send_tls)
-        with node(destination) as receiving:
+        with node(spool, destination) as receiving:
             receiver = Receiver(receiving.intake, limits, title, callers, tls)
             to = f", results to {peer}" if peer else ""
             receiving.serve(
@@ -153,9 +154,9 @@ dicom_node = command(
     leave_out=[each.name for each in fields(RunOptions) if each.name not in _RUN_OPTIONS],
     details="Receives DICOM studies, runs the best series of each, and sends Segmentation and Structured Report back.",
     examples="""
-    tumorlens dicom-node spool --caller ORTHANC --send-to ORTHANC@localhost:4242
-    tumorlens dicom-node spool --host 0.0.0.0 --caller PACS --tls-cert node.pem --tls-key node.key
-    tumorlens dicom-node spool --orthanc http://localhost:8042
-    tumorlens dicom-node spool --dicomweb https://pacs.example/dicom-web --days 2
+    tumorlens dicom-node --spool spool --caller ORTHANC --send-to ORTHANC@localhost:4242
+    tumorlens dicom-node --spool spool --host 0.0.0.0 --caller PACS --tls-cert node.pem --tls-key node.key
+    tumorlens dicom-node --spool spool --orthanc http://localhost:8042
+    tumorlens dicom-node --spool spool --dicomweb https://pacs.example/dicom-web --days 2
     """,
 )

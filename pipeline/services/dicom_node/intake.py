@@ -257,7 +257,7 @@ def _size(folder: Path) -> int:
     n_bytes = 0
     for file in folder.rglob("*"):
         with suppress(OSError):  # it has moved on
-            n_bytes += file.lstat().st_size
+            n_bytes += file.lstat().st_size if file.is_file() else 0
     return n_bytes
 
 

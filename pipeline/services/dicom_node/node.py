@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorlens.data.errors import InputError
@@ -28,32 +27,28 @@ _log = logging.getLogger(__name__)
 
 
 class Node:
-    """The folder, the models, and the threads between them. Use it as a context."""
+    """The models and the threads around the spool. Use it as a context."""
 
     def __init__(
         self,
-        folder: Path,
+        spool: Spool,
         load: Callable[[], Pipeline],
         limits: NodeLimits,
         destination: Destination | None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Args:
-        folder: The node's own folder. No other process may use it.
+        spool: Jobs, and the files that belong to them.
         load: Loads the models.
         limits: Of what comes in, and how long it is kept.
         destination: Where results go, or None.
         options: Fields of `pipeline.options.RunOptions` that differ from the defaults.
-
-        Raises:
-            InputError: The folder cannot be used.
         """
-        self._spool = Spool(folder)
-        self.intake = Intake(self._spool, limits, options or {})
+        self.intake = Intake(spool, limits, options or {})
         self._queue = JobQueue(load)
         # Jobs are deleted once their results have arrived.
-        self._worker = Worker(self._spool, self._queue, JobLimits(keep_hours=None))
-        self._delivery = Delivery(self._spool, destination, limits)
+        self._worker = Worker(spool, self._queue, JobLimits(keep_hours=None))
+        self._delivery = Delivery(spool, destination, limits)
 
     def __enter__(self) -> Node:
         self._queue.start()
@@ -65,7 +60,6 @@ class Node:
         self._worker.close()
         self._queue.close()
         self._delivery.close()
-        self._spool.close()
 
     def serve(self, receiver: Receiver, host: str, port: int, announce: Callable[[int], None]) -> None:
         """Receive studies until somebody stops it.
