@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
@@ -57,8 +59,6 @@ def _node(values: Values) -> None:
     callers = tuple(check_title(caller) for caller in call.caller)
     from tumorlens.pipeline.services.spool import open_spool
 
-    _log_to_screen()
-
     def load() -> Pipeline:
         from tumorlens.pipeline.pipeline import Pipeline
 
@@ -69,7 +69,7 @@ def _node(values: Values) -> None:
 
         return Node(spool, load, limits, destination, options)
 
-    with open_spool(call.spool) as spool:
+    with _remarks_with_time(), open_spool(call.spool) as spool:
         if url := call.orthanc or call.dicomweb:
             from tumorlens.pipeline.services.dicom_node.archive import Archive
             from tumorlens.pipeline.services.dicom_node.destinations import WebDestination
@@ -130,19 +130,25 @@ def _check(call: NodeCall) -> None:
         raise InputError("--send-ca needs --send-to")
 
 
-def _log_to_screen() -> None:
+@contextmanager
+def _remarks_with_time() -> Iterator[None]:
     """Print our own remarks with the time, and faults in threads of other packages as one line."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("tumorlens")
+    logger, hook = logging.getLogger("tumorlens"), threading.excepthook
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-    def hook(fault: Any) -> None:  # its text may quote a header, and so a patient
-        logger.error("a connection was ended by a fault (%s)", fault.exc_type.__name__)
-
-    threading.excepthook = hook
+    # Its text may quote a header, and so a patient.
+    threading.excepthook = lambda fault: logger.error("a connection was ended by a fault (%s)", fault.exc_type.__name__)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 dicom_node = command(
@@ -152,7 +158,7 @@ dicom_node = command(
     RunOptions,
     LoadOptions,
     leave_out=[each.name for each in fields(RunOptions) if each.name not in _RUN_OPTIONS],
-    details="Receives DICOM studies, runs the best series of each, and sends Segmentation and Structured Report back.",
+    details="The best series of each study is run, as by `tumorlens run`.",
     examples="""
     tumorlens dicom-node --spool spool --caller ORTHANC --send-to ORTHANC@localhost:4242
     tumorlens dicom-node --spool spool --host 0.0.0.0 --caller PACS --tls-cert node.pem --tls-key node.key

@@ -64,13 +64,14 @@ class Archive:
 
     def problem(self, error: Exception) -> str:
         """Why a request failed, in words without the request: addresses may hold more than they should."""
+        from requests import ConnectionError, JSONDecodeError, Timeout
+
+        if isinstance(error, ConnectionError | Timeout):
+            return "it does not answer" if isinstance(error, Timeout) else "it cannot be reached"
         response = getattr(error, "response", None)
-        if response is not None:
-            return f"it answers with HTTP {response.status_code}"
-        name = type(error).__name__
-        return {"ConnectTimeout": "it does not answer", "ReadTimeout": "it does not answer"}.get(
-            name, "it cannot be reached"
-        )
+        if response is None or isinstance(error, JSONDecodeError):
+            return f"its answer cannot be read ({type(error).__name__})"
+        return f"it answers with HTTP {response.status_code}"
 
     def studies(self, days: int) -> list[str]:
         """Study Instance UIDs of the studies with MR series from today and so many days before."""

@@ -54,13 +54,16 @@ class PeerDestination:
             NotSentError: The application cannot be reached, or refuses.
         """
         import pydicom
+        from pydicom.uid import ImplicitVRLittleEndian
 
         from tumorlens.pipeline.services.dicom_node.entity import new_entity
 
         datasets = [pydicom.dcmread(file) for file in files]
         entity = new_entity(self._title)
         for uid, syntax in dict.fromkeys((ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets):
-            entity.add_requested_context(uid, syntax)
+            entity.add_requested_context(
+                uid, list(dict.fromkeys((syntax, ImplicitVRLittleEndian)))
+            )  # all know that one
         tls = (self._tls, self._peer.host) if self._tls else None
         association = entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.title, tls_args=tls)
         if not association.is_established:

@@ -6,7 +6,7 @@ import logging
 
 from pynetdicom import AE, _config
 
-_ANSWERS_S = 60.0
+_ANSWERS_S, _CONNECT_S = 60.0, 15.0
 
 
 def new_entity(title: str, timeout: float = _ANSWERS_S) -> AE:
@@ -20,5 +20,5 @@ def new_entity(title: str, timeout: float = _ANSWERS_S) -> AE:
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     entity = AE(ae_title=title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
-    entity.connection_timeout = timeout
+    entity.connection_timeout = _CONNECT_S
     return entity

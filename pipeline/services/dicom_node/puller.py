@@ -45,6 +45,7 @@ class Puller:
         self._days, self._limits = days, limits
         self._file = intake.spool.folder / "fetched.json"
         self._memory = _remembered(self._file, archive.url)
+        self._problem = ""
         self._growing: dict[str, tuple[str, float]] = {}  # as they were at the last look, and since when
 
     def poll(self) -> None:
@@ -54,8 +55,12 @@ class Puller:
         try:
             found = self._stable() if self._is_orthanc else self._quiet()
         except (RequestException, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s: no studies can be looked for: %s", self._archive, self._archive.problem(error))
-            found = []
+            found, problem = [], self._archive.problem(error)
+            if problem != self._problem:  # once, not at every look
+                _log.warning("%s: no studies can be looked for: %s; tried again and again", self._archive, problem)
+            self._problem = problem
+        else:
+            self._problem = ""
         now = time.time()
         for study in found:
             self._memory.to_do.setdefault(study, (0, 0.0, now))

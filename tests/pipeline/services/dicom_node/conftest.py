@@ -96,14 +96,16 @@ def certificate(tmp_path_factory):
 
 
 @contextmanager
-def running_peer(port, statuses=()):
+def running_peer(port, statuses=(), syntaxes=None, tls=None):
     """A storage peer called PACS on a port; gives the list of data sets that it gets.
 
     Args:
         port: Where it listens.
         statuses: What it answers to the first objects; then it takes all.
+        syntaxes: Transfer syntaxes that it knows; by default all without compression.
+        tls: Its side of TLS; None speaks in the clear.
     """
-    from pynetdicom import AE, AllStoragePresentationContexts, evt
+    from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 
     received, answers = [], iter(statuses)
 
@@ -118,8 +120,10 @@ def running_peer(port, statuses=()):
     entity = AE("PACS")
     entity.require_called_aet = True
     entity.require_calling_aet = ["TUMORLENS"]
-    entity.supported_contexts = AllStoragePresentationContexts
-    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    contexts = AllStoragePresentationContexts
+    entity.supported_contexts = [build_context(c.abstract_syntax, syntaxes or c.transfer_syntax) for c in contexts]
+    handlers = [(evt.EVT_C_STORE, store)]
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
     try:
         yield received
     finally:

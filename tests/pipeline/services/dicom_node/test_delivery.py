@@ -7,7 +7,9 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 
+import pydicom
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
 
 from tests.pipeline.services.dicom_node.conftest import LIMITS, running_peer
 from tests.scans.dicom_results import saved, written
@@ -15,7 +17,8 @@ from tests.scans.orthanc import free_port
 from tumorlens.data.formats.open import open_scan
 from tumorlens.pipeline.services.dicom_node import delivery
 from tumorlens.pipeline.services.dicom_node.delivery import Delivery
-from tumorlens.pipeline.services.dicom_node.destinations import PeerDestination
+from tumorlens.pipeline.services.dicom_node.destinations import PeerDestination, client_tls
+from tumorlens.pipeline.services.dicom_node.receiver import tls_of
 from tumorlens.pipeline.services.dicom_node.settings import Peer
 from tumorlens.pipeline.services.jobs import DONE, FAILED
 from tumorlens.pipeline.services.spool import DICOM
@@ -53,8 +56,8 @@ def ended_job(spool, files=(), state=DONE, error="", source="ab"):
 
 
 @contextmanager
-def delivering(spool, port, limits=LIMITS):
-    sender = Delivery(spool, PeerDestination(Peer("PACS", "127.0.0.1", port), "TUMORLENS"), limits)
+def delivering(spool, port, limits=LIMITS, tls=None):
+    sender = Delivery(spool, PeerDestination(Peer("PACS", "127.0.0.1", port), "TUMORLENS", tls), limits)
     sender.start()
     try:
         yield
@@ -79,14 +82,29 @@ def test_the_mask_goes_first_then_the_report(spool, results, caplog):
         id = ended_job(spool, results)
         until(lambda: state(spool, id) == "sent")
     assert [ds.Modality for ds in received] == ["SEG", "SR", "OT"]
-    assert received[0] == results_of(results["mask.dcm"])
+    assert received[0] == pydicom.dcmread(results["mask.dcm"])
     assert f"study {STUDY}: MR series 5: glioma" in caplog.messages
 
 
-def results_of(path):
-    import pydicom
+def test_a_peer_may_know_the_default_syntax_only(spool, results):
+    port = free_port()
+    with running_peer(port, syntaxes=[ImplicitVRLittleEndian]) as received, delivering(spool, port):
+        id = ended_job(spool, results)
+        until(lambda: state(spool, id) == "sent")
+    assert received[0].file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+    assert received[0] == pydicom.dcmread(results["mask.dcm"])
 
-    return pydicom.dcmread(path)
+
+def test_results_go_by_tls(spool, results, certificate, caplog):
+    port = free_port()
+    both = tls_of(*certificate, certificate[0])
+    with running_peer(port, tls=both) as received:
+        with delivering(spool, port):
+            id = ended_job(spool, results)
+            until(lambda: "not sent" in caplog.text, 60)
+        with delivering(spool, port, tls=client_tls(certificate[0], *certificate)):
+            until(lambda: state(spool, id) == "sent")
+    assert len(received) == 3
 
 
 def test_a_peer_that_is_not_there_is_tried_again_also_after_a_restart(spool, results, caplog):
