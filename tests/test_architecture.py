@@ -96,6 +96,7 @@ AT_THE_TOP = {
     ),
     "click": ("pipeline.cli",),
     "nicegui": ("pipeline.web",),
+    "pynetdicom": ("pipeline.services.dicom_node",),
 }
 MOST_FILES = 15
 

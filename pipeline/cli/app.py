@@ -59,6 +59,7 @@ COMMANDS: Commands = {
     "run": ("run.run", "Label scans, segment the positive ones, write results.csv, masks and overlays."),
     "demo": ("tools.demo", "Run the pipeline on a phantom scan, or on yours, and say where the results are."),
     "serve": ("serve.serve", "Open a page on this machine to try scans, and to review the results in OUT."),
+    "dicom-node": ("dicom_node.dicom_node", "Receive DICOM studies, run them, and send SEG and SR back."),
     "review": (REVIEW, "Make use of what reviewers have decided."),
     "masks": (MASKS, "Exchange masks with other programs."),
     "train": (TRAIN, "Train a stage on your own data."),

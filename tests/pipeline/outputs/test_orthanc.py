@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
-import time
-import urllib.error
 import urllib.request
-from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -17,66 +11,26 @@ import pydicom
 import pytest
 
 from tests.scans.dicom import save_series
+from tests.scans.orthanc import free_port, needs_orthanc, running_orthanc
 from tumorlens.data.dicom.source import frames_from_volume
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.phantom import phantom_volume
 
-ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-PLUGINS = Path("/usr/share/orthanc/plugins")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        ORTHANC is None or not (PLUGINS / "libOrthancDicomWeb.so").exists(),
-        reason="Orthanc with its DICOMweb plugin is not installed (Debian: orthanc, orthanc-dicomweb)",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_orthanc]
 SICK = phantom_volume(7, "meningioma", shape=(96, 112, 16), spacing_mm=(2.0, 2.0, 7.0))
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory):
     """Ports of a running server: http, dicom, and the one to which it moves series."""
-    folder = tmp_path_factory.mktemp("orthanc")
-    http, dicom, receiver = free_port(), free_port(), free_port()
+    receiver = free_port()
     settings = {
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "Plugins": [str(PLUGINS / "libOrthancDicomWeb.so")],
-        "HttpPort": http,
-        "HttpServerEnabled": True,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "DicomPort": dicom,
-        "DicomAet": "ORTHANC",
-        "DicomCheckCalledAet": False,
         "DicomAlwaysAllowGet": True,
         "DicomAlwaysAllowMove": True,
         "DicomModalities": {"lens": ["TUMORLENS", "127.0.0.1", receiver]},
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([ORTHANC, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(150):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{http}/system", timeout=2).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert server.poll() is None, (folder / "log").read_text()
-                time.sleep(0.2)
-        else:
-            pytest.fail((folder / "log").read_text())
-        yield http, dicom, receiver
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+    with running_orthanc(tmp_path_factory.mktemp("orthanc"), **settings) as server:
+        yield server.http, server.dicom, receiver
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The DICOM node: receives or fetches studies, runs them, and sends the results back."""

@@ -1,0 +1,167 @@
+"""Objects on their way in: whole on the disk, gathered by study, closed to jobs, found again after a restart."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pydicom
+import pytest
+
+from tests.pipeline.services.dicom_node.conftest import LIMITS, bytes_of, stored
+from tests.scans.dicom import IDENTIFIERS
+from tests.scans.dicom_results import written
+from tests.scans.studies import LOCALIZER, SMALL_STUDY, T1, T1C, save_study
+from tumorlens.data.formats.open import open_scan
+from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
+from tumorlens.pipeline.services.jobs import DONE, FAILED, WAITING
+from tumorlens.pipeline.services.spool import DICOM
+
+
+def close_all(intake):
+    time.sleep(0.6)
+    intake.close_complete()
+
+
+def files_of(job):
+    return sorted(file.name for file in (job.files / SMALL_STUDY).iterdir())
+
+
+@pytest.fixture
+def study(tmp_path):
+    return save_study(tmp_path / "study", LOCALIZER, T1, T1C)
+
+
+def test_a_study_becomes_one_job_once_nothing_has_come_for_a_while(intake, study):
+    assert stored(intake, study) == [SMALL_STUDY] * len(study)
+    intake.close_complete()
+    assert not intake.spool.jobs(DICOM)
+    close_all(intake)
+    (job,) = intake.spool.jobs(DICOM)
+    assert (job.state, job.details) == (WAITING, {"study": SMALL_STUDY})
+    assert len(files_of(job)) == len(study)
+    close_all(intake)
+    assert len(intake.spool.jobs(DICOM)) == 1
+
+
+def test_an_object_is_stored_byte_for_byte(intake, study):
+    stored(intake, study[:1])
+    (file,) = intake.spool.folder.rglob("*.dcm")
+    assert file.read_bytes() == study[0].read_bytes()
+
+
+def test_no_name_of_a_file_or_folder_names_the_patient(intake, study, caplog):
+    caplog.set_level("INFO")
+    stored(intake, study)
+    with pytest.raises(BrokenError):
+        intake.store(study[0].read_bytes(), "1.2.3")
+    close_all(intake)
+    names = caplog.text + "".join(str(path) for path in intake.spool.folder.rglob("*"))
+    assert SMALL_STUDY in caplog.text and not [word for word in IDENTIFIERS if word in names]
+
+
+def test_what_is_not_run_is_taken_and_dropped(intake, study, tmp_path):
+    """Our own results come back where an archive sends on all that is new: they must not begin a study."""
+    series = tmp_path / "series"
+    series.mkdir()
+    for path in study:
+        if pydicom.dcmread(path).SeriesNumber == T1C["SeriesNumber"]:
+            (series / path.name).write_bytes(path.read_bytes())
+    own = written(tmp_path / "own", open_scan(series))
+    assert stored(intake, own) == ["", "", ""]
+    close_all(intake)
+    assert not intake.spool.jobs(DICOM) and not intake.spool.unaccepted(DICOM)
+
+
+def test_broken_objects_are_set_aside_and_the_others_go_on(intake, study):
+    header = pydicom.dcmread(study[0])
+    del header.StudyInstanceUID
+    evil = pydicom.dcmread(study[1])
+    evil.StudyInstanceUID = "../../1.2"
+    contents = [b"no DICOM at all", study[2].read_bytes()[:150], bytes_of(header), bytes_of(evil)]
+    for content in contents:
+        with pytest.raises(BrokenError, match="an object that was received is damaged"):
+            intake.store(content, "1.2.3")
+    with pytest.raises(BrokenError, match="was sent as") as other:
+        intake.store(study[3].read_bytes(), "1.2.3")
+    assert other.value.is_another
+    places = list((intake.spool.folder / "aside").iterdir())
+    assert len(places) == 5
+    assert all((place / "reason.txt").read_text() and (place / "object.dcm").is_file() for place in places)
+    assert stored(intake, study[4:]) == [SMALL_STUDY] * len(study[4:])
+
+
+def test_a_restart_goes_on_with_open_studies(intake, study):
+    stored(intake, study[:5])
+    (intake.spool.folder / "parts" / "half.dcm").write_bytes(b"of an object whose sender was not told")
+    again = Intake(intake.spool, LIMITS)
+    stored(again, study[5:])
+    close_all(again)
+    (job,) = again.spool.jobs(DICOM)
+    assert len(files_of(job)) == len(study)
+    assert not list((intake.spool.folder / "parts").iterdir())
+
+
+def test_a_process_killed_while_a_study_was_closed_and_more_came_loses_nothing(intake, study):
+    stored(intake, study[:5])
+    intake._open.clear()  # as `close` does first; then it was killed, after one more object
+    stored(intake, study[5:])
+    assert len(intake.spool.unaccepted(DICOM)) == 2
+    again = Intake(intake.spool, LIMITS)
+    close_all(again)
+    (job,) = again.spool.jobs(DICOM)
+    assert len(files_of(job)) == len(study)
+    assert not again.spool.unaccepted(DICOM)
+
+
+def test_late_objects_make_a_job_of_the_whole_study(intake, study):
+    stored(intake, study[:9])
+    close_all(intake)
+    stored(intake, study[9:])
+    close_all(intake)
+    late, early = intake.spool.jobs(DICOM)
+    assert (len(files_of(early)), len(files_of(late))) == (9, len(study))
+
+
+def test_objects_that_come_again_are_not_run_again_unless_they_failed(intake, study):
+    def again(state):
+        (job,) = intake.spool.claim(1)
+        intake.spool.finish(job.id, state)
+        stored(intake, study[3:7])
+        close_all(intake)
+        return len(intake.spool.jobs(DICOM))
+
+    stored(intake, study)
+    close_all(intake)
+    assert again(DONE) == 1 and not intake.spool.unaccepted(DICOM)
+    intake.spool.delete(intake.spool.jobs(DICOM)[0].id)
+    stored(intake, study)
+    close_all(intake)
+    assert again(FAILED) == 2
+
+
+def test_a_full_folder_refuses(spool, study):
+    there = [path for path in spool.folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in there) + sum(path.stat().st_size for path in study) // 2
+    intake = Intake(spool, replace(LIMITS, spool_gb=size / 1e9))
+    with pytest.raises(FullError, match=r"--spool-gb"):
+        stored(intake, study)
+    assert 0 < len(list(spool.folder.rglob("*.dcm"))) < len(study)
+    with pytest.raises(FullError, match=r"--free-gb"):
+        stored(Intake(spool, replace(LIMITS, free_gb=1e6)), study)
+
+
+def test_a_full_queue_refuses(spool, study):
+    spool.most_waiting = 0
+    with pytest.raises(FullError, match="0 jobs are waiting"):
+        stored(Intake(spool, LIMITS), study)
+
+
+def test_what_was_set_aside_goes_after_a_while(intake):
+    with pytest.raises(BrokenError):
+        intake.store(b"no DICOM", "1.2.3")
+    intake.tidy()
+    assert len(list((intake.spool.folder / "aside").iterdir())) == 1
+    intake.limits = replace(LIMITS, keep_hours=0.0)
+    intake.tidy()
+    assert not list((intake.spool.folder / "aside").iterdir())

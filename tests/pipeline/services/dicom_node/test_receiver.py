@@ -1,0 +1,229 @@
+"""The server, with pynetdicom and dcmtk as its peers: who may call, what is taken, what each limit refuses."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    RLELossless,
+)
+
+from tests.pipeline.services.dicom_node.conftest import LIMITS, associate, send
+from tests.scans.dicom import IDENTIFIERS, save_enhanced
+from tests.scans.studies import AFFINE, SMALL_STUDY, T1C, VOLUME, save_study
+from tumorlens.pipeline.services.dicom_node.receiver import ANOTHER, BROKEN, FULL, SUCCESS, tls_of
+from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
+
+
+@pytest.fixture
+def study(tmp_path):
+    return [pydicom.dcmread(path) for path in save_study(tmp_path / "study", T1C)]
+
+
+def test_a_study_arrives(listening, intake, study):
+    with listening() as port:
+        association = associate(port, study)
+        assert association.send_c_echo().Status == SUCCESS
+        association.release()
+        assert send(port, study) == [SUCCESS] * len(study)
+    names = {path.stem for path in intake.spool.folder.rglob("*.dcm")}
+    assert names == {ds.SOPInstanceUID for ds in study}
+
+
+@pytest.mark.parametrize(
+    ("callers", "title", "called", "sentence"),
+    [
+        (("PACS", "MR1"), "MR2", "TUMORLENS", "MR2@127.0.0.1 was refused: its title is not one of --caller"),
+        (("PACS",), "PACS", "OTHER", "PACS@127.0.0.1 was refused: it calls another title than TUMORLENS (--title)"),
+    ],
+)
+def test_unknown_titles_are_refused(listening, caplog, callers, title, called, sentence):
+    with listening(callers=callers) as port:
+        assert associate(port, title=title, called=called).is_rejected
+        associate(port, title="PACS").release()
+    assert caplog.messages == [sentence]
+
+
+def test_everybody_may_send_if_no_caller_is_named(listening):
+    with listening(callers=()) as port:
+        associate(port, title="ANYBODY").release()
+
+
+def test_more_associations_than_allowed_are_refused(listening, caplog):
+    with listening(replace(LIMITS, associations=2)) as port:
+        open_ones = [associate(port), associate(port)]
+        assert associate(port).is_rejected
+        for association in open_ones:
+            association.release()
+        time.sleep(0.5)
+        associate(port).release()
+    assert caplog.messages == ["PACS@127.0.0.1 was refused: there are 2 associations already (--associations)"]
+
+
+def test_a_large_object_is_refused_and_the_next_one_taken(listening, intake, study, caplog):
+    large, small = study[0], study[1]
+    large.Rows, large.Columns, large.PixelData = 1000, 1000, bytes(2_000_000)
+    with listening(replace(LIMITS, object_mb=1)) as port:
+        assert send(port, [large, small]) == [FULL, SUCCESS]
+    assert [path.stem for path in intake.spool.folder.rglob("*.dcm")] == [small.SOPInstanceUID]
+    assert "an object of more than 1 MB was refused (--object-mb)" in caplog.text
+
+
+def test_a_full_folder_answers_out_of_resources(listening, intake, study):
+    intake.limits = replace(LIMITS, spool_gb=0.0)
+    with listening() as port:
+        assert send(port, study[:2]) == [FULL, FULL]
+        intake.limits = LIMITS
+        assert send(port, study[:2]) == [SUCCESS, SUCCESS]
+
+
+def test_broken_objects_among_good_ones(listening, intake, study, caplog):
+    nobody = pydicom.dcmread(Path(study[0].filename))
+    del nobody.StudyInstanceUID
+    with listening() as port:
+        association = associate(port, study)
+        statuses = [association.send_c_store(study[0]).Status, association.send_c_store(nobody).Status]
+        statuses.append(send_as(association, study[1], "1.2.3"))
+        statuses.append(association.send_c_store(study[2]).Status)
+        association.release()
+    assert statuses == [SUCCESS, BROKEN, ANOTHER, SUCCESS]
+    assert len(list((intake.spool.folder / "aside").iterdir())) == 2
+    assert not [word for word in IDENTIFIERS if word in caplog.text]
+
+
+def send_as(association, dataset, instance):
+    """Send an object under the UID of another."""
+    from pynetdicom.dimse_primitives import C_STORE
+    from pynetdicom.dsutils import encode
+
+    (context,) = [c for c in association.accepted_contexts if c.abstract_syntax == dataset.SOPClassUID]
+    request = C_STORE()
+    request.MessageID, request.Priority = 77, 0
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = dataset.SOPClassUID, instance
+    request.DataSet = BytesIO(encode(dataset, False, True))
+    association._reactor_checkpoint.clear()  # as `send_c_store` does: the answer is for us
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    return answer.Status
+
+
+SYNTAX_FILES = {
+    ImplicitVRLittleEndian: "MR_small_implicit.dcm",
+    ExplicitVRBigEndian: "MR_small_bigendian.dcm",
+    RLELossless: "MR_small_RLE.dcm",
+    JPEG2000Lossless: "MR_small_jp2klossless.dcm",
+    DeflatedExplicitVRLittleEndian: "image_dfl.dcm",
+    JPEGLosslessSV1: "SC_rgb_jpeg_gdcm.dcm",
+}
+
+
+@pytest.mark.parametrize("syntax", SYNTAX_FILES, ids=lambda uid: uid.keyword)
+def test_transfer_syntaxes_are_taken_as_they_are(listening, intake, syntax):
+    dataset = pydicom.dcmread(get_testdata_file(SYNTAX_FILES[syntax]))
+    assert dataset.file_meta.TransferSyntaxUID == syntax
+    with listening() as port:
+        assert send(port, [dataset]) == [SUCCESS]
+    (file,) = intake.spool.folder.rglob("*.dcm")
+    kept = pydicom.dcmread(file)
+    assert kept.file_meta.TransferSyntaxUID == syntax and kept.PixelData == dataset.PixelData
+
+
+def test_an_enhanced_series_is_taken(listening, intake, tmp_path):
+    dataset = pydicom.dcmread(save_enhanced(tmp_path / "enhanced.dcm", VOLUME, AFFINE))
+    with listening() as port:
+        assert send(port, [dataset]) == [SUCCESS]
+    assert len(list(intake.spool.folder.rglob("*.dcm"))) == 1
+
+
+def test_dcmtk_can_send(listening, intake, tmp_path):
+    tools = [Path("/usr/bin") / name for name in ("echoscu", "storescu")]  # pynetdicom has tools of these names
+    if not all(tool.exists() for tool in tools):
+        pytest.skip("dcmtk is not installed")
+    save_study(tmp_path / "study", T1C)
+    with listening() as port:
+        peer = ["-aet", "PACS", "-aec", "TUMORLENS", "127.0.0.1", str(port)]
+        subprocess.run([tools[0], *peer], check=True, capture_output=True)
+        subprocess.run([tools[1], "+sd", *peer, tmp_path / "study"], check=True, capture_output=True)
+    assert len(list((intake.spool.folder).rglob(f"{SMALL_STUDY}/*.dcm"))) == 9
+
+
+def test_an_object_on_its_way_keeps_its_study_open(listening, intake, study):
+    """The last one may take longer than --study-timeout."""
+    intake.limits = replace(LIMITS, study_timeout=1.0)
+    with listening() as port:
+        association = associate(port, study)
+        association.send_c_store(study[0])
+        time.sleep(0.7)
+        association.send_c_store(study[0])  # known already; but something comes
+        time.sleep(0.7)
+        intake.close_complete()
+        assert not intake.spool.jobs()
+        association.release()
+        time.sleep(0.5)
+        intake.close_complete()
+    assert len(intake.spool.jobs()) == 1
+
+
+def test_messages_of_absurd_length_end_the_connection(listening):
+    with listening() as port, socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.sendall(struct.pack(">BBL", 1, 0, 2**31))
+        peer.settimeout(10)
+        assert peer.recv(100) == b""
+        associate(port).release()
+
+
+def test_silent_connections_do_not_pile_up(listening):
+    limits = NodeLimits(associations=1, idle_timeout=1.0, free_gb=0.0)
+    with listening(limits) as port:
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
+        silent[-1].settimeout(10)
+        assert silent[-1].recv(10) == b""
+        ends = time.monotonic() + 45
+        while not (association := associate(port)).is_established:  # ARTIM: 30 s by pynetdicom, or ours
+            assert time.monotonic() < ends
+            time.sleep(0.5)
+        association.release()
+        for peer in silent:
+            peer.close()
+
+
+@pytest.fixture
+def client(certificate):
+    """The TLS side of a sender that trusts the certificate."""
+    return ssl.create_default_context(cafile=str(certificate[0]))
+
+
+def test_objects_are_taken_by_tls_only(listening, study, certificate, client):
+    with listening(tls=tls_of(*certificate, None)) as port:
+        assert send(port, study[:2], tls=client) == [SUCCESS, SUCCESS]
+        assert not associate(port).is_established
+
+
+def test_a_sender_that_does_not_shake_hands_keeps_nobody_waiting(listening, study, certificate, client):
+    with listening(tls=tls_of(*certificate, None)) as port, socket.create_connection(("127.0.0.1", port)):
+        begun = time.monotonic()
+        assert send(port, study[:1], tls=client) == [SUCCESS]
+        assert time.monotonic() - begun < 5
+
+
+def test_senders_may_need_a_certificate(listening, study, certificate, client):
+    with listening(tls=tls_of(*certificate, certificate[0])) as port:
+        assert not associate(port, tls=client).is_established
+        client.load_cert_chain(*certificate)
+        assert send(port, study[:1], tls=client) == [SUCCESS]
