@@ -150,7 +150,7 @@ class Regions:
 
         Raises:
             InputError: A text is not ``NAME=VALUE,VALUE...``; names occur twice; there are too many regions; or later
-                regions cover one wholly, so that its painted mask could not show it.
+                regions cover one wholly or overlap with it, so that a painted mask could not show both.
         """
         rows = []
         for k, text in enumerate(texts):
@@ -181,6 +181,13 @@ class Regions:
                 raise InputError(
                     f"{where}: the regions after {row.name} have all of its values; name the largest region first"
                 )
+            for later in rows[k + 1 :]:
+                common = set(row.values) & set(later.values)
+                if common and not common == set(later.values):  # one value of a painted mask could not stand for both
+                    raise InputError(
+                        f"{where}: {row.name} and {later.name} share values, and {later.name} does not lie in "
+                        f"{row.name}; regions lie in each other or apart"
+                    )
         return cls(tuple(rows))
 
 

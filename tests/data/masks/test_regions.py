@@ -41,6 +41,7 @@ def test_a_card_keeps_them():
         (["a=1", "a=2"], "there are two regions a"),
         (["a=0"], "the values of a are not between 1 and 255"),
         (["core=1,4", "whole=1,2,4"], "the regions after core have all of its values; name the largest region first"),
+        (["a=1,2", "b=2,3"], "b does not lie in a; regions lie in each other or apart"),
         ([f"r{k}={k}" for k in range(1, 10)], "9 regions are more than 8"),
     ],
 )
