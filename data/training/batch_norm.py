@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -69,6 +68,5 @@ class _Synced(nn.Module):
         return scaled
 
 
-@cache
 def _synced(kind: type[nn.Module]) -> type[nn.Module]:
     return type(f"Synced{kind.__name__}", (_Synced, kind), {})

@@ -66,7 +66,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.prepared)
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, torch.Tensor]:
-        epoch, i = index
+        epoch, i = index[0], index[1] % len(self.prepared)
         image, mask, label = self.prepared.images[i], self.prepared.masks[i], int(self.prepared.labels[i])
         draws = [int(n) for n in np.random.SeedSequence((self.seed, epoch, i)).generate_state(4)]
         outlined = i
@@ -86,7 +86,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),
             "label": torch.tensor(label),
             "blank": torch.tensor(blank),
-            "real": torch.tensor(i >= 0),  # else the last slice once more, see `EpochSampler`
+            "real": torch.tensor(index[1] >= 0),  # else the last slice once more, see `EpochSampler`
             "source": torch.tensor(origin.source),
             "sequence": torch.tensor(SEQUENCES.index(origin.sequence) if origin.sequence else -1),
         }
@@ -147,7 +147,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             places = (np.arange(self.length) + generator.uniform()) * (ends[-1] / self.length)
             chosen = order[np.searchsorted(ends, places, side="right").clip(max=len(order) - 1)]
             shown = generator.permutation(chosen)
-        dealt = np.append(shown[: self.length], [-1] * (self.processes - 1))[self.process :: self.processes]
+        dealt = [*shown[: self.length], *[-1] * (self.processes - 1)][self.process :: self.processes]
         return ((self.epoch, int(i)) for i in dealt[: len(self)])
 
 

@@ -61,7 +61,7 @@ def start_processes(config: TrainingConfig) -> L.Fabric | None:
     _check(config)
     try:
         fabric = L.Fabric(strategy=DDPStrategy(timeout=_PATIENCE), **devices_of(config))
-        environment = fabric.strategy.cluster_environment  # type: ignore[attr-defined]
+        environment = getattr(fabric.strategy, "cluster_environment", None)
         if config.nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
             raise InputError(f"--nodes {config.nodes}: start the command on each machine, with torchrun or srun")
         fabric.launch()
