@@ -31,7 +31,7 @@ _REPORTED = (
 )
 
 
-class Lesions(InferTask):  # type: ignore[misc]  # MONAI Label has no type hints
+class Lesions(InferTask):
     """Both stages of tumorlens: the lesions of a volume, numbered from the largest on."""
 
     def __init__(self, command: str, options: list[str]) -> None:
@@ -71,7 +71,7 @@ class Lesions(InferTask):  # type: ignore[misc]  # MONAI Label has no type hints
         return labels, {"label_names": names} | {name: result[name] for name in _REPORTED if name in result}
 
 
-class TumorlensApp(MONAILabelApp):  # type: ignore[misc]
+class TumorlensApp(MONAILabelApp):
     """The app. ``--conf NAME VALUE`` sets `tumorlens` (its command), `classifier` and `segmenter` (files), `device`."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
