@@ -31,7 +31,7 @@ _REPORTED = (
 )
 
 
-class Lesions(InferTask):  # type: ignore[misc]  # MONAI Label has no type hints
+class Lesions(InferTask):
     """Both stages of tumorlens: the lesions of a volume, numbered from the largest on."""
 
     def __init__(self, command: str, options: list[str]) -> None:
@@ -63,15 +63,17 @@ class Lesions(InferTask):  # type: ignore[misc]  # MONAI Label has no type hints
                 reason = (done.stderr.strip().splitlines() or ["tumorlens has ended without a result"])[-1]
                 raise MONAILabelException(MONAILabelError.INFERENCE_ERROR, reason.replace(image, "the scan"))
             result = json.loads(results[0].read_text(encoding="utf-8"))
-            found = next(name for name in ("lesions.nii.gz", "mask.nii.gz") if (results[0].parent / name).is_file())
+            masks = [results[0].parent / name for name in ("lesions.nii.gz", "mask.nii.gz") if name in result["files"]]
+            if not masks:
+                raise MONAILabelException(MONAILabelError.INVALID_INPUT, "the scan is not a volume; send NIfTI or NRRD")
             handle, labels = tempfile.mkstemp(suffix=".nii.gz")
             os.close(handle)
-            shutil.copyfile(results[0].parent / found, labels)
+            shutil.copyfile(masks[0], labels)
         names = {f"lesion {lesion['number']}": lesion["number"] for lesion in result["lesions"]}
         return labels, {"label_names": names} | {name: result[name] for name in _REPORTED if name in result}
 
 
-class TumorlensApp(MONAILabelApp):  # type: ignore[misc]
+class TumorlensApp(MONAILabelApp):
     """The app. ``--conf NAME VALUE`` sets `tumorlens` (its command), `classifier` and `segmenter` (files), `device`."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ _README = """# tumorlens in 3D Slicer
 MONAI Label needs NumPy 1 and pydicom 2, tumorlens NumPy 2 and pydicom 3: install MONAI Label into an environment of its
 own, and start it there.
 
-    pip install monailabel 'pydicom<3'
+    pip install monailabel==0.8.5 'pydicom<3' 'dicomweb-client<0.60'
     monailabel start_server --app . --studies FOLDER --conf tumorlens PATH-OF-THE-TUMORLENS-COMMAND
 
 `--conf classifier FILE`, `--conf segmenter FILE` and `--conf device cpu` are options of `tumorlens run`. For research

@@ -22,7 +22,7 @@ from tumorlens.segmentation.predict import Segmenter
 _Data = Mapping[Hashable, Any]
 
 
-class PrepareSlicesd(MapTransform, InvertibleTransform):  # type: ignore[misc]  # MONAI's hints are not read
+class PrepareSlicesd(MapTransform, InvertibleTransform):
     """Pictures and volumes as MONAI loads them -> all slices as a network sees them, ``(1, size, size, n_slices)``.
 
     Takes ``(c, columns, rows)`` of a picture or ``(1, i, j, k)`` of a volume, with the affine to RAS mm in its meta
@@ -88,7 +88,7 @@ class PrepareSlicesd(MapTransform, InvertibleTransform):  # type: ignore[misc]  
         )
 
 
-class ChooseOutlined(MapTransform):  # type: ignore[misc]
+class ChooseOutlined(MapTransform):
     """Lesion maps ``(c, size, size, n_slices)`` in 0..1 -> that of one outline, ``(1, ...)``, without smallest specks.
 
     The outline's own threshold is moved to the card's `mask_threshold`, as `segmentation.predict.Segmenter` does it.

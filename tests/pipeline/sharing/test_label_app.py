@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -67,10 +68,12 @@ def server(command, tmp_path):
     call += ["--host", "127.0.0.1", "--port", str(port), "--conf", "tumorlens", str(ours), "--conf", "device", "cpu"]
     path = f"{Path(MONAILABEL).parent}{os.pathsep}{os.environ['PATH']}"  # it is a shell script that looks for Python
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(call, stdout=log, stderr=log, cwd=tmp_path, env=os.environ | {"PATH": path})
+        process = subprocess.Popen(
+            call, stdout=log, stderr=log, cwd=tmp_path, env=os.environ | {"PATH": path}, start_new_session=True
+        )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+        for _ in range(600):
             assert process.poll() is None, (tmp_path / "log").read_text()
             try:
                 with urlopen(f"{url}/info/", timeout=60):
@@ -79,7 +82,7 @@ def server(command, tmp_path):
                 time.sleep(1)
         yield url
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # the script and the server that it has started
         process.wait()
 
 
