@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FIELD = "file"
 _OVERHEAD = 10_000  # bytes of the boundaries and headers of one file
-_JSON_BYTES = 10_000
+_JSON_BYTES = 1_000_000
 
 
 async def receive_files(request: Request, arrival: Arrival, limits: UploadLimits) -> None:

@@ -122,7 +122,7 @@ _BODY = {
                     "file": {
                         "type": "array",
                         "minItems": 1,
-                        "items": {"type": "string", "contentMediaType": "application/octet-stream"},
+                        "items": {"type": "string", "minLength": 1, "contentMediaType": "application/octet-stream"},
                         "description": "A picture, a NIfTI, a zip of a study; or the files of one series.",
                     }
                 },
