@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -215,6 +216,8 @@ def _scans(service: Service) -> APIRouter:
         """
         if service.is_stopping():
             raise HTTPException(503, "the server is about to stop; send the scan again in a minute")
+        if shutil.disk_usage(service.spool.folder).free < service.uploads.n_bytes:
+            raise HTTPException(503, "the server's disk is nearly full; try again later", {"Retry-After": "600"})
         try:
             arrival = await asyncio.to_thread(service.spool.receive, REST)
         except FullError as error:
