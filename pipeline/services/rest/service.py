@@ -356,7 +356,7 @@ async def _receive(request: Request, arrival: Any, service: Service) -> dict[str
     except ValidationError as error:
         raise HTTPException(422, _sentence(error.errors())) from None
     except InputError as error:
-        raise HTTPException(422, str(error)) from None
+        raise HTTPException(403, str(error)) from None
     return {"dicomweb": reference.dicomweb}
 
 
