@@ -12,7 +12,7 @@ from tumorlens.pipeline.services.spool import StoredJob
 
 STATES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
 EXAMPLE_ID = "5f0c4f5e8f3b4c0f9a4d7f0e2b1c6a93"
-_SCAN = {
+_SCAN: dict[str, Any] = {
     "number": 1,
     "name": "scan.png",
     "error": None,
@@ -22,7 +22,7 @@ _SCAN = {
     "source_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "seconds": 0.412,
 }
-WAITING_JOB = {
+WAITING_JOB: dict[str, Any] = {
     "id": EXAMPLE_ID,
     "state": "waiting",
     "position": 3,
@@ -35,7 +35,7 @@ WAITING_JOB = {
     "error": None,
     "scans": [],
 }
-DONE_JOB = WAITING_JOB | {
+DONE_JOB: dict[str, Any] = WAITING_JOB | {
     "state": "done",
     "position": 0,
     "begun": "2026-11-30T09:15:03.020000Z",
