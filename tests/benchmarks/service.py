@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import os
 import re
+import resource
 import secrets
 import signal
 import subprocess
@@ -43,6 +45,8 @@ class Load:
         per_second: Good scans in a second.
         p50_s: Median time from sending a scan to its result.
         p95_s: 95th percentile of the same.
+        processor_s: Processor time of a good scan; it suffers less from other work on the machine. None where the
+            system does not say.
         errors: Scans with another outcome than they should have.
     """
 
@@ -51,6 +55,7 @@ class Load:
     per_second: float
     p50_s: float
     p95_s: float
+    processor_s: float | None
     errors: int
 
 
@@ -91,15 +96,15 @@ def measure_service(scans: int, clients: int, single: int, batches: bool = True,
                     elif not is_broken:
                         times.append(time.perf_counter() - begun)
 
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), server.processor_s()
         workers = [threading.Thread(target=client) for _ in range(clients)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        wall = time.perf_counter() - begun
+        wall, used = time.perf_counter() - begun, server.processor_s() - used
     way = f"service, {clients} clients" + ("" if batches else ", batches of one scan")
-    return _load(way, times, wall, len(errors))
+    return _load(way, times, wall, used, len(errors))
 
 
 def measure_command(scans: int, threads: int | None = None) -> Load:
@@ -107,7 +112,7 @@ def measure_command(scans: int, threads: int | None = None) -> Load:
     with TemporaryDirectory(prefix="tumorlens-load-") as scratch:
         folder = Path(scratch)
         pictures = _pictures(folder)
-        times, errors, begun = [], 0, time.perf_counter()
+        times, errors, begun, before = [], 0, time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         for n in range(scans):
             source = folder / f"{n}.png"
             source.write_bytes(pictures[n % len(pictures)])
@@ -116,12 +121,15 @@ def measure_command(scans: int, threads: int | None = None) -> Load:
             started = time.perf_counter()
             errors += subprocess.run(run, stdout=subprocess.DEVNULL).returncode != 0
             times.append(time.perf_counter() - started)
-        return _load("`tumorlens run`, one by one", times, time.perf_counter() - begun, errors)
+        wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return _load("`tumorlens run`, one by one", times, wall, used, errors)
 
 
-def _load(way: str, times: list[float], wall: float, errors: int) -> Load:
+def _load(way: str, times: list[float], wall: float, used: float, errors: int) -> Load:
+    each = None if math.isnan(used) or not times else round(used / len(times), 3)
     p50, p95 = np.percentile(times, [50, 95]) if times else (float("nan"),) * 2
-    return Load(way, len(times), round(len(times) / wall, 3), round(float(p50), 3), round(float(p95), 3), errors)
+    return Load(way, len(times), round(len(times) / wall, 3), round(float(p50), 3), round(float(p95), 3), each, errors)
 
 
 def _pictures(folder: Path) -> list[bytes]:
@@ -176,6 +184,14 @@ class _Server:
         if job["state"] == "done":
             self._ask("GET", f"/v1/scans/{job['id']}/files/result.json")
         return str(job["state"])
+
+    def processor_s(self) -> float:
+        """Processor time that the server has used so far."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return math.nan
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None):
         connection = http.client.HTTPConnection(*self._place, timeout=120)

@@ -15,7 +15,7 @@ from tumorlens.pipeline.services.spool import StoredJob
 
 _UID = r"[0-9.]{1,64}"
 _REFERENCE = re.compile(rf"(?P<base>.+)/studies/(?P<study>{_UID})(/series/(?P<series>{_UID}))?/?")
-_TIMEOUT_S = (10, 120)  # to connect; between two packets
+_TIMEOUT_S = (10, 30)  # to connect; between two packets
 
 
 @dataclass(frozen=True)

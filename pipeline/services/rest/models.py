@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tumorlens.pipeline.outputs import RESULT_FILES
 from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING, QueuedJob
 from tumorlens.pipeline.services.spool import StoredJob
 
-State = StrEnum("State", {state.upper(): state for state in (WAITING, RUNNING, DONE, FAILED, CANCELLED)})
-ResultFile = StrEnum("ResultFile", {name.replace(".", "_").upper(): name for name in RESULT_FILES})
+STATES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
 EXAMPLE_ID = "5f0c4f5e8f3b4c0f9a4d7f0e2b1c6a93"
-_SCAN = {
+_SCAN: dict[str, Any] = {
     "number": 1,
     "name": "scan.png",
     "error": None,
@@ -25,7 +22,7 @@ _SCAN = {
     "source_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "seconds": 0.412,
 }
-WAITING_JOB = {
+WAITING_JOB: dict[str, Any] = {
     "id": EXAMPLE_ID,
     "state": "waiting",
     "position": 3,
@@ -38,7 +35,7 @@ WAITING_JOB = {
     "error": None,
     "scans": [],
 }
-DONE_JOB = WAITING_JOB | {
+DONE_JOB: dict[str, Any] = WAITING_JOB | {
     "state": "done",
     "position": 0,
     "begun": "2026-11-30T09:15:03.020000Z",
@@ -66,7 +63,7 @@ class JobAnswer(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [DONE_JOB]})
 
     id: str
-    state: State
+    state: str = Field(json_schema_extra={"enum": list(STATES)})
     position: int = Field(description="Jobs that run before it.")
     step: str | None = Field(None, description="reading, classifying, segmenting or measuring, while it runs.")
     slices_done: int = Field(description="Slices of this step that are done.")
@@ -167,7 +164,7 @@ def answer_of(job: StoredJob, position: int, running: list[QueuedJob]) -> JobAns
     now = next((scan for scan in running if not scan.ended.is_set()), None)
     return JobAnswer(
         id=job.id,
-        state=State(job.state),
+        state=job.state,
         position=position,
         step=now.step if now is not None and now.state == RUNNING else None,
         slices_done=0 if now is None else now.n_done,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FIELD = "file"
 _OVERHEAD = 10_000  # bytes of the boundaries and headers of one file
-_JSON_BYTES = 10_000
+_JSON_BYTES = 1_000_000
 
 
 async def receive_files(request: Request, arrival: Arrival, limits: UploadLimits) -> None:
@@ -51,8 +51,8 @@ async def receive_files(request: Request, arrival: Arrival, limits: UploadLimits
         refusal = limits.refusal(len(uploads), n_bytes)
         if refusal:
             raise too_large(refusal)
-        if not n_bytes:
-            raise HTTPException(422, "the form has no file; send each file as a part named `file`")
+        if not all(upload.size for upload in uploads) or not uploads:
+            raise HTTPException(422, "the form has no file, or an empty one; send each file as a part named `file`")
         for upload in uploads:
             await asyncio.to_thread(_store, upload, _new_file(arrival.folder, upload.filename or "", len(uploads)))
     finally:

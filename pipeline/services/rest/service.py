@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
@@ -21,12 +22,14 @@ from starlette.routing import Match
 
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.options import PLANES, UploadLimits
+from tumorlens.pipeline.outputs import RESULT_FILES
 from tumorlens.pipeline.services.durable import Worker
 from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, JobQueue
 from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
 from tumorlens.pipeline.services.rest.metrics import Metrics
 from tumorlens.pipeline.services.rest.models import (
     EXAMPLE_ID,
+    STATES,
     WAITING_JOB,
     DicomwebReference,
     HealthAnswer,
@@ -34,8 +37,6 @@ from tumorlens.pipeline.services.rest.models import (
     JobsAnswer,
     ModelsAnswer,
     Problem,
-    ResultFile,
-    State,
     answer_of,
     models_of,
 )
@@ -53,7 +54,14 @@ files are those of `tumorlens run`. A job that was accepted is not lost when the
 token, send it as `Authorization: Bearer TOKEN`.
 """
 _TYPES = {"json": "application/json", "png": "image/png", "gz": "application/gzip", "dcm": "application/dicom"}
-Plane = StrEnum("Plane", {plane.upper(): plane for plane in PLANES})
+_FILES = tuple(name for name in RESULT_FILES if name.rpartition(".")[2] in _TYPES)
+
+
+def _one_of(words: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a parameter that takes one of some words."""
+    return {"pattern": f"^({'|'.join(map(re.escape, words))})$", "json_schema_extra": {"enum": list(words)}}
+
+
 JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", examples=[EXAMPLE_ID], description="The job's id.")]
 
 
@@ -122,7 +130,7 @@ _BODY = {
                     "file": {
                         "type": "array",
                         "minItems": 1,
-                        "items": {"type": "string", "contentMediaType": "application/octet-stream"},
+                        "items": {"type": "string", "minLength": 1, "contentMediaType": "application/octet-stream"},
                         "description": "A picture, a NIfTI, a zip of a study; or the files of one series.",
                     }
                 },
@@ -140,7 +148,7 @@ class _Treatment(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     frame: int | None = Field(None, ge=0, le=100_000, description="Volume of a 4-D file, from 0.")
-    plane: Plane = Field(Plane(PLANES[0]), description="How volumes are cut into slices.")
+    plane: str = Field(PLANES[0], description="How volumes are cut into slices.", **_one_of(PLANES))
     channel: int | None = Field(None, ge=0, le=2, description="Channel of color pictures that is the scan.")
     force: bool = Field(False, description="Judge what does not look like a brain MRI, too.")
     explain: bool = Field(False, description="Add explanation.png: where the classifier looked.")
@@ -199,14 +207,16 @@ def _scans(service: Service) -> APIRouter:
         "/scans",
         status_code=202,
         openapi_extra={"requestBody": _BODY},
-        responses={202: {"content": {"application/json": {"example": WAITING_JOB}}}}
-        | _problems(
-            _400="the multipart form is damaged; send each file as a part named `file`",
-            _413="600 MB are more than the 500 MB that are allowed; use `tumorlens run`",
-            _415="send a multipart form with files, or JSON with a DICOMweb reference",
-            _429="1000 jobs are waiting, and 1000 may; try again later",
-            _503="the server is about to stop; send the scan again in a minute",
-        ),
+        responses={
+            202: {"content": {"application/json": {"example": WAITING_JOB}}},
+            **_problems(
+                _400="the multipart form is damaged; send each file as a part named `file`",
+                _413="600 MB are more than the 500 MB that are allowed; use `tumorlens run`",
+                _415="send a multipart form with files, or JSON with a DICOMweb reference",
+                _429="1000 jobs are waiting, and 1000 may; try again later",
+                _503="the server is about to stop; send the scan again in a minute",
+            ),
+        },
     )
     async def submit_scan(request: Request, response: Response, treatment: Annotated[_Treatment, Query()]) -> JobAnswer:
         """Submit a scan.
@@ -215,6 +225,8 @@ def _scans(service: Service) -> APIRouter:
         """
         if service.is_stopping():
             raise HTTPException(503, "the server is about to stop; send the scan again in a minute")
+        if shutil.disk_usage(service.spool.folder).free < service.uploads.n_bytes:
+            raise HTTPException(503, "the server's disk is nearly full; try again later", {"Retry-After": "600"})
         try:
             arrival = await asyncio.to_thread(service.spool.receive, REST)
         except FullError as error:
@@ -236,11 +248,11 @@ def _scans(service: Service) -> APIRouter:
 
     @router.get("/scans")
     def list_scans(
-        state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
+        state: Annotated[str | None, Query(description="Only jobs in this state.", **_one_of(STATES))] = None,
         limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 100,
     ) -> JobsAnswer:
         """List jobs, the newest first."""
-        jobs = service.spool.jobs(REST, None if state is None else str(state), limit)
+        jobs = service.spool.jobs(REST, state, limit)
         return JobsAnswer(jobs=[service.answer(job) for job in jobs])
 
     @router.get("/scans/{id}", responses=_problems(_404=_UNKNOWN))
@@ -276,16 +288,16 @@ def _scans(service: Service) -> APIRouter:
             200: {
                 "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _TYPES.values()},
                 "description": "The file.",
-            }
-        }
-        | _problems(
-            _404="this scan has no mask.dcm; it has overlay.png, mask.png, result.json",
-            _409="the job is running; its results come later",
-        ),
+            },
+            **_problems(
+                _404="this scan has no mask.dcm; it has overlay.png, mask.png, result.json",
+                _409="the job is running; its results come later",
+            ),
+        },
     )
     def get_file(
         id: JobId,
-        file: ResultFile,
+        file: Annotated[str, PathParameter(description="One of those that the job names.", **_one_of(_FILES))],
         scan: Annotated[int, Query(ge=1, description="Number of the scan in the job.")] = 1,
     ) -> FileResponse:
         """Get a file of a result, as `tumorlens run` writes it: result.json, overlay, mask, SEG, SR, montage."""
@@ -298,7 +310,7 @@ def _scans(service: Service) -> APIRouter:
         path = job.results / chosen["folder"] / file
         if file not in chosen["files"] or not path.is_file():
             raise HTTPException(404, f"this scan has no {file}; it has {', '.join(chosen['files']) or 'no files'}")
-        return FileResponse(path, media_type=_TYPES[path.suffix[1:]], filename=str(file))
+        return FileResponse(path, media_type=_TYPES[path.suffix[1:]], filename=file)
 
     return router
 
@@ -344,7 +356,7 @@ async def _receive(request: Request, arrival: Any, service: Service) -> dict[str
     except ValidationError as error:
         raise HTTPException(422, _sentence(error.errors())) from None
     except InputError as error:
-        raise HTTPException(422, str(error)) from None
+        raise HTTPException(403, str(error)) from None
     return {"dicomweb": reference.dicomweb}
 
 

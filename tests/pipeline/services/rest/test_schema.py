@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.generation import GenerationMode
 
 pytestmark = pytest.mark.slow
+_HOST = {"host": "localhost"}
 
 
-@pytest.fixture(scope="module")
-def described(service_and_app):
-    return schemathesis.openapi.from_asgi("/v1/openapi.json", service_and_app[1], headers={"host": "localhost"})
+@pytest.mark.parametrize("mode", GenerationMode, ids=str)
+def test_every_answer_is_as_described(service_and_app, mode):
+    """Requests that the description allows (positive), and others (negative), for each address and method."""
+    described = schemathesis.openapi.from_asgi("/v1/openapi.json", service_and_app[1], headers=_HOST)
+    operations = [found.ok() for found in described.get_all_operations()]
+    assert len(operations) == 9
+    for operation in operations:
+        if mode is GenerationMode.NEGATIVE and not (operation.query or operation.path_parameters or operation.body):
+            continue  # there is nothing to get wrong
 
+        @settings(
+            max_examples=10,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def check(case):
+            case.call_and_validate(headers=_HOST)
 
-schema = schemathesis.pytest.from_fixture("described")
-
-
-@schema.parametrize()
-@settings(
-    max_examples=10,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_every_answer_is_as_described(case):
-    case.call_and_validate(headers={"host": "localhost"})
+        check()
