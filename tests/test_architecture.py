@@ -94,6 +94,9 @@ AT_THE_TOP = {
     ),
     "click": ("pipeline.cli",),
     "nicegui": ("pipeline.web",),
+    "ray": (),
+    "fsspec": (),
+    "pyarrow": (),
 }
 MOST_FILES = 15
 
