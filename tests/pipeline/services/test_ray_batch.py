@@ -58,8 +58,8 @@ def plain(scans, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ray(tmp_path_factory):
-    """A local cluster of two cores, whose workers count their deaths in a file."""
+def ray(s3, tmp_path_factory):
+    """A local cluster of two cores, whose workers know the store and count their deaths in a file."""
     if find_spec("ray") is None:  # it reads its environment when it is imported, so `connected` has to do that
         pytest.skip("Ray is not installed: pip install 'tumorlens[cluster]'")
     os.environ[DEATHS] = str(tmp_path_factory.mktemp("ray") / "deaths")
