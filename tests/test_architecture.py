@@ -97,6 +97,9 @@ AT_THE_TOP = {
     "click": ("pipeline.cli",),
     "nicegui": ("pipeline.web",),
     "pynetdicom": ("pipeline.services.dicom_node",),
+    "ray": (),
+    "fsspec": (),
+    "pyarrow": (),
 }
 MOST_FILES = 15
 

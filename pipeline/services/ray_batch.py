@@ -386,10 +386,12 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address == "local":  # only this machine can reach it, with a token that lives as long
+    if address == "local":  # only this machine can reach it, with a token that lives as long as this process
         os.environ.setdefault("RAY_worker_niceness", "0")  # by default any other program goes before the workers
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine takes longer than the 20 s
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: listen on 127.0.0.1, on any system
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once in a process
     try:
         import ray
     except ImportError:
@@ -413,6 +415,9 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
         except Exception as error:  # Ray raises errors of many kinds
             where = "Ray cannot start on this machine" if address == "local" else f"no Ray cluster answers at {address}"
             raise InputError(f"{where} ({reason_of(error)})") from None
+        # Ray prints to our standard output that a worker has died, whatever `log_to_driver` says; --json is there.
+        with suppress(AttributeError):
+            ray._private.worker.print_to_stdstream = lambda *_, **__: None
         with suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's own handler prints its stack
         try:

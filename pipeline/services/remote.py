@@ -261,7 +261,8 @@ def mirror_input(url: str, folder: Path, without: str = "") -> Input:
     else:
         root = path = folder / name
         below = f"{without.rstrip('/')}/"
-        files = {name: one for name, one in store.list().items() if not store.shown(name).startswith(below)}
+        inside = below.startswith(f"{url.rstrip('/')}/")
+        files = {n: one for n, one in store.list().items() if not (inside and store.shown(n).startswith(below))}
     if not files:
         raise InputError(f"{url}: no such file or folder")
     for name, one in files.items():

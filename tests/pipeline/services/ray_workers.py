@@ -17,8 +17,8 @@ DEATHS = "TUMORLENS_TEST_DEATHS"  # names a file with a line for each death
 
 
 def is_deadly(image):
-    """Whether a picture is bright in its corner, which no head is."""
-    return image[:8, :8].mean() > 20
+    """Whether a prepared picture is bright all over, which no head is."""
+    return image.mean() > 95
 
 
 class FastWorker(Worker):

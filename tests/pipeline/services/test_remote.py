@@ -67,7 +67,7 @@ def test_series_that_differ_beyond_their_headers_are_two_scans(memory, tmp_path,
         data = path.read_bytes()
         memory.pipe_file(f"/x/a/{path.name}", data)
         memory.pipe_file(f"/x/b/{path.name}", data[:-1] + bytes([data[-1] ^ 1]))
-    inputs = mirror_inputs(["memory://x"], tmp_path / "urls", None)
+    inputs = mirror_inputs(["memory://x/a", "memory://x/b"], tmp_path / "urls", None)
     work = collect(inputs.paths, tmp_path / "out", tmp_path, ("all",), inputs.origins)
     assert len(work.jobs) == 2 and not work.copies
 
