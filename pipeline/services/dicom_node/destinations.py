@@ -61,9 +61,7 @@ class PeerDestination:
         datasets = [pydicom.dcmread(file) for file in files]
         entity = new_entity(self._title)
         for uid, syntax in dict.fromkeys((ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets):
-            entity.add_requested_context(
-                uid, list(dict.fromkeys((syntax, ImplicitVRLittleEndian)))
-            )  # all know that one
+            entity.add_requested_context(uid, list(dict.fromkeys((syntax, ImplicitVRLittleEndian))))
         tls = (self._tls, self._peer.host) if self._tls else None
         association = entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.title, tls_args=tls)
         if not association.is_established:
