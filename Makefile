@@ -7,6 +7,7 @@
 # make sbom               write docs/sbom.json, the list of the packages of this environment
 # make oldest             the smoke test with the oldest supported dependencies, in an environment of its own
 # make benchmark          the speed on this machine, compared with plain PyTorch (more: .venv/bin/python -m tests.benchmarks --help)
+# make load               the REST service under load on loopback, beside the command
 # make weights            train both networks further, from those of version 0.1.0, with a fold held out
 # make pictures           write the hashes of their training pictures to the cards of the shipped weights
 # make p5                 leave one source out: what to expect of a scanner that the networks have not seen
@@ -16,7 +17,7 @@ VENV   ?= .venv
 OUT    ?= demo-out
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-all fuzz lint types audit sbom oldest benchmark weights pictures p5 clean
+.PHONY: demo test test-all fuzz lint types audit sbom oldest benchmark load weights pictures p5 clean
 
 demo: $(VENV)/.installed
 	@"$(BIN)/tumorlens" demo --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)")
@@ -63,6 +64,9 @@ types: $(VENV)/.installed-dev
 
 benchmark: $(VENV)/.installed
 	@"$(BIN)/python" -m tests.benchmarks $(BENCHMARK_ARGS)
+
+load: $(VENV)/.installed
+	@"$(BIN)/python" -m tests.benchmarks.service $(BENCHMARK_ARGS)
 
 # The data, as MODEL_CARD.md lists them: DATASETS/brisc, figshare, lgg, web, heads, volumes, templates and, if it is
 # there, not_brain. The recipe was chosen in docs/notebook/experiments.md. A call that was stopped goes on when it is

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,28 @@ ACQUISITION = "acquisition"  # the plane in which a volume's slices lie in its f
 PLANES = {2: "axial", 1: "coronal", 0: "sagittal"}
 
 ROUNDED_DEG = 0.5  # directions of three decimals are off by 0.1 degrees, of two by 0.3 mostly
+_most_voxels: ContextVar[float] = ContextVar("most_voxels", default=math.inf)
 _EXACT_DEG = 1e-3  # float32 gives less; ITK does not open a NIfTI whose axes are off by more than 7e-3
+
+
+@contextmanager
+def voxels_limited(most: float) -> Iterator[None]:
+    """Refuse larger scans in this thread until the block ends; readers do so before they unpack anything, if the file
+    has a header that says so."""
+    before = _most_voxels.set(most)
+    try:
+        yield
+    finally:
+        _most_voxels.reset(before)
+
+
+def check_n_voxels(n: float) -> None:
+    """Raises:
+    InputError: A scan of so many voxels is larger than `voxels_limited` allows.
+    """
+    most = _most_voxels.get()
+    if n > most:
+        raise InputError(f"{n / 1e6:.3g} million voxels are more than the {most / 1e6:.3g} million that are allowed")
 
 
 @dataclass(frozen=True)

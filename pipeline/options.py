@@ -60,11 +60,28 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class UploadLimits:
-    """How much one visitor may send."""
+class ServiceOptions:
+    """Settings of the REST service."""
 
-    upload_mb: int = setting(500, "Megabytes that one visitor may upload.", least=1)
-    upload_files: int = setting(50, "Files that one visitor may upload.", least=1)
+    spool: Path | None = setting(
+        None, "Folder where the jobs of the REST service wait.", metavar="FOLDER", shown="one of your user and the port"
+    )
+    queue: int = setting(1000, "Jobs of the REST service that may wait.", least=1)
+    keep_results: float = setting(24, "Hours after which an ended job is deleted.", metavar="HOURS", least=0)
+    job_seconds: float = setting(600, "Seconds that one scan may take.", metavar="SECONDS", least=1)
+    megavoxels: float = setting(500, "Size of one scan in millions of voxels or pixels.", least=0.001)
+    batches: bool = setting(True, "Compute small scans of several requests together.")
+    dicomweb: tuple[str, ...] = setting(
+        (), "DICOMweb server from which requests may have studies fetched; repeatable.", metavar="URL"
+    )
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """How much one visitor, or one request, may send."""
+
+    upload_mb: int = setting(500, "Megabytes that one visitor or request may upload.", least=1)
+    upload_files: int = setting(50, "Files that one visitor or request may upload.", least=1)
 
     @property
     def n_bytes(self) -> int:

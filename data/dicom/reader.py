@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from tumorlens.data.dicom.sequence import body_part_warning, contrast_of, refusa
 from tumorlens.data.dicom.series import common_folder
 from tumorlens.data.dicom.source import DicomSource, volume_from_frames
 from tumorlens.data.errors import InputError, printable
-from tumorlens.data.scan import Scan
+from tumorlens.data.scan import Scan, check_n_voxels
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -110,6 +111,7 @@ def _planes(datasets: Sequence[Dataset]) -> list[ImagePlane]:
         except InputError as error:
             name = Path(str(getattr(ds, "filename", "") or "a file")).name
             raise InputError(f"{name}: {error}; delete or replace this file") from None
+    check_n_voxels(sum(math.prod(plane.shape) for plane in planes))
     return planes
 
 

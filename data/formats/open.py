@@ -30,7 +30,7 @@ from tumorlens.data.formats.pictures import UNREAD_PICTURES, is_bmp, is_webp, re
 from tumorlens.data.formats.tiff import is_tiff, read_tiff
 from tumorlens.data.isolation import isolated, prepare
 from tumorlens.data.padding import without_padding
-from tumorlens.data.scan import Scan
+from tumorlens.data.scan import Scan, check_n_voxels
 from tumorlens.data.scratch import ScratchFolder
 
 _HEAD_BYTES = 560  # of a file, by which its format is recognized
@@ -263,9 +263,11 @@ def check_voxels(scan: Scan, constant: bool = False) -> None:
     """Check that there is something to see in a scan.
 
     Raises:
-        InputError: There are no voxels, one is NaN or infinite, or all have the same value and `constant` is not set.
+        InputError: There are no voxels, more than `data.scan.voxels_limited` allows, one is NaN or infinite, or all
+            have the same value and `constant` is not set.
     """
     voxels = scan.voxels
+    check_n_voxels(voxels.size)
     if voxels.size == 0:
         raise InputError("the scan has no voxels")
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():

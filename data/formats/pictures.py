@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tumorlens.data.errors import InputError, reason_of
 from tumorlens.data.files import whole_file
 from tumorlens.data.formats.volumes import DEFLATE_RATIO, check_size
-from tumorlens.data.scan import Scan
+from tumorlens.data.scan import Scan, check_n_voxels
 
 _ORIENTATION = 0x0112
 _BMP_HEADERS = tuple(n.to_bytes(4, "little") for n in (12, 40, 52, 56, 64, 108, 124))  # two letters are not enough
@@ -144,6 +144,7 @@ def _page(picture: Any, page: int, path: Path) -> NDArray[Any]:
 
     if page:
         picture.seek(page)
+    check_n_voxels(picture.width * picture.height)
     if picture.format == "PNG":
         check_size(picture.width * picture.height // 8, [path], DEFLATE_RATIO, "PNG")
     _load(picture, path)

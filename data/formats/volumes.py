@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.scan import ROUNDED_DEG, Scan, checked_affine, shear_deg, straightened
+from tumorlens.data.scan import ROUNDED_DEG, Scan, check_n_voxels, checked_affine, shear_deg, straightened
 
 _MAX_VOXELS = 2_000_000_000
 MM_PER_UNIT = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
@@ -33,10 +34,11 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
         name: The format's name, for the message.
 
     Raises:
-        InputError: An axis is empty, or memory cannot hold as many voxels.
+        InputError: An axis is empty, memory cannot hold as many voxels, or `data.scan.voxels_limited` allows less.
     """
     if any(n < 1 for n in shape) or np.prod([float(n) for n in shape]) > _MAX_VOXELS:
         raise InputError(f"the {name} header gives an impossible shape {shape}")
+    check_n_voxels(math.prod(shape))
 
 
 def spatial_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import own_remarks, say
-from tumorlens.pipeline.options import LoadOptions, UploadLimits
+from tumorlens.pipeline.options import LoadOptions, ServiceOptions, UploadLimits
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.pipeline import Pipeline
@@ -24,7 +24,7 @@ _TOKEN = "TUMORLENS_TOKEN"
 
 @dataclass(frozen=True)
 class ServeCall:
-    """The results to review, and where the pages are reached."""
+    """The results to review, and where the server is reached."""
 
     out: Path | None = setting(None, "Output folder of `tumorlens run`, to review its results.", argument=True)
     scans: tuple[str, ...] = setting(
@@ -59,14 +59,17 @@ def _serve(values: Values) -> None:
     token = _token(call.token)
     if call.scans and call.out is None:
         raise InputError("--scans says where the scans of OUT lie, but there is no OUT; name the results to review")
-    load_options = fill(LoadOptions, values)
+    load_options, service = fill(LoadOptions, values), fill(ServiceOptions, values)
     with own_remarks(hidden=False):
         try:
             from tumorlens.pipeline.web.app import run_server
         except ModuleNotFoundError as error:
-            if error.name != "nicegui":
+            if error.name not in ("nicegui", "prometheus_client"):
                 raise
-            raise InputError("`tumorlens serve` needs NiceGUI; install it with: pip install 'tumorlens[app]'") from None
+            missing = {"nicegui": "NiceGUI"}.get(error.name, error.name)
+            raise InputError(
+                f"`tumorlens serve` needs {missing}; install it with: pip install 'tumorlens[app]'"
+            ) from None
         desk = None
         if call.out is not None:
             from tumorlens.pipeline.services.reviews.desk import Desk
@@ -83,18 +86,20 @@ def _serve(values: Values) -> None:
             if call.browser and sys.stdout.isatty():
                 webbrowser.open(address)
 
-        run_server(load, call.host, call.port, announce, token, fill(UploadLimits, values), desk)
+        run_server(load, call.host, call.port, announce, token, fill(UploadLimits, values), desk, service)
 
 
 serve = command(
     _serve,
     ServeCall,
     UploadLimits,
+    ServiceOptions,
     LoadOptions,
-    details="The pages are for this machine only, unless you give --host and --token.",
+    details="The pages and the REST service are for this machine only, unless you give --host and --token.",
     examples="""
     tumorlens serve
     tumorlens serve results --scans scans/ --reviewer "A. Reader"
+    tumorlens serve --spool /srv/tumorlens --keep-results 2
     tumorlens serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
     """,
 )

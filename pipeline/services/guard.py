@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import json
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import SimpleCookie
@@ -12,6 +13,10 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _COOKIE = "tumorlens"
+_API = ("/v1", "/metrics")
+_WITHOUT_TOKEN = ("/v1/health", "/v1/ready")  # for whoever watches the server; they say nothing about scans
+_NO_TOKEN = "this server needs a token: open the address that it printed, with ?token="
+_NO_BEARER = "this server needs a token: send it as `Authorization: Bearer TOKEN`"
 _HEADERS = (
     # NiceGUI's pages run scripts of their own. Nothing may come from, or go to, another host.
     (
@@ -34,9 +39,9 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 class Guard:
     """An ASGI application in front of another. It judges every request and every websocket.
 
-    With a token, all of them need it: once as ``?token=`` (a cookie keeps it from then on), or as a bearer. Without
-    one, the server must be reached by a name of this machine: a foreign page that resolves its own name to 127.0.0.1
-    is refused. Pages of other origins are refused in both cases.
+    With a token, all of them need it: once as ``?token=`` (a cookie keeps it from then on), or as a bearer. Only
+    ``/v1/health`` and ``/v1/ready`` do not. Without one, the server must be reached by a name of this machine: a
+    foreign page that resolves its own name to 127.0.0.1 is refused. Pages of other origins are refused in both cases.
     """
 
     def __init__(self, app: App, token: str = "") -> None:
@@ -52,12 +57,12 @@ class Guard:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         if refusal:
             await _answer(scope, send, 403, refusal)
-        elif not self._token or self._knows(scope, headers):
+        elif not self._token or scope["path"] in _WITHOUT_TOKEN or self._knows(scope, headers):
             await self._app(scope, receive, _with_headers(send))
         elif scope["type"] == "http" and _equal(query.pop("token", ""), self._token):
             await self._welcome(scope, send, query)
         else:
-            await _answer(scope, send, 401, "this server needs a token: open the address that it printed, with ?token=")
+            await _answer(scope, send, 401, _NO_TOKEN, headers=[("www-authenticate", "Bearer")])
 
     def _refusal(self, headers: dict[str, str]) -> str:
         host = headers.get("host", "")
@@ -145,6 +150,8 @@ async def _answer(
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": text})
         return
+    if scope["path"].startswith(_API):
+        kind, text = "application/json", json.dumps({"detail": _NO_BEARER if text == _NO_TOKEN else text})
     every = [("content-type", kind), ("cache-control", "no-store"), *(headers or []), *_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": _encoded(every)})
     await send({"type": "http.response.body", "body": f"{text}\n".encode()})

@@ -121,6 +121,7 @@ class JobQueue:
 
     Attributes:
         problem: Why the models cannot be loaded; empty while they can.
+        pipeline: The models, once they are loaded.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class JobQueue:
         give_up: Called if the models cannot be loaded.
         """
         self.problem = ""
+        self.pipeline: Pipeline | None = None
         self._load, self._give_up, self._most_waiting = load, give_up, most_waiting
         self._ready = threading.Event()
         self._changed = threading.Condition()
@@ -230,6 +232,7 @@ class JobQueue:
             self._fail_waiting()
             self._give_up()
             return
+        self.pipeline = pipeline
         self._ready.set()
         with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
             writing: deque[Future[None]] = deque()
@@ -400,16 +403,12 @@ class _WatchedNetwork:
 
 
 def _read(pipeline: Pipeline, job: QueuedJob) -> ReadJob:
+    from tumorlens.data.scan import voxels_limited
     from tumorlens.pipeline.batch.read_jobs import open_job
     from tumorlens.pipeline.batch.resume import settings_of
 
-    reading = open_job(job.scan, pipeline.classifier.input_size, job.options, settings_of(pipeline, job.options))
-    assert reading.case is not None
-    n = reading.case.scan.voxels.size
-    if n > job.most_voxels:
-        limit = f"{job.most_voxels / 1e6:.3g} million"
-        raise InputError(f"{n / 1e6:.2g} million voxels are more than the {limit} that are allowed")
-    return reading
+    with voxels_limited(job.most_voxels):
+        return open_job(job.scan, pipeline.classifier.input_size, job.options, settings_of(pipeline, job.options))
 
 
 def _is_read(job: QueuedJob) -> bool:

@@ -115,17 +115,24 @@ class Spool:
         changed: Notified whenever a job is accepted, has ended or is cancelled; wait on it with a timeout.
     """
 
-    def __init__(self, folder: Path, most_waiting: int = MOST_WAITING) -> None:
-        """Raises:
-        InputError: The file of jobs is damaged, from a later version, or cannot be written.
+    def __init__(self, folder: Path, most_waiting: int = MOST_WAITING, lasting: bool = True) -> None:
+        """Args:
+        folder: Made if it is missing.
+        most_waiting: So many jobs may wait.
+        lasting: Whether jobs are remembered after the end of the process.
+
+        Raises:
+            InputError: The file of jobs is damaged, from a later version, or cannot be written.
         """
         self.folder, self.most_waiting = folder, most_waiting
         self.changed = threading.Condition(threading.RLock())
         self._jobs = folder / "jobs"
         try:
             self._jobs.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(folder / _DATABASE, isolation_level=None, check_same_thread=False)
-            (folder / _DATABASE).chmod(0o600)
+            database = str(folder / _DATABASE) if lasting else ":memory:"
+            self._db = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+            if lasting:
+                (folder / _DATABASE).chmod(0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # an accepted job survives a power cut, too
             version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -177,8 +184,8 @@ class Spool:
             options: Fields of `pipeline.options.RunOptions` that differ from the defaults.
             details: Whatever the source needs to know later; see `set_details`.
         """
-        for place in (*arrival.folder.rglob("*"), arrival.folder, arrival.folder.parent, self._jobs):
-            _flush(place)
+        _flush(arrival.folder.parent)
+        _flush_one(self._jobs)
         with self._write() as db:
             db.execute(
                 "INSERT INTO jobs (id, source, state, options, details, accepted) VALUES (?, ?, ?, ?, ?, ?)",
@@ -288,6 +295,9 @@ class Spool:
 
     def finish(self, id: str, state: str, error: str = "", scans: Sequence[dict[str, Any]] = ()) -> None:
         """End a job that was begun, and whose results are on the disk. If somebody has deleted it, its files go now."""
+        job = self.job(id)
+        if job is not None and state == DONE:
+            _flush(job.results)
         with self._write() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, error = ?, scans = ?, ended = ? WHERE id = ? AND state IN (?, ?)",
@@ -392,8 +402,13 @@ def open_spool(folder: Path, most_waiting: int = MOST_WAITING) -> Iterator[Spool
         raise InputError(str(error).replace("choose another -o", "choose another --spool")) from None
 
 
-def _flush(place: Path) -> None:
-    """Bring a file, or the names in a folder, onto the disk."""
+def _flush(folder: Path) -> None:
+    """Bring all files below a folder onto the disk, and their names."""
+    for place in (*folder.rglob("*"), folder):
+        _flush_one(place)
+
+
+def _flush_one(place: Path) -> None:
     with suppress(OSError):  # some file systems flush no folders
         handle = os.open(place, os.O_RDONLY)
         try:

@@ -1,23 +1,32 @@
-"""The server: one application with all pages, one job queue, one guard in front."""
+"""The server: one application with all pages and the REST service, one job queue, one guard in front."""
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from nicegui import app as pages
 from nicegui import ui
 
 from tumorlens.data.errors import InputError
-from tumorlens.pipeline.options import UploadLimits
+from tumorlens.data.scratch import ScratchFolder
+from tumorlens.pipeline.options import ServiceOptions, UploadLimits
+from tumorlens.pipeline.services.durable import JobLimits, Worker
 from tumorlens.pipeline.services.guard import LOCAL_HOSTS, Guard
 from tumorlens.pipeline.services.jobs import JobQueue
+from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
+from tumorlens.pipeline.services.rest.metrics import Metrics
+from tumorlens.pipeline.services.rest.service import Service, build_api
+from tumorlens.pipeline.services.spool import Spool, open_spool
 from tumorlens.pipeline.services.uploads import Visits
+from tumorlens.pipeline.versions import package_versions
 from tumorlens.pipeline.web import theme, try_scan
 
 if TYPE_CHECKING:
@@ -28,11 +37,12 @@ _CLOSED = ("JavaScript did not respond", "has been deleted")  # NiceGUI's errors
 _PATIENCE_S = 2  # for open connections when the server stops
 
 
-def build_app(visits: Visits, desk: Desk | None = None, token: str = "") -> Guard:
+def build_app(visits: Visits, service: Service, desk: Desk | None = None, token: str = "") -> Guard:
     """The application. NiceGUI has one set of pages in a process, so call it once.
 
     Args:
         visits: Of the page on which scans are tried; its queue is that of the application.
+        service: The REST service on the same queue.
         desk: The results to review, or None.
         token: Everybody needs it; empty lets this machine in without one.
     """
@@ -45,6 +55,13 @@ def build_app(visits: Visits, desk: Desk | None = None, token: str = "") -> Guar
 
         register_worklist(desk)
         register_review(desk)
+    application.mount("/v1", build_api(service, package_versions()["tumorlens"]))
+
+    @application.get("/metrics")
+    def metrics() -> Response:
+        text = service.metrics.text(service.spool.counts(), service.queue.ready)
+        return Response(text, media_type=service.metrics.content_type)
+
     ui.run_with(
         application,
         title="tumorlens",
@@ -64,8 +81,9 @@ def run_server(
     token: str = "",
     limits: UploadLimits | None = None,
     desk: Desk | None = None,
+    options: ServiceOptions | None = None,
 ) -> None:
-    """Serve until somebody stops it. Temporary files are gone afterwards.
+    """Serve until somebody stops it. Temporary files are gone afterwards; jobs in the spool stay.
 
     Args:
         load: Loads the models.
@@ -75,43 +93,74 @@ def run_server(
         token: As in `build_app`; needed for a host that other machines reach.
         limits: Of uploads; by default those of `UploadLimits`.
         desk: The results to review, or None.
+        options: Of the REST service.
 
     Raises:
-        InputError: The host or port cannot be used, a token is missing, or the models cannot be loaded.
+        InputError: The host or port cannot be used, a token is missing, the models cannot be loaded, or another server
+            has the spool.
     """
     if host not in LOCAL_HOSTS and not token:
         raise InputError(f"other machines may reach {host}, so give a secret with --token or TUMORLENS_TOKEN")
-    listening = _listen(host, port)
-
-    def give_up() -> None:
-        server.should_exit = True
-
-    queue = JobQueue(load, give_up=give_up)
-    visits = Visits(queue, limits or UploadLimits())
-    name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={quote(token, safe='')}" if token else "")
-    pages.on_startup(lambda: announce(address))
-    config = uvicorn.Config(
-        build_app(visits, desk, token),
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_PATIENCE_S,
-    )
-    _shorten_logs()
-    server = uvicorn.Server(config)
-    try:
-        queue.start()
-        server.run(sockets=[listening])
-    finally:
-        listening.close()
-        queue.close()
-        visits.close()
+    limits, options = limits or UploadLimits(), options or ServiceOptions()
+    servers = DicomwebServers(options.dicomweb, limits)
+    with ExitStack() as stack:
+        listening = stack.enter_context(_listen(host, port))
         if desk is not None:
-            desk.close()
+            stack.callback(desk.close)
+        spool = stack.enter_context(_open_spool(options, port))
+        queue = JobQueue(load, give_up=lambda: setattr(server, "should_exit", True))
+        visits = Visits(queue, limits)
+        stack.callback(visits.close)
+        metrics = Metrics()
+        worker = Worker(
+            spool,
+            queue,
+            JobLimits(options.job_seconds, 1e6 * options.megavoxels, options.keep_results),
+            servers.fetch,
+            on_end=lambda id: metrics.count_job(spool.job(id)),
+            together=options.batches,
+        )
+        service = Service(spool, queue, worker, limits, servers, metrics, lambda: server.should_exit)
+        name = f"[{host}]" if ":" in host else host
+        query = f"?token={quote(token, safe='')}" if token else ""
+        address = f"http://{name}:{listening.getsockname()[1]}/{query}"
+        pages.on_startup(lambda: announce(address))
+        config = uvicorn.Config(
+            build_app(visits, service, desk, token),
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_PATIENCE_S,
+        )
+        _shorten_logs()
+        server = uvicorn.Server(config)
+        stack.callback(queue.close)
+        stack.callback(worker.close)
+        queue.start()
+        worker.start()
+        server.run(sockets=[listening])
     if queue.problem:
         raise InputError(queue.problem)
+
+
+@contextmanager
+def _open_spool(options: ServiceOptions, port: int) -> Iterator[Spool]:
+    """The spool of ``--spool``, else of the user and the port; a temporary one where any port will do."""
+    if options.spool is None and port == 0:  # the next start would not find it
+        scratch = ScratchFolder()
+        spool = Spool(Path(scratch.name), options.queue, lasting=False)
+        try:
+            yield spool
+        finally:
+            spool.close()
+            scratch.cleanup()
+        return
+    from platformdirs import user_state_path
+
+    folder = options.spool or user_state_path("tumorlens", appauthor=False) / "jobs" / str(port)
+    with open_spool(folder, options.queue) as spool:
+        yield spool
 
 
 def _shorten_logs() -> None:

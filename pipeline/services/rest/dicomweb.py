@@ -1,0 +1,105 @@
+"""Studies and series on DICOMweb servers: only on those that the operator has allowed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlsplit
+
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.options import UploadLimits
+from tumorlens.pipeline.services.spool import StoredJob
+
+_UID = r"[0-9.]{1,64}"
+_REFERENCE = re.compile(rf"(?P<base>.+)/studies/(?P<study>{_UID})(/series/(?P<series>{_UID}))?/?")
+_TIMEOUT_S = (10, 120)  # to connect; between two packets
+
+
+@dataclass(frozen=True)
+class DicomwebServers:
+    """The servers from which studies may be fetched.
+
+    Attributes:
+        bases: Their addresses, as ``http://host:8042/dicom-web``. A user and password in one are not shown to anybody.
+        limits: Of one study.
+    """
+
+    bases: tuple[str, ...]
+    limits: UploadLimits
+
+    def __post_init__(self) -> None:
+        if self.bases and find_spec("dicomweb_client") is None:
+            raise InputError("--dicomweb needs dicomweb-client; install it with: pip install 'tumorlens[app]'")
+        for base in self.bases:
+            parts = urlsplit(base)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise InputError(
+                    f"--dicomweb {_without_user(base)}: this is not an address such as http://host:8042/dicom-web"
+                )
+
+    def check(self, url: str) -> None:
+        """Raises:
+        InputError: The URL is not that of a study or series on one of the servers.
+        """
+        self._parts(url)
+
+    def fetch(self, job: StoredJob) -> None:
+        """Get the files of a job that refers to a study, into a folder among its files.
+
+        Raises:
+            InputError: The server does not answer, has no such study, or the study is over the limits.
+        """
+        url = job.details.get("dicomweb")
+        if url is None:
+            return
+        base, study, series = self._parts(url)
+        folder = job.files / "study"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        import requests
+        from dicomweb_client.api import DICOMwebClient
+        from dicomweb_client.session_utils import create_session
+
+        session = create_session()
+        session.max_redirects = 0  # a redirect could lead to a server that is not allowed
+        parts = urlsplit(base)
+        if parts.username:
+            session.auth = (parts.username, parts.password or "")
+        client = DICOMwebClient(_without_user(base), session=session, timeout=_TIMEOUT_S)
+        client.set_http_retry_params(retry=False)
+        try:
+            datasets = client.iter_series(study, series) if series else client.iter_study(study)
+            n_bytes = 0
+            for n, dataset in enumerate(datasets, start=1):
+                n_bytes += self._store(dataset, folder / f"{n}.dcm")
+                if n_bytes > self.limits.n_bytes:
+                    raise InputError(f"the study has more than the {self.limits.upload_mb} MB that are allowed")
+        except requests.HTTPError as error:
+            status = 0 if error.response is None else error.response.status_code
+            raise InputError(f"the DICOMweb server answers with {status} to the request for the study") from None
+        except requests.RequestException as error:
+            raise InputError(f"the DICOMweb server cannot be reached ({type(error).__name__})") from None
+
+    def _store(self, dataset: Any, file: Any) -> int:
+        dataset.save_as(file, enforce_file_format=True)
+        return int(file.stat().st_size)
+
+    def _parts(self, url: str) -> tuple[str, str, str | None]:
+        """The allowed server with its password, the study's UID, and the series' or None."""
+        found = _REFERENCE.fullmatch(url)
+        if found is None:
+            raise InputError(
+                "this is not the URL of a study or series, as .../studies/UID or .../studies/UID/series/UID"
+            )
+        allowed = next((base for base in self.bases if _without_user(base) == found["base"]), None)
+        if allowed is None:
+            raise InputError("this DICOMweb server is not among those that --dicomweb allows")
+        return allowed, found["study"], found["series"]
+
+
+def _without_user(base: str) -> str:
+    parts = urlsplit(base)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")

@@ -1,0 +1,362 @@
+"""The routes of the REST service: an application of its own, which `pipeline.web.app` mounts at ``/v1``."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+
+from tumorlens.data.errors import InputError
+from tumorlens.pipeline.options import PLANES, UploadLimits
+from tumorlens.pipeline.services.durable import Worker
+from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, JobQueue
+from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
+from tumorlens.pipeline.services.rest.metrics import Metrics
+from tumorlens.pipeline.services.rest.models import (
+    EXAMPLE_ID,
+    WAITING_JOB,
+    DicomwebReference,
+    HealthAnswer,
+    JobAnswer,
+    JobsAnswer,
+    ModelsAnswer,
+    Problem,
+    ResultFile,
+    State,
+    answer_of,
+    models_of,
+)
+from tumorlens.pipeline.services.rest.receive import read_json, receive_files
+from tumorlens.pipeline.services.spool import REST, FullError, Spool, StoredJob
+
+_LOOK_S = 0.05  # between two looks at a job that somebody waits for
+_LONGEST_WAIT_S = 60
+_ENDED = (DONE, FAILED, CANCELLED)
+_DESCRIPTION = """
+Scans go in, labels and masks come out: for research only, not a medical device.
+
+`POST /v1/scans` accepts files and answers at once with a job; `GET /v1/scans/{id}?wait=60` says when it is done; its
+files are those of `tumorlens run`. A job that was accepted is not lost when the server is killed. If the server has a
+token, send it as `Authorization: Bearer TOKEN`.
+"""
+_TYPES = {"json": "application/json", "png": "image/png", "gz": "application/gzip", "dcm": "application/dicom"}
+Plane = StrEnum("Plane", {plane.upper(): plane for plane in PLANES})
+JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", examples=[EXAMPLE_ID], description="The job's id.")]
+
+
+@dataclass
+class Service:
+    """All that the routes need.
+
+    Attributes:
+        spool: Where jobs wait.
+        queue: It holds the models.
+        worker: It runs the jobs.
+        uploads: How much one request may send.
+        servers: DICOMweb servers from which studies may be fetched.
+        metrics: Figures for Prometheus.
+        is_stopping: Whether the server takes no more jobs.
+    """
+
+    spool: Spool
+    queue: JobQueue
+    worker: Worker
+    uploads: UploadLimits
+    servers: DicomwebServers
+    metrics: Metrics = field(default_factory=Metrics)
+    is_stopping: Callable[[], bool] = lambda: False
+
+    def job(self, id: str) -> StoredJob:
+        """Raises:
+        HTTPException: There is no such job.
+        """
+        job = self.spool.job(id)
+        if job is None or job.source != REST:
+            raise HTTPException(404, "there is no such job; it was deleted, or its time is over")
+        return job
+
+    def answer(self, job: StoredJob) -> JobAnswer:
+        """A job as clients see it."""
+        return answer_of(job, self.spool.position(job.id), self.worker.scans_of(job.id))
+
+
+def _problems(**examples: str) -> dict[int | str, dict[str, Any]]:
+    """The answers to what is wrong, for OpenAPI: status as ``_404`` -> an example of the sentence."""
+    return {
+        int(status[1:]): {
+            "model": Problem,
+            "content": {"application/json": {"example": {"detail": sentence}}},
+        }
+        for status, sentence in examples.items()
+    }
+
+
+_UNKNOWN = "there is no such job; it was deleted, or its time is over"
+_EVERYWHERE = _problems(
+    _401="this server needs a token: send it as a bearer, or open the address that it printed, with ?token=",
+    _403="pages of other origins may not use this server",
+    _422="query wait: Input should be less than or equal to 60",
+    _503="the server's file of jobs cannot be read or written (disk I/O error)",
+)
+_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "minLength": 1, "contentMediaType": "application/octet-stream"},
+                        "description": "A picture, a NIfTI, a zip of a study; or the files of one series.",
+                    }
+                },
+            },
+            "encoding": {"file": {"contentType": "application/octet-stream"}},
+        },
+        "application/json": {"schema": DicomwebReference.model_json_schema()},
+    },
+}
+
+
+class _Treatment(BaseModel):
+    """How the scans of a job are treated: `pipeline.options.RunOptions` as a query."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    frame: int | None = Field(None, ge=0, le=100_000, description="Volume of a 4-D file, from 0.")
+    plane: Plane = Field(Plane(PLANES[0]), description="How volumes are cut into slices.")
+    channel: int | None = Field(None, ge=0, le=2, description="Channel of color pictures that is the scan.")
+    force: bool = Field(False, description="Judge what does not look like a brain MRI, too.")
+    explain: bool = Field(False, description="Add explanation.png: where the classifier looked.")
+    maps: bool = Field(False, description="Add the segmenter's probability map.")
+    secondary_capture: bool = Field(False, description="Add overlay.dcm to the results of DICOM scans.")
+
+
+def build_api(service: Service, version: str) -> FastAPI:
+    """The application with all routes. It is mounted at ``/v1``."""
+    api = FastAPI(
+        title="tumorlens",
+        version=version,
+        description=_DESCRIPTION,
+        docs_url=None,  # its page comes from another host
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        servers=[{"url": "/v1"}],
+        root_path_in_servers=False,
+        responses=_EVERYWHERE,
+    )
+    api.include_router(_scans(service))
+    api.include_router(_server(service))
+
+    @api.middleware("http")
+    async def count(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await answer(request)
+        route = getattr(request.scope.get("route"), "path", "unknown")  # never a path that a client made up
+        service.metrics.count_request(request.method, route, response.status_code)
+        response.headers.setdefault("cache-control", "no-store")
+        return response
+
+    @api.exception_handler(RequestValidationError)
+    async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": _sentence(error.errors())}, 422)
+
+    @api.exception_handler(AnyHTTPException)
+    async def refuse(request: Request, error: AnyHTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names only the first route of the address
+            found = [route for route in api.routes if route.matches(request.scope)[0] is not Match.NONE]
+            headers["allow"] = ", ".join(sorted({m for route in found for m in getattr(route, "methods", None) or ()}))
+        return JSONResponse({"detail": error.detail}, error.status_code, headers)
+
+    @api.exception_handler(InputError)
+    async def fail(request: Request, error: InputError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 503)
+
+    _describe_security(api)
+    return api
+
+
+def _scans(service: Service) -> APIRouter:
+    router = APIRouter(tags=["scans"])
+
+    @router.post(
+        "/scans",
+        status_code=202,
+        openapi_extra={"requestBody": _BODY},
+        responses={202: {"content": {"application/json": {"example": WAITING_JOB}}}}
+        | _problems(
+            _400="the multipart form is damaged; send each file as a part named `file`",
+            _413="600 MB are more than the 500 MB that are allowed; use `tumorlens run`",
+            _415="send a multipart form with files, or JSON with a DICOMweb reference",
+            _429="1000 jobs are waiting, and 1000 may; try again later",
+            _503="the server is about to stop; send the scan again in a minute",
+        ),
+    )
+    async def submit_scan(request: Request, response: Response, treatment: Annotated[_Treatment, Query()]) -> JobAnswer:
+        """Submit a scan.
+
+        It answers before the scan is run; the job is safe by then. Several files in one request are one study.
+        """
+        if service.is_stopping():
+            raise HTTPException(503, "the server is about to stop; send the scan again in a minute")
+        try:
+            arrival = await asyncio.to_thread(service.spool.receive, REST)
+        except FullError as error:
+            later = math.ceil(min(max(service.metrics.seconds_a_job(), 1), 3600))
+            raise HTTPException(429, str(error), headers={"Retry-After": str(later), "Connection": "close"}) from None
+        try:
+            details = await _receive(request, arrival, service)
+            options = treatment.model_dump(mode="json", exclude_defaults=True)
+            job = await asyncio.to_thread(service.spool.accept, arrival, options, details)
+        except BaseException as error:
+            await asyncio.shield(asyncio.to_thread(service.spool.discard, arrival))
+            if isinstance(error, OSError):
+                raise HTTPException(503, f"the server cannot store the scan ({error.strerror})") from None
+            if isinstance(error, ClientDisconnect):  # nobody reads the answer
+                raise HTTPException(400, "the connection broke off") from None
+            raise
+        response.headers["Location"] = f"/v1/scans/{job.id}"
+        return await asyncio.to_thread(service.answer, job)
+
+    @router.get("/scans")
+    def list_scans(
+        state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 100,
+    ) -> JobsAnswer:
+        """List jobs, the newest first."""
+        jobs = service.spool.jobs(REST, None if state is None else str(state), limit)
+        return JobsAnswer(jobs=[service.answer(job) for job in jobs])
+
+    @router.get("/scans/{id}", responses=_problems(_404=_UNKNOWN))
+    async def get_scan(
+        id: JobId,
+        wait: Annotated[
+            float, Query(ge=0, le=_LONGEST_WAIT_S, description="Answer when it ends, or after so long.")
+        ] = 0,
+    ) -> JobAnswer:
+        """Get the state of a job."""
+        until = time.monotonic() + wait
+        while True:
+            job = await asyncio.to_thread(service.job, id)
+            if job.state in _ENDED or time.monotonic() >= until or service.is_stopping():
+                return await asyncio.to_thread(service.answer, job)
+            await asyncio.sleep(_LOOK_S)
+
+    @router.post("/scans/{id}/cancel", responses=_problems(_404=_UNKNOWN))
+    def cancel_scan(id: JobId) -> JobAnswer:
+        """Cancel a job. One that has ended stays as it is; one that runs ends after the next few slices."""
+        service.spool.cancel(service.job(id).id)
+        return service.answer(service.job(id))
+
+    @router.delete("/scans/{id}", status_code=204, responses=_problems(_404=_UNKNOWN))
+    def delete_scan(id: JobId) -> None:
+        """Delete a job with its files and results, and cancel it before if need be."""
+        service.spool.delete(service.job(id).id)
+
+    @router.get(
+        "/scans/{id}/files/{file}",
+        response_class=FileResponse,
+        responses={
+            200: {
+                "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _TYPES.values()},
+                "description": "The file.",
+            }
+        }
+        | _problems(
+            _404="this scan has no mask.dcm; it has overlay.png, mask.png, result.json",
+            _409="the job is running; its results come later",
+        ),
+    )
+    def get_file(
+        id: JobId,
+        file: ResultFile,
+        scan: Annotated[int, Query(ge=1, description="Number of the scan in the job.")] = 1,
+    ) -> FileResponse:
+        """Get a file of a result, as `tumorlens run` writes it: result.json, overlay, mask, SEG, SR, montage."""
+        job = service.job(id)
+        if job.state not in _ENDED:
+            raise HTTPException(409, f"the job is {job.state}; its results come later")
+        if scan > len(job.scans):
+            raise HTTPException(404, f"the job has {len(job.scans)} scans with results")
+        chosen = job.scans[scan - 1]
+        path = job.results / chosen["folder"] / file
+        if file not in chosen["files"] or not path.is_file():
+            raise HTTPException(404, f"this scan has no {file}; it has {', '.join(chosen['files']) or 'no files'}")
+        return FileResponse(path, media_type=_TYPES[path.suffix[1:]], filename=str(file))
+
+    return router
+
+
+def _server(service: Service) -> APIRouter:
+    router = APIRouter(tags=["server"])
+
+    @router.get("/models", responses=_problems(_503="the models are loading; ask again in a few seconds"))
+    def list_models() -> ModelsAnswer:
+        """Say which networks judge the scans."""
+        if service.queue.pipeline is None:
+            raise HTTPException(503, "the models are loading; ask again in a few seconds", {"Retry-After": "5"})
+        return models_of(service.queue.pipeline)
+
+    @router.get("/health")
+    async def get_health() -> HealthAnswer:
+        """Say that the server answers. It needs no token."""
+        return HealthAnswer(status="ok")
+
+    @router.get("/ready", responses=_problems(_503="the models are loading; ask again in a few seconds"))
+    async def get_readiness() -> HealthAnswer:
+        """Say whether scans are run: the models are loaded, and the server does not stop. It needs no token."""
+        if service.is_stopping():
+            raise HTTPException(503, "the server is about to stop")
+        if not service.queue.ready:
+            raise HTTPException(503, "the models are loading; ask again in a few seconds", {"Retry-After": "5"})
+        return HealthAnswer(status="ok")
+
+    return router
+
+
+async def _receive(request: Request, arrival: Any, service: Service) -> dict[str, Any]:
+    """Write the files of a request into the job's folder, or return the DICOMweb reference in it."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        await receive_files(request, arrival, service.uploads)
+        return {}
+    if kind != "application/json":
+        raise HTTPException(415, "send a multipart form with files, or JSON with a DICOMweb reference")
+    try:
+        reference = DicomwebReference.model_validate_json(await read_json(request))
+        service.servers.check(reference.dicomweb)
+    except ValidationError as error:
+        raise HTTPException(422, _sentence(error.errors())) from None
+    except InputError as error:
+        raise HTTPException(422, str(error)) from None
+    return {"dicomweb": reference.dicomweb}
+
+
+def _sentence(errors: Any) -> str:
+    """The first of pydantic's errors, without the value, which may name a patient."""
+    first = errors[0]
+    where = " ".join(str(part) for part in first["loc"]) or "the body"
+    return f"{where}: {first['msg']}"
+
+
+def _describe_security(api: FastAPI) -> None:
+    """Say in the OpenAPI description that a bearer token may be needed; `pipeline.services.guard` checks it."""
+    schema = api.openapi()
+    schema.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    schema["security"] = [{"token": []}, {}]
