@@ -62,7 +62,7 @@ class PeerDestination:
         datasets = [pydicom.dcmread(file) for file in files]
         entity = new_entity(self._title)
         kinds = dict.fromkeys((ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets)
-        # Every application knows the second syntax (PS3.5 section 10.1). In a context of its own it is the second choice.
+        # Every application knows the second syntax (PS3.5 section 10.1); in a context of its own it is second choice.
         contexts = [build_context(uid, each) for uid, syntax in kinds for each in (syntax, ImplicitVRLittleEndian)]
         tls = (self._tls, self._peer.host) if self._tls else None
         association = entity.associate(
