@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
+from functools import partial
 from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -77,15 +78,13 @@ class Archive:
         """Study Instance UIDs of the studies with MR series from today and so many days before."""
         today = date.today()
         filters = {"StudyDate": f"{today - timedelta(days):%Y%m%d}-{today:%Y%m%d}", "ModalitiesInStudy": "MR"}
-        found = self.client.search_for_studies(search_filters=filters, get_remaining=True)
-        return [str(_first(study, "0020000D")) for study in found]
+        return list(_all(partial(self.client.search_for_studies, search_filters=filters), "0020000D"))
 
     def series(self, study: str) -> dict[str, int]:
         """The MR series of a study: Series Instance UID -> number of images."""
-        found = self.client.search_for_series(
-            study, fields=["NumberOfSeriesRelatedInstances"], search_filters={"Modality": "MR"}, get_remaining=True
-        )
-        return {str(_first(series, "0020000E")): int(_first(series, "00201209") or 0) for series in found}
+        fields, filters = ["NumberOfSeriesRelatedInstances"], {"Modality": "MR"}
+        search = partial(self.client.search_for_series, study, fields=fields, search_filters=filters)
+        return {uid: int(_first(series, "00201209") or 0) for uid, series in _all(search, "0020000E").items()}
 
     def objects(self, study: str, series: str) -> Iterator[tuple[bytes, str]]:
         """The DICOM files of a series, each with its SOP Instance UID."""
@@ -115,6 +114,19 @@ class Archive:
             return missing
         response.raise_for_status()
         return response.json()
+
+
+def _all(search: Callable[..., list[dict[str, Any]]], tag: str) -> dict[str, dict[str, Any]]:
+    """What a search finds, page by page: UID -> attributes.
+
+    It ends with a page without anything new: some Orthancs give the first page for every offset.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        page = {str(_first(each, tag)): each for each in search(offset=len(found))}
+        if page.keys() <= found.keys():
+            return found
+        found |= page
 
 
 def _first(attributes: dict[str, Any], tag: str) -> Any:

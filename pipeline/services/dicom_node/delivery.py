@@ -18,7 +18,7 @@ from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 from tumorlens.pipeline.services.jobs import DONE, FAILED
 from tumorlens.pipeline.services.spool import DICOM, Spool, StoredJob
 
-OPEN, SENT, GIVEN_UP, NOTHING = "open", "sent", "given up", "nothing"
+OPEN, SENT, KEPT, GIVEN_UP, NOTHING = "open", "sent", "kept", "given up", "nothing"
 _SENT_FILES = ("mask.dcm", "measurements.dcm", "overlay.dcm")  # a report refers to its mask, so the mask comes first
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 3600.0
 _LOOK_S = 1.0
@@ -88,8 +88,11 @@ class Delivery:
         if state.attempts == 0:
             self._say(job)
         files = self._files(job)
-        if not files or self._destination is None:
+        if not files:
             return _State(NOTHING)
+        if self._destination is None:
+            _log.info("study %s: results lie in jobs/%s/results", study, job.folder.name)
+            return _State(KEPT)
         names = ", ".join(file.name for file in files)
         try:
             self._destination.send(files)
@@ -142,6 +145,11 @@ class Delivery:
     def _note(self, job: StoredJob, state: _State) -> None:
         details = {**job.details, "delivery": vars(state)}
         self._spool.set_details(job.id, details)
+
+
+def is_answered(job: StoredJob) -> bool:
+    """Whether the results of a job have been sent, will be, or are none."""
+    return state_of(job).state not in (KEPT, GIVEN_UP)
 
 
 def state_of(job: StoredJob) -> _State:

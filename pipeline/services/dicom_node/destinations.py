@@ -55,17 +55,19 @@ class PeerDestination:
         """
         import pydicom
         from pydicom.uid import ImplicitVRLittleEndian
+        from pynetdicom import build_context
 
         from tumorlens.pipeline.services.dicom_node.entity import new_entity
 
         datasets = [pydicom.dcmread(file) for file in files]
         entity = new_entity(self._title)
-        for uid, syntax in dict.fromkeys((ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets):
-            entity.add_requested_context(
-                uid, list(dict.fromkeys((syntax, ImplicitVRLittleEndian)))
-            )  # all know that one
+        kinds = dict.fromkeys((ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets)
+        # Every application knows the second syntax (PS3.5 section 10.1); in a context of its own it is second choice.
+        contexts = [build_context(uid, each) for uid, syntax in kinds for each in (syntax, ImplicitVRLittleEndian)]
         tls = (self._tls, self._peer.host) if self._tls else None
-        association = entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.title, tls_args=tls)
+        association = entity.associate(
+            self._peer.host, self._peer.port, contexts=contexts, ae_title=self._peer.title, tls_args=tls
+        )
         if not association.is_established:
             refused = "it refuses the association" if association.is_rejected else "it does not answer"
             raise NotSentError(refused)

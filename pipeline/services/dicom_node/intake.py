@@ -23,6 +23,7 @@ from tumorlens.data.dicom.derived import MANUFACTURER
 from tumorlens.data.dicom.headers import number, read_header, text
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import write_text
+from tumorlens.pipeline.services.dicom_node.delivery import is_answered
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 from tumorlens.pipeline.services.jobs import DONE, RUNNING, WAITING
 from tumorlens.pipeline.services.spool import DICOM, Arrival, Spool, StoredJob
@@ -195,7 +196,7 @@ class Intake:
             if job.details.get("study") != uid:
                 continue
             earlier = {file.name: file for file in (job.files / uid).glob("*.dcm")}
-            if job.state in (WAITING, RUNNING, DONE) and names <= set(earlier):
+            if job.state in (WAITING, RUNNING, DONE) and is_answered(job) and names <= set(earlier):
                 _log.info("study %s: nothing new in %d objects, which are not run again", uid, len(names))
                 self.spool.discard(study.arrival)
                 return None

@@ -15,7 +15,7 @@ from typing import Any
 from pynetdicom import AE, evt
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.presentation import AllStoragePresentationContexts
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made when the module is loaded
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from tumorlens.data.errors import InputError, one_line
@@ -98,7 +98,7 @@ class Receiver:
             (evt.EVT_REJECTED, self._say_rejected),
         ]
         try:
-            server = self._ae.make_server(
+            server: Any = self._ae.make_server(
                 (host, port),
                 ssl_context=self._tls,
                 evt_handlers=handlers,
@@ -122,7 +122,7 @@ class Receiver:
             return
         traffic = event.assoc.traffic
         for item in event.pdu.presentation_data_value_items:
-            content = item.presentation_data_value
+            content = item.presentation_data_value or b"\0"
             if traffic.is_whole:
                 traffic.n_bytes = 0
             traffic.n_bytes += len(content) - 1
@@ -202,6 +202,7 @@ class _Server(ThreadedAssociationServer):
     """A server that leaves the TLS handshake to the thread of the connection."""
 
     ae: AE
+    request_queue_size = 64
 
     def start(self) -> None:
         """Listen in a thread."""

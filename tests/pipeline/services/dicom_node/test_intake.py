@@ -123,10 +123,11 @@ def test_late_objects_make_a_job_of_the_whole_study(intake, study):
     assert (len(files_of(early)), len(files_of(late))) == (9, len(study))
 
 
-def test_objects_that_come_again_are_not_run_again_unless_they_failed(intake, study):
-    def again(state):
+def test_objects_that_come_again_are_not_run_again_unless_there_is_no_answer(intake, study):
+    def again(state, delivery="sent"):
         (job,) = intake.spool.claim(1)
         intake.spool.finish(job.id, state)
+        intake.spool.set_details(job.id, {**job.details, "delivery": {"state": delivery}})
         stored(intake, study[3:7])
         close_all(intake)
         return len(intake.spool.jobs(DICOM))
@@ -138,6 +139,7 @@ def test_objects_that_come_again_are_not_run_again_unless_they_failed(intake, st
     stored(intake, study)
     close_all(intake)
     assert again(FAILED) == 2
+    assert again(DONE, "given up") == 3
 
 
 def test_a_full_folder_refuses(spool, study):

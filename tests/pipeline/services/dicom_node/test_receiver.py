@@ -188,11 +188,27 @@ def test_messages_of_absurd_length_end_the_connection(listening):
         associate(port).release()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the command prints one line
+@pytest.mark.parametrize("fragment", [b"\x03no command", b"\x02no command before", b"\x03" + bytes(40)], ids=len)
+def test_garbage_ends_its_own_association_only(listening, study, fragment):
+    with listening() as port:
+        good, bad = associate(port, study), associate(port, study)
+        item = struct.pack(">LB", len(fragment) + 1, 1) + fragment
+        bad.dul.socket.send(struct.pack(">BBL", 4, 0, len(item)) + item)
+        assert good.send_c_store(study[0]).Status == SUCCESS
+        good.release()
+        ends = time.monotonic() + 20
+        while not bad.is_aborted:
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        assert send(port, study[1:2]) == [SUCCESS]
+
+
 def test_silent_connections_do_not_pile_up(listening):
     limits = NodeLimits(associations=1, idle_timeout=1.0, free_gb=0.0)
     with listening(limits) as port:
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
-        silent[-1].settimeout(10)
+        silent[-1].settimeout(30)
         assert silent[-1].recv(10) == b""
         ends = time.monotonic() + 45
         while not (association := associate(port)).is_established:  # ARTIM: 30 s by pynetdicom, or ours
