@@ -227,11 +227,10 @@ def main() -> None:
     ]
     if options.out is not None:
         write_text(options.out, json.dumps([asdict(load) for load in loads], indent=2) + "\n")
-    print(
-        "| | scans | scans a second | median, s | 95th percentile, s | errors |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    heads = ("", "scans", "scans a second", "median, s", "95th percentile, s", "processor time of a scan, s", "errors")
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for load in loads:
-        print(f"| {load.way} | {load.scans} | {load.per_second} | {load.p50_s} | {load.p95_s} | {load.errors} |")
+        print(f"| {' | '.join(str(value) for value in asdict(load).values())} |")
     print(f"batches: {loads[2].per_second / loads[1].per_second:.2f} times the scans a second of batches of one scan,")
     print(f"{loads[2].per_second / loads[0].per_second:.2f} times those of the command")
 

@@ -148,7 +148,7 @@ class _Treatment(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     frame: int | None = Field(None, ge=0, le=100_000, description="Volume of a 4-D file, from 0.")
-    plane: str = Field(PLANES[0], description="How volumes are cut into slices.", **_one_of(PLANES))
+    plane: Annotated[str, Query(description="How volumes are cut into slices.", **_one_of(PLANES))] = PLANES[0]
     channel: int | None = Field(None, ge=0, le=2, description="Channel of color pictures that is the scan.")
     force: bool = Field(False, description="Judge what does not look like a brain MRI, too.")
     explain: bool = Field(False, description="Add explanation.png: where the classifier looked.")

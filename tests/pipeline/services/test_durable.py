@@ -204,7 +204,7 @@ def test_limits_of_time_and_size(spool, pipeline, tmp_path):
     with running(spool, pipeline, limits=JobLimits(most_voxels=100_000)):
         jobs = until_ended(spool, small, large)
     assert [job.state for job in jobs] == [DONE, FAILED]
-    assert jobs[1].error == "scan.nii.gz: 0.13 million voxels are more than the 0.1 million that are allowed"
+    assert jobs[1].error == "scan.nii.gz: 0.129 million voxels are more than the 0.1 million that are allowed"
     slow = submit(spool, ("scan.png", picture))
     warm = []
 
