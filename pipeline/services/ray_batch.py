@@ -396,6 +396,7 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
     except ImportError:
         raise InputError("--ray needs Ray; install it with: pip install 'tumorlens[cluster]'") from None
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL", "namespace": "tumorlens"}
+    on_termination = signal.getsignal(signal.SIGTERM)
     with ScratchFolder() as scratch:
         try:
             if address == "local":
@@ -418,7 +419,7 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
         with suppress(AttributeError):
             ray._private.worker.print_to_stdstream = lambda *_, **__: None
         with suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's own handler prints its stack
+            signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own handler there
         try:
             yield ray
         finally:
