@@ -71,12 +71,17 @@ class Worker:
         """The models."""
         return Pipeline.load(**vars(self.load))
 
-    def start(self) -> tuple[ClassList, dict[str, Any]]:
+    def start(self, folder: str = "") -> tuple[ClassList, dict[str, Any]]:
         """Load the models, and return their classes and all settings of a result.
+
+        Args:
+            folder: Where relative paths of scans and models begin, in another process than the user's.
 
         Raises:
             InputError: The models cannot be loaded.
         """
+        with suppress(OSError):  # another machine may not have it; reading will say so
+            os.chdir(folder or ".")
         keep_freed_memory()
         self.pipeline = self.load_pipeline()
         self.settings = settings_of(self.pipeline, self.options)
@@ -307,7 +312,7 @@ class RayCrew:
 
     def _add_worker(self) -> None:
         actor = self._hire()
-        self.busy[actor.start.remote()] = actor, []
+        self.busy[actor.start.remote(str(Path.cwd()))] = actor, []
 
     def _next(self) -> tuple[Any, list[Parcel], Any]:
         """A worker, what it had to do (nothing: to start), and its answer; None if it has died, and has a successor."""
