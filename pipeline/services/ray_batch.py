@@ -72,12 +72,17 @@ class Worker:
         """The models."""
         return Pipeline.load(**vars(self.load))
 
-    def start(self) -> tuple[ClassList, Regions, dict[str, Any]]:
+    def start(self, folder: str = "") -> tuple[ClassList, Regions, dict[str, Any]]:
         """Load the models, and return their classes and regions, and all settings of a result.
+
+        Args:
+            folder: Where relative paths of scans and models begin, in another process than the user's.
 
         Raises:
             InputError: The models cannot be loaded.
         """
+        with suppress(OSError):  # another machine may not have it; reading will say so
+            os.chdir(folder or ".")
         keep_freed_memory()
         self.pipeline = self.load_pipeline()
         self.settings = settings_of(self.pipeline, self.options)
@@ -308,7 +313,7 @@ class RayCrew:
 
     def _add_worker(self) -> None:
         actor = self._hire()
-        self.busy[actor.start.remote()] = actor, []
+        self.busy[actor.start.remote(str(Path.cwd()))] = actor, []
 
     def _next(self) -> tuple[Any, list[Parcel], Any]:
         """A worker, what it had to do (nothing: to start), and its answer; None if it has died, and has a successor."""
@@ -397,6 +402,7 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
     except ImportError:
         raise InputError("--ray needs Ray; install it with: pip install 'tumorlens[cluster]'") from None
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL", "namespace": "tumorlens"}
+    on_termination = signal.getsignal(signal.SIGTERM)
     with ScratchFolder() as scratch:
         try:
             if address == "local":
@@ -419,7 +425,7 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
         with suppress(AttributeError):
             ray._private.worker.print_to_stdstream = lambda *_, **__: None
         with suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's own handler prints its stack
+            signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own handler there
         try:
             yield ray
         finally:

@@ -230,7 +230,8 @@ def mirror_inputs(texts: Iterable[str], folder: Path, out: str | None) -> Inputs
     Raises:
         InputError: A store cannot be used, or there is nothing at a URL.
     """
-    paths, remote = [], []
+    paths: list[str] = []
+    remote: list[Input] = []
     for text in texts:
         if is_url(text):
             remote.append(mirror_input(text, folder / str(len(remote)), out or ""))

@@ -29,7 +29,7 @@ _THREADS = 8
 class SleepingWorker(Worker):
     """Sleeps for each scan, and says that it is healthy."""
 
-    def start(self) -> tuple[ClassList, dict[str, Any]]:
+    def start(self, folder: str = "") -> tuple[ClassList, dict[str, Any]]:
         return SHIPPED_CLASSES, {}
 
     def run(self, parcels: Sequence[Parcel], resume: bool) -> list[Outcome]:
