@@ -181,12 +181,20 @@ class Intake:
         all of them.
 
         Raises:
-            InputError: The job cannot be written. The study stays open.
+            InputError, OSError: The job cannot be written. The study stays open.
         """
         with self._lock:
             study = self._open.pop(uid, None)
         if study is None:  # nothing in it was worth keeping
             return None
+        try:
+            return self._job_of(uid, study)
+        except (InputError, OSError):
+            with self._lock:
+                self._open.setdefault(uid, study)  # if there is another one by now, they meet after the next start
+            raise
+
+    def _job_of(self, uid: str, study: _Study) -> StoredJob | None:
         folder = study.folder(uid)
         names = {file.name for file in folder.iterdir()}
         if not names:  # the process was killed before the first object
@@ -203,13 +211,7 @@ class Intake:
             for name in set(earlier) - names:
                 _link(earlier[name], folder / name)
             names |= set(earlier)
-        try:
-            job = self.spool.accept(study.arrival, self._options, {"study": uid})
-        except InputError:
-            with self._lock:
-                if uid not in self._open:  # else after the next start
-                    self._open[uid] = study
-            raise
+        job = self.spool.accept(study.arrival, self._options, {"study": uid})
         _log.info("study %s: complete with %d objects, queued", uid, len(names))
         return job
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.services.dicom_node.receiver import Receiver
 
 _LOOK_S = 0.2
+_PAUSE_S = 5.0
 _TIDY_S = 600.0
 _log = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ class Node:
                     poll()
                     next_poll = time.monotonic() + seconds
                 self.intake.close_complete()
-            except InputError as error:  # the disk is full; it may have room again
-                _log.error("%s", error)
-                time.sleep(_LOOK_S)
+            except (InputError, OSError) as error:  # the disk is full; it may have room again
+                _log.error("%s", error if isinstance(error, InputError) else f"the spool: {error.strerror}")
+                time.sleep(_PAUSE_S)
             time.sleep(_LOOK_S)
         raise InputError(self._queue.problem)

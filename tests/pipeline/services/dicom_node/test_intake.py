@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import replace
 
@@ -121,6 +122,24 @@ def test_late_objects_make_a_job_of_the_whole_study(intake, study):
     close_all(intake)
     late, early = intake.spool.jobs(DICOM)
     assert (len(files_of(early)), len(files_of(late))) == (9, len(study))
+
+
+def test_a_study_stays_open_while_the_disk_is_full(intake, study, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stored(intake, study[:9])
+    close_all(intake)
+    stored(intake, study[9:])
+    with monkeypatch.context() as disk:
+        disk.setattr("os.link", full)
+        disk.setattr("shutil.copyfile", full)
+        with pytest.raises(OSError, match="No space left"):
+            close_all(intake)
+    assert len(intake.spool.jobs(DICOM)) == 1
+    close_all(intake)
+    late, _ = intake.spool.jobs(DICOM)
+    assert len(files_of(late)) == len(study)
 
 
 def test_objects_that_come_again_are_not_run_again_unless_there_is_no_answer(intake, study):
