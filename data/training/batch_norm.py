@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins import LayerSync
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,7 +31,7 @@ class SyncedLayers(LayerSync):
             return converted
         for layer in model.modules():
             if isinstance(layer, _BatchNorm):
-                layer.__class__ = _synced(type(layer))
+                layer.__class__ = _synced(type(layer))  # type: ignore[assignment]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:

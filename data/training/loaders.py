@@ -247,16 +247,17 @@ def loaders(
     """
     augment = Augment(config.augment, config.turn) if config.augment > 0 else None
     dataset = SliceDataset(parts.train, augment, config.seed, blank, config.transplant)
-    share = {"process": process, "processes": config.processes}
     weights = slice_weights(config, parts.train, negative_share)
-    sampler = EpochSampler(weights, config.seed, most=config.epoch_slices, **share)
+    sampler = EpochSampler(weights, config.seed, most=config.epoch_slices, process=process, processes=config.processes)
     if not len(sampler):
         raise InputError(f"an epoch shows fewer slices than there are processes ({config.processes})")
     own = config.batch_size // config.processes
     workers = worker_count(config, len(sampler) // own)
     pin = pick_device(config.device).type == "cuda"
     training = make_loader(dataset, own, sampler, workers, pin)
-    in_order = EpochSampler(np.ones(len(parts.validation)), 0, shuffle=False, **share)
+    in_order = EpochSampler(
+        np.ones(len(parts.validation)), 0, shuffle=False, process=process, processes=config.processes
+    )
     return training, make_loader(SliceDataset(parts.validation), 2 * own, in_order, pin=pin)
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import distributed
 
@@ -31,9 +32,8 @@ _LOST = ("gloo", "nccl", "connection closed by peer", "connection reset")  # in 
 _fabric: L.Fabric | None = None  # of this program's training
 
 
-def devices_of(config: TrainingConfig) -> dict[str, Any]:
-    """The devices of a run, as Lightning's `Trainer` and `Fabric` take them."""
-    where = pick_device(config.device)
+def devices_of(config: TrainingConfig, where: torch.device) -> dict[str, Any]:
+    """The devices of a run on devices of a kind, as Lightning's `Trainer` and `Fabric` take them."""
     one = [where.index] if where.type == "cuda" and where.index is not None else 1
     return {
         "devices": one if config.devices == 1 else config.devices,
@@ -60,7 +60,7 @@ def start_processes(config: TrainingConfig) -> L.Fabric | None:
         return None
     _check(config)
     try:
-        fabric = L.Fabric(strategy=DDPStrategy(timeout=_PATIENCE), **devices_of(config))
+        fabric = L.Fabric(strategy=DDPStrategy(timeout=_PATIENCE), **devices_of(config, pick_device(config.device)))
         environment = getattr(fabric.strategy, "cluster_environment", None)
         if config.nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
             raise InputError(f"--nodes {config.nodes}: start the command on each machine, with torchrun or srun")

@@ -156,7 +156,7 @@ def make_trainer(
         # A network may have weights that a batch does not use.
         several = {"strategy": "ddp_find_unused_parameters_true", "plugins": [SyncedLayers(where.type == "cpu")]}
     return L.Trainer(
-        **devices_of(config),
+        **devices_of(config, where),
         **several,
         use_distributed_sampler=False,
         accumulate_grad_batches=config.accumulate,

@@ -136,6 +136,8 @@ def _run_jobs(
 
     out.pull(content=call.overwrite or call.resume)
     check_output(out.folder, jobs, call.overwrite, call.resume, options)
+    if out.store:
+        out.store.check_writable(out.folder)
     if not out.store:
         remember_inputs(out.folder, [text for text in call.inputs if not is_url(text)])
     finished: list[Job] = []

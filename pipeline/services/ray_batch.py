@@ -34,7 +34,8 @@ from tumorlens.pipeline.outputs import QUARANTINE, TABLE
 from tumorlens.pipeline.outputs.table import columns_of, error_row
 from tumorlens.pipeline.outputs.write import result_text
 from tumorlens.pipeline.pipeline import Pipeline
-from tumorlens.pipeline.services.remote import RESULT, Input, Output, Parcel, Store, parcel_of, pull_result, push_result
+from tumorlens.pipeline.services.remote import RESULT, Input, Output, Parcel, parcel_of, pull_result, push_result
+from tumorlens.pipeline.services.stores import Store
 
 MOST_TRIES = 3  # of a scan whose worker dies
 _SCANS, _BYTES = 16, 64 * 2**20  # that a worker gets at once: enough to read ahead and to share batches

@@ -131,8 +131,8 @@ def test_the_rate_of_slices_and_the_time_left(monkeypatch):
     lines = []
     line = EpochLines(lines.append, "dice")
     optimizer = SimpleNamespace(param_groups=[{"lr": 1e-5}, {"lr": 2e-4}])
-    for epoch in range(2):
-        trainer = SimpleNamespace(max_epochs=8, current_epoch=epoch, optimizers=[optimizer], callback_metrics={})
+    trainer = SimpleNamespace(max_epochs=8, optimizers=[optimizer], callback_metrics={}, world_size=1)
+    for trainer.current_epoch in range(2):
         line.on_train_epoch_start(trainer, None)
         line.on_train_batch_start(trainer, None, None, 0)
         line.on_train_batch_end(trainer, None, None, {"image": range(8)}, 0)

@@ -11,7 +11,8 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.services import remote
-from tumorlens.pipeline.services.remote import Output, Store, mirror_inputs, parcel_of
+from tumorlens.pipeline.services.remote import Output, mirror_inputs, parcel_of
+from tumorlens.pipeline.services.stores import Store
 
 
 @pytest.fixture
