@@ -340,7 +340,8 @@ class Spool:
     def _remove(self, which: str, values: tuple[Any, ...]) -> None:
         """Delete jobs. Their rows go last: files without a row would look like those of a job that is coming."""
         with self._write() as db:
-            update = f"UPDATE jobs SET unwanted = 1 WHERE {which} RETURNING source, id"  # nosec B608 - no text of a user
+            # No text of a user is in the condition, here and in `_select`.
+            update = f"UPDATE jobs SET unwanted = 1 WHERE {which} RETURNING source, id"  # nosec B608
             gone = db.execute(update, values).fetchall()
         for source, id in gone:
             shutil.rmtree(self._jobs / f"{source}.{id}", ignore_errors=True)
@@ -355,7 +356,7 @@ class Spool:
                     *(*rest, bool(stop), error, json.loads(scans)),
                 )
                 for id, source, state, options, details, *rest, stop, error, scans in self._db.execute(
-                    f"SELECT {_COLUMNS} FROM jobs WHERE {which}",  # nosec B608 - no text of a user
+                    f"SELECT {_COLUMNS} FROM jobs WHERE {which}",  # nosec B608
                     values,
                 ).fetchall()
             ]
