@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.data.scan import Scan
 
 # Masks in the folder of a result (docs/reference/output-files.md); one that a person has corrected comes first.
-_OF_A_RESULT = ("mask.reviewed.nii.gz", "mask.reviewed.png", "mask.nii.gz", "mask.png")
+_CORRECTED = ("mask.reviewed.nii.gz", "mask.reviewed.png")
+_OF_A_RESULT = (*_CORRECTED, "mask.nii.gz", "mask.png")
 _REGIONS_OF_A_RESULT = ("regions.nii.gz", "regions.png")
 
 
@@ -63,12 +65,13 @@ def read_regions(path: Path, scan: Scan, regions: Regions) -> NDArray[np.uint8]:
 
     Args:
         path: A mask file; a DICOM Segmentation; a folder that holds one of these; or the folder of a scan's result,
-            which has the values that `Regions.paint` gives.
+            which has the values that `Regions.paint` gives, cut to the mask that a reviewer has corrected.
         scan: The scan to which it belongs.
         regions: The regions to tell apart.
 
     Raises:
-        InputError: As `read_truth`, or the mask cannot hold regions, as boxes, JPEG, gray levels and fractions cannot.
+        InputError: As `read_truth`, or the mask cannot hold regions, as boxes, JPEG, gray levels and fractions cannot,
+            or a reviewer has added to it what the model had given no region.
     """
     file = _file_of(path, regions)
     if is_drawing(file):
@@ -76,12 +79,27 @@ def read_regions(path: Path, scan: Scan, regions: Regions) -> NDArray[np.uint8]:
             f"{file}: boxes and outlines of YOLO and COCO cannot hold regions; give masks of whole numbers"
         )
     if not is_dicom(file):
-        return regions.bits(read_labels(file, scan))
+        labels = read_labels(file, scan)
+        return regions.bits(_corrected(labels, path, scan) if file.name in _REGIONS_OF_A_RESULT else labels)
     _check_dicom(file, scan)
     bits = np.zeros(scan.voxels.shape, np.uint8)
     for label, mask in read_segments_dicom(file, scan).items():
         bits |= mask * np.uint8(regions.bits_of(label))
     return bits
+
+
+def _corrected(labels: NDArray[Any], folder: Path, scan: Scan) -> NDArray[Any]:
+    """The regions of a result, cut to the mask that a reviewer has corrected; as they are if nobody has.
+
+    Raises:
+        InputError: The reviewer added what has no region.
+    """
+    if not any((folder / name).is_file() for name in _CORRECTED):
+        return labels
+    lesion = read_truth(folder, scan)
+    if (lesion.astype(bool) & (labels == 0)).any():
+        raise InputError(f"{folder}: the correction adds voxels without a region; give a mask of whole numbers")
+    return labels * lesion
 
 
 def known_regions(path: Path | None, scan: Scan, regions: Regions) -> NDArray[np.uint8] | None:
@@ -100,7 +118,7 @@ def known_regions(path: Path | None, scan: Scan, regions: Regions) -> NDArray[np
     lesion = read_truth(path, scan)
     try:
         bits = read_regions(path, scan, regions)
-    except InputError:  # boxes, contours and gray levels are a lesion, and no regions
+    except InputError:  # boxes, contours, gray levels and what a reviewer has added are a lesion, and no regions
         return None
     return None if lesion.any() and not bits.any() else bits
 
@@ -138,7 +156,7 @@ def _check_dicom(file: Path, scan: Scan) -> None:
 
 def is_unreviewed(path: Path) -> bool:
     """Whether a mask is that of a result which nobody has corrected: the answer of a network."""
-    return (path / "result.json").is_file() and not any((path / name).is_file() for name in _OF_A_RESULT[:2])
+    return (path / "result.json").is_file() and not any((path / name).is_file() for name in _CORRECTED)
 
 
 def shows_lesion(path: Path, image: Path, regions: Regions = NO_REGIONS) -> bool:
@@ -168,15 +186,18 @@ def describe_truth(path: Path) -> str:
 
 
 def mask_files(folder: Path, regions: Regions = NO_REGIONS) -> list[Path]:
-    """The files in the folder of a result that may be its mask, or that of its regions; of a file, none."""
-    return [file for name in (_REGIONS_OF_A_RESULT if regions else _OF_A_RESULT) if (file := folder / name).is_file()]
+    """The files in the folder of a result of which its mask is read, or that of its regions; of a file, none."""
+    names = (*_REGIONS_OF_A_RESULT, *_CORRECTED) if regions else _OF_A_RESULT
+    return [file for name in names if (file := folder / name).is_file()]
 
 
 def _file_of(path: Path, regions: Regions = NO_REGIONS) -> Path:
     """The mask file that a path names, or that lies in the folder that it names."""
     if not path.is_dir():
         return path
-    of_result = mask_files(path, regions)
+    of_result = [
+        file for name in (_REGIONS_OF_A_RESULT if regions else _OF_A_RESULT) if (file := path / name).is_file()
+    ]
     if of_result:
         return of_result[0]
     if regions and mask_files(path):

@@ -17,7 +17,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.masks.placed import lay_on
 from tumorlens.data.masks.regions import Regions
-from tumorlens.data.masks.truth import found_labels, read_regions, read_truth, shows_lesion
+from tumorlens.data.masks.truth import found_labels, known_regions, mask_files, read_regions, read_truth, shows_lesion
 from tumorlens.data.scan import Scan
 
 REGIONS = Regions.parse(["whole=1,2,4", "core=1,4", "enhancing=4"])
@@ -104,6 +104,36 @@ def test_a_result_has_its_regions(tmp_path):
     save_palette(tmp_path / "regions.png", REGIONS.paint(REGIONS.planes(REGIONS.bits(VALUES))))
     assert read_regions(tmp_path, picture(), REGIONS).tolist() == BITS
     assert (read_truth(tmp_path, picture()) == (VALUES > 0)).all()
+
+
+def corrected_result(folder, lesion):
+    (folder / "result.json").write_text("{}")
+    save(folder / "mask.png", 255 * (VALUES > 0).astype(np.uint8))
+    save(folder / "mask.reviewed.png", 255 * lesion.astype(np.uint8))
+    save_palette(folder / "regions.png", VALUES)
+    return folder
+
+
+def test_what_a_reviewer_has_removed_is_in_no_region(tmp_path):
+    left = VALUES == 4
+    corrected_result(tmp_path, left)
+    assert read_regions(tmp_path, picture(), REGIONS).tolist() == np.where(left, BITS, 0).tolist()
+    assert known_regions(tmp_path, picture(), REGIONS).tolist() == np.where(left, BITS, 0).tolist()
+    corrected_result(tmp_path, VALUES > 0)  # a value of no region is not what a reviewer has added
+    assert read_regions(tmp_path, picture(), REGIONS).tolist() == BITS
+
+
+def test_what_a_reviewer_has_added_has_no_region(tmp_path):
+    corrected_result(tmp_path, np.ones(VALUES.shape))
+    with pytest.raises(InputError, match="the correction adds voxels without a region; give a mask of whole numbers"):
+        read_regions(tmp_path, picture(), REGIONS)
+    assert known_regions(tmp_path, picture(), REGIONS) is None
+    assert (read_truth(tmp_path, picture()) == 1).all()
+
+
+def test_a_correction_belongs_to_the_files_of_regions(tmp_path):
+    corrected_result(tmp_path, VALUES > 0)
+    assert [file.name for file in mask_files(tmp_path, REGIONS)] == ["regions.png", "mask.reviewed.png"]
 
 
 @pytest.mark.parametrize(
