@@ -19,15 +19,15 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         InputError: The device is unknown, or this machine does not have it.
     """
+    kind, colon, number = name.partition(":")
+    numbered = kind == "cuda" and number.isascii() and number.isdigit()
+    if kind not in ("auto", "cpu", "cuda", "mps") or (colon and not numbered):
+        raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    kind, colon, number = name.partition(":")
-    numbered = kind == "cuda" and number.isascii() and number.isdigit()
-    if kind not in ("cpu", "cuda", "mps") or (colon and not numbered):
-        raise InputError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
     if kind == "cuda" and (not cuda or int(number or 0) >= torch.cuda.device_count()):
         raise InputError(
             f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"

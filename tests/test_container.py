@@ -38,7 +38,16 @@ def test_the_image_calls_a_command_that_exists():
     check_call(json.loads(instructions("CMD")[-1]))
 
 
-@pytest.mark.parametrize("name", [name for name, service in COMPOSE["services"].items() if "build" in service])
+OURS = [name for name, service in COMPOSE["services"].items() if service["image"] == "tumorlens"]
+
+
+def test_one_service_builds_the_image_of_the_others():
+    (builder,) = [name for name in OURS if "build" in COMPOSE["services"][name]]
+    assert len(OURS) > 1
+    assert all(builder in COMPOSE["services"][name]["depends_on"] for name in OURS if name != builder)
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_a_service_calls_a_command_that_exists(name):
     call = COMPOSE["services"][name]["command"]
     if call[0] not in COMMANDS:

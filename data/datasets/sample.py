@@ -191,8 +191,8 @@ def read_sample(sample: Sample) -> Reading:
         raise InputError(f"{sample.image}: the file says {own_label}, the data set {sample.label}")
     sample = replace(sample, patient=sample.patient or patient_in_file(scan))
     mask = scan.annotation_slice(index)
-    if mask is not None and sample.regions:
-        mask = sample.regions.bits(mask)
+    if sample.mask is None and mask is not None and sample.regions:
+        raise InputError(f"{sample.image}: it holds one mask without labels; regions need masks of whole numbers")
     if sample.mask is not None:
         truth = read_mask_of(sample, scan)
         mask = scan.view(truth, index) if scan.volume else truth

@@ -69,14 +69,15 @@ def _node(values: Values) -> None:
 
         return Node(spool, load, limits, destination, options)
 
-    with _remarks_with_time(), open_spool(call.spool) as spool:
+    # What needs the extra, or a certificate, comes first: where it is missing, no spool is left behind.
+    with _remarks_with_time():
         if url := call.orthanc or call.dicomweb:
             from tumorlens.pipeline.services.dicom_node.archive import Archive
             from tumorlens.pipeline.services.dicom_node.destinations import WebDestination
             from tumorlens.pipeline.services.dicom_node.puller import Puller
 
             archive = Archive(url, is_orthanc=call.orthanc is not None)
-            with node(spool, WebDestination(archive)) as fetching:
+            with open_spool(call.spool) as spool, node(spool, WebDestination(archive)) as fetching:
                 puller = Puller(fetching.intake, archive, call.orthanc is not None, call.days, limits)
                 say(f"tumorlens: fetching from {archive} (Ctrl-C stops it)")
                 fetching.poll(puller, call.poll)
@@ -95,7 +96,7 @@ def _node(values: Values) -> None:
         if peer is not None:
             send_tls = client_tls(call.send_ca, call.tls_cert, call.tls_key) if call.send_ca is not None else None
             destination = PeerDestination(peer, title, send_tls)
-        with node(spool, destination) as receiving:
+        with open_spool(call.spool) as spool, node(spool, destination) as receiving:
             receiver = Receiver(receiving.intake, limits, title, callers, tls)
             to = f", results to {peer}" if peer else ""
             receiving.serve(

@@ -41,7 +41,7 @@ def build_model(path: Path, stage: str) -> openvino.Model | None:
     It takes prepared slices ``images`` ``(n, size, size)`` uint8. It returns for classification ``logits``
     ``(n, outputs)``, ``features`` ``(n, d)`` of the layer that the refusal reads, if there is one, and ``class_maps``
     ``(n, outputs, h, w)``, what each place of the last feature maps adds to each logit. For segmentation it returns
-    ``map`` ``(n, c, size, size)`` uint8, 255 is certain, with as many channels as the last layer of the weights.
+    ``map`` ``(n, c, size, size)`` uint8, 255 is certain, with a channel for each of the card's regions or outlines.
 
     Args:
         path: A ``.safetensors`` file, with its card in the same folder.
@@ -64,9 +64,9 @@ def build_model(path: Path, stage: str) -> openvino.Model | None:
     batch = _normalized(images, card)
     try:
         if stage == "classification":
-            outputs = _classifier(weights, batch, name, layer, len(ClassList.from_card(card).outputs))
+            outputs = _classifier(weights, batch, name, layer, n_outputs(card))
         else:
-            outputs = _segmenter(weights, batch, name, len(card["decoder_channels"]))
+            outputs = _segmenter(weights, batch, name, len(card["decoder_channels"]), n_outputs(card))
         weights.check_all_used()
     except (_WrongTensorError, RuntimeError) as error:  # OpenVINO refuses shapes that do not go together
         reason = str(error) if isinstance(error, _WrongTensorError) else "shapes that do not go together"
@@ -76,6 +76,13 @@ def build_model(path: Path, stage: str) -> openvino.Model | None:
     for output, output_name in zip(model.outputs, outputs, strict=True):
         output.set_names({output_name})
     return model
+
+
+def n_outputs(card: dict[str, Any]) -> int:
+    """The number of a card's classes that its network tells apart, or of the channels that it draws."""
+    if card["stage"] == "classification":
+        return len(ClassList.from_card(card).outputs)
+    return len(card.get("regions") or card.get("outlines") or (None,))
 
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -178,7 +185,9 @@ def _pooled(x: openvino.Node) -> openvino.Node:
     return ops.concat([ops.squeeze(mean, [2, 3]), deviation], axis=1)
 
 
-def _segmenter(weights: _Weights, batch: openvino.Node, name: str, levels: int) -> dict[str, openvino.Node]:
+def _segmenter(
+    weights: _Weights, batch: openvino.Node, name: str, levels: int, n_channels: int
+) -> dict[str, openvino.Node]:
     *skips, x = [batch, *_resnet(weights, batch, name, "encoder.")]
     for level in range(levels):
         skip = skips.pop()
@@ -188,6 +197,9 @@ def _segmenter(weights: _Weights, batch: openvino.Node, name: str, levels: int) 
             block = f"decoder.blocks.{level}.{part}"
             x = ops.relu(_normed(weights, x, f"{block}.0", f"{block}.1"))
     logits = _convolution(weights, x, "segmentation_head.0", bias=True)
+    drawn = list(logits.output(0).get_partial_shape())[1].get_length()
+    if drawn != n_channels:
+        raise _WrongTensorError(f"segmentation_head.0.weight has {drawn} channels, the card {n_channels}")
     levels_255 = ops.round(ops.multiply(ops.sigmoid(logits), np.float32(255)), "half_to_even")
     return {"map": ops.convert(levels_255, np.uint8)}
 

@@ -32,7 +32,7 @@ from tumorlens.data.cards.weights import checked_content
 from tumorlens.data.errors import needs_train, reason_of
 from tumorlens.data.files import UMASK
 from tumorlens.data.scratch import ScratchFolder
-from tumorlens.pipeline.engines.built import build_model
+from tumorlens.pipeline.engines.built import build_model, n_outputs
 from tumorlens.pipeline.engines.engine import UnsupportedNetworkError
 
 _GRAPHS = 4  # raise it when `pipeline.engines.built` or `graphs` changes the output of a model
@@ -85,6 +85,7 @@ def open_model(core: openvino.Core, path: Path, stage: str, settings: dict[str, 
 def _key(core: openvino.Core, card: dict[str, Any], settings: dict[str, Any]) -> str:
     facts = {name: card.get(name) for name in _CARD_KEYS}
     facts["layer"] = card["refusal"]["layer"] if "refusal" in card else None
+    facts["outputs"] = n_outputs(card)  # a card may be edited beside its weights
     facts["made by"] = [openvino.__version__, _GRAPHS]
     processor = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     facts["made for"] = [*processor, cv2.getCPUFeaturesLine()]  # OpenVINO's names do not tell all features

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from tumorlens.data.labels import TUMOR_FREE, ClassList
 from tumorlens.data.plotting import plain, shown_probability
@@ -95,6 +96,29 @@ def measurements_html(result: Result) -> str:
     regions = _regions_table(result, sized)
     more = f"<p>The {len(shown)} largest are shown.</p>" if len(shown) < len(result.lesions) else ""
     return f"<h3>Measurements</h3>{_pairs(total)}<div class='tl-scroll' tabindex='0'>{table}</div>{more}{regions}"
+
+
+def stored_sizes_html(content: Mapping[str, Any]) -> str:
+    """Tables with the size of each lesion and of each region of a ``result.json``; empty where there is no lesion."""
+    lesions, regions = content.get("lesions") or [], content.get("regions") or []
+    if not lesions:
+        return ""
+    rows = []
+    for lesion in lesions:
+        ml, longest, confidence = (lesion.get(k) for k in ("volume_ml", "longest_diameter_mm", "confidence"))
+        size = f"{ml:.1f} ml" if isinstance(ml, float) else f"{lesion['voxels']} pixels"
+        across = f"{longest:.0f} mm" if isinstance(longest, float) else ""
+        sure = f"{confidence:.2f}" if isinstance(confidence, float) else ""
+        rows.append((str(lesion["number"]), size, across, sure, str(lesion["slice_index"])))
+    table = _table(("Lesion", "Size", "Longest", "Confidence", "Slice"), rows)
+    if not regions:
+        return table
+    sized = []
+    for row in regions:
+        mm3, pixels = row.get("volume_mm3"), row.get("voxels") or row.get("area_px") or 0
+        size = f"{mm3 / 1000:.1f} ml" if isinstance(mm3, float) else f"{pixels} pixels"
+        sized.append((plain(str(row["name"])), size))
+    return table + _table(("Region", "Size"), sized)
 
 
 def facts_html(result: Result, seconds: float) -> str:

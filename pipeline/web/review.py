@@ -19,6 +19,7 @@ from nicegui.events import GenericEventArguments, KeyEventArguments
 
 from tumorlens.data.errors import InputError, printable
 from tumorlens.data.plotting import plain, shown_probability
+from tumorlens.pipeline.services.facts import stored_sizes_html
 from tumorlens.pipeline.services.reviews.desk import Desk, OpenCase, labels_for, size_of
 from tumorlens.pipeline.services.reviews.state import final_decision
 from tumorlens.pipeline.services.reviews.store import ACCEPT, CLAIM_S, COMMENT, CORRECT, REJECT, ConflictError
@@ -312,7 +313,7 @@ class _CasePage:
         lesions = content.get("lesions") or []
         if lesions:
             text("h3", "Lesions")
-            ui.html(_lesion_table(lesions), sanitize=False)
+            ui.html(stored_sizes_html(content), sanitize=False)
             if self._viewer is not None and len(case.result.content["slices"]) > 1:
                 with ui.element("div").classes("tl-tools"):
                     for lesion in lesions:
@@ -504,23 +505,3 @@ def _probabilities(content: dict[str, Any]) -> None:
     possible = [plain(str(name)) for name in content["prediction_set"]]
     if len(possible) > 1:
         ui.label(f"Cannot be told apart at 95 %: {', '.join(possible)}").classes("tl-quiet")
-
-
-def _lesion_table(lesions: list[dict[str, object]]) -> str:
-    rows = []
-    for lesion in lesions:
-        ml, longest = lesion.get("volume_ml"), lesion.get("longest_diameter_mm")
-        size = f"{ml:.1f} ml" if isinstance(ml, float) else f"{lesion['voxels']} pixels"
-        across = f"{longest:.0f} mm" if isinstance(longest, float) else ""
-        confidence = lesion.get("confidence")
-        sure = f"{confidence:.2f}" if isinstance(confidence, float) else ""
-        rows.append(
-            "<tr>"
-            + "".join(
-                f"<td>{escape(str(cell))}</td>"
-                for cell in (lesion["number"], size, across, sure, lesion["slice_index"])
-            )
-            + "</tr>"
-        )
-    head = "".join(f'<th scope="col">{t}</th>' for t in ("Lesion", "Size", "Longest", "Confidence", "Slice"))
-    return f'<table class="tl-facts"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

@@ -50,3 +50,9 @@ def test_bf16_only_where_the_processor_has_it(monkeypatch):
 def test_devices_that_are_not_there(wish):
     with pytest.raises(InputError, match="device"):
         devices.pick_device(wish)
+
+
+def test_an_unknown_device_is_named_without_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match="device 'banana' is not one of auto, cpu, cuda, cuda:N, mps"):
+        devices.pick_device("banana")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +19,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.labels import canonical_label
 from tumorlens.data.masks.read import read_mask, read_volume_mask
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.phantom import phantom_volume
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import Scan
@@ -180,6 +182,16 @@ def test_matlab_files_hold_label_and_patient(tmp_path):
     samples = load_samples(tmp_path)
     assert [s.label for s in samples] == ["meningioma", "glioma", "pituitary"]
     assert {s.patient for s in samples} == {"100360"}
+
+
+def test_matlab_files_hold_no_regions(tmp_path):
+    save_mat(tmp_path / "1.mat", small_slice(1, "glioma"), 2, "p1")
+    sample = Sample(tmp_path / "1.mat", "glioma", regions=Regions.parse(["core=1"]))
+    with pytest.raises(InputError, match=r"1\.mat: it holds one mask without labels; regions need masks of whole num"):
+        read_sample(sample)
+    save(tmp_path / "mask.png", 4 * small_slice(1, "glioma").mask)
+    other = replace(sample, mask=tmp_path / "mask.png", regions=Regions.parse(["core=4"]))
+    np.testing.assert_array_equal(read_sample(other).mask, small_slice(1, "glioma").mask)
 
 
 def test_matlab_files_in_upper_case_and_hidden_files_of_macos(tmp_path):

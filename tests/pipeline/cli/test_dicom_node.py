@@ -52,6 +52,7 @@ def test_a_missing_extra_is_named(command, tmp_path, monkeypatch, package, words
     result = command("dicom-node", "--spool", tmp_path / "spool", words)
     assert result.exit_code == 2
     assert "pip install 'tumorlens[dicom-node]'" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "spool").exists()
 
 
 def test_a_folder_has_one_node(command, tmp_path):

@@ -18,6 +18,7 @@ from tumorlens.classification.predict import Classifier
 from tumorlens.data.cards.weights import save_weights
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
+from tumorlens.data.masks.regions import Regions
 from tumorlens.pipeline.engines.built import build_model
 from tumorlens.pipeline.engines.graphs import load_graph, to_openvino
 from tumorlens.pipeline.engines.opening import open_classifier
@@ -154,3 +155,13 @@ def test_weights_of_another_network_are_an_error(tmp_path, change, word):
     save_weights(state, path, card)
     with pytest.raises(InputError, match=word):
         build_model(path, "classification")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_card_of_other_channels_is_an_error(tmp_path, channels):
+    regions = ("whole=1,2,4", "core=1,4", "enhancing=4")
+    path = save_segmenter(tmp_path / "two.safetensors", regions=Regions.parse(regions[:2]))
+    card = json.loads(path.with_suffix(".json").read_text()) | Regions.parse(regions[:channels]).to_card()
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match=rf"segmentation_head\.0\.weight has 2 channels, the card {channels}"):
+        build_model(path, "segmentation")

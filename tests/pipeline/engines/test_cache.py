@@ -14,9 +14,10 @@ import openvino
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.pipeline.engines.networks import OPENVINO_FP32, save_classifier, slices
+from tests.pipeline.engines.networks import OPENVINO_FP32, save_classifier, save_segmenter, slices
 from tests.scans.pictures import save
 from tumorlens.data.errors import InputError
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.pipeline.engines import cache
 from tumorlens.pipeline.engines.opening import open_classifier, open_segmenter
@@ -128,6 +129,15 @@ def test_other_weights_get_a_model_of_their_own(stored, small_segmenter, tmp_pat
     open_classifier(save_classifier(tmp_path / "larger.safetensors", size=96), OPENVINO_FP32)
     open_segmenter(small_segmenter, OPENVINO_FP32)
     assert len(list(stored[0].parent.iterdir())) == 3
+
+
+def test_a_stored_model_is_not_taken_for_a_card_of_other_channels(cache_folder, tmp_path):
+    weights = save_segmenter(tmp_path / "two.safetensors", regions=Regions.parse(["whole=1,2", "core=1"]))
+    assert open_segmenter(weights, OPENVINO_FP32)(slices()).shape[1] == 2
+    card = json.loads(weights.with_suffix(".json").read_text())
+    weights.with_suffix(".json").write_text(json.dumps(card | {"regions": card["regions"][:1]}))
+    with pytest.raises(InputError, match=r"segmentation_head\.0\.weight has 2 channels, the card 1"):
+        open_segmenter(weights, OPENVINO_FP32)
 
 
 def test_old_models_are_deleted(stored, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from tumorlens.pipeline.services.facts import (
     measurements_html,
     probabilities_html,
     progress_of,
+    stored_sizes_html,
 )
 from tumorlens.pipeline.services.jobs import DONE, QueuedJob
 
@@ -101,3 +102,13 @@ def test_texts_of_files_do_not_become_html(sick):
         parsed = Words(html)
         assert "script" not in parsed.tags
         assert any(bad in word for word in parsed.words)
+
+
+def test_a_stored_result_shows_its_lesions_and_regions():
+    lesion = {"number": 1, "voxels": 90, "volume_ml": 8.04, "longest_diameter_mm": 21.6, "slice_index": 7}
+    regions = [{"name": "whole", "volume_mm3": 7993.4}, {"name": "<b>", "volume_mm3": None, "area_px": 12}]
+    words = Words(stored_sizes_html({"lesions": [lesion], "regions": regions})).words
+    for word in ("8.0 ml", "22 mm", "whole", "<b>", "12 pixels"):
+        assert word in words
+    assert "Region" not in Words(stored_sizes_html({"lesions": [lesion]})).words
+    assert stored_sizes_html({"lesions": [], "regions": regions}) == ""
