@@ -182,8 +182,9 @@ class Run:
         trainer = make_trainer(self.out, self.config, monitor, self.progress, self.say)
         run_trainer(trainer, module, training, validation if chooses else None, self.checkpoint)
         end_processes()
-        if self.own_prepared is not None:
-            shutil.rmtree(self.own_prepared, ignore_errors=True)
+        own = self.out / "prepared"  # also that of processes which were stopped, and which this run resumes alone
+        if not self.config.prepared or Path(self.config.prepared).absolute() != own.absolute():
+            shutil.rmtree(own, ignore_errors=True)
         if reason := stopped_early(trainer, self.config):
             self.say(reason)
         close_loggers(trainer)

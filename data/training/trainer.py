@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
@@ -150,14 +151,17 @@ def make_trainer(
     ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5) if bar else EpochLines(say, config.best_by))
-    several: dict[str, Any] = {}
-    if config.processes > 1:
+    alone = LightningEnvironment()  # whatever SLURM says of the job in which it runs
+    together: dict[str, Any] = {"plugins": [alone]}
+    if config.processes == 1:
+        alone.set_global_rank(0)
+    else:
         callbacks.append(_OwnSignals())
         # A network may have weights that a batch does not use.
-        several = {"strategy": "ddp_find_unused_parameters_true", "plugins": [SyncedLayers(where.type == "cpu")]}
+        together = {"strategy": "ddp_find_unused_parameters_true", "plugins": [SyncedLayers(where.type == "cpu")]}
     return L.Trainer(
         **devices_of(config, where),
-        **several,
+        **together,
         use_distributed_sampler=False,
         accumulate_grad_batches=config.accumulate,
         max_epochs=config.epochs,

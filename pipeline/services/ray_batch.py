@@ -137,7 +137,7 @@ class _Outcomes:
     def add(self, job: Job, written: Written, kept: bool) -> None:
         row, content = row_of(job, written, self.out, self.columns)
         if self.store and row["error"]:
-            row["error"] = row["error"].replace(str(self.out), self.store.url)
+            row["error"] = row["error"].replace(str(self.out), self.store.place)
             with suppress(InputError):  # an earlier result must not look like one of this call
                 self.store.remove([name for name in self.there.get(job.name, ()) if not name.endswith(QUARANTINE)])
         self.all.append(Outcome(job.name, row, content, kept))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +22,7 @@ from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.read_jobs import bytes_of
 from tumorlens.pipeline.options import is_url
 from tumorlens.pipeline.outputs import PARQUET, QUARANTINE, REPORT, RESULT_FILES, TABLE
-from tumorlens.pipeline.services.stores import Store
+from tumorlens.pipeline.services.stores import AT_ONCE, Store
 
 RESULT = "result.json"
 _HEAD = 2**18  # bytes of a file that may be DICOM; most slices are smaller, so that one request reads them whole
@@ -55,7 +55,7 @@ class Input:
     @property
     def origin(self) -> tuple[str, str]:
         """The folder, and the URL that it stands for."""
-        return str(self.root), self.store.url.rstrip("/")
+        return str(self.root), self.store.place
 
 
 @dataclass(frozen=True)
@@ -117,34 +117,62 @@ def mirror_input(url: str, folder: Path, without: str = "") -> Input:
         InputError: The store cannot be used, or there is nothing at the URL.
     """
     store, folder, problems = Store(url), Path(os.path.realpath(folder)), {}
-    base, _, name = url.rstrip("/").rpartition("/")
-    if not url.endswith("/") and store.is_file():
-        store, root, path = Store(base), folder, folder / name
+    if not store.is_folder and store.is_file():
+        store, name = store.split()
+        root, path = folder, folder / name
         files = {name: store.look(name)}
     else:
-        root = path = folder / name
-        below = f"{without.rstrip('/')}/"
-        inside = below.startswith(f"{url.rstrip('/')}/")
+        root = path = folder / store.place.rpartition("/")[2]
+        below = f"{Store(without).place}/"
+        if below == f"{store.place}/":
+            raise InputError(f"-o {store.place}: this is an input, too; give a URL of its own, such as one below it")
+        inside = below.startswith(f"{store.place}/")
         files = {n: one for n, one in store.list().items() if not (inside and store.shown(n).startswith(below))}
     if not files:
-        raise InputError(f"{url}: no such file or folder")
+        raise InputError(f"{store.shown()}: no such file or folder")
     for name, one in files.items():
         try:
-            _place(root, name, one.size, one.version.encode())
+            end = one.version.encode()
+            _place(root, name, len(end) + 1 if one.size is None else one.size, end)
         except (OSError, InputError) as error:
             problems[name] = f"{store.shown(name)}: the name cannot be that of a local file; rename it"
             if getattr(error, "errno", None) in _HOPELESS:
                 raise
-    kinds = {name: name.lower() for name, one in files.items() if one.size and name not in problems and _is_shown(name)}
+    usable = (name for name, one in files.items() if one.size != 0 and name not in problems and _is_shown(name))
+    kinds = {name: name.lower() for name in usable}
     whole = [name for name, kind in kinds.items() if kind.endswith(_WHOLE)]
     heads = [name for name, kind in kinds.items() if not kind.endswith((*_WHOLE, *_SURE))]
-    for name, data in store.read(heads, _HEAD):
-        _fill(root / name, data)
-        if len(data) < files[name].size and not any(tag in data for tag in _PIXELS):
+    for name, data in _heads_of(store, heads, problems):
+        size = files[name].size
+        if size is not None:
+            _fill(root / name, data)
+        elif len(data) != _HEAD:  # all of it; some servers send a whole file whatever was asked for
+            (root / name).write_bytes(data)
+        if len(data) == _HEAD if size is None else len(data) < size and not any(tag in data for tag in _PIXELS):
             whole.append(name)
     for name in whole:
-        store.fetch(name, root / name)
+        try:
+            store.fetch(name, root / name)
+        except InputError as error:
+            problems[name] = str(error)
+    for name in problems:  # they have rows of their own
+        if name in kinds:
+            (root / name).unlink(missing_ok=True)
     return Input(store, path, root, problems)
+
+
+def _heads_of(store: Store, names: Sequence[str], problems: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """The first bytes of files. A file that cannot be read is one of the problems, and does not stop the others."""
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
+        try:
+            yield from list(store.read(some, _HEAD))
+        except InputError:
+            for name in some:
+                try:
+                    yield from list(store.read([name], _HEAD))
+                except InputError as error:
+                    problems[name] = str(error)
 
 
 def _is_shown(name: str) -> bool:
@@ -247,19 +275,26 @@ def parcel_of(job: Job, inputs: Iterable[Input], shared: bool = True) -> Parcel:
     if job.error or job.unpacked is None:
         return Parcel(job)
     folder, shown = job.unpacked
-    source = next((each for each in inputs if shown == each.store.url.rstrip("/") or _is_below(shown, each)), None)
+    inputs = list(inputs)
+    source = next((each for each in inputs if folder == str(each.root)), None)
+    if source is None:  # an archive, in the input that holds it
+        holders = [each for each in inputs if _is_below(shown, each) and (each.root / _name_in(shown, each)).is_file()]
+        source = max(holders, key=lambda each: len(each.store.place), default=None)
     if source is not None and folder == str(source.root):
         paths = job.files or tuple(source_files(job.path))
         names = tuple(path.relative_to(source.root).as_posix() for path in paths if path.is_relative_to(source.root))
         return Parcel(job, source.root, source.store, names)
     if source is not None:
-        name = shown.removeprefix(f"{source.store.url.rstrip('/')}/")
-        return Parcel(job, Path(folder), source.store, (name,), archive=True)
+        return Parcel(job, Path(folder), source.store, (_name_in(shown, source),), archive=True)
     return Parcel(job) if shared else Parcel(job, Path(folder), None, (str(Path(shown).absolute()),), archive=True)
 
 
 def _is_below(shown: str, source: Input) -> bool:
-    return shown.startswith(f"{source.store.url.rstrip('/')}/")
+    return shown.startswith(f"{source.store.place}/")
+
+
+def _name_in(shown: str, source: Input) -> str:
+    return shown.removeprefix(f"{source.store.place}/")
 
 
 @dataclass
@@ -290,7 +325,7 @@ class Output:
     @property
     def shown(self) -> str:
         """The place as the user knows it."""
-        return self.store.url.rstrip("/") if self.store else str(self.folder)
+        return self.store.place if self.store else str(self.folder)
 
     def pull(self, content: bool) -> None:
         """Let the folder show what an earlier call has written.
@@ -305,7 +340,7 @@ class Output:
             return
         ours = {name: one for name, one in self.store.list().items() if _is_ours(name)}
         for name, one in ours.items():
-            _place(self.folder, name, one.size)
+            _place(self.folder, name, one.size or 0)
         if content:
             for name, data in self.store.read([n for n in ours if PurePosixPath(n).name in _TOLD or n in _OF_ALL]):
                 _fill(self.folder / name, data)
@@ -374,7 +409,7 @@ def pull_result(store: Store, folder: str, place: Path) -> list[str]:
     there = {name: one for name, one in store.list(folder).items() if _is_ours(name) and _folder_of(name) == folder}
     if any(PurePosixPath(name).name in _TOLD for name in there):
         for name, one in there.items():
-            _place(place, PurePosixPath(name).name, one.size)
+            _place(place, PurePosixPath(name).name, one.size or 0)
         for name, data in store.read([name for name in there if PurePosixPath(name).name in _TOLD]):
             _fill(place / PurePosixPath(name).name, data)
     return list(there)

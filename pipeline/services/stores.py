@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 from tumorlens.data.errors import InputError, reason_of
 
-_AT_ONCE = 32  # requests
+AT_ONCE = 32  # requests
 _REFUSED = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
 class Entry(NamedTuple):
-    """A file in a store: its size in bytes, and what is another text after each change."""
+    """A file in a store: its size in bytes, if the store says it, and what is another text after each change."""
 
-    size: int
+    size: int | None
     version: str
 
     @classmethod
     def of(cls, about: Mapping[str, Any], url: str) -> Entry:
         """From what fsspec says of a file."""
-        return cls(int(about.get("size") or 0), str(about.get("ETag") or about.get("etag") or url))
+        size = about.get("size")  # lists of HTTP folders have none
+        return cls(None if size is None else int(size), str(about.get("ETag") or about.get("etag") or url))
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,53 @@ class Store:
             from fsspec.core import url_to_fs
         except ImportError:
             raise InputError(
-                f"{self.url}: URLs need the package fsspec; install it with: pip install 'tumorlens[cluster]'"
+                f"{self.place}: URLs need the package fsspec; install it with: pip install 'tumorlens[cluster]'"
             ) from None
         try:
-            system, path = url_to_fs(self.url, use_listings_cache=False)
+            system, path = url_to_fs(self._asked[0], use_listings_cache=False)
         except ImportError as error:
             kind = self.url.split("://")[0]
             needed = _PACKAGES.get(kind, reason_of(error))
-            raise InputError(f"{self.url}: {kind}:// needs the package {needed}; install it with pip") from None
+            raise InputError(f"{self.place}: {kind}:// needs the package {needed}; install it with pip") from None
         except ValueError as error:
-            raise InputError(f"{self.url}: {reason_of(error)}") from None
+            raise InputError(f"{self.place}: {reason_of(error)}") from None
         return system, path.rstrip("/")
 
     def _path(self, name: str) -> str:
-        return f"{self._opened[1]}/{name}" if name else self._opened[1]
+        base, query = self._opened[1], self._asked[1]
+        if self._is_http:  # a server may know a folder only by its slash
+            return (f"{base}/{quote(name)}" if name else base + "/" * self.is_folder) + query
+        return f"{base}/{name}" if name else base
 
     def shown(self, name: str = "") -> str:
-        """The URL of a file."""
-        return f"{self.url.rstrip('/')}/{name}" if name else self.url
+        """The URL of a file, without passwords and signatures."""
+        return f"{self.place}/{name}" if name else self.place
+
+    @property
+    def place(self) -> str:
+        """The URL without what opens the store: name and password of a user, and a query; and without a last slash."""
+        return (unquote(_opener_free(self._asked[0])) if self._is_http else self.url).rstrip("/")
+
+    @property
+    def _is_http(self) -> bool:
+        return self.url.startswith(("http://", "https://"))
+
+    @property
+    def _asked(self) -> tuple[str, str]:
+        """The URL without its query, and the query, which may be a signature. Every request needs it."""
+        url, mark, query = self.url.partition("?") if self._is_http else (self.url, "", "")
+        return url, mark + query
+
+    def split(self) -> tuple[Store, str]:
+        """The store above a single file, and the file's name in it."""
+        url, query = self._asked
+        base, _, name = url.rpartition("/")
+        return Store(base + query), unquote(name) if self._is_http else name
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the URL says that it is a folder."""
+        return self._asked[0].endswith("/")
 
     @contextmanager
     def _errors(self, name: str = "") -> Iterator[None]:
@@ -69,12 +101,12 @@ class Store:
         except InputError:
             raise
         except Exception as error:  # each store has errors of its own
-            raise InputError(f"{self.shown(name)}: {_reason(error)}") from None
+            raise InputError(f"{self.shown(name)}: {_opener_free(_reason(error))}") from None
 
     def is_file(self) -> bool:
         """Whether the URL is one file."""
         with self._errors():
-            return bool(self._opened[0].isfile(self._opened[1]))
+            return bool(self._opened[0].isfile(self._path("")))
 
     def list(self, below: str = "") -> dict[str, Entry]:
         """Name of each file below the URL -> its size and version."""
@@ -87,6 +119,8 @@ class Store:
                     return {}
                 raise
         names = {path.removeprefix(f"{base}/"): about for path, about in found.items()}
+        if self._is_http:
+            names = {unquote(path.partition("?")[0]): about for path, about in names.items()}
         return {n: Entry.of(names[n], self.shown(n)) for n in sorted(names) if n and n != base and not n.endswith("/")}
 
     def look(self, name: str) -> Entry:
@@ -97,8 +131,8 @@ class Store:
     def read(self, names: Sequence[str], n_bytes: int | None = None) -> Iterator[tuple[str, bytes]]:
         """Each name with its file's bytes, or the first of them; several at once where the store can do that."""
         system = self._opened[0]
-        for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
+        for start in range(0, len(names), AT_ONCE):
+            some = names[start : start + AT_ONCE]
             paths = [self._path(name) for name in some]
             with self._errors(some[0]):
                 begin = None if n_bytes is None else 0  # unlike cat, cat_ranges takes no name for a pattern
@@ -128,6 +162,11 @@ class Store:
         file.write_bytes(b"")
         self.put({file.name: file})
         self.remove([file.name])
+
+
+def _opener_free(text: str) -> str:
+    """A text whose URLs have no names, passwords and queries of users, which may be signatures."""
+    return re.sub(r"(https?://)(?:[^/\s'\"@]*@)?([^\s'\"?]*)(?:\?[^\s'\")]*)?", r"\1\2", text)
 
 
 def _reason(error: Exception) -> str:

@@ -18,6 +18,7 @@ from tumorlens.data.preprocessing.normalization import Normalization
 from tumorlens.pipeline.engines.export import check_slices, compare
 from tumorlens.pipeline.sharing.card import TITLES, credit, figures, model_card, weights_license
 from tumorlens.pipeline.versions import package_versions
+from tumorlens.segmentation.model import channel_names
 from tumorlens.segmentation.postprocess import threshold_u8
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -115,7 +116,7 @@ def _metadata(card: dict[str, Any], stage: str) -> dict[str, Any]:
         "value_range": [-3, 3],
         "channel_def": {str(channel): "the prepared slice, normalized" for channel in range(3)},
     }
-    names = ClassList.from_card(card).outputs if stage == "classification" else tuple(card.get("outlines", ("lesion",)))
+    names = ClassList.from_card(card).outputs if stage == "classification" else channel_names(card) or ("lesion",)
     pred = one | {
         "type": "logits",
         "format": "labels" if stage == "classification" else "segmentation",
@@ -125,6 +126,9 @@ def _metadata(card: dict[str, Any], stage: str) -> dict[str, Any]:
     }
     if stage == "classification":
         pred["spatial_shape"] = [1, len(names)]
+    task = TASKS[stage]
+    if stage == "classification" and not ClassList.from_card(card).gate:
+        task = "Which type of brain tumor does a slice of head MRI show?"
     needed = ("tumorlens", "torchvision", "segmentation-models-pytorch", "nibabel", "pillow")
     return {
         "schema": _SCHEMA,
@@ -136,8 +140,8 @@ def _metadata(card: dict[str, Any], stage: str) -> dict[str, Any]:
         "required_packages_version": {"pytorch-ignite": "0.5", "fire": "0.7"}
         | {name: versions[name] for name in needed if name in versions},
         "name": TITLES[stage],
-        "task": TASKS[stage],
-        "description": TASKS[stage] + " Exported by tumorlens.",
+        "task": task,
+        "description": task + " Exported by tumorlens.",
         "authors": "The tumorlens authors",
         "copyright": "See LICENSE",
         "data_source": "; ".join(credit(card)),
@@ -265,7 +269,7 @@ def _segment(weights: Path, card: dict[str, Any]) -> dict[str, Any]:
             "arch": card["architecture"],
             "encoder": card["encoder"],
             "decoder_channels": list(card["decoder_channels"]),
-            "outlines": len(outlines) or 1,
+            "channels": len(channel_names(card)) or 1,
         },
         "split": [],
         "inferer": {
@@ -281,6 +285,7 @@ def _segment(weights: Path, card: dict[str, Any]) -> dict[str, Any]:
                 "keys": "pred",
                 "outline": "@outline",
                 "outlines": outlines,
+                "regions": [{"name": r["name"], "values": r["values"]} for r in card.get("regions", ())],
                 "operating_point": point,
             },
             {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image"},

@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from tumorlens.data.labels import ClassList
+
 LICENSE_NAME = "tumorlens-weights"
 TITLES = {"classification": "tumorlens brain tumor classifier", "segmentation": "tumorlens brain tumor segmenter"}
 TASKS = {
@@ -33,15 +35,17 @@ def model_card(card: dict[str, Any], kind: str) -> str:
     # It makes Markdown of weights that you export yourself, and no page.
     template = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False).from_string(source)  # nosec B701
     stage = card["stage"]
+    gate = stage != "classification" or ClassList.from_card(card).gate
     return template.render(
         card=card,
         kind=kind,
         stage=stage,
         title=TITLES[stage],
-        task=TASKS[stage],
+        task=TASKS[stage] if gate else "says which type of tumor a slice of head MRI shows",
         shipped=is_shipped(card),
         figures=figures(card),
         credit=credit(card),
+        gate=gate,
     )
 
 

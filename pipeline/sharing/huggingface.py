@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from tumorlens.data.cards.card import checked_card
@@ -15,6 +15,7 @@ from tumorlens.pipeline.sharing.card import LICENSE_NAME, TITLES, figures, is_sh
 from tumorlens.pipeline.versions import package_versions
 
 _TAGS = {"classification": "image-classification", "segmentation": "image-segmentation"}
+_PLACES = ("data", "init", "prepared", "out_of_fold", "not_brain", "classes")  # settings that name files or folders
 _METRICS = {  # figure of the card -> its type on the Hub
     "validation slice accuracy": "accuracy",
     "validation slice macro f1": "f1",
@@ -36,11 +37,32 @@ def write_hub_folder(weights: Path, stage: str, folder: Path) -> None:
     card = checked_card(weights, stage)
     with whole_folder(folder) as part:
         shutil.copyfile(weights, part / "model.safetensors")
-        shutil.copyfile(weights.with_suffix(".json"), part / "model.json")
+        _write_json(part / "model.json", _without_places(card))
         _write_json(part / "config.json", _config(card))
         _write_json(part / "preprocessor_config.json", _preprocessor(card))
         (part / "LICENSE").write_text(weights_license(card), encoding="utf-8")
         (part / "README.md").write_text(_front_matter(card) + model_card(card, "huggingface"), encoding="utf-8")
+
+
+def _without_places(card: dict[str, Any]) -> dict[str, Any]:
+    """The card without what it says of the machine of the training: the command, and folders above data and files."""
+    shared = {name: value for name, value in card.items() if name != "command"}
+    if isinstance(card.get("training"), dict):
+        shared["training"] = _last_names(card["training"])
+    return shared
+
+
+def _last_names(training: dict[str, Any]) -> dict[str, Any]:
+    short = {name: _short(value) if name in _PLACES else value for name, value in training.items()}
+    return short | ({"start": _last_names(short["start"])} if isinstance(short.get("start"), dict) else {})
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_short(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return "@".join(PureWindowsPath(path).name for path in value.split("@"))  # both kinds of slashes separate
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -48,9 +70,12 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _config(card: dict[str, Any]) -> dict[str, Any]:
-    labels = list(
-        ClassList.from_card(card).outputs if card["stage"] == "classification" else card.get("outlines", ["lesion"])
-    )
+    if card["stage"] == "classification":
+        labels = ClassList.from_card(card).outputs
+    else:
+        from tumorlens.segmentation.model import channel_names
+
+        labels = channel_names(card) or ("lesion",)
     keys = ("encoder", "decoder_channels", "preprocess_version", "sha256")
     return {
         "model_type": f"tumorlens-{card['stage']}",

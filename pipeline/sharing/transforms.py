@@ -92,11 +92,21 @@ class ChooseOutlined(MapTransform):
     """Lesion maps ``(c, size, size, n_slices)`` in 0..1 -> that of one outline, ``(1, ...)``, without smallest specks.
 
     The outline's own threshold is moved to the card's `mask_threshold`, as `segmentation.predict.Segmenter` does it.
+    Where the channels are regions, a lesion is what lies in any of them.
     """
 
-    def __init__(self, keys: Any, outline: str, outlines: list[str], operating_point: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        keys: Any,
+        outline: str,
+        outlines: list[str],
+        operating_point: dict[str, Any],
+        regions: list[dict[str, Any]] | None = None,
+    ) -> None:
         super().__init__(keys)
-        card = {"outlines": outlines, "operating_point": operating_point}
+        card: dict[str, Any] = {"outlines": outlines, "operating_point": operating_point}
+        if regions:  # without their colors, which it does not need: MONAI takes # for a reference
+            card["regions"] = [region | {"color": "#FFFFFF"} for region in regions]
         self.segmenter = Segmenter(_no_network, card)
         self.channel = self.segmenter.channel_of(outline)
 

@@ -18,6 +18,7 @@ from tests.data.training.runs import BACKBONE, ENCODER, QUICK, STAGES, classifie
 from tumorlens.data.cards.card import read_card
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.processes import start_processes
+from tumorlens.segmentation.config import DECODER_CHANNELS
 
 TRAIN = [sys.executable, "-m", "tumorlens.pipeline.cli.app", "train"]
 SMALL = {
@@ -57,7 +58,9 @@ def odd_set(phantom_set, tmp_path_factory):
 @pytest.mark.parametrize("name", STAGES)
 def test_two_processes_learn_as_one_does(name, odd_set, tmp_path):
     """Losses and figures of training and validation; then one process goes on where the two have stopped."""
-    more = {"label_weight": 0.1, "negative_share": 0.4} if name == "segmentation" else {}
+    more = {}
+    if name == "segmentation":  # the decoder is that of the command
+        more = {"label_weight": 0.1, "negative_share": 0.4, "decoder_channels": DECODER_CHANNELS}
     stage = stage_of(name, odd_set, **more)
     alone = train(stage.config, tmp_path / "one")
     done = call(words(name, odd_set, tmp_path / "two"))

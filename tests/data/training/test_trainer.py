@@ -105,3 +105,19 @@ def _raise(error):
         raise error
 
     return fit
+
+
+def test_a_single_process_trains_in_a_job_of_slurm_that_has_several_tasks(phantom_set, tmp_path, monkeypatch):
+    """As in a batch script, or in the second task of ``srun``. It also removes what stopped processes have prepared."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    settings = {"NTASKS": "2", "JOB_ID": "5", "PROCID": "1", "LOCALID": "0", "NODEID": "0", "NODELIST": "localhost"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for each in (fabric, rank_zero_only):  # Lightning reads the number of the process when it is imported
+        monkeypatch.setattr(each, "rank", 1)
+    (tmp_path / "prepared").mkdir()
+    train(classifier_config(phantom_set, arch="mlp"), tmp_path)
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+    assert not (tmp_path / "prepared").exists()

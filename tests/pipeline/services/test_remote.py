@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import threading
+import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import fsspec
 import pytest
 
@@ -127,3 +133,83 @@ def test_a_store_that_denies_access_says_so(memory, monkeypatch):
     monkeypatch.setattr(type(memory), "find", deny)
     with pytest.raises(InputError, match="memory://d: the store denies access"):
         Store("memory://d").list()
+
+
+def test_every_input_of_one_folder_is_fetched(memory, tmp_path):
+    """Two single files and a folder below, all of one store."""
+    for number, name in enumerate(("a.png", "b.png", "deep/c.png")):
+        picture = save(tmp_path / "s" / f"{number}.png", phantom_slice(number, "glioma").image)
+        memory.pipe_file(f"/one/{name}", picture.read_bytes())
+    urls = ["memory://one/a.png", "memory://one/b.png", "memory://one/deep"]
+    inputs = mirror_inputs(urls, tmp_path / "urls", None)
+    jobs = collect(inputs.paths, tmp_path / "out", tmp_path, (), inputs.origins).jobs
+    assert len(jobs) == 3
+    for n, job in enumerate(jobs):
+        parcel = parcel_of(job, inputs.remote)
+        parcel.fetch(tmp_path / str(n))
+        path = parcel.open_in(tmp_path / str(n)).path
+        assert path.read_bytes() == memory.cat_file(job.place.removeprefix("memory:/"))
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(memory, tmp_path, monkeypatch):
+    for path in series(tmp_path / "s", SICK):
+        memory.pipe_file(f"/x/a/{path.name}", path.read_bytes())
+    memory.pipe_file("/x/bad.dcm", b"x")
+    cat = type(memory).cat_file
+
+    def denied(self, path, *args, **options):
+        if path.endswith("bad.dcm"):
+            raise PermissionError("Access Denied")
+        return cat(self, path, *args, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", denied)
+    inputs = mirror_inputs(["memory://x"], tmp_path / "urls", None)
+    assert len(collect(inputs.paths, tmp_path / "out", tmp_path, (), inputs.origins).jobs) == 1
+    (problem,) = inputs.problems
+    assert problem.name == "bad.dcm" and "memory://x/bad.dcm: the store denies access" in problem.error
+
+
+def test_results_beside_the_scans_are_refused_by_one_sentence(memory, tmp_path):
+    memory.pipe_file("/c/scan.png", b"x")
+    with pytest.raises(InputError, match="-o memory://c: this is an input, too"):
+        mirror_inputs(["memory://c"], tmp_path / "urls", "memory://c/")
+
+
+@pytest.fixture
+def web(tmp_path):
+    """The address of a server of the folder ``web``, whose lists have no sizes."""
+    handler = type("Handler", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=tmp_path / "web")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_scans_of_a_web_server_are_those_of_its_folder(web, hospital, tmp_path):
+    shutil.copytree(hospital, tmp_path / "web" / "some scans")
+    save(tmp_path / "web" / "some scans" / "one two.png", phantom_slice(1, "no_tumor").image)
+    with zipfile.ZipFile(tmp_path / "web" / "some scans" / "study.zip", "w") as archive:
+        for path in series(tmp_path / "s", SICK):
+            archive.write(path, path.name)
+    inputs = mirror_inputs([f"http://{web}/some%20scans/"], tmp_path / "urls", None)
+    found = collect(inputs.paths, tmp_path / "out", tmp_path, (), inputs.origins)
+    known = collect([str(tmp_path / "web" / "some scans")], tmp_path / "out", tmp_path / "known")
+    assert [(job.name, job.error) for job in found.jobs] == [(job.name, job.error) for job in known.jobs]
+    for n, job in enumerate(found.jobs):
+        parcel = parcel_of(job, inputs.remote)
+        parcel.fetch(tmp_path / str(n))
+        moved = parcel.open_in(tmp_path / str(n))
+        assert all(file.stat().st_size > 1000 for file in moved.files or (moved.path,))
+
+
+def test_what_opens_a_store_is_not_shown(web, tmp_path):
+    save(tmp_path / "web" / "a b.png", phantom_slice(1, "no_tumor").image)
+    inputs = mirror_inputs([f"http://me:secret@{web}/a%20b.png?signature=x/y%2Bz"], tmp_path / "urls", None)
+    (job,) = collect(inputs.paths, tmp_path / "out", tmp_path, (), inputs.origins).jobs
+    assert (job.name, job.place) == ("a b.png", f"http://{web}/a b.png")
+    parcel = parcel_of(job, inputs.remote)
+    parcel.fetch(tmp_path / "there")
+    assert (tmp_path / "there" / "a b.png").read_bytes() == (tmp_path / "web" / "a b.png").read_bytes()
+    with pytest.raises(InputError) as error:
+        mirror_inputs([f"http://me:secret@{web}/none?signature=x/y%2Bz"], tmp_path / "urls2", None)
+    assert "secret" not in str(error.value) and "signature" not in str(error.value)

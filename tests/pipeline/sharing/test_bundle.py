@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.pipeline.engines.networks import save_segmenter
 from tests.scans.pictures import save, save_volume
 from tumorlens.classification.predict import SHIPPED, Classifier
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import PART
 from tumorlens.data.formats.open import open_scan
+from tumorlens.data.masks.regions import Regions
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.sharing.bundle import write_bundle
@@ -126,6 +128,23 @@ def test_the_masks_of_pictures_are_ours(segmenter_bundle, small_segmenter, pictu
         (drawn,) = segmenter.predict(prepared.image[None], [segmenter.channel_of(outline)])
         expected = preprocess.mask_to_source(drawn, prepared.placement, segmenter.mask_threshold)
         assert 0 < expected.mean() < 1
+        mask = np.asarray(Image.open(tmp_path / "out" / f"{path.stem}_mask.png"))
+        np.testing.assert_array_equal(mask, expected * 255)
+
+
+def test_the_masks_of_regions_are_whole_lesions(pictures, tmp_path):
+    regions = Regions.parse(["whole=1,2", "core=2"])
+    weights = save_segmenter(tmp_path / "w.safetensors", regions=regions)
+    write_bundle(weights, "segmentation", tmp_path / "bundle")
+    pred = json.loads((tmp_path / "bundle/configs/metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    assert (pred["num_channels"], pred["channel_def"]) == (2, {"0": "whole", "1": "core"})
+    run(tmp_path / "bundle", pictures, tmp_path / "out", output_ext=".png")
+    segmenter, preprocess = Segmenter.load(weights, "cpu"), Preprocess(64)
+    for path in sorted(pictures.iterdir()):
+        prepared = preprocess(open_scan(path).slice(0))
+        whole, first = segmenter.predict(prepared.image[None])[0], segmenter.look(prepared.image[None])[0, 0]
+        expected = preprocess.mask_to_source(whole, prepared.placement, segmenter.mask_threshold)
+        assert (expected != preprocess.mask_to_source(first, prepared.placement, segmenter.mask_threshold)).any()
         mask = np.asarray(Image.open(tmp_path / "out" / f"{path.stem}_mask.png"))
         np.testing.assert_array_equal(mask, expected * 255)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.pipeline.engines.networks import save_segmenter
 from tumorlens.classification.config import SHIPPED
 from tumorlens.data.cards.card import read_card
+from tumorlens.data.masks.regions import Regions
 from tumorlens.pipeline.sharing.card import model_card
 from tumorlens.pipeline.sharing.huggingface import write_hub_folder
 from tumorlens.segmentation.config import SHIPPED as SEGMENTER
@@ -82,3 +86,38 @@ def test_a_folder_by_command(command, small_segmenter, tmp_path):
     assert (done.exit_code, "hub: ready to upload" in done.output) == (0, True), done.output
     done = command(*export)
     assert (done.exit_code, "hub: this folder is not empty" in done.stderr) == (2, True)
+
+
+def test_the_card_that_is_shared_names_no_place_of_the_training(small_segmenter, tmp_path):
+    weights = Path(shutil.copy(small_segmenter, tmp_path / "w.safetensors"))
+    start = {"data": ["C:\\ward\\a"], "init": "imagenet"}
+    places = {"data": ["/home/me/set", "lists/x.csv@/mnt/scans/"], "init": "/home/me/runs/w.safetensors"}
+    training = {**places, "seed": 3, "start": start}
+    card = read_card(small_segmenter) | {"command": "tumorlens train --data /home/me/set", "training": training}
+    weights.with_suffix(".json").write_text(json.dumps(card))
+    write_hub_folder(weights, "segmentation", tmp_path / "hub")
+    shared = read_card(tmp_path / "hub" / "model.safetensors")
+    assert shared["training"] == training | {
+        "data": ["set", "x.csv@scans"],
+        "init": "w.safetensors",
+        "start": {"data": ["a"], "init": "imagenet"},
+    }
+    assert shared == {name: value for name, value in card.items() if name != "command"} | {
+        "training": shared["training"]
+    }
+
+
+def test_regions_are_labels_and_have_a_row_on_the_card(tmp_path):
+    weights = save_segmenter(tmp_path / "w.safetensors", regions=Regions.parse(["whole=1,2", "core=2"]))
+    write_hub_folder(weights, "segmentation", tmp_path / "hub")
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert (config["num_labels"], config["id2label"]) == (2, {"0": "whole", "1": "core"})
+    readme = (tmp_path / "hub" / "README.md").read_text()
+    assert "| regions | whole (mask values 1, 2); core (mask values 2) |" in readme and "| outlines" not in readme
+
+
+def test_classes_without_healthy_slices_have_no_gate_in_the_texts():
+    shipped = read_card(SHIPPED)
+    text = model_card(shipped | {"classes": ["glioma", "meningioma"]}, "monai-bundle")
+    assert "no answer for a slice without a tumor" in text and "together have 0.5" not in text
+    assert "together have 0.5" in model_card(shipped, "monai-bundle")
