@@ -260,6 +260,7 @@ def test_a_request_that_breaks_off_while_its_job_is_accepted_loses_no_files(pipe
                 request.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await request
+                await asyncio.sleep(0.5)  # in which the files must not be deleted
                 let_go.set()
 
         asyncio.run(break_off())
