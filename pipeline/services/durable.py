@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import shutil
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, JobQueue, QueuedJob, internal_error
-from tumorlens.pipeline.services.spool import Spool, StoredJob
+from tumorlens.pipeline.services.spool import Spool, StoredJob, is_elsewhere
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.batch.inputs import Work
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.result import Result
 
 _JOBS_AHEAD = 24  # jobs that are begun at the same time: their scans are read while the networks see others
+_MOST_FETCHING = 4  # studies that are fetched at the same time; slow servers keep no other job waiting
+_MOST_SCANS = 500  # of one job
+_FREE_BYTES = 200e6  # no job is begun while the disk has less
 _LOOK_S = 1.0  # seconds after which to look for jobs, if nothing happens
 _DELETE_S = 60.0  # between two looks for old jobs
+_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = "the server's disk is full; send the scan again later"
 _log = logging.getLogger(__name__)
-Fetch = Callable[[StoredJob], None]
+Fetch = Callable[[StoredJob, Callable[[], bool]], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class JobLimits:
     """What one job may take.
 
     Attributes:
-        most_seconds: Time of one scan.
+        most_seconds: Time of one scan, and of fetching the files of one job.
         most_voxels: Size of one scan.
         keep_hours: Ended jobs are deleted after so many; None keeps them.
     """
@@ -55,6 +61,8 @@ class _Running:
     scans: list[QueuedJob] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     n_open: int = 0
+    fetch_until: float | None = None  # while its files are fetched
+    names: set[str] = field(default_factory=set)  # of its files and folders, which no sentence may quote
 
 
 class Worker:
@@ -69,7 +77,7 @@ class Worker:
         spool: Spool,
         queue: JobQueue,
         limits: JobLimits = JobLimits(),
-        fetch: Fetch = lambda job: None,
+        fetch: Fetch = lambda job, is_wanted: None,
         on_end: Callable[[str], None] = lambda id: None,
         together: bool = True,
     ) -> None:
@@ -77,7 +85,8 @@ class Worker:
         spool: Nobody else runs its jobs.
         queue: It holds the models.
         limits: Of each job.
-        fetch: Called, in a thread, before a job is looked into: gets files that lie elsewhere.
+        fetch: Gets the files of a job that lie elsewhere (`spool.is_elsewhere`), in a thread that nobody waits for.
+            Its second argument says whether they are still wanted; ask it now and then.
         on_end: Called, in a thread, with the id of each job that has ended.
         together: Whether small scans share batches.
         """
@@ -87,6 +96,7 @@ class Worker:
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="spool")
         self._openers = ThreadPoolExecutor(2, "open")
+        self._fetchers: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin, in the background, with what a process that was killed left behind."""
@@ -114,7 +124,7 @@ class Worker:
             return [] if running is None else list(running.scans)
 
     def _work(self) -> None:
-        looked = 0.0
+        looked, problem = 0.0, ""
         while not self._closing:
             try:
                 self._stop_cancelled()
@@ -124,40 +134,99 @@ class Worker:
                 with self.spool.changed:  # held until it waits, so that it misses no job
                     for job in self._claim():
                         self._running[job.id] = _Running(job)
-                        self._openers.submit(self._begin, job)
+                        if is_elsewhere(job):
+                            self._start_fetching(self._running[job.id])
+                        else:
+                            self._openers.submit(self._begin, job)
                     if not self._closing:
                         self.spool.changed.wait(_LOOK_S)
             except InputError as error:  # the disk is full; it may have room again
-                _log.error("tumorlens: %s", error)
+                if str(error) != problem:  # once, not at every look
+                    _log.error("tumorlens: %s", error)
+                problem = str(error)
                 time.sleep(_LOOK_S)
+            else:
+                problem = ""
 
     def _claim(self) -> list[StoredJob]:
-        return self.spool.claim(_JOBS_AHEAD - len(self._running)) if self.queue.ready and not self._closing else []
+        if not self.queue.ready or self._closing:
+            return []
+        if shutil.disk_usage(self.spool.folder).free < _FREE_BYTES:
+            raise InputError("the disk is nearly full; no other job is begun until it has room again")
+        n_here = sum(running.fetch_until is None for running in self._running.values())
+        self._fetchers = [thread for thread in self._fetchers if thread.is_alive()]
+        return self.spool.claim(_JOBS_AHEAD - n_here, _MOST_FETCHING - len(self._fetchers))
 
     def _stop_cancelled(self) -> None:
+        """Cancel what nobody wants any more, and give up what is not fetched in time."""
         with self.spool.changed:
-            running = list(self._running)
-        for id in running:
-            job = self.spool.job(id)
-            if job is None or job.stop:  # deleted, or cancelled
-                for scan in self.scans_of(id):
+            running = list(self._running.values())
+        for one in running:
+            job = self.spool.job(one.job.id)
+            is_cancelled = job is None or job.stop  # deleted, or cancelled
+            if is_cancelled:
+                for scan in self.scans_of(one.job.id):
                     self.queue.cancel(scan)
+            is_late = one.fetch_until is not None and time.monotonic() > one.fetch_until
+            if (is_cancelled or is_late) and self._end_fetching(one.job):
+                seconds = f"{self.limits.most_seconds:g} seconds"
+                self._end(one.job, FAILED, f"fetching the study took longer than the {seconds} that are allowed", [])
+
+    def _start_fetching(self, running: _Running) -> None:
+        running.fetch_until = time.monotonic() + self.limits.most_seconds
+        # A daemon: a server that sends a byte now and then must not keep this one from stopping.
+        thread = threading.Thread(target=self._fetch_files, args=(running.job,), name="fetch", daemon=True)
+        self._fetchers.append(thread)
+        thread.start()
+
+    def _fetch_files(self, job: StoredJob) -> None:
+        problem: Exception | None = None
+        try:
+            self._fetch(job, lambda: self._is_fetching(job))
+        except Exception as error:
+            problem = error
+        with self.spool.changed:
+            if not self._end_fetching(job):  # nobody wants it any more
+                return
+            if problem is None:
+                self._openers.submit(self._begin, job)
+                return
+        if isinstance(problem, InputError):
+            self._end(job, FAILED, _neutral(str(problem), job, "the upload", _names_in(job.folder)), [])
+        else:
+            self._end(job, FAILED, _sentence(problem), [])
+
+    def _is_fetching(self, job: StoredJob) -> bool:
+        running = self._running.get(job.id)
+        return not self._closing and running is not None and running.fetch_until is not None
+
+    def _end_fetching(self, job: StoredJob) -> bool:
+        """Whether a job's files were still being fetched. From now on they are not: whoever asked goes on with it."""
+        with self.spool.changed:
+            was_fetching = self._is_fetching(job)
+            if was_fetching:
+                self._running[job.id].fetch_until = None
+            return was_fetching
 
     def _begin(self, job: StoredJob) -> None:
         """Find the scans in a job's files and queue them."""
         try:
-            self._fetch(job)
+            now = self.spool.job(job.id)
+            if self._closing or now is None or now.stop:
+                self._end(job, CANCELLED, "", [])
+                return
             scans = self._scans(job)
+            names = _names_in(job.folder)
             with self.spool.changed:
                 running = self._running[job.id]
-                running.scans, running.n_open = scans, len(scans)
+                running.scans, running.n_open, running.names = scans, len(scans), names
                 if self._closing:
                     raise InputError("the server stops")
             self.queue.add(scans)
         except InputError as error:
-            self._end(job, FAILED, _neutral(str(error), job, None), [])
+            self._end(job, FAILED, _neutral(str(error), job, "the upload", _names_in(job.folder)), [])
         except Exception as error:
-            self._end(job, FAILED, internal_error(error, "a job"), [])
+            self._end(job, FAILED, _sentence(error), [])
 
     def _scans(self, job: StoredJob) -> list[QueuedJob]:
         from tumorlens.pipeline.batch.inputs import collect
@@ -168,6 +237,8 @@ class Worker:
         unpacked.mkdir(mode=0o700)
         files = sorted(str(file) for file in job.files.iterdir())
         work = collect(files, job.results, unpacked)
+        if len(work.jobs) > _MOST_SCANS:
+            raise InputError(f"{len(work.jobs)} scans are more than the {_MOST_SCANS} of one job; send several jobs")
         return [
             QueuedJob(
                 scan,
@@ -190,7 +261,7 @@ class Worker:
             if running.n_open:
                 return
         states = [scan.state for scan in running.scans]
-        rows = [_row(job, scan) for scan in running.scans]
+        rows = [_row(job, scan, running.names) for scan in running.scans]
         if CANCELLED in states:
             self._end(job, CANCELLED, "", [])
         elif DONE in states:
@@ -220,14 +291,27 @@ class Worker:
 def _write(scan: QueuedJob, result: Result) -> dict[str, Any]:
     from tumorlens.pipeline.outputs.write import write_result
 
-    return write_result(result, scan.folder, scan.name, scan.made_of, scan.options)
+    try:
+        return write_result(result, scan.folder, scan.name, scan.made_of, scan.options)
+    except OSError as error:
+        if error.errno in _IS_FULL:
+            raise InputError(_FULL) from None
+        raise
 
 
-def _row(job: StoredJob, scan: QueuedJob) -> dict[str, Any]:
+def _sentence(error: Exception) -> str:
+    return _FULL if isinstance(error, OSError) and error.errno in _IS_FULL else internal_error(error, "a job")
+
+
+def _row(job: StoredJob, scan: QueuedJob, names: set[str]) -> dict[str, Any]:
     content = scan.content
+    error = ""
+    if scan.state != DONE:
+        paths = {str(path) for path in (*scan.scan.files, scan.scan.path, scan.scan.shown_path())}
+        error = _neutral(scan.error, job, scan.name, names | paths)
     return {
         "name": scan.name,
-        "error": _neutral(scan.error, job, scan) if scan.state != DONE else "",
+        "error": error,
         "folder": scan.folder.name,
         "files": [*content["files"], "result.json"] if content else [],
         "label": content.get("label"),
@@ -252,21 +336,18 @@ def _with_neutral_names(work: Work) -> list[Job]:
     return scans
 
 
-def _neutral(error: str, job: StoredJob, scan: QueuedJob | None) -> str:
-    """A sentence with the scan's name instead of paths, which may name a patient."""
-    name = "the upload" if scan is None else scan.name
-    if scan is not None:
-        for path in {*scan.scan.files, scan.scan.path, scan.scan.shown_path()}:
-            error = error.replace(str(path), name)
-    error = re.sub(re.escape(str(job.folder)) + r"[^:;,()]*", name, error)
-    for known in sorted(_names_in(job.folder), key=len, reverse=True):
-        error = error.replace(known, name)
+def _neutral(error: str, job: StoredJob, name: str, names: set[str]) -> str:
+    """A sentence with a scan's name instead of paths and names of files, which may be those of a patient."""
+    # One pass, so that nothing is replaced in what was put in; of the names that occur, as there may be thousands.
+    known = sorted({text for text in (*names, name) if text and text in error}, key=len, reverse=True)
+    place = re.escape(str(job.folder)) + r"[^:;,()]*"
+    error = re.sub("|".join([*map(re.escape, known), place]), lambda _: name, error)
     return error.replace(f"{name}: {name}: ", f"{name}: ")
 
 
 def _names_in(folder: Path) -> set[str]:
     """Names of the files and folders of a job, as far as they say more than `source/scan.png`."""
-    ours = re.compile(r"(source|unpacked|results|\d+|scan[-.\w]*|.{1,3})")
+    ours = re.compile(r"(source|unpacked|results|\d+|scan[-.\w]*|.{0,3})")
     names = {path.name for path in folder.rglob("*")}
     for file in folder.glob("source/*.zip"):
         with suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(file) as archive:

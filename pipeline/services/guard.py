@@ -59,7 +59,7 @@ class Guard:
             await _answer(scope, send, 403, refusal)
         elif not self._token or scope["path"] in _WITHOUT_TOKEN or self._knows(scope, headers):
             await self._app(scope, receive, _with_headers(send))
-        elif scope["type"] == "http" and _equal(query.pop("token", ""), self._token):
+        elif _is_page(scope) and _equal(query.pop("token", ""), self._token):
             await self._welcome(scope, send, query)
         else:
             await _answer(scope, send, 401, _NO_TOKEN, headers=[("www-authenticate", "Bearer")])
@@ -95,6 +95,11 @@ class Guard:
         cookie = f"{_cookie_of(scope)}={_hash(self._token)}; Path=/; HttpOnly; SameSite=Strict"
         page = f'<!doctype html><title>tumorlens</title><meta http-equiv="refresh" content="0; url={target}">'
         await _answer(scope, send, 200, page, "text/html; charset=utf-8", [("set-cookie", cookie)])
+
+
+def _is_page(scope: Message) -> bool:
+    """Whether a person asks for a page: those who call the API do not follow it to another address."""
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and not scope["path"].startswith(_API)
 
 
 def _cookie_of(scope: Message) -> str:

@@ -106,6 +106,11 @@ class StoredJob:
         return self.folder / "results"
 
 
+def is_elsewhere(job: StoredJob) -> bool:
+    """Whether the files of a job must be fetched first."""
+    return "dicomweb" in job.details
+
+
 class Spool:
     """Jobs in a folder. One process at a time uses it (`data.locks.sole_writer`), any of its threads may.
 
@@ -261,24 +266,35 @@ class Spool:
             if source == REST and id not in known:
                 shutil.rmtree(place, ignore_errors=True)
 
-    def claim(self, most: int) -> list[StoredJob]:
-        """Up to so many waiting jobs, the oldest first, which are running from now on.
+    def claim(self, most: int, most_elsewhere: int = 0) -> list[StoredJob]:
+        """Waiting jobs, the oldest first, which are running from now on.
 
         A job that was running when the process died runs alone, so that no other is taken for the one that kills it.
+
+        Args:
+            most: So many whose files are here.
+            most_elsewhere: So many of those with `is_elsewhere`.
         """
-        if most < 1:
+        left = {False: most, True: most_elsewhere}
+        if max(left.values()) < 1:
             return []
         with self._write() as db:
             running = [runs for (runs,) in db.execute("SELECT runs FROM jobs WHERE state = ?", (RUNNING,))]
             if any(runs > 1 for runs in running):
                 return []
             rows = db.execute(
-                "SELECT id, runs FROM jobs WHERE state = ? ORDER BY number LIMIT ?", (WAITING, most)
+                "SELECT id, runs, json_extract(details, '$.dicomweb') IS NOT NULL FROM jobs WHERE state = ?"
+                " ORDER BY number",
+                (WAITING,),
             ).fetchall()
-            ids = [id for id, runs in rows]
-            suspects = [n for n, (_, runs) in enumerate(rows) if runs]
-            if suspects:
-                ids = ids[: suspects[0]] or ([] if running else ids[:1])
+            ids: list[str] = []
+            for id, runs, elsewhere in rows:
+                if runs:
+                    ids += [id] if not ids and not running else []
+                    break
+                if left[bool(elsewhere)] > 0:
+                    ids.append(id)
+                    left[bool(elsewhere)] -= 1
             for id in ids:
                 db.execute(
                     "UPDATE jobs SET state = ?, begun = ?, runs = runs + 1 WHERE id = ?", (RUNNING, time.time(), id)
@@ -286,11 +302,15 @@ class Spool:
         return [job for id in ids if (job := self.job(id)) is not None]
 
     def put_back(self, id: str) -> None:
-        """Let a running job wait again, as if it had not been begun: the server stops. It may still `finish`."""
+        """Let a running job wait again, as if it had not been begun: the server stops. It may still `finish`.
+
+        One that somebody has cancelled has ended.
+        """
         with self._write() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, begun = NULL, runs = runs - 1 WHERE id = ? AND state = ?",
-                (WAITING, id, RUNNING),
+                "UPDATE jobs SET state = iif(stop, ?, ?), ended = iif(stop, ?, NULL), begun = NULL, runs = runs - 1"
+                " WHERE id = ? AND state = ?",
+                (CANCELLED, WAITING, time.time(), id, RUNNING),
             )
 
     def finish(self, id: str, state: str, error: str = "", scans: Sequence[dict[str, Any]] = ()) -> None:

@@ -51,11 +51,7 @@ class Archive:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
         self._session = Session()
-        user, colon, password = os.environ.get(AUTH, "").partition(":")
-        if colon:
-            self._session.auth = (user, password)
-        elif user:
-            self._session.headers["Authorization"] = f"Bearer {user}"
+        sign_in(self._session)
         address = f"{self.url}/dicom-web" if is_orthanc else self.url
         self.client = DICOMwebClient(address, self._session, timeout=_TIMEOUT_S, permissive_uid=True)
         self.client.set_http_retry_params(retry=False)
@@ -114,6 +110,15 @@ class Archive:
             return missing
         response.raise_for_status()
         return response.json()
+
+
+def sign_in(session: Any) -> None:
+    """Let a `requests.Session` send what `AUTH` holds, if it is set."""
+    user, colon, password = os.environ.get(AUTH, "").partition(":")
+    if colon:
+        session.auth = (user, password)
+    elif user:
+        session.headers["Authorization"] = f"Bearer {user}"
 
 
 def _all(search: Callable[..., list[dict[str, Any]]], tag: str) -> dict[str, dict[str, Any]]:

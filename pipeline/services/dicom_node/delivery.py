@@ -5,6 +5,7 @@ How far it is stands in the details of each job, so a restart goes on where it w
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -27,7 +28,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _State:
-    """How far the delivery of a job is: its state, failed attempts so far, and the time of the next one."""
+    """How far the delivery of a job is: its state, failed attempts so far, and the time of the next one.
+
+    What was given up has the time of that instead.
+    """
 
     state: str = OPEN
     attempts: int = 0
@@ -76,7 +80,7 @@ class Delivery:
         state = state_of(job)
         if state.state == OPEN and state.next <= time.time():
             self._note(job, self._deliver(job, state))
-        elif state.state != OPEN and (job.ended or 0) < time.time() - 3600 * self._limits.keep_hours:
+        elif state.state != OPEN and max(job.ended or 0, state.next) < time.time() - 3600 * self._limits.keep_hours:
             self._spool.delete(job.id)
 
     def _deliver(self, job: StoredJob, state: _State) -> _State:
@@ -104,8 +108,9 @@ class Delivery:
             _log.info("study %s: sent %s to %s", study, names, self._destination)
             return _State(SENT)
         if time.time() - (job.ended or 0) > 3600 * self._limits.retry_hours:
-            _log.error("study %s: %s not sent to %s: %s; given up", study, names, self._destination, reason)
-            return _State(GIVEN_UP)
+            text = "study %s: %s not sent to %s: %s; given up, the results lie in jobs/%s/results"
+            _log.error(text, study, names, self._destination, reason, job.folder.name)
+            return _State(GIVEN_UP, next=time.time())
         pause = min(_FIRST_PAUSE_S * 2**state.attempts, _LONGEST_PAUSE_S)
         text = "study %s: %s not sent to %s: %s; next attempt in %.0f s"
         _log.warning(text, study, names, self._destination, reason, pause)
@@ -126,7 +131,8 @@ class Delivery:
                 continue
             here = [job.results / scan["folder"] / name for name in _SENT_FILES if name in scan["files"]]
             if not here:
-                _log.info("study %s: %s: there is nothing to send", job.details["study"], scan["name"])
+                why = "; ".join(_review(job.results / scan["folder"]))
+                _log.info("study %s: %s: there is nothing to send: %s", job.details["study"], scan["name"], why)
             elif self._is_known(job, scan):
                 _log.info("study %s: %s was answered before, nothing is sent", job.details["study"], scan["name"])
             else:
@@ -145,6 +151,12 @@ class Delivery:
     def _note(self, job: StoredJob, state: _State) -> None:
         details = {**job.details, "delivery": vars(state)}
         self._spool.set_details(job.id, details)
+
+
+def _review(folder: Path) -> list[str]:
+    """The remarks in a result: among them, why it has no DICOM files."""
+    content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return [str(remark) for remark in content["review"]]
 
 
 def is_answered(job: StoredJob) -> bool:

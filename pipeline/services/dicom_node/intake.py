@@ -166,6 +166,13 @@ class Intake:
             if uid in self._open:
                 self._open[uid].last = time.monotonic()
 
+    def drop(self, uid: str) -> None:
+        """Delete what has come of a study that is not complete: it will be fetched again."""
+        with self._lock:
+            study = self._open.pop(uid, None)
+        if study is not None:
+            self.spool.discard(study.arrival)
+
     def close_complete(self) -> None:
         """Make jobs of the studies to which no object has come for ``--study-timeout`` seconds."""
         until = time.monotonic() - self.limits.study_timeout

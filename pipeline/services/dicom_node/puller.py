@@ -118,8 +118,13 @@ class Puller:
             if not series or self._memory.seen.get(study, ("", 0.0))[0] == mark:
                 return ""
             with self._intake.new_folder() as folder:  # a study that comes in part must not be run
-                for file in self._download(study, series, Path(folder)):
-                    self._store(file)
+                files = self._download(study, series, Path(folder))
+                try:
+                    for file in files:
+                        self._store(file)
+                except (FullError, OSError):
+                    self._intake.drop(study)
+                    raise
                 self._intake.close(study)
             self._memory.seen[study] = (mark, time.time())
         except FullError as error:
@@ -136,14 +141,15 @@ class Puller:
 
     def _download(self, study: str, series: Iterable[str], folder: Path) -> list[Path]:
         """The files of some series, called by their SOP Instance UIDs."""
-        files = []
+        files, n_bytes = [], 0
         for uid in series:
             for content, instance in self._archive.objects(study, uid):
                 if len(content) > self._limits.object_bytes:
                     size = self._limits.object_mb
                     _log.warning("study %s: an object of more than %d MB was left out (--object-mb)", study, size)
                     continue
-                self._intake.check_room(len(content))
+                n_bytes += len(content)
+                self._intake.check_room(n_bytes)
                 files.append(folder / f"{instance}.dcm")
                 files[-1].write_bytes(content)
         return files

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Traffic:
-    """What came through one association: bytes of the message that is on its way, and studies."""
+    """What comes through one association: bytes of the message that is on its way, and the last object's study."""
 
     n_bytes: int = 0
     is_whole: bool = True
-    studies: set[str] = field(default_factory=set)
+    study: str = ""
 
 
 class Receiver:
@@ -129,8 +129,7 @@ class Receiver:
             traffic.is_whole = content[0] & (_IS_COMMAND | _IS_LAST) == _IS_LAST
             if traffic.n_bytes > self._limits.object_bytes:
                 item.presentation_data_value = content[:1]
-        for study in traffic.studies:
-            self._intake.touch(study)
+        self._intake.touch(traffic.study)
 
     def _store(self, event: Any) -> int:
         traffic = event.assoc.traffic
@@ -152,8 +151,7 @@ class Receiver:
         except Exception as error:  # a fault of ours; its text may quote a header, and so a patient
             _log.error("internal error, please report it (%s)", type(error).__name__)
             return BROKEN
-        if study:
-            traffic.studies.add(study)
+        traffic.study = study
         return SUCCESS
 
     def _say_rejected(self, event: Any) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.options import UploadLimits
+from tumorlens.pipeline.services.dicom_node.archive import sign_in
 from tumorlens.pipeline.services.spool import StoredJob
 
-_UID = r"[0-9.]{1,64}"
-_REFERENCE = re.compile(rf"(?P<base>.+)/studies/(?P<study>{_UID})(/series/(?P<series>{_UID}))?/?")
+_UID = r"(?=[0-9.]{1,64}(/|$))[0-9]+(?:\.[0-9]+)*"
+_REFERENCE = re.compile(
+    rf"(?P<base>.+)/studies/(?P<study>{_UID})(/series/(?P<series>{_UID}))?/?"
+)  # no `..`, which would lead elsewhere
 _TIMEOUT_S = (10, 30)  # to connect; between two packets
 
 
@@ -46,16 +50,17 @@ class DicomwebServers:
         """
         self._parts(url)
 
-    def fetch(self, job: StoredJob) -> None:
+    def fetch(self, job: StoredJob, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """Get the files of a job that refers to a study, into a folder among its files.
+
+        Args:
+            job: Its files lie elsewhere.
+            is_wanted: Asked after each object; once it says no, this ends.
 
         Raises:
             InputError: The server does not answer, has no such study, or the study is over the limits.
         """
-        url = job.details.get("dicomweb")
-        if url is None:
-            return
-        base, study, series = self._parts(url)
+        base, study, series = self._parts(job.details["dicomweb"])
         folder = job.files / "study"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
@@ -67,7 +72,9 @@ class DicomwebServers:
         session.max_redirects = 0  # a redirect could lead to a server that is not allowed
         parts = urlsplit(base)
         if parts.username:
-            session.auth = (parts.username, parts.password or "")
+            session.auth = (unquote(parts.username), unquote(parts.password or ""))
+        elif len(self.bases) == 1:  # of several servers, it would not say whose password it is
+            sign_in(session)
         client = DICOMwebClient(_without_user(base), session=session, timeout=_TIMEOUT_S)
         client.set_http_retry_params(retry=False)
         try:
@@ -75,6 +82,8 @@ class DicomwebServers:
             n_bytes = 0
             for n, dataset in enumerate(datasets, start=1):
                 n_bytes += self._store(dataset, folder / f"{n}.dcm")
+                if not is_wanted():
+                    raise InputError("the study is not wanted any more")
                 if n_bytes > self.limits.n_bytes:
                     raise InputError(f"the study has more than the {self.limits.upload_mb} MB that are allowed")
         except requests.HTTPError as error:
@@ -82,6 +91,10 @@ class DicomwebServers:
             raise InputError(f"the DICOMweb server answers with {status} to the request for the study") from None
         except requests.RequestException as error:
             raise InputError(f"the DICOMweb server cannot be reached ({type(error).__name__})") from None
+        except (InputError, OSError):
+            raise
+        except Exception:  # of the parser; its text may quote a header, and so a patient
+            raise InputError("the DICOMweb server's answer is not DICOM") from None
 
     def _store(self, dataset: Any, file: Any) -> int:
         dataset.save_as(file, enforce_file_format=True)

@@ -43,7 +43,8 @@ from tumorlens.pipeline.services.rest.models import (
 from tumorlens.pipeline.services.rest.receive import read_json, receive_files
 from tumorlens.pipeline.services.spool import REST, FullError, Spool, StoredJob
 
-_LOOK_S = 0.05  # between two looks at a job that somebody waits for
+_LOOK_S, _LONGEST_LOOK_S = 0.05, 1.0  # between two looks at a job that somebody waits for: ever longer
+_MOST_WAITERS = 200
 _LONGEST_WAIT_S = 60
 _ENDED = (DONE, FAILED, CANCELLED)
 _DESCRIPTION = """
@@ -77,6 +78,7 @@ class Service:
         servers: DICOMweb servers from which studies may be fetched.
         metrics: Figures for Prometheus.
         is_stopping: Whether the server takes no more jobs.
+        n_waiters: How many requests wait for the end of a job.
     """
 
     spool: Spool
@@ -86,6 +88,7 @@ class Service:
     servers: DicomwebServers
     metrics: Metrics = field(default_factory=Metrics)
     is_stopping: Callable[[], bool] = lambda: False
+    n_waiters: int = 0
 
     def job(self, id: str) -> StoredJob:
         """Raises:
@@ -112,6 +115,7 @@ def _problems(**examples: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
+_WAITERS = f"{_MOST_WAITERS} requests wait already; ask without wait"
 _UNKNOWN = "there is no such job; it was deleted, or its time is over"
 _EVERYWHERE = _problems(
     _401="this server needs a token: send it as a bearer, or open the address that it printed, with ?token=",
@@ -232,11 +236,16 @@ def _scans(service: Service) -> APIRouter:
         except FullError as error:
             later = math.ceil(min(max(service.metrics.seconds_a_job(), 1), 3600))
             raise HTTPException(429, str(error), headers={"Retry-After": str(later), "Connection": "close"}) from None
+        options = treatment.model_dump(mode="json", exclude_defaults=True)
+        accepting: asyncio.Task[StoredJob] | None = None
         try:
             details = await _receive(request, arrival, service)
-            options = treatment.model_dump(mode="json", exclude_defaults=True)
-            job = await asyncio.to_thread(service.spool.accept, arrival, options, details)
+            # It goes on when the client is gone: its thread cannot be stopped, and the files belong to the job then.
+            accepting = asyncio.create_task(asyncio.to_thread(service.spool.accept, arrival, options, details))
+            job = await asyncio.shield(accepting)
         except BaseException as error:
+            if accepting is not None and not accepting.done():
+                raise
             await asyncio.shield(asyncio.to_thread(service.spool.discard, arrival))
             if isinstance(error, OSError):
                 raise HTTPException(503, f"the server cannot store the scan ({error.strerror})") from None
@@ -255,7 +264,7 @@ def _scans(service: Service) -> APIRouter:
         jobs = service.spool.jobs(REST, state, limit)
         return JobsAnswer(jobs=[service.answer(job) for job in jobs])
 
-    @router.get("/scans/{id}", responses=_problems(_404=_UNKNOWN))
+    @router.get("/scans/{id}", responses=_problems(_404=_UNKNOWN, _429=_WAITERS))
     async def get_scan(
         id: JobId,
         wait: Annotated[
@@ -263,12 +272,19 @@ def _scans(service: Service) -> APIRouter:
         ] = 0,
     ) -> JobAnswer:
         """Get the state of a job."""
-        until = time.monotonic() + wait
-        while True:
-            job = await asyncio.to_thread(service.job, id)
-            if job.state in _ENDED or time.monotonic() >= until or service.is_stopping():
-                return await asyncio.to_thread(service.answer, job)
-            await asyncio.sleep(_LOOK_S)
+        until, pause = time.monotonic() + wait, _LOOK_S
+        job = await asyncio.to_thread(service.job, id)
+        if wait and job.state not in _ENDED and service.n_waiters >= _MOST_WAITERS:
+            raise HTTPException(429, _WAITERS, {"Retry-After": "5"})
+        service.n_waiters += 1
+        try:
+            while job.state not in _ENDED and time.monotonic() < until and not service.is_stopping():
+                await asyncio.sleep(min(pause, max(0.0, until - time.monotonic())))
+                pause = min(1.5 * pause, _LONGEST_LOOK_S)
+                job = await asyncio.to_thread(service.job, id)
+        finally:
+            service.n_waiters -= 1
+        return await asyncio.to_thread(service.answer, job)
 
     @router.post("/scans/{id}/cancel", responses=_problems(_404=_UNKNOWN))
     def cancel_scan(id: JobId) -> JobAnswer:

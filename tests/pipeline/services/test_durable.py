@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -17,6 +18,7 @@ from tests.scans.studies import SICK, series
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs.write import write_result
+from tumorlens.pipeline.services import durable
 from tumorlens.pipeline.services.durable import JobLimits, Worker
 from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING, JobQueue
 from tumorlens.pipeline.services.spool import REST, Spool
@@ -237,3 +239,120 @@ def test_the_source_hears_of_every_end(spool, pipeline):
         while len(heard) < 3 and time.monotonic() < ends:
             time.sleep(0.02)
     assert sorted(heard) == sorted(ids)
+
+
+def zip_of_bad_pictures(spool, n, folder="DOE/"):
+    arrival = spool.receive(REST)
+    with zipfile.ZipFile(arrival.folder / "scan.zip", "w") as archive:
+        archive.mkdir(folder)
+        for k in range(n):
+            archive.writestr(f"{folder}jane{k}.png", b"\x89PNG\r\n\x1a\n broken")
+    return spool.accept(arrival).id
+
+
+def test_sentences_about_a_zip_with_folders_are_whole_and_its_names_are_read_once(spool, pipeline, monkeypatch):
+    calls = []
+    names_in = durable._names_in
+    monkeypatch.setattr(durable, "_names_in", lambda folder: calls.append(folder) or names_in(folder))
+    id = zip_of_bad_pictures(spool, 30)
+    with running(spool, pipeline):
+        (job,) = until_ended(spool, id)
+    assert len(calls) == 1
+    assert (job.state, len(job.scans)) == (FAILED, 30)
+    (plain,) = {scan["error"].replace(scan["name"], "NAME") for scan in job.scans}
+    assert plain.startswith("NAME: ") and plain.count("NAME") == 1 and "jane" not in plain and "DOE" not in plain
+
+
+def test_a_job_may_have_so_many_scans(spool, pipeline):
+    id = zip_of_bad_pictures(spool, 501)
+    with running(spool, pipeline):
+        (job,) = until_ended(spool, id)
+    assert job.error == "501 scans are more than the 500 of one job; send several jobs"
+
+
+def test_what_replaces_a_name_is_not_replaced_again(spool):
+    job = spool.accept(spool.receive(REST))
+    sentence = f"{job.folder}/unpacked/JANE/a b.png: JANE is like series 5 of picture"
+    names = {"JANE", "series", "picture", f"{job.folder}/unpacked/JANE/a b.png"}
+    assert durable._neutral(sentence, job, "MR series 5", names) == (
+        "MR series 5: MR series 5 is like MR series 5 5 of MR series 5"
+    )
+    assert durable._neutral(f"{job.folder}/unpacked/x/y: bad", job, "scan.png", {"series"}) == "scan.png: bad"
+
+
+def elsewhere(spool):
+    return spool.accept(spool.receive(REST), details={"dicomweb": "http://a.example/studies/1"}).id
+
+
+def test_slow_fetches_keep_nobody_waiting(spool, pipeline):
+    """Neither other jobs, nor whoever cancels or deletes one, nor the end of the server."""
+    let_go, wanted = threading.Event(), {}
+
+    def fetch(job, is_wanted):
+        wanted[job.id] = is_wanted
+        assert let_go.wait(60)
+
+    slow = [elsewhere(spool) for _ in range(30)]
+    try:
+        with running(spool, pipeline, fetch=fetch):
+            quick = submit(spool, ("scan.png", slices(1)[0]))
+            (job,) = until_ended(spool, quick)
+            assert job.state == DONE
+            assert sorted(wanted) == sorted(slow[:4]) and all(is_wanted() for is_wanted in wanted.values())
+            spool.cancel(slow[0])
+            spool.delete(slow[1])
+            first, second = until_ended(spool, *slow[:2], seconds=10)
+            assert first.state == CANCELLED and second is None
+            assert not wanted[slow[0]]() and wanted[slow[2]]()
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 5
+        assert not wanted[slow[2]]()
+        assert {spool.job(id).state for id in slow[2:]} == {WAITING} and spool.job(slow[2]).runs == 0
+    finally:
+        let_go.set()
+
+
+def test_a_fetch_that_takes_too_long_fails_and_one_that_ends_is_run(spool, pipeline):
+    late = elsewhere(spool)
+    let_go = threading.Event()
+    (picture,) = slices(1)
+
+    def fetch(job, is_wanted):
+        if job.id == late:
+            assert let_go.wait(60)
+        else:
+            save(job.files / "scan.png", picture)
+
+    good = elsewhere(spool)
+    try:
+        with running(spool, pipeline, fetch=fetch, limits=JobLimits(most_seconds=5)):
+            jobs = until_ended(spool, late, good)
+    finally:
+        let_go.set()
+    assert jobs[0].error == "fetching the study took longer than the 5 seconds that are allowed"
+    assert jobs[1].state == DONE
+
+
+def test_a_nearly_full_disk_keeps_jobs_waiting_and_a_full_one_is_one_sentence(spool, pipeline, monkeypatch, caplog):
+    monkeypatch.setattr(durable, "_LOOK_S", 0.05)
+    (picture,) = slices(1)
+    id = submit(spool, ("scan.png", picture))
+    with running(spool, pipeline) as worker:
+        monkeypatch.setattr(durable, "_FREE_BYTES", 1e18)
+        other = submit(spool, ("scan.png", picture))
+        while not worker.queue.ready:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert spool.job(other).state == WAITING
+        monkeypatch.setattr(durable, "_FREE_BYTES", 0)
+        assert [job.state for job in until_ended(spool, id, other)] == [DONE, DONE]
+    assert caplog.text.count("the disk is nearly full") == 1
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tumorlens.pipeline.outputs.write.write_png", full)
+    id = submit(spool, ("scan.png", picture))
+    with running(spool, pipeline):
+        (job,) = until_ended(spool, id)
+    assert (job.state, job.error) == (FAILED, "scan.png: the server's disk is full; send the scan again later")

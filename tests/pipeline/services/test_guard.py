@@ -12,12 +12,15 @@ from tumorlens.pipeline.services.guard import Guard
 LOCAL = "127.0.0.1:8080"
 
 
-def ask(guard: Guard, query: str = "", kind: str = "http", path: str = "/page", **headers: str) -> dict[str, Any]:
+def ask(
+    guard: Guard, query: str = "", kind: str = "http", path: str = "/page", method: str = "GET", **headers: str
+) -> dict[str, Any]:
     """The answer of a guard: status (200 where it lets through), headers and body."""
     sent: list[Any] = []
     scope = {
         "type": kind,
         "path": path,
+        "method": method,
         "query_string": query.encode(),
         "server": ("127.0.0.1", 8080),
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
@@ -102,6 +105,13 @@ def test_the_token_in_the_address_becomes_a_cookie(secret):
     assert ask(secret, host="me.example:1", cookie=pair)["body"] == "inside"
     assert ask(secret, kind="websocket", host="me.example:1", cookie=pair) == {"open": True}
     assert ask(secret, host="me.example:1", cookie=pair[:-1])["status"] == 401
+
+
+def test_the_token_in_the_address_opens_pages_only(secret):
+    for path, method in (("/v1/scans", "GET"), ("/v1/scans", "POST"), ("/metrics", "GET"), ("/page", "POST")):
+        answer = ask(secret, "token=open%20sesame", path=path, method=method, host=LOCAL)
+        assert answer["status"] == 401 and "set-cookie" not in answer["headers"]
+        assert ("Authorization: Bearer TOKEN" in answer["body"]) == (path != "/page")
 
 
 def test_the_token_leads_to_no_other_host(secret):

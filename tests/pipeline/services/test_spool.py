@@ -106,6 +106,23 @@ def test_a_job_that_was_put_back_was_not_begun(spool):
     assert spool.job(id).state == DONE, "it was ready before the process ended"
 
 
+def test_a_cancelled_job_that_was_put_back_has_ended(spool):
+    id = accept(spool)
+    spool.claim(1)
+    spool.cancel(id)
+    spool.put_back(id)
+    assert spool.job(id).state == CANCELLED and spool.job(id).ended
+    assert spool.claim(1) == []
+
+
+def test_jobs_whose_files_lie_elsewhere_have_a_number_of_their_own(spool):
+    far = [accept(spool, dicomweb="http://a.example") for _ in range(2)]
+    near = [accept(spool) for _ in range(2)]
+    assert [job.id for job in spool.claim(1, 1)] == [far[0], near[0]]
+    assert [job.id for job in spool.claim(5)] == [near[1]]
+    assert [job.id for job in spool.claim(0, 5)] == [far[1]]
+
+
 def test_cancelled_and_deleted_jobs(spool):
     running, waiting, gone = (accept(spool) for _ in range(3))
     spool.claim(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from contextlib import contextmanager
@@ -134,7 +135,30 @@ def test_it_gives_up_after_a_while(spool, results, caplog):
     with delivering(spool, free_port(), replace(LIMITS, retry_hours=0.0)):
         id = ended_job(spool, results)
         until(lambda: state(spool, id) == "given up")
-    assert "given up" in caplog.text
+    assert f"given up, the results lie in jobs/dicom.{id}/results" in caplog.text
+
+
+def test_what_was_given_up_is_kept_from_then_on(spool, results):
+    id = ended_job(spool, results)
+    with spool._write() as db:
+        db.execute("UPDATE jobs SET ended = ended - 80 * 3600")
+    with delivering(spool, free_port()):
+        until(lambda: state(spool, id) == "given up")
+        time.sleep(0.5)
+        assert spool.job(id) is not None
+        details = spool.job(id).details
+        old = details["delivery"] | {"next": time.time() - 25 * 3600}
+        spool.set_details(id, details | {"delivery": old})
+        until(lambda: spool.job(id) is None)
+
+
+def test_why_there_is_nothing_to_send_is_logged(spool, caplog, tmp_path):
+    reason = "the DICOM source has no SeriesInstanceUID, so no DICOM result can refer to it"
+    (tmp_path / "result.json").write_text(json.dumps({"review": [reason]}))
+    with delivering(spool, free_port()):
+        id = ended_job(spool, {"result.json": tmp_path / "result.json"})
+        until(lambda: state(spool, id) == "nothing")
+    assert f"study {STUDY}: MR series 5: there is nothing to send: {reason}" in caplog.messages
 
 
 def test_the_same_scan_is_answered_once(spool, results, caplog):

@@ -15,6 +15,7 @@ from tests.scans.dicom_results import written
 from tests.scans.studies import LOCALIZER, SMALL_STUDY, T1, T1C, save_study
 from tumorlens.data.formats.open import open_scan
 from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
+from tumorlens.pipeline.services.dicom_node.puller import Puller
 from tumorlens.pipeline.services.jobs import DONE, FAILED, WAITING
 from tumorlens.pipeline.services.spool import DICOM
 
@@ -170,6 +171,55 @@ def test_a_full_folder_refuses(spool, study):
     assert 0 < len(list(spool.folder.rglob("*.dcm"))) < len(study)
     with pytest.raises(FullError, match=r"--free-gb"):
         stored(Intake(spool, replace(LIMITS, free_gb=1e6)), study)
+
+
+class FolderArchive:
+    """Files of a study in the place of an archive: the network is not what is tested here."""
+
+    url = "folder"
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def studies(self, days):
+        return []
+
+    def series(self, study):
+        return {"1.2": len(self.paths)}
+
+    def objects(self, study, series):
+        for path in self.paths:
+            yield path.read_bytes(), str(pydicom.dcmread(path).SOPInstanceUID)
+
+
+def test_a_study_that_finds_no_room_is_fetched_again_and_never_run_in_part(spool, study, monkeypatch, caplog):
+    intake = Intake(spool, LIMITS)
+    puller = Puller(intake, FolderArchive(study), False, 1, LIMITS)
+
+    def poll():
+        puller._memory.to_do = {SMALL_STUDY: (0, 0.0, time.time())}
+        puller.poll()
+        close_all(intake)
+        return spool.jobs(DICOM)
+
+    size = sum(path.stat().st_size for path in study) // 2
+    intake.limits = replace(LIMITS, spool_gb=(intake._n_bytes + size) / 1e9)
+    assert poll() == [] and not list(spool.folder.rglob("*.dcm")), "the sum is too much"
+    intake.limits = LIMITS
+    store, n_left = intake.store, [4]
+
+    def fills_up(content, instance):
+        n_left[0] -= 1
+        if not n_left[0]:
+            raise FullError("no room")
+        return store(content, instance)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(intake, "store", fills_up)
+        assert poll() == [] and not list(spool.folder.rglob("*.dcm"))
+    assert caplog.text.count("not fetched") == 2
+    (job,) = poll()
+    assert len(files_of(job)) == len(study)
 
 
 def test_a_full_queue_refuses(spool, study):

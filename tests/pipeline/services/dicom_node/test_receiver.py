@@ -180,6 +180,22 @@ def test_an_object_on_its_way_keeps_its_study_open(listening, intake, study):
     assert len(intake.spool.jobs()) == 1
 
 
+def test_the_next_study_does_not_keep_the_one_before_it_open(listening, intake, study):
+    intake.limits = replace(LIMITS, study_timeout=1.0)
+    second = pydicom.dcmread(Path(study[0].filename))
+    second.StudyInstanceUID, second.SOPInstanceUID = "1.2.3.4", "1.2.3.4.5"
+    second.file_meta.MediaStorageSOPInstanceUID = second.SOPInstanceUID
+    with listening() as port:
+        association = associate(port, study)
+        association.send_c_store(study[0])
+        for _ in range(4):
+            association.send_c_store(second)
+            time.sleep(0.4)
+        intake.close_complete()
+        assert [job.details["study"] for job in intake.spool.jobs()] == [study[0].StudyInstanceUID]
+        association.release()
+
+
 def test_messages_of_absurd_length_end_the_connection(listening):
     with listening() as port, socket.create_connection(("127.0.0.1", port)) as peer:
         peer.sendall(struct.pack(">BBL", 1, 0, 2**31))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pydicom
@@ -60,6 +62,10 @@ def test_orthanc_gives_a_series_and_refuses_what_it_does_not_have(tmp_path, job_
         "http://me:secret@127.0.0.1:9/dicom-web/studies/1.2",
         "http://127.0.0.1:9/dicom-web/../studies/1.2",
         "http://127.0.0.1:9/dicom-web/studies/1.2/../../x",
+        "http://127.0.0.1:9/dicom-web/studies/..",
+        "http://127.0.0.1:9/dicom-web/studies/1.2/series/..",
+        "http://127.0.0.1:9/dicom-web/studies/1..2",
+        "http://127.0.0.1:9/dicom-web/studies/" + "1" * 65,
         "http://127.0.0.1:9/dicom-web/studies/1.2?x=http://evil.example",
         "http://127.0.0.1:9/dicom-web@evil.example/studies/1.2",
         "file:///dicom-web/studies/1.2",
@@ -98,6 +104,62 @@ def test_redirects_are_not_followed_and_a_silent_server_is_one_sentence(job_for)
     assert asked == ["/dicom-web/studies/1.2"]
     with pytest.raises(InputError, match="cannot be reached"):
         servers.fetch(job_for(f"{base}/studies/1.2"))
+
+
+@contextmanager
+def answering(content, kind):
+    """A server that answers everything so; gives its address and the Authorization headers that it got."""
+    headers = []
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            headers.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}/dicom-web", headers
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["text/html", "multipart/related; type=application/dicom; boundary=x"])
+def test_an_answer_that_is_not_dicom_is_one_sentence(job_for, kind):
+    with answering(b"<html>--x\r\n\r\nPlease sign in\r\n--x--", kind) as (place, _):
+        servers = DicomwebServers((f"http://{place}",), UploadLimits())
+        with pytest.raises(InputError, match=r"^the DICOMweb server's answer is not DICOM$"):
+            servers.fetch(job_for(f"http://{place}/studies/1.2"))
+
+
+def test_passwords_come_from_the_address_or_the_environment(job_for, monkeypatch):
+    monkeypatch.setenv("TUMORLENS_DICOMWEB_AUTH", "us:other")
+    with answering(b"", "text/html") as (place, headers):
+        bases = (f"http://me:p%40ss@{place}",), (f"http://{place}",), (f"http://{place}", "http://b.example")
+        for each in bases:
+            with pytest.raises(InputError, match="not DICOM"):
+                DicomwebServers(each, UploadLimits()).fetch(job_for(f"http://{place}/studies/1.2"))
+    basic = [f"Basic {base64.b64encode(pair).decode()}" for pair in (b"me:p@ss", b"us:other")]
+    assert headers == [*basic, None]
+
+
+def test_a_study_that_nobody_wants_any_more_is_not_fetched_to_its_end(tmp_path, job_for):
+    parts = b""
+    for file in save_series(tmp_path / "series", SICK.image, SICK.affine, "sagittal")[:3]:
+        parts += b"--x\r\nContent-Type: application/dicom\r\n\r\n" + file.read_bytes() + b"\r\n"
+    kind = 'multipart/related; type="application/dicom"; boundary=x'
+    with answering(parts + b"--x--", kind) as (place, _):
+        servers, job = DicomwebServers((f"http://{place}",), UploadLimits()), job_for(f"http://{place}/studies/1.2")
+        servers.fetch(job)
+        assert len(list((job.files / "study").iterdir())) == 3
+        with pytest.raises(InputError, match="not wanted any more"):
+            servers.fetch(job, lambda: False)
+        assert len(list((job.files / "study").iterdir())) == 1
 
 
 def test_an_address_that_is_none_is_refused_at_the_start():

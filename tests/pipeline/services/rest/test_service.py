@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import threading
 import time
 import zipfile
 
+import httpx
 import numpy as np
 import pydicom
 import pytest
@@ -215,6 +217,55 @@ def test_a_full_queue_says_when_to_come_back(pipeline, tmp_path, png):
             503,
             "the server is about to stop; send the scan again in a minute",
         )
+
+
+def test_so_many_may_wait_for_a_job_and_look_ever_less_often(pipeline, tmp_path, png, monkeypatch):
+    with serving(tmp_path, pipeline, start=False) as (service, guard):
+        client = client_of(guard)
+        id = submit(client, (png.name, png.read_bytes()))
+        looks = []
+        job = service.job
+        monkeypatch.setattr(service, "job", lambda id: looks.append(id) or job(id))
+        begun = time.monotonic()
+        assert client.get(f"/scans/{id}", params={"wait": 3}).json()["state"] == "waiting"
+        assert 3 <= time.monotonic() - begun < 6
+        assert 3 < len(looks) < 12
+        assert service.n_waiters == 0
+        service.n_waiters = 200
+        answer = client.get(f"/scans/{id}", params={"wait": 3})
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
+        assert client.get(f"/scans/{id}").status_code == 200
+        service.spool.cancel(id)
+        assert client.get(f"/scans/{id}", params={"wait": 3}).json()["state"] == "cancelled"
+
+
+def test_a_request_that_breaks_off_while_its_job_is_accepted_loses_no_files(pipeline, tmp_path, png, monkeypatch):
+    with serving(tmp_path, pipeline, start=False) as (service, guard):
+        entered, let_go = threading.Event(), threading.Event()
+        accept = service.spool.accept
+
+        def slow(*args):
+            entered.set()
+            assert let_go.wait(30)
+            return accept(*args)
+
+        monkeypatch.setattr(service.spool, "accept", slow)
+
+        async def break_off():
+            transport = httpx.ASGITransport(guard)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost/v1") as client:
+                files = {"file": (png.name, png.read_bytes())}
+                request = asyncio.create_task(client.post("/scans", files=files))
+                await asyncio.to_thread(entered.wait, 30)
+                request.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await request
+                await asyncio.sleep(0.5)  # in which the files must not be deleted
+                let_go.set()
+
+        asyncio.run(break_off())
+        (job,) = service.spool.jobs()
+        assert (job.files / "scan.png").read_bytes() == png.read_bytes()
 
 
 def test_concurrent_clients_get_their_own_results(client, tmp_path):
