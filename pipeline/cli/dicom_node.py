@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +133,8 @@ def _check(call: NodeCall) -> None:
 @contextmanager
 def _remarks_with_time() -> Iterator[None]:
     """Print our own remarks with the time, and faults in threads of other packages as one line."""
+    import logging
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger, hook = logging.getLogger("tumorlens"), threading.excepthook

@@ -73,9 +73,14 @@ def weights_license(card: dict[str, Any]) -> str:
     """The license of the weights, with the credit that it asks to pass on."""
     if not is_shipped(card):
         return "Whoever has trained these weights has not stated a license.\n"
+    checkout = Path(__file__).parents[2] / "LICENSE-WEIGHTS"
     try:
-        text = distribution("tumorlens").read_text("licenses/LICENSE-WEIGHTS")
-    except PackageNotFoundError:  # run from a checkout that was never installed
+        text = (
+            checkout.read_text()
+            if checkout.is_file()
+            else distribution("tumorlens").read_text(f"licenses/{checkout.name}")
+        )
+    except PackageNotFoundError:
         text = None
     text = text or f"License of these weights: {card['licence']}.\n"
     return "\n".join([text, "Training data and credit:", *(f"- {line}" for line in credit(card)), ""])

@@ -116,7 +116,7 @@ def test_the_planes_are_those_of_scans():
         (
             crossval.classification,
             (ClassifierConfig,),
-            {"fold", "split", "out_of_fold"},
+            {"fold", "split", "out_of_fold", "devices", "nodes"},
         ),
         (
             evaluate.classification,
