@@ -51,7 +51,7 @@ light:
 
 oldest: $(VENV)/bin/python
 	"$(BIN)/python" tests/oldest.py > "$(VENV)/oldest.txt"
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e '.[train,app]' pytest
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c "$(VENV)/oldest.txt" -e '.[train,app,dicom-node]' pytest
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -o addopts= tests/test_smoke.py
 
 lint: $(VENV)/.installed-dev types
