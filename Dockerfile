@@ -1,8 +1,8 @@
 # tumorlens on a CPU: `tumorlens serve`, or any other command, without root.
 #   docker build -t tumorlens .
 #   docker run -p 127.0.0.1:8080:8080 -e TUMORLENS_TOKEN=SECRET tumorlens
-#   docker run -v "$PWD:/work" -w /work --user "$(id -u):$(id -g)" \
-#     -e HOME=/tmp/home -e TUMORLENS_CACHE=/work/.tumorlens tumorlens run scans -o out
+#   docker run -v "$PWD:/data" -w /data --user "$(id -u):$(id -g)" \
+#     -e HOME=/tmp/home -e TUMORLENS_CACHE=/data/.tumorlens tumorlens run scans -o out
 FROM python:3.12-slim AS build
 WORKDIR /source
 COPY . .

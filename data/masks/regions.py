@@ -68,7 +68,7 @@ class Regions:
         )
 
     def bits(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """The regions of each pixel of a mask, of any shape: bit k is set in region k. Other values are no lesion.
+        """The regions of each pixel of a mask, of any shape: bit k is set in region k. Other values are background.
 
         Args:
             values: Whole numbers, see `Region.values`.
@@ -169,7 +169,7 @@ class Regions:
             raise InputError(f"{where}: {len(rows)} regions are more than {len(_COLORS)}")
         for k, row in enumerate(rows):
             if not _NAME.fullmatch(row.name):
-                raise InputError(f"{where}: {row.name!r} is no name; use lower-case letters, digits and underscores")
+                raise InputError(f"{where}: {row.name!r} is no valid name; it takes lower-case letters, digits and _")
             if names.count(row.name) > 1:
                 raise InputError(f"{where}: there are two regions {row.name}")
             if not row.values or not all(1 <= value <= _MOST_VALUE for value in row.values):

@@ -106,7 +106,7 @@ def known_regions(path: Path | None, scan: Scan, regions: Regions) -> NDArray[np
     """The true regions of a scan as `read_regions` gives them; None where its mask tells none apart.
 
     Args:
-        path: Its mask; None where there is no lesion.
+        path: Its mask; None for a scan without a lesion.
         scan: The scan.
         regions: The regions to tell apart.
 

@@ -37,7 +37,7 @@ def test_a_card_keeps_them():
     [
         (["whole"], "--region whole: give it as NAME=VALUES, such as core=1,4"),
         (["whole=1,x"], "give it as NAME=VALUES"),
-        (["Whole=1"], "'Whole' is no name"),
+        (["Whole=1"], "'Whole' is no valid name"),
         (["a=1", "a=2"], "there are two regions a"),
         (["a=0"], "the values of a are not between 1 and 255"),
         (["core=1,4", "whole=1,2,4"], "the regions after core have all of its values; name the largest region first"),
