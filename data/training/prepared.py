@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,15 @@ def prepare_once(
     except OSError as error:
         raise InputError(f"{folder}: prepared slices cannot be stored there ({error.strerror or error})") from None
     return fresh
+
+
+def remove_prepared(folder: Path) -> None:
+    """Delete the sets that `prepare_once` has stored in a folder, and the folder if it holds nothing else."""
+    with suppress(OSError):
+        for file in folder.glob("*.npz"):
+            if re.fullmatch("[0-9a-f]{32}", file.stem):
+                file.unlink()
+        folder.rmdir()
 
 
 def _key(samples: Sequence[Sample], preprocess: Preprocess) -> str:

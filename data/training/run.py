@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from tumorlens.data.training.logs import check_logger, close_loggers, stopped_ea
 from tumorlens.data.training.module import StageModule, check_steps, chooses_epoch
 from tumorlens.data.training.out_of_fold import Evidence
 from tumorlens.data.training.partition import Partition, load_partition
+from tumorlens.data.training.prepared import remove_prepared
 from tumorlens.data.training.processes import end_processes, start_processes
 from tumorlens.data.training.run_folder import (
     check_outputs,
@@ -184,7 +184,7 @@ class Run:
         end_processes()
         own = self.out / "prepared"  # also that of processes which were stopped, and which this run resumes alone
         if not self.config.prepared or Path(self.config.prepared).absolute() != own.absolute():
-            shutil.rmtree(own, ignore_errors=True)
+            remove_prepared(own)
         if reason := stopped_early(trainer, self.config):
             self.say(reason)
         close_loggers(trainer)

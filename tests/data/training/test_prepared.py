@@ -112,3 +112,14 @@ def test_a_result_that_a_reviewer_corrects_is_read_again(copy, tmp_path, monkeyp
     assert not prepared.prepare_once(results, Preprocess(64), tmp_path / "kept").masks[0].any()
     prepared.prepare_once([replace(results[0], mask=tmp_path / "b"), results[1]], Preprocess(64), tmp_path / "kept")
     assert readings == [2, 2, 2]
+
+
+def test_only_stored_sets_are_deleted(tmp_path):
+    for name in ("0" * 32 + ".npz", "mine.npz"):
+        (tmp_path / name).touch()
+    prepared.remove_prepared(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.npz"]
+    (tmp_path / "mine.npz").unlink()
+    prepared.remove_prepared(tmp_path)
+    assert not tmp_path.exists()
+    prepared.remove_prepared(tmp_path)  # which is gone
