@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tumorlens.data.datasets.load import find_source
 from tumorlens.data.datasets.patient_hashes import hash_patients
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.devices import pick_device, wants_bf16
+from tumorlens.data.errors import InputError
 from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.data.training.curves import plot_learning_curves
 from tumorlens.data.training.loaders import epoch_slices, loaders
@@ -137,9 +139,19 @@ class Run:
         if self.team is None:
             parts = load_partition(config, keep, prepared, given, regions)
         else:  # the first process reads and stores them
+            problem = None
             with self.team.rank_zero_first():
                 shown = prepared if self.team.is_global_zero else None
-                parts = load_partition(config, keep, shown, given, regions)
+                try:
+                    parts = load_partition(config, keep, shown, given, regions)
+                except InputError as error:  # raised below: the others wait for the end of this block
+                    problem = error
+            if problem is not None:
+                if self.checkpoint is None and self.own_prepared is not None:  # nothing has begun
+                    remove_prepared(self.own_prepared)
+                    with suppress(OSError):
+                        self.out.rmdir()
+                raise problem
         self.say(str(parts))
         self.warn_of_known_patients(parts)
         if evidence is not None:
