@@ -22,7 +22,6 @@ from tumorlens.pipeline.services.durable import JobLimits, Worker
 from tumorlens.pipeline.services.guard import LOCAL_HOSTS, Guard
 from tumorlens.pipeline.services.jobs import JobQueue
 from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
-from tumorlens.pipeline.services.rest.metrics import Metrics
 from tumorlens.pipeline.services.rest.service import Service, build_api
 from tumorlens.pipeline.services.spool import Spool, open_spool
 from tumorlens.pipeline.services.uploads import Visits
@@ -111,16 +110,15 @@ def run_server(
         queue = JobQueue(load, give_up=lambda: setattr(server, "should_exit", True))
         visits = Visits(queue, limits)
         stack.callback(visits.close)
-        metrics = Metrics()
         worker = Worker(
             spool,
             queue,
             JobLimits(options.job_seconds, 1e6 * options.megavoxels, options.keep_results),
             servers.fetch,
-            on_end=lambda id: metrics.count_job(spool.job(id)),
+            on_end=lambda id: service.note_end(id),
             together=options.batches,
         )
-        service = Service(spool, queue, worker, limits, servers, metrics, lambda: server.should_exit)
+        service = Service(spool, queue, worker, limits, servers, is_stopping=lambda: server.should_exit)
         name = f"[{host}]" if ":" in host else host
         query = f"?token={quote(token, safe='')}" if token else ""
         address = f"http://{name}:{listening.getsockname()[1]}/{query}"

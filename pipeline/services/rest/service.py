@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ from tumorlens.pipeline.services.rest.models import (
 from tumorlens.pipeline.services.rest.receive import read_json, receive_files
 from tumorlens.pipeline.services.spool import REST, FullError, Spool, StoredJob
 
-_LOOK_S, _LONGEST_LOOK_S = 0.05, 1.0  # between two looks at a job that somebody waits for: ever longer
+_LOOK_S = 1.0  # between two looks at a job that somebody waits for, unless its end is told before
 _MOST_WAITERS = 200
 _LONGEST_WAIT_S = 60
 _ENDED = (DONE, FAILED, CANCELLED)
@@ -78,7 +79,6 @@ class Service:
         servers: DICOMweb servers from which studies may be fetched.
         metrics: Figures for Prometheus.
         is_stopping: Whether the server takes no more jobs.
-        n_waiters: How many requests wait for the end of a job.
     """
 
     spool: Spool
@@ -88,7 +88,37 @@ class Service:
     servers: DicomwebServers
     metrics: Metrics = field(default_factory=Metrics)
     is_stopping: Callable[[], bool] = lambda: False
-    n_waiters: int = 0
+    _waiters: dict[asyncio.Event, tuple[str, asyncio.AbstractEventLoop]] = field(default_factory=dict)
+
+    def note_end(self, id: str) -> None:
+        """Count a job that has ended, and wake the requests that wait for it. Any thread may call it."""
+        self.metrics.count_job(self.spool.job(id))
+        for event, (awaited, loop) in list(self._waiters.items()):
+            if awaited == id:
+                loop.call_soon_threadsafe(event.set)
+
+    async def wait_for(self, id: str, seconds: float) -> StoredJob:
+        """The job, once it has ended or the seconds are over.
+
+        Raises:
+            HTTPException: There is no such job, or too many requests wait.
+        """
+        until, told = time.monotonic() + seconds, asyncio.Event()
+        job = await asyncio.to_thread(self.job, id)
+        if job.state in _ENDED or not seconds:
+            return job
+        if len(self._waiters) >= _MOST_WAITERS:
+            raise HTTPException(429, _WAITERS, {"Retry-After": "5"})
+        self._waiters[told] = id, asyncio.get_running_loop()
+        try:
+            while job.state not in _ENDED and (rest := until - time.monotonic()) > 0 and not self.is_stopping():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(told.wait(), min(rest, _LOOK_S))
+                told.clear()  # before the look, so that no end is missed
+                job = await asyncio.to_thread(self.job, id)
+            return job
+        finally:
+            del self._waiters[told]
 
     def job(self, id: str) -> StoredJob:
         """Raises:
@@ -272,19 +302,7 @@ def _scans(service: Service) -> APIRouter:
         ] = 0,
     ) -> JobAnswer:
         """Get the state of a job."""
-        until, pause = time.monotonic() + wait, _LOOK_S
-        job = await asyncio.to_thread(service.job, id)
-        if wait and job.state not in _ENDED and service.n_waiters >= _MOST_WAITERS:
-            raise HTTPException(429, _WAITERS, {"Retry-After": "5"})
-        service.n_waiters += 1
-        try:
-            while job.state not in _ENDED and time.monotonic() < until and not service.is_stopping():
-                await asyncio.sleep(min(pause, max(0.0, until - time.monotonic())))
-                pause = min(1.5 * pause, _LONGEST_LOOK_S)
-                job = await asyncio.to_thread(service.job, id)
-        finally:
-            service.n_waiters -= 1
-        return await asyncio.to_thread(service.answer, job)
+        return await asyncio.to_thread(service.answer, await service.wait_for(id, wait))
 
     @router.post("/scans/{id}/cancel", responses=_problems(_404=_UNKNOWN))
     def cancel_scan(id: JobId) -> JobAnswer:

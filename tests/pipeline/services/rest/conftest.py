@@ -25,7 +25,8 @@ def serving(folder, pipeline, token="", servers=(), most_waiting=1000, start=Tru
     spool = Spool(folder, most_waiting)
     queue = JobQueue(lambda: pipeline)
     fetch = DicomwebServers(tuple(servers), LIMITS)
-    service = Service(spool, queue, Worker(spool, queue, JobLimits(**limits), fetch.fetch), LIMITS, fetch)
+    worker = Worker(spool, queue, JobLimits(**limits), fetch.fetch, on_end=lambda id: service.note_end(id))
+    service = Service(spool, queue, worker, LIMITS, fetch)
     application = FastAPI(openapi_url=None)
     application.mount("/v1", build_api(service, "0.0.0"))
     if start:
