@@ -56,10 +56,15 @@ def build_segmenter(
     ``(n, channels, h, w)``.
 
     Raises:
-        InputError: The architecture or the encoder is unknown, or they do not go together.
+        InputError: The architecture or the encoder is unknown, they do not go together, or the widths are no five whole
+            numbers.
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+    widths = decoder_channels if isinstance(decoder_channels, Sequence) else ()
+    if len(widths) != len(DECODER_CHANNELS) or not all(isinstance(n, int) and n > 0 for n in widths):
+        example = ", ".join(map(str, DECODER_CHANNELS))
+        raise InputError(f"decoder_channels {decoder_channels!r}: give five whole numbers from 1 on, such as {example}")
     try:
         return ARCHITECTURES[arch](
             encoder_name=encoder, encoder_weights=None, decoder_channels=tuple(decoder_channels), classes=channels

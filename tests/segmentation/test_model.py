@@ -36,6 +36,11 @@ def test_segmenters_that_cannot_be_built():
     ):
         with pytest.raises(InputError, match=reason):
             build_segmenter(arch, encoder)
+    for widths in ((256, 128), (256, 128, 64, 32, -1), tuple("abcde"), 5):
+        with pytest.raises(
+            InputError, match=r"decoder_channels .*: give five whole numbers from 1 on, such as 128, 96"
+        ):
+            build_segmenter(decoder_channels=widths)
     with pytest.raises(InputError, match="a plain U-Net has no encoder"):
         initialize_segmenter(build_segmenter("plain-unet"), init=str(CLASSIFIER))
 

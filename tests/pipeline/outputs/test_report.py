@@ -138,6 +138,13 @@ def test_names_are_escaped(tmp_path):
     assert "<script" not in render_report(content, tmp_path)
 
 
+def test_classes_are_called_possible_only_where_the_card_knows_how(tmp_path):
+    content = result_in(tmp_path)
+    head = '<th scope="col">possible</th>'
+    assert head in render_report({**content, "prediction_set": [content["label"]]}, tmp_path)
+    assert head not in render_report({**content, "prediction_set": []}, tmp_path)
+
+
 def test_weights_of_your_own_get_no_figures_of_ours(tmp_path):
     content = result_in(tmp_path)
     assert "not those that come with tumorlens" in render_report(content, tmp_path)
