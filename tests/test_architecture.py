@@ -26,6 +26,7 @@ FLOORS = [
         "data.devices",
         "data.plotting",
         "data.scan",
+        "data.components",
         "data.padding",
         "data.phantom",
     ],
