@@ -67,6 +67,12 @@ def missing(feature: str, extra: str, packages: Sequence[str] = ()) -> str | Non
     return _install(feature, extra, absent) if absent else None
 
 
+def require(feature: str, extra: str, packages: Sequence[str] = ()) -> None:
+    """Raise the sentence of `missing` as an `InputError`, before any work is done."""
+    if lack := missing(feature, extra, packages):
+        raise InputError(lack)
+
+
 def _install(feature: str, extra: str, packages: list[str]) -> str:
     *first, last = (_CALLED.get(package, package.replace("_", "-")) for package in packages)
     names, what = (f"{', '.join(first)} and {last}", "them") if first else (last, "it")

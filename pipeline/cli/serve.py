@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorlens.data.config import setting
-from tumorlens.data.errors import InputError, missing
+from tumorlens.data.errors import InputError, require
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import own_remarks, say
 from tumorlens.pipeline.options import LoadOptions, ServiceOptions, UploadLimits
@@ -60,8 +60,7 @@ def _serve(values: Values) -> None:
     if call.scans and call.out is None:
         raise InputError("--scans says where the scans of OUT lie, but there is no OUT; name the results to review")
     load_options, service = fill(LoadOptions, values), fill(ServiceOptions, values)
-    if lack := missing("this command", "app"):  # what is imported first there is a package that NiceGUI brings
-        raise InputError(lack)
+    require("this command", "app")  # what is imported first below is a package that NiceGUI brings
     with own_remarks(hidden=False):
         from tumorlens.pipeline.web.app import run_server
 

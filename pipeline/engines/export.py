@@ -17,7 +17,7 @@ from tumorlens.classification.predict import Classifier
 from tumorlens.classification.refusal import CLIP
 from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.cards.card import read_card
-from tumorlens.data.errors import InputError, missing, reason_of
+from tumorlens.data.errors import InputError, reason_of, require
 from tumorlens.data.files import claim, whole_file, write_text
 from tumorlens.data.labels import CLASSES, SEQUENCES
 from tumorlens.data.phantom import phantom_slice
@@ -158,8 +158,7 @@ def _heads(weights: Path) -> dict[str, Any]:
 
 
 def _write_onnx(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:
-    if lack := missing("ONNX export", "export"):
-        raise InputError(lack)
+    require("ONNX export", "export")
     import contextlib
     import io
     import warnings

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tumorlens.data.errors import InputError, missing
+from tumorlens.data.errors import InputError, require
 from tumorlens.pipeline.options import UploadLimits
 from tumorlens.pipeline.services.dicom_node.archive import sign_in
 from tumorlens.pipeline.services.spool import StoredJob
@@ -34,8 +34,8 @@ class DicomwebServers:
     limits: UploadLimits
 
     def __post_init__(self) -> None:
-        if self.bases and (lack := missing("--dicomweb", "app", ["dicomweb_client"])):
-            raise InputError(lack)
+        if self.bases:
+            require("--dicomweb", "app", ["dicomweb_client"])
         for base in self.bases:
             parts = urlsplit(base)
             if parts.scheme not in ("http", "https") or not parts.hostname:
