@@ -66,7 +66,7 @@ class Midline:
 
 
 def no_sides() -> str | None:
-    """Why no side is known of any lesion; None where the extra ``volumes`` is installed."""
+    """Why no side is known of any lesion; None where SciPy is installed, which the extra ``volumes`` brings."""
     return missing("the side of a lesion", "volumes", ["scipy"])
 
 
