@@ -40,7 +40,7 @@ def masks():
 
 
 @pytest.mark.parametrize("corners", [False, True])
-@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("mask", list(masks()))
 def test_pieces_are_those_of_scipy(mask, corners):
     numbers, count = label_pieces(mask, corners)
     expected, n = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, mask.ndim if corners else 1))
