@@ -7,7 +7,7 @@ FROM python:3.12-slim AS build
 WORKDIR /source
 COPY . .
 RUN python -m venv /opt/tumorlens \
- && /opt/tumorlens/bin/pip install --no-cache-dir --disable-pip-version-check '.[app,coco,dicom-node,volumes]'
+ && /opt/tumorlens/bin/pip install --no-cache-dir --disable-pip-version-check '.[app,coco,dicom-node,matlab,volumes]'
 
 FROM python:3.12-slim
 # Its home holds the compiled networks, and jobs that wait: a volume, so that they outlive the container.

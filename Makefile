@@ -37,9 +37,9 @@ test-all: $(VENV)/.installed-test
 fuzz: $(VENV)/.installed-test
 	"$(BIN)/python" -m tests.fuzz --cases 10000 $(FUZZ_ARGS)
 
-# What `pip install tumorlens` brings, without PyTorch. LIGHT_MB bounds it.
+# What `pip install tumorlens` brings, without extras. LIGHT_MB bounds it.
 LIGHT    ?= $(VENV)/light
-LIGHT_MB ?= 1000
+LIGHT_MB ?= 700
 light:
 	rm -rf "$(LIGHT)" && $(PYTHON) -m venv "$(LIGHT)"
 	"$(LIGHT)/bin/python" -m pip install --quiet --disable-pip-version-check .
@@ -168,7 +168,7 @@ $(VENV)/bin/python:
 	  echo "the virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[app,coco,volumes]'
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -e '.[app,coco,matlab,volumes]'
 	@touch $@
 
 $(VENV)/.installed-train: $(VENV)/.installed

@@ -20,7 +20,7 @@ from tumorlens.classification.trust.calibration import THRESHOLD, Calibration
 from tumorlens.classification.trust.conformal import prediction_sets
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import read_arrays
-from tumorlens.data.errors import needs_train
+from tumorlens.data.errors import needs
 from tumorlens.data.labels import NO_TUMOR, ClassList
 from tumorlens.data.preprocessing.normalization import Normalization
 from tumorlens.data.preprocessing.preprocess import PreparedSlice
@@ -165,7 +165,7 @@ class Classifier:
             from tumorlens.classification.class_maps import heat_of
 
             return heat_of(maps, outputs, self.input_size)
-        with needs_train(f"Grad-CAM of a {self.card['architecture']}"):
+        with needs(f"Grad-CAM of a {self.card['architecture']}", "train"):
             from tumorlens.classification.gradcam import grad_cam
             from tumorlens.data.preprocessing.normalization import to_batch
 
@@ -221,7 +221,7 @@ class Classifier:
 
 
 def _torch_network(path: Path, device: str) -> Any:
-    with needs_train("the engine torch"):
+    with needs("the engine torch", "train"):
         from tumorlens.classification.network import load_network
 
         return load_network(path, device)

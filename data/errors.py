@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 # Characters that a terminal obeys: escapes, and those that turn the direction of writing. Tabs and line ends stay.
@@ -21,23 +21,62 @@ class InputError(ValueError):
         super().__init__(one_line(message))
 
 
-# The packages of the extra `train`, by the names under which they are imported.
-TRAIN_PACKAGES = ("torch", "torchvision", "segmentation_models_pytorch", "timm", "monai", "lightning", "torchmetrics")
+# Extra -> the packages that it adds to those of other extras, by the names under which they are imported. Of a package
+# that several add, users hear the first, unless the feature names another.
+EXTRAS = {
+    "data": ("matplotlib", "sklearn"),
+    "volumes": ("SimpleITK", "nilearn", "scipy"),
+    "matlab": ("h5py", "scipy"),
+    "train": ("torch", "torchvision", "segmentation_models_pytorch", "timm", "monai", "lightning", "torchmetrics"),
+    "app": ("nicegui", "prometheus_client", "dicomweb_client"),
+    "dicom-node": ("pynetdicom", "dicomweb_client"),
+    "cluster": ("ray", "fsspec", "pyarrow"),
+    "coco": ("pycocotools",),
+    "pdf": ("weasyprint",),
+    "export": ("onnx", "onnxscript"),
+}
+_CALLED = {"torch": "PyTorch", "sklearn": "scikit-learn", "scipy": "SciPy", "nicegui": "NiceGUI", "ray": "Ray"}
 
 
 @contextmanager
-def needs_train(feature: str) -> Iterator[None]:
-    """Turn the lack of a package of the extra ``train`` into an `InputError`.
+def needs(feature: str, extra: str | None = None) -> Iterator[None]:
+    """Turn the lack of a package that an extra brings into an `InputError`.
 
     Args:
         feature: What needs it, the beginning of the sentence.
+        extra: The extra with all that the feature needs; by default the first in `EXTRAS` that brings the package.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        if str(error.name).split(".")[0] not in TRAIN_PACKAGES:
+        package = str(error.name).split(".")[0]
+        bringing = [name for name, packages in EXTRAS.items() if package in packages]
+        if not bringing:
             raise
-        raise InputError(f"{feature} needs PyTorch; install it with: pip install 'tumorlens[train]'") from None
+        raise InputError(_install(feature, extra or bringing[0], [package])) from None
+
+
+def missing(feature: str, extra: str, packages: Sequence[str] = ()) -> str | None:
+    """The sentence for a user who lacks packages of an extra, or some of them; None if all are there.
+
+    None of them is imported.
+    """
+    from importlib.util import find_spec
+
+    absent = [package for package in packages or EXTRAS[extra] if find_spec(package) is None]
+    return _install(feature, extra, absent) if absent else None
+
+
+def require(feature: str, extra: str, packages: Sequence[str] = ()) -> None:
+    """Raise the sentence of `missing` as an `InputError`, before any work is done."""
+    if lack := missing(feature, extra, packages):
+        raise InputError(lack)
+
+
+def _install(feature: str, extra: str, packages: list[str]) -> str:
+    *first, last = (_CALLED.get(package, package.replace("_", "-")) for package in packages)
+    names, what = (f"{', '.join(first)} and {last}", "them") if first else (last, "it")
+    return f"{feature} needs {names}; install {what} with: pip install 'tumorlens[{extra}]'"
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.components import label_pieces
 from tumorlens.data.scan import Scan
 
 _RIM_SLICES, _REST_SLICES = 32, 12  # of a volume, at most: enough to see what its background is
@@ -194,9 +195,7 @@ def _background(slices: NDArray[Any], value: float, tissue: _Tissue, tolerance: 
         return masks
     if len(slices) == 1:  # clipped tissue may form patches as large as background, of the highest value
         return solid_patches(masks[0], None if value >= tissue.high else _POCKET_PX)[None]
-    from scipy import ndimage
-
-    labels, count = ndimage.label(masks)
+    labels, count = label_pieces(masks, corners=False)
     at_rim = np.zeros(count + 1, bool)
     for face in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         at_rim[face] = True

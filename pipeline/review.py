@@ -13,6 +13,7 @@ from tumorlens.data.plotting import plain
 from tumorlens.pipeline.case import Case
 from tumorlens.pipeline.gate import Scores, Verdict
 from tumorlens.pipeline.measurements.lesions import LOW_CONFIDENCE, Lesion
+from tumorlens.pipeline.measurements.midline import no_sides
 
 _SMALL_PX = 48  # the models never saw fewer pixels along a side
 _SURE = 0.9  # probability from which a sequence contradicts a header, and a slice the label of its volume
@@ -59,6 +60,8 @@ def reasons_to_review(
         reasons.append(f"doubtful of {len(lesions)} lesions: {named}")
     if verdict.positive and not lesions:
         reasons.append("classifier positive but mask empty")
+    if any(lesion.centroid_ras_mm and lesion.side is None for lesion in lesions) and (reason := no_sides()):
+        reasons.append(reason)
     tumor = 1 - scores.probabilities[case.used, NO_TUMOR]
     sick = int((tumor >= _SURE).sum())
     if not verdict.positive and case.scan.n_slices > 1 and sick >= _MANY_SLICES:

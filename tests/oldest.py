@@ -1,4 +1,4 @@
-"""Print pip constraints that hold all direct dependencies, those of training, pages and node, at the oldest version.
+"""Print pip constraints that hold all direct dependencies, and those of some extras, at the oldest version.
 
 Left out are torch and torchvision: each of their versions is a download of gigabytes, and their range is narrow.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 LARGE = ("torch", "torchvision")
@@ -14,13 +15,8 @@ LARGE = ("torch", "torchvision")
 if __name__ == "__main__":
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for requirement in (
-        *project["dependencies"],
-        *extras["train"],
-        *extras["volumes"],
-        *extras["app"],
-        *extras["dicom-node"],
-    ):
+    of_extras = (extras[name] for name in ("data", "matlab", "train", "volumes", "app", "dicom-node"))
+    for requirement in sorted({*project["dependencies"], *chain(*of_extras)}):
         found = re.fullmatch(r"([\w-]+)>=([\w.]+),<[\w.]+", requirement)
         if found is None:  # another extra
             assert requirement.startswith("tumorlens["), requirement

@@ -1,4 +1,4 @@
-"""An installation without PyTorch: scans are run, and what needs PyTorch says so in one sentence."""
+"""An installation without extras: scans are run, and what needs a package of an extra says so in one sentence."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 
+import h5py
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
@@ -17,9 +18,11 @@ from PIL import Image
 
 from tests.conftest import REPOSITORY
 from tests.pipeline.engines.networks import save_classifier
+from tests.scans.phantoms import save_mat
 from tests.scans.pictures import save, save_volume
 from tests.scans.studies import SICK, series
-from tumorlens.data.errors import TRAIN_PACKAGES
+from tumorlens.data.errors import EXTRAS, InputError, needs
+from tumorlens.data.formats.matlab import read_matlab
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.measurements.brain import find_brain
@@ -28,7 +31,7 @@ from tumorlens.pipeline.pipeline import Pipeline
 # A package whose entry is None cannot be imported, and seems not to be installed.
 WITHOUT = f"""
 import sys
-sys.modules.update(dict.fromkeys({TRAIN_PACKAGES}))
+sys.modules.update(dict.fromkeys({sorted({name for names in EXTRAS.values() for name in names})}))
 from tumorlens.pipeline.cli.app import main
 main()
 """
@@ -36,7 +39,7 @@ main()
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory):
-    """Calls the command line in a process without the packages of the extra `train`, with an empty cache of models."""
+    """Calls the command line in a process without the packages of all extras, with an empty cache of models."""
     cache = tmp_path_factory.mktemp("cache")
 
     def call(*arguments):
@@ -77,25 +80,25 @@ def test_scans_are_run_and_explained(light, scans, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "feature"),
+    ("arguments", "sentence"),
     [
-        (("run", "SCANS", "-o", "OUT", "--engine", "torch"), "engine torch"),
-        (("train", "segmentation", "--data", "SET", "-o", "OUT"), "this command"),
+        (("run", "SCANS", "-o", "OUT", "--engine", "torch"), "engine torch needs PyTorch"),
+        (("train", "segmentation", "--data", "SET", "-o", "OUT"), "this command needs lightning"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                (("run", "SCANS", "-o", "OUT", "--device", "cuda"), "device 'cuda'"),
-                (("run", "SCANS", "-o", "OUT", "--classifier", "CNN"), "the first start of a network that is not a"),
-                (("crossval", "classification", "--data", "SET", "-o", "OUT"), "this command"),
-                (("evaluate", "pipeline", "--data", "SET", "-o", "OUT"), "this command"),
-                (("evaluate", "engines", "--data", "SET"), "this command"),
-                (("calibrate", "--data", "SET", "-o", "CNN"), "this command"),
-                (("export", "classification", "-o", "OUT/one.onnx"), "this command"),
+                (("run", "SCANS", "-o", "OUT", "--device", "cuda"), "device 'cuda' needs PyTorch"),
+                (("run", "SCANS", "-o", "OUT", "--classifier", "CNN"), "U-Net on one needs PyTorch"),
+                (("crossval", "classification", "--data", "SET", "-o", "OUT"), "this command needs PyTorch"),
+                (("evaluate", "pipeline", "--data", "SET", "-o", "OUT"), "this command needs PyTorch"),
+                (("evaluate", "engines", "--data", "SET"), "this command needs PyTorch"),
+                (("calibrate", "--data", "SET", "-o", "CNN"), "this command needs PyTorch"),
+                (("export", "classification", "-o", "OUT/one.onnx"), "this command needs PyTorch"),
             )
         ),
     ],
 )
-def test_what_needs_pytorch_says_so(light, scans, phantom_set, tmp_path, arguments, feature):
+def test_what_needs_pytorch_says_so(light, scans, phantom_set, tmp_path, arguments, sentence):
     places = {
         "SCANS": scans,
         "SET": phantom_set,
@@ -106,14 +109,61 @@ def test_what_needs_pytorch_says_so(light, scans, phantom_set, tmp_path, argumen
         places["CNN"] = save_classifier(tmp_path / "cnn.safetensors", size=192)
     done = light(*(places.get(argument, argument) for argument in arguments))
     assert done.returncode == 2, done.stderr
-    assert f"{feature} " in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("needs PyTorch; install it with: pip install 'tumorlens[train]'")
+    assert done.stderr.splitlines()[-1].endswith(f"{sentence}; install it with: pip install 'tumorlens[train]'")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("data", "explore", "SET", "-o", "OUT"), "this command needs matplotlib and scikit-learn; install them"),
+        (("data", "split", "SET", "-o", "OUT", "--folds", "3"), "--folds needs scikit-learn; install it"),
+    ],
+)
+def test_what_looks_at_data_sets_says_what_it_needs(light, phantom_set, tmp_path, arguments, sentence):
+    places = {"SET": phantom_set, "OUT": tmp_path / "out"}
+    done = light(*(places.get(argument, argument) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"tumorlens: error: {sentence} with: pip install 'tumorlens[data]'\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("module", "package"), [("scipy.io", "SciPy"), ("h5py", "h5py")])
+def test_a_matlab_file_says_what_it_needs(tmp_path, monkeypatch, module, package):
+    phantom = phantom_slice(7, "meningioma")
+    if package == "SciPy":
+        save_mat(tmp_path / "scan.mat", phantom, 1, "7")
+    else:
+        with h5py.File(tmp_path / "scan.mat", "w") as file:
+            file["cjdata/image"] = phantom.image.T
+    monkeypatch.setitem(sys.modules, module, None)
+    sentence = rf"^a MATLAB file needs {package}; install it with: pip install 'tumorlens\[matlab\]'$"
+    with pytest.raises(InputError, match=sentence):
+        read_matlab(tmp_path / "scan.mat")
+
+
+def test_a_volume_says_what_of_a_lesion_is_not_known(light, scans, tmp_path):
+    done = light("run", scans / "volume.nii.gz", "-o", tmp_path / "out", "--report")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(next((tmp_path / "out").rglob("result.json")).read_text())
+    assert result["lesions"] and {lesion["side"] for lesion in result["lesions"]} == {None}
+    brain = "the brain region needs SimpleITK, nilearn and SciPy; install them with: pip install 'tumorlens[volumes]'"
+    side = "the side of a lesion needs SciPy; install it with: pip install 'tumorlens[volumes]'"
+    assert f"lesions may lie outside of the brain: {brain}" in result["review"]
+    assert side in result["review"]
 
 
 def test_a_volume_without_the_atlas_says_that_lesions_may_lie_outside(scans, monkeypatch):
     monkeypatch.setitem(sys.modules, "nilearn", None)
-    assert "pip install 'tumorlens[volumes]'" in find_brain(open_scan(scans / "volume.nii.gz"))
+    assert "needs nilearn; install it with: pip install 'tumorlens[volumes]'" in find_brain(
+        open_scan(scans / "volume.nii.gz")
+    )
+
+
+def test_agreement_of_reviews_needs_no_extra(light, scans, tmp_path):
+    assert light("run", scans / "slice.png", "-o", tmp_path / "out").returncode == 0
+    done = light("review", "report", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
 
 
 def test_info_describes_the_processor(light):
@@ -124,10 +174,25 @@ def test_info_describes_the_processor(light):
     assert all(model["intact"] for model in facts["models"].values())
 
 
-def test_the_extra_lists_what_must_be_missing():
-    """All packages of the extra `train`, and no other, are those that `needs_train` knows."""
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_lists_what_may_be_missing(extra):
+    """All packages of an extra, and no other, are in the table."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     of_module = importlib.metadata.packages_distributions()
-    owners = {of_module[name][0].lower().replace("_", "-") for name in TRAIN_PACKAGES}
-    assert owners | {"tumorlens"} == {Requirement(line).name for line in project["optional-dependencies"]["train"]}
-    assert not owners & {Requirement(line).name for line in project["dependencies"]}
+    owners = {of_module.get(name, [name])[0].lower().replace("_", "-") for name in EXTRAS[extra]}
+    listed = {Requirement(line).name.lower() for line in project["optional-dependencies"][extra]}
+    assert owners == listed - {"tumorlens"}
+    assert not owners & {Requirement(line).name.lower() for line in project["dependencies"]}
+
+
+def test_all_extras_of_users_are_known():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"test", "dev"}
+
+
+def test_a_package_of_no_extra_is_not_explained():
+    with pytest.raises(ModuleNotFoundError), needs("this"):
+        raise ModuleNotFoundError(name="numpy")
+    sentence = r"^this needs PyTorch; install it with: pip install 'tumorlens\[train\]'$"
+    with pytest.raises(InputError, match=sentence), needs("this"):
+        raise ModuleNotFoundError(name="torch.nn")

@@ -130,18 +130,16 @@ def _scores(
 def draw_explanation(
     image_hw: NDArray[np.uint8], cam_hw: NDArray[Any], mask_hw: NDArray[Any] | None = None
 ) -> NDArray[np.uint8]:
-    """The slice with its heat map over it, RGB ``(h, w, 3)``: matplotlib's perceptually uniform *inferno*.
+    """The slice with its heat map over it, RGB ``(h, w, 3)``: the perceptually uniform *inferno*.
 
     Args:
         image_hw: Gray slice.
         cam_hw: Map on the same grid, 0 .. 1; transparent at 0.
         mask_hw: A mask. Its contour is cyan.
     """
-    from matplotlib import colormaps
-
     heat = np.rint(255 * np.clip(cam_hw, 0, 1)).astype(np.uint8)
     opacity = (_OPACITY / 255 * np.arange(256, dtype=np.float32))[:, None]
-    color = np.asarray(255 * colormaps["inferno"](np.arange(256))[:, :3], np.float32)
+    color = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO).reshape(256, 3)[:, ::-1]
     picture = np.rint((1 - opacity)[heat] * image_hw[..., None] + (opacity * color)[heat]).astype(np.uint8)
     if mask_hw is not None:
         inside = (np.asarray(mask_hw) != 0).astype(np.uint8)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.components import linked
 from tumorlens.data.datasets.folds import CLUSTER, REMEDY, Split
 from tumorlens.data.datasets.lgg import is_lgg_slice
 from tumorlens.data.datasets.sample import Sample
@@ -177,26 +178,20 @@ def group_patients(samples: Sequence[Sample], pairs: Sequence[Pair]) -> list[int
     one group."""
     first_of: dict[str, int] = {}
     links = [(first_of.setdefault(s.patient, i), i) for i, s in enumerate(samples) if s.patient]
-    return _connected(len(samples), links + [(pair.first, pair.second) for pair in pairs])
+    return _groups(len(samples), links + [(pair.first, pair.second) for pair in pairs])
 
 
 def group_by_likeness(samples: Sequence[Sample], signatures_nd: NDArray[np.float32]) -> list[Sample]:
     """The samples, with one invented patient for each group of near-duplicates whose patient is unknown, so that folds
     keep them together."""
     links = [(i, j) for i, j, _ in near_duplicates(signatures_nd, signatures_nd)]
-    groups = _connected(len(samples), links)
+    groups = _groups(len(samples), links)
     patients = {s.patient for s in samples}  # a set that was divided before may hold such groups
     return [s if s.patient else replace(s, patient=_unused(n, patients)) for s, n in zip(samples, groups, strict=True)]
 
 
-def _connected(n: int, links: Sequence[tuple[int, int]]) -> list[int]:
-    """The number of the connected component of each of n nodes."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    rows, columns = [a for a, _ in links], [b for _, b in links]
-    graph = coo_matrix((np.ones(len(links)), (rows, columns)), shape=(n, n))
-    return [int(component) for component in connected_components(graph, directed=False)[1]]
+def _groups(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
+    return linked(count, np.array(links, int).reshape(-1, 2).T).tolist()
 
 
 def _unused(number: int, patients: set[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.errors import InputError, reason_of
+from tumorlens.data.errors import InputError, needs, reason_of
 from tumorlens.data.labels import canonical_label
 from tumorlens.data.scan import Annotation, Scan
 
@@ -66,9 +66,11 @@ def read_matlab(path: Path) -> Scan:
         Voxels ``(rows, columns)`` in the stored type, with the annotation.
 
     Raises:
-        InputError: The file is damaged, or has no ``cjdata`` structure that holds an image.
+        InputError: The file is damaged, or has no ``cjdata`` structure that holds an image; the extra ``matlab`` is not
+            installed.
     """
-    fields = _read_hdf5(path) if _is_hdf5(path) else _read_v5(path)
+    with needs("a MATLAB file", "matlab"):
+        fields = _read_hdf5(path) if _is_hdf5(path) else _read_v5(path)
     image = fields.get("image")
     if image is None or image.ndim != 2 or image.dtype.kind not in _NUMBERS:
         raise InputError("the MATLAB file has no 2-D cjdata.image of real numbers")

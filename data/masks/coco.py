@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, needs
 from tumorlens.data.files import write_text
 from tumorlens.data.labels import SHIPPED_CLASSES, TUMOR, ClassList
 from tumorlens.data.masks.drawn import check_size, reading, ring_of
@@ -174,8 +174,6 @@ def _tools() -> Any:
     Raises:
         InputError: pycocotools is not installed.
     """
-    try:
+    with needs("a COCO file"):
         from pycocotools import mask
-    except ImportError:
-        raise InputError("COCO files need pycocotools; install tumorlens[coco]") from None
     return mask

@@ -127,6 +127,7 @@ classification = command(
     recorded=partial(_recorded, "classification"),
     details=_AGAIN,
     stopped=lambda _: "repeat the command to go on",
+    extra="train",
     examples="""
     tumorlens crossval classification --data my-set -o cv
     tumorlens crossval classification --data my-set --folds 0,1 --no-probe -o cv
@@ -141,6 +142,7 @@ segmentation = command(
     recorded=partial(_recorded, "segmentation"),
     details=_AGAIN,
     stopped=lambda _: "repeat the command to go on",
+    extra="train",
     examples="""
     tumorlens crossval segmentation --data my-set -o cv
     tumorlens crossval segmentation --data my-set --init 'cls/fold-{fold}/classifier.safetensors' -o cv
@@ -155,6 +157,7 @@ pipeline = command(
     leave_out=(*_SET_HERE, "probe", "explain", "config"),
     details=_AGAIN,
     stopped=lambda _: "repeat the command to go on",
+    extra="train",
     examples="""
     tumorlens crossval pipeline --data my-set -o cv
     tumorlens crossval pipeline --data my-set --epochs 10 --segmenter-epochs 20 -o cv

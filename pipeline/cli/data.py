@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorlens.data.config import CHANNEL, LABEL_MAP, LAYOUTS, setting
+from tumorlens.data.errors import require
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, say, typed_command
 
@@ -58,6 +59,7 @@ class SplitCall(DataCall):
 def _explore(values: Values) -> int:
     from tumorlens.data.inspection.explore import PAGE, explore
 
+    require("this command", "data")
     call = fill(ExploreCall, values)
     with Progress("slices read", hidden=call.quiet) as progress:
         numbers = explore(
@@ -101,6 +103,8 @@ def _split(values: Values) -> None:
     from tumorlens.data.inspection.divide import check_index, divide, write_index
 
     call = fill(SplitCall, values)
+    if call.folds is not None:
+        require("--folds", "data", ["sklearn"])
     check_index(call.out, call.overwrite)
     with Progress("slices read", hidden=call.quiet) as progress:
         division = divide(call.source, dict(call.label_map), call.shares, call.folds, call.seed, call.channel, progress)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.services.spool import Spool
 
 _RUN_OPTIONS = ("plane", "secondary_capture", "force")
-_MISSING = "install it with: pip install 'tumorlens[dicom-node]'"
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,9 @@ def _node(values: Values) -> None:
                 say(f"tumorlens: fetching from {archive} (Ctrl-C stops it)")
                 fetching.poll(puller, call.poll)
             return
-        try:
-            from tumorlens.pipeline.services.dicom_node.destinations import PeerDestination, client_tls
-            from tumorlens.pipeline.services.dicom_node.receiver import Receiver, tls_of
-        except ModuleNotFoundError as error:
-            if error.name != "pynetdicom":
-                raise
-            raise InputError(f"`tumorlens dicom-node` needs pynetdicom; {_MISSING}") from None
+        from tumorlens.pipeline.services.dicom_node.destinations import PeerDestination, client_tls
+        from tumorlens.pipeline.services.dicom_node.receiver import Receiver, tls_of
+
         tls = None
         if call.tls_cert is not None and call.tls_key is not None:
             tls = tls_of(call.tls_cert, call.tls_key, call.tls_client_ca)

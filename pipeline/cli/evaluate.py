@@ -69,6 +69,7 @@ classification = command(
     EvaluateCall,
     EvaluationRequest,
     leave_out=("segmenter", "outline"),
+    extra="train",
     examples="""
     tumorlens evaluate classification --data my-set -o report
     tumorlens evaluate classification --data my-set --protocol p2 --classifier run/classifier.safetensors -o report
@@ -82,6 +83,7 @@ segmentation = command(
     EvaluationRequest,
     leave_out=("classifier", "explain", "probe"),
     details="Masks are compared on the source's grid.",
+    extra="train",
     examples="""
     tumorlens evaluate segmentation --data my-set -o report
     tumorlens evaluate segmentation --data my-set --segmenter 'cv/fold-{fold}/segmenter.safetensors' --folds all -o out
@@ -95,6 +97,7 @@ pipeline = command(
     EvaluationRequest,
     leave_out=("explain", "probe", "outline"),
     details="A missed tumor has Dice 0.",
+    extra="train",
     examples="""
     tumorlens evaluate pipeline --data my-set -o report
     tumorlens evaluate pipeline --data my-set --protocol p2 --overwrite -o report
@@ -105,6 +108,7 @@ engines = command(
     _engines,
     EnginesCall,
     details="The table shows what they answer and how long they take.",
+    extra="train",
     examples="""
     tumorlens evaluate engines --data my-set --every 10
     """,

@@ -101,6 +101,7 @@ def command(
     examples: str,
     stopped: Callable[[Values], str] | None = None,
     recorded: Callable[[Values], Values] | None = None,
+    extra: str | None = None,
 ) -> Command:
     """A command whose options are the fields of dataclasses. `pipeline.cli.app` has its name and first line of help.
 
@@ -113,6 +114,7 @@ def command(
         stopped: From what the user gave to advice for a user who has stopped the command.
         recorded: From the words of the command to settings that hold where the user gives no other, such as those of a
             file. Some of them may have no option.
+        extra: The extra with all that the command needs, where that is not one for its formats or its services.
     """
     params = [param for each in settings for param in _params(each, leave_out)]
     repeatable = {param.name for param in params if param.multiple or param.nargs == -1}
@@ -121,7 +123,7 @@ def command(
         more = click.get_current_context().default_map or {}
         values = {k: v for k, v in more.items() if k not in parsed}
         values |= {k: v for k, v in parsed.items() if v is not None and not (k in repeatable and v == ())}
-        with user_errors(bool(values.get("verbose")), lambda: stopped(values) if stopped else ""):
+        with user_errors(bool(values.get("verbose")), lambda: stopped(values) if stopped else "", extra):
             code = run(values)
         click.get_current_context().exit(code or 0)
 

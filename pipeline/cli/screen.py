@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import click
 
-from tumorlens.data.errors import InputError, needs_train, printable
+from tumorlens.data.errors import InputError, needs, printable
 
 HELP_WIDTH = 100  # columns of --help on a wide terminal
 _shown_progress: list[Progress] = []  # at most one; other lines wipe it first
@@ -60,13 +60,14 @@ def write_examples(formatter: click.HelpFormatter, lines: str | None) -> None:
 
 
 @contextmanager
-def user_errors(verbose: bool = False, stopped: Callable[[], str] = str) -> Iterator[None]:
+def user_errors(verbose: bool = False, stopped: Callable[[], str] = str, extra: str | None = None) -> Iterator[None]:
     """Turn an `InputError`, a missing package, or a failure of disk or network, into one line and exit code 2, and keep
     the warnings of other packages off the screen.
 
     Args:
         verbose: Let warnings and logs through.
         stopped: Called for advice when the user stops the command.
+        extra: The extra with all that the command needs, see `data.errors.needs`.
     """
     if verbose:
         import logging
@@ -75,7 +76,7 @@ def user_errors(verbose: bool = False, stopped: Callable[[], str] = str) -> Iter
     else:
         warnings.simplefilter("ignore")
     try:
-        with needs_train("this command"):
+        with needs("this command", extra):
             yield
     except InputError as error:
         show_error(str(error))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tumorlens.data.config import setting
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, require
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import own_remarks, say
 from tumorlens.pipeline.options import LoadOptions, ServiceOptions, UploadLimits
@@ -60,16 +60,10 @@ def _serve(values: Values) -> None:
     if call.scans and call.out is None:
         raise InputError("--scans says where the scans of OUT lie, but there is no OUT; name the results to review")
     load_options, service = fill(LoadOptions, values), fill(ServiceOptions, values)
+    require("this command", "app")  # what is imported first below is a package that NiceGUI brings
     with own_remarks(hidden=False):
-        try:
-            from tumorlens.pipeline.web.app import run_server
-        except ModuleNotFoundError as error:
-            if error.name not in ("nicegui", "prometheus_client"):
-                raise
-            missing = {"nicegui": "NiceGUI"}.get(error.name, error.name)
-            raise InputError(
-                f"`tumorlens serve` needs {missing}; install it with: pip install 'tumorlens[app]'"
-            ) from None
+        from tumorlens.pipeline.web.app import run_server
+
         desk = None
         if call.out is not None:
             from tumorlens.pipeline.services.reviews.desk import Desk

@@ -116,6 +116,7 @@ export = command(
     _export,
     ExportCall,
     details="The outputs of the exported network are compared with those of PyTorch first.",
+    extra="train",
     examples="""
     tumorlens export classification -o classifier.onnx
     tumorlens export segmentation -o segmenter.xml --format openvino --weights run/segmenter.safetensors
@@ -130,6 +131,7 @@ calibrate = command(
     EvaluationRequest,
     leave_out=("protocol", "tta", "explain", "probe", "outline"),
     details="The weights must not have learned from these volumes, or from these pictures: numbered slices of heads.",
+    extra="train",
     examples="""
     tumorlens calibrate --data my-volumes --classifier run/classifier.safetensors -o run/classifier.safetensors
     tumorlens calibrate --data my-volumes --classifier 'cv/fold-{fold}/classifier.safetensors' -o c.safetensors

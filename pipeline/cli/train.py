@@ -97,6 +97,7 @@ classification = command(
     ClassifierConfig,
     stopped=_advice,
     recorded=partial(recorded_settings, "classification"),
+    extra="train",
     examples="""
     tumorlens train classification --data my-set -o run
     tumorlens train classification --data my-set --map tumeur=glioma --epochs 20 -o run
@@ -112,6 +113,7 @@ segmentation = command(
     SegmenterConfig,
     stopped=_advice,
     recorded=partial(recorded_settings, "segmentation"),
+    extra="train",
     examples="""
     tumorlens train segmentation --data my-set -o run
     tumorlens train segmentation --data my-set --init classifier.safetensors --encoder resnet50 -o run

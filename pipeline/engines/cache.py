@@ -29,7 +29,7 @@ from platformdirs import user_cache_path
 
 from tumorlens.data.cards.card import checked_card
 from tumorlens.data.cards.weights import checked_content
-from tumorlens.data.errors import needs_train, reason_of
+from tumorlens.data.errors import needs, reason_of
 from tumorlens.data.files import UMASK
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.engines.built import build_model, n_outputs
@@ -138,7 +138,10 @@ def _file_state(weights: Path) -> list[Any]:
 def _compile(core: openvino.Core, path: Path, stage: str, settings: dict[str, Any]) -> openvino.CompiledModel:
     model = build_model(path, stage)
     if model is None:
-        with _converting, needs_train(f"{path}: the first start of a network that is not a ResNet or a U-Net on one"):
+        with (
+            _converting,
+            needs(f"{path}: the first start of a network that is not a ResNet or a U-Net on one", "train"),
+        ):
             model = _converted(path, stage)
     try:
         return core.compile_model(model, "CPU", settings)

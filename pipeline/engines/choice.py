@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib.util import find_spec
 
-from tumorlens.data.errors import InputError, needs_train
+from tumorlens.data.errors import InputError, needs
 from tumorlens.pipeline.engines.engine import Engine
 
 ENGINES = ("auto", "torch", "openvino")
@@ -47,7 +47,7 @@ def choose_engine(
         return Engine("openvino", "cpu", _precision(precision, computes_bf16(), "cpu"), threads)
     from tumorlens.data.devices import has_bf16, pick_device
 
-    with needs_train("engine torch" if device in ("auto", "cpu") else f"device {device!r}"):
+    with needs("engine torch" if device in ("auto", "cpu") else f"device {device!r}", "train"):
         torch_device = pick_device(device)
     # auto means fp32: in PyTorch's bfloat16 masks agree with those in fp32 by a Dice of only 0.988
     # (docs/background/performance.md).

@@ -17,7 +17,7 @@ from tumorlens.classification.predict import Classifier
 from tumorlens.classification.refusal import CLIP
 from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.cards.card import read_card
-from tumorlens.data.errors import InputError, reason_of
+from tumorlens.data.errors import InputError, reason_of, require
 from tumorlens.data.files import claim, whole_file, write_text
 from tumorlens.data.labels import CLASSES, SEQUENCES
 from tumorlens.data.phantom import phantom_slice
@@ -158,11 +158,7 @@ def _heads(weights: Path) -> dict[str, Any]:
 
 
 def _write_onnx(graph: torch.nn.Module, size: int, names: Sequence[str], path: Path) -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise InputError(f"ONNX export needs {' and '.join(missing)}; install with pip install {' '.join(missing)}")
+    require("ONNX export", "export")
     import contextlib
     import io
     import warnings

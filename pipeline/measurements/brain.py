@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.errors import missing
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.measurements.atlas import Fit, as_image, load_atlas, register
 
@@ -73,8 +73,8 @@ def find_brain(scan: Scan) -> BrainRegion | str:
         return "the volume's orientation is not known, so no atlas can be laid on it"
     if scan.spacing_mm is None:
         return "the volume's lengths are not known, so no atlas can be laid on it"
-    if not all(find_spec(package) for package in ("SimpleITK", "nilearn")):
-        return "the brain region needs SimpleITK and nilearn; install them with: pip install 'tumorlens[volumes]'"
+    if lack := missing("the brain region", "volumes"):
+        return lack
     import SimpleITK as sitk  # noqa: N813 (its own habit)
 
     image = as_image(scan.voxels.astype(np.float32), scan.affine)

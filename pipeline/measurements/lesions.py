@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.components import label_pieces
 from tumorlens.data.errors import InputError
 from tumorlens.data.scan import PLANES, Scan
 from tumorlens.pipeline.measurements.diameters import Diameters, diameters
@@ -18,7 +19,6 @@ LOW_CONFIDENCE = 0.7  # a person should look at scans and lesions below it
 _MOST = int(np.iinfo(np.uint16).max)  # lesions that have a number
 _AXIAL = next(world for world, name in PLANES.items() if name == "axial")
 Box = tuple[slice, ...]
-_FEW = 32  # locating up to so many lesions of a picture is faster than importing SciPy
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def number_lesions(
     box = _bounding_box(mask)
     if box is None:
         return numbered
-    labels, count = _components(mask[box] != 0)
+    labels, count = label_pieces(mask[box] != 0, corners=True)
     points = np.flatnonzero(labels)  # only lesion voxels: a count over the whole box would need 8 bytes for each voxel
     label_of_point = labels.reshape(-1)[points]
     sizes = np.bincount(label_of_point, minlength=count + 1)[1:]
@@ -247,36 +247,22 @@ def _place_in_body(index: NDArray[np.float64], scan: Scan) -> tuple[float, float
     return x, y, z
 
 
-def _components(part: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
-    """Connected components, in 16 bits where their number allows it."""
-    if _is_flat(part):  # a picture need not wait for the import of SciPy
-        import cv2
-
-        plane = part.astype(np.uint8).reshape([n for n in part.shape if n > 1] or [1])
-        count, labels = cv2.connectedComponents(np.atleast_2d(plane), connectivity=8, ltype=cv2.CV_32S)
-        return labels.reshape(part.shape), count - 1
-    from scipy import ndimage
-
-    structure = np.ones((3,) * part.ndim)
-    try:
-        return ndimage.label(part, structure, output=np.uint16)
-    except RuntimeError:  # too many components for 16 bits
-        return ndimage.label(part, structure)
-
-
 def _boxes(numbered: NDArray[np.integer]) -> list[Box | None]:
     """The bounding box of each number from 1 on, or None where a number does not occur."""
-    if _is_flat(numbered) and numbered.max() <= _FEW:
-        return [_bounding_box(numbered == number) for number in range(1, int(numbered.max()) + 1)]
-    from scipy import ndimage
-
-    boxes: list[Box | None] = ndimage.find_objects(numbered)
-    return boxes
-
-
-def _is_flat(part: NDArray[np.generic]) -> bool:
-    """Whether an array is a picture or a volume of one slice."""
-    return sum(n > 1 for n in part.shape) <= 2
+    points = np.flatnonzero(numbered)
+    number_of_point = numbered.ravel()[points]
+    count = int(number_of_point.max(initial=0))
+    low, high = np.full((numbered.ndim, count + 1), max(numbered.shape)), np.zeros((numbered.ndim, count + 1), int)
+    step = 1
+    for axis in reversed(range(numbered.ndim)):
+        index = points // step % numbered.shape[axis]
+        np.minimum.at(low[axis], number_of_point, index)
+        np.maximum.at(high[axis], number_of_point, index + 1)
+        step *= numbered.shape[axis]
+    return [
+        tuple(slice(int(a), int(b)) for a, b in zip(low[:, k], high[:, k], strict=True)) if high[0, k] else None
+        for k in range(1, count + 1)
+    ]
 
 
 def _bounding_box(mask: NDArray[np.integer] | NDArray[np.bool_]) -> Box | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tumorlens.data.errors import missing
 from tumorlens.data.scan import Scan
 
 SIDE_SHARE = 0.75  # share of a lesion's voxels that makes a side
@@ -64,14 +65,20 @@ class Midline:
         return "left" if (distance < 0).mean() >= SIDE_SHARE else "midline"
 
 
+def no_sides() -> str | None:
+    """Why no side is known of any lesion; None where SciPy is installed, which the extra ``volumes`` brings."""
+    return missing("the side of a lesion", "volumes", ["scipy"])
+
+
 def find_midline(scan: Scan) -> Midline | None:
     """The mid-sagittal plane of the head in a volume.
 
     Returns:
-        None for a picture, for an unknown affine or spacing, for less than 60 mm from left to right, and where too
-        little of the head's surface is visible on both sides, as in a volume of one half of the head.
+        None for a picture, for an unknown affine or spacing, for less than 60 mm from left to right, where too little
+        of the head's surface is visible on both sides, as in a volume of one half of the head, and where `no_sides`
+        says why.
     """
-    if not scan.volume or scan.affine is None or scan.spacing_mm is None:
+    if not scan.volume or scan.affine is None or scan.spacing_mm is None or no_sides():
         return None
     axis = scan.axis_nearest(0)
     spacing = np.array(scan.spacing_mm[:3])

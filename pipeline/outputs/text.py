@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tumorlens.data.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -131,10 +127,7 @@ def _letters(
 
 @cache
 def _font(size: int) -> FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib. Matplotlib itself need not be loaded for it."""
     from PIL import ImageFont
+    from ttf_opensans import OPENSANS_BOLD
 
-    place = find_spec("matplotlib")
-    if place is None or place.origin is None:
-        raise InputError("matplotlib, whose font the pictures use, is missing: pip install matplotlib")
-    return ImageFont.truetype(str(Path(place.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    return ImageFont.truetype(str(OPENSANS_BOLD.path), size)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tumorlens.data.devices import keep_freed_memory, usable_cores
-from tumorlens.data.errors import InputError, reason_of
+from tumorlens.data.errors import InputError, needs, reason_of
 from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scratch import ScratchFolder
@@ -398,10 +398,8 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: listen on 127.0.0.1, on any system
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once in a process
-    try:
+    with needs("--ray"):
         import ray
-    except ImportError:
-        raise InputError("--ray needs Ray; install it with: pip install 'tumorlens[cluster]'") from None
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL", "namespace": "tumorlens"}
     on_termination = signal.getsignal(signal.SIGTERM)
     with ScratchFolder() as scratch:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from tumorlens.data.errors import InputError, reason_of
+from tumorlens.data.errors import InputError, needs, reason_of
 
 AT_ONCE = 32  # requests
 _REFUSED = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
@@ -42,12 +42,8 @@ class Store:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        try:
+        with needs(f"{self.place}: a URL"):
             from fsspec.core import url_to_fs
-        except ImportError:
-            raise InputError(
-                f"{self.place}: URLs need the package fsspec; install it with: pip install 'tumorlens[cluster]'"
-            ) from None
         try:
             system, path = url_to_fs(self._asked[0], use_listings_cache=False)
         except ImportError as error:

@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, needs
 
 AUTH = "TUMORLENS_DICOMWEB_AUTH"  # USER:PASSWORD, or a token; not on the command line, where `ps` shows it
 _TIMEOUT_S = 60.0
@@ -40,13 +40,9 @@ class Archive:
             raise InputError(f"{parts.hostname or url}: give an address such as http://localhost:8042")
         if parts.username or parts.password:
             raise InputError(f"{parts.hostname}: others see passwords in addresses; put USER:PASSWORD into {AUTH}")
-        try:
+        with needs("DICOMweb", "dicom-node"):
             from dicomweb_client.api import DICOMwebClient
             from requests import Session
-        except ModuleNotFoundError:
-            raise InputError(
-                "DICOMweb needs dicomweb-client; install it with: pip install 'tumorlens[dicom-node]'"
-            ) from None
         for name in ("dicomweb_client", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))

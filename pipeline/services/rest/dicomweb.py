@@ -6,11 +6,10 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, require
 from tumorlens.pipeline.options import UploadLimits
 from tumorlens.pipeline.services.dicom_node.archive import sign_in
 from tumorlens.pipeline.services.spool import StoredJob
@@ -35,8 +34,8 @@ class DicomwebServers:
     limits: UploadLimits
 
     def __post_init__(self) -> None:
-        if self.bases and find_spec("dicomweb_client") is None:
-            raise InputError("--dicomweb needs dicomweb-client; install it with: pip install 'tumorlens[app]'")
+        if self.bases:
+            require("--dicomweb", "app", ["dicomweb_client"])
         for base in self.bases:
             parts = urlsplit(base)
             if parts.scheme not in ("http", "https") or not parts.hostname:

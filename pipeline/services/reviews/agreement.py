@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -129,9 +130,10 @@ def _agreement(
 def _kappa(pairs: list[tuple[str, str]]) -> float | None:
     if len(pairs) < 2 or len({label for pair in pairs for label in pair}) < 2:
         return None
-    from sklearn.metrics import cohen_kappa_score
-
-    return round(float(cohen_kappa_score(*map(list, zip(*pairs, strict=True)))), 4)
+    firsts, seconds = (Counter(labels) for labels in zip(*pairs, strict=True))
+    same = sum(first == second for first, second in pairs) / len(pairs)
+    by_chance = sum(firsts[label] * seconds[label] for label in firsts) / len(pairs) ** 2
+    return round((same - by_chance) / (1 - by_chance), 4)
 
 
 def _dice(first: NDArray[np.uint8] | None, second: NDArray[np.uint8] | None) -> float | None:

@@ -125,5 +125,5 @@ def test_a_package_that_onnx_needs_is_missing(tmp_path, monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="ONNX export needs onnx and onnxscript; install with pip install onnx"):
+    with pytest.raises(InputError, match="ONNX export needs onnx and onnxscript; install them with: pip"):
         module._write_onnx(torch.nn.Identity(), 64, ["logits"], tmp_path / "x.onnx")

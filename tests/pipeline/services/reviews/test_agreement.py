@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
-from tumorlens.pipeline.services.reviews.agreement import MODEL, measure_agreement
+from tumorlens.pipeline.services.reviews.agreement import MODEL, _kappa, measure_agreement
 
 
 def _decide(desk, name, reviewer, action, label="", square=0):
@@ -50,6 +51,14 @@ def test_who_accepts_a_corrected_mask_agrees_with_its_reviewer(desk):
     _decide(desk, "volume.nii.gz", "Bob", "accept")
     ann, bob, between = measure_agreement(desk.results(), desk.store)
     assert between.dice == 1 and bob.dice == ann.dice < 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kappa_is_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    pairs = [tuple(pair) for pair in np.array(["a", "b", "c", "d"])[rng.integers(0, 2 + seed % 3, (25, 2))].tolist()]
+    assert _kappa(pairs) == pytest.approx(cohen_kappa_score(*zip(*pairs, strict=True)), abs=1e-4)
+    assert _kappa([("a", "b")] * 3) == 0
 
 
 def test_one_label_throughout_has_no_kappa(desk):
