@@ -21,8 +21,8 @@ from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.batch.run import run_batch
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.outputs import QUARANTINE
-from tumorlens.pipeline.services import ray_batch
-from tumorlens.pipeline.services.ray_batch import MOST_TRIES, Here, RayCrew, connected, run_with, shape_of
+from tumorlens.pipeline.services.ray_batch import MOST_TRIES, Here, Queue, run_with
+from tumorlens.pipeline.services.ray_crew import RayCrew, connected, shape_of
 from tumorlens.pipeline.services.remote import Output, mirror_inputs
 
 LABELS = ("meningioma", "no_tumor", "glioma", "pituitary")
@@ -247,7 +247,7 @@ def test_workers_get_less_at_once_towards_the_end():
     class Small:
         n_bytes = 1
 
-    queue, sizes = ray_batch._Queue([Small()] * 100, 2, False), []
+    queue, sizes = Queue([Small()] * 100, 2, False), []
     while not queue.empty:
         sizes.append(len(queue.take()[0]))
     assert sum(sizes) == 100 and sizes[0] == 16 and sizes[-1] == 1 and sizes == sorted(sizes, reverse=True)
