@@ -5,14 +5,17 @@ What a scan becomes is `pipeline.batch.run`'s business, in every worker as witho
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
 from tumorlens.data.devices import keep_freed_memory
@@ -21,6 +24,7 @@ from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.batch.job import Job
+from tumorlens.pipeline.batch.read_jobs import hash_of
 from tumorlens.pipeline.batch.resume import find_earlier, quarantine_record, settings_of
 from tumorlens.pipeline.batch.run import BatchReport, Done, Table, Written, row_of, run_jobs, write_batch
 from tumorlens.pipeline.options import LoadOptions, RunOptions
@@ -32,8 +36,10 @@ from tumorlens.pipeline.services.remote import RESULT, Input, Output, Parcel, pa
 from tumorlens.pipeline.services.stores import Store
 
 MOST_TRIES = 3  # of a scan whose worker dies
+START_SECONDS = 600.0  # to load the models
 _SCANS, _BYTES = 16, 64 * 2**20  # that a worker gets at once: enough to read ahead and to share batches
 _TABLE_EVERY = 60.0  # seconds
+_HASH_SECONDS = 60.0  # to read a scan that has killed its workers
 
 
 class Outcome(NamedTuple):
@@ -53,10 +59,19 @@ class Worker:
         options: Settings of the run.
         out: The place of the results: a folder that this process sees, or a store.
         readers: Number of threads that fetch and read scans ahead.
+        seconds: Its process ends if one scan takes longer, or the models `START_SECONDS`. Infinite, so that neither
+            counts, for a worker in the process of the user.
     """
 
-    def __init__(self, load: LoadOptions, options: RunOptions, out: Path | Store, readers: int = 1) -> None:
-        self.load, self.options, self.out, self.readers = load, options, out, readers
+    def __init__(
+        self,
+        load: LoadOptions,
+        options: RunOptions,
+        out: Path | Store,
+        readers: int = 1,
+        seconds: float = math.inf,
+    ) -> None:
+        self.load, self.options, self.out, self.readers, self.seconds = load, options, out, readers, seconds
 
     def load_pipeline(self) -> Pipeline:
         """The models."""
@@ -74,7 +89,8 @@ class Worker:
         with suppress(OSError):  # another machine may not have it; reading will say so
             os.chdir(folder or ".")
         keep_freed_memory()
-        self.pipeline = self.load_pipeline()
+        with _alarm(START_SECONDS if self.seconds < math.inf else math.inf):
+            self.pipeline = self.load_pipeline()
         self.settings = settings_of(self.pipeline, self.options)
         return self.pipeline.classes, self.pipeline.segmenter.regions, self.settings
 
@@ -85,7 +101,7 @@ class Worker:
             InputError: No later scan can be written either.
         """
         store = self.out if isinstance(self.out, Store) else None
-        with ScratchFolder() as scratch:
+        with ScratchFolder() as scratch, _alarm(self.seconds) as set_alarm:
             out = self.out if isinstance(self.out, Path) else Path(scratch) / "out"
             places = {parcel.job.name: Path(scratch) / "in" / str(n) for n, parcel in enumerate(parcels)}
             by_name = {parcel.job.name: parcel for parcel in parcels}
@@ -105,7 +121,8 @@ class Worker:
                 else:
                     (out / job.folder / QUARANTINE).unlink(missing_ok=True)
 
-            rows = _Outcomes(out, store, columns_of(self.pipeline.classes, self.pipeline.segmenter.regions), there)
+            columns = columns_of(self.pipeline.classes, self.pipeline.segmenter.regions)
+            rows = _Outcomes(out, store, columns, there, set_alarm)
             jobs = [parcel.open_in(places[parcel.job.name]) for parcel in parcels]
             run_jobs(self.pipeline, jobs, out, self.options, rows, self.readers, earlier, after)
             return rows.all
@@ -119,6 +136,7 @@ class _Outcomes:
     store: Store | None
     columns: Sequence[str]
     there: dict[str, list[str]]
+    set_alarm: Callable[[], None]
 
     def __post_init__(self) -> None:
         self.all: list[Outcome] = []
@@ -130,9 +148,30 @@ class _Outcomes:
             with suppress(InputError):  # an earlier result must not look like one of this call
                 self.store.remove([name for name in self.there.get(job.name, ()) if not name.endswith(QUARANTINE)])
         self.all.append(Outcome(job.name, row, content, kept))
+        self.set_alarm()
 
     def close(self, waiting: object) -> None:
         pass
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[Callable[[], None]]:
+    """A block that ends this process if it takes longer; call what it yields, and the time starts again.
+
+    Native code that never gives Python a turn is ended, too, and the log of the process says where it was.
+    """
+    if seconds == math.inf:
+        yield lambda: None
+        return
+
+    def start() -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+
+    start()
+    try:
+        yield start
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class Crew(Protocol):
@@ -179,7 +218,8 @@ def run_with(
 
         def give_up(parcel: Parcel) -> Outcome:
             job = parcel.job
-            record = _record_of(parcel, settings)
+            # Without a hash it is tried again by the next call.
+            record = quarantine_record(job, settings, MOST_TRIES, _hash_of(parcel))
             out.write(f"{job.folder}/{QUARANTINE}", json.dumps(record, indent=2) + "\n")
             return Outcome(job.name, error_row(job.name, job.with_path(record["error"]), table.columns), {}, False)
 
@@ -200,12 +240,21 @@ def run_with(
         out.push()
 
 
-def _record_of(parcel: Parcel, settings: dict[str, Any]) -> dict[str, Any]:
-    with ScratchFolder() as scratch:
-        place = Path(scratch) / "in"
-        with suppress(InputError):  # then it has no hash, and is tried again by the next call
+def _hash_of(parcel: Parcel) -> str | None:
+    """The hash of a scan's content; None if it cannot be read, or not in time."""
+    found: list[str] = []
+
+    def read() -> None:
+        with ScratchFolder() as scratch, suppress(InputError):
+            place = Path(scratch) / "in"
             parcel.fetch(place)
-        return quarantine_record(parcel.open_in(place), settings, MOST_TRIES)
+            found.append(hash_of(parcel.open_in(place)))
+
+    # A daemon: the store that has kept a worker waiting for ever must not keep this process.
+    thread = Thread(target=read, name="hash", daemon=True)
+    thread.start()
+    thread.join(_HASH_SECONDS)
+    return found[0] if found else None
 
 
 @dataclass

@@ -7,10 +7,12 @@ kills each worker must not stop the others.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,13 +26,14 @@ from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.options import LoadOptions
-from tumorlens.pipeline.services.ray_batch import MOST_TRIES, Outcome, Queue, Worker
+from tumorlens.pipeline.services.ray_batch import MOST_TRIES, START_SECONDS, Outcome, Queue, Worker
 from tumorlens.pipeline.services.remote import Parcel
 
 _CORES = 4  # of a worker; more make one scan faster, not the batch
 _OBJECTS = 80 * 2**20  # bytes of Ray's store: what we send is small
 _STARTS = 3  # workers in a row that may die while they load the models
-_PATIENCE = 30.0
+_PATIENCE = 30.0  # seconds between two looks at those who are silent
+_GRACE = 60.0  # seconds for all that a worker's own alarm does not count
 _log = logging.getLogger(__name__)
 
 
@@ -50,11 +53,13 @@ class RayCrew:
         self.ray = ray
         self.n_workers, cores, gpus = shape_of(ray.cluster_resources(), load, n_workers)
         worker = make(load if gpus or cores >= usable_cores() else replace(load, threads=cores))
-        arguments = worker.load, worker.options, worker.out, worker.readers
+        arguments = worker.load, worker.options, worker.out, worker.readers, worker.seconds
+        self.seconds = worker.seconds
         remote = ray.remote(num_cpus=cores, num_gpus=gpus, max_restarts=0, max_task_retries=0)(type(worker))
         self._hire = lambda: remote.remote(*arguments)
         self.settings: dict[str, Any] | None = None
-        self.busy: dict[Any, tuple[Any, list[Parcel]]] = {}  # reference to an answer -> worker, parcels
+        # Reference to an answer -> worker, parcels, and when the answer must be there.
+        self.busy: dict[Any, tuple[Any, list[Parcel], float]] = {}
         self.idle: list[Any] = []
         self.dead_starts = 0
 
@@ -73,8 +78,9 @@ class RayCrew:
             while self.idle and not queue.empty:
                 actor = self.idle.pop()
                 some, may_be_there = queue.take()
-                self.busy[actor.run.remote(some, may_be_there)] = actor, some
-            if queue.empty and not any(some for _, some in self.busy.values()):
+                until = time.monotonic() + self.seconds * len(some) + _GRACE
+                self.busy[actor.run.remote(some, may_be_there)] = actor, some, until
+            if queue.empty and not any(some for _, some, _ in self.busy.values()):
                 return
             actor, some, answer = self._next()
             if answer is not None:
@@ -90,7 +96,7 @@ class RayCrew:
 
     def _add_worker(self) -> None:
         actor = self._hire()
-        self.busy[actor.start.remote(str(Path.cwd()))] = actor, []
+        self.busy[actor.start.remote(str(Path.cwd()))] = actor, [], math.inf  # it may have to wait for free cores
 
     def _next(self) -> tuple[Any, list[Parcel], Any]:
         """A worker, what it had to do (nothing: to start), and its answer; None if it has died, and has a successor."""
@@ -99,19 +105,22 @@ class RayCrew:
             ready, _ = self.ray.wait([*self.busy], num_returns=1, timeout=_PATIENCE)
             if not ready and self.settings is None:
                 _log.warning("no worker has started yet; the cluster has no free cores, or is still starting machines")
-        actor, some = self.busy.pop(ready[0])
+            for actor, _, until in self.busy.values():
+                if time.monotonic() > until:  # its own alarm did not end it: it was stopped (SIGSTOP), or its machine
+                    self.ray.kill(actor)
+        actor, some, _ = self.busy.pop(ready[0])
         try:
             answer = self.ray.get(ready[0])
         except self.ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, InputError):
                 raise cause from None
-            _log.warning("a worker has died; another takes its place")
+            _log.warning("a worker has died, or took too long and was ended; another takes its place")
             self.dead_starts += not some
             if self.dead_starts >= _STARTS:
                 raise InputError(
-                    f"the workers die while they load the models ({reason_of(error)}); give them more memory, or have "
-                    "fewer of them with --workers"
+                    f"the workers die while they load the models, or take more than {START_SECONDS:g} seconds for it "
+                    f"({reason_of(error)}); give them more memory, or have fewer of them with --workers"
                 ) from None
             self.ray.kill(actor)
             self._add_worker()
@@ -134,7 +143,7 @@ class RayCrew:
 
     def end(self) -> None:
         """End all workers."""
-        for actor in (*self.idle, *(actor for actor, _ in self.busy.values())):
+        for actor in (*self.idle, *(actor for actor, _, _ in self.busy.values())):
             self.ray.kill(actor)
 
 
