@@ -34,6 +34,8 @@ _OBJECTS = 80 * 2**20  # bytes of Ray's store: what we send is small
 _STARTS = 3  # workers in a row that may die while they load the models
 _PATIENCE = 30.0  # seconds between two looks at those who are silent
 _GRACE = 60.0  # seconds for all that a worker's own alarm does not count
+_ANSWER_S = 10.0
+_SETTINGS = bytes((4, 0, 0, 0, 0, 0))  # of a frame's head, after its length: type, flags, stream
 _log = logging.getLogger(__name__)
 
 
@@ -219,7 +221,17 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise an `OSError` at once if nothing answers at an address; Ray would try for more than a minute."""
-    if address != "auto":
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host, int(port)), timeout=10).close()
+    """Raise an `OSError` if no server of Ray's kind answers at an address; Ray would try for two minutes.
+
+    Its servers speak gRPC, so HTTP/2: they begin with a frame of settings (RFC 9113, 3.4), which other programs do not.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=_ANSWER_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):  # the frame is encrypted
+            return
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS)
+        with connection.makefile("rb") as answer:
+            if answer.read(9)[3:] != _SETTINGS:
+                raise OSError("another program answers there")

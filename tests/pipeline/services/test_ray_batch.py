@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -356,6 +357,32 @@ def test_a_cluster_that_is_not_there_is_one_sentence(words, reason, command, sca
         pytest.skip("Ray is not installed: pip install 'tumorlens[cluster]'")
     done = command("run", scans / "p0", "-o", tmp_path / "out", *words)
     assert done.exit_code == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("greeting", "reason"), [(b"SSH-2.0-other\r\n", "another program answers there"), (b"", "timed out")]
+)
+def test_another_program_at_the_address_is_found_out(greeting, reason, command, scans, tmp_path, monkeypatch):
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'tumorlens[cluster]'")
+    monkeypatch.setattr(ray_crew, "_ANSWER_S", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        connections = []
+
+        def greet():
+            connections.append(listening.accept()[0])
+            connections[0].sendall(greeting)
+
+        other = threading.Thread(target=greet, daemon=True)
+        other.start()
+        begun = time.monotonic()
+        done = command("run", scans / "p0", "-o", tmp_path / "out", "--ray", f"127.0.0.1:{port}")
+        assert time.monotonic() - begun < 20
+        other.join(10)
+        connections[0].close()
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"no Ray cluster answers at 127.0.0.1:{port} ({reason})" in done.stderr
 
 
 def test_without_ray_the_message_names_the_extra(command, scans, tmp_path, monkeypatch):
