@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.outputs.table import COLUMNS
@@ -30,8 +31,8 @@ _THREADS = 8
 class SleepingWorker(Worker):
     """Sleeps for each scan, and says that it is healthy."""
 
-    def start(self, folder: str = "") -> tuple[ClassList, dict[str, Any]]:
-        return SHIPPED_CLASSES, {}
+    def start(self, folder: str = "") -> tuple[ClassList, Regions, dict[str, Any]]:
+        return SHIPPED_CLASSES, NO_REGIONS, {}
 
     def run(self, parcels: Sequence[Parcel], resume: bool) -> list[Outcome]:
         time.sleep(SECONDS * len(parcels))
