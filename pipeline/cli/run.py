@@ -179,7 +179,7 @@ def _run_far(
     jobs: list[Job], out: Output, inputs: Inputs, call: RunCall, load: LoadOptions, options: RunOptions, done: Done
 ) -> BatchReport:
     """Run the scans with Ray, or those of a store in this process."""
-    from tumorlens.pipeline.services.ray_batch import Here, Worker, run_with
+    from tumorlens.pipeline.services.cluster.batch import Here, Worker, run_with
 
     readers = max(call.jobs, _FETCHING if inputs.remote else 1)
     place = out.store or out.folder.absolute()
@@ -187,7 +187,7 @@ def _run_far(
         return run_with(
             Here(Worker(load, options, place, readers)), jobs, inputs.remote, out, call.resume, options, done
         )
-    from tumorlens.pipeline.services.ray_crew import RayCrew, connected
+    from tumorlens.pipeline.services.cluster.crew import RayCrew, connected
 
     n_cores = call.workers and call.workers * (load.threads or 1)
     with connected(call.ray, n_cores) as ray:

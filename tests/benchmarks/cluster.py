@@ -20,8 +20,8 @@ from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.outputs.table import COLUMNS
-from tumorlens.pipeline.services.ray_batch import Outcome, Worker, run_with
-from tumorlens.pipeline.services.ray_crew import RayCrew, connected
+from tumorlens.pipeline.services.cluster.batch import Outcome, Worker, run_with
+from tumorlens.pipeline.services.cluster.crew import RayCrew, connected
 from tumorlens.pipeline.services.remote import Output, Parcel
 
 SECONDS = 0.5  # a scan

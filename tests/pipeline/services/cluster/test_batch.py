@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.pipeline.services.ray_workers import (
+from tests.pipeline.services.cluster.workers import (
     DEATHS,
     FastWorker,
     MortalWorker,
@@ -35,9 +35,9 @@ from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.batch.run import run_batch
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.outputs import QUARANTINE
-from tumorlens.pipeline.services import ray_batch, ray_crew
-from tumorlens.pipeline.services.ray_batch import MOST_TRIES, Here, Queue, run_with
-from tumorlens.pipeline.services.ray_crew import RayCrew, connected, shape_of
+from tumorlens.pipeline.services.cluster import batch, crew
+from tumorlens.pipeline.services.cluster.batch import MOST_TRIES, Here, Queue, run_with
+from tumorlens.pipeline.services.cluster.crew import RayCrew, connected, shape_of
 from tumorlens.pipeline.services.remote import Output, mirror_inputs
 
 LABELS = ("meningioma", "no_tumor", "glioma", "pituitary")
@@ -232,8 +232,8 @@ def test_a_file_that_kills_every_worker_is_quarantined(ray, deaths, in_s3, s3, t
 @pytest.mark.slow
 @pytest.mark.parametrize("worker", [StuckWorker, StoppedWorker])
 def test_a_scan_that_takes_too_long_is_tried_three_times_and_quarantined(ray, deaths, worker, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_crew, "_PATIENCE", 1.0)
-    monkeypatch.setattr(ray_crew, "_GRACE", 1.0)
+    monkeypatch.setattr(crew, "_PATIENCE", 1.0)
+    monkeypatch.setattr(crew, "_GRACE", 1.0)
     save(tmp_path / "in" / "deadly.png", np.random.default_rng(0).integers(100, 255, (128, 128), np.uint8))
     for n in range(3):
         save(tmp_path / "in" / f"{n}.png", phantom_slice(60 + n, LABELS[n % 4], 128, 1.7).image)
@@ -260,12 +260,12 @@ def test_the_alarm_of_a_worker_starts_again_with_each_scan(tmp_path, monkeypatch
         dump_traceback_later = staticmethod(lambda seconds, exit: calls.append((seconds, exit)))
         cancel_dump_traceback_later = staticmethod(lambda: calls.append("cancelled"))
 
-    monkeypatch.setattr(ray_batch, "faulthandler", Timer)
+    monkeypatch.setattr(batch, "faulthandler", Timer)
     monkeypatch.chdir(tmp_path)
     for n in range(3):
         save(tmp_path / "in" / f"{n}.png", phantom_slice(60 + n, LABELS[n], 128, 1.7).image)
     run_in(lambda place: Here(FastWorker(LoadOptions(), RunOptions(), place, 1, 9.0)), "in", tmp_path / "out", tmp_path)
-    loaded, all_at_once = [(ray_batch.START_SECONDS, True), "cancelled"], [(9.0, True)] * 2 + ["cancelled"]
+    loaded, all_at_once = [(batch.START_SECONDS, True), "cancelled"], [(9.0, True)] * 2 + ["cancelled"]
     assert calls == [*loaded, *3 * all_at_once]
     calls.clear()
     run_in(here, "in", tmp_path / "out", tmp_path, resume=True)
@@ -275,8 +275,8 @@ def test_the_alarm_of_a_worker_starts_again_with_each_scan(tmp_path, monkeypatch
 def test_the_alarm_ends_native_code():
     script = (
         "import time\n"
-        "from tests.pipeline.services.ray_workers import never_return\n"
-        "from tumorlens.pipeline.services.ray_batch import _alarm\n"
+        "from tests.pipeline.services.cluster.workers import never_return\n"
+        "from tumorlens.pipeline.services.cluster.batch import _alarm\n"
         "with _alarm(2.0) as again:\n"
         "    for _ in range(4):\n"
         "        time.sleep(0.8)\n"
@@ -291,7 +291,7 @@ def test_the_alarm_ends_native_code():
 
 
 def test_a_scan_that_nobody_can_read_has_no_hash(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_batch, "_HASH_SECONDS", 0.2)
+    monkeypatch.setattr(batch, "_HASH_SECONDS", 0.2)
     let_go = threading.Event()
 
     class Endless:
@@ -300,7 +300,7 @@ def test_a_scan_that_nobody_can_read_has_no_hash(tmp_path, monkeypatch):
             raise InputError("the store has answered at last")
 
     begun = time.monotonic()
-    assert ray_batch._hash_of(Endless()) is None and time.monotonic() - begun < 5
+    assert batch._hash_of(Endless()) is None and time.monotonic() - begun < 5
     let_go.set()
 
 
@@ -365,7 +365,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(words, reason, command, sca
 def test_another_program_at_the_address_is_found_out(greeting, reason, command, scans, tmp_path, monkeypatch):
     if find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install 'tumorlens[cluster]'")
-    monkeypatch.setattr(ray_crew, "_ANSWER_S", 2.0)
+    monkeypatch.setattr(crew, "_ANSWER_S", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         connections = []

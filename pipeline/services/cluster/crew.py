@@ -26,7 +26,7 @@ from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.options import LoadOptions
-from tumorlens.pipeline.services.ray_batch import MOST_TRIES, START_SECONDS, Outcome, Queue, Worker
+from tumorlens.pipeline.services.cluster.batch import MOST_TRIES, START_SECONDS, Outcome, Queue, Worker
 from tumorlens.pipeline.services.remote import Parcel
 
 _CORES = 4  # of a worker; more make one scan faster, not the batch

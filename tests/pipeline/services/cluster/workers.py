@@ -11,8 +11,8 @@ import numpy as np
 
 from tests.pipeline.batch.conftest import FakeClassifier, fake_logits, fake_maps
 from tumorlens.pipeline.pipeline import Pipeline
-from tumorlens.pipeline.services import ray_batch
-from tumorlens.pipeline.services.ray_batch import Worker
+from tumorlens.pipeline.services.cluster import batch
+from tumorlens.pipeline.services.cluster.batch import Worker
 from tumorlens.segmentation.predict import Segmenter
 
 DEATHS = "TUMORLENS_TEST_DEATHS"  # names a file with a line for each death
@@ -74,7 +74,7 @@ class StuckLoader(FastWorker):
     """Loads its models for ever, and may do so for a second."""
 
     def start(self, folder=""):
-        ray_batch.START_SECONDS = 1.0
+        batch.START_SECONDS = 1.0
         return super().start(folder)
 
     def load_pipeline(self):
