@@ -171,21 +171,22 @@ def _quarantined(folder: Path, made_of: dict[str, Any]) -> str | None:
         return None
 
 
-def quarantine_record(job: Job, settings: dict[str, Any], tries: int) -> dict[str, Any]:
+def quarantine_record(job: Job, settings: dict[str, Any], tries: int, source_sha256: str | None) -> dict[str, Any]:
     """The content of the file that keeps a scan from being run again with these settings.
 
     Args:
-        job: The scan, whose files can be read here.
+        job: The scan.
         settings: From `settings_of`.
         tries: How many processes it has ended.
+        source_sha256: From `pipeline.batch.read_jobs.hash_of`, or None if its files cannot be read.
     """
     return {
         "scan": {"name": job.name},
-        "error": f"reading or judging it ended its process {tries} times, so it is in quarantine; check the file, and "
-        f"delete {QUARANTINE} in its output folder to try it again",
+        "error": f"reading or judging it ended its process {tries} times, or took longer than --job-seconds allows, so "
+        f"it is in quarantine; check the file, and delete {QUARANTINE} in its output folder to try it again",
         "tries": tries,
         "place_sha256": place_of(job),
-        "made_of": {"source_sha256": _content_of(job), **settings},
+        "made_of": {"source_sha256": source_sha256, **settings},
     }
 
 

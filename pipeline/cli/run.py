@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 5  # files that were left alone, by name
 _FETCHING = 4  # threads that fetch and read scans of a store ahead
+_JOB_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class RunCall:
     )
     workers: int | None = setting(
         None, "Worker processes of --ray.", least=1, shown="one for each GPU, or else for every 4 cores"
+    )
+    job_seconds: float | None = setting(
+        None,
+        "Seconds that one scan may take with --ray.",
+        metavar="SECONDS",
+        least=1,
+        most=1e7,
+        shown=f"{_JOB_SECONDS:g}",
     )
     quiet: bool = setting(False, "Print errors only.", flag="-q --quiet")
     verbose: bool = setting(False, "Print what other packages log and warn of, too.", flag="-v --verbose")
@@ -98,8 +107,9 @@ def _check_places(call: RunCall, options: RunOptions) -> None:
     """Raise an `InputError` for words that do not go together, before anything is done."""
     if call.out == "":
         raise InputError("-o: the path is empty")
-    if call.workers and not call.ray:
-        raise InputError("--workers is about --ray; give both")
+    for flag, value in (("--workers", call.workers), ("--job-seconds", call.job_seconds)):
+        if value and not call.ray:
+            raise InputError(f"{flag} is about --ray; give both")
     if call.ray and not re.fullmatch(r"local|auto|(ray://)?[\w.-]+:\d+", call.ray):
         raise InputError(f"--ray {call.ray}: this is not HOST:PORT or auto; to name no cluster, give --ray last")
     if is_url(call.out or "") and (options.report or options.pdf):
@@ -169,7 +179,7 @@ def _run_far(
     jobs: list[Job], out: Output, inputs: Inputs, call: RunCall, load: LoadOptions, options: RunOptions, done: Done
 ) -> BatchReport:
     """Run the scans with Ray, or those of a store in this process."""
-    from tumorlens.pipeline.services.ray_batch import Here, RayCrew, Worker, connected, run_with
+    from tumorlens.pipeline.services.cluster.batch import Here, Worker, run_with
 
     readers = max(call.jobs, _FETCHING if inputs.remote else 1)
     place = out.store or out.folder.absolute()
@@ -177,9 +187,12 @@ def _run_far(
         return run_with(
             Here(Worker(load, options, place, readers)), jobs, inputs.remote, out, call.resume, options, done
         )
+    from tumorlens.pipeline.services.cluster.crew import RayCrew, connected
+
     n_cores = call.workers and call.workers * (load.threads or 1)
     with connected(call.ray, n_cores) as ray:
-        crew = RayCrew(ray, lambda load: Worker(load, options, place, readers), load, call.workers)
+        seconds = call.job_seconds or _JOB_SECONDS
+        crew = RayCrew(ray, lambda load: Worker(load, options, place, readers, seconds), load, call.workers)
         try:
             return run_with(crew, jobs, inputs.remote, out, call.resume, options, done, shared=call.ray == "local")
         finally:

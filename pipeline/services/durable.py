@@ -33,7 +33,7 @@ _FREE_BYTES = 200e6  # no job is begun while the disk has less
 _LOOK_S = 1.0  # seconds after which to look for jobs, if nothing happens
 _DELETE_S = 60.0  # between two looks for old jobs
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL = "the server's disk is full; send the scan again later"
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 600.0  # until a job is tried again for which the disk was full
 _log = logging.getLogger(__name__)
 Fetch = Callable[[StoredJob, Callable[[], bool]], None]
 
@@ -63,6 +63,8 @@ class _Running:
     n_open: int = 0
     fetch_until: float | None = None  # while its files are fetched
     names: set[str] = field(default_factory=set)  # of its files and folders, which no sentence may quote
+    is_cut_short: bool = False  # the disk was full
+    rests: bool = False  # nothing of it runs any more, and it is to wait again
 
 
 class Worker:
@@ -93,6 +95,7 @@ class Worker:
         self.spool, self.queue, self.limits = spool, queue, limits
         self._fetch, self._on_end, self._together = fetch, on_end, together
         self._running: dict[str, _Running] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}  # of a job for which the disk was full: how long, until when
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="spool")
         self._openers = ThreadPoolExecutor(2, "open")
@@ -110,7 +113,8 @@ class Worker:
             running = list(self._running.values())
             self.spool.changed.notify_all()
         for one in running:
-            self.spool.put_back(one.job.id)
+            with suppress(InputError):  # the disk is full: `recover` does it
+                self.spool.put_back(one.job.id)
             for scan in one.scans:
                 self.queue.cancel(scan)
         if self._thread.is_alive():
@@ -131,6 +135,7 @@ class Worker:
                 if self.limits.keep_hours is not None and time.monotonic() - looked > _DELETE_S:
                     looked = time.monotonic()
                     self.spool.delete_ended(3600 * self.limits.keep_hours)
+                self._put_back_resting()
                 with self.spool.changed:  # held until it waits, so that it misses no job
                     for job in self._claim():
                         self._running[job.id] = _Running(job)
@@ -155,7 +160,8 @@ class Worker:
             raise InputError("the disk is nearly full; no other job is begun until it has room again")
         n_here = sum(running.fetch_until is None for running in self._running.values())
         self._fetchers = [thread for thread in self._fetchers if thread.is_alive()]
-        return self.spool.claim(_JOBS_AHEAD - n_here, _MOST_FETCHING - len(self._fetchers))
+        resting = {id for id, (_, until) in self._pauses.items() if until > time.monotonic()}
+        return self.spool.claim(_JOBS_AHEAD - n_here, _MOST_FETCHING - len(self._fetchers), resting)
 
     def _stop_cancelled(self) -> None:
         """Cancel what nobody wants any more, and give up what is not fetched in time."""
@@ -191,10 +197,7 @@ class Worker:
             if problem is None:
                 self._openers.submit(self._begin, job)
                 return
-        if isinstance(problem, InputError):
-            self._end(job, FAILED, _neutral(str(problem), job, "the upload", _names_in(job.folder)), [])
-        else:
-            self._end(job, FAILED, _sentence(problem), [])
+        self._fail(job, problem)
 
     def _is_fetching(self, job: StoredJob) -> bool:
         running = self._running.get(job.id)
@@ -223,10 +226,8 @@ class Worker:
                 if self._closing:
                     raise InputError("the server stops")
             self.queue.add(scans)
-        except InputError as error:
-            self._end(job, FAILED, _neutral(str(error), job, "the upload", _names_in(job.folder)), [])
         except Exception as error:
-            self._end(job, FAILED, _sentence(error), [])
+            self._fail(job, error)
 
     def _scans(self, job: StoredJob) -> list[QueuedJob]:
         from tumorlens.pipeline.batch.inputs import collect
@@ -247,11 +248,26 @@ class Worker:
                 together=self._together,
                 most_seconds=self.limits.most_seconds,
                 most_voxels=self.limits.most_voxels,
-                write=_write,
+                write=lambda scan, result: self._write(job, scan, result),
                 on_end=lambda scan: self._note(job, scan),
             )
             for number, scan in enumerate(_with_neutral_names(work), start=1)
         ]
+
+    def _write(self, job: StoredJob, scan: QueuedJob, result: Result) -> dict[str, Any]:
+        """Write a result. If the disk is full, the job is cut short: all of it will run again."""
+        from tumorlens.pipeline.outputs.write import write_result
+
+        try:
+            return write_result(result, scan.folder, scan.name, scan.made_of, scan.options)
+        except OSError as error:
+            if error.errno not in _IS_FULL:
+                raise
+        running = self._running[job.id]
+        running.is_cut_short = True
+        for other in running.scans:
+            self.queue.cancel(other)
+        raise InputError("the disk is full")
 
     def _note(self, job: StoredJob, scan: QueuedJob) -> None:
         """A scan has ended. With the last one, the job has."""
@@ -260,6 +276,9 @@ class Worker:
             running.n_open -= 1
             if running.n_open:
                 return
+        if running.is_cut_short:
+            self._rest(job)
+            return
         states = [scan.state for scan in running.scans]
         rows = [_row(job, scan, running.names) for scan in running.scans]
         if CANCELLED in states:
@@ -269,38 +288,75 @@ class Worker:
         else:
             self._end(job, FAILED, next((row["error"] for row in rows), "there is no scan in it"), rows)
 
+    def _fail(self, job: StoredJob, error: Exception) -> None:
+        """End a job that could not be begun."""
+        if isinstance(error, OSError) and error.errno in _IS_FULL:
+            self._rest(job)
+        elif isinstance(error, InputError):
+            self._end(job, FAILED, _neutral(str(error), job, "the upload", _names_in(job.folder)), [])
+        else:
+            self._end(job, FAILED, internal_error(error, "a job"), [])
+
     def _end(self, job: StoredJob, state: str, error: str, rows: list[dict[str, Any]]) -> None:
         try:
-            now = self.spool.job(job.id)
-            is_wanted = now is not None and not now.stop
-            if self._closing and is_wanted and state != DONE:  # it waits for the next start
-                return
-            shutil.rmtree(job.folder / "unpacked", ignore_errors=True)
-            if not is_wanted:
-                state, error, rows = CANCELLED, "", []
-            self.spool.finish(job.id, state, error, rows)
-            self._on_end(job.id)
+            self._finish(job, state, error, rows)
+        except InputError:  # the file of jobs is full, too
+            self._rest(job)
         except Exception as problem:  # the job runs again after the next start
             internal_error(problem, "a job")
-        finally:
+            self._forget(job)
+
+    def _finish(self, job: StoredJob, state: str, error: str, rows: list[dict[str, Any]]) -> None:
+        """Raises:
+        InputError: The file of jobs cannot be written.
+        """
+        now = self.spool.job(job.id)
+        is_wanted = now is not None and not now.stop
+        if self._closing and is_wanted and state != DONE:  # it waits for the next start
+            self._forget(job)
+            return
+        shutil.rmtree(job.folder / "unpacked", ignore_errors=True)
+        if not is_wanted:
+            state, error, rows = CANCELLED, "", []
+        self.spool.finish(job.id, state, error, rows)
+        self._forget(job)
+        try:
+            self._on_end(job.id)
+        except Exception as problem:
+            internal_error(problem, "a job")
+
+    def _forget(self, job: StoredJob) -> None:
+        with self.spool.changed:
+            self._running.pop(job.id, None)
+            self._pauses.pop(job.id, None)
+            self.spool.changed.notify_all()
+
+    def _rest(self, job: StoredJob) -> None:
+        """Let a job wait for room on the disk: the longer, the more often there was none."""
+        for folder in (job.folder / "unpacked", job.results):
+            shutil.rmtree(folder, ignore_errors=True)
+        with self.spool.changed:
+            last, _ = self._pauses.get(job.id, (_FIRST_PAUSE_S / 2, 0.0))
+            pause = min(2 * last, _LONGEST_PAUSE_S)
+            self._pauses[job.id] = pause, time.monotonic() + pause
+            self._running[job.id].rests = True
+            self.spool.changed.notify_all()
+        _log.warning("tumorlens: the disk is full; a job that was running waits, and is tried again in %.0f s", pause)
+
+    def _put_back_resting(self) -> None:
+        """Raises:
+        InputError: The file of jobs is full, too. The jobs rest until it has room.
+        """
+        with self.spool.changed:
+            resting = [one.job for one in self._running.values() if one.rests]
+        for job in resting:
+            now = self.spool.job(job.id)
+            if now is None or now.stop:  # nobody wants it any more
+                self._finish(job, CANCELLED, "", [])
+                continue
+            self.spool.put_back(job.id)
             with self.spool.changed:
-                self._running.pop(job.id, None)
-                self.spool.changed.notify_all()
-
-
-def _write(scan: QueuedJob, result: Result) -> dict[str, Any]:
-    from tumorlens.pipeline.outputs.write import write_result
-
-    try:
-        return write_result(result, scan.folder, scan.name, scan.made_of, scan.options)
-    except OSError as error:
-        if error.errno in _IS_FULL:
-            raise InputError(_FULL) from None
-        raise
-
-
-def _sentence(error: Exception) -> str:
-    return _FULL if isinstance(error, OSError) and error.errno in _IS_FULL else internal_error(error, "a job")
+                del self._running[job.id]
 
 
 def _row(job: StoredJob, scan: QueuedJob, names: set[str]) -> dict[str, Any]:

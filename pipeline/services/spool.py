@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -266,7 +266,7 @@ class Spool:
             if source == REST and id not in known:
                 shutil.rmtree(place, ignore_errors=True)
 
-    def claim(self, most: int, most_elsewhere: int = 0) -> list[StoredJob]:
+    def claim(self, most: int, most_elsewhere: int = 0, but: Collection[str] = ()) -> list[StoredJob]:
         """Waiting jobs, the oldest first, which are running from now on.
 
         A job that was running when the process died runs alone, so that no other is taken for the one that kills it.
@@ -274,6 +274,7 @@ class Spool:
         Args:
             most: So many whose files are here.
             most_elsewhere: So many of those with `is_elsewhere`.
+            but: Jobs whose turn has not come.
         """
         left = {False: most, True: most_elsewhere}
         if max(left.values()) < 1:
@@ -289,6 +290,8 @@ class Spool:
             ).fetchall()
             ids: list[str] = []
             for id, runs, elsewhere in rows:
+                if id in but:
+                    continue
                 if runs:
                     ids += [id] if not ids and not running else []
                     break
@@ -302,7 +305,7 @@ class Spool:
         return [job for id in ids if (job := self.job(id)) is not None]
 
     def put_back(self, id: str) -> None:
-        """Let a running job wait again, as if it had not been begun: the server stops. It may still `finish`.
+        """Let a running job wait again in its old place, as if it had not been begun. It may still `finish`.
 
         One that somebody has cancelled has ended.
         """

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
+from tumorlens.data.masks.regions import NO_REGIONS, Regions
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.outputs.table import COLUMNS
-from tumorlens.pipeline.services.ray_batch import Outcome, RayCrew, Worker, connected, run_with
+from tumorlens.pipeline.services.cluster.batch import Outcome, Worker, run_with
+from tumorlens.pipeline.services.cluster.crew import RayCrew, connected
 from tumorlens.pipeline.services.remote import Output, Parcel
 
 SECONDS = 0.5  # a scan
@@ -29,8 +31,8 @@ _THREADS = 8
 class SleepingWorker(Worker):
     """Sleeps for each scan, and says that it is healthy."""
 
-    def start(self, folder: str = "") -> tuple[ClassList, dict[str, Any]]:
-        return SHIPPED_CLASSES, {}
+    def start(self, folder: str = "") -> tuple[ClassList, Regions, dict[str, Any]]:
+        return SHIPPED_CLASSES, NO_REGIONS, {}
 
     def run(self, parcels: Sequence[Parcel], resume: bool) -> list[Outcome]:
         time.sleep(SECONDS * len(parcels))

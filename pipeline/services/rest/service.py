@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
@@ -24,6 +24,7 @@ from starlette.routing import Match
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.options import PLANES, UploadLimits
 from tumorlens.pipeline.outputs import RESULT_FILES
+from tumorlens.pipeline.services.downloads import zip_pieces
 from tumorlens.pipeline.services.durable import Worker
 from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, JobQueue
 from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
@@ -127,6 +128,15 @@ class Service:
         job = self.spool.job(id)
         if job is None or job.source != REST:
             raise HTTPException(404, "there is no such job; it was deleted, or its time is over")
+        return job
+
+    def ended_job(self, id: str) -> StoredJob:
+        """Raises:
+        HTTPException: There is no such job, or it has not ended.
+        """
+        job = self.job(id)
+        if job.state not in _ENDED:
+            raise HTTPException(409, f"the job is {job.state}; its results come later")
         return job
 
     def answer(self, job: StoredJob) -> JobAnswer:
@@ -335,9 +345,7 @@ def _scans(service: Service) -> APIRouter:
         scan: Annotated[int, Query(ge=1, description="Number of the scan in the job.")] = 1,
     ) -> FileResponse:
         """Get a file of a result, as `tumorlens run` writes it: result.json, overlay, mask, SEG, SR, montage."""
-        job = service.job(id)
-        if job.state not in _ENDED:
-            raise HTTPException(409, f"the job is {job.state}; its results come later")
+        job = service.ended_job(id)
         if scan > len(job.scans):
             raise HTTPException(404, f"the job has {len(job.scans)} scans with results")
         chosen = job.scans[scan - 1]
@@ -345,6 +353,40 @@ def _scans(service: Service) -> APIRouter:
         if file not in chosen["files"] or not path.is_file():
             raise HTTPException(404, f"this scan has no {file}; it has {', '.join(chosen['files']) or 'no files'}")
         return FileResponse(path, media_type=_TYPES[path.suffix[1:]], filename=file)
+
+    @router.get(
+        "/scans/{id}/results.zip",
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "description": "A zip with a folder for each scan that has a result, named by its number: "
+                "1/overlay.png, 1/mask.png, 1/result.json, 2/overlay.png and so on.",
+                "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+                "headers": {
+                    "Content-Disposition": {
+                        "description": "The name under which to save it.",
+                        "schema": {"type": "string"},
+                        "example": f'attachment; filename="{EXAMPLE_ID}.zip"',
+                    }
+                },
+            },
+            **_problems(
+                _404="the job has no results; it says why each scan has none",
+                _409="the job is running; its results come later",
+            ),
+        },
+    )
+    def get_results(id: JobId) -> StreamingResponse:
+        """Get all files of all results of a job as one zip."""
+        job = service.ended_job(id)
+        names = [f"{scan['folder']}/{file}" for scan in job.scans for file in scan["files"]]
+        if not all((job.results / name).is_file() for name in names) or not names:
+            raise HTTPException(404, "the job has no results; it says why each scan has none")
+        return StreamingResponse(
+            zip_pieces((name, job.results / name) for name in names),
+            media_type="application/zip",
+            headers={"Content-Disposition": f'attachment; filename="{job.id}.zip"'},
+        )
 
     return router
 

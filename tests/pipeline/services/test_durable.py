@@ -15,8 +15,10 @@ import pytest
 
 from tests.scans.pictures import save, save_volume
 from tests.scans.studies import SICK, series
+from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.options import RunOptions
+from tumorlens.pipeline.outputs import write
 from tumorlens.pipeline.outputs.write import write_result
 from tumorlens.pipeline.services import durable
 from tumorlens.pipeline.services.durable import JobLimits, Worker
@@ -333,7 +335,7 @@ def test_a_fetch_that_takes_too_long_fails_and_one_that_ends_is_run(spool, pipel
     assert jobs[1].state == DONE
 
 
-def test_a_nearly_full_disk_keeps_jobs_waiting_and_a_full_one_is_one_sentence(spool, pipeline, monkeypatch, caplog):
+def test_a_nearly_full_disk_keeps_jobs_waiting(spool, pipeline, monkeypatch, caplog):
     monkeypatch.setattr(durable, "_LOOK_S", 0.05)
     (picture,) = slices(1)
     id = submit(spool, ("scan.png", picture))
@@ -348,11 +350,154 @@ def test_a_nearly_full_disk_keeps_jobs_waiting_and_a_full_one_is_one_sentence(sp
         assert [job.state for job in until_ended(spool, id, other)] == [DONE, DONE]
     assert caplog.text.count("the disk is nearly full") == 1
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tumorlens.pipeline.outputs.write.write_png", full)
+class FullDisk:
+    """A disk that has no room for results until somebody makes some."""
+
+    def __init__(self, monkeypatch):
+        self.is_full, self.times = True, []
+        self.write = write.write_mask_png
+        monkeypatch.setattr(write, "write_mask_png", self)
+        monkeypatch.setattr(durable, "_LOOK_S", 0.05)
+        monkeypatch.setattr(durable, "_FIRST_PAUSE_S", 0.2)
+
+    def __call__(self, path, mask):
+        if self.is_full:
+            self.times.append(time.monotonic())
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        self.write(path, mask)
+
+    def wait(self, times):
+        ends = time.monotonic() + 60
+        while len(self.times) < times:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+
+
+def until(is_true):
+    ends = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def test_a_job_that_fills_the_disk_waits_in_its_place_until_there_is_room(spool, pipeline, monkeypatch, caplog):
+    disk = FullDisk(monkeypatch)
+    images = slices(2)
+    with running(spool, pipeline):
+        first = submit(spool, ("scan.png", images[0]))
+        disk.wait(1)
+        until(lambda: spool.job(first).state == WAITING)
+        job = spool.job(first)
+        assert (job.runs, job.begun, job.error) == (0, None, "") and not job.results.exists()
+        small = submit(spool, ("scan.png", b"no picture"))  # needs no room, and is not kept waiting
+        assert until_ended(spool, small)[0].state == FAILED and spool.position(first) == 0
+        disk.wait(4)
+        disk.is_full = False
+        (job,) = until_ended(spool, first)
+    assert (job.state, job.runs) == (DONE, 1)
+    assert {"mask.png", "result.json"} <= {path.name for path in (job.results / "1").iterdir()}
+    assert all(np.diff(disk.times[:4]) >= [0.2, 0.4, 0.8])
+    assert caplog.text.count("the disk is full") == len(disk.times)
+
+
+def test_all_scans_of_a_job_are_run_again_once_there_is_room(spool, pipeline, monkeypatch):
+    disk = FullDisk(monkeypatch)
+    arrival = spool.receive(REST)
+    for n, image in enumerate(slices(3)):
+        save(arrival.folder / f"{n}.png", image)
+    id = spool.accept(arrival).id
+    with running(spool, pipeline):
+        disk.wait(2)
+        disk.is_full = False
+        (job,) = until_ended(spool, id)
+    assert job.state == DONE and [scan["error"] for scan in job.scans] == [""] * 3
+    assert all((job.results / scan["folder"] / "mask.png").is_file() for scan in job.scans)
+
+
+def test_a_job_that_rests_can_be_cancelled_and_deleted(spool, pipeline, monkeypatch):
+    disk = FullDisk(monkeypatch)
+    monkeypatch.setattr(durable, "_FIRST_PAUSE_S", 100)
+    ids = [submit(spool, ("scan.png", image)) for image in slices(2)]
+    with running(spool, pipeline):
+        disk.wait(2)
+        until(lambda: spool.counts() == {WAITING: 2})
+        folder = spool.job(ids[1]).folder
+        spool.cancel(ids[0])
+        spool.delete(ids[1])
+        assert spool.job(ids[0]).state == CANCELLED and spool.job(ids[1]) is None and not folder.exists()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_where_the_file_of_jobs_is_full_too_its_end_is_noted_later(wanted, spool, pipeline, monkeypatch, caplog):
+    FullDisk(monkeypatch).is_full = False
+    tries = {"finish": 0, "put_back": 0}
+    originals = {name: getattr(spool, name) for name in tries}
+
+    def fail_first(name, times):
+        def call(*args):
+            tries[name] += 1
+            if tries[name] <= times:
+                raise InputError("the server's file of jobs cannot be read or written (database or disk is full)")
+            return originals[name](*args)
+
+        monkeypatch.setattr(spool, name, call)
+
+    fail_first("finish", 2 if wanted else 4)
+    fail_first("put_back", 3 if wanted else 1000)
+    (picture,) = slices(1)
     id = submit(spool, ("scan.png", picture))
     with running(spool, pipeline):
+        if wanted:
+            (job,) = until_ended(spool, id)
+            assert (job.state, job.runs) == (DONE, 1) and tries["put_back"] >= 4
+        else:
+            until(lambda: tries["put_back"])
+            spool.delete(id)
+            until(lambda: not spool.counts())
+            assert tries["finish"] == 5 and not any((spool.folder / "jobs").iterdir())
+    assert caplog.text.count("the server's file of jobs cannot be") == 1, "it is said once"
+
+
+def test_a_server_stops_although_the_file_of_jobs_is_full(spool, pipeline, monkeypatch):
+    disk = FullDisk(monkeypatch)
+
+    def fail(*args):
+        raise InputError("the server's file of jobs cannot be read or written (database or disk is full)")
+
+    (picture,) = slices(1)
+    id = submit(spool, ("scan.png", picture))
+    with monkeypatch.context() as patch, running(spool, pipeline):
+        patch.setattr(spool, "put_back", fail)
+        disk.wait(1)
+    assert spool.job(id).state == RUNNING
+    disk.is_full = False
+    with running(spool, pipeline):
+        assert until_ended(spool, id)[0].state == DONE
+
+
+@pytest.mark.parametrize("place", ["fetch", "unpack"])
+def test_a_disk_that_is_full_before_the_scan_is_read_costs_no_job(place, spool, pipeline, monkeypatch):
+    disk = FullDisk(monkeypatch)
+    (picture,) = slices(1)
+
+    def fetch(job, is_wanted):
+        if disk.is_full:
+            disk.times.append(0)
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        save(job.files / "scan.png", picture)
+
+    def unpacked(worker, job, scans=durable.Worker._scans):
+        if disk.is_full:
+            disk.times.append(0)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return scans(worker, job)
+
+    if place == "unpack":
+        monkeypatch.setattr(durable.Worker, "_scans", unpacked)
+    id = elsewhere(spool) if place == "fetch" else submit(spool, ("scan.png", picture))
+    with running(spool, pipeline, fetch=fetch):
+        disk.wait(2)
+        disk.is_full = False
         (job,) = until_ended(spool, id)
-    assert (job.state, job.error) == (FAILED, "scan.png: the server's disk is full; send the scan again later")
+    assert (job.state, job.runs) == (DONE, 1)

@@ -106,6 +106,14 @@ def test_a_job_that_was_put_back_was_not_begun(spool):
     assert spool.job(id).state == DONE, "it was ready before the process ended"
 
 
+def test_a_job_whose_turn_has_not_come_keeps_no_other_waiting(spool):
+    ids = [accept(spool) for _ in range(3)]
+    spool.claim(1)
+    spool.put_back(ids[0])
+    assert [job.id for job in spool.claim(2, but={ids[0]})] == ids[1:]
+    assert spool.position(ids[0]) == 0 and [job.id for job in spool.claim(1)] == ids[:1]
+
+
 def test_a_cancelled_job_that_was_put_back_has_ended(spool):
     id = accept(spool)
     spool.claim(1)

@@ -16,7 +16,7 @@ def test_every_answer_is_as_described(service_and_app, mode):
     """Requests that the description allows (positive), and others (negative), for each address and method."""
     described = schemathesis.openapi.from_asgi("/v1/openapi.json", service_and_app[1], headers=_HOST)
     operations = [found.ok() for found in described.get_all_operations()]
-    assert len(operations) == 9
+    assert len(operations) == 10
     for operation in operations:
         if mode is GenerationMode.NEGATIVE and not (operation.query or operation.path_parameters or operation.body):
             continue  # there is nothing to get wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import threading
@@ -19,6 +20,7 @@ from tests.scans.pictures import save, save_volume
 from tests.scans.studies import SICK, series
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.outputs.write import write_result
+from tumorlens.pipeline.services.downloads import zip_pieces
 
 PICTURE = phantom_slice(2, "meningioma", size=128, pixel_mm=1.7).image
 
@@ -70,6 +72,49 @@ def test_a_volume_has_a_montage(client, tmp_path):
     save_volume(path, phantom_volume(7, "meningioma", (96, 112, 12), (2.0, 2.0, 10.0)))
     job = end(client, submit(client, (path.name, path.read_bytes())))
     assert {"montage.png", "mask.nii.gz"} <= set(job["scans"][0]["files"])
+
+
+def test_all_files_of_a_job_come_as_one_zip(client, tmp_path):
+    path = tmp_path / "volume.nii.gz"
+    save_volume(path, phantom_volume(7, "meningioma", (96, 112, 12), (2.0, 2.0, 10.0)))
+    save(tmp_path / "a.png", PICTURE)
+    files = [(name, (tmp_path / name).read_bytes()) for name in ("a.png", "volume.nii.gz")]
+    id = submit(client, *files, ("broken.png", b"no picture"))
+    job = end(client, id)
+    assert job["state"] == "done" and [bool(scan["files"]) for scan in job["scans"]].count(True) == 2
+    answer = client.get(f"/scans/{id}/results.zip")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+    assert answer.headers["content-disposition"] == f'attachment; filename="{id}.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [f"{scan['number']}/{file}" for scan in job["scans"] for file in scan["files"]]
+        for entry in archive.infolist():
+            number, _, file = entry.filename.partition("/")
+            alone = client.get(f"/scans/{id}/files/{file}", params={"scan": number}).content
+            assert hashlib.sha256(archive.read(entry)).digest() == hashlib.sha256(alone).digest()
+            is_packed = entry.filename.endswith((".png", ".gz"))
+            assert entry.compress_type == (zipfile.ZIP_STORED if is_packed else zipfile.ZIP_DEFLATED)
+    failed = submit(client, ("broken.png", b"no picture"))
+    assert end(client, failed)["state"] == "failed"
+    for unknown in (failed, "0" * 32):
+        assert client.get(f"/scans/{unknown}/results.zip").status_code == 404
+
+
+def test_a_zip_is_sent_while_it_is_made(tmp_path):
+    for name in ("a.dcm", "b.png"):
+        (tmp_path / name).write_bytes(np.random.default_rng(0).bytes(3_000_000))
+    opened = []
+
+    def files():
+        for name in ("a.dcm", "b.png"):
+            opened.append(name)
+            yield name, tmp_path / name
+
+    pieces = zip_pieces(files())
+    next(pieces)
+    assert opened == ["a.dcm"]
+    sizes = [len(piece) for piece in pieces]
+    assert len(sizes) > 20 and max(sizes) < 300_000 and sum(sizes) > 5_700_000
 
 
 def test_options_are_those_of_a_run(client):
@@ -203,7 +248,12 @@ def test_a_full_queue_says_when_to_come_back(pipeline, tmp_path, png):
         answer = post(client, good)
         assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
         assert answer.json()["detail"] == "3 jobs are waiting, and 3 may; try again later"
-        assert client.get(f"/scans/{ids[0]}/files/result.json").status_code == 409
+        for name in ("files/result.json", "results.zip"):
+            answer = client.get(f"/scans/{ids[0]}/{name}")
+            assert (answer.status_code, answer.json()["detail"]) == (
+                409,
+                "the job is waiting; its results come later",
+            )
         assert client.post(f"/scans/{ids[0]}/cancel").json()["state"] == "cancelled"
         assert client.delete(f"/scans/{ids[1]}").status_code == 204
         assert client.get(f"/scans/{ids[1]}").status_code == 404
@@ -319,7 +369,7 @@ def test_the_description_has_examples_that_fit_it(client):
     schema = client.get("/openapi.json").json()
     assert schema["servers"] == [{"url": "/v1"}] and {"token": []} in schema["security"]
     assert set(schema["paths"]) == {
-        *("/scans", "/scans/{id}", "/scans/{id}/cancel", "/scans/{id}/files/{file}"),
+        *("/scans", "/scans/{id}", "/scans/{id}/cancel", "/scans/{id}/files/{file}", "/scans/{id}/results.zip"),
         *("/models", "/health", "/ready"),
     }
     for model in (JobAnswer, ModelsAnswer):

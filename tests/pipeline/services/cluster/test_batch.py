@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import socket
+import subprocess
 import sys
+import threading
+import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.services.ray_workers import DEATHS, FastWorker, MortalWorker, OnceMortalWorker
+from tests.conftest import REPOSITORY
+from tests.pipeline.services.cluster.workers import (
+    DEATHS,
+    FastWorker,
+    MortalWorker,
+    OnceMortalWorker,
+    StoppedWorker,
+    StuckLoader,
+    StuckWorker,
+)
 from tests.scans.pictures import save, save_volume, table
 from tests.scans.studies import SICK, series
 from tumorlens.data.errors import InputError
@@ -21,8 +35,9 @@ from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.batch.run import run_batch
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.outputs import QUARANTINE
-from tumorlens.pipeline.services import ray_batch
-from tumorlens.pipeline.services.ray_batch import MOST_TRIES, Here, RayCrew, connected, run_with, shape_of
+from tumorlens.pipeline.services.cluster import batch, crew
+from tumorlens.pipeline.services.cluster.batch import MOST_TRIES, Here, Queue, run_with
+from tumorlens.pipeline.services.cluster.crew import RayCrew, connected, shape_of
 from tumorlens.pipeline.services.remote import Output, mirror_inputs
 
 LABELS = ("meningioma", "no_tumor", "glioma", "pituitary")
@@ -115,9 +130,9 @@ def run_in(crew_of, source, out, scratch, resume=False):
             crew.end()
 
 
-def on_ray(ray, worker=FastWorker, n=2):
+def on_ray(ray, worker=FastWorker, n=2, seconds=math.inf):
     return lambda place: RayCrew(
-        ray, lambda load: worker(load, RunOptions(), place, 2), LoadOptions(threads=1), n_workers=n
+        ray, lambda load: worker(load, RunOptions(), place, 2, seconds), LoadOptions(threads=1), n_workers=n
     )
 
 
@@ -215,6 +230,81 @@ def test_a_file_that_kills_every_worker_is_quarantined(ray, deaths, in_s3, s3, t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("worker", [StuckWorker, StoppedWorker])
+def test_a_scan_that_takes_too_long_is_tried_three_times_and_quarantined(ray, deaths, worker, tmp_path, monkeypatch):
+    monkeypatch.setattr(crew, "_PATIENCE", 1.0)
+    monkeypatch.setattr(crew, "_GRACE", 1.0)
+    save(tmp_path / "in" / "deadly.png", np.random.default_rng(0).integers(100, 255, (128, 128), np.uint8))
+    for n in range(3):
+        save(tmp_path / "in" / f"{n}.png", phantom_slice(60 + n, LABELS[n % 4], 128, 1.7).image)
+    report = run_in(on_ray(ray, worker, n=1, seconds=5.0), tmp_path / "in", tmp_path / "out", tmp_path / "1")
+    assert MOST_TRIES <= len(deaths()) <= MOST_TRIES + 1
+    assert {row["scan"]: bool(row["error"]) for row in report.rows} == {
+        **dict.fromkeys(("0.png", "1.png", "2.png"), False),
+        "deadly.png": True,
+    }
+    assert "took longer than --job-seconds allows" in report.rows[-1]["error"]
+    assert (tmp_path / "out" / "deadly" / QUARANTINE).is_file()
+
+
+@pytest.mark.slow
+def test_models_that_take_too_long_end_the_run(ray, scans, tmp_path):
+    with pytest.raises(InputError, match="or take more than 600 seconds"):
+        run_in(on_ray(ray, StuckLoader, n=1, seconds=5.0), scans, tmp_path / "out", tmp_path)
+
+
+def test_the_alarm_of_a_worker_starts_again_with_each_scan(tmp_path, monkeypatch):
+    calls = []
+
+    class Timer:
+        dump_traceback_later = staticmethod(lambda seconds, exit: calls.append((seconds, exit)))
+        cancel_dump_traceback_later = staticmethod(lambda: calls.append("cancelled"))
+
+    monkeypatch.setattr(batch, "faulthandler", Timer)
+    monkeypatch.chdir(tmp_path)
+    for n in range(3):
+        save(tmp_path / "in" / f"{n}.png", phantom_slice(60 + n, LABELS[n], 128, 1.7).image)
+    run_in(lambda place: Here(FastWorker(LoadOptions(), RunOptions(), place, 1, 9.0)), "in", tmp_path / "out", tmp_path)
+    loaded, all_at_once = [(batch.START_SECONDS, True), "cancelled"], [(9.0, True)] * 2 + ["cancelled"]
+    assert calls == [*loaded, *3 * all_at_once]
+    calls.clear()
+    run_in(here, "in", tmp_path / "out", tmp_path, resume=True)
+    assert calls == [], "the process of the user has no alarm"
+
+
+def test_the_alarm_ends_native_code():
+    script = (
+        "import time\n"
+        "from tests.pipeline.services.cluster.workers import never_return\n"
+        "from tumorlens.pipeline.services.cluster.batch import _alarm\n"
+        "with _alarm(2.0) as again:\n"
+        "    for _ in range(4):\n"
+        "        time.sleep(0.8)\n"
+        "        again()\n"
+        "print('alive', flush=True)\n"
+        "with _alarm(1.0):\n"
+        "    never_return()\n"
+        "print('returned')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "alive\n") and "in never_return" in done.stderr
+
+
+def test_a_scan_that_nobody_can_read_has_no_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "_HASH_SECONDS", 0.2)
+    let_go = threading.Event()
+
+    class Endless:
+        def fetch(self, place):
+            let_go.wait(60)
+            raise InputError("the store has answered at last")
+
+    begun = time.monotonic()
+    assert batch._hash_of(Endless()) is None and time.monotonic() - begun < 5
+    let_go.set()
+
+
+@pytest.mark.slow
 def test_models_that_kill_their_workers_end_the_run(ray, scans, tmp_path):
     with pytest.raises(InputError, match="die while they load the models"):
         run_in(on_ray(ray, StillbornWorker, n=1), scans, tmp_path / "out", tmp_path)
@@ -247,7 +337,7 @@ def test_workers_get_less_at_once_towards_the_end():
     class Small:
         n_bytes = 1
 
-    queue, sizes = ray_batch._Queue([Small()] * 100, 2, False), []
+    queue, sizes = Queue([Small()] * 100, 2, False), []
     while not queue.empty:
         sizes.append(len(queue.take()[0]))
     assert sum(sizes) == 100 and sizes[0] == 16 and sizes[-1] == 1 and sizes == sorted(sizes, reverse=True)
@@ -258,6 +348,7 @@ def test_workers_get_less_at_once_towards_the_end():
     [
         (["--ray", "scans"], "not HOST:PORT or auto"),
         (["--workers", "2"], "--workers is about --ray"),
+        (["--job-seconds", "9"], "--job-seconds is about --ray"),
         (["--ray", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
     ],
 )
@@ -266,6 +357,32 @@ def test_a_cluster_that_is_not_there_is_one_sentence(words, reason, command, sca
         pytest.skip("Ray is not installed: pip install 'tumorlens[cluster]'")
     done = command("run", scans / "p0", "-o", tmp_path / "out", *words)
     assert done.exit_code == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("greeting", "reason"), [(b"SSH-2.0-other\r\n", "another program answers there"), (b"", "timed out")]
+)
+def test_another_program_at_the_address_is_found_out(greeting, reason, command, scans, tmp_path, monkeypatch):
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'tumorlens[cluster]'")
+    monkeypatch.setattr(crew, "_ANSWER_S", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        connections = []
+
+        def greet():
+            connections.append(listening.accept()[0])
+            connections[0].sendall(greeting)
+
+        other = threading.Thread(target=greet, daemon=True)
+        other.start()
+        begun = time.monotonic()
+        done = command("run", scans / "p0", "-o", tmp_path / "out", "--ray", f"127.0.0.1:{port}")
+        assert time.monotonic() - begun < 20
+        other.join(10)
+        connections[0].close()
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"no Ray cluster answers at 127.0.0.1:{port} ({reason})" in done.stderr
 
 
 def test_without_ray_the_message_names_the_extra(command, scans, tmp_path, monkeypatch):

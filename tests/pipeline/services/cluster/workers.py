@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from tests.pipeline.batch.conftest import FakeClassifier, fake_logits, fake_maps
 from tumorlens.pipeline.pipeline import Pipeline
-from tumorlens.pipeline.services.ray_batch import Worker
+from tumorlens.pipeline.services.cluster import batch
+from tumorlens.pipeline.services.cluster.batch import Worker
 from tumorlens.segmentation.predict import Segmenter
 
 DEATHS = "TUMORLENS_TEST_DEATHS"  # names a file with a line for each death
@@ -32,6 +34,11 @@ class FastWorker(Worker):
         return fake_logits(images)
 
 
+def never_return():
+    """Compute for ever, as native code that gives Python no turn."""
+    re.match("(a+)+$", 64 * "a" + "b")
+
+
 class MortalWorker(FastWorker):
     """Dies, as by `kill -9`, when it sees a deadly picture."""
 
@@ -42,8 +49,36 @@ class MortalWorker(FastWorker):
         if any(is_deadly(image) for image in images) and len(file.read_text().splitlines()) < self.lives:
             with file.open("a") as deaths:
                 deaths.write(f"{os.getpid()}\n")
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.die()
         return fake_logits(np.asarray(images))
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class StuckWorker(MortalWorker):
+    """Computes for ever when it sees a deadly picture."""
+
+    def die(self):
+        never_return()
+
+
+class StoppedWorker(MortalWorker):
+    """Is stopped when it sees a deadly picture, its own alarm included."""
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class StuckLoader(FastWorker):
+    """Loads its models for ever, and may do so for a second."""
+
+    def start(self, folder=""):
+        batch.START_SECONDS = 1.0
+        return super().start(folder)
+
+    def load_pipeline(self):
+        never_return()
 
 
 class OnceMortalWorker(MortalWorker):
