@@ -16,7 +16,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, note, own_remarks, say, show_error
-from tumorlens.pipeline.options import LoadOptions, RunOptions, is_url
+from tumorlens.pipeline.options import LoadOptions, RunOptions, is_dicomweb, is_url
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.batch.job import Job
@@ -98,6 +98,8 @@ def _check_places(call: RunCall, options: RunOptions) -> None:
     """Raise an `InputError` for words that do not go together, before anything is done."""
     if call.out == "":
         raise InputError("-o: the path is empty")
+    if is_dicomweb(call.out or ""):
+        raise InputError("-o: results are not written to DICOMweb servers; give a folder or the URL of a store")
     if call.workers and not call.ray:
         raise InputError("--workers is about --ray; give both")
     if call.ray and not re.fullmatch(r"local|auto|(ray://)?[\w.-]+:\d+", call.ray):
@@ -216,5 +218,6 @@ run = command(
     tumorlens run study/ --list
     tumorlens run export.zip -o results --series all --json
     tumorlens run s3://archive/mri -o s3://archive/results --ray
+    tumorlens run "dicomweb+https://pacs/dicom-web?StudyDate=20250101-20250131" -o results
     """,
 )
