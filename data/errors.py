@@ -30,7 +30,7 @@ EXTRAS = {
     "train": ("torch", "torchvision", "segmentation_models_pytorch", "timm", "monai", "lightning", "torchmetrics"),
     "app": ("nicegui", "prometheus_client", "dicomweb_client"),
     "dicom-node": ("pynetdicom", "dicomweb_client"),
-    "cluster": ("ray", "fsspec", "pyarrow"),
+    "cluster": ("ray", "fsspec", "pyarrow", "dicomweb_client"),
     "coco": ("pycocotools",),
     "pdf": ("weasyprint",),
     "export": ("onnx", "onnxscript"),

@@ -64,6 +64,11 @@ def is_url(text: str) -> bool:
     return "://" in text and not text.startswith("file://")
 
 
+def is_dicomweb(text: str) -> bool:
+    """Whether an input is a query of a DICOMweb server (dicomweb+https://)."""
+    return is_url(text) and text.startswith("dicomweb")
+
+
 @dataclass(frozen=True)
 class ServiceOptions:
     """Settings of the REST service."""

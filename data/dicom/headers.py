@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import warnings
 import zlib
+from collections.abc import Mapping
 from functools import cache
+from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 _BARE_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0016)
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MAX_INFLATED = 2**29
+_PIXELS = 0x7FE00010
+_NOT_OF_HEADERS = ("0000", "0002", "7FE0")  # groups: of commands, of the file, of the pixels
+_MOST_PIXELS = 2**36  # bytes; more are an error of the header
 _VRS = (b"UI", b"CS", b"UL", b"OB", b"DA", b"TM", b"SH", b"LO")
 
 
@@ -57,6 +63,26 @@ def read_dataset(path: Path) -> Dataset:
         InputError: The file is not DICOM, or is damaged.
     """
     return _read(path)
+
+
+def header_file(content: Mapping[str, Any]) -> tuple[bytes, int]:
+    """A DICOM file with the header that DICOM JSON (PS3.18 F) holds and no pixels, and about how many bytes these take.
+
+    Raises:
+        Exception: pydicom cannot write it, because it breaks the standard.
+    """
+    pydicom = _quiet_pydicom()
+    kept = {tag: element for tag, element in content.items() if tag[:4] not in _NOT_OF_HEADERS}
+    header = pydicom.Dataset.from_json(kept, lambda _: None)  # what is not in the text stays empty
+    header.SpecificCharacterSet = "ISO_IR 192"  # JSON is UTF-8
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    header.add_new(_PIXELS, "OW", b"")  # where those who read a header stop
+    sizes = (number(header, name) for name in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames"))
+    with BytesIO() as file:
+        pydicom.dcmwrite(file, header, enforce_file_format=True)
+        n_bits = prod(1 if size is None else size for size in sizes)
+        return file.getvalue(), int(min(max(n_bits, 0) // 8, _MOST_PIXELS))
 
 
 def value(dataset: Dataset, name: str) -> Any:

@@ -16,7 +16,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import Progress, note, own_remarks, say, show_error
-from tumorlens.pipeline.options import LoadOptions, RunOptions, is_url
+from tumorlens.pipeline.options import LoadOptions, RunOptions, is_dicomweb, is_url
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.batch.job import Job
@@ -110,6 +110,8 @@ def _check_places(call: RunCall, options: RunOptions) -> None:
     for flag, value in (("--workers", call.workers), ("--job-seconds", call.job_seconds)):
         if value and not call.ray:
             raise InputError(f"{flag} is about --ray; give both")
+    if is_dicomweb(call.out or ""):
+        raise InputError("-o: results are not written to DICOMweb servers; give a folder or the URL of a store")
     if call.ray and not re.fullmatch(r"local|auto|(ray://)?[\w.-]+:\d+", call.ray):
         raise InputError(f"--ray {call.ray}: this is not HOST:PORT or auto; to name no cluster, give --ray last")
     if is_url(call.out or "") and (options.report or options.pdf):
@@ -229,5 +231,6 @@ run = command(
     tumorlens run study/ --list
     tumorlens run export.zip -o results --series all --json
     tumorlens run s3://archive/mri -o s3://archive/results --ray
+    tumorlens run "dicomweb+https://pacs/dicom-web?StudyDate=20250101-20250131" -o results
     """,
 )

@@ -1,4 +1,4 @@
-"""Scans and results in stores (`pipeline.services.stores`).
+"""Scans and results in stores (`pipeline.services.stores`), and scans on DICOMweb servers.
 
 What looks for scans, names them, and goes on after a stop, works on folders. So a local folder stands for a prefix of a
 store: `mirror_input` and `Output` make it. Most of its files have the right size and no content; a process that runs a
@@ -8,6 +8,7 @@ scan fetches the whole files of this one scan.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,9 @@ from tumorlens.data.formats.archives import unpack
 from tumorlens.data.formats.open import SCAN_SUFFIXES, source_files
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.batch.read_jobs import bytes_of
-from tumorlens.pipeline.options import is_url
+from tumorlens.pipeline.options import is_dicomweb, is_url
 from tumorlens.pipeline.outputs import PARQUET, QUARANTINE, REPORT, RESULT_FILES, TABLE
+from tumorlens.pipeline.services.dicomweb import Studies, read_query
 from tumorlens.pipeline.services.stores import AT_ONCE, Store
 
 RESULT = "result.json"
@@ -41,13 +43,13 @@ class Input:
     """An input that lies in a store, and the local folder or file that stands for it.
 
     Attributes:
-        store: The store; its URL is the input's, or the one above a single file.
+        store: The store, whose URL is the input's or the one above a single file; or the DICOMweb server.
         path: What stands for the input: a folder, or a file.
         root: What stands for the store's URL.
         problems: Name of each file that cannot have a local one -> why.
     """
 
-    store: Store
+    store: Store | Studies
     path: Path
     root: Path
     problems: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +97,11 @@ def mirror_inputs(texts: Iterable[str], folder: Path, out: str | None) -> Inputs
     paths: list[str] = []
     remote: list[Input] = []
     for text in texts:
-        if is_url(text):
+        if is_dicomweb(text):  # queries of one server share a folder, so that a scan that both find is run once
+            remote.append(mirror_studies(text, folder / "dicomweb"))
+            if str(remote[-1].path) not in paths:
+                paths.append(str(remote[-1].path))
+        elif is_url(text):
             remote.append(mirror_input(text, folder / str(len(remote)), out or ""))
             paths.append(str(remote[-1].path))
         else:
@@ -161,6 +167,34 @@ def mirror_input(url: str, folder: Path, without: str = "") -> Input:
     return Input(store, path, root, problems)
 
 
+def mirror_studies(url: str, folder: Path) -> Input:
+    """Make a local folder that stands for a DICOMweb server: the names and headers of all objects that a URL selects.
+
+    Args:
+        url: The server and a query, or the URL of a study or series.
+        folder: Where the folders that stand for servers lie.
+
+    Raises:
+        InputError: The URL or the server cannot be used, or nothing matches.
+    """
+    studies, query = read_query(url)
+    root = Path(os.path.realpath(folder)) / hashlib.sha256(studies.address.encode()).hexdigest()
+    problems: dict[str, str] = {}
+    for series in studies.find(query):
+        if (root / series).exists():
+            continue
+        try:
+            for name, head, size in studies.headers(series):
+                _place(root, name, size, studies.shown(name).encode())
+                _fill(root / name, head)
+        except InputError as error:
+            problems[series] = str(error)
+            shutil.rmtree(root / series, ignore_errors=True)  # a part of a series is not a scan
+    if problems and not any(root.glob("*/*/*")):
+        raise InputError(next(iter(problems.values())))
+    return Input(studies, root, root, problems)
+
+
 def _heads_of(store: Store, names: Sequence[str], problems: dict[str, str]) -> Iterator[tuple[str, bytes]]:
     """The first bytes of files. A file that cannot be read is one of the problems, and does not stop the others."""
     for start in range(0, len(names), AT_ONCE):
@@ -209,14 +243,14 @@ class Parcel:
     Attributes:
         job: The job, with paths of the machine that found it.
         root: The folder that they lie in; None if every machine reads them where they are.
-        store: Where the files come from.
+        store: Where the files come from: a store, or a DICOMweb server.
         files: Their names there.
         archive: Whether the only file is a zip whose content the job's paths name.
     """
 
     job: Job
     root: Path | None = None
-    store: Store | None = None
+    store: Store | Studies | None = None
     files: tuple[str, ...] = ()
     archive: bool = False
 
@@ -250,18 +284,18 @@ class Parcel:
         """
         if self.root is None:
             return
-        for name in self.files:
-            if self.archive:
-                file = place.with_suffix(".zip")
-                if self.store:
-                    self.store.fetch(name, file)
-                else:
-                    file = Path(name)
-                unpack(file, place)
-                if self.store:
-                    file.unlink()
-            elif self.store:
-                self.store.fetch(name, place / name)
+        if not self.archive:
+            if self.store:
+                self.store.fetch_all(self.files, place)
+            return
+        (name,) = self.files
+        if isinstance(self.store, Store):
+            file = place.with_suffix(".zip")
+            self.store.fetch(name, file)
+            unpack(file, place)
+            file.unlink()
+        else:
+            unpack(Path(name), place)
 
 
 def parcel_of(job: Job, inputs: Iterable[Input], shared: bool = True) -> Parcel:

@@ -140,6 +140,11 @@ class Store:
         with self._errors(name):
             self._opened[0].get_file(self._path(name), str(file))
 
+    def fetch_all(self, names: Sequence[str], folder: Path) -> None:
+        """Write files of the store to a local folder."""
+        for name in names:
+            self.fetch(name, folder / name)
+
     def put(self, files: Mapping[str, Path]) -> None:
         """Write local files to the store, each whole or not at all."""
         with self._errors(next(iter(files), "")):

@@ -95,6 +95,8 @@ def running_orthanc(folder: Path, **settings: object) -> Iterator[Server]:
             try:
                 server.get("system")
                 break
+            except urllib.error.HTTPError:  # it wants a password
+                break
             except (urllib.error.URLError, OSError):
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.2)

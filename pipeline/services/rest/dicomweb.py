@@ -6,12 +6,11 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tumorlens.data.errors import InputError, require
 from tumorlens.pipeline.options import UploadLimits
-from tumorlens.pipeline.services.dicom_node.archive import sign_in
+from tumorlens.pipeline.services.dicomweb import Server
 from tumorlens.pipeline.services.spool import StoredJob
 
 _UID = r"(?=[0-9.]{1,64}(/|$))[0-9]+(?:\.[0-9]+)*"
@@ -64,23 +63,17 @@ class DicomwebServers:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
         import requests
-        from dicomweb_client.api import DICOMwebClient
-        from dicomweb_client.session_utils import create_session
 
-        session = create_session()
-        session.max_redirects = 0  # a redirect could lead to a server that is not allowed
         parts = urlsplit(base)
+        # Of several servers, AUTH would not say whose password it is.
+        server = Server(_without_user(base), "app", timeout=_TIMEOUT_S, signs_in=len(self.bases) == 1)
+        server.session.max_redirects = 0  # a redirect could lead to a server that is not allowed
         if parts.username:
-            session.auth = (unquote(parts.username), unquote(parts.password or ""))
-        elif len(self.bases) == 1:  # of several servers, it would not say whose password it is
-            sign_in(session)
-        client = DICOMwebClient(_without_user(base), session=session, timeout=_TIMEOUT_S)
-        client.set_http_retry_params(retry=False)
+            server.session.auth = (unquote(parts.username), unquote(parts.password or ""))
         try:
-            datasets = client.iter_series(study, series) if series else client.iter_study(study)
             n_bytes = 0
-            for n, dataset in enumerate(datasets, start=1):
-                n_bytes += self._store(dataset, folder / f"{n}.dcm")
+            for n, (content, _) in enumerate(server.objects(study, series), start=1):
+                n_bytes += (folder / f"{n}.dcm").write_bytes(content)
                 if not is_wanted():
                     raise InputError("the study is not wanted any more")
                 if n_bytes > self.limits.n_bytes:
@@ -94,10 +87,6 @@ class DicomwebServers:
             raise
         except Exception:  # of the parser; its text may quote a header, and so a patient
             raise InputError("the DICOMweb server's answer is not DICOM") from None
-
-    def _store(self, dataset: Any, file: Any) -> int:
-        dataset.save_as(file, enforce_file_format=True)
-        return int(file.stat().st_size)
 
     def _parts(self, url: str) -> tuple[str, str, str | None]:
         """The allowed server with its password, the study's UID, and the series' or None."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from tests.scans.dicom import save_series, small_volume
+from tests.scans.dicom import save_enhanced, save_series, small_volume
 from tumorlens.data.dicom import headers, sequence
+from tumorlens.data.dicom.geometry import planes_of
+from tumorlens.data.dicom.headers import header_file, read_header
+from tumorlens.data.dicom.series import find_series
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 
@@ -66,3 +71,22 @@ def test_what_is_not_a_sequence_has_no_items(vr):
     ds = pydicom.Dataset()
     ds.DirectoryRecordSequence = [pydicom.Dataset(), pydicom.Dataset()]
     assert len(headers.items(ds, "DirectoryRecordSequence")) == 2 and headers.items(ds, "SourceImageSequence") == []
+
+
+def test_the_header_of_dicom_json_is_that_of_the_file(tmp_path):
+    """As those read it who choose a series; and the size that the pixels will have."""
+    volume, affine = small_volume()
+    latin = {"SeriesDescription": "Schädel", "SpecificCharacterSet": "ISO_IR 100"}
+    path = save_enhanced(tmp_path / "enhanced", volume, affine, **latin)
+    whole = pydicom.dcmread(path)
+    whole.add_new(0x00191008, "LO", "PRIVATE")
+    content = whole.to_json_dict(bulk_data_threshold=64, bulk_data_element_handler=lambda _: "http://h/pixels")
+    data, n_pixels = header_file(content)
+    (tmp_path / "header").write_bytes(data)
+    assert n_pixels == len(whole.PixelData)
+    one, other = (find_series([file]).series[0] for file in (path, tmp_path / "header"))
+    assert replace(one, files=()) == replace(other, files=()) and one.description == "Schädel"
+    header = read_header(tmp_path / "header")
+    assert header[0x00191008].value == "PRIVATE"
+    for a, b in zip(planes_of(whole, 0), planes_of(header, 0), strict=True):
+        assert np.array_equal(a.position, b.position) and np.array_equal(a.normal, b.normal)

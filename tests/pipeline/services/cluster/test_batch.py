@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -27,8 +28,9 @@ from tests.pipeline.services.cluster.workers import (
     StuckLoader,
     StuckWorker,
 )
+from tests.scans.orthanc import needs_orthanc, running_orthanc
 from tests.scans.pictures import save, save_volume, table
-from tests.scans.studies import SICK, series
+from tests.scans.studies import HEALTHY, SICK, series
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.batch.inputs import collect
@@ -188,6 +190,28 @@ def test_scans_and_results_may_lie_in_s3(with_ray, request, s3, scans, plain, tm
     after = {path: about["LastModified"] for path, about in s3.find(out, detail=True).items()}
     assert {path for path in before if "/results." not in path and before[path] != after[path]} == set()
     assert set(before) == set(after)
+
+
+@pytest.mark.slow
+@needs_orthanc
+@pytest.mark.parametrize("with_ray", [False, True], ids=["here", "ray"])
+def test_scans_may_lie_on_a_dicomweb_server(with_ray, request, tmp_path):
+    crew = on_ray(request.getfixturevalue("ray")) if with_ray else here
+    for study, phantom in (("1.2.8", SICK), ("1.2.9", HEALTHY)):
+        uid = f"{study}.1"
+        for path in series(tmp_path / "tmp", phantom, StudyInstanceUID=study, SeriesInstanceUID=uid):
+            file = tmp_path / "in" / study / uid / f"{pydicom.dcmread(path).SOPInstanceUID}.dcm"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(file)
+    run_in(here, tmp_path / "in", tmp_path / "plain", tmp_path / "0")
+    with running_orthanc(tmp_path / "orthanc", HttpThreadsCount=4) as server:
+        server.upload(sorted((tmp_path / "in").rglob("*.dcm")))
+        query = f"dicomweb+{server.url}/dicom-web?PatientID=PID-77881"
+        report = run_in(crew, query, tmp_path / "out", tmp_path / "1")
+        assert report.failed == 0 and len(report.rows) == 2
+        assert contents(tmp_path / "out") == contents(tmp_path / "plain")
+        again = run_in(crew, query, tmp_path / "out", tmp_path / "2", resume=True)
+        assert again.kept == 2 and again.rows == report.rows
 
 
 @pytest.mark.slow
