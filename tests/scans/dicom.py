@@ -13,13 +13,13 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageS
 
 PATIENT = {
     "PatientName": "Doe^Jane^Secret",
-    "PatientID": "PID-77881",
+    "PatientID": "PID-77881Q",
     "PatientBirthDate": "19610203",
     "PatientSex": "F",
     "PatientComments": "lives at 5 Hidden Lane",
     "ImageComments": "called by Dr. Unspoken",
 }
-IDENTIFIERS = ("Doe", "Jane", "Secret", "77881", "19610203", "Hidden Lane", "Unspoken")
+IDENTIFIERS = ("Doe", "Jane", "Secret", "77881Q", "19610203", "Hidden Lane", "Unspoken")
 # For each plane: how a RAS volume is turned to frames (slices, rows, columns), and the direction cosines in LPS.
 _TURN = {
     "axial": (lambda v: v[::-1, ::-1].transpose(2, 1, 0), (1, 0, 0, 0, 1, 0)),

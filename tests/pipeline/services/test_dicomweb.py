@@ -27,7 +27,7 @@ from tumorlens.pipeline.services.dicomweb import AUTH
 from tumorlens.pipeline.services.remote import Output, mirror_inputs, parcel_of
 
 ENHANCED, PIECES, LATER = "1.2.840.78", "1.2.840.79", "1.2.840.80"
-PATIENT = "PID-77881"  # of all studies but the one in pieces
+PATIENT = "PID-77881Q"  # of all studies but the one in pieces
 
 
 @pytest.fixture(scope="module")
