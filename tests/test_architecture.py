@@ -18,8 +18,7 @@ FLOORS = [
     ["data.errors", "data.labels", "data.config"],
     [
         "data.files",
-        "data.isolation",
-        "data.messages",
+        "data.workers",
         "data.locks",
         "data.scratch",
         "data.bootstrap",
