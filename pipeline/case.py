@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -132,6 +133,13 @@ def prepare_slices(scan: Scan, size: int, indices: NDArray[np.int_]) -> dict[int
     preprocess = Preprocess(size)
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="prepare") as pool:
         return dict(zip(shown, pool.map(lambda k: preprocess(scan.slice(k), scan.pixel_aspect), shown), strict=True))
+
+
+def share_time(step: str, seconds: float, cases: Sequence[Case], n_slices: Sequence[int]) -> None:
+    """Charge the time of a step that scans share to each of them, by their numbers of slices."""
+    total = max(1, sum(n_slices))
+    for case, n in zip(cases, n_slices, strict=True):
+        case.timings_s[step] = seconds * n / total
 
 
 def _prepared_slices(scan: Scan, preprocess: Preprocess) -> list[PreparedSlice | None]:

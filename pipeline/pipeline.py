@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,60 +15,27 @@ from numpy.typing import NDArray
 from tumorlens.classification.predict import Classifier
 from tumorlens.classification.trust.calibration import THRESHOLD
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import NO_TUMOR, ClassList, outline_of
+from tumorlens.data.labels import NO_TUMOR, ClassList
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import Scan
-from tumorlens.pipeline.case import Case, open_source, prepare
+from tumorlens.pipeline.case import Case, open_source, prepare, share_time
 from tumorlens.pipeline.engines.choice import choose_engine
 from tumorlens.pipeline.engines.engine import TORCH, Engine
 from tumorlens.pipeline.engines.opening import open_or_torch, open_stages
 from tumorlens.pipeline.gate import REFUSED, Scores, Screening, Verdict, as_printed, judge, screen
-from tumorlens.pipeline.measurements.lesions import (
-    Lesion,
-    measure_lesions,
-    pixel_area_mm2,
-    slice_areas_px,
-    voxel_volume_mm3,
-)
-from tumorlens.pipeline.measurements.regions import RegionSize, measure_regions
+from tumorlens.pipeline.measure import Measurements, measure
+from tumorlens.pipeline.measurements.lesions import pixel_area_mm2, voxel_volume_mm3
+from tumorlens.pipeline.measurements.regions import RegionSize
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.read_ahead import Reading, read_ahead
 from tumorlens.pipeline.result import Result
 from tumorlens.pipeline.review import reasons_to_review
 from tumorlens.pipeline.versions import package_versions
-from tumorlens.pipeline.volumes.ask import ask_other_planes, find_suspicions, paint_regions
-from tumorlens.pipeline.volumes.planes import PlaneAnswer, is_isotropic, on_grid, step_of
-from tumorlens.pipeline.volumes.rule import Rule, Suspicion
+from tumorlens.pipeline.volumes.ask import Answers, Findings, ask_planes, find_suspicions
+from tumorlens.pipeline.volumes.rule import Rule, types_of
 from tumorlens.segmentation.predict import Segmenter
 
 Source = str | Path | NDArray[Any] | Scan
-Answers = list[PlaneAnswer]  # of each plane; the first is the plane in which the scan was prepared
-_LEAST = 1e-9  # confidence that a suspicion counts with at least: weights of an average must not all be 0
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """The mask of a scan and its measurements.
-
-    Attributes:
-        mask: uint8, 0 and 1, in the array order of the scan.
-        lesions: Connected lesions, largest first.
-        areas_px: ``(n_slices,)`` mask pixels of each slice.
-        shown_slice: The slice in which the largest lesion is largest; without lesions, the middle of the judged slices.
-        no_brain: See `pipeline.volumes.ask.Findings`.
-        lesion_map: See `pipeline.result.Result`; None unless you ask for it.
-        region_mask: See `pipeline.result.Result`.
-        region_sizes: The size of each region.
-    """
-
-    mask: NDArray[np.uint8]
-    lesions: list[Lesion]
-    areas_px: NDArray[np.int64]
-    shown_slice: int
-    no_brain: str | None = None
-    lesion_map: NDArray[np.uint8] | None = None
-    region_mask: NDArray[np.uint8] | None = None
-    region_sizes: list[RegionSize] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -281,7 +248,7 @@ class Pipeline:
             probabilities[:, NO_TUMOR] = 1
             probabilities[case.used] = judged
             scores.append(Scores(probabilities, strangeness, sequences))
-        _share_time("classify", time.perf_counter() - begun, cases, counts)
+        share_time("classify", time.perf_counter() - begun, cases, counts)
         return scores
 
     def screen(self, case: Case, scores: Scores, force: bool = False) -> Screening:
@@ -291,79 +258,35 @@ class Pipeline:
     def segment(
         self, cases: Sequence[Case], scores: Sequence[Scores], screenings: Sequence[Screening]
     ) -> list[Answers]:
-        """The segmenter's lesion maps of the suspicious slices of each scan. All slices share batches.
-
-        Near isotropic volumes with a suspicion are then cut in the two other planes, where it lies.
-        """
-        begun = time.perf_counter()
-        size = self.segmenter.input_size
-        steps = [step_of(case.scan) if is_isotropic(case.measured) else None for case in cases]
-        chosen = [on_grid(one.suspicious, step or 1) for one, step in zip(screenings, steps, strict=True)]
-        slices = [case.slice_at(int(k), size) for case, indices in zip(cases, chosen, strict=True) for k in indices]
-        channels = [self._channel(one) for one in scores]
-        every = [channel for channel, indices in zip(channels, chosen, strict=True) for _ in indices]
-        images = [p.image for p in slices]
-        drawn: Any = self.segmenter.predict_parts(np.stack(images), every) if slices else ([], [])
-        in_order = zip(drawn[0], (p.placement for p in slices), strict=True)
-        parts_in_order = iter(drawn[1])
-        answers = []
-        for case, one, indices, step in zip(cases, scores, chosen, steps, strict=True):
-            known = np.where(case.used[:, None], one.probabilities, np.float32(np.nan))
-            of_slice = {int(k): next(in_order) for k in indices}
-            parts_of_slice = {k: next(parts_in_order) for k in of_slice}
-            answers.append([PlaneAnswer(case.scan, of_slice, known, step or 1, parts_of_slice)])
-        _share_time("segment", time.perf_counter() - begun, cases, [len(indices) for indices in chosen])
-        for case, of_case, step, channel in zip(cases, answers, steps, channels, strict=True):
-            if step and of_case[0].maps:
-                begun = time.perf_counter()
-                of_case += ask_other_planes(case, of_case[0], self.segmenter, self.classifier, channel)
-                case.timings_s["segment"] += time.perf_counter() - begun
-        return answers
+        """What both networks say of the suspicious slices of each scan, plane by plane. All scans share batches."""
+        return ask_planes(cases, scores, screenings, self.classifier, self.segmenter)
 
     def judge(
         self, case: Case, scores: Scores, screening: Screening, answers: Answers, maps: bool = False
     ) -> tuple[Verdict, Measurements]:
-        """The verdict on the scan, and its mask with the lesions that are sure enough."""
+        """The verdict on the scan, and its mask with the lesions that are sure enough, on the scan's own grid."""
         begun = time.perf_counter()
-        scan = case.scan
         findings = find_suspicions(case, answers, self.segmenter)
-        numbers = findings.numbers
-        if screening.refused:
-            nothing = np.zeros(len(self.classes), np.float32)
-            verdict = Verdict(REFUSED, nothing, doubt=screening.doubt, classes=self.classes)
-            confidences: list[float] = []
-        else:
-            if scan.n_slices == 1:
-                p_tumor, types = as_printed(1 - scores.probabilities[0, NO_TUMOR]), scores.probabilities[0, 1:]
-                confidences = [p_tumor] * int(numbers.max())
-            else:
-                confidences = [
-                    as_printed(self.rule.confidence(suspicion.features)) for suspicion in findings.suspicions
-                ]
-                p_tumor = max(confidences, default=self.rule.nothing)
-                types = _types(findings.suspicions, confidences, scores.probabilities[case.used, 1:])
-            verdict = judge(p_tumor, types, self.operating_point, self._possible, screening.doubt, self.classes)
-        kept = [number for number, p in enumerate(confidences, start=1) if p >= self.operating_point]
-        renumber = np.zeros(int(numbers.max()) + 1, np.uint16)
-        renumber[kept] = np.arange(1, len(kept) + 1)
-        numbers = renumber[numbers]
-        lesions = measure_lesions(numbers, case.measured, [confidences[number - 1] for number in kept])
-        mask = (numbers != 0).astype(np.uint8)
-        judged = np.flatnonzero(case.used)
-        shown_slice = lesions[0].slice_index if lesions else int(judged[len(judged) // 2])
-        regions, region_mask = self.segmenter.regions, paint_regions(mask, answers, self.segmenter)
-        measurements = Measurements(
-            mask,
-            lesions,
-            slice_areas_px(mask, scan),
-            shown_slice,
-            findings.no_brain if lesions else None,
-            findings.fused if maps else None,
-            region_mask,
-            measure_regions(region_mask, regions, numbers, case.measured, shown_slice),
-        )
+        verdict, confidences = self._verdict(case, scores, screening, findings)
+        measurements = measure(case, findings, confidences, self.operating_point, answers, self.segmenter, maps)
         case.timings_s["postprocess"] = time.perf_counter() - begun
         return verdict, measurements
+
+    def _verdict(
+        self, case: Case, scores: Scores, screening: Screening, findings: Findings
+    ) -> tuple[Verdict, list[float]]:
+        """The verdict on the scan, and how sure each of its suspicions is."""
+        if screening.refused:
+            nothing = np.zeros(len(self.classes), np.float32)
+            return Verdict(REFUSED, nothing, doubt=screening.doubt, classes=self.classes), []
+        if case.scan.n_slices == 1:
+            p_tumor, types = as_printed(1 - scores.probabilities[0, NO_TUMOR]), scores.probabilities[0, 1:]
+            confidences = [p_tumor] * int(findings.numbers.max())
+        else:
+            confidences = [as_printed(self.rule.confidence(suspicion.features)) for suspicion in findings.suspicions]
+            p_tumor = max(confidences, default=self.rule.nothing)
+            types = types_of(findings.suspicions, confidences, scores.probabilities[case.used, 1:])
+        return judge(p_tumor, types, self.operating_point, self._possible, screening.doubt, self.classes), confidences
 
     def explain(self, case: Case, verdict: Verdict, measurements: Measurements) -> Explanation:
         """Grad-CAM of the label on the shown slice, on the scan's own grid; empty for a refused scan."""
@@ -444,10 +367,6 @@ class Pipeline:
         """The rule for volumes, from the classifier's card."""
         return Rule.of_card(self.classifier.card)
 
-    def _channel(self, scores: Scores) -> int:
-        """The segmenter's channel whose outlines fit the scan's sequence."""
-        return self.segmenter.channel_of(outline_of("" if scores.sequence is None else scores.sequence[0]))
-
     def _possible(self, probabilities: NDArray[np.float32], label: int) -> NDArray[np.bool_] | None:
         # Your own threshold, or the rule for volumes, may choose a label that the picture alone would not get.
         sets = self.classifier.prediction_sets(probabilities[None], np.array([label]))
@@ -477,22 +396,5 @@ class Pipeline:
         return {name: as_printed(p) for name, p in zip(self.classes.outputs, answers, strict=True)}
 
 
-def _types(
-    suspicions: Sequence[Suspicion], confidences: Sequence[float], judged_nc: NDArray[np.float32]
-) -> NDArray[np.floating]:
-    """How likely each tumor type is: by the volume of the suspicions that may be lesions, or else by all slices."""
-    if not suspicions:
-        return judged_nc.sum(axis=0)
-    weights = [s.voxels * max(p, _LEAST) for s, p in zip(suspicions, confidences, strict=True)]
-    return np.average([s.types for s in suspicions], axis=0, weights=weights)
-
-
-def _share_time(step: str, seconds: float, cases: Sequence[Case], n_slices: Sequence[int]) -> None:
-    """Charge the time of a common batch to its scans by their number of slices."""
-    total = max(1, sum(n_slices))
-    for case, n in zip(cases, n_slices, strict=True):
-        case.timings_s[step] = seconds * n / total
-
-
 def _identity(card: dict[str, Any]) -> dict[str, Any]:
-    return {key: card.get(key) for key in ("architecture", "encoder", "sha256", "date") if key in card}
+    return {key: card[key] for key in ("architecture", "encoder", "sha256", "date") if key in card}

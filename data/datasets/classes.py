@@ -12,19 +12,8 @@ from typing import Any
 
 from tumorlens.data.datasets.index import find_index
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import (
-    COLOR,
-    TABLE,
-    TUMOR,
-    TUMOR_FREE,
-    ClassList,
-    TumorClass,
-    canonical_label,
-    fresh_row,
-    known_label,
-    own_name,
-    without_sequence,
-)
+from tumorlens.data.labels import COLOR, TABLE, TUMOR, TUMOR_FREE, ClassList, TumorClass, fresh_row, own_name
+from tumorlens.data.spellings import canonical_label, known_label, without_sequence
 
 FILE = "classes.yaml"  # beside the data
 _CLOSE = 0.85  # likeness of two names (difflib) from which one may be a typing error
@@ -40,7 +29,7 @@ class GivenClasses:
 
     Attributes:
         classes: In the user's order.
-        spellings: The labels and folders of the data that mean them, for `data.labels.known_label`.
+        spellings: The labels and folders of the data that mean them, for `data.spellings.known_label`.
     """
 
     classes: ClassList

@@ -11,7 +11,8 @@ from pathlib import Path
 from tumorlens.data.datasets.listing import Listing
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import SCAN_SUFFIXES
-from tumorlens.data.labels import TUMOR, canonical_label, known_label, without_sequence
+from tumorlens.data.labels import TUMOR
+from tumorlens.data.spellings import canonical_label, known_label, without_sequence
 
 SPLIT_FOLDERS = {
     "train": "train",

@@ -13,8 +13,9 @@ from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.dicom.headers import is_dicom
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import text_of_cell
-from tumorlens.data.labels import SEQUENCES, canonical_label
+from tumorlens.data.labels import SEQUENCES
 from tumorlens.data.scan import ACQUISITION
+from tumorlens.data.spellings import canonical_label
 
 CHANNELS = 3  # of a color picture
 

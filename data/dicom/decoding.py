@@ -3,8 +3,8 @@
 Headers are wrong about their pixels: in how many bits are stored and which, and in how many frames there are. Where the
 pixels do not show what is right, the file is refused.
 
-Compressed pixels are decoded in a worker process (see `data.isolation`): the decoders are native, and some damaged
-files crash them. Uncompressed, deflated and RLE pixels are read here, by pydicom's own Python and NumPy.
+Compressed pixels are decoded in a worker process (see `data.workers.isolation`): the decoders are native, and some
+damaged files crash them. Uncompressed, deflated and RLE pixels are read here, by pydicom's own Python and NumPy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tumorlens.data.dicom.headers import number
 from tumorlens.data.errors import InputError
-from tumorlens.data.isolation import isolated, prepare
+from tumorlens.data.workers.isolation import isolated, prepare
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError, needs, reason_of
-from tumorlens.data.labels import canonical_label
 from tumorlens.data.scan import Annotation, Scan
+from tumorlens.data.spellings import canonical_label
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _HDF5_GROUPS = (b"HEAP", b"OHDR")  # one of them is in every file: what holds the names of a group, old and new

@@ -28,10 +28,10 @@ from tumorlens.data.formats.nifti import is_nifti, nifti_files, read_nifti
 from tumorlens.data.formats.nrrd import is_nrrd, nrrd_files, read_nrrd
 from tumorlens.data.formats.pictures import UNREAD_PICTURES, is_bmp, is_webp, read_picture
 from tumorlens.data.formats.tiff import is_tiff, read_tiff
-from tumorlens.data.isolation import isolated, prepare
 from tumorlens.data.padding import without_padding
 from tumorlens.data.scan import Scan, check_n_voxels
 from tumorlens.data.scratch import ScratchFolder
+from tumorlens.data.workers.isolation import isolated, prepare
 
 _HEAD_BYTES = 560  # of a file, by which its format is recognized
 
@@ -50,8 +50,9 @@ class Format:
         files: The files that a scan is read from.
         gzipped: Whether `recognize` gets the bytes unpacked, where the file is compressed as a whole.
         headless: Ends of names of files that have no head, and are of this format if they are of no other.
-        isolated: Whether `read` runs in a worker process (see `data.isolation`), because it calls a native library that
-            some damaged files crash. Pillow's own decoders of the other pictures are small, and safe in the process.
+        isolated: Whether `read` runs in a worker process (see `data.workers.isolation`), because it calls a native
+            library that some damaged files crash. Pillow's own decoders of the other pictures are small, and safe in
+            the process.
         holds_scan: For formats of anything: whether a file of this format, which nobody named, holds a scan.
     """
 

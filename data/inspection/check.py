@@ -27,11 +27,12 @@ from tumorlens.data.datasets.sample import Sample, channel_of, slices_with_head
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.inspection.findings import PROBLEMS, CheckReport, Finding
-from tumorlens.data.labels import TUMOR_FREE, canonical_label, labels_agree
+from tumorlens.data.labels import TUMOR_FREE, labels_agree
 from tumorlens.data.masks.drawings import is_drawing
 from tumorlens.data.masks.truth import describe_truth, read_truth
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import ACQUISITION, Scan
+from tumorlens.data.spellings import canonical_label
 
 MIN_SIDE_PX = 64  # below it a lesion of 10 mm in a head of 200 mm is three pixels wide
 

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import TUMOR_FREE, known_label
+from tumorlens.data.labels import TUMOR_FREE
 from tumorlens.data.masks.coco import draw_coco
 from tumorlens.data.masks.drawn import reading, ring_of
 from tumorlens.data.masks.outlines import fill
+from tumorlens.data.spellings import known_label
 
 _BOX = 5  # numbers in a line of YOLO that is a box
 _ROUNDING = 1e-3  # of shares

@@ -12,7 +12,7 @@ import click
 
 from tumorlens.data.config import Setting, TrainingConfig
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import canonical_label
+from tumorlens.data.spellings import canonical_label
 from tumorlens.pipeline.cli.screen import HELP_WIDTH, user_errors, write_examples
 
 Settings = TypeVar("Settings")

@@ -1,9 +1,9 @@
-"""The base of the three evaluations: cases of each fold, batches of slices, the worst cases, parts of the report."""
+"""The base of the three evaluations: cases of each fold, batches of slices or of scans, worst cases, the report."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorlens.data.datasets.picture_hashes import PictureHashes
-from tumorlens.data.datasets.sample import Sample, open_cut
+from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept, sweep
+from tumorlens.data.datasets.truth import true_mask, true_regions
 from tumorlens.data.errors import InputError
 from tumorlens.data.masks.regions import NO_REGIONS, Regions
-from tumorlens.data.masks.truth import known_regions
 from tumorlens.data.preprocessing.preprocess import Preprocess
+from tumorlens.pipeline.case import Case, open_source, prepare
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
 from tumorlens.pipeline.evaluation.tables import CaseT, Table, groups_of
 from tumorlens.pipeline.evaluation.worst_cases import Worst
+from tumorlens.pipeline.options import RunOptions
+from tumorlens.pipeline.read_ahead import AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -199,27 +202,47 @@ def batches(
         yield batch
 
 
-class TrueRegions:
-    """The true regions of slices. Those of a volume follow each other, so its mask is read once.
+@dataclass(frozen=True)
+class LabeledScan:
+    """A scan that was read as a run reads it, with its truth.
 
-    Args:
-        regions: Of the segmenter.
+    Attributes:
+        members: Its samples.
+        case: Ready for the networks.
+        truth: Its true mask in the array order of the scan, or None.
+        regions: Its true regions as bits, or None.
     """
 
-    def __init__(self, regions: Regions) -> None:
-        self.regions = regions
-        self._volume: tuple[Any, NDArray[np.uint8] | None] = (None, None)
+    members: list[Sample]
+    case: Case
+    truth: NDArray[np.uint8] | None
+    regions: NDArray[np.uint8] | None
 
-    def of(self, sample: Sample) -> NDArray[np.uint8] | None:
-        """Bits ``(rows, columns)``, or None, as `known_regions`."""
-        if not self.regions or sample.image.suffix.lower() == ".mat":
-            return None
-        scan = open_cut(sample)
-        if sample.mask is None or not scan.volume:
-            bits = known_regions(sample.mask, scan, self.regions)
-        else:
-            key = (sample.image, sample.plane, sample.mask)
-            if self._volume[0] != key:
-                self._volume = (key, known_regions(sample.mask, scan, self.regions))
-            bits = self._volume[1]
-        return scan.view(bits, sample.slice_index or 0) if bits is not None and scan.volume else bits
+
+def scan_batches(scans: Iterable[list[Sample]], size: int, regions: Regions) -> Iterator[list[LabeledScan]]:
+    """Scans, read as a run reads them, that share a batch: at least one, and not more slices than `AT_ONCE`.
+
+    Args:
+        scans: The samples of each scan.
+        size: Side of the classifier's input in pixels.
+        regions: What the segmenter tells apart in a lesion.
+    """
+    group: list[LabeledScan] = []
+    slices = 0
+    for members in scans:
+        opened = _open(members, size, regions)
+        n = len(opened.case.chosen)
+        if group and slices + n > AT_ONCE:
+            yield group
+            group, slices = [], 0
+        group.append(opened)
+        slices += n
+    if group:
+        yield group
+
+
+def _open(members: list[Sample], size: int, regions: Regions) -> LabeledScan:
+    scan = open_source(members[0].image, RunOptions(channel=members[0].channel))
+    truth = true_mask(members, scan)
+    bits = None if truth is None else true_regions(members, scan, regions)
+    return LabeledScan(members, prepare(scan, size), truth if bits is None else (bits != 0).astype(np.uint8), bits)

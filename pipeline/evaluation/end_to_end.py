@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,13 +14,11 @@ from tumorlens.classification.evaluation.metrics import decision_report, has_kno
 from tumorlens.classification.evaluation.plots import plot_confusion
 from tumorlens.data.bootstrap import median, weighted_mean
 from tumorlens.data.datasets.sample import Sample
+from tumorlens.data.datasets.truth import true_label
 from tumorlens.data.labels import NO_TUMOR, TUMOR, TUMOR_FREE, ClassList
-from tumorlens.data.masks.regions import Regions
-from tumorlens.data.masks.truth import known_regions, read_truth
+from tumorlens.data.masks.truth import read_truth
 from tumorlens.data.plotting import plain
-from tumorlens.data.scan import Scan
-from tumorlens.pipeline.case import Case, open_source, prepare
-from tumorlens.pipeline.evaluation.base import Evaluation
+from tumorlens.pipeline.evaluation.base import Evaluation, LabeledScan, scan_batches
 from tumorlens.pipeline.evaluation.classification import DECISION_TITLES, DECISIONS
 from tumorlens.pipeline.evaluation.protocols import Progress
 from tumorlens.pipeline.evaluation.segmentation import (
@@ -41,9 +39,7 @@ from tumorlens.pipeline.evaluation.segmentation import (
 from tumorlens.pipeline.evaluation.tables import Table, cell
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst
 from tumorlens.pipeline.gate import REFUSED
-from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.pipeline import Pipeline
-from tumorlens.pipeline.read_ahead import AT_ONCE
 from tumorlens.pipeline.result import Result
 from tumorlens.segmentation.evaluation.boxes import BOX_TITLES, BoxScores, box_scores
 from tumorlens.segmentation.evaluation.metrics import SliceScores, segmentation_report, slice_scores
@@ -56,8 +52,6 @@ _FIGURES = {
     "dice_tumor_median": "Dice, scans with a tumor, median",
     "false_masks": "tumor-free slices with a mask",
 }
-
-
 _BOX_FIGURES = {f"boxes.{key}": title for key, title in BOX_TITLES.items()}
 
 
@@ -168,7 +162,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             by_scan.setdefault((sample.image, sample.channel), []).append(sample)
         size, done = pipeline.classifier.input_size, 0
         self.regions = pipeline.segmenter.regions
-        for group in _groups(_open(members, size, self.regions) for members in by_scan.values()):
+        for group in scan_batches(by_scan.values(), size, self.regions):
             decisions = pipeline.decide([opened.case for opened in group])
             for opened, decision in zip(group, decisions, strict=True):
                 result = pipeline.conclude(opened.case, decision)
@@ -177,9 +171,9 @@ class PipelineEvaluation(Evaluation[ScanCase]):
                 if progress:
                     progress(done, len(by_scan))
 
-    def _judge(self, opened: _Opened, result: Result, fold: int | None) -> ScanCase:
+    def _judge(self, opened: LabeledScan, result: Result, fold: int | None) -> ScanCase:
         first, scan, truth = opened.members[0], opened.case.scan, opened.truth
-        label = _true_label(opened.members)
+        label = true_label(opened.members)
         patient = first.patient or (scan.annotation.patient if scan.annotation else "") or str(first.image)
         views = (
             () if truth is None else [(scan.view(truth, k), scan.view(result.mask, k)) for k in range(scan.n_slices)]
@@ -207,7 +201,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
             regions=regions,
         )
 
-    def _regions(self, opened: _Opened, result: Result) -> tuple[Regional, ...]:
+    def _regions(self, opened: LabeledScan, result: Result) -> tuple[Regional, ...]:
         """The scores of the regions of each slice."""
         scan, bits, drawn = opened.case.scan, opened.regions, result.region_mask
         if bits is None or drawn is None:
@@ -216,7 +210,7 @@ class PipelineEvaluation(Evaluation[ScanCase]):
 
     def _offer(
         self,
-        opened: _Opened,
+        opened: LabeledScan,
         result: Result,
         label: str,
         patient: str,
@@ -369,48 +363,6 @@ class PipelineEvaluation(Evaluation[ScanCase]):
         return tables
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A scan that was read as a run reads it, with its truth.
-
-    Attributes:
-        members: Its samples.
-        case: Ready for the networks.
-        truth: Its true mask in the array order of the scan, or None.
-        regions: Its true regions as bits, or None.
-    """
-
-    members: list[Sample]
-    case: Case
-    truth: NDArray[np.uint8] | None
-    regions: NDArray[np.uint8] | None
-
-
-def _open(members: list[Sample], size: int, regions: Regions) -> _Opened:
-    first = members[0]
-    scan = open_source(first.image, RunOptions(channel=first.channel))
-    truth, bits = true_mask(members, scan), None
-    if regions and truth is not None and (scan.annotation is None or scan.annotation.mask is None):
-        bits = known_regions(_mask_file(members), scan, regions)
-        truth = truth if bits is None else (bits != 0).astype(np.uint8)
-    return _Opened(members, prepare(scan, size), truth, bits)
-
-
-def _groups(scans: Iterable[_Opened]) -> Iterator[list[_Opened]]:
-    """Scans that share a batch, as in a run: at least one, and not more slices than `AT_ONCE`."""
-    group: list[_Opened] = []
-    slices = 0
-    for opened in scans:
-        n = len(opened.case.chosen)
-        if group and slices + n > AT_ONCE:
-            yield group
-            group, slices = [], 0
-        group.append(opened)
-        slices += n
-    if group:
-        yield group
-
-
 def _is_right(label: str, guess: str) -> bool:
     """Whether an answer is right; of a tumor of unknown type, whether it is a tumor."""
     return guess == label or (label == TUMOR and guess not in (TUMOR_FREE, REFUSED))
@@ -432,30 +384,6 @@ def _slices(cases: Sequence[ScanCase]) -> tuple[list[SliceScores], list[str], li
     scores = [s for case in cases for s in case.scores]
     labels = [label for case in cases for label in case.slice_labels]
     return scores, labels, [case.patient for case in cases for _ in case.scores]
-
-
-def _true_label(members: list[Sample]) -> str:
-    """The scan's class. The slices that are left of a volume may all be without its lesion."""
-    labels = [members[0].volume_label, *(s.label for s in members)]
-    return next((label for label in labels if label not in ("", TUMOR_FREE)), TUMOR_FREE)
-
-
-def true_mask(members: list[Sample], scan: Scan) -> NDArray[np.uint8] | None:
-    """The true mask in the array order of ``scan.voxels``; None for a tumor that the set does not outline."""
-    if members[0].weak:
-        return None
-    file = _mask_file(members)
-    if file is not None:
-        return read_truth(file, scan)
-    if scan.annotation is not None and scan.annotation.mask is not None:
-        return scan.annotation.mask
-    if any(label != TUMOR_FREE for s in members for label in (s.volume_label or s.label, s.label)):
-        return None
-    return np.zeros(scan.voxels.shape if scan.volume else scan.voxels.shape[:2], np.uint8)
-
-
-def _mask_file(members: list[Sample]) -> Path | None:
-    return next((mask for s in members for mask in (s.volume_mask, s.mask) if mask is not None), None)
 
 
 def dice(guess: NDArray[Any], truth: NDArray[Any]) -> float:

@@ -12,12 +12,13 @@ import numpy as np
 from tumorlens.data.bootstrap import weighted_mean
 from tumorlens.data.datasets.sample import Sample
 from tumorlens.data.datasets.sweep import Swept
+from tumorlens.data.datasets.truth import TrueRegions
 from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES, NO_TUMOR, TUMOR, outline_of
 from tumorlens.data.masks.regions import Regions
 from tumorlens.data.plotting import plain
 from tumorlens.data.preprocessing.preprocess import Preprocess
-from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, TrueRegions, batches
+from tumorlens.pipeline.evaluation.base import Evaluation, SliceCase, batches
 from tumorlens.pipeline.evaluation.protocols import Progress, Protocol
 from tumorlens.pipeline.evaluation.tables import Table, cell, listing
 from tumorlens.pipeline.evaluation.worst_cases import WorstCase, plot_worst

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from tumorlens.data.cards.card import stage_card
 from tumorlens.data.datasets.sample import Sample, channel_of
+from tumorlens.data.datasets.truth import true_mask
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import write_text
 from tumorlens.data.formats.open import open_scan
 from tumorlens.data.preprocessing.preprocess import to_gray
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.case import prepare
-from tumorlens.pipeline.evaluation.end_to_end import true_mask
 from tumorlens.pipeline.evaluation.evaluate import Say, completed, warnings_about
 from tumorlens.pipeline.evaluation.protocols import Progress
 from tumorlens.pipeline.evaluation.request import EvaluationRequest

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.preprocessing.preprocess import Placement, Preprocess
+from tumorlens.data.preprocessing.preprocess import Placement, PreparedSlice, Preprocess
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.measurements.lesions import lesion_boxes
 
@@ -54,6 +54,20 @@ class PlaneAnswer:
     probabilities: NDArray[np.float32]
     step: int = 1
     regions: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    @classmethod
+    def of_slices(
+        cls,
+        scan: Scan,
+        slices: Mapping[int, PreparedSlice],
+        maps: Iterable[NDArray[np.uint8]],
+        regions: Iterable[NDArray[np.uint8]],
+        probabilities: NDArray[np.float32],
+        step: int,
+    ) -> PlaneAnswer:
+        """The answer whose maps and regions are those of some prepared slices, in their order."""
+        placed = {k: (drawn, p.placement) for (k, p), drawn in zip(slices.items(), maps, strict=True)}
+        return cls(scan, placed, probabilities, step, dict(zip(slices, regions, strict=True)))
 
     def of_region(self, region: int) -> PlaneAnswer:
         """The answer with the maps of one region in the place of those of the whole lesion."""

@@ -15,6 +15,7 @@ from tumorlens.pipeline.volumes.planes import PlaneAnswer
 
 _MOST = 32  # suspicions that are judged, largest first: a map of noise falls into thousands
 _MOST_SLICES = 4  # a lesion of more slices is not surer
+_LEAST = 1e-9  # the least confidence: the weights of an average must not all be 0
 _MOST_LOG_ODDS = 4.0  # of a slice: 0.98, beyond which networks exaggerate
 
 
@@ -127,6 +128,16 @@ def suspicions_of(
             )
         )
     return found
+
+
+def types_of(
+    suspicions: Sequence[Suspicion], confidences: Sequence[float], judged_nc: NDArray[np.float32]
+) -> NDArray[np.floating]:
+    """How likely each tumor type is: by the volume of the suspicions that may be lesions, or else by all slices."""
+    if not suspicions:
+        return judged_nc.sum(axis=0)
+    weights = [s.voxels * max(p, _LEAST) for s, p in zip(suspicions, confidences, strict=True)]
+    return np.average([s.types for s in suspicions], axis=0, weights=weights)
 
 
 def _log_odds(probabilities_nc: NDArray[np.float64]) -> NDArray[np.float64]:

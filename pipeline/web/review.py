@@ -7,29 +7,24 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from html import escape
-from typing import Any
 
-import numpy as np
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
 from nicegui import app, run, ui
-from nicegui.events import GenericEventArguments, KeyEventArguments
+from nicegui.events import KeyEventArguments
 
 from tumorlens.data.errors import InputError, printable
-from tumorlens.data.plotting import plain, shown_probability
-from tumorlens.pipeline.services.facts import stored_sizes_html
-from tumorlens.pipeline.services.reviews.desk import Desk, OpenCase, labels_for, size_of
+from tumorlens.pipeline.services.reviews.desk import Desk, OpenCase
 from tumorlens.pipeline.services.reviews.state import final_decision
 from tumorlens.pipeline.services.reviews.store import ACCEPT, CLAIM_S, COMMENT, CORRECT, REJECT, ConflictError
+from tumorlens.pipeline.web.decision import STILLS, DecisionForm, show_last, show_stills, stills_of
+from tumorlens.pipeline.web.drawing import Drawing
 from tumorlens.pipeline.web.reviewer import PATIENCE_S, Reviewer
-from tumorlens.pipeline.web.theme import REVIEW, frame, text
-from tumorlens.pipeline.web.viewer import Viewer
+from tumorlens.pipeline.web.theme import REVIEW, frame
 from tumorlens.pipeline.web.views import publish, withdraw
 from tumorlens.pipeline.web.worklist import address_of
 
-_STILLS = ("overlay.png", "montage.png", "explanation.png")
 _RENEW_S = CLAIM_S / 12
 _LEAVING_S = 3.0
 # Seconds in which keys do not decide on a scan that has opened by itself: they were meant for the scan before.
@@ -47,16 +42,8 @@ document.addEventListener("keydown", (event) => {
 });
 window.addEventListener("pagehide", () => navigator.sendBeacon("/review/release/WINDOW"));
 </script>"""
-_TOOLS = {"look": ("Look", "l"), "brush": ("Brush", "b"), "eraser": ("Eraser", "e"), "fill": ("Fill", "f")}
-_EDITS = {
-    "undo": ("Undo", "z"),
-    "redo": ("Redo", "y"),
-    "copy-previous": ("Copy previous slice", "c"),
-    "copy-next": ("Copy next slice", "v"),
-    "interpolate": ("Interpolate", "i"),
-    "clear": ("Clear all", "x"),
-}
-_HELP = (
+_DECISIONS = {"a": ACCEPT, "r": REJECT, "s": CORRECT}
+_KEYS = (
     ("A", "accept"),
     ("R", "reject"),
     ("S", "save the corrected mask or label"),
@@ -86,7 +73,7 @@ def register(desk: Desk) -> None:
             path = desk.result(scan).folder / picture
         except InputError as error:
             raise HTTPException(404, str(error)) from None
-        if picture not in _STILLS or not path.is_file():
+        if picture not in STILLS or not path.is_file():
             raise HTTPException(404, "there is no such picture")
         return FileResponse(path, headers={"cache-control": "no-store"})
 
@@ -113,7 +100,8 @@ class _CasePage:
         self._deciding = False
         self._case: OpenCase | None = None
         self._base = ""
-        self._viewer: Viewer | None = None
+        self._drawing: Drawing | None = None
+        self._form: DecisionForm | None = None
         self._mine = False
         self._closed = False
         with ui.element("div").classes("tl-row"):
@@ -152,7 +140,7 @@ class _CasePage:
             return
         self._case = case
         await self._claim()
-        self._build()
+        self._build(case)
 
     async def _claim(self, take_over: bool = False) -> None:
         """Claim the scan for this window, or say who has it open."""
@@ -182,8 +170,8 @@ class _CasePage:
             self._say(text, self._take_over, "Take it over", self._access)
         else:
             self._access.set_visibility(False)
-        if self._viewer:
-            self._viewer.set_editable(self._mine)
+        if self._drawing:
+            self._drawing.viewer.set_editable(self._mine)
 
     async def _named(self) -> None:
         if await self._reviewer.ask():
@@ -219,135 +207,33 @@ class _CasePage:
 
     # The page ----------------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
-        case = self._case
-        assert case is not None
+    def _build(self, case: OpenCase) -> None:
         self._body.clear()
         self._message.set_visibility(False)
         self._built_at = self._built_at or time.monotonic()
+        self._drawing = None
         with self._body, ui.element("div").classes("tl-desk"):
             with ui.element("div").classes("tl-card"):
                 if case.view is not None and case.editor is not None:
-                    self._build_viewer(case)
+                    self._base = publish(case.view, case.editor, self._may_edit)
+                    self._drawing = Drawing(case, self._base, lambda: self._mine, self._say)
                 else:
-                    self._build_stills(case)
+                    ui.label(printable(case.problem)).classes("tl-alert")
+                    show_stills(case.result)
             with ui.element("div").classes("tl-card"):
-                self._build_decision(case)
-
-    def _build_viewer(self, case: OpenCase) -> None:
-        assert case.view is not None and case.editor is not None
-        self._base = publish(case.view, case.editor, self._may_edit)
-        facts = case.view.describe()
-        with ui.element("div").classes("tl-tools").props('role="toolbar" aria-label="Tools"'):
-            self._tools = {
-                tool: ui.button(f"{text} ({key.upper()})", on_click=partial(self._choose, tool))
-                for tool, (text, key) in _TOOLS.items()
-            }
-            with ui.element("span").classes("tl-brush"):
-                ui.label("Size")
-                self._size = ui.slider(min=1, max=80, value=12, on_change=self._resize).props('aria-label="Brush size"')
-        with ui.element("div").classes("tl-tools").props('role="toolbar" aria-label="Changes"'):
-            edits = _EDITS if case.view.scan.n_slices > 1 else {k: _EDITS[k] for k in ("undo", "redo", "clear")}
-            self._edits = {
-                action: ui.button(f"{text} ({key.upper()})", on_click=partial(self._edit, action)).props("outline")
-                for action, (text, key) in edits.items()
-            }
-        several = len(facts["panes"]) > 1
-        self._viewer = Viewer(self._base, facts, "one", editable=self._mine)
-        self._viewer.on("edited", self._on_edited)
-        self._viewer.on("failed", lambda event: self._say(str(event.args["message"])))
-        with ui.element("div").classes("tl-controls"):
-            self._mask_on = ui.checkbox(
-                "Mask (M)", value=True, on_change=lambda e: self._need_viewer().set_mask_visible(e.value)
-            )
-            with ui.element("span").classes("tl-opacity"):
-                ui.label("Opacity")
-                slider = ui.slider(min=0, max=1, step=0.05, value=0.35).props('aria-label="Opacity of the mask"')
-                slider.on_value_change(lambda e: self._need_viewer().set_opacity(float(e.value)))
-            if several:
-                self._three = ui.checkbox(
-                    "Three planes (T)", value=False, on_change=lambda e: self._show_planes(e.value)
-                )
-        self._size_now = ui.label().props('role="status"').classes("tl-quiet")
-        self._choose("look")
-        self._count(case.editor.n_undo, case.editor.n_redo, case.editor.n_voxels)
-        if case.editor.n_undo:
-            self._say("What you drew here before and have not saved yet is still here.")
-
-    def _build_stills(self, case: OpenCase) -> None:
-        self._viewer = None
-        ui.label(printable(case.problem)).classes("tl-alert")
-        self._stills(case, [name for name in _STILLS if (case.result.folder / name).is_file()])
-
-    def _stills(self, case: OpenCase, pictures: list[str]) -> None:
-        for name in pictures:
-            address = f"/review/picture/{name}{address_of(case.result.name).removeprefix('/review/case')}"
-            image = ui.element("img").classes("tl-still").props('loading="lazy"')
-            image.props["src"], image.props["alt"] = address, f"{name.removesuffix('.png')} of the result"
-
-    def _build_last(self) -> None:
-        """What became of the scan before, with the way back to it."""
-        last = final_decision(self._desk.store.decisions(self._after))
-        if last is not None:
-            with ui.element("div").classes("tl-row tl-last").props('role="status"'):
-                change = f" as {plain(last.label)}" if last.label else ""
-                ui.label(printable(f"Recorded: {last.scan}, {last.action}{change}."))
-                ui.link("Look at it again", address_of(last.scan))
-
-    def _build_decision(self, case: OpenCase) -> None:
-        content = case.result.content
-        if self._after:
-            self._build_last()
-        text("h2", "Result")
-        confidence = content.get("confidence")
-        shown = plain(case.result.label) + ("" if confidence is None else f", {shown_probability(confidence)}")
-        ui.label(f"Predicted: {shown}")
-        if case.item.label != case.result.label:
-            ui.label(f"After review: {plain(case.item.label)}")
-        _probabilities(content)
-        if case.item.reasons:
-            with ui.element("ul").classes("tl-alert tl-notes"):
-                for reason in case.item.reasons:
-                    with ui.element("li"):
-                        ui.label(printable(reason))
-        lesions = content.get("lesions") or []
-        if lesions:
-            text("h3", "Lesions")
-            ui.html(stored_sizes_html(content), sanitize=False)
-            if self._viewer is not None and len(case.result.content["slices"]) > 1:
-                with ui.element("div").classes("tl-tools"):
-                    for lesion in lesions:
-                        show = partial(self._viewer.set_slice, lesion["slice_index"])
-                        ui.button(f"Show lesion {lesion['number']}", on_click=show).props("flat dense")
-        text("h2", "Your decision")
-        self._labels = labels_for(case.result)
-        options = {label: f"{n}  {plain(label)}" for n, label in enumerate(self._labels, start=1)}
-        with ui.element("div").classes("tl-form"):
-            self._label = ui.select(options, value=case.item.label, label="Label").props("outlined dense")
-            self._comment = ui.textarea("Comment").props("outlined dense autogrow").classes("tl-comment")
-        with ui.element("div").classes("tl-decide"):
-            ui.button("Accept (A)", on_click=partial(self.decide, ACCEPT))
-            ui.button("Save correction (S)", on_click=partial(self.decide, CORRECT))
-            ui.button("Reject (R)", on_click=partial(self.decide, REJECT)).props("outline")
-            ui.button("Comment only", on_click=partial(self.decide, COMMENT)).props("flat")
-        text("h3", "History")
-        with ui.element("ol").classes("tl-history"):
-            for decision in case.decisions:
-                with ui.element("li"):
-                    change = f": {plain(decision.label)}" if decision.label else ""
-                    line = f"{decision.at[:16].replace('T', ' ')} UTC, {decision.reviewer}, {decision.action}{change}"
-                    ui.label(printable(line + (f". {decision.comment}" if decision.comment else "")))
-        if not case.decisions:
-            ui.label("Nobody has decided yet.").classes("tl-quiet")
-        pictures = [name for name in _STILLS if (case.result.folder / name).is_file()]
-        if case.view is not None and pictures:
-            with ui.expansion("Pictures of the result").classes("w-full"):
-                self._stills(case, pictures)
-        with ui.expansion("Keys").classes("w-full"):
-            rows = "".join(
-                f"<tr><th scope='row'><kbd>{escape(k)}</kbd></th><td>{escape(v)}</td></tr>" for k, v in _HELP
-            )
-            ui.html(f'<table class="tl-facts">{rows}</table>', sanitize=False)
+                last = final_decision(self._desk.store.decisions(self._after)) if self._after else None
+                if last is not None:
+                    show_last(last)
+                show_slice = self._drawing.viewer.set_slice if self._drawing else None
+                self._form = DecisionForm(case, self.decide, show_slice)
+                if self._drawing and stills_of(case.result):
+                    with ui.expansion("Pictures of the result").classes("w-full"):
+                        show_stills(case.result)
+                with ui.expansion("Keys").classes("w-full"):
+                    rows = "".join(
+                        f"<tr><th scope='row'><kbd>{escape(k)}</kbd></th><td>{escape(v)}</td></tr>" for k, v in _KEYS
+                    )
+                    ui.html(f'<table class="tl-facts">{rows}</table>', sanitize=False)
 
     def _say(
         self,
@@ -364,41 +250,6 @@ class _CasePage:
                 ui.button(button, on_click=action).props("flat dense")
         alert.set_visibility(True)
 
-    # Drawing -----------------------------------------------------------------------------------------------------
-
-    def _need_viewer(self) -> Viewer:
-        assert self._viewer is not None
-        return self._viewer
-
-    def _choose(self, tool: str) -> None:
-        for name, button in self._tools.items():
-            chosen = name == tool
-            button.props(remove="outline aria-pressed" if chosen else "aria-pressed")
-            button.props(f'aria-pressed="{str(chosen).lower()}"' + ("" if chosen else " outline"))
-        self._need_viewer().set_tool(tool)
-
-    def _resize(self) -> None:
-        if self._viewer:
-            self._viewer.set_brush(float(self._size.value))
-
-    def _edit(self, action: str) -> None:
-        if self._mine:
-            self._need_viewer().edit(action)
-
-    def _on_edited(self, event: GenericEventArguments) -> None:
-        self._count(*(int(event.args[name]) for name in ("undo", "redo", "voxels")))
-
-    def _count(self, undo: int, redo: int, voxels: int) -> None:
-        self._edits["undo"].set_enabled(undo > 0)
-        self._edits["redo"].set_enabled(redo > 0)
-        case = self._case
-        if case is not None and case.scan is not None and case.base is not None:
-            now, before = (size_of(n, case.measured or case.scan) for n in (voxels, int(np.count_nonzero(case.base))))
-            self._size_now.text = f"Mask: {now}" + ("" if now == before else f", before {before}")
-
-    def _show_planes(self, three: bool) -> None:
-        self._need_viewer().set_panes("all" if three else "one")
-
     # Deciding ----------------------------------------------------------------------------------------------------
 
     async def decide(self, action: str) -> None:
@@ -412,8 +263,8 @@ class _CasePage:
             self._deciding = False
 
     async def _decide(self, action: str) -> None:
-        case, name = self._case, await self._reviewer.ask()
-        if case is None or not name:
+        case, form, name = self._case, self._form, await self._reviewer.ask()
+        if case is None or form is None or not name:
             return
         if name != self._as:
             await self._reopen()
@@ -423,16 +274,15 @@ class _CasePage:
             self._mine = False
             self._say("This scan is not yours at the moment, so nothing was recorded.", self._take_over, "Take it over")
             return
-        if self._viewer is not None and not await self._viewer.settled():
+        if self._drawing and not await self._drawing.viewer.settled():
             self._say("What you drew last is not saved, so nothing was recorded. Draw it again.")
             return
-        if action == COMMENT and not (self._comment.value or "").strip():
+        if action == COMMENT and not form.comment:
             self._say("There is no comment to record.")
             return
-        label = "" if action == REJECT else str(self._label.value)
-        comment = str(self._comment.value or "").strip()
+        label = "" if action == REJECT else form.label
         try:
-            problems = await run.io_bound(self._desk.decide, case, name, action, label, comment)
+            problems = await run.io_bound(self._desk.decide, case, name, action, label, form.comment)
         except ConflictError as error:
             self._say(f"{printable(str(error))}. Nothing was recorded.", self._reopen, "Look at it")
             return
@@ -460,48 +310,20 @@ class _CasePage:
     # Keys --------------------------------------------------------------------------------------------------------
 
     async def _on_key(self, event: KeyEventArguments) -> None:
-        if not event.action.keydown or self._case is None:
+        if not event.action.keydown or self._case is None or self._form is None:
             return
         key = str(event.key).lower()
         held = event.modifiers
         if (held.ctrl or held.meta or held.alt) and not (held.ctrl and key in ("z", "y")):
             return  # the browser's own
-        decisions = {"a": ACCEPT, "r": REJECT, "s": CORRECT}
-        if key in decisions and self._after and time.monotonic() - self._built_at < _SETTLE_S:
-            return
-        if key in decisions:
-            await self.decide(decisions[key])
+        if key in _DECISIONS:
+            if not self._after or time.monotonic() - self._built_at >= _SETTLE_S:
+                await self.decide(_DECISIONS[key])
         elif key == "n":
             await self.go_on()
         elif key == "p":
             ui.navigate.to(REVIEW[1])
-        elif key.isdecimal() and 1 <= int(key) <= len(self._labels):
-            self._label.value = self._labels[int(key) - 1]
-        elif self._viewer is not None:
-            self._draw_key(key)
-
-    def _draw_key(self, key: str) -> None:
-        tool = next((tool for tool, (_, letter) in _TOOLS.items() if letter == key), None)
-        action = next((action for action, (_, letter) in _EDITS.items() if letter == key), None)
-        if tool:
-            self._choose(tool)
-        elif action in self._edits:
-            self._edit(str(action))
-        elif key in "[]":
-            step = max(1, round(self._size.value / 5))
-            self._size.value = min(80, max(1, self._size.value + (step if key == "]" else -step)))
-        elif key == "m":
-            self._mask_on.value = not self._mask_on.value
-        elif key == "t" and len(self._need_viewer().props["facts"]["panes"]) > 1:
-            self._three.value = not self._three.value
-
-
-def _probabilities(content: dict[str, Any]) -> None:
-    """The probability of each class, and the classes that remain possible."""
-    probabilities = content.get("probabilities") or {}
-    if probabilities:
-        parts = [f"{plain(str(name))} {shown_probability(float(p))}" for name, p in probabilities.items()]
-        ui.label(", ".join(parts)).classes("tl-quiet")
-    possible = [plain(str(name)) for name in content["prediction_set"]]
-    if len(possible) > 1:
-        ui.label(f"Cannot be told apart at 95 %: {', '.join(possible)}").classes("tl-quiet")
+        elif key.isdecimal():
+            self._form.choose(int(key))
+        elif self._drawing:
+            self._drawing.press(key)

@@ -7,17 +7,7 @@ import json
 import pytest
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.labels import (
-    CLASSES,
-    SHIPPED_CLASSES,
-    TABLE,
-    TUMOR_FREE,
-    UNKNOWN_COLOR,
-    ClassList,
-    canonical_label,
-    known_label,
-    labels_agree,
-)
+from tumorlens.data.labels import CLASSES, SHIPPED_CLASSES, TABLE, TUMOR_FREE, UNKNOWN_COLOR, ClassList, labels_agree
 
 
 def test_rows_do_not_share_names_aliases_or_colors():
@@ -29,9 +19,7 @@ def test_rows_do_not_share_names_aliases_or_colors():
 
 
 @pytest.mark.parametrize("row", TABLE, ids=CLASSES)
-def test_each_class_is_found_by_its_spellings(row):
-    assert all(canonical_label(alias) == row.name for alias in row.aliases)
-    assert canonical_label(row.prose.upper()) == canonical_label(f"{row.name}_01") == row.name
+def test_each_class_is_found_by_its_name(row):
     assert SHIPPED_CLASSES.row(row.name) is row
     assert SHIPPED_CLASSES.color(row.name) == row.color
 
@@ -44,29 +32,9 @@ def test_sites_are_codes_of_snomed(row):
     assert (row.concept is None) == (row.name == TUMOR_FREE)
 
 
-def test_other_names_are_classes_of_their_own_and_gray_elsewhere():
-    assert canonical_label("Zebra stripes") == "zebra_stripes"
-    assert canonical_label("zebra", {"zebra": "Horse"}) == canonical_label("ZEBRA", {"zebra": "Horse"}) == "horse"
-    with pytest.raises(InputError, match=r"label '2' is a number, .*--map '2=CLASS'"):
-        canonical_label("2")
-    with pytest.raises(InputError, match="a class cannot be called refused"):
-        canonical_label("Refused")
-    assert canonical_label("tumour-free", {"tumour-free": "no_tumor"}) == "no_tumor"
-    with pytest.raises(InputError, match="label 'PI_00'"):  # a patient's name
-        canonical_label("PI_00")
+def test_names_that_are_not_in_the_list_are_gray():
     assert SHIPPED_CLASSES.color("zebra") == UNKNOWN_COLOR
     assert SHIPPED_CLASSES.row("zebra").malignancy == "unknown"
-
-
-def test_a_mapping_of_a_class_holds_for_its_spellings_unless_they_have_their_own():
-    """As messages say it: the label pituitary is not one of the classes; give --map pituitary=CLASS."""
-    mapping = {"pituitary": "glioma", "glioma": "pituitary", "Astro": "glioblastoma", "astro t1": "astro_t1"}
-    found = {name: canonical_label(name, mapping) for name in ("pituitary_tumor", "PI", "gl", "Glioma T1", "pituitary")}
-    assert found == {
-        "pituitary_tumor": "glioma", "PI": "glioma", "gl": "pituitary", "Glioma T1": "pituitary", "pituitary": "glioma",
-    }  # fmt: skip
-    assert (canonical_label("Astro T2", mapping), canonical_label("Astro T1", mapping)) == ("glioblastoma", "astro_t1")
-    assert known_label("PI_00", mapping) == ""  # a patient's name
 
 
 def test_a_tumor_of_unknown_type_may_be_of_any_type():

@@ -1,4 +1,4 @@
-"""What native decoders do to a process, for tests of `data.isolation`. Its workers call these by their names."""
+"""What native decoders do to a process, for tests of `data.workers`, which call these by their names."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from tumorlens.data.datasets.classes import given_classes, merged_folders
 from tumorlens.data.datasets.load import load_samples
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
-from tumorlens.data.labels import SHIPPED_CLASSES, ClassList, canonical_label
+from tumorlens.data.labels import SHIPPED_CLASSES, ClassList
+from tumorlens.data.spellings import canonical_label
 
 YAML = """
 - name: healthy

@@ -15,7 +15,7 @@ from tumorlens.data.datasets.sample import read_sample
 from tumorlens.data.errors import InputError
 from tumorlens.data.inspection.check import check_set
 from tumorlens.data.inspection.divide import divide
-from tumorlens.data.labels import canonical_label
+from tumorlens.data.spellings import canonical_label
 
 
 @pytest.mark.parametrize("name", ["PI_00", "GL12", "me07", "NO-1", "no 3"])

@@ -17,12 +17,12 @@ from tumorlens.data.datasets.sample import Sample, has_truth, read_sample
 from tumorlens.data.datasets.sweep import sweep
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.data.labels import canonical_label
 from tumorlens.data.masks.read import read_mask, read_volume_mask
 from tumorlens.data.masks.regions import Regions
 from tumorlens.data.phantom import phantom_volume
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.data.scan import Scan
+from tumorlens.data.spellings import canonical_label
 from tumorlens.data.training.prepared import prepare
 
 

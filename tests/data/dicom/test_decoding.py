@@ -21,11 +21,11 @@ from pydicom.uid import (
 )
 
 from tests.scans.dicom import edit, save_enhanced, save_killer, save_series, small_volume
-from tumorlens.data import isolation
 from tumorlens.data.dicom import decoding
 from tumorlens.data.dicom.decoding import decode, prepare_decoders, stored_frames
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
+from tumorlens.data.workers import isolation
 
 COMPRESSED = [JPEG2000Lossless, JPEGLSLossless]
 NAMES = {"ids": lambda uid: uid.name}

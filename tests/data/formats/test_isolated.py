@@ -14,9 +14,9 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from scipy.io import savemat
 
-from tumorlens.data import isolation
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import FORMATS, open_scan, prepare_to_open, read_here
+from tumorlens.data.workers import isolation
 
 GRAY = (np.add.outer(np.arange(90), np.arange(70)) * 2 % 256).astype(np.uint8)
 COLOR = np.stack([GRAY, GRAY[::-1], GRAY], 2)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import maximum_filter, uniform_filter
 
-from tests.scans.pictures import save_volume
+from tests.pipeline.batch.results import HEALTHY_PICTURE, SICK_PICTURE
+from tests.scans.pictures import save, save_volume
 from tumorlens.classification.predict import Classifier
 from tumorlens.data.formats.pictures import write_png
 from tumorlens.data.labels import CLASSES
@@ -81,6 +82,15 @@ def folder(tmp_path_factory):
     (folder / "broken.png").write_bytes(b"not a picture")
     write_png(folder / "noise.png", np.random.default_rng(0).integers(0, 255, (128, 128)).astype(np.uint8))
     return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures in two folders."""
+    save(tmp_path / "pictures" / "a" / "sick.png", SICK_PICTURE)
+    save(tmp_path / "pictures" / "b" / "healthy.jpg", HEALTHY_PICTURE)
+    save(tmp_path / "pictures" / "b" / "twin.png", HEALTHY_PICTURE)
+    return tmp_path / "pictures"
 
 
 @pytest.fixture

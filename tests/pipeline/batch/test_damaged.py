@@ -8,8 +8,8 @@ import pytest
 
 from tests.scans.dicom import save_killer
 from tests.scans.pictures import save, table
-from tumorlens.data import isolation
 from tumorlens.data.phantom import phantom_slice
+from tumorlens.data.workers import isolation
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

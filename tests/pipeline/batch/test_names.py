@@ -9,22 +9,16 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.pipeline.batch.results import HEALTHY_PICTURE, digits
 from tests.scans.pictures import save, table
 from tests.scans.studies import series
-from tumorlens.data.phantom import phantom_slice
 from tumorlens.pipeline.batch.inputs import collect
-from tumorlens.pipeline.batch.job import Job, folder_of, place_of
+from tumorlens.pipeline.batch.job import Job, folder_of
 from tumorlens.pipeline.batch.names import name_jobs
-
-PICTURE = phantom_slice(1, "no_tumor").image
 
 
 def names_of(*jobs):
     return [job.name for job in name_jobs(jobs)]
-
-
-def digits(path):
-    return place_of(Job(Path(path), ""))[:6]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +64,7 @@ def test_the_digits_are_those_of_the_place_in_the_result(pipeline, tmp_path):
     from tumorlens.pipeline.batch.run import run_batch
 
     for patient in ("p1", "p2"):
-        save(tmp_path / patient / "1.png", PICTURE)
+        save(tmp_path / patient / "1.png", HEALTHY_PICTURE)
     work = collect([str(tmp_path / "p1"), str(tmp_path / "p2")], tmp_path / "out", tmp_path)
     run_batch(pipeline, work.jobs, tmp_path / "out")
     (folder,) = (tmp_path / "out").glob("1-*")
@@ -78,7 +72,7 @@ def test_the_digits_are_those_of_the_place_in_the_result(pipeline, tmp_path):
 
 
 def test_names_do_not_depend_on_the_order_of_the_inputs(tmp_path):
-    inputs = [str(save(tmp_path / patient / "1.png", PICTURE)) for patient in ("p1", "p2", "p3")]
+    inputs = [str(save(tmp_path / patient / "1.png", HEALTHY_PICTURE)) for patient in ("p1", "p2", "p3")]
     inputs += [str(tmp_path / "p3"), str(tmp_path), str(tmp_path / "gone" / "1.png")]
     names = []
     for order in itertools.permutations(inputs):
@@ -89,7 +83,7 @@ def test_names_do_not_depend_on_the_order_of_the_inputs(tmp_path):
 
 
 def test_scans_come_in_the_order_of_the_inputs(tmp_path):
-    inputs = [str(save(tmp_path / path, PICTURE)) for path in ("b/c/2.png", "1.png", "a/3.png")]
+    inputs = [str(save(tmp_path / path, HEALTHY_PICTURE)) for path in ("b/c/2.png", "1.png", "a/3.png")]
     assert [job.name for job in collect(inputs, tmp_path / "out", tmp_path).jobs] == ["2.png", "1.png", "3.png"]
 
 
@@ -146,7 +140,7 @@ def test_series_of_one_number_have_the_same_names_whichever_is_chosen(tmp_path):
 
 
 def test_the_command_says_which_scan_a_changed_name_stands_for(tumorlens, tmp_path, caplog):
-    paths = [save(tmp_path / patient / "1.png", PICTURE) for patient in ("p1", "p2")]
+    paths = [save(tmp_path / patient / "1.png", HEALTHY_PICTURE) for patient in ("p1", "p2")]
     assert tumorlens("run", *paths, "-o", tmp_path / "out").exit_code == 0
     name = f"1-{digits(paths[1])}.png"
     assert [row["scan"] for row in table(tmp_path / "out")] == ["1.png", name]
@@ -168,7 +162,7 @@ def test_no_output_folder_leaves_the_output(tmp_path):
 def test_line_ends_in_names_leave_each_scan_its_one_line(tumorlens, tmp_path):
     folder = tmp_path / "in\n"
     for name in ("a\nb.png", "a\\nb.png", "fo\rld\ner/\x1bc.png"):
-        save(folder / name, PICTURE)
+        save(folder / name, HEALTHY_PICTURE)
     (folder / "cut\n.png").write_bytes((folder / "a\nb.png").read_bytes()[:300])
     (folder / "bad\n.zip").write_bytes(b"PK\x03\x04")
     with zipfile.ZipFile(folder / "good\n.zip", "w") as archive:

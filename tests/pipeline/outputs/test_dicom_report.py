@@ -12,7 +12,8 @@ from tests.pipeline.fixed import BRATS
 from tests.scans.dicom_results import errors_in, lesion, result_of, saved, value_of, with_lesions, written
 from tumorlens.data.dicom.reader import read_series
 from tumorlens.data.dicom.seg import write_mask_dicom, write_regions_dicom
-from tumorlens.data.labels import ClassList, canonical_label
+from tumorlens.data.labels import ClassList
+from tumorlens.data.spellings import canonical_label
 from tumorlens.pipeline.measurements.regions import RegionSize
 from tumorlens.pipeline.outputs.dicom_report import classifier_of, segmenter_of, write_report_dicom
 

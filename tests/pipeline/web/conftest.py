@@ -169,6 +169,28 @@ def size(request: pytest.FixtureRequest) -> tuple[int, int]:
     return chosen
 
 
+@pytest.fixture
+def out(finished_batch, tmp_path):
+    """A copy of the results of `finished_batch`, to decide on."""
+    shutil.copytree(finished_batch[1], tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def review(start_server, finished_batch, out):
+    """`review() -> Server` for the batch; calls stop nothing, so that two servers may share it."""
+    servers = []
+
+    def start(*arguments):
+        servers.append(start_server(out, "--scans", finished_batch[0], *arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+
+
 def serious_faults(page: Any) -> list[str]:
     """What axe-core finds on a page that keeps people out."""
     from axe_playwright_python.sync_playwright import Axe

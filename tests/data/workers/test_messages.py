@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.scans.decoders import annotated_scan
-from tumorlens.data.messages import receive, send
 from tumorlens.data.scan import Scan
+from tumorlens.data.workers.messages import receive, send
 
 
 class Pipe(io.BytesIO):

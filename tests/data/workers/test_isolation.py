@@ -16,9 +16,9 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.scans import decoders
-from tumorlens.data import isolation
 from tumorlens.data.errors import InputError
-from tumorlens.data.isolation import isolated, prepare
+from tumorlens.data.workers import isolation
+from tumorlens.data.workers.isolation import isolated, prepare
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither limits nor signals")
 
@@ -253,7 +253,7 @@ def script(folder, code):
     path = folder / "script.py"
     path.write_text(
         f"import sys\nsys.path.append({str(REPOSITORY)!r})\nfrom tests.scans import decoders\n"
-        f"from tumorlens.data.isolation import isolated\n{code}\n"
+        f"from tumorlens.data.workers.isolation import isolated\n{code}\n"
     )
     return subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True, cwd=folder)
 
@@ -263,7 +263,7 @@ def test_a_worker_ends_with_a_parent_that_was_killed(tmp_path, call):
     """At once if it waits; when its time is up if a decoder hangs."""
     parent = script(
         tmp_path,
-        "import time\nfrom tumorlens.data import isolation\nisolation._SECONDS = 3.0\n"
+        "import time\nfrom tumorlens.data.workers import isolation\nisolation._SECONDS = 3.0\n"
         f"print(isolated(decoders.process_id, size=0), flush=True)\nisolated({call}, size=0)\ntime.sleep(60)",
     )
     worker = int(parent.stdout.readline())

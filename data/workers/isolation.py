@@ -28,7 +28,7 @@ from threading import Lock, Thread
 from typing import Any, TypeVar, cast
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.messages import receive, send
+from tumorlens.data.workers.messages import receive, send
 
 Value = TypeVar("Value")
 
@@ -39,7 +39,7 @@ _LOOK_EVERY = 1.0
 _PIPE = 2**20  # bytes, the most that Linux grants everybody
 _TIMED_OUT = -signal.SIGALRM if hasattr(signal, "SIGALRM") else None  # exit status
 _GREETING = "a worker of tumorlens"
-_COMMAND = "from tumorlens.data.isolation import serve; serve()"
+_COMMAND = "from tumorlens.data.workers.isolation import serve; serve()"
 
 
 def isolated(function: Callable[..., Value], *args: Any, size: int) -> Value:
@@ -49,8 +49,8 @@ def isolated(function: Callable[..., Value], *args: Any, size: int) -> Value:
 
     Args:
         function: A function at the top of a module.
-        args: Its arguments, of types that `data.messages.send` takes. What it returns is of these types, too, and its
-            sequences arrive as tuples.
+        args: Its arguments, of types that `data.workers.messages.send` takes. What it returns is of these types, too,
+            and its sequences arrive as tuples.
         size: Bytes of the file or of the data. They decide how much time and memory the function may take.
 
     Raises:
