@@ -61,10 +61,15 @@ def missing(feature: str, extra: str, packages: Sequence[str] = ()) -> str | Non
 
     None of them is imported.
     """
+    absent = absent_packages(packages or EXTRAS[extra])
+    return _install(feature, extra, absent) if absent else None
+
+
+def absent_packages(packages: Sequence[str]) -> list[str]:
+    """Those that are not installed, by the names under which they are imported. None is imported."""
     from importlib.util import find_spec
 
-    absent = [package for package in packages or EXTRAS[extra] if find_spec(package) is None]
-    return _install(feature, extra, absent) if absent else None
+    return [package for package in packages if find_spec(package) is None]
 
 
 def require(feature: str, extra: str, packages: Sequence[str] = ()) -> None:

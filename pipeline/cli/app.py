@@ -68,7 +68,7 @@ COMMANDS: Commands = {
     "data": (DATA, "Look at a data set, check it, split it by patient."),
     "calibrate": ("tools.calibrate", "Fit the rule for volumes on labeled ones, and write it to a classifier's card."),
     "export": ("tools.export", "Write a stage for other programs (Triton, ONNX Runtime, OpenVINO, LibTorch)."),
-    "info": ("info.info", "Show versions, devices, models and their hashes."),
+    "info": ("info.info", "Show versions, extras, devices, models and their hashes."),
 }
 
 

@@ -1,32 +1,41 @@
-"""`tumorlens info`: versions, devices, models and their hashes."""
+"""`tumorlens info`: versions, extras, devices, models and their hashes."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tumorlens.data.config import setting
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import EXTRAS, InputError, absent_packages
 from tumorlens.pipeline.cli.options import Values, command, fill
 from tumorlens.pipeline.cli.screen import say
 
 
 @dataclass(frozen=True)
 class InfoCall:
-    """The form of the printed facts."""
+    """The models, and the form of the printed facts."""
 
+    classifier: Path | None = setting(None, "Weights of your own.", metavar="FILE", shown="those that are shipped")
+    segmenter: Path | None = setting(None, "Weights of your own.", metavar="FILE", shown="those that are shipped")
     as_json: bool = setting(False, "Print JSON.", flag="--json")
 
 
 def _info(values: Values) -> None:
-    facts = collect_info()
-    say(json.dumps(facts, indent=2) if fill(InfoCall, values).as_json else format_info(facts))
+    call = fill(InfoCall, values)
+    facts = collect_info(call.classifier, call.segmenter)
+    say(json.dumps(facts, indent=2) if call.as_json else format_info(facts))
 
 
-def collect_info() -> dict[str, Any]:
-    """Versions, devices with their precision, and both shipped models with the check of their hashes."""
+def collect_info(classifier: Path | None = None, segmenter: Path | None = None) -> dict[str, Any]:
+    """Versions, extras, devices with their precision, and both models with the check of their hashes.
+
+    Args:
+        classifier: Weights of stage one; by default those that are shipped.
+        segmenter: Weights of stage two.
+    """
     from tumorlens.classification.predict import SHIPPED as CLASSIFIER
     from tumorlens.data.cards.card import checked_card
     from tumorlens.data.cards.weights import checked_content
@@ -35,7 +44,7 @@ def collect_info() -> dict[str, Any]:
 
     devices, default = _devices()
     models: dict[str, Any] = {}
-    for stage, path in (("classification", CLASSIFIER), ("segmentation", SEGMENTER)):
+    for stage, path in (("classification", classifier or CLASSIFIER), ("segmentation", segmenter or SEGMENTER)):
         try:
             card = checked_card(path, stage)
             checked_content(path, card)
@@ -45,6 +54,7 @@ def collect_info() -> dict[str, Any]:
             models[stage] = {"file": path.name, "intact": False, "error": str(error)}
     return {
         "versions": package_versions(),
+        "extras": {extra: {"missing": absent_packages(packages)} for extra, packages in EXTRAS.items()},
         "problems": [problem for problem in [opencv_problem()] if problem],
         "devices": {name: {"bf16": bf16} for name, bf16 in devices.items()},
         "default_device": default,
@@ -71,6 +81,9 @@ def format_info(facts: dict[str, Any]) -> str:
     """The facts as lines for a terminal."""
     lines = ["versions"] + [f"  {name} {number}" for name, number in facts["versions"].items()]
     lines += [f"problem: {problem}" for problem in facts["problems"]]
+    lines.append("extras")
+    for name, extra in facts["extras"].items():
+        lines.append(f"  {name}: " + (f"no ({', '.join(extra['missing'])})" if extra["missing"] else "yes"))
     lines.append("devices")
     for name, abilities in facts["devices"].items():
         mark = " (default)" if name == facts["default_device"] else ""
@@ -89,6 +102,6 @@ info = command(
     InfoCall,
     examples="""
     tumorlens info
-    tumorlens info --json
+    tumorlens info --classifier runs/classification/classifier.safetensors --json
     """,
 )

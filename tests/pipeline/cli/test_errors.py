@@ -82,7 +82,7 @@ def test_a_result_folder_that_cannot_be_made_costs_one_scan(tumorlens, study, tm
 
 
 def test_a_fault_of_ours_costs_one_scan_only(tumorlens, study, tmp_path, monkeypatch):
-    import tumorlens.pipeline.pipeline as module
+    import tumorlens.pipeline.measure as module
 
     real = module.measure_lesions
 

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 
+from tests.pipeline.engines.networks import save_classifier
 from tests.scans.pictures import save
+from tumorlens.data.errors import EXTRAS
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.pipeline import versions as module
 
@@ -20,6 +22,21 @@ def test_info(command):
     text = command("info").stdout
     assert facts["models"]["segmentation"]["sha256"] in text
     assert command("--version").stdout.startswith("tumorlens ")
+
+
+def test_info_of_weights_of_your_own(command, tmp_path):
+    weights = save_classifier(tmp_path / "cnn.safetensors", size=64)
+    facts = json.loads(command("info", "--json", "--classifier", weights).stdout)["models"]
+    assert facts["classification"]["file"] == "cnn.safetensors" and facts["classification"]["input_size"] == 64
+    assert facts["segmentation"]["file"] == "segmenter.safetensors"
+    assert command("info", "--segmenter", weights).stdout.count("these weights are for classification") == 1
+
+
+def test_info_says_what_extras_lack(command, monkeypatch):
+    monkeypatch.setitem(EXTRAS, "coco", ("pycocotools", "no_such_package"))
+    assert json.loads(command("info", "--json").stdout)["extras"]["coco"] == {"missing": ["no_such_package"]}
+    text = command("info").stdout
+    assert "  coco: no (no_such_package)\n" in text and "  train: yes\n" in text
 
 
 def test_two_builds_of_opencv_are_reported(command, monkeypatch):
