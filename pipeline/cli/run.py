@@ -21,7 +21,8 @@ from tumorlens.pipeline.options import LoadOptions, RunOptions, is_dicomweb, is_
 if TYPE_CHECKING:
     from tumorlens.pipeline.batch.job import Job
     from tumorlens.pipeline.batch.run import BatchReport, Done
-    from tumorlens.pipeline.services.remote import Inputs, Output
+    from tumorlens.pipeline.services.stores.mirror import Inputs
+    from tumorlens.pipeline.services.stores.output import Output
 
 _SHOWN = 5  # files that were left alone, by name
 _FETCHING = 4  # threads that fetch and read scans of a store ahead
@@ -82,7 +83,8 @@ def _run(values: Values) -> int:
         from tumorlens.data.locks import sole_writer
         from tumorlens.pipeline.batch.inputs import collect
         from tumorlens.pipeline.batch.listing import check_headers, describe, list_work
-        from tumorlens.pipeline.services.remote import Output, mirror_inputs
+        from tumorlens.pipeline.services.stores.mirror import mirror_inputs
+        from tumorlens.pipeline.services.stores.output import Output
 
         out = Output.at(call.out or str(Path(scratch) / "none"), Path(scratch).resolve())
         inputs = mirror_inputs(call.inputs, Path(scratch) / "urls", call.out)

@@ -22,7 +22,8 @@ from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.outputs.table import COLUMNS
 from tumorlens.pipeline.services.cluster.batch import Outcome, Worker, run_with
 from tumorlens.pipeline.services.cluster.crew import RayCrew, connected
-from tumorlens.pipeline.services.remote import Output, Parcel
+from tumorlens.pipeline.services.stores.output import Output
+from tumorlens.pipeline.services.stores.parcel import Parcel
 
 SECONDS = 0.5  # a scan
 _THREADS = 8

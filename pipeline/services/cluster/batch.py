@@ -32,8 +32,10 @@ from tumorlens.pipeline.outputs import QUARANTINE, TABLE
 from tumorlens.pipeline.outputs.table import columns_of, error_row
 from tumorlens.pipeline.outputs.write import result_text
 from tumorlens.pipeline.pipeline import Pipeline
-from tumorlens.pipeline.services.remote import RESULT, Input, Output, Parcel, parcel_of, pull_result, push_result
-from tumorlens.pipeline.services.stores import Store
+from tumorlens.pipeline.services.stores.mirror import Input
+from tumorlens.pipeline.services.stores.output import RESULT, Output, pull_result, push_result
+from tumorlens.pipeline.services.stores.parcel import Parcel, parcel_of
+from tumorlens.pipeline.services.stores.store import Store
 
 MOST_TRIES = 3  # of a scan whose worker dies
 START_SECONDS = 600.0  # to load the models

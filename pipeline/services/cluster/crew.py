@@ -27,7 +27,7 @@ from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.options import LoadOptions
 from tumorlens.pipeline.services.cluster.batch import MOST_TRIES, START_SECONDS, Outcome, Queue, Worker
-from tumorlens.pipeline.services.remote import Parcel
+from tumorlens.pipeline.services.stores.parcel import Parcel
 
 _CORES = 4  # of a worker; more make one scan faster, not the batch
 _OBJECTS = 80 * 2**20  # bytes of Ray's store: what we send is small

@@ -24,7 +24,9 @@ from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.services.cluster.batch import Here, run_with
 from tumorlens.pipeline.services.dicomweb import AUTH
-from tumorlens.pipeline.services.remote import Output, mirror_inputs, parcel_of
+from tumorlens.pipeline.services.stores.mirror import mirror_inputs
+from tumorlens.pipeline.services.stores.output import Output
+from tumorlens.pipeline.services.stores.parcel import parcel_of
 
 ENHANCED, PIECES, LATER = "1.2.840.78", "1.2.840.79", "1.2.840.80"
 PATIENT = "PID-77881Q"  # of all studies but the one in pieces

@@ -40,7 +40,8 @@ from tumorlens.pipeline.outputs import QUARANTINE
 from tumorlens.pipeline.services.cluster import batch, crew
 from tumorlens.pipeline.services.cluster.batch import MOST_TRIES, Here, Queue, run_with
 from tumorlens.pipeline.services.cluster.crew import RayCrew, connected, shape_of
-from tumorlens.pipeline.services.remote import Output, mirror_inputs
+from tumorlens.pipeline.services.stores.mirror import mirror_inputs
+from tumorlens.pipeline.services.stores.output import Output
 
 LABELS = ("meningioma", "no_tumor", "glioma", "pituitary")
 N_PICTURES = 9

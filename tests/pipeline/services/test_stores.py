@@ -16,9 +16,11 @@ from tests.scans.studies import SICK, series
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice
 from tumorlens.pipeline.batch.inputs import collect
-from tumorlens.pipeline.services import remote
-from tumorlens.pipeline.services.remote import Output, mirror_inputs, parcel_of
-from tumorlens.pipeline.services.stores import Store
+from tumorlens.pipeline.services.stores import mirror
+from tumorlens.pipeline.services.stores.mirror import mirror_inputs
+from tumorlens.pipeline.services.stores.output import Output
+from tumorlens.pipeline.services.stores.parcel import parcel_of
+from tumorlens.pipeline.services.stores.store import Store
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def hospital_in_memory(memory, hospital):
 @pytest.mark.parametrize("head", [2**18, 400], ids=["whole headers", "cut headers"])
 def test_scans_of_a_url_are_those_of_the_folder(head, hospital_in_memory, hospital, tmp_path, monkeypatch):
     """Names, series, and the choice among them, also where a header is longer than what is read of it at first."""
-    monkeypatch.setattr(remote, "_HEAD", head)
+    monkeypatch.setattr(mirror, "_HEAD", head)
     inputs = mirror_inputs([hospital_in_memory], tmp_path / "urls", None)
     found = collect(inputs.paths, tmp_path / "out", tmp_path, (), inputs.origins)
     known = collect([str(hospital)], tmp_path / "out", tmp_path)
@@ -69,7 +71,7 @@ def test_another_process_fetches_the_very_files(hospital_in_memory, hospital, tm
 
 
 def test_series_that_differ_beyond_their_headers_are_two_scans(memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "_HEAD", 2000)  # less than the pixels
+    monkeypatch.setattr(mirror, "_HEAD", 2000)  # less than the pixels
     for path in series(tmp_path / "s", SICK):
         data = path.read_bytes()
         memory.pipe_file(f"/x/a/{path.name}", data)

@@ -1,0 +1,1 @@
+"""Stores (object stores, web folders) and DICOMweb servers as places of scans and results."""
