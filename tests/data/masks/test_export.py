@@ -234,7 +234,7 @@ def test_coco_of_other_programs_has_plain_run_lengths(tmp_path):
 
 def test_coco_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pycocotools", None)
-    with pytest.raises(InputError, match=r"install tumorlens\[coco\]"):
+    with pytest.raises(InputError, match=r"needs pycocotools; install it with: pip install 'tumorlens\[coco\]'"):
         write_coco(tmp_path / "p.json", tmp_path / "r.json", [])
 
 
