@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,6 @@ class Run:
         return cls(config, out, checkpoint, progress, say if team is None or team.is_global_zero else _quiet, team)
 
     @property
-    def own_prepared(self) -> Path | None:
-        """The folder by which the first process hands the slices to the others, if the user names none."""
-        return self.out / "prepared" if self.team is not None and not self.config.prepared else None
-
-    @property
     def device(self) -> torch.device:
         """The device on which the trained network is measured."""
         return pick_device(self.config.device)
@@ -135,28 +131,38 @@ class Run:
         Raises:
             InputError: See `data.training.partition.load_partition`.
         """
-        config = self.config if self.own_prepared is None else replace(self.config, prepared=str(self.own_prepared))
+        load = partial(load_partition, keep=keep, given=given, regions=regions)
         if self.team is None:
-            parts = load_partition(config, keep, prepared, given, regions)
-        else:  # the first process reads and stores them
-            problem = None
-            with self.team.rank_zero_first():
-                shown = prepared if self.team.is_global_zero else None
-                try:
-                    parts = load_partition(config, keep, shown, given, regions)
-                except InputError as error:  # raised below: the others wait for the end of this block
-                    problem = error
-            if problem is not None:
-                if self.checkpoint is None and self.own_prepared is not None:  # nothing has begun
-                    remove_prepared(self.own_prepared)
-                    with suppress(OSError):
-                        self.out.rmdir()
-                raise problem
+            parts = load(self.config, progress=prepared)
+        else:
+            parts = self._load_in_turn(self.team, load, prepared)
         self.say(str(parts))
         self.warn_of_known_patients(parts)
         if evidence is not None:
             evidence.check_coverage([sample.patient for sample in parts.train.samples])
         return parts
+
+    def _load_in_turn(self, team: L.Fabric, load: Callable[..., Partition], prepared: Progress | None) -> Partition:
+        """The first process reads the slices and stores them, for the others to take; what it stored goes then."""
+        first, own = team.is_global_zero, None if self.config.prepared else self.out / "prepared"
+        config = self.config if own is None else replace(self.config, prepared=str(own))
+        is_new, problem = not self.out.exists(), None
+        try:
+            with team.rank_zero_first():
+                try:
+                    parts = load(config, progress=prepared if first else None)
+                except InputError as error:  # raised below: the others wait for the end of this block
+                    problem = error
+            if problem is not None:
+                raise problem
+            team.barrier()
+            return parts
+        finally:
+            if first and own is not None:
+                remove_prepared(own)
+                if is_new:
+                    with suppress(OSError):
+                        self.out.rmdir()
 
     def warn_of_known_patients(self, parts: Partition) -> None:
         """Warn if the initial weights have learned from patients that this run holds out."""
@@ -194,9 +200,6 @@ class Run:
         trainer = make_trainer(self.out, self.config, monitor, self.progress, self.say)
         run_trainer(trainer, module, training, validation if chooses else None, self.checkpoint)
         end_processes()
-        own = self.out / "prepared"  # also that of processes which were stopped, and which this run resumes alone
-        if not self.config.prepared or Path(self.config.prepared).absolute() != own.absolute():
-            remove_prepared(own)
         if reason := stopped_early(trainer, self.config):
             self.say(reason)
         close_loggers(trainer)

@@ -90,16 +90,26 @@ def test_a_run_that_diverges_ends_with_one_sentence(phantom_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_set_that_cannot_be_used_leaves_no_folder(phantom_set, tmp_path):
-    """The first process has stored the slices by then."""
+@pytest.mark.parametrize(
+    ("is_doubled", "sentence"), [(True, "the same picture across the split"), (False, "the data show one class only")]
+)
+def test_a_set_that_cannot_be_used_leaves_no_folder(phantom_set, tmp_path, is_doubled, sentence):
+    """The first process has stored the slices by then. That there is one class is found after all have read them."""
     folder = shutil.copytree(phantom_set, tmp_path / "set")
     with (folder / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    first, last = (next(row["image"] for row in rows if row["fold"] == fold) for fold in ("0", "2"))
-    shutil.copy(folder / first, folder / last)
+    if is_doubled:
+        first, last = (next(row["image"] for row in rows if row["fold"] == fold) for fold in ("0", "2"))
+        shutil.copy(folder / first, folder / last)
+    else:
+        rows = [row for row in rows if row["label"] == "glioma"]
+    with (folder / "index.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
     done = call(words("classification", folder, tmp_path / "run"))
     assert done.returncode == 2
-    assert "same picture across the split" in done.stderr and done.stderr.count("\n") == 1
+    assert sentence in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
