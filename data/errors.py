@@ -53,7 +53,9 @@ def needs(feature: str, extra: str | None = None) -> Iterator[None]:
         bringing = [name for name, packages in EXTRAS.items() if package in packages]
         if not bringing:
             raise
-        raise InputError(_install(feature, extra or bringing[0], [package])) from None
+        extra = extra or bringing[0]
+        first = absent_packages(EXTRAS[extra])[:1] or [package]  # all of PyTorch's are called by its name
+        raise InputError(_install(feature, extra, first)) from None
 
 
 def missing(feature: str, extra: str, packages: Sequence[str] = ()) -> str | None:

@@ -83,7 +83,7 @@ def test_scans_are_run_and_explained(light, scans, tmp_path):
     ("arguments", "sentence"),
     [
         (("run", "SCANS", "-o", "OUT", "--engine", "torch"), "engine torch needs PyTorch"),
-        (("train", "segmentation", "--data", "SET", "-o", "OUT"), "this command needs lightning"),
+        (("train", "segmentation", "--data", "SET", "-o", "OUT"), "this command needs PyTorch"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (

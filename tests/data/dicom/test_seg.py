@@ -292,7 +292,7 @@ def test_names_that_archives_file_under_are_passed_on_and_free_text_is_not(tmp_p
     for path in written(tmp_path, scan):
         ds = dcmread(path)
         assert ds.AccessionNumber == "A-NUMBER-OF-MORE-THAN-16"
-        assert (ds.PatientID, ds.IssuerOfPatientID) == ("PID-77881", "Hospital")
+        assert (ds.PatientID, ds.IssuerOfPatientID) == ("PID-77881Q", "Hospital")
         assert (ds.PatientBirthDate, ds.PatientSex, ds.StudyDate) == ("19610203", "F", "20240102")
         everything = path.read_bytes()
         assert b"Hidden Lane" not in everything

@@ -52,7 +52,7 @@ def test_one_volume_is_better_than_several(tmp_path):
 
 
 def test_the_description_does_not_name_the_patient(tmp_path):
-    files = save_study(tmp_path, {**T1C, "SeriesDescription": "Doe t1 +c PID-77881 jane"})
+    files = save_study(tmp_path, {**T1C, "SeriesDescription": "Doe t1 +c PID-77881Q jane"})
     (series,) = find_series(files).series
     assert series.description.startswith("*** t1 +c")
     assert not any(word.lower() in series.description.lower() for word in IDENTIFIERS)
