@@ -247,7 +247,7 @@ def _hash_of(parcel: Parcel) -> str | None:
     found: list[str] = []
 
     def read() -> None:
-        with ScratchFolder() as scratch, suppress(InputError):
+        with suppress(InputError, OSError), ScratchFolder() as scratch:
             place = Path(scratch) / "in"
             parcel.fetch(place)
             found.append(hash_of(parcel.open_in(place)))

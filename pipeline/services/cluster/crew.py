@@ -105,9 +105,12 @@ class RayCrew:
         ready: list[Any] = []
         while not ready:
             ready, _ = self.ray.wait([*self.busy], num_returns=1, timeout=_PATIENCE)
-            if not ready and self.settings is None:
+            if ready:  # perhaps others, too: this process was busy, or stopped, and nobody is late
+                break
+            if self.settings is None:
                 _log.warning("no worker has started yet; the cluster has no free cores, or is still starting machines")
-            for actor, _, until in self.busy.values():
+            ready, silent = self.ray.wait([*self.busy], num_returns=len(self.busy), timeout=0)
+            for actor, _, until in (self.busy[answer] for answer in silent):
                 if time.monotonic() > until:  # its own alarm did not end it: it was stopped (SIGSTOP), or its machine
                     self.ray.kill(actor)
         actor, some, _ = self.busy.pop(ready[0])
@@ -187,6 +190,8 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once in a process
     with needs("--ray"):
         import ray
+    with suppress(AttributeError):  # Ray's lists of jobs show the command line, and so what a query or signature holds
+        ray._private.utils.get_entrypoint_name = lambda: "tumorlens"
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL", "namespace": "tumorlens"}
     on_termination = signal.getsignal(signal.SIGTERM)
     with ScratchFolder() as scratch:

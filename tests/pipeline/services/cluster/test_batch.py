@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import math
 import os
 import socket
@@ -19,6 +19,7 @@ import pydicom
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.pipeline.batch.results import contents
 from tests.pipeline.services.cluster.workers import (
     DEATHS,
     FastWorker,
@@ -141,17 +142,6 @@ def on_ray(ray, worker=FastWorker, n=2, seconds=math.inf):
 
 def here(place):
     return Here(FastWorker(LoadOptions(), RunOptions(), place, 2))
-
-
-def contents(out):
-    """Name -> bytes of each file, without what differs from run to run: times, UIDs and dates of DICOM, the place."""
-    found = {}
-    for file in sorted(path for path in out.rglob("*") if path.is_file() and path.suffix not in (".dcm", ".parquet")):
-        data = file.read_bytes()
-        if file.name == "result.json":
-            data = {k: v for k, v in json.loads(data).items() if k not in ("timings_s", "place_sha256")}
-        found[str(file.relative_to(out))] = data
-    return found
 
 
 def without_places(files, place):
@@ -327,6 +317,44 @@ def test_a_scan_that_nobody_can_read_has_no_hash(tmp_path, monkeypatch):
     begun = time.monotonic()
     assert batch._hash_of(Endless()) is None and time.monotonic() - begun < 5
     let_go.set()
+
+
+def test_a_scan_that_cannot_be_written_has_no_hash(monkeypatch):
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+
+    class Unwritable:
+        def fetch(self, place):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert batch._hash_of(Unwritable()) is None and not raised
+
+
+def test_workers_are_late_only_if_nobody_has_answered():
+    """This process may have been busy, or stopped, for longer than a scan may take."""
+    killed, waits = [], []
+
+    class Ray:
+        def wait(self, answers, num_returns, timeout):
+            ready = waits.pop(0)
+            return ready, [answer for answer in answers if answer not in ready]
+
+        kill = staticmethod(killed.append)
+        get = staticmethod(lambda answer: [answer])
+
+    mates = RayCrew.__new__(RayCrew)
+    mates.ray, mates.settings = Ray(), {}
+    mates.busy = {n: (f"worker {n}", [f"parcel {n}"], 0.0) for n in range(3)}
+    waits[:] = [[0]]
+    assert mates._next() == ("worker 0", ["parcel 0"], [0]) and not killed
+    waits[:] = [[], [1]]
+    assert mates._next() == ("worker 1", ["parcel 1"], [1]) and killed == ["worker 2"]
+
+
+def test_a_cluster_does_not_show_the_command_line(ray):
+    from ray._private.state import jobs
+
+    assert [job["Entrypoint"] for job in jobs()] == ["tumorlens"]
 
 
 @pytest.mark.slow
