@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from tumorlens.data.dicom.series import common_folder
 from tumorlens.data.errors import one_line
 from tumorlens.data.formats.open import SCAN_SUFFIXES
+from tumorlens.pipeline.options import is_dicomweb
 
 _EXTENSIONS = sorted((*SCAN_SUFFIXES, ".zip", ".img", ".img.gz"), key=len, reverse=True)
 
@@ -61,16 +63,24 @@ class Job:
     def shown_path(self, path: Path | None = None) -> str:
         """The job's path, or a path below it, as the user knows it: inside the zip, not in the temporary folder."""
         text = str(self.path if path is None else path)
-        return text.replace(*self.unpacked) if self.unpacked else text
+        return with_origin(text, *self.unpacked) if self.unpacked else text
 
     def with_path(self, message: str) -> str:
         """A message about this scan that names its path as the user knows it."""
         if self.unpacked:
-            message = one_line(message.replace(*self.unpacked))
+            message = one_line(with_origin(message, *self.unpacked))
         path = one_line(self.shown_path())
         if message.startswith(f"{path}:") or (os.sep in path and path in message):
             return message
         return f"{path}: {message.removeprefix(f'{one_line(self.path.name)}: ')}"
+
+
+def with_origin(text: str, folder: str, place: str) -> str:
+    """A text that names a zip or URL instead of the folder that stands for it."""
+    if is_dicomweb(place):  # the folder has STUDY/SERIES for what the standard calls studies/STUDY/series/SERIES
+        text = re.sub(rf"({re.escape(folder)})/(?=[\w.-])", r"\1/studies/", text)
+        text = re.sub(rf"({re.escape(folder)}/studies/[\w.-]+)/(?=[\w.-])", r"\1/series/", text)
+    return text.replace(folder, place)
 
 
 def place_of(job: Job) -> str:

@@ -126,9 +126,11 @@ def _named(*origins: tuple[str, str]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
+        from tumorlens.pipeline.batch.job import with_origin
+
         message = str(error)
         for folder, url in origins:
-            message = message.replace(folder, url)
+            message = with_origin(message, folder, url)
         raise InputError(message) from None
 
 

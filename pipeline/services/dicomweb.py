@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tumorlens.data.dicom.headers import header_file
 from tumorlens.data.errors import InputError, needs
+from tumorlens.pipeline.batch.job import with_origin
 
 AUTH = "TUMORLENS_DICOMWEB_AUTH"  # USER:PASSWORD, or a token; not on the command line, where `ps` shows it
 TIMEOUT_S = 60.0
@@ -24,7 +25,7 @@ _ALL_SYNTAXES = (("application/dicom", "*"),)
 _UID = r"[\w-][\w.-]{0,63}"  # also of those who break the standard, but never a way out of a folder
 _QUERY = re.compile(
     r"dicomweb\+(?P<address>https?://((?!/studies/)[^?#])+?)"
-    rf"(/studies/(?P<study>{_UID})(/series/(?P<series>{_UID}))?)?/?(\?(?P<filters>[^#]*))?",
+    rf"(/studies(/(?P<study>{_UID})(/series/(?P<series>{_UID}))?)?)?/?(\?(?P<filters>[^#]*))?",
     re.ASCII,
 )
 # By these every server can search for studies (PS3.18 table 10.6.1-2); it may ignore others, and give all that it has.
@@ -66,7 +67,8 @@ class Server:
         except ValueError:  # brackets that are no IPv6 address
             raise InputError("this is not an address such as http://localhost:8042") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"{parts.hostname or url}: give an address such as http://localhost:8042")
+            named = f"{parts.hostname}: " if parts.hostname else ""  # not the address, which may hold a password
+            raise InputError(f"{named}give an address such as http://localhost:8042")
         if parts.username or parts.password:
             raise InputError(f"{parts.hostname}: others see passwords in addresses; put USER:PASSWORD into {AUTH}")
         with needs("DICOMweb", extra):
@@ -102,7 +104,7 @@ class Server:
     def search(self, query: str) -> list[str]:
         """Study Instance UIDs of the studies that match ``KEY=VALUE&KEY=VALUE``."""
 
-        def search(offset: int) -> list[dict[str, Any]]:
+        def search(offset: int) -> Any:
             # Not by the client, which encodes ``*``: Orthanc 1.10 does not decode it.
             response = self.session.get(
                 f"{self.client.base_url}/studies",
@@ -135,21 +137,37 @@ class Server:
                 yield file.getvalue(), str(dataset.SOPInstanceUID)
 
 
-def _all(search: Callable[..., list[dict[str, Any]]], tag: str) -> dict[str, dict[str, Any]]:
+def _all(search: Callable[..., Any], tag: str) -> dict[str, dict[str, Any]]:
     """What a search finds, page by page: UID -> attributes.
 
     It ends with a page without anything new: some Orthancs give the first page for every offset.
+
+    Raises:
+        ValueError: What the server sends is not DICOM JSON (PS3.18 F), or lacks a UID.
     """
     found: dict[str, dict[str, Any]] = {}
     while True:
-        page = {str(_first(each, tag)): each for each in search(offset=len(found))}
+        some = search(offset=len(found))
+        if not isinstance(some, dict | list):
+            raise ValueError("this is not DICOM JSON")
+        page = {_uid(each, tag): each for each in ([some] if isinstance(some, dict) else some)}
         if page.keys() <= found.keys():
             return found
         found |= page
 
 
+def _uid(attributes: dict[str, Any], tag: str) -> str:
+    uid = _first(attributes, tag)
+    if not isinstance(uid, str):
+        raise ValueError(f"{tag} is missing")
+    return uid
+
+
 def _first(attributes: dict[str, Any], tag: str) -> Any:
-    return (attributes.get(tag, {}).get("Value") or [None])[0]
+    try:
+        return (attributes.get(tag, {}).get("Value") or [None])[0]
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError("this is not DICOM JSON") from None
 
 
 @dataclass(frozen=True)
@@ -174,8 +192,8 @@ class Studies:
         return f"dicomweb+{self.address}"
 
     def shown(self, name: str) -> str:
-        """The URL of a file."""
-        return f"{self.place}/{name}"
+        """The URL of a series or file."""
+        return with_origin(f"{self.place}/{name}", self.place, self.place)
 
     @contextmanager
     def _errors(self, action: str) -> Iterator[None]:
@@ -190,35 +208,35 @@ class Studies:
                 raise
             raise InputError(f"{action}: {self._server.problem(error)}") from None
 
-    def find(self, query: Query) -> Iterator[str]:
-        """``STUDY/SERIES`` of all MR series that a query names, or of the one series."""
-        action = f"{self.place}: no studies can be looked for"
-        n_series = 0
-        with self._errors(action):
+    def find(self, query: Query) -> list[str]:
+        """What the server calls the UIDs of the studies that a query names."""
+        with self._errors(f"{self.place}: no studies can be looked for"):
             studies = [query.study] if query.study else self._server.search(query.filters)
         if not studies:
             raise InputError(f"{self.place}: no study matches the query")
-        for study in map(_checked, studies):
-            with self._errors(action):
-                found = [query.series] if query.series else list(self._server.series(study))
-            n_series += len(found)
-            yield from (f"{study}/{_checked(series)}" for series in found)
-        if not n_series:
-            raise InputError(f"{self.place}: there is no such study, or it has no MR series")
+        return studies
+
+    def series(self, study: str) -> list[str]:
+        """``STUDY/SERIES`` of all MR series of a study."""
+        with self._errors(f"{self.shown(_checked(study))}: its series cannot be looked for"):
+            return [f"{study}/{_checked(series)}" for series in self._server.series(study)]
 
     def headers(self, series: str) -> Iterator[tuple[str, bytes, int]]:
         """Name of each file of ``STUDY/SERIES``, a file with its header, and about how large the whole file is."""
         study, uid = series.split("/")
         with self._errors(f"{self.shown(series)}: not fetched"):
             metadata = self._server.client.retrieve_series_metadata(study, uid)
+            files: Iterable[tuple[str, bytes, int]]
             try:
                 files = [(_first(each, "00080018"), *header_file(each)) for each in metadata]
-            except Exception:  # it breaks the standard; so the whole files tell
-                files = [(instance, content, 0) for content, instance in self._server.objects(study, uid)]
-            if not files:
-                raise InputError(f"{self.shown(series)}: not fetched: the server lists no object of it")
+            except Exception:  # it breaks the standard; so the whole files tell, one by one: they may be large
+                files = ((instance, content, 0) for content, instance in self._server.objects(study, uid))
+            is_empty = True
             for instance, head, n_pixels in files:
+                is_empty = False
                 yield f"{series}/{_checked(instance)}.dcm", head, len(head) + n_pixels
+            if is_empty:
+                raise InputError(f"{self.shown(series)}: not fetched: the server lists no object of it")
 
     def fetch_all(self, names: Sequence[str], folder: Path) -> None:
         """Write files of the server to a local folder: one request for each series."""

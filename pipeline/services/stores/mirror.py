@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import SCAN_SUFFIXES
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.options import is_dicomweb, is_url
-from tumorlens.pipeline.services.dicomweb import Studies, read_query
+from tumorlens.pipeline.services.dicomweb import AUTH, Query, Studies, read_query
 from tumorlens.pipeline.services.stores.stand_ins import fill_stand_in, make_stand_in
 from tumorlens.pipeline.services.stores.store import AT_ONCE, Store
 
@@ -35,13 +37,13 @@ class Input:
         store: The store, whose URL is the input's or the one above a single file; or the DICOMweb server.
         path: What stands for the input: a folder, or a file.
         root: What stands for the store's URL.
-        problems: Name of each file that cannot have a local one -> why.
+        problems: Name of each file, study or series that cannot have a local one -> why.
     """
 
     store: Store | Studies
     path: Path
     root: Path
-    problems: Mapping[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
 
     @property
     def origin(self) -> tuple[str, str]:
@@ -69,7 +71,8 @@ class Inputs:
     @property
     def problems(self) -> list[Job]:
         """Files of stores that cannot be run, as jobs with errors."""
-        return [Job(one.root, name, error) for one in self.remote for name, error in one.problems.items()]
+        jobs = [(one, *problem) for one in self.remote for problem in one.problems.items()]
+        return [Job(one.root, name, error, unpacked=one.origin) for one, name, error in jobs]
 
 
 def mirror_inputs(texts: Iterable[str], folder: Path, out: str | None) -> Inputs:
@@ -81,20 +84,32 @@ def mirror_inputs(texts: Iterable[str], folder: Path, out: str | None) -> Inputs
         out: The place of the results, which are not scans.
 
     Raises:
-        InputError: A store cannot be used, or there is nothing at a URL.
+        InputError: A store cannot be used, there is nothing at a URL, or several servers would get one password.
     """
     paths: list[str] = []
     remote: list[Input] = []
+    texts = list(texts)
+    queries = {text: read_query(text) for text in texts if is_dicomweb(text)}
+    if os.environ.get(AUTH) and len({urlsplit(studies.address).netloc for studies, _ in queries.values()}) > 1:
+        raise InputError(f"{AUTH} would go to several DICOMweb servers; name one server in a run, or unset it")
+    servers: dict[Studies, Input] = {}  # queries of one server share a folder: a scan that both find is run once
     for text in texts:
-        if is_dicomweb(text):  # queries of one server share a folder, so that a scan that both find is run once
-            remote.append(mirror_studies(text, folder / "dicomweb"))
-            if str(remote[-1].path) not in paths:
-                paths.append(str(remote[-1].path))
+        if text in queries:
+            studies, query = queries[text]
+            if studies not in servers:
+                root = Path(os.path.realpath(folder)) / "dicomweb" / str(len(servers))
+                servers[studies] = Input(studies, root, root, {})
+                remote.append(servers[studies])
+                paths.append(str(root))
+            mirror_studies(studies, query, servers[studies].root, servers[studies].problems)
         elif is_url(text):
             remote.append(mirror_input(text, folder / str(len(remote)), out or ""))
             paths.append(str(remote[-1].path))
         else:
             paths.append(text.removeprefix("file://"))
+    for one in servers.values():
+        if one.problems and not any(one.root.glob("*/*/*")):
+            raise InputError(next(iter(one.problems.values())))
     return Inputs(paths, remote)
 
 
@@ -156,32 +171,51 @@ def mirror_input(url: str, folder: Path, without: str = "") -> Input:
     return Input(store, path, root, problems)
 
 
-def mirror_studies(url: str, folder: Path) -> Input:
-    """Make a local folder that stands for a DICOMweb server: the names and headers of all objects that a URL selects.
+def mirror_studies(studies: Studies, query: Query, root: Path, problems: dict[str, str]) -> None:
+    """Add the names and headers of all objects that a query selects to the folder that stands for a DICOMweb server.
 
     Args:
-        url: The server and a query, or the URL of a study or series.
-        folder: Where the folders that stand for servers lie.
+        studies: The server.
+        query: What is wanted of it.
+        root: The folder.
+        problems: Name of each study and series that cannot be run -> why; of all queries of the server.
 
     Raises:
-        InputError: The URL or the server cannot be used, or nothing matches.
+        InputError: The server cannot be used, or nothing matches.
     """
-    studies, query = read_query(url)
-    root = Path(os.path.realpath(folder)) / hashlib.sha256(studies.address.encode()).hexdigest()
-    problems: dict[str, str] = {}
-    for series in studies.find(query):
-        if (root / series).exists():
-            continue
-        try:
-            for name, head, size in studies.headers(series):
-                make_stand_in(root, name, size, studies.shown(name).encode())
-                fill_stand_in(root / name, head)
-        except InputError as error:
-            problems[series] = str(error)
-            shutil.rmtree(root / series, ignore_errors=True)  # a part of a series is not a scan
-    if problems and not any(root.glob("*/*/*")):
-        raise InputError(next(iter(problems.values())))
-    return Input(studies, root, root, problems)
+    n_found = 0
+    for study in studies.find(query):
+        name = re.sub(r"^\.|^$|[^\w.-]", "_", study, flags=re.ASCII)[:64]  # also of what is not a UID
+        with _noted(problems, name):
+            for series in [f"{study}/{query.series}"] if query.series else studies.series(study):
+                n_found += 1
+                if not (root / series).exists():
+                    with _noted(problems, series):
+                        _mirror_series(studies, series, root)
+        n_found += name in problems
+    if not n_found:
+        raise InputError(f"{studies.place}: there is no such study, or it has no MR series")
+
+
+def _mirror_series(studies: Studies, series: str, root: Path) -> None:
+    try:
+        for name, head, size in studies.headers(series):
+            make_stand_in(root, name, size, studies.shown(name).encode())
+            fill_stand_in(root / name, head)
+    except InputError:
+        shutil.rmtree(root / series, ignore_errors=True)  # a part of a series is not a scan
+        raise
+
+
+@contextmanager
+def _noted(problems: dict[str, str], name: str) -> Iterator[None]:
+    """A block whose error is one of the problems until it works, and does not stop what comes after it."""
+    try:
+        yield
+    except InputError as error:
+        problems[name] = str(error)
+    else:
+        problems.pop(name, None)
 
 
 def _heads_of(store: Store, names: Sequence[str], problems: dict[str, str]) -> Iterator[tuple[str, bytes]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from tests.pipeline.batch.results import contents
 from tests.pipeline.services.cluster.workers import FastWorker
 from tests.scans.dicom import IDENTIFIERS, edit, save_enhanced
 from tests.scans.orthanc import needs_orthanc, running_orthanc
@@ -23,7 +24,7 @@ from tumorlens.data.errors import InputError
 from tumorlens.pipeline.batch.inputs import collect
 from tumorlens.pipeline.options import LoadOptions, RunOptions
 from tumorlens.pipeline.services.cluster.batch import Here, run_with
-from tumorlens.pipeline.services.dicomweb import AUTH
+from tumorlens.pipeline.services.dicomweb import AUTH, Server, Studies
 from tumorlens.pipeline.services.stores.mirror import mirror_inputs
 from tumorlens.pipeline.services.stores.output import Output
 from tumorlens.pipeline.services.stores.parcel import parcel_of
@@ -82,6 +83,11 @@ def url_of(server, rest=""):
     return f"dicomweb+{server.url}/dicom-web{rest}"
 
 
+def shown_at(place, study, *rest):
+    """The URL of a study, or of a series in it."""
+    return "/".join((place, "studies", study, *(("series", *rest) if rest else ())))
+
+
 def found_at(tmp_path, *urls):
     inputs = mirror_inputs(urls, tmp_path / "urls", None)
     return inputs, collect(inputs.paths, tmp_path / "out", tmp_path, (), inputs.origins)
@@ -101,7 +107,7 @@ def test_scans_of_a_query_are_those_of_a_folder_with_the_same_files(orthanc, fil
     known = collect([str(folder)], tmp_path / "out", tmp_path)
     assert facts(found) == facts(known) and len(found.jobs) == 3 and len(found.candidates) == 5
     assert [job.place for job in found.jobs] == [
-        f"{url_of(orthanc)}/{Path(job.place).relative_to(folder)}" for job in known.jobs
+        shown_at(url_of(orthanc), *Path(job.place).relative_to(folder).parts) for job in known.jobs
     ]
     sizes = {file.relative_to(inputs.paths[0]): file.stat().st_size for file in Path(inputs.paths[0]).rglob("*.dcm")}
     assert set(sizes) == {file.relative_to(folder) for file in folder.rglob("*.dcm")}
@@ -127,7 +133,8 @@ def test_another_process_fetches_the_very_files(orthanc, files, tmp_path):
     [
         (f"/studies/{STUDY}", [STUDY]),
         (f"?StudyInstanceUID={ENHANCED}", [ENHANCED]),
-        ("?StudyDate=20250101-20251231", [ENHANCED]),
+        ("/studies?StudyDate=20250101-20251231", [ENHANCED]),
+        ("/studies/?AccessionNumber=A1&PatientID=other", [PIECES]),
         ("?StudyDate=-20241231&PatientID=PID*", [STUDY]),
         ("?PatientID=other", [PIECES]),
         ("?ModalitiesInStudy=CT&PatientName=Doe?Jane*", [STUDY]),
@@ -145,6 +152,9 @@ def test_a_series_may_be_named_and_two_queries_may_find_one_scan(orthanc, files,
     uid = next(c.series.uid for _, c in all_found.candidates if c.series.number == 3)
     _, one = found_at(tmp_path / "one", url_of(orthanc, f"/studies/{STUDY}/series/{uid}"))
     assert [(job.name, job.uid) for job in one.jobs] == [(f"{STUDY}/{uid}", uid)]
+    (ct,) = {file.parent.name for file in (files / STUDY).rglob("*.dcm") if pydicom.dcmread(file).Modality == "CT"}
+    _, other = found_at(tmp_path / "ct", url_of(orthanc, f"/studies/{STUDY}/series/{ct}"))
+    assert "its modality is CT, not MR" in other.jobs[0].error
     _, both = found_at(tmp_path / "both", url_of(orthanc, f"/studies/{ENHANCED}"), url_of(orthanc, "?StudyID=7"))
     assert facts(both) == facts(all_found)
     assert {job.place for job in both.jobs} == {job.place for job in all_found.jobs}
@@ -172,17 +182,6 @@ def test_a_series_takes_two_requests(orthanc, tmp_path, monkeypatch):
 def rows_of(out):
     with (out / "results.csv").open() as file:
         return {row["scan"]: row for row in csv.DictReader(file)}
-
-
-def contents(out):
-    """Name -> content of each file, without times, new UIDs and the place."""
-    found = {}
-    for file in sorted(path for path in out.rglob("*") if path.is_file() and path.suffix not in (".dcm", ".parquet")):
-        data = file.read_bytes()
-        if file.name == "result.json":
-            data = {k: v for k, v in json.loads(data).items() if k not in ("timings_s", "place_sha256")}
-        found[str(file.relative_to(out))] = data
-    return found
 
 
 @pytest.mark.slow
@@ -227,7 +226,7 @@ def test_an_object_that_is_deleted_in_between_costs_its_scan_only(files, tmp_pat
     assert report.failed == 2 and errors[PIECES] == ""
     assert f"/{lost}.dcm: the server does not have it any more (1 of 16 images of the scan)" in errors[STUDY]
     assert (
-        f"{url_of(server)}/{ENHANCED}/" in errors[ENHANCED]
+        f"{url_of(server)}/studies/{ENHANCED}/series/" in errors[ENHANCED]
         and "not fetched: it answers with HTTP 404" in errors[ENHANCED]
     )
 
@@ -249,7 +248,7 @@ def test_a_server_that_wants_a_password_gets_it_from_the_environment(files, tmp_
     [
         ("?PatientID=nobody-77881", "/dicom-web: no study matches the query"),
         ("/studies/1.2.3", "/dicom-web: there is no such study, or it has no MR series"),
-        ("/studies/1.2.3/series/1.2.3", "/dicom-web/1.2.3/1.2.3: not fetched: it answers with HTTP 404"),
+        ("/studies/1.2.3/series/1.2.3", "/dicom-web/studies/1.2.3/series/1.2.3: not fetched: it answers with HTTP 404"),
         ("x?PatientID=77881", "/dicom-webx: no studies can be looked for: it answers with HTTP 404"),
     ],
 )
@@ -279,6 +278,7 @@ def test_nothing_found_is_one_sentence(orthanc, command, tmp_path, rest, reason)
         ("dicomweb+http://h/d/studies/1.2?PatientID=77881", "give a query, or the path of a study, not both"),
         ("dicomweb+http://h/d/studies/1.2/77881", "this is not the URL of a DICOMweb query"),
         ("dicomweb+http://me:77881@h/dicom-web", f"put USER:PASSWORD into {AUTH}"),
+        ("dicomweb+http://:77881@/dicom-web", "give an address such as http://localhost:8042"),
         ("dicomweb+http://[h/dicom-web?PatientID=77881", "this is not an address such as http://localhost:8042"),
         ("dicomweb://h/dicom-web?PatientID=77881", "this is not the URL of a DICOMweb query"),
         ("dicomweb+ftp://h/dicom-web?PatientID=77881", "this is not the URL of a DICOMweb query"),
@@ -303,12 +303,14 @@ def test_results_are_not_written_to_a_server(command, tmp_path):
 
 @contextmanager
 def answering(answers):
-    """A server with answers by the ends of paths, and two results of a search a page. Gives its URL."""
+    """A server with answers by the ends of paths, and two results of a search a page. None is a 404. Gives its URL."""
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             path, _, query = self.path.partition("?")
             content = next((content for end, content in answers.items() if path.endswith(end)), None)
+            if isinstance(content, list):  # one answer after the other
+                content = content.pop(0)
             if str(content).startswith("[") and (offset := re.search(r"offset=(\d+)", query)):
                 content = json.dumps(json.loads(content)[int(offset[1]) :][:2])
             self.send_response(404 if content is None else 200)
@@ -348,6 +350,88 @@ def test_a_search_goes_on_to_its_last_page(tmp_path):
     with answering(answers) as url:
         (found,) = mirror_inputs([url], tmp_path, None).remote
     assert len(list(found.root.glob("*/*/3.1.dcm"))) == 15 and not found.problems
+
+
+def test_a_study_whose_series_cannot_be_listed_does_not_stop_the_others(tmp_path):
+    answers = {
+        "/studies": uids("0020000D", "1.1", "../1.2", "1.3", "1.4"),
+        "1.3/series": uids("0020000E", "2.1", "../2.2"),
+        "1.4/series": uids("0020000E", "2.1"),
+        "/metadata": json.dumps([header("3.1")]),
+    }
+    with answering(answers) as url:
+        inputs = mirror_inputs([url], tmp_path, None)
+    (found,) = inputs.remote
+    assert [file.relative_to(found.root).as_posix() for file in found.root.rglob("*.dcm")] == ["1.4/2.1/3.1.dcm"]
+    not_a_uid = "an answer of the DICOMweb server holds something else than a UID"
+    assert {job.name: job.with_path(job.error) for job in inputs.problems} == {
+        "1.1": f"{url}/studies/1.1: its series cannot be looked for: it answers with HTTP 404",
+        "_._1.2": f"{url}: {not_a_uid}",
+        "1.3": f"{url}: {not_a_uid}",
+    }
+
+
+@pytest.mark.parametrize("fails_once", ["1.1/series", "1.1/series/2.1/metadata"])
+def test_queries_of_one_server_share_their_problems(tmp_path, fails_once):
+    answers = {
+        "1.2/series": None,
+        "/studies": uids("0020000D", "1.1", "1.2"),
+        "/series": uids("0020000E", "2.1"),
+        "/metadata": json.dumps([header("3.1")]),
+    }
+    good = next(text for end, text in answers.items() if text and fails_once.endswith(end))
+    with answering({fails_once: [None, *4 * [good]]} | answers) as url:
+        inputs = mirror_inputs([url, f"{url}?PatientID=1"], tmp_path, None)
+    assert [job.name for job in inputs.problems] == ["1.2"] and len(inputs.remote) == len(inputs.paths) == 1
+    assert len(list(Path(inputs.paths[0]).rglob("*.dcm"))) == 1
+
+
+def test_a_password_goes_to_one_server_only(tmp_path, monkeypatch):
+    answers = {
+        "/studies": uids("0020000D", "1.1"),
+        "/series": uids("0020000E", "1.2"),
+        "/metadata": json.dumps([header("1.3")]),
+    }
+    with answering(answers) as one, answering(answers) as other:
+        monkeypatch.setenv(AUTH, "me:secret")
+        with pytest.raises(InputError, match=f"{AUTH} would go to several DICOMweb servers"):
+            mirror_inputs([one, other], tmp_path / "1", None)
+        mirror_inputs([one, f"{one}?PatientID=1"], tmp_path / "2", None)
+        monkeypatch.delenv(AUTH)
+        assert len(mirror_inputs([one, other], tmp_path / "3", None).paths) == 2
+
+
+def test_one_result_of_a_search_may_come_without_a_list(tmp_path):
+    answers = {
+        "/studies": uids("0020000D", "1.1")[1:-1],
+        "/series": uids("0020000E", "1.2")[1:-1],
+        "/metadata": json.dumps([header("1.3")]),
+    }
+    with answering(answers) as url:
+        (found,) = mirror_inputs([url], tmp_path, None).remote
+    assert len(list(found.root.glob("1.1/1.2/1.3.dcm"))) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ['{"error": "Doe"}', '{"0020000D": "Doe"}', '[["Doe"]]', '[{"0020000D": {}}]', "7", '"x"']
+)
+def test_a_search_without_uids_raises_what_a_puller_expects(text):
+    with answering({"/studies": text}) as url, pytest.raises(ValueError):
+        Server(url.removeprefix("dicomweb+"), "cluster").search("")
+
+
+def test_files_that_tell_instead_of_metadata_are_not_held_at_once(monkeypatch):
+    fetched = []
+
+    def objects(*_):
+        for n in range(3):
+            fetched.append(n)
+            yield b"", f"1.{n}"
+
+    monkeypatch.setattr(Server, "objects", objects)
+    with answering({"/metadata": '[{"00080018": 7}]'}) as url:
+        files = Studies(url.removeprefix("dicomweb+")).headers("1.1/1.2")
+        assert next(files)[0] == "1.1/1.2/1.0.dcm" and fetched == [0]
 
 
 def test_where_metadata_break_the_standard_the_files_tell(tmp_path):
