@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -158,6 +159,12 @@ def _floor(module: str) -> int:
 def test_a_module_imports_only_from_its_floor_and_below(module):
     upward = [other for other in IMPORTS[module] if other not in ROOMS and _floor(other) > _floor(module)]
     assert not upward, f"{module} imports {upward}, which stand above it"
+
+
+def test_the_documentation_has_all_floors():
+    page = (REPOSITORY / "docs" / "background" / "how-it-is-built.md").read_text(encoding="utf-8")
+    words = re.findall(r"\w+", page.partition("## Floors")[2].partition("\n## ")[0])
+    assert not [name for floor in FLOORS for name in floor if name.rpartition(".")[2] not in words]
 
 
 def test_the_stages_do_not_know_each_other():
