@@ -378,9 +378,11 @@ class Table:
 
     def _add(self, job: Job, row: dict[str, str]) -> None:
         self.report.rows.append(row)
-        self._to_do.pop(row["scan"], None)
+        earlier = self._to_do.pop(row["scan"], None)
         if not (self.out / TABLE).is_file():  # the first row, or you have moved the table away
             self._write()
+            return
+        if row == earlier:  # it is there
             return
         try:
             append_row(self.out / TABLE, row)

@@ -45,7 +45,8 @@ def _export(values: Values) -> int:
             warn(problem if problem.startswith(name) else f"{name}: {problem}")
     n_others = sum(problem == NOT_DICOM for problem in report.problems.values())
     if n_others:
-        warn(f"{n_others} {'scan is' if n_others == 1 else 'scans are'} not from DICOM: no Segmentation")
+        scans, them = ("scan is", "it") if n_others == 1 else ("scans are", "them")
+        warn(f"{n_others} {scans} not from DICOM, so there is no such file of {them}")
     tell = say_unless(call.quiet)
     for name, reason in report.without_mask.items():
         tell(f"{name}: no mask ({reason})")

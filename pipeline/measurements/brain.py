@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.errors import missing
+from tumorlens.data.errors import EXTRAS, absent_packages
 from tumorlens.data.scan import Scan
 from tumorlens.pipeline.measurements.atlas import Fit, as_image, load_atlas, register
 
@@ -73,8 +73,8 @@ def find_brain(scan: Scan) -> BrainRegion | str:
         return "the volume's orientation is not known, so no atlas can be laid on it"
     if scan.spacing_mm is None:
         return "the volume's lengths are not known, so no atlas can be laid on it"
-    if lack := missing("the brain region", "volumes"):
-        return lack
+    if absent_packages(EXTRAS["volumes"]):
+        return "the brain region is not known without the extra volumes of tumorlens"
     import SimpleITK as sitk  # noqa: N813 (its own habit)
 
     image = as_image(scan.voxels.astype(np.float32), scan.affine)

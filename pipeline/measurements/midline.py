@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorlens.data.errors import missing
+from tumorlens.data.errors import absent_packages
 from tumorlens.data.scan import Scan
 
 SIDE_SHARE = 0.75  # share of a lesion's voxels that makes a side
@@ -67,7 +67,7 @@ class Midline:
 
 def no_sides() -> str | None:
     """Why no side is known of any lesion; None where SciPy is installed, which the extra ``volumes`` brings."""
-    return missing("the side of a lesion", "volumes", ["scipy"])
+    return "no side of a lesion is known without the extra volumes of tumorlens" if absent_packages(["scipy"]) else None
 
 
 def find_midline(scan: Scan) -> Midline | None:

@@ -139,6 +139,7 @@ def mirror_input(url: str, folder: Path, without: str = "") -> Input:
         inside = below.startswith(f"{store.place}/")
         files = {n: one for n, one in store.list().items() if not (inside and store.shown(n).startswith(below))}
     if not files:
+        store.check_answers()
         raise InputError(f"{store.shown()}: no such file or folder")
     for name, one in files.items():
         try:

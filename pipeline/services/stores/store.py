@@ -104,6 +104,12 @@ class Store:
         with self._errors():
             return bool(self._opened[0].isfile(self._path("")))
 
+    def check_answers(self) -> None:
+        """Ask a web server for the URL: lists of one that cannot be reached are empty."""
+        if self._is_http:
+            with self._errors():
+                self._opened[0].cat_file(self._path(""), start=0, end=1)
+
     def list(self, below: str = "") -> dict[str, Entry]:
         """Name of each file below the URL -> its size and version."""
         system, base = self._opened

@@ -216,3 +216,9 @@ def test_what_opens_a_store_is_not_shown(web, tmp_path):
     with pytest.raises(InputError) as error:
         mirror_inputs([f"http://me:secret@{web}/none?signature=x/y%2Bz"], tmp_path / "urls2", None)
     assert "secret" not in str(error.value) and "signature" not in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_web_server_that_does_not_answer_is_no_missing_file(tmp_path, end):
+    with pytest.raises(InputError, match=r"^http://127.0.0.1:9/scans: the store cannot be used \(Cannot connect"):
+        mirror_inputs([f"http://127.0.0.1:9/scans{end}"], tmp_path / "urls", None)
