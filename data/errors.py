@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,16 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class DiskFullError(InputError):
+    """The disk has no room for what an input needs. The input itself may be sound."""
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return is_full or isinstance(error, DiskFullError)
 
 
 # Extra -> the packages that it adds to those of other extras, by the names under which they are imported. Of a package

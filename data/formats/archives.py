@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import DiskFullError, InputError, is_disk_full
 
 _MAX_BYTES = 4 * 2**30  # unpacked; a large study has 1 to 2 GiB
 _MAX_FILES = 100_000
@@ -53,7 +53,7 @@ def unpack(path: Path, folder: Path) -> dict[Path, str]:
 
     Raises:
         InputError: The archive is damaged, none of its entries can be unpacked, one leads out of the folder, or it is
-            too large once unpacked. The folder is removed then.
+            too large once unpacked. The folder is removed then. It is a `DiskFullError` if only the disk is to blame.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -61,7 +61,7 @@ def unpack(path: Path, folder: Path) -> dict[Path, str]:
             _check(path, entries)
             folder.mkdir(parents=True, exist_ok=True)
             if sum(entry.file_size for entry in entries) > shutil.disk_usage(folder).free:
-                raise InputError(f"{path}: there is not enough space on the disk to unpack the archive")
+                raise DiskFullError(f"{path}: there is not enough space on the disk to unpack the archive")
             skipped = {}
             for entry in entries:
                 file = folder / PurePosixPath(entry.filename.translate(_FORBIDDEN))
@@ -79,7 +79,8 @@ def unpack(path: Path, folder: Path) -> dict[Path, str]:
         raise
     except _DAMAGE as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(f"{path}: the zip archive is damaged or cannot be unpacked{_why(error)}") from None
+        kind = DiskFullError if is_disk_full(error) else InputError
+        raise kind(f"{path}: the zip archive is damaged or cannot be unpacked{_why(error)}") from None
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> None:

@@ -19,7 +19,7 @@ from tumorlens.data.dicom.decoding import prepare_decoders
 from tumorlens.data.dicom.headers import is_dicom, is_dicom_head
 from tumorlens.data.dicom.reader import read_series
 from tumorlens.data.dicom.study import read_dicom, read_study
-from tumorlens.data.errors import InputError, one_line
+from tumorlens.data.errors import DiskFullError, InputError, one_line
 from tumorlens.data.formats.archives import is_zip, unpack
 from tumorlens.data.formats.matlab import has_cjdata, is_matlab, read_matlab
 from tumorlens.data.formats.metaimage import is_metaimage, metaimage_files, read_metaimage
@@ -181,6 +181,8 @@ def open_scan(path: str | Path, frame: int | None = None, constant: bool = False
     try:
         scan = _read(path, frame, series)
         check_voxels(scan, constant)
+    except DiskFullError:
+        raise
     except InputError as error:
         message = " ".join(str(error).split())
         raise InputError(message if message.startswith(one_line(f"{path}: ")) else f"{path}: {message}") from None

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from tumorlens.data.dicom.dicomdir import is_dicomdir, missing_note, note_on, read_dicomdir
 from tumorlens.data.dicom.headers import is_dicom
-from tumorlens.data.errors import InputError, one_line
+from tumorlens.data.errors import DiskFullError, InputError, one_line
 from tumorlens.data.formats.archives import is_zip, unpack
 from tumorlens.data.formats.open import SCAN_SUFFIXES, is_scan, source_files
 from tumorlens.pipeline.batch.job import Job
@@ -47,6 +47,7 @@ def collect(
     scratch: Path,
     series_names: Sequence[str] = (),
     origins: Sequence[tuple[str, str]] = (),
+    needs_room: bool = False,
 ) -> Work:
     """Files, folders (searched recursively), zips, DICOMDIRs and glob patterns as jobs, in order, each scan once.
 
@@ -61,11 +62,13 @@ def collect(
         scratch: An empty folder that lives as long as the jobs. Zips are unpacked there.
         series_names: The DICOM series to run, by UID or number, and nothing else. ``all`` runs all other scans too.
         origins: Folders that stand for URLs, each with its URL, which messages name instead.
+        needs_room: Whether a zip for which the disk is full is an error. Otherwise it costs no other input.
 
     Raises:
+        DiskFullError: The disk is full, and `needs_room` is true.
         InputError: No input looks like a scan, or a series that you named does not exist.
     """
-    search = _Search(out.resolve(), scratch, series_names, origins)
+    search = _Search(out.resolve(), scratch, series_names, origins, needs_room)
     search.look_at(inputs)
     scans = _each_once(search.scans)
     if series_names:
@@ -106,6 +109,7 @@ class _Search:
     scratch: Path
     series_names: Sequence[str]
     origins: Sequence[tuple[str, str]] = ()
+    needs_room: bool = False
     scans: list[Job] = field(default_factory=list)
     failures: list[Job] = field(default_factory=list)
     broken: bool = False  # whether a failure is of something that exists
@@ -204,6 +208,8 @@ class _Search:
         try:
             skipped = unpack(path, folder)
         except InputError as error:
+            if self.needs_room and isinstance(error, DiskFullError):
+                raise
             self._fail_broken(path, str(name), str(error))
             return True
         for file, reason in skipped.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 import shutil
@@ -16,15 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, is_disk_full
 from tumorlens.pipeline.options import RunOptions
-from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, JobQueue, QueuedJob, internal_error
+from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, RUNNING, JobQueue, QueuedJob, internal_error
 from tumorlens.pipeline.services.spool import Spool, StoredJob, is_elsewhere
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.batch.inputs import Work
     from tumorlens.pipeline.batch.job import Job
-    from tumorlens.pipeline.result import Result
 
 _JOBS_AHEAD = 24  # jobs that are begun at the same time: their scans are read while the networks see others
 _MOST_FETCHING = 4  # studies that are fetched at the same time; slow servers keep no other job waiting
@@ -32,7 +30,6 @@ _MOST_SCANS = 500  # of one job
 _FREE_BYTES = 200e6  # no job is begun while the disk has less
 _LOOK_S = 1.0  # seconds after which to look for jobs, if nothing happens
 _DELETE_S = 60.0  # between two looks for old jobs
-_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 600.0  # until a job is tried again for which the disk was full
 _log = logging.getLogger(__name__)
 Fetch = Callable[[StoredJob, Callable[[], bool]], None]
@@ -63,7 +60,6 @@ class _Running:
     n_open: int = 0
     fetch_until: float | None = None  # while its files are fetched
     names: set[str] = field(default_factory=set)  # of its files and folders, which no sentence may quote
-    is_cut_short: bool = False  # the disk was full
     rests: bool = False  # nothing of it runs any more, and it is to wait again
 
 
@@ -88,7 +84,7 @@ class Worker:
         queue: It holds the models.
         limits: Of each job.
         fetch: Gets the files of a job that lie elsewhere (`spool.is_elsewhere`), in a thread that nobody waits for.
-            Its second argument says whether they are still wanted; ask it now and then.
+            Its second argument says whether they are still wanted; ask it before you write each.
         on_end: Called, in a thread, with the id of each job that has ended.
         together: Whether small scans share batches.
         """
@@ -113,12 +109,13 @@ class Worker:
             running = list(self._running.values())
             self.spool.changed.notify_all()
         for one in running:
-            with suppress(InputError):  # the disk is full: `recover` does it
+            with suppress(InputError):  # the disk is full: `recover` does it, see `note_stop`
                 self.spool.put_back(one.job.id)
             for scan in one.scans:
                 self.queue.cancel(scan)
         if self._thread.is_alive():
             self._thread.join()
+            self.spool.note_stop()
         self._openers.shutdown(cancel_futures=True)
 
     def scans_of(self, id: str) -> list[QueuedJob]:
@@ -161,6 +158,8 @@ class Worker:
         n_here = sum(running.fetch_until is None for running in self._running.values())
         self._fetchers = [thread for thread in self._fetchers if thread.is_alive()]
         resting = {id for id, (_, until) in self._pauses.items() if until > time.monotonic()}
+        paused = ((id, self.spool.job(id)) for id in self._pauses)
+        self._pauses = {id: self._pauses[id] for id, job in paused if job is not None and not job.ended}
         return self.spool.claim(_JOBS_AHEAD - n_here, _MOST_FETCHING - len(self._fetchers), resting)
 
     def _stop_cancelled(self) -> None:
@@ -174,41 +173,40 @@ class Worker:
                 for scan in self.scans_of(one.job.id):
                     self.queue.cancel(scan)
             is_late = one.fetch_until is not None and time.monotonic() > one.fetch_until
-            if (is_cancelled or is_late) and self._end_fetching(one.job):
+            if (is_cancelled or is_late) and self._end_fetching(one):
                 seconds = f"{self.limits.most_seconds:g} seconds"
                 self._end(one.job, FAILED, f"fetching the study took longer than the {seconds} that are allowed", [])
 
     def _start_fetching(self, running: _Running) -> None:
         running.fetch_until = time.monotonic() + self.limits.most_seconds
         # A daemon: a server that sends a byte now and then must not keep this one from stopping.
-        thread = threading.Thread(target=self._fetch_files, args=(running.job,), name="fetch", daemon=True)
+        thread = threading.Thread(target=self._fetch_files, args=(running,), name="fetch", daemon=True)
         self._fetchers.append(thread)
         thread.start()
 
-    def _fetch_files(self, job: StoredJob) -> None:
-        problem: Exception | None = None
+    def _fetch_files(self, running: _Running) -> None:
+        job, problem = running.job, None
         try:
-            self._fetch(job, lambda: self._is_fetching(job))
+            self._fetch(job, lambda: self._is_fetching(running))
         except Exception as error:
             problem = error
         with self.spool.changed:
-            if not self._end_fetching(job):  # nobody wants it any more
+            if not self._end_fetching(running):  # nobody wants it any more
                 return
             if problem is None:
                 self._openers.submit(self._begin, job)
                 return
         self._fail(job, problem)
 
-    def _is_fetching(self, job: StoredJob) -> bool:
-        running = self._running.get(job.id)
-        return not self._closing and running is not None and running.fetch_until is not None
+    def _is_fetching(self, running: _Running) -> bool:
+        return not self._closing and running.fetch_until is not None
 
-    def _end_fetching(self, job: StoredJob) -> bool:
+    def _end_fetching(self, running: _Running) -> bool:
         """Whether a job's files were still being fetched. From now on they are not: whoever asked goes on with it."""
         with self.spool.changed:
-            was_fetching = self._is_fetching(job)
+            was_fetching = self._is_fetching(running)
             if was_fetching:
-                self._running[job.id].fetch_until = None
+                running.fetch_until = None
             return was_fetching
 
     def _begin(self, job: StoredJob) -> None:
@@ -231,13 +229,14 @@ class Worker:
 
     def _scans(self, job: StoredJob) -> list[QueuedJob]:
         from tumorlens.pipeline.batch.inputs import collect
+        from tumorlens.pipeline.outputs.write import write_result
 
         unpacked = job.folder / "unpacked"
         for folder in (unpacked, job.results):
             shutil.rmtree(folder, ignore_errors=True)
         unpacked.mkdir(mode=0o700)
         files = sorted(str(file) for file in job.files.iterdir())
-        work = collect(files, job.results, unpacked)
+        work = collect(files, job.results, unpacked, needs_room=True)
         if len(work.jobs) > _MOST_SCANS:
             raise InputError(f"{len(work.jobs)} scans are more than the {_MOST_SCANS} of one job; send several jobs")
         return [
@@ -248,35 +247,24 @@ class Worker:
                 together=self._together,
                 most_seconds=self.limits.most_seconds,
                 most_voxels=self.limits.most_voxels,
-                write=lambda scan, result: self._write(job, scan, result),
+                write=lambda scan, result: write_result(result, scan.folder, scan.name, scan.made_of, scan.options),
                 on_end=lambda scan: self._note(job, scan),
             )
             for number, scan in enumerate(_with_neutral_names(work), start=1)
         ]
-
-    def _write(self, job: StoredJob, scan: QueuedJob, result: Result) -> dict[str, Any]:
-        """Write a result. If the disk is full, the job is cut short: all of it will run again."""
-        from tumorlens.pipeline.outputs.write import write_result
-
-        try:
-            return write_result(result, scan.folder, scan.name, scan.made_of, scan.options)
-        except OSError as error:
-            if error.errno not in _IS_FULL:
-                raise
-        running = self._running[job.id]
-        running.is_cut_short = True
-        for other in running.scans:
-            self.queue.cancel(other)
-        raise InputError("the disk is full")
 
     def _note(self, job: StoredJob, scan: QueuedJob) -> None:
         """A scan has ended. With the last one, the job has."""
         with self.spool.changed:
             running = self._running[job.id]
             running.n_open -= 1
-            if running.n_open:
-                return
-        if running.is_cut_short:
+            n_open = running.n_open
+        if scan.lacks_room:  # all of the job will run again
+            for other in running.scans:
+                self.queue.cancel(other)
+        if n_open:
+            return
+        if any(scan.lacks_room for scan in running.scans):
             self._rest(job)
             return
         states = [scan.state for scan in running.scans]
@@ -290,7 +278,7 @@ class Worker:
 
     def _fail(self, job: StoredJob, error: Exception) -> None:
         """End a job that could not be begun."""
-        if isinstance(error, OSError) and error.errno in _IS_FULL:
+        if is_disk_full(error):
             self._rest(job)
         elif isinstance(error, InputError):
             self._end(job, FAILED, _neutral(str(error), job, "the upload", _names_in(job.folder)), [])
@@ -333,7 +321,13 @@ class Worker:
 
     def _rest(self, job: StoredJob) -> None:
         """Let a job wait for room on the disk: the longer, the more often there was none."""
-        for folder in (job.folder / "unpacked", job.results):
+        with suppress(InputError):  # what cannot be read has not ended
+            now = self.spool.job(job.id)
+            if now is not None and now.state != RUNNING:  # it has ended, or waits for the next start
+                self._forget(job)
+                return
+        fetched = job.files.glob("*") if is_elsewhere(job) else ()
+        for folder in (job.folder / "unpacked", job.results, *fetched):
             shutil.rmtree(folder, ignore_errors=True)
         with self.spool.changed:
             last, _ = self._pauses.get(job.id, (_FIRST_PAUSE_S / 2, 0.0))

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorlens.data.errors import InputError, printable
+from tumorlens.data.errors import InputError, is_disk_full, printable
 from tumorlens.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class QueuedJob:
         n_done: Slices of this step that are done.
         n_all: All slices of this step; 0 where it has none to count.
         error: Why it failed, in one sentence.
+        lacks_room: Whether it failed because the disk is full.
         content: Everything about the result but the arrays, as `pipeline.result.Result.to_dict` returns it.
         made_of: Everything that the result depends on.
         seconds: Time from its start to its end.
@@ -71,6 +72,7 @@ class QueuedJob:
     n_done: int = 0
     n_all: int = 0
     error: str = ""
+    lacks_room: bool = False
     content: dict[str, Any] = field(default_factory=dict, repr=False)
     made_of: dict[str, Any] = field(default_factory=dict, repr=False)
     seconds: float = 0.0
@@ -333,10 +335,13 @@ class JobQueue:
         except _Stopped:
             state = CANCELLED
         except InputError as error:
-            state, problem = FAILED, job.scan.with_path(str(error))
+            state, problem, job.lacks_room = FAILED, job.scan.with_path(str(error)), is_disk_full(error)
         except Exception as error:  # a fault of ours must not cost you the other scans
+            job.lacks_room = is_disk_full(error)
             if job._stop:  # its folder is gone already
                 state = CANCELLED
+            elif job.lacks_room:
+                state, problem = FAILED, job.scan.with_path("the disk is full")
             else:
                 state, problem = FAILED, job.scan.with_path(internal_error(error, "a scan"))
         job.seconds = time.perf_counter() - job._begun

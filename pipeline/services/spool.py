@@ -7,6 +7,7 @@ results are written whole. So a process that is killed loses no job and ends non
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -28,6 +29,7 @@ REST, DICOM = "rest", "dicom"  # where jobs come from
 MOST_RUNS = 3  # a job that was running so often when the process died is not run again
 MOST_WAITING = 1000
 _DATABASE = "jobs.sqlite"
+_MARK = "running"  # a file that is there while jobs run, and after a kill
 _VERSION = 1  # of the table
 _ENDED = (DONE, FAILED, CANCELLED)
 _SCHEMA = """
@@ -40,6 +42,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_in_state ON jobs (state, number);
 """
 _COLUMNS = "id, source, state, options, details, accepted, begun, ended, runs, stop, error, scans"
+_log = logging.getLogger(__name__)
 _IS_ID = re.compile("[0-9a-f]{32}").fullmatch
 
 
@@ -250,21 +253,30 @@ class Spool:
     def recover(self) -> None:
         """Make good what a process that was killed left behind; call it once, before any `claim`.
 
-        Jobs that were running wait again, unless they were running `MOST_RUNS` times when the process died. What never
-        was accepted through the REST service is deleted.
+        Jobs that were running wait again, unless they were running `MOST_RUNS` times when the process died, without
+        `note_stop`. What never was accepted through the REST service is deleted.
         """
         died = f"the server died {MOST_RUNS} times while it ran this scan, so it is not run again"
         self._remove("unwanted", ())
         with self._write() as db:
+            if not (self.folder / _MARK).exists():
+                db.execute("UPDATE jobs SET runs = runs - 1 WHERE state = ?", (RUNNING,))
             end = "UPDATE jobs SET state = ?, error = ?, ended = ? WHERE state = ? AND"
             db.execute(f"{end} stop", (CANCELLED, "", time.time(), RUNNING))
             db.execute(f"{end} runs >= ?", (FAILED, died, time.time(), RUNNING, MOST_RUNS))
             db.execute("UPDATE jobs SET state = ?, begun = NULL WHERE state = ?", (WAITING, RUNNING))
             known = {id for (id,) in db.execute("SELECT id FROM jobs")}
+        with self._problems_named():
+            (self.folder / _MARK).touch()
         for place in self._jobs.iterdir():
             source, _, id = place.name.partition(".")
             if source == REST and id not in known:
                 shutil.rmtree(place, ignore_errors=True)
+
+    def note_stop(self) -> None:
+        """Note that no running job is to blame for the end of this process. It needs no room on the disk."""
+        with suppress(OSError):
+            (self.folder / _MARK).unlink(missing_ok=True)
 
     def claim(self, most: int, most_elsewhere: int = 0, but: Collection[str] = ()) -> list[StoredJob]:
         """Waiting jobs, the oldest first, which are running from now on.
@@ -317,7 +329,11 @@ class Spool:
             )
 
     def finish(self, id: str, state: str, error: str = "", scans: Sequence[dict[str, Any]] = ()) -> None:
-        """End a job that was begun, and whose results are on the disk. If somebody has deleted it, its files go now."""
+        """End a job that was begun, and whose results are on the disk. If somebody has deleted it, its files go now.
+
+        Raises:
+            InputError: The file of jobs cannot be written; the job has not ended.
+        """
         job = self.job(id)
         if job is not None and state == DONE:
             _flush(job.results)
@@ -326,7 +342,10 @@ class Spool:
                 "UPDATE jobs SET state = ?, error = ?, scans = ?, ended = ? WHERE id = ? AND state IN (?, ?)",
                 (state, printable(error), json.dumps(list(scans)), time.time(), id, RUNNING, WAITING),
             )
-        self._remove("unwanted AND state != ?", (RUNNING,))
+        try:
+            self._remove("unwanted AND state != ?", (RUNNING,))
+        except InputError as problem:  # the next job to end tries again
+            _log.warning("tumorlens: %s", problem)
 
     def cancel(self, id: str) -> None:
         """Cancel a job: at once where it waits. One that runs has `stop` set; whoever runs it ends it."""

@@ -53,7 +53,7 @@ class DicomwebServers:
 
         Args:
             job: Its files lie elsewhere.
-            is_wanted: Asked after each object; once it says no, this ends.
+            is_wanted: Asked before each object is written; once it says no, this ends.
 
         Raises:
             InputError: The server does not answer, has no such study, or the study is over the limits.
@@ -73,9 +73,9 @@ class DicomwebServers:
         try:
             n_bytes = 0
             for n, (content, _) in enumerate(server.objects(study, series), start=1):
-                n_bytes += (folder / f"{n}.dcm").write_bytes(content)
-                if not is_wanted():
+                if not is_wanted():  # the folder may be that of another try
                     raise InputError("the study is not wanted any more")
+                n_bytes += (folder / f"{n}.dcm").write_bytes(content)
                 if n_bytes > self.limits.n_bytes:
                     raise InputError(f"the study has more than the {self.limits.upload_mb} MB that are allowed")
         except requests.HTTPError as error:

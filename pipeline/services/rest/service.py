@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
@@ -112,12 +113,14 @@ class Service:
             raise HTTPException(429, _WAITERS, {"Retry-After": "5"})
         self._waiters[told] = id, asyncio.get_running_loop()
         try:
-            while job.state not in _ENDED and (rest := until - time.monotonic()) > 0 and not self.is_stopping():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(told.wait(), min(rest, _LOOK_S))
+            while True:
                 told.clear()  # before the look, so that no end is missed
                 job = await asyncio.to_thread(self.job, id)
-            return job
+                rest = until - time.monotonic()
+                if job.state in _ENDED or rest <= 0 or self.is_stopping():
+                    return job
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(told.wait(), min(rest, _LOOK_S))
         finally:
             del self._waiters[told]
 
@@ -349,9 +352,9 @@ def _scans(service: Service) -> APIRouter:
         if scan > len(job.scans):
             raise HTTPException(404, f"the job has {len(job.scans)} scans with results")
         chosen = job.scans[scan - 1]
-        path = job.results / chosen["folder"] / file
-        if file not in chosen["files"] or not path.is_file():
+        if file not in chosen["files"]:
             raise HTTPException(404, f"this scan has no {file}; it has {', '.join(chosen['files']) or 'no files'}")
+        path = _existing(job, f"{chosen['folder']}/{file}")
         return FileResponse(path, media_type=_TYPES[path.suffix[1:]], filename=file)
 
     @router.get(
@@ -380,10 +383,10 @@ def _scans(service: Service) -> APIRouter:
         """Get all files of all results of a job as one zip."""
         job = service.ended_job(id)
         names = [f"{scan['folder']}/{file}" for scan in job.scans for file in scan["files"]]
-        if not all((job.results / name).is_file() for name in names) or not names:
+        if not names:
             raise HTTPException(404, "the job has no results; it says why each scan has none")
         return StreamingResponse(
-            zip_pieces((name, job.results / name) for name in names),
+            zip_pieces([(name, _existing(job, name)) for name in names]),
             media_type="application/zip",
             headers={"Content-Disposition": f'attachment; filename="{job.id}.zip"'},
         )
@@ -416,6 +419,16 @@ def _server(service: Service) -> APIRouter:
         return HealthAnswer(status="ok")
 
     return router
+
+
+def _existing(job: StoredJob, name: str) -> Path:
+    """Raises:
+    HTTPException: A file of the results is gone.
+    """
+    file = job.results / name
+    if not file.is_file():
+        raise HTTPException(404, f"{name} is gone from the server's disk; send the scan again")
+    return file
 
 
 async def _receive(request: Request, arrival: Any, service: Service) -> dict[str, Any]:

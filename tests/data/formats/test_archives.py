@@ -6,12 +6,13 @@ import errno
 import io
 import os
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.scans.dicom import save_series
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import DiskFullError, InputError
 from tumorlens.data.formats import archives
 from tumorlens.data.formats.archives import unpack
 from tumorlens.data.formats.open import open_scan
@@ -172,7 +173,12 @@ def test_a_full_disk_is_not_the_fault_of_an_entry(tmp_path, monkeypatch):
 
     path = pack(tmp_path / "a.zip", {"a": b"1", "b": b"2"})
     monkeypatch.setattr(archives.shutil, "copyfileobj", full)
-    with pytest.raises(InputError, match=r"cannot be unpacked \(No space left"):
+    with pytest.raises(DiskFullError, match=r"cannot be unpacked \(No space left"):
+        unpack(path, tmp_path / "in")
+    with pytest.raises(DiskFullError, match=r"a\.zip: .*cannot be unpacked \(No space left"):
+        open_scan(path)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1))
+    with pytest.raises(DiskFullError, match="there is not enough space on the disk to unpack the archive"):
         unpack(path, tmp_path / "in")
     assert not (tmp_path / "in").exists()
 

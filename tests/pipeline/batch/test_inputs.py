@@ -57,6 +57,19 @@ def test_a_zip_that_is_reached_twice_is_run_once(listed, tmp_path):
     assert all(name.startswith("in/two.zip#1") for name in names_in(listed(*inputs)))
 
 
+def test_a_zip_that_finds_the_disk_full_costs_no_other_scan(tumorlens, tmp_path, monkeypatch):
+    save(tmp_path / "small.png", phantom_slice(1, "meningioma").image)
+    with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
+        archive.write(tmp_path / "small.png", "a.png")
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *_: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    result = tumorlens("run", tmp_path, "--list", "--json")
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    (error,) = content["errors"]
+    assert error["name"] == "large.zip" and "cannot be unpacked (No space left on device)" in error["error"]
+    assert "small.png" in json.dumps(content["scans"])
+
+
 def test_a_file_that_may_not_be_read_is_reported(tumorlens, tmp_path, monkeypatch):
     paths = series(tmp_path / "in" / "a")
     real = os.access

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 from tests.scans.pictures import save, save_volume
 from tests.scans.studies import SICK, series
 from tumorlens.data.errors import InputError
+from tumorlens.data.formats import archives
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.outputs import write
@@ -23,7 +25,7 @@ from tumorlens.pipeline.outputs.write import write_result
 from tumorlens.pipeline.services import durable
 from tumorlens.pipeline.services.durable import JobLimits, Worker
 from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING, JobQueue
-from tumorlens.pipeline.services.spool import REST, Spool
+from tumorlens.pipeline.services.spool import MOST_RUNS, REST, Spool
 
 LABELS = ("meningioma", "no_tumor", "glioma", "pituitary")
 
@@ -282,6 +284,15 @@ def test_what_replaces_a_name_is_not_replaced_again(spool):
     assert durable._neutral(f"{job.folder}/unpacked/x/y: bad", job, "scan.png", {"series"}) == "scan.png: bad"
 
 
+def zipped(*files):
+    """The bytes of a zip of files."""
+    with io.BytesIO() as buffer:
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for file in files:
+                archive.write(file, file.name)
+        return buffer.getvalue()
+
+
 def elsewhere(spool):
     return spool.accept(spool.receive(REST), details={"dicomweb": "http://a.example/studies/1"}).id
 
@@ -419,13 +430,14 @@ def test_a_job_that_rests_can_be_cancelled_and_deleted(spool, pipeline, monkeypa
     disk = FullDisk(monkeypatch)
     monkeypatch.setattr(durable, "_FIRST_PAUSE_S", 100)
     ids = [submit(spool, ("scan.png", image)) for image in slices(2)]
-    with running(spool, pipeline):
+    with running(spool, pipeline) as worker:
         disk.wait(2)
         until(lambda: spool.counts() == {WAITING: 2})
         folder = spool.job(ids[1]).folder
         spool.cancel(ids[0])
         spool.delete(ids[1])
         assert spool.job(ids[0]).state == CANCELLED and spool.job(ids[1]) is None and not folder.exists()
+        until(lambda: not worker._pauses)
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -467,37 +479,99 @@ def test_a_server_stops_although_the_file_of_jobs_is_full(spool, pipeline, monke
 
     (picture,) = slices(1)
     id = submit(spool, ("scan.png", picture))
-    with monkeypatch.context() as patch, running(spool, pipeline):
-        patch.setattr(spool, "put_back", fail)
-        disk.wait(1)
-    assert spool.job(id).state == RUNNING
+    for stops in range(1, MOST_RUNS + 1):
+        with monkeypatch.context() as patch, running(spool, pipeline):
+            patch.setattr(spool, "put_back", fail)
+            disk.wait(stops)
+        assert spool.job(id).state == RUNNING
     disk.is_full = False
     with running(spool, pipeline):
-        assert until_ended(spool, id)[0].state == DONE
+        (job,) = until_ended(spool, id)
+    assert (job.state, job.runs) == (DONE, 1)
 
 
-@pytest.mark.parametrize("place", ["fetch", "unpack"])
-def test_a_disk_that_is_full_before_the_scan_is_read_costs_no_job(place, spool, pipeline, monkeypatch):
+@pytest.mark.parametrize("step", ["_remove", "finish"])
+def test_a_job_that_has_ended_keeps_its_results_whatever_fails_then(step, spool, pipeline, monkeypatch):
+    original, tries = getattr(spool, step), []
+
+    def fail(*args):
+        if step == "finish":
+            original(*args)
+        tries.append(args)
+        raise InputError("the server's file of jobs cannot be read or written (database or disk is full)")
+
+    id = submit(spool, ("scan.png", slices(1)[0]))
+    with running(spool, pipeline) as worker:
+        monkeypatch.setattr(spool, step, fail)
+        until_ended(spool, id)
+        until(lambda: tries and not worker._running)
+    job = spool.job(id)
+    assert job.state == DONE and (job.results / "1" / "mask.png").is_file()
+
+
+@pytest.mark.parametrize("place", ["fetch", "copyfileobj", "disk_usage", "zip in a zip"])
+def test_a_disk_that_is_full_before_the_scan_is_read_costs_no_job(place, spool, pipeline, monkeypatch, tmp_path):
     disk = FullDisk(monkeypatch)
-    (picture,) = slices(1)
+    save(tmp_path / "scan.png", slices(1)[0])
+    step = place if hasattr(archives.shutil, place) else "copyfileobj"
+    original, left = getattr(archives.shutil, step), []
 
     def fetch(job, is_wanted):
+        left.extend(job.files.iterdir())
+        folder = job.files / "study"
+        folder.mkdir()
+        (folder / "scan.png").write_bytes((tmp_path / "scan.png").read_bytes())
         if disk.is_full:
             disk.times.append(0)
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
-        save(job.files / "scan.png", picture)
 
-    def unpacked(worker, job, scans=durable.Worker._scans):
-        if disk.is_full:
+    def full(*args):
+        where = str(args[0] if step == "disk_usage" else args[1].name)
+        if disk.is_full and (str(spool.folder / "jobs") in where) is (place != "zip in a zip"):
             disk.times.append(0)
+            if step == "disk_usage":
+                return original(*args)._replace(free=1)
             raise OSError(errno.ENOSPC, "No space left on device")
-        return scans(worker, job)
+        return original(*args)
 
-    if place == "unpack":
-        monkeypatch.setattr(durable.Worker, "_scans", unpacked)
-    id = elsewhere(spool) if place == "fetch" else submit(spool, ("scan.png", picture))
+    if place == "fetch":
+        id = elsewhere(spool)
+    else:
+        content = zipped(tmp_path / "scan.png")
+        if place == "zip in a zip":  # only one that is called a scan is read
+            (tmp_path / "scan.nii").write_bytes(zipped(*series(tmp_path / "series", SICK)))
+            content = zipped(tmp_path / "scan.nii")
+        id = submit(spool, ("scan.zip", content))
+        monkeypatch.setattr(durable, "_FREE_BYTES", 0)
+        monkeypatch.setattr(archives.shutil, step, full)
     with running(spool, pipeline, fetch=fetch):
         disk.wait(2)
         disk.is_full = False
         (job,) = until_ended(spool, id)
-    assert (job.state, job.runs) == (DONE, 1)
+    assert (job.state, job.runs, left) == (DONE, 1, []), job.error
+
+
+def test_a_late_fetch_is_not_taken_for_the_next_of_its_job(spool, pipeline, monkeypatch):
+    FullDisk(monkeypatch).is_full = False
+    finish, let_go, wanted, heard = spool.finish, threading.Event(), [], []
+
+    def fetch(job, is_wanted):
+        wanted.append(is_wanted)
+        if len(wanted) == 1:
+            assert let_go.wait(60)
+        else:
+            heard.extend(is_wanted() for is_wanted in wanted)
+            save(job.files / "scan.png", slices(1)[0])
+
+    def fail(*args):
+        monkeypatch.setattr(spool, "finish", finish)
+        raise InputError("the server's file of jobs cannot be read or written (database or disk is full)")
+
+    id = elsewhere(spool)
+    monkeypatch.setattr(spool, "finish", fail)
+    try:
+        with running(spool, pipeline, fetch=fetch, limits=JobLimits(most_seconds=5)):
+            (job,) = until_ended(spool, id)
+    finally:
+        let_go.set()
+    assert heard == [False, True] and job.state == DONE

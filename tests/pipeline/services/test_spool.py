@@ -16,6 +16,7 @@ from tumorlens.pipeline.services.spool import DICOM, MOST_RUNS, REST, FullError,
 @pytest.fixture
 def spool(tmp_path):
     spool = Spool(tmp_path / "spool", most_waiting=4)
+    spool.recover()
     yield spool
     spool.close()
 
@@ -92,6 +93,32 @@ def test_after_a_kill_suspects_run_alone_and_only_the_one_that_kills_is_given_up
     assert (second.id, third.id) == tuple(ids[1:])
     spool.finish(third.id, DONE)
     assert [job.id for job in spool.claim(10)] == fresh
+
+
+def test_the_end_of_a_process_that_stopped_in_order_counts_for_no_job(spool):
+    id = accept(spool)
+    for _ in range(MOST_RUNS + 1):
+        spool.claim(1)
+        spool.note_stop()
+        spool = reopened(spool)
+        assert (spool.job(id).state, spool.job(id).runs) == (WAITING, 0)
+    spool.claim(1)
+    assert reopened(spool).job(id).runs == 1, "this one was killed"
+
+
+def test_a_job_has_ended_although_a_deleted_one_cannot_be_removed(spool, monkeypatch, caplog):
+    def fail(*args):
+        raise InputError("the server's file of jobs cannot be read or written (database or disk is full)")
+
+    done, deleted = accept(spool), accept(spool)
+    spool.claim(2)
+    spool.delete(deleted)
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "_remove", fail)
+        spool.finish(deleted, CANCELLED)
+    assert caplog.text.count("disk is full") == 1
+    spool.finish(done, DONE)
+    assert spool.counts() == {DONE: 1} and len(list((spool.folder / "jobs").iterdir())) == 1
 
 
 def test_a_job_that_was_put_back_was_not_begun(spool):

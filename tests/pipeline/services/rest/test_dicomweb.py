@@ -159,7 +159,7 @@ def test_a_study_that_nobody_wants_any_more_is_not_fetched_to_its_end(tmp_path, 
         assert len(list((job.files / "study").iterdir())) == 3
         with pytest.raises(InputError, match="not wanted any more"):
             servers.fetch(job, lambda: False)
-        assert len(list((job.files / "study").iterdir())) == 1
+        assert not list((job.files / "study").iterdir())
 
 
 def test_an_address_that_is_none_is_refused_at_the_start():

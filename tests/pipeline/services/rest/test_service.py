@@ -74,7 +74,8 @@ def test_a_volume_has_a_montage(client, tmp_path):
     assert {"montage.png", "mask.nii.gz"} <= set(job["scans"][0]["files"])
 
 
-def test_all_files_of_a_job_come_as_one_zip(client, tmp_path):
+def test_all_files_of_a_job_come_as_one_zip(client, service_and_app, tmp_path):
+    service = service_and_app[0]
     path = tmp_path / "volume.nii.gz"
     save_volume(path, phantom_volume(7, "meningioma", (96, 112, 12), (2.0, 2.0, 10.0)))
     save(tmp_path / "a.png", PICTURE)
@@ -94,6 +95,13 @@ def test_all_files_of_a_job_come_as_one_zip(client, tmp_path):
             assert hashlib.sha256(archive.read(entry)).digest() == hashlib.sha256(alone).digest()
             is_packed = entry.filename.endswith((".png", ".gz"))
             assert entry.compress_type == (zipfile.ZIP_STORED if is_packed else zipfile.ZIP_DEFLATED)
+    (service.spool.job(id).results / "1" / "mask.png").unlink()
+    for name in ("results.zip", "files/mask.png"):
+        answer = client.get(f"/scans/{id}/{name}")
+        assert (answer.status_code, answer.json()["detail"]) == (
+            404,
+            "1/mask.png is gone from the server's disk; send the scan again",
+        )
     failed = submit(client, ("broken.png", b"no picture"))
     assert end(client, failed)["state"] == "failed"
     for unknown in (failed, "0" * 32):
@@ -297,6 +305,26 @@ def test_a_request_hears_at_once_of_the_end_that_it_waits_for(pipeline, tmp_path
         begun = time.monotonic()
         assert client.get(f"/scans/{id}", params={"wait": 60}).json()["state"] == "done"
         assert time.monotonic() - begun < 50
+
+
+def test_an_end_between_the_first_look_and_the_wait_is_heard(pipeline, tmp_path, png, monkeypatch):
+    monkeypatch.setattr("tumorlens.pipeline.services.rest.service._LOOK_S", 600)
+    with serving(tmp_path, pipeline, start=False) as (service, guard):
+        client = client_of(guard)
+        id = submit(client, (png.name, png.read_bytes()))
+        look = service.job
+
+        def look_and_end(id):
+            job = look(id)
+            if job.state == "waiting":
+                service.spool.cancel(id)
+                service.note_end(id)
+            return job
+
+        monkeypatch.setattr(service, "job", look_and_end)
+        begun = time.monotonic()
+        assert client.get(f"/scans/{id}", params={"wait": 30}).json()["state"] == "cancelled"
+        assert time.monotonic() - begun < 20
 
 
 def test_a_request_that_breaks_off_while_its_job_is_accepted_loses_no_files(pipeline, tmp_path, png, monkeypatch):
