@@ -396,8 +396,12 @@ def _neutral(error: str, job: StoredJob, name: str, names: set[str]) -> str:
 
 
 def _names_in(folder: Path) -> set[str]:
-    """Names of the files and folders of a job, as far as they say more than `source/scan.png`."""
-    ours = re.compile(r"(source|unpacked|results|\d+|scan[-.\w]*|.{0,3})")
+    """Names of the files and folders of a job, as far as they say more than `source/scan.png`.
+
+    Words of our sentences are not among them: nobody is called so, and the sentence needs them.
+    """
+    words = "archive|brain|data|dicom|files?|folder|header|images?|masks?|modality|pixels?|series|slices?|stud(y|ies)"
+    ours = re.compile(rf"(source|unpacked|results|\d+|scan[-.\w]*|.{{0,3}}|{words}|upload|volumes?)", re.IGNORECASE)
     names = {path.name for path in folder.rglob("*")}
     for file in folder.glob("source/*.zip"):
         with suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(file) as archive:

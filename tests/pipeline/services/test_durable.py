@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.scans.dicom import edit
 from tests.scans.pictures import save, save_volume
 from tests.scans.studies import SICK, series
 from tumorlens.data.errors import InputError
@@ -265,6 +266,19 @@ def test_sentences_about_a_zip_with_folders_are_whole_and_its_names_are_read_onc
     assert (job.state, len(job.scans)) == (FAILED, 30)
     (plain,) = {scan["error"].replace(scan["name"], "NAME") for scan in job.scans}
     assert plain.startswith("NAME: ") and plain.count("NAME") == 1 and "jane" not in plain and "DOE" not in plain
+
+
+def test_a_folder_called_like_a_word_of_a_sentence_leaves_the_word(spool, pipeline, tmp_path):
+    file = series(tmp_path / "ct", SICK)[0]
+    edit([file], Modality="CT")
+    arrival = spool.receive(REST)
+    with zipfile.ZipFile(arrival.folder / "scan.zip", "w") as archive:
+        archive.write(file, "JANE/modality/series/1.dcm")
+    id = spool.accept(arrival).id
+    with running(spool, pipeline):
+        (job,) = until_ended(spool, id)
+    sentence = " ".join([job.error, *(scan["error"] for scan in job.scans)])
+    assert "its modality is CT" in sentence and "JANE" not in sentence, sentence
 
 
 def test_a_job_may_have_so_many_scans(spool, pipeline):
