@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tumorlens.pipeline.services.dicom_node.archive import Archive
 
 _STORED = (0x0000, 0xB000, 0xB006, 0xB007)  # PS3.4 table B.2-1: success, and stored with a remark
+_HANDSHAKE_S = 15.0
 
 
 class NotSentError(Exception):
@@ -69,13 +71,27 @@ class PeerDestination:
             self._peer.host, self._peer.port, contexts=contexts, ae_title=self._peer.title, tls_args=tls
         )
         if not association.is_established:
-            refused = "it refuses the association" if association.is_rejected else "it does not answer"
+            refused = "it refuses the association" if association.is_rejected else self._silence()
             raise NotSentError(refused)
         try:
             for dataset in datasets:
                 self._store(association, dataset)
         finally:
             association.release()
+
+    def _silence(self) -> str:
+        """Why there is no association. pynetdicom keeps what became of a handshake to itself, so there is another."""
+        from tumorlens.pipeline.services.dicom_node.entity import tls_problem
+
+        if self._tls is not None:
+            try:
+                with socket.create_connection((self._peer.host, self._peer.port), _HANDSHAKE_S) as connection:
+                    self._tls.wrap_socket(connection, server_hostname=self._peer.host).close()
+            except ssl.SSLError as error:
+                return tls_problem(error)
+            except OSError:
+                pass
+        return "it does not answer"
 
     def _store(self, association: Any, dataset: Any) -> None:
         what = f"{dataset.Modality} object"

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import logging
+import ssl
 
 from pynetdicom import AE, _config
 
 _ANSWERS_S, _CONNECT_S = 60.0, 15.0
+_TLS_PROBLEMS = {
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
+    "HTTP_REQUEST": "it does not speak TLS",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not accept our certificate",
+}
 
 
 def new_entity(title: str, timeout: float = _ANSWERS_S) -> AE:
@@ -22,3 +29,10 @@ def new_entity(title: str, timeout: float = _ANSWERS_S) -> AE:
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
     entity.connection_timeout = _CONNECT_S
     return entity
+
+
+def tls_problem(error: ssl.SSLError) -> str:
+    """Why a handshake failed, in words about the other side."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({error.verify_message})"
+    return _TLS_PROBLEMS.get(error.reason, f"TLS fails ({(error.reason or 'no reason').lower().replace('_', ' ')})")

@@ -85,6 +85,16 @@ def send(port, datasets, **settings):
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     """A certificate for localhost that has signed itself, and its key."""
+    return new_certificate(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def other_certificate(tmp_path_factory):
+    """As `certificate`, of somebody else."""
+    return new_certificate(tmp_path_factory)
+
+
+def new_certificate(tmp_path_factory):
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")

@@ -96,13 +96,15 @@ def test_a_peer_may_know_the_default_syntax_only(spool, results):
     assert received[0].PixelData == pydicom.dcmread(results["mask.dcm"]).PixelData
 
 
-def test_results_go_by_tls(spool, results, certificate, caplog):
+def test_results_go_by_tls(spool, results, certificate, other_certificate, caplog):
     port = free_port()
     both = tls_of(*certificate, certificate[0])
     with running_peer(port, tls=both) as received:
         with delivering(spool, port):
             id = ended_job(spool, results)
             until(lambda: "not sent" in caplog.text, 60)
+        with delivering(spool, port, tls=client_tls(other_certificate[0], *certificate)):
+            until(lambda: "its certificate is not accepted (self-signed certificate)" in caplog.text)
         with delivering(spool, port, tls=client_tls(certificate[0], *certificate)):
             until(lambda: state(spool, id) == "sent")
     assert len(received) == 3
