@@ -13,9 +13,10 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tumorlens.data.errors import InputError, one_line
 from tumorlens.data.files import write_text
 from tumorlens.pipeline.services.dicom_node.delivery import is_answered
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
-from tumorlens.pipeline.services.jobs import DONE, RUNNING, WAITING
+from tumorlens.pipeline.services.jobs import DONE, FAILED, RUNNING, WAITING
 from tumorlens.pipeline.services.spool import DICOM, Arrival, Spool, StoredJob
 from tumorlens.pipeline.services.spool import FullError as TooManyJobs
 
@@ -52,10 +53,17 @@ class BrokenError(Exception):
 
 @dataclass
 class _Study:
-    """A study that may still grow."""
+    """A study that may still grow.
+
+    Attributes:
+        arrival: Its job, and its folder.
+        last: When its last object came; monotonic, as the next.
+        cut: When something of it was last lost, as far as we know; None if nothing was.
+    """
 
     arrival: Arrival
     last: float
+    cut: float | None = None
 
     def folder(self, uid: str) -> Path:
         return self.arrival.folder / uid
@@ -78,6 +86,7 @@ class Intake:
         self._lock = threading.Lock()
         self._n_bytes = _size(spool.folder)
         self._open: dict[str, _Study] = {}
+        self.under_way: Callable[[], set[str]] = set  # gives the studies that senders are at
         for arrival in spool.unaccepted(DICOM):
             self._open_again(arrival)
 
@@ -86,7 +95,7 @@ class Intake:
         for folder in arrival.folder.iterdir() if arrival.folder.is_dir() else ():
             uid = folder.name
             if uid not in self._open:  # senders that were cut off get their time again
-                self._open[uid] = _Study(arrival, time.monotonic())
+                self._open[uid] = _Study(arrival, time.monotonic(), cut=time.monotonic())
                 return
             for file in folder.iterdir():  # it was being closed while more came
                 file.replace(self._open[uid].folder(uid) / file.name)
@@ -104,7 +113,8 @@ class Intake:
         if self._n_bytes + n_bytes > self.limits.spool_gb * 1e9:
             raise FullError(f"the folder would hold more than {self.limits.spool_gb:g} GB (--spool-gb)")
         if shutil.disk_usage(self.spool.folder).free - n_bytes < self.limits.free_gb * 1e9:
-            raise FullError(f"less than {self.limits.free_gb:g} GB of the disk would stay free (--free-gb)")
+            rest = f"less than {self.limits.free_gb:g} GB of it would stay free (--free-gb)"
+            raise FullError("the disk is full" if not self.limits.free_gb else rest)
 
     def store(self, content: bytes, instance: str) -> str:
         """Keep an object. When this returns, it outlives a power failure.
@@ -166,6 +176,19 @@ class Intake:
             if uid in self._open:
                 self._open[uid].last = time.monotonic()
 
+    def note_loss(self, uid: str) -> None:
+        """Note that a study lacks something that was sent."""
+        with self._lock:
+            if uid in self._open:
+                self._open[uid].cut = time.monotonic()
+
+    def note_end(self, uid: str, begun: float) -> None:
+        """Note that all came of what a sender had of a study; it makes good what was lost before the time `begun`."""
+        with self._lock:
+            study = self._open.get(uid)
+            if study is not None and study.cut is not None and study.cut < begun:
+                study.cut = None
+
     def drop(self, uid: str) -> None:
         """Delete what has come of a study that is not complete: it will be fetched again."""
         with self._lock:
@@ -174,11 +197,20 @@ class Intake:
             self.spool.discard(study.arrival)
 
     def close_complete(self) -> None:
-        """Make jobs of the studies to which no object has come for ``--study-timeout`` seconds."""
-        until = time.monotonic() - self.limits.study_timeout
+        """Make jobs of the studies to which no object has come for ``--study-timeout`` seconds.
+
+        Those that were cut off, or whose sender may be, wait for ``--incomplete-timeout`` seconds.
+        """
+        under_way = self.under_way()
+        now, limits = time.monotonic(), self.limits
         with self._lock:
-            complete = [uid for uid, study in self._open.items() if study.last <= until]
+            doubtful = {uid for uid, study in self._open.items() if study.cut is not None or uid in under_way}
+            waits = {uid: limits.incomplete_timeout if uid in doubtful else limits.study_timeout for uid in self._open}
+            complete = [uid for uid, study in self._open.items() if now - study.last >= waits[uid]]
         for uid in complete:
+            if uid in doubtful:
+                text = "study %s: may be incomplete, for it was cut off or an object was refused; run as it is"
+                _log.warning(text, uid)
             self.close(uid)
 
     def close(self, uid: str) -> StoredJob | None:
@@ -215,6 +247,8 @@ class Intake:
                 _log.info("study %s: nothing new in %d objects, which are not run again", uid, len(names))
                 self.spool.discard(study.arrival)
                 return None
+            if job.state == FAILED:
+                earlier = _not_replaced(earlier, names)
             for name in set(earlier) - names:
                 _link(earlier[name], folder / name)
             names |= set(earlier)
@@ -237,6 +271,17 @@ class Intake:
         self._n_bytes = _size(self.spool.folder)
 
 
+def study_of(file: BytesIO) -> str:
+    """The Study Instance UID of the bytes of a DICOM file, which may be cut off; empty if it cannot be read."""
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        return str(header.StudyInstanceUID)
+    except Exception:  # whatever damage does to the parser
+        return ""
+
+
 def _look_at(path: Path, instance: str) -> tuple[str, bool]:
     """The Study Instance UID of a file, and whether it may be part of a scan.
 
@@ -253,6 +298,18 @@ def _look_at(path: Path, instance: str) -> tuple[str, bool]:
     if instance != own:
         raise BrokenError(f"an object that was received is {own}, but was sent as {one_line(instance[:64])}", True)
     return study, number(header, "Rows") is not None and text(header, "Manufacturer") != MANUFACTURER
+
+
+def _not_replaced(earlier: dict[str, Path], names: set[str]) -> dict[str, Path]:
+    """The files of a failed job but those of series that have come again: what these lack now may be what was damaged.
+
+    A series has come again if most of it has: single objects replace, or complete, what is there.
+    """
+    series: dict[str, list[str]] = {}
+    for name, file in earlier.items():
+        series.setdefault(text(read_header(file, ("SeriesInstanceUID",)), "SeriesInstanceUID"), []).append(name)
+    kept = [each for each in series.values() if 2 * len(names.intersection(each)) <= len(each)]
+    return {name: earlier[name] for each in kept for name in each}
 
 
 def _link(file: Path, name: Path) -> None:

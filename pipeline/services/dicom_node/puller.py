@@ -16,6 +16,8 @@ from tumorlens.data.files import write_text
 from tumorlens.pipeline.services.dicom_node.archive import Archive
 from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
+from tumorlens.pipeline.services.jobs import FAILED
+from tumorlens.pipeline.services.spool import DICOM
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 3600.0
 _KEEP_S = 7 * 86400  # after the days in which studies are looked for
@@ -90,6 +92,11 @@ class Puller:
         while not done:
             some, self._memory.last, done = self._archive.stable_studies(self._memory.last)
             studies |= dict.fromkeys(some)
+        states: dict[str, str] = {}  # of the newest job of each study
+        for job in self._intake.spool.jobs(DICOM):
+            states.setdefault(job.details["study"], job.state)
+        # What failed is fetched again: somebody may have replaced an object, which no number of objects shows.
+        self._memory.seen = {study: seen for study, seen in self._memory.seen.items() if states.get(study) != FAILED}
         return list(studies)
 
     def _quiet(self) -> list[str]:

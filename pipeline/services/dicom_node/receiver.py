@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # ma
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from tumorlens.data.errors import InputError, one_line
-from tumorlens.pipeline.services.dicom_node.entity import new_entity
-from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
+from tumorlens.pipeline.services.dicom_node.entity import new_entity, tls_problem
+from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake, study_of
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 
 # All that `data.dicom.decoding` reads, lossless ones first: a sender that offers several gets the first.
@@ -50,11 +54,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Traffic:
-    """What comes through one association: bytes of the message that is on its way, and the last object's study."""
+    """What comes through one association.
+
+    Attributes:
+        n_bytes: Bytes of the message that is on its way.
+        is_whole: Whether none is.
+        study: The last object's study.
+        begun: When it began, monotonic.
+        studies: All studies with objects in it.
+        lossy: Those of which an object was refused; empty for an object whose study is not known.
+    """
 
     n_bytes: int = 0
     is_whole: bool = True
     study: str = ""
+    begun: float = field(default_factory=time.monotonic)
+    studies: set[str] = field(default_factory=set)
+    lossy: set[str] = field(default_factory=set)
 
 
 class Receiver:
@@ -108,6 +124,8 @@ class Receiver:
         except (OSError, UnicodeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"port {port} of {host} cannot be used ({reason}); choose another with --port") from None
+        server.on_end = self._end
+        self._intake.under_way = lambda: {association.traffic.study for association in server.active_associations}
         self._ae._servers.append(server)  # as `AE.start_server` does, which knows no other class of servers
         server.start()
         return int(server.server_address[1])
@@ -132,6 +150,26 @@ class Receiver:
         self._intake.touch(traffic.study)
 
     def _store(self, event: Any) -> int:
+        status = self._take(event)
+        if status != SUCCESS:
+            study = study_of(BytesIO(event.encoded_dataset())) or event.assoc.traffic.study
+            event.assoc.traffic.lossy.add(study)
+            self._intake.note_loss(study)
+        return status
+
+    def _end(self, association: Any) -> None:
+        """Note which studies are whole, however an association has ended."""
+        traffic = association.traffic
+        if traffic.studies and not association.is_released:
+            text = "%s: the association was cut off; its studies may be incomplete: %s"
+            _log.warning(text, _name(association), ", ".join(sorted(traffic.studies)))
+        for study in traffic.studies:
+            if association.is_released and not traffic.lossy & {study, ""}:
+                self._intake.note_end(study, traffic.begun)
+            else:
+                self._intake.note_loss(study)
+
+    def _take(self, event: Any) -> int:
         traffic = event.assoc.traffic
         caller = _name(event.assoc)
         if traffic.n_bytes > self._limits.object_bytes:
@@ -152,6 +190,7 @@ class Receiver:
             _log.error("internal error, please report it (%s)", type(error).__name__)
             return BROKEN
         traffic.study = study
+        traffic.studies |= {study} - {""}
         return SUCCESS
 
     def _say_rejected(self, event: Any) -> None:
@@ -179,11 +218,14 @@ def tls_of(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLConte
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key)
-        if client_ca is not None:
-            context.load_verify_locations(client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise InputError(f"{certificate}, {key}: not a PEM certificate with its key ({_reason(error)})") from None
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except OSError as error:
+            raise InputError(f"{client_ca}: not a PEM with certificates ({_reason(error)})") from None
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
@@ -201,6 +243,7 @@ class _Server(ThreadedAssociationServer):
 
     ae: AE
     request_queue_size = 64
+    on_end: Callable[[Any], None]  # called with each association, in its thread, when it has ended
 
     def start(self) -> None:
         """Listen in a thread."""
@@ -222,8 +265,10 @@ class _Server(ThreadedAssociationServer):
         return len(self.active_associations) < 2 * self.ae.maximum_associations + 8
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say which connection failed."""
-        _log.warning("%s: the connection failed before an association was asked for", client_address[0])
+        """Say which connection failed, and why."""
+        error = sys.exc_info()[1]
+        why = f": {tls_problem(error)}" if isinstance(error, ssl.SSLError) else ""
+        _log.warning("%s: the connection failed before an association was asked for%s", client_address[0], why)
 
 
 class _Handler(RequestHandler):
@@ -238,6 +283,15 @@ class _Handler(RequestHandler):
     def _create_association(self) -> Any:
         association: Any = super()._create_association()
         association.traffic = _Traffic()
+        run = association.run
+
+        def run_to_the_end() -> None:
+            try:
+                run()
+            finally:  # no event tells of all ends: a fault in the thread has none
+                association._server.on_end(association)
+
+        association.run = run_to_the_end
         connection = association.dul.socket
         receive = connection.recv
 

@@ -17,6 +17,9 @@ class NodeLimits:
     """How much senders may take up, and for how long it is kept."""
 
     study_timeout: float = setting(60.0, "Seconds without a new object after which a study is complete.", least=0.1)
+    incomplete_timeout: float = setting(
+        1800.0, "Seconds without a new object after which a study that was cut off is run as it is.", least=0.1
+    )
     associations: int = setting(8, "Associations at the same time.", least=1)
     idle_timeout: float = setting(60.0, "Seconds of silence after which an association is ended.", least=1)
     object_mb: int = setting(512, "Megabytes of an object.", least=1)

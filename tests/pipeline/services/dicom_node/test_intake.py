@@ -99,9 +99,12 @@ def test_a_restart_goes_on_with_open_studies(intake, study):
     again = Intake(intake.spool, LIMITS)
     stored(again, study[5:])
     close_all(again)
+    assert not again.spool.jobs(DICOM), "nobody knows whether all has come"
+    assert not list((intake.spool.folder / "parts").iterdir())
+    again.note_end(SMALL_STUDY, time.monotonic())
+    again.close_complete()
     (job,) = again.spool.jobs(DICOM)
     assert len(files_of(job)) == len(study)
-    assert not list((intake.spool.folder / "parts").iterdir())
 
 
 def test_a_process_killed_while_a_study_was_closed_and_more_came_loses_nothing(intake, study):
@@ -109,7 +112,7 @@ def test_a_process_killed_while_a_study_was_closed_and_more_came_loses_nothing(i
     intake._open.clear()  # as `close` does first; then it was killed, after one more object
     stored(intake, study[5:])
     assert len(intake.spool.unaccepted(DICOM)) == 2
-    again = Intake(intake.spool, LIMITS)
+    again = Intake(intake.spool, replace(LIMITS, incomplete_timeout=0.5))
     close_all(again)
     (job,) = again.spool.jobs(DICOM)
     assert len(files_of(job)) == len(study)
@@ -162,6 +165,20 @@ def test_objects_that_come_again_are_not_run_again_unless_there_is_no_answer(int
     assert again(DONE, "given up") == 3
 
 
+@pytest.mark.parametrize("again", ["all but the damaged", "the damaged alone", "the rest"])
+def test_what_comes_after_a_failure_replaces_or_completes(intake, study, again):
+    """A series that comes again without an object does not get it back from the job that failed for it."""
+    series = [path for path in study if pydicom.dcmread(path).SeriesNumber == T1C["SeriesNumber"]]
+    stored(intake, study if again != "the rest" else set(study) - set(series[:4]))
+    close_all(intake)
+    (job,) = intake.spool.claim(1)
+    intake.spool.finish(job.id, FAILED)
+    stored(intake, {"all but the damaged": series[1:], "the damaged alone": series[:1], "the rest": series[:4]}[again])
+    close_all(intake)
+    late, _ = intake.spool.jobs(DICOM)
+    assert len(files_of(late)) == len(study) - (again == "all but the damaged")
+
+
 def test_a_full_folder_refuses(spool, study):
     there = [path for path in spool.folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in there) + sum(path.stat().st_size for path in study) // 2
@@ -171,6 +188,12 @@ def test_a_full_folder_refuses(spool, study):
     assert 0 < len(list(spool.folder.rglob("*.dcm"))) < len(study)
     with pytest.raises(FullError, match=r"--free-gb"):
         stored(Intake(spool, replace(LIMITS, free_gb=1e6)), study)
+
+
+def test_a_full_disk_is_called_so(intake):
+    intake.limits = replace(LIMITS, spool_gb=1e12)
+    with pytest.raises(FullError, match="the disk is full"):
+        intake.check_room(10**18)
 
 
 class FolderArchive:
@@ -220,6 +243,25 @@ def test_a_study_that_finds_no_room_is_fetched_again_and_never_run_in_part(spool
     assert caplog.text.count("not fetched") == 2
     (job,) = poll()
     assert len(files_of(job)) == len(study)
+
+
+def test_orthanc_is_asked_again_for_a_study_whose_job_failed(spool, study, monkeypatch):
+    """An object that was replaced under its own UID changes no number."""
+    intake, archive = Intake(spool, LIMITS), FolderArchive(study)
+    archive.last_change = lambda: 0
+    archive.stable_studies = lambda since: ([SMALL_STUDY], since + 1, True)
+    puller = Puller(intake, archive, True, 1, LIMITS)
+    puller.poll()
+    puller.poll()
+    puller.poll()
+    (job,) = spool.claim(9)  # fetched once
+    spool.finish(job.id, FAILED)
+    replaced = pydicom.dcmread(study[0])
+    replaced.SeriesDescription = "repaired"
+    replaced.save_as(study[0])
+    puller.poll()
+    newest, _ = spool.jobs(DICOM)
+    assert (newest.files / SMALL_STUDY / f"{replaced.SOPInstanceUID}.dcm").read_bytes() == study[0].read_bytes()
 
 
 def test_a_full_queue_refuses(spool, study):

@@ -26,6 +26,7 @@ from pydicom.uid import (
 from tests.pipeline.services.dicom_node.conftest import LIMITS, associate, send
 from tests.scans.dicom import IDENTIFIERS, save_enhanced
 from tests.scans.studies import AFFINE, SMALL_STUDY, T1C, VOLUME, save_study
+from tumorlens.data.errors import InputError
 from tumorlens.pipeline.services.dicom_node.receiver import ANOTHER, BROKEN, FULL, SUCCESS, tls_of
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 
@@ -196,6 +197,59 @@ def test_the_next_study_does_not_keep_the_one_before_it_open(listening, intake, 
         association.release()
 
 
+def close_all(intake):
+    """The jobs once studies that are thought complete have become such."""
+    time.sleep(0.6)
+    intake.close_complete()
+    return intake.spool.jobs()
+
+
+def cut_off(association):
+    association.dul.socket._shutdown_socket()
+
+
+@pytest.mark.parametrize("end", [lambda association: association.abort(), cut_off], ids=["abort", "lost"])
+def test_a_study_that_is_cut_off_waits_for_the_rest(listening, intake, study, caplog, end):
+    with listening() as port:
+        association = associate(port, study)
+        for dataset in study[:5]:
+            association.send_c_store(dataset)
+        assert close_all(intake) == [], "the sender has not said that this is all"
+        end(association)
+        assert close_all(intake) == []
+        assert f"its studies may be incomplete: {SMALL_STUDY}" in caplog.text
+        send(port, study)
+        assert len(close_all(intake)) == 1
+    assert "run as it is" not in caplog.text
+
+
+def test_a_study_of_which_nothing_more_comes_is_run_as_it_is(listening, intake, study, caplog):
+    intake.limits = replace(LIMITS, incomplete_timeout=1.0)
+    with listening() as port:
+        association = associate(port, study)
+        association.send_c_store(study[0])
+        association.abort()
+        assert close_all(intake) == []
+        assert len(close_all(intake)) == 1
+    assert f"study {SMALL_STUDY}: may be incomplete" in caplog.text
+
+
+@pytest.mark.parametrize("n_before", [0, 5], ids=["the first", "all of an association"])
+def test_a_study_of_which_an_object_was_refused_waits(listening, intake, study, n_before):
+    with listening() as port:
+        send(port, study[:n_before])
+        association = associate(port, study)
+        intake.limits = replace(LIMITS, spool_gb=0.0)
+        assert association.send_c_store(study[n_before]).Status == FULL
+        intake.limits = LIMITS
+        if not n_before:
+            association.send_c_store(study[1])
+        association.release()
+        assert close_all(intake) == []
+        send(port, study)
+        assert len(close_all(intake)) == 1
+
+
 def test_messages_of_absurd_length_end_the_connection(listening):
     with listening() as port, socket.create_connection(("127.0.0.1", port)) as peer:
         peer.sendall(struct.pack(">BBL", 1, 0, 2**31))
@@ -241,10 +295,11 @@ def client(certificate):
     return ssl.create_default_context(cafile=str(certificate[0]))
 
 
-def test_objects_are_taken_by_tls_only(listening, study, certificate, client):
+def test_objects_are_taken_by_tls_only(listening, study, certificate, client, caplog):
     with listening(tls=tls_of(*certificate, None)) as port:
         assert send(port, study[:2], tls=client) == [SUCCESS, SUCCESS]
         assert not associate(port).is_established
+    assert "127.0.0.1: the connection failed before an association was asked for: it does not speak TLS" in caplog.text
 
 
 def test_a_sender_that_does_not_shake_hands_keeps_nobody_waiting(listening, study, certificate, client):
@@ -254,8 +309,26 @@ def test_a_sender_that_does_not_shake_hands_keeps_nobody_waiting(listening, stud
         assert time.monotonic() - begun < 5
 
 
-def test_senders_may_need_a_certificate(listening, study, certificate, client):
+def test_senders_may_need_a_certificate(listening, study, certificate, client, other_certificate, caplog):
     with listening(tls=tls_of(*certificate, certificate[0])) as port:
         assert not associate(port, tls=client).is_established
+        until_logged(caplog, "it shows no certificate")
+        client.load_cert_chain(*other_certificate)
+        assert not associate(port, tls=client).is_established
+        until_logged(caplog, "its certificate is not accepted (self-signed certificate)")
         client.load_cert_chain(*certificate)
         assert send(port, study[:1], tls=client) == [SUCCESS]
+
+
+def until_logged(caplog, sentence):
+    ends = time.monotonic() + 20
+    while sentence not in caplog.text:
+        assert time.monotonic() < ends, caplog.text
+        time.sleep(0.05)
+
+
+def test_the_file_that_is_no_certificate_is_named(certificate, tmp_path):
+    junk = tmp_path / "ca.pem"
+    junk.write_text("no certificate")
+    with pytest.raises(InputError, match=r"^[^,]*ca\.pem: not a PEM with certificates"):
+        tls_of(*certificate, junk)
