@@ -76,13 +76,17 @@ def test_orthanc_routes_studies_to_a_node_that_is_killed_twice(tmp_path):
 
     with running_orthanc(tmp_path / "orthanc", **settings) as server:
         started = 0
+        server.upload(paths)  # and the node is away: Orthanc does not send again by itself
+        until(lambda: [job for job in server.get("jobs?expand") if job["State"] == "Failure"])
         node = start(server)
         try:
-            server.upload(paths)
+            again = next(line for line in PAGE.splitlines() if line.startswith("curl -s 'http://localhost:8042/jobs?"))
+            subprocess.run(again.replace("http://localhost:8042", server.url), shell=True, check=True)
             until(lambda: len(list((tmp_path / "spool").rglob("1*.dcm"))) == len(paths))
             kill(node)  # all objects are there, the study is open
             started = 1
-            node = start(server, "--study-timeout", "1")
+            # It cannot know that all has come, and Orthanc does not send again by itself.
+            node = start(server, "--study-timeout", "1", "--incomplete-timeout", "1")
             until(lambda: "complete with 16 objects, queued" in log.read_text())
             kill(node)  # before, or while, the models see it
             started = 2
