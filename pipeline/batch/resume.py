@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -148,45 +149,61 @@ def earlier_result(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, A
         return None
 
 
-def find_earlier(job: Job, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def find_earlier(job: Job, out: Path, settings: dict[str, Any], job_seconds: float = math.inf) -> dict[str, Any] | None:
     """The same as `earlier_result`, for scans that are not in quarantine.
 
+    Args:
+        job: The job.
+        out: The output folder.
+        settings: From `settings_of`.
+        job_seconds: How long a scan may take now.
+
     Raises:
-        InputError: The scan is, with these settings. The message says why.
+        InputError: The scan has no such result and is in quarantine, with these settings. The message says why.
     """
     folder = out / job.folder
-    if (folder / QUARANTINE).is_file() and (
-        reason := _quarantined(folder, {"source_sha256": _content_of(job), **settings})
-    ):
-        raise InputError(reason)
-    return earlier_result(job, out, settings)
+    earlier = earlier_result(job, out, settings)
+    if earlier is None and (folder / QUARANTINE).is_file():
+        reason = _quarantined(folder, {"source_sha256": _content_of(job), **settings}, job_seconds)
+        if reason:
+            raise InputError(reason)
+    return earlier
 
 
-def _quarantined(folder: Path, made_of: dict[str, Any]) -> str | None:
-    """Why the scan of an output folder is in quarantine; None if it is not, or was with other settings."""
+def _quarantined(folder: Path, made_of: dict[str, Any], job_seconds: float) -> str | None:
+    """Why the scan of an output folder is in quarantine; None if it is not, or was with other settings or less time."""
     try:
         record = json.loads((folder / QUARANTINE).read_text(encoding="utf-8"))
-        return str(record["error"]) if record["made_of"] == made_of else None
+        has_more_time = record["job_seconds"] is not None and record["job_seconds"] < job_seconds
+        return str(record["error"]) if record["made_of"] == made_of and not has_more_time else None
     except DAMAGE:
         return None
 
 
-def quarantine_record(job: Job, settings: dict[str, Any], tries: int, source_sha256: str | None) -> dict[str, Any]:
+def quarantine_record(job: Job, settings: dict[str, Any], tries: int, job_seconds: float | None) -> dict[str, Any]:
     """The content of the file that keeps a scan from being run again with these settings.
+
+    It lacks the hash of the source, from `pipeline.batch.read_jobs.hash_of`: the scan is tried again until that is
+    there, unless it cannot be read.
 
     Args:
         job: The scan.
         settings: From `settings_of`.
-        tries: How many processes it has ended.
-        source_sha256: From `pipeline.batch.read_jobs.hash_of`, or None if its files cannot be read.
+        tries: How often it was run alone.
+        job_seconds: How long it may take, if it took longer; None if it ended its process.
     """
+    if job_seconds is None:
+        what, remedy = f"ended its process {tries} times", ""
+    else:
+        what, remedy = f"took longer than --job-seconds allows ({job_seconds:g})", "raise --job-seconds, or "
     return {
         "scan": {"name": job.name},
-        "error": f"reading or judging it ended its process {tries} times, or took longer than --job-seconds allows, so "
-        f"it is in quarantine; check the file, and delete {QUARANTINE} in its output folder to try it again",
+        "error": f"reading or judging it {what}, so it is in quarantine; check the file, and {remedy}delete "
+        f"{QUARANTINE} in its output folder to try it again",
         "tries": tries,
+        "job_seconds": job_seconds,
         "place_sha256": place_of(job),
-        "made_of": {"source_sha256": source_sha256, **settings},
+        "made_of": {"source_sha256": None, **settings},
     }
 
 

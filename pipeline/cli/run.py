@@ -34,7 +34,7 @@ class RunCall:
     """The inputs of a call, the place of its results, and its printed output."""
 
     inputs: tuple[str, ...] = setting(
-        help="Files, folders (recursive), globs or URLs.", metavar="INPUT...", argument=True
+        (), "Files, folders (recursive), globs or URLs.", metavar="INPUT...", argument=True
     )
     out: str | None = setting(None, "Output folder, or URL (s3://...).", metavar="OUT", flag="-o --out")
     overwrite: bool = setting(False, "Replace results in OUT.")
@@ -68,6 +68,9 @@ class RunCall:
 
 def _run(values: Values) -> int:
     call = fill(RunCall, values)
+    if not call.inputs:
+        advice = f", and give --ray last if {call.ray} is your input" if call.ray not in (None, "local") else ""
+        raise InputError(f"INPUT is missing; see `tumorlens run --help`{advice}")
     if call.overwrite and call.resume:
         raise InputError("give --overwrite or --continue, not both")
     if call.quiet and call.verbose:

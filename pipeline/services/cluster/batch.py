@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -115,7 +115,7 @@ class Worker:
                     return None
                 if store:
                     there[job.name] = pull_result(store, job.folder, out / job.folder)
-                return find_earlier(job, out, self.settings)
+                return find_earlier(job, out, self.settings, self.seconds)
 
             def after(job: Job, content: dict[str, Any]) -> None:
                 if store:
@@ -176,13 +176,17 @@ def _alarm(seconds: float) -> Iterator[Callable[[], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
+# From a scan that has ended its workers to its outcome; with the seconds that it may take, if it took longer.
+GiveUp = Callable[[Parcel, float | None], Outcome]
+
+
 class Crew(Protocol):
     """Those who run the scans."""
 
     def start(self) -> tuple[ClassList, Regions, dict[str, Any]]:
         """Start, and return classes, regions and settings."""
 
-    def run(self, parcels: Sequence[Parcel], resume: bool, give_up: Callable[[Parcel], Outcome]) -> Iterator[Outcome]:
+    def run(self, parcels: Sequence[Parcel], resume: bool, give_up: GiveUp) -> Iterator[Outcome]:
         """The outcomes of all parcels, in any order."""
 
 
@@ -218,23 +222,40 @@ def run_with(
         by_name = {job.name: job for job in jobs}
         pushed = time.monotonic()
 
-        def give_up(parcel: Parcel) -> Outcome:
+        records: list[tuple[Thread, Job, dict[str, Any]]] = []
+
+        def give_up(parcel: Parcel, job_seconds: float | None) -> Outcome:
             job = parcel.job
-            # Without a hash it is tried again by the next call.
-            record = quarantine_record(job, settings, MOST_TRIES, _hash_of(parcel))
-            out.write(f"{job.folder}/{QUARANTINE}", json.dumps(record, indent=2) + "\n")
+            record = quarantine_record(job, settings, MOST_TRIES, job_seconds)
+
+            def add_hash() -> None:
+                record["made_of"]["source_sha256"] = _hash_of(parcel)
+
+            thread = Thread(target=add_hash, name="record", daemon=True)  # the other scans do not wait for it
+            thread.start()
+            records.append((thread, job, record))
             return Outcome(job.name, error_row(job.name, job.with_path(record["error"]), table.columns), {}, False)
 
-        try:
-            for name, row, content, kept in crew.run([parcel_of(j, inputs, shared) for j in jobs], resume, give_up):
-                if content:
-                    out.note(f"{by_name[name].folder}/{RESULT}", result_text(content))
-                table.add_row(by_name[name], row, content, kept and resume)
-                if time.monotonic() - pushed > _TABLE_EVERY:
-                    out.push([TABLE])
-                    pushed = time.monotonic()
-        finally:
-            table.close()
+        def write_records(unfinished: bool) -> None:
+            for one in [one for one in records if unfinished or not one[0].is_alive()]:
+                records.remove(one)
+                _, job, record = one
+                out.write(f"{job.folder}/{QUARANTINE}", json.dumps(record, indent=2) + "\n")
+
+        with closing(table):
+            try:
+                for name, row, content, kept in crew.run([parcel_of(j, inputs, shared) for j in jobs], resume, give_up):
+                    if content:
+                        out.note(f"{by_name[name].folder}/{RESULT}", result_text(content))
+                    table.add_row(by_name[name], row, content, kept and resume)
+                    write_records(unfinished=False)
+                    if time.monotonic() - pushed > _TABLE_EVERY:
+                        out.push([TABLE])
+                        pushed = time.monotonic()
+                for thread, _, _ in records:
+                    thread.join()
+            finally:  # if you stop the run, some lack their hash
+                write_records(unfinished=True)
 
     try:
         return write_batch(run, jobs, out.folder, classes, regions, resume, options, done, parquet=True)
@@ -268,7 +289,7 @@ class Here:
     def start(self) -> tuple[ClassList, Regions, dict[str, Any]]:
         return self.worker.start()
 
-    def run(self, parcels: Sequence[Parcel], resume: bool, give_up: Callable[[Parcel], Outcome]) -> Iterator[Outcome]:
+    def run(self, parcels: Sequence[Parcel], resume: bool, give_up: GiveUp) -> Iterator[Outcome]:
         queue = Queue(parcels, 1, resume)
         while not queue.empty:
             yield from self.worker.run(*queue.take())

@@ -26,7 +26,7 @@ from tumorlens.data.labels import ClassList
 from tumorlens.data.masks.regions import Regions
 from tumorlens.data.scratch import ScratchFolder
 from tumorlens.pipeline.options import LoadOptions
-from tumorlens.pipeline.services.cluster.batch import MOST_TRIES, START_SECONDS, Outcome, Queue, Worker
+from tumorlens.pipeline.services.cluster.batch import MOST_TRIES, START_SECONDS, GiveUp, Outcome, Queue, Worker
 from tumorlens.pipeline.services.stores.parcel import Parcel
 
 _CORES = 4  # of a worker; more make one scan faster, not the batch
@@ -69,12 +69,12 @@ class RayCrew:
         for _ in range(self.n_workers):
             self._add_worker()
         while True:
-            actor, _, answer = self._next()
+            actor, _, answer, _ = self._next()
             if answer is not None:
                 self.idle.append(actor)
                 return answer
 
-    def run(self, parcels: Sequence[Parcel], resume: bool, give_up: Callable[[Parcel], Outcome]) -> Iterator[Outcome]:
+    def run(self, parcels: Sequence[Parcel], resume: bool, give_up: GiveUp) -> Iterator[Outcome]:
         queue, tries = Queue(parcels, self.n_workers, resume), Counter[str]()
         while True:
             while self.idle and not queue.empty:
@@ -84,7 +84,7 @@ class RayCrew:
                 self.busy[actor.run.remote(some, may_be_there)] = actor, some, until
             if queue.empty and not any(some for _, some, _ in self.busy.values()):
                 return
-            actor, some, answer = self._next()
+            actor, some, answer, is_late = self._next()
             if answer is not None:
                 self.idle.append(actor)
                 yield from answer if some else ()
@@ -92,7 +92,7 @@ class RayCrew:
             if len(some) == 1:  # nobody else can be blamed
                 tries[some[0].job.name] += 1
             if len(some) == 1 and tries[some[0].job.name] >= MOST_TRIES:
-                yield give_up(some[0])
+                yield give_up(some[0], self.seconds if is_late else None)
             else:
                 queue.alone.extend(some)
 
@@ -100,9 +100,13 @@ class RayCrew:
         actor = self._hire()
         self.busy[actor.start.remote(str(Path.cwd()))] = actor, [], math.inf  # it may have to wait for free cores
 
-    def _next(self) -> tuple[Any, list[Parcel], Any]:
-        """A worker, what it had to do (nothing: to start), and its answer; None if it has died, and has a successor."""
+    def _next(self) -> tuple[Any, list[Parcel], Any, bool]:
+        """A worker, what it had to do (nothing: to start), its answer, and whether its time was over.
+
+        The answer is None if it has died, and has a successor.
+        """
         ready: list[Any] = []
+        begun, has_warned = time.monotonic(), False
         while not ready:
             ready, _ = self.ray.wait([*self.busy], num_returns=1, timeout=_PATIENCE)
             if ready:  # perhaps others, too: this process was busy, or stopped, and nobody is late
@@ -110,10 +114,18 @@ class RayCrew:
             if self.settings is None:
                 _log.warning("no worker has started yet; the cluster has no free cores, or is still starting machines")
             ready, silent = self.ray.wait([*self.busy], num_returns=len(self.busy), timeout=0)
-            for actor, _, until in (self.busy[answer] for answer in silent):
+            n_waiting = 0
+            for actor, some, until in (self.busy[answer] for answer in silent):
                 if time.monotonic() > until:  # its own alarm did not end it: it was stopped (SIGSTOP), or its machine
                     self.ray.kill(actor)
-        actor, some, _ = self.busy.pop(ready[0])
+                elif some:
+                    n_waiting += 1
+            seconds = time.monotonic() - begun
+            if n_waiting and not ready and seconds > self.seconds and not has_warned:
+                _log.warning("waiting for %d workers that have not answered for %.0f seconds", n_waiting, seconds)
+                has_warned = True
+        actor, some, until = self.busy.pop(ready[0])
+        is_late = time.monotonic() > until - _GRACE  # so its alarm has ended it, or we have
         try:
             answer = self.ray.get(ready[0])
         except self.ray.exceptions.RayError as error:
@@ -129,11 +141,11 @@ class RayCrew:
                 ) from None
             self.ray.kill(actor)
             self._add_worker()
-            return actor, some, None
+            return actor, some, None, is_late
         if not some:
             self.dead_starts = 0
             self._check_settings(answer[1])
-        return actor, some, answer
+        return actor, some, answer, is_late
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """Check that all workers compute alike, so that it makes no difference which one gets a scan."""

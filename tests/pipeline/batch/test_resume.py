@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import nibabel as nib
 import numpy as np
@@ -11,8 +12,12 @@ import pytest
 from tests.pipeline.batch.results import HEALTHY_PICTURE, SICK_PICTURE, time_of
 from tests.scans.pictures import save, save_volume, table
 from tests.scans.volumes import save_nrrd
+from tumorlens.data.errors import InputError
 from tumorlens.data.labels import CLASSES
 from tumorlens.data.phantom import phantom_volume
+from tumorlens.pipeline.batch.job import Job
+from tumorlens.pipeline.batch.resume import find_earlier, quarantine_record
+from tumorlens.pipeline.outputs import QUARANTINE
 
 VOLUME = phantom_volume(7, "meningioma", shape=(96, 112, 12), spacing_mm=(2, 2, 10))
 
@@ -196,3 +201,27 @@ def test_a_result_that_somebody_has_edited_is_made_again(tumorlens, tmp_path, da
     done = tumorlens("run", tmp_path / "sick.png", "-o", out, "--continue")
     assert (done.exit_code, table(out)) == (0, expected), done.output
     assert json.loads(path.read_text())["label"] == "meningioma"
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_tried"), [(None, []), (9.0, [9.5, math.inf])], ids=["ends its process", "takes too long"]
+)
+def test_a_scan_that_took_too_long_is_tried_again_with_more_time(tumorlens, tmp_path, limit, is_tried):
+    job, out = Job(save(tmp_path / "sick.png", SICK_PICTURE), "sick.png"), tmp_path / "out"
+    assert tumorlens("run", job.path, "-o", out).exit_code == 0
+    result = out / job.folder / "result.json"
+    content = json.loads(result.read_text())
+    settings = {name: value for name, value in content["made_of"].items() if name != "source_sha256"}
+    record = quarantine_record(job, settings, 3, limit) | {"made_of": content["made_of"]}
+    (result.parent / QUARANTINE).write_text(json.dumps(record))
+    assert find_earlier(job, out, settings, 5.0) == content  # what another run has written counts
+    for name in ("result.json", *content["files"]):
+        (result.parent / name).unlink(missing_ok=True)
+    for seconds in (5.0, 9.0, 9.5, math.inf):
+        if seconds in is_tried:
+            assert find_earlier(job, out, settings, seconds) is None
+        else:
+            with pytest.raises(InputError, match=QUARANTINE):
+                find_earlier(job, out, settings, seconds)
+    done = tumorlens("run", job.path, "-o", out, "--continue")
+    assert done.exit_code == (0 if is_tried else 1), done.output

@@ -141,6 +141,11 @@ def test_wrong_use(tumorlens, tmp_path, arguments):
         ("train sing", "no such command 'sing'; see `tumorlens train --help`"),
         ("run", "INPUT is missing; see `tumorlens run --help`"),
         ("run x.png", "-o OUT is missing: the folder for the results"),
+        (
+            "run --ray x.nii.gz -o out",
+            "INPUT is missing; see `tumorlens run --help`, and give --ray last if x.nii.gz is your input",
+        ),
+        ("run -o out --ray", "INPUT is missing; see `tumorlens run --help`"),
         ("run x.png -o", "option '-o' requires an argument"),
         ("run x.png -o out --xyzzy", "no such option '--xyzzy'; see `tumorlens run --help`"),
         ("run x.png -o out --continu", "no such option '--continu'; did you mean --continue?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import socket
@@ -234,7 +235,7 @@ def test_a_file_that_kills_every_worker_is_quarantined(ray, deaths, in_s3, s3, t
     assert MOST_TRIES <= n_deaths <= MOST_TRIES + 1  # once perhaps in company
     errors = {row["scan"]: row["error"] for row in report.rows}
     assert [name for name, error in errors.items() if error] == ["deadly.png"]
-    assert f"ended its process {MOST_TRIES} times" in errors["deadly.png"] and QUARANTINE in errors["deadly.png"]
+    assert f"ended its process {MOST_TRIES} times, so" in errors["deadly.png"] and QUARANTINE in errors["deadly.png"]
     again = run_in(on_ray(ray, MortalWorker), source, out, tmp_path / "2", resume=True)
     assert len(deaths()) == n_deaths and again.kept == 3  # nobody has tried
     assert {row["scan"]: row["error"] for row in again.rows} == errors
@@ -258,8 +259,14 @@ def test_a_scan_that_takes_too_long_is_tried_three_times_and_quarantined(ray, de
         **dict.fromkeys(("0.png", "1.png", "2.png"), False),
         "deadly.png": True,
     }
-    assert "took longer than --job-seconds allows" in report.rows[-1]["error"]
+    error = report.rows[-1]["error"]
+    assert "took longer than --job-seconds allows (5)" in error and "raise --job-seconds, or delete" in error
     assert (tmp_path / "out" / "deadly" / QUARANTINE).is_file()
+    same = run_in(on_ray(ray, worker, n=1, seconds=5.0), tmp_path / "in", tmp_path / "out", tmp_path / "2", resume=True)
+    assert same.rows[-1]["error"] == error
+    more = on_ray(ray, FastWorker, n=1, seconds=6.0)
+    assert run_in(more, tmp_path / "in", tmp_path / "out", tmp_path / "3", resume=True).failed == 0
+    assert not (tmp_path / "out" / "deadly" / QUARANTINE).is_file()
 
 
 @pytest.mark.slow
@@ -305,6 +312,50 @@ def test_the_alarm_ends_native_code():
     assert (done.returncode, done.stdout) == (1, "alive\n") and "in never_return" in done.stderr
 
 
+class HalfCrew(Here):
+    """Gives up the first scan, runs the others, and then does something else."""
+
+    def run(self, parcels, resume, give_up):
+        yield give_up(parcels[0], 9.0)
+        yield from self.worker.run(parcels[1:], resume)
+        self.then()
+
+
+def half_run(tmp_path, then):
+    """Run two pictures with a `HalfCrew`."""
+    for n in range(2):
+        save(tmp_path / "in" / f"{n}.png", phantom_slice(60 + n, LABELS[n], 128, 1.7).image)
+    half = HalfCrew(FastWorker(LoadOptions(), RunOptions(), tmp_path / "out"))
+    half.then = then
+    return run_in(lambda place: half, tmp_path / "in", tmp_path / "out", tmp_path / "scratch")
+
+
+def test_no_scan_waits_for_the_hash_of_one_in_quarantine(tmp_path, monkeypatch):
+    others_are_done = threading.Event()
+    monkeypatch.setattr(batch, "_hash_of", lambda parcel: "hash" if others_are_done.wait(20) else "too early")
+    report = half_run(tmp_path, others_are_done.set)
+    assert [bool(row["error"]) for row in report.rows] == [True, False]
+    record = json.loads((tmp_path / "out" / "0" / QUARANTINE).read_text())
+    assert (record["made_of"]["source_sha256"], record["job_seconds"]) == ("hash", 9.0)
+    assert record["error"] in report.rows[0]["error"]
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_hash(tmp_path, monkeypatch):
+    let_go = threading.Event()
+    monkeypatch.setattr(batch, "_hash_of", lambda parcel: let_go.wait(60))
+
+    def stop():
+        raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        half_run(tmp_path, stop)
+    assert time.monotonic() - begun < 30
+    assert [bool(row["error"]) for row in table(tmp_path / "out")] == [True, False]
+    assert json.loads((tmp_path / "out" / "0" / QUARANTINE).read_text())["made_of"]["source_sha256"] is None
+    let_go.set()
+
+
 def test_a_scan_that_nobody_can_read_has_no_hash(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_HASH_SECONDS", 0.2)
     let_go = threading.Event()
@@ -343,12 +394,33 @@ def test_workers_are_late_only_if_nobody_has_answered():
         get = staticmethod(lambda answer: [answer])
 
     mates = RayCrew.__new__(RayCrew)
-    mates.ray, mates.settings = Ray(), {}
+    mates.ray, mates.settings, mates.seconds = Ray(), {}, 600.0
     mates.busy = {n: (f"worker {n}", [f"parcel {n}"], 0.0) for n in range(3)}
     waits[:] = [[0]]
-    assert mates._next() == ("worker 0", ["parcel 0"], [0]) and not killed
+    assert mates._next() == ("worker 0", ["parcel 0"], [0], True) and not killed
+    mates.busy[1] = "worker 1", ["parcel 1"], math.inf
     waits[:] = [[], [1]]
-    assert mates._next() == ("worker 1", ["parcel 1"], [1]) and killed == ["worker 2"]
+    assert mates._next() == ("worker 1", ["parcel 1"], [1], False) and killed == ["worker 2"]
+
+
+@pytest.mark.parametrize(("seconds", "n_warnings"), [(0.0, 1), (600.0, 0)])
+def test_a_run_says_once_that_it_waits_for_silent_workers(seconds, n_warnings, caplog):
+    waits = [[], [], [], [], [1]]
+
+    class Ray:
+        get = staticmethod(lambda answer: [answer])
+
+        def wait(self, answers, num_returns, timeout):
+            ready = waits.pop(0)
+            return ready, [answer for answer in answers if answer not in ready]
+
+    mates = RayCrew.__new__(RayCrew)
+    mates.ray, mates.settings, mates.seconds = Ray(), {}, seconds
+    mates.busy = {n: (f"worker {n}", ["parcel"] * n, math.inf) for n in range(3)}  # worker 0 loads its models
+    mates._next()
+    assert [record.message for record in caplog.records] == n_warnings * [
+        "waiting for 2 workers that have not answered for 0 seconds"
+    ]
 
 
 def test_a_cluster_does_not_show_the_command_line(ray):
