@@ -147,8 +147,8 @@ def test_a_volume_says_what_of_a_lesion_is_not_known(light, scans, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(next((tmp_path / "out").rglob("result.json")).read_text())
     assert result["lesions"] and {lesion["side"] for lesion in result["lesions"]} == {None}
-    brain = "the brain region is not known without the extra volumes of tumorlens"
-    side = "no side of a lesion is known without the extra volumes of tumorlens"
+    brain = "the brain region is not known, for tumorlens[volumes] is not installed"
+    side = "no side of a lesion is known, for tumorlens[volumes] is not installed"
     assert f"lesions may lie outside of the brain: {brain}" in result["review"]
     assert side in result["review"]
 
@@ -156,7 +156,7 @@ def test_a_volume_says_what_of_a_lesion_is_not_known(light, scans, tmp_path):
 def test_a_volume_without_the_atlas_says_that_lesions_may_lie_outside(scans, monkeypatch):
     monkeypatch.setitem(sys.modules, "nilearn", None)
     assert find_brain(open_scan(scans / "volume.nii.gz")) == (
-        "the brain region is not known without the extra volumes of tumorlens"
+        "the brain region is not known, for tumorlens[volumes] is not installed"
     )
 
 

@@ -60,8 +60,10 @@ def unpack(path: Path, folder: Path) -> dict[Path, str]:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             _check(path, entries)
             folder.mkdir(parents=True, exist_ok=True)
-            if sum(entry.file_size for entry in entries) > shutil.disk_usage(folder).free:
-                raise DiskFullError(f"{path}: there is not enough space on the disk to unpack the archive")
+            n_bytes, disk = sum(entry.file_size for entry in entries), shutil.disk_usage(folder)
+            if n_bytes > disk.free:
+                kind = DiskFullError if n_bytes <= disk.total else InputError
+                raise kind(f"{path}: there is not enough space on the disk to unpack the archive")
             skipped = {}
             for entry in entries:
                 file = folder / PurePosixPath(entry.filename.translate(_FORBIDDEN))

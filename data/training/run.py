@@ -134,6 +134,9 @@ class Run:
         load = partial(load_partition, keep=keep, given=given, regions=regions)
         if self.team is None:
             parts = load(self.config, progress=prepared)
+            own = self.out / "prepared"  # of several processes that were killed while they read
+            if not self.config.prepared or Path(self.config.prepared).absolute() != own.absolute():
+                remove_prepared(own)
         else:
             parts = self._load_in_turn(self.team, load, prepared)
         self.say(str(parts))

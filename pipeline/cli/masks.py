@@ -46,7 +46,7 @@ def _export(values: Values) -> int:
     n_others = sum(problem == NOT_DICOM for problem in report.problems.values())
     if n_others:
         scans, them = ("scan is", "it") if n_others == 1 else ("scans are", "them")
-        warn(f"{n_others} {scans} not from DICOM, so there is no such file of {them}")
+        warn(f"{n_others} {scans} not from DICOM, so no file in this format is written for {them}")
     tell = say_unless(call.quiet)
     for name, reason in report.without_mask.items():
         tell(f"{name}: no mask ({reason})")

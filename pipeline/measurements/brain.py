@@ -74,7 +74,7 @@ def find_brain(scan: Scan) -> BrainRegion | str:
     if scan.spacing_mm is None:
         return "the volume's lengths are not known, so no atlas can be laid on it"
     if absent_packages(EXTRAS["volumes"]):
-        return "the brain region is not known without the extra volumes of tumorlens"
+        return "the brain region is not known, for tumorlens[volumes] is not installed"
     import SimpleITK as sitk  # noqa: N813 (its own habit)
 
     image = as_image(scan.voxels.astype(np.float32), scan.affine)

@@ -67,7 +67,9 @@ class Midline:
 
 def no_sides() -> str | None:
     """Why no side is known of any lesion; None where SciPy is installed, which the extra ``volumes`` brings."""
-    return "no side of a lesion is known without the extra volumes of tumorlens" if absent_packages(["scipy"]) else None
+    return (
+        "no side of a lesion is known, for tumorlens[volumes] is not installed" if absent_packages(["scipy"]) else None
+    )
 
 
 def find_midline(scan: Scan) -> Midline | None:

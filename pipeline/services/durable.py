@@ -401,7 +401,7 @@ def _names_in(folder: Path) -> set[str]:
     Words of our sentences are not among them: nobody is called so, and the sentence needs them.
     """
     words = "archive|brain|data|dicom|files?|folder|header|images?|masks?|modality|pixels?|series|slices?|stud(y|ies)"
-    ours = re.compile(rf"(source|unpacked|results|\d+|scan[-.\w]*|.{{0,3}}|{words}|upload|volumes?)", re.IGNORECASE)
+    ours = re.compile(rf"(source|unpacked|results|\d+|scan[-.\w]*|.{{0,3}}|(?i:{words}|upload|volumes?))")
     names = {path.name for path in folder.rglob("*")}
     for file in folder.glob("source/*.zip"):
         with suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(file) as archive:

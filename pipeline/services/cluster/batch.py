@@ -254,8 +254,11 @@ def run_with(
                         pushed = time.monotonic()
                 for thread, _, _ in records:
                     thread.join()
-            finally:  # if you stop the run, some lack their hash
                 write_records(unfinished=True)
+            except BaseException:  # some lack their hash; what stopped the run is what to tell
+                with suppress(InputError, OSError):
+                    write_records(unfinished=True)
+                raise
 
     try:
         return write_batch(run, jobs, out.folder, classes, regions, resume, options, done, parquet=True)

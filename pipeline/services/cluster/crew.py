@@ -122,7 +122,7 @@ class RayCrew:
                     n_waiting += 1
             seconds = time.monotonic() - begun
             if n_waiting and not ready and seconds > self.seconds and not has_warned:
-                _log.warning("waiting for %d workers that have not answered for %.0f seconds", n_waiting, seconds)
+                _log.warning("workers that have not answered for %.0f seconds: %d", seconds, n_waiting)
                 has_warned = True
         actor, some, until = self.busy.pop(ready[0])
         is_late = time.monotonic() > until - _GRACE  # so its alarm has ended it, or we have

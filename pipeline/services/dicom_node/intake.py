@@ -59,11 +59,13 @@ class _Study:
         arrival: Its job, and its folder.
         last: When its last object came; monotonic, as the next.
         cut: When something of it was last lost, as far as we know; None if nothing was.
+        whole: When the last association began that has brought all it had; 0 before the first.
     """
 
     arrival: Arrival
     last: float
     cut: float | None = None
+    whole: float = 0.0
 
     def folder(self, uid: str) -> Path:
         return self.arrival.folder / uid
@@ -176,18 +178,22 @@ class Intake:
             if uid in self._open:
                 self._open[uid].last = time.monotonic()
 
-    def note_loss(self, uid: str) -> None:
-        """Note that a study lacks something that was sent."""
+    def note_loss(self, uid: str, when: float | None = None) -> None:
+        """Note that a study lacks something that was sent, now or at a time (monotonic) that is over."""
+        when = time.monotonic() if when is None else when
         with self._lock:
-            if uid in self._open:
-                self._open[uid].cut = time.monotonic()
+            study = self._open.get(uid)
+            if study is not None and when > study.whole:
+                study.cut = max(when, study.cut or when)
 
     def note_end(self, uid: str, begun: float) -> None:
         """Note that all came of what a sender had of a study; it makes good what was lost before the time `begun`."""
         with self._lock:
             study = self._open.get(uid)
-            if study is not None and study.cut is not None and study.cut < begun:
-                study.cut = None
+            if study is not None:
+                study.whole = max(study.whole, begun)
+                if study.cut is not None and study.cut < begun:
+                    study.cut = None
 
     def drop(self, uid: str) -> None:
         """Delete what has come of a study that is not complete: it will be fetched again."""
@@ -307,7 +313,8 @@ def _not_replaced(earlier: dict[str, Path], names: set[str]) -> dict[str, Path]:
     """
     series: dict[str, list[str]] = {}
     for name, file in earlier.items():
-        series.setdefault(text(read_header(file, ("SeriesInstanceUID",)), "SeriesInstanceUID"), []).append(name)
+        with suppress(InputError):  # damaged, or deleted meanwhile
+            series.setdefault(text(read_header(file, ("SeriesInstanceUID",)), "SeriesInstanceUID"), []).append(name)
     kept = [each for each in series.values() if 2 * len(names.intersection(each)) <= len(each)]
     return {name: earlier[name] for each in kept for name in each}
 

@@ -57,7 +57,7 @@ class Puller:
         try:
             found = self._stable() if self._is_orthanc else self._quiet()
         except (RequestException, ValueError, KeyError, TypeError) as error:
-            found, problem = [], self._archive.problem(error)
+            found, problem = [], str(error) if isinstance(error, InputError) else self._archive.problem(error)
             if problem != self._problem:  # once, not at every look
                 _log.warning("%s: no studies can be looked for: %s; tried again and again", self._archive, problem)
             self._problem = problem
@@ -87,16 +87,17 @@ class Puller:
         if self._memory.last < 0:
             self._memory.last = self._archive.last_change()
             return []
-        studies: dict[str, None] = {}
-        done = False
-        while not done:
-            some, self._memory.last, done = self._archive.stable_studies(self._memory.last)
-            studies |= dict.fromkeys(some)
         states: dict[str, str] = {}  # of the newest job of each study
         for job in self._intake.spool.jobs(DICOM):
             states.setdefault(job.details["study"], job.state)
         # What failed is fetched again: somebody may have replaced an object, which no number of objects shows.
         self._memory.seen = {study: seen for study, seen in self._memory.seen.items() if states.get(study) != FAILED}
+        studies: dict[str, None] = {}
+        last, done = self._memory.last, False
+        while not done:
+            some, last, done = self._archive.stable_studies(last)
+            studies |= dict.fromkeys(some)
+        self._memory.last = last  # not before all are known: what comes after it is asked for next
         return list(studies)
 
     def _quiet(self) -> list[str]:

@@ -61,6 +61,7 @@ class _Traffic:
         is_whole: Whether none is.
         study: The last object's study.
         begun: When it began, monotonic.
+        last: When something came last.
         studies: All studies with objects in it.
         lossy: Those of which an object was refused; empty for an object whose study is not known.
     """
@@ -69,6 +70,7 @@ class _Traffic:
     is_whole: bool = True
     study: str = ""
     begun: float = field(default_factory=time.monotonic)
+    last: float = 0.0
     studies: set[str] = field(default_factory=set)
     lossy: set[str] = field(default_factory=set)
 
@@ -139,6 +141,7 @@ class Receiver:
         if not isinstance(event.pdu, P_DATA_TF):
             return
         traffic = event.assoc.traffic
+        traffic.last = time.monotonic()
         for item in event.pdu.presentation_data_value_items:
             content = item.presentation_data_value or b"\0"
             if traffic.is_whole:
@@ -167,7 +170,7 @@ class Receiver:
             if association.is_released and not traffic.lossy & {study, ""}:
                 self._intake.note_end(study, traffic.begun)
             else:
-                self._intake.note_loss(study)
+                self._intake.note_loss(study, traffic.last)
 
     def _take(self, event: Any) -> int:
         traffic = event.assoc.traffic
@@ -189,8 +192,10 @@ class Receiver:
         except Exception as error:  # a fault of ours; its text may quote a header, and so a patient
             _log.error("internal error, please report it (%s)", type(error).__name__)
             return BROKEN
-        traffic.study = study
+        traffic.study = study or traffic.study
         traffic.studies |= {study} - {""}
+        if study in traffic.lossy:  # of a study that is open only now
+            self._intake.note_loss(study)
         return SUCCESS
 
     def _say_rejected(self, event: Any) -> None:

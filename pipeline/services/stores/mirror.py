@@ -97,7 +97,7 @@ def mirror_inputs(texts: Iterable[str], folder: Path, out: str | None) -> Inputs
         if text in queries:
             studies, query = queries[text]
             if studies not in servers:
-                root = Path(os.path.realpath(folder)) / "dicomweb" / str(len(servers))
+                root = Path(os.path.realpath(folder)) / "dicomweb" / f"{len(servers):03}"
                 servers[studies] = Input(studies, root, root, {})
                 remote.append(servers[studies])
                 paths.append(str(root))

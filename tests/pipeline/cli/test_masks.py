@@ -51,7 +51,7 @@ def test_what_a_format_cannot_hold(masks, out, tmp_path):
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-1] == f"1 mask, 2 without mask, 5 not written: {tmp_path / 'x'}"
     (line,) = done.stderr.splitlines()
-    assert line == "tumorlens: warning: 5 scans are not from DICOM, so there is no such file of them"
+    assert line == "tumorlens: warning: 5 scans are not from DICOM, so no file in this format is written for them"
     wrong = masks("export", out, "-o", tmp_path / "y", "--format", "nifti", "--scans", out)
     assert wrong.exit_code == 2
     assert "only coco, labelme, geojson do" in wrong.stderr

@@ -584,7 +584,7 @@ def test_a_late_fetch_is_not_taken_for_the_next_of_its_job(spool, pipeline, monk
     id = elsewhere(spool)
     monkeypatch.setattr(spool, "finish", fail)
     try:
-        with running(spool, pipeline, fetch=fetch, limits=JobLimits(most_seconds=5)):
+        with running(spool, pipeline, fetch=fetch, limits=JobLimits(most_seconds=15)):
             (job,) = until_ended(spool, id)
     finally:
         let_go.set()

@@ -419,7 +419,7 @@ def test_a_run_says_once_that_it_waits_for_silent_workers(seconds, n_warnings, c
     mates.busy = {n: (f"worker {n}", ["parcel"] * n, math.inf) for n in range(3)}  # worker 0 loads its models
     mates._next()
     assert [record.message for record in caplog.records] == n_warnings * [
-        "waiting for 2 workers that have not answered for 0 seconds"
+        "workers that have not answered for 0 seconds: 2"
     ]
 
 

@@ -13,6 +13,8 @@ from tests.pipeline.services.dicom_node.conftest import LIMITS, bytes_of, stored
 from tests.scans.dicom import IDENTIFIERS
 from tests.scans.dicom_results import written
 from tests.scans.studies import LOCALIZER, SMALL_STUDY, T1, T1C, save_study
+from tumorlens.data.dicom.headers import read_header
+from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
 from tumorlens.pipeline.services.dicom_node.puller import Puller
@@ -262,6 +264,61 @@ def test_orthanc_is_asked_again_for_a_study_whose_job_failed(spool, study, monke
     puller.poll()
     newest, _ = spool.jobs(DICOM)
     assert (newest.files / SMALL_STUDY / f"{replaced.SOPInstanceUID}.dcm").read_bytes() == study[0].read_bytes()
+
+
+def test_studies_on_a_page_are_not_forgotten_if_the_next_page_fails(spool, study):
+    intake, archive, asked = Intake(spool, LIMITS), FolderArchive(study), []
+    archive.last_change = lambda: 0
+    archive.problem = str
+
+    def stable_studies(since):
+        asked.append(since)
+        if asked == [0, 5]:
+            raise ValueError("Orthanc starts again")
+        return [SMALL_STUDY] if since == 0 else [], since + 5, since > 0
+
+    archive.stable_studies = stable_studies
+    puller = Puller(intake, archive, True, 1, LIMITS)
+    puller.poll()
+    puller.poll()
+    assert asked == [0, 5] and not spool.jobs(DICOM)
+    puller.poll()
+    assert asked == [0, 5, 0, 5] and len(spool.jobs(DICOM)) == 1
+
+
+def test_a_loss_that_is_heard_of_late_was_made_good_before(intake, study):
+    """The first association was lost, the second brought all, and then the first was found to be dead."""
+    stored(intake, study)
+    lost = time.monotonic()
+    intake.note_end(SMALL_STUDY, time.monotonic())
+    intake.note_loss(SMALL_STUDY, lost)
+    close_all(intake)
+    assert len(intake.spool.jobs(DICOM)) == 1
+    stored(intake, study[:1])
+    intake.note_loss(SMALL_STUDY)
+    close_all(intake)
+    assert len(intake.spool.jobs(DICOM)) == 1
+
+
+def test_a_file_of_a_failed_job_that_is_gone_keeps_no_study_open(intake, study, monkeypatch):
+    stored(intake, study)
+    close_all(intake)
+    (job,) = intake.spool.claim(9)
+    intake.spool.finish(job.id, FAILED)
+    gone = sorted((job.files / SMALL_STUDY).iterdir())[-1]
+
+    def read(file, keys):
+        if file.name == gone.name:  # deleted after it was listed
+            raise InputError("no such file")
+        return read_header(file, keys)
+
+    monkeypatch.setattr("tumorlens.pipeline.services.dicom_node.intake.read_header", read)
+    again = [path for path in study if str(pydicom.dcmread(path).SOPInstanceUID) != gone.stem][:1]
+    again[0].write_bytes(again[0].read_bytes() + b"\0\0")  # other bytes, so that something is new
+    stored(intake, again)
+    close_all(intake)
+    newest, _ = intake.spool.jobs(DICOM)
+    assert gone.name not in files_of(newest) and len(files_of(newest)) == len(study) - 1
 
 
 def test_a_full_queue_refuses(spool, study):
