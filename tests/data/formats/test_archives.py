@@ -177,9 +177,12 @@ def test_a_full_disk_is_not_the_fault_of_an_entry(tmp_path, monkeypatch):
         unpack(path, tmp_path / "in")
     with pytest.raises(DiskFullError, match=r"a\.zip: .*cannot be unpacked \(No space left"):
         open_scan(path)
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1))
-    with pytest.raises(DiskFullError, match="there is not enough space on the disk to unpack the archive"):
-        unpack(path, tmp_path / "in")
+    for total, kind in ((10, DiskFullError), (1, InputError)):  # no wait makes room on a disk that is too small
+        usage = SimpleNamespace(free=1, total=total)
+        monkeypatch.setattr(archives.shutil, "disk_usage", lambda folder, usage=usage: usage)
+        with pytest.raises(InputError, match="there is not enough space on the disk to unpack the archive") as error:
+            unpack(path, tmp_path / "in")
+        assert error.type is kind
     assert not (tmp_path / "in").exists()
 
 
