@@ -117,11 +117,11 @@ def test_a_kill_in_the_middle_costs_no_job_and_runs_none_twice(start, tmp_path):
 
 def test_a_stop_leaves_what_runs_for_the_next_start_and_a_second_server_is_refused(start, tmp_path):
     server = start()
-    ids = [server.submit(content) for content in pictures(tmp_path, 16)]
     second = start()
     assert second.process.wait(PATIENCE_S) == 2
     second.errors.seek(0)
     assert re.search(r"another run \(process \d+\) writes here; .* choose another --spool\n$", second.errors.read())
+    ids = [server.submit(content) for content in pictures(tmp_path, 16)]  # only now: a fast machine needs two seconds
     server.until(lambda states: "running" in states.values())
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(PATIENCE_S) == 143
