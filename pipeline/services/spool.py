@@ -132,7 +132,7 @@ class Spool:
         Raises:
             InputError: The file of jobs is damaged, from a later version, or cannot be written.
         """
-        self.folder, self.most_waiting = folder, most_waiting
+        self.folder, self.most_waiting, self._lasting = folder, most_waiting, lasting
         self.changed = threading.Condition(threading.RLock())
         self._jobs = folder / "jobs"
         try:
@@ -267,7 +267,8 @@ class Spool:
             db.execute("UPDATE jobs SET state = ?, begun = NULL WHERE state = ?", (WAITING, RUNNING))
             known = {id for (id,) in db.execute("SELECT id FROM jobs")}
         with self._problems_named():
-            (self.folder / _MARK).touch()
+            if self._lasting:
+                (self.folder / _MARK).touch()
         for place in self._jobs.iterdir():
             source, _, id = place.name.partition(".")
             if source == REST and id not in known:
