@@ -46,7 +46,8 @@ EXTRAS = {
     "pdf": ("weasyprint",),
     "export": ("onnx", "onnxscript"),
 }
-_CALLED = {"torch": "PyTorch", "sklearn": "scikit-learn", "scipy": "SciPy", "nicegui": "NiceGUI", "ray": "Ray"}
+_CALLED = dict.fromkeys(EXTRAS["train"], "PyTorch")  # and what stands on it
+_CALLED |= {"sklearn": "scikit-learn", "scipy": "SciPy", "nicegui": "NiceGUI", "ray": "Ray"}
 
 
 @contextmanager
@@ -65,8 +66,8 @@ def needs(feature: str, extra: str | None = None) -> Iterator[None]:
         if not bringing:
             raise
         extra = extra or bringing[0]
-        first = absent_packages(EXTRAS[extra])[:1] or [package]  # all of PyTorch's are called by its name
-        raise InputError(_install(feature, extra, first)) from None
+        lacking = [package] if package in EXTRAS[extra] else absent_packages(EXTRAS[extra])[:1] or [package]
+        raise InputError(_install(feature, extra, lacking)) from None
 
 
 def missing(feature: str, extra: str, packages: Sequence[str] = ()) -> str | None:
@@ -92,7 +93,7 @@ def require(feature: str, extra: str, packages: Sequence[str] = ()) -> None:
 
 
 def _install(feature: str, extra: str, packages: list[str]) -> str:
-    *first, last = (_CALLED.get(package, package.replace("_", "-")) for package in packages)
+    *first, last = dict.fromkeys(_CALLED.get(package, package.replace("_", "-")) for package in packages)
     names, what = (f"{', '.join(first)} and {last}", "them") if first else (last, "it")
     return f"{feature} needs {names}; install {what} with: pip install 'tumorlens[{extra}]'"
 
