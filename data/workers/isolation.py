@@ -49,8 +49,8 @@ def isolated(function: Callable[..., Value], *args: Any, size: int) -> Value:
 
     Args:
         function: A function at the top of a module.
-        args: Its arguments, of types that `data.workers.messages.send` takes. What it returns is of these types, too,
-            and its sequences arrive as tuples.
+        args: Its arguments, of types that `data.workers.messages.send` takes. It must return such types as well;
+            sequences arrive as tuples.
         size: Bytes of the file or of the data. They decide how much time and memory the function may take.
 
     Raises:

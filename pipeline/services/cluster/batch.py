@@ -160,7 +160,7 @@ class _Outcomes:
 def _alarm(seconds: float) -> Iterator[Callable[[], None]]:
     """A block that ends this process if it takes longer; call what it yields, and the time starts again.
 
-    Native code that never gives Python a turn is ended, too, and the log of the process says where it was.
+    This also ends native code that holds Python's lock. The log of the process says where it was.
     """
     if seconds == math.inf:
         yield lambda: None

@@ -190,7 +190,7 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
         n_cores: Cores of the local one, by default all.
 
     Raises:
-        InputError: Ray is not installed, or there is no cluster.
+        InputError: Ray is not installed, or no cluster answers at the address.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
