@@ -128,6 +128,22 @@ def test_what_looks_at_data_sets_says_what_it_needs(light, phantom_set, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (("serve", "--spool", "SPOOL"), "app"),
+        (("dicom-node", "--spool", "SPOOL", "--any-caller"), "dicom-node"),
+        (("dicom-node", "--spool", "SPOOL", "--orthanc", "http://a"), "dicom-node"),
+    ],
+)
+def test_a_service_names_its_extra_and_leaves_no_spool(light, tmp_path, arguments, extra):
+    spool = tmp_path / "spool"
+    done = light(*(spool if argument == "SPOOL" else argument for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith(f"with: pip install 'tumorlens[{extra}]'\n") and done.stderr.count("\n") == 1
+    assert not spool.exists()
+
+
 @pytest.mark.parametrize(("module", "package"), [("scipy.io", "SciPy"), ("h5py", "h5py")])
 def test_a_matlab_file_says_what_it_needs(tmp_path, monkeypatch, module, package):
     phantom = phantom_slice(7, "meningioma")

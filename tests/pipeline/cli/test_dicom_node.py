@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 
 import pytest
@@ -40,21 +39,6 @@ def test_wrong_use_is_one_sentence(command, tmp_path, arguments, sentence):
     assert "Traceback" not in result.stderr and "secret" not in result.stderr
     # A model that is converted for the first time says so on a line of its own.
     assert [line for line in result.stderr.splitlines() if "converting" not in line] == [result.stderr.splitlines()[-1]]
-
-
-@pytest.mark.parametrize(
-    ("package", "words"), [("pynetdicom", "--any-caller"), ("dicomweb_client", "--orthanc=http://a")]
-)
-def test_a_missing_extra_is_named(command, tmp_path, monkeypatch, package, words):
-    for name in [name for name in sys.modules if name.startswith("tumorlens.pipeline.services.dicom_node.")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    result = command("dicom-node", "--spool", tmp_path / "spool", words)
-    assert result.exit_code == 2
-    assert "pip install 'tumorlens[dicom-node]'" in result.stderr and result.stderr.count("\n") == 1
-    assert not (tmp_path / "spool").exists()
 
 
 def test_a_folder_has_one_node(command, tmp_path):

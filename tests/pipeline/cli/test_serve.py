@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import sys
 
 import pytest
 
@@ -80,14 +79,6 @@ def test_a_port_in_use_is_one_sentence(command):
         result = command("serve", "--port", port, "--no-browser")
     assert result.exit_code == 2
     assert f"port {port} of 127.0.0.1 cannot be used (Address already in use); choose another" in result.stderr
-
-
-def test_without_nicegui_the_message_names_the_extra(command, monkeypatch):
-    monkeypatch.delitem(sys.modules, "tumorlens.pipeline.web.app", raising=False)
-    monkeypatch.setitem(sys.modules, "nicegui", None)
-    result = command("serve")
-    assert result.exit_code == 2
-    assert "pip install 'tumorlens[app]'" in result.stderr
 
 
 def test_an_output_folder_without_results_is_one_sentence(command, tmp_path):
