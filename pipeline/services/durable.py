@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _JOBS_AHEAD = 24  # jobs that are begun at the same time: their scans are read while the networks see others
 _MOST_FETCHING = 4  # studies that are fetched at the same time; slow servers keep no other job waiting
 _MOST_SCANS = 500  # of one job
+_UID = r"\d+(\.\d+){4,}(\.dcm)?"  # as a file's name
 _FREE_BYTES = 200e6  # no job is begun while the disk has less
 _LOOK_S = 1.0  # seconds after which to look for jobs, if nothing happens
 _DELETE_S = 60.0  # between two looks for old jobs
@@ -398,10 +399,11 @@ def _neutral(error: str, job: StoredJob, name: str, names: set[str]) -> str:
 def _names_in(folder: Path) -> set[str]:
     """Names of the files and folders of a job, as far as they say more than `source/scan.png`.
 
-    Words of our sentences are not among them: nobody is called so, and the sentence needs them.
+    Words of our sentences are not among them: nobody is called so, and the sentence needs them. Nor are UIDs, which
+    name the object that is damaged, and no patient.
     """
     words = "archive|brain|data|dicom|files?|folder|header|images?|masks?|modality|pixels?|series|slices?|stud(y|ies)"
-    ours = re.compile(rf"(source|unpacked|results|\d+|scan[-.\w]*|.{{0,3}}|(?i:{words}|upload|volumes?))")
+    ours = re.compile(rf"(source|unpacked|results|{_UID}|scan[-.\w]*|.{{0,3}}|(?i:{words}|upload|volumes?))")
     names = {path.name for path in folder.rglob("*")}
     for file in folder.glob("source/*.zip"):
         with suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(file) as archive:

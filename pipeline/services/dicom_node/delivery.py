@@ -119,7 +119,7 @@ class Delivery:
     def _say(self, job: StoredJob) -> None:
         for scan in job.scans:
             if scan["error"]:
-                _log.warning("study %s: %s: %s", job.details["study"], scan["name"], scan["error"])
+                _log.warning("study %s: %s", job.details["study"], scan["error"])  # it names the scan
             else:
                 _log.info("study %s: %s: %s", job.details["study"], scan["name"], scan["label"])
 

@@ -281,6 +281,20 @@ def test_a_folder_called_like_a_word_of_a_sentence_leaves_the_word(spool, pipeli
     assert "its modality is CT" in sentence and "JANE" not in sentence, sentence
 
 
+def test_a_damaged_object_is_named_by_its_uid(spool, pipeline):
+    arrival, patient = spool.receive(REST), "20481234"
+    file = series(arrival.folder / patient, SICK)[3]
+    file.write_bytes(file.read_bytes()[:-3000])
+    uid = "1.2.826.0.1.3680043.8.498.7.dcm"
+    file.rename(file.with_name(uid))
+    id = spool.accept(arrival).id
+    with running(spool, pipeline):
+        (job,) = until_ended(spool, id)
+    assert job.scans[0]["error"] == (
+        f"MR series 5: {uid}: the pixel data are damaged or cut off; delete or replace this file"
+    )
+
+
 def test_a_job_may_have_so_many_scans(spool, pipeline):
     id = zip_of_bad_pictures(spool, 501)
     with running(spool, pipeline):
