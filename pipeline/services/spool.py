@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorlens.data.errors import InputError, printable
+from tumorlens.data.files import flush
 from tumorlens.data.locks import sole_writer
 from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING
 
@@ -191,9 +191,13 @@ class Spool:
             arrival: From `receive`, or one of `unaccepted`.
             options: Fields of `pipeline.options.RunOptions` that differ from the defaults.
             details: Whatever the source needs to know later; see `set_details`.
+
+        Raises:
+            InputError: A file cannot be brought onto the disk, or the file of jobs cannot be written.
         """
-        _flush(arrival.folder.parent)
-        _flush_one(self._jobs)
+        with self._problems_named():
+            _flush_all(arrival.folder.parent)
+            flush(self._jobs)
         with self._write() as db:
             db.execute(
                 "INSERT INTO jobs (id, source, state, options, details, accepted) VALUES (?, ?, ?, ?, ?, ?)",
@@ -336,8 +340,9 @@ class Spool:
             InputError: The file of jobs cannot be written; the job has not ended.
         """
         job = self.job(id)
-        if job is not None and state == DONE:
-            _flush(job.results)
+        if job is not None and state == DONE and job.results.is_dir():
+            with self._problems_named():
+                _flush_all(job.results)
         with self._write() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, error = ?, scans = ?, ended = ? WHERE id = ? AND state IN (?, ?)",
@@ -447,16 +452,11 @@ def open_spool(folder: Path, most_waiting: int = MOST_WAITING) -> Iterator[Spool
         raise InputError(str(error).replace("choose another -o", "choose another --spool")) from None
 
 
-def _flush(folder: Path) -> None:
-    """Bring all files below a folder onto the disk, and their names."""
+def _flush_all(folder: Path) -> None:
+    """Bring all files below a folder onto the disk, and their names.
+
+    Raises:
+        OSError: The bytes of a file cannot be written.
+    """
     for place in (*folder.rglob("*"), folder):
-        _flush_one(place)
-
-
-def _flush_one(place: Path) -> None:
-    with suppress(OSError):  # some file systems flush no folders
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush(place)

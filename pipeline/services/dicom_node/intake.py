@@ -23,7 +23,7 @@ from typing import Any
 from tumorlens.data.dicom.derived import MANUFACTURER
 from tumorlens.data.dicom.headers import number, read_header, text
 from tumorlens.data.errors import InputError, one_line
-from tumorlens.data.files import write_text
+from tumorlens.data.files import flush, write_text
 from tumorlens.pipeline.services.dicom_node.delivery import is_answered
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 from tumorlens.pipeline.services.jobs import DONE, FAILED, RUNNING, WAITING
@@ -101,7 +101,7 @@ class Intake:
                 return
             for file in folder.iterdir():  # it was being closed while more came
                 file.replace(self._open[uid].folder(uid) / file.name)
-            _flush(self._open[uid].folder(uid))
+            flush(self._open[uid].folder(uid))
         self.spool.discard(arrival)
 
     def new_folder(self) -> tempfile.TemporaryDirectory[str]:
@@ -165,11 +165,11 @@ class Intake:
                     raise FullError(str(error)) from None
                 study.folder(uid).mkdir()
                 for place in (study.arrival.folder, study.arrival.folder.parent, study.arrival.folder.parent.parent):
-                    _flush(place)
+                    flush(place)
                 self._open[uid] = study
                 _log.info("study %s: the first object has come", uid)
             part.replace(study.folder(uid) / f"{instance}.dcm")
-            _flush(study.folder(uid))
+            flush(study.folder(uid))
             study.last = time.monotonic()
 
     def touch(self, uid: str) -> None:
@@ -333,13 +333,3 @@ def _size(folder: Path) -> int:
         with suppress(OSError):  # it has moved on
             n_bytes += file.lstat().st_size if file.is_file() else 0
     return n_bytes
-
-
-def _flush(folder: Path) -> None:
-    """Let new names in a folder outlive a power failure; Windows has no need to."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

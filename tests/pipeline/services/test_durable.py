@@ -17,6 +17,7 @@ import pytest
 from tests.scans.dicom import edit
 from tests.scans.pictures import save, save_volume
 from tests.scans.studies import SICK, series
+from tests.waiting import until
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats import archives
 from tumorlens.data.phantom import phantom_slice, phantom_volume
@@ -411,13 +412,6 @@ class FullDisk:
         while len(self.times) < times:
             assert time.monotonic() < ends
             time.sleep(0.02)
-
-
-def until(is_true):
-    ends = time.monotonic() + 30
-    while not is_true():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def test_a_job_that_fills_the_disk_waits_in_its_place_until_there_is_room(spool, pipeline, monkeypatch, caplog):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import subprocess
 import sys
 import time
@@ -236,3 +239,25 @@ def test_a_damaged_or_later_file_is_one_sentence(tmp_path):
     spool.close()
     with pytest.raises(InputError, match="written by a later version"):
         Spool(tmp_path / "later")
+
+
+@pytest.mark.parametrize("step", ["accept", "finish"])
+def test_a_file_that_does_not_reach_the_disk_is_no_success(spool, monkeypatch, step):
+    arrival = spool.receive(REST)
+    (arrival.folder / "scan.png").write_bytes(b"scan")
+    if step == "finish":
+        job = spool.accept(arrival)
+        spool.claim(1)
+        job.results.mkdir()
+        (job.results / "mask.png").write_bytes(b"mask")
+
+    def fail(handle):
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("tumorlens.data.files.os.fsync", fail)
+    with pytest.raises(
+        InputError, match=r"^the server's file of jobs cannot be read or written \(Input/output error\)$"
+    ):
+        spool.accept(arrival) if step == "accept" else spool.finish(job.id, DONE)
+    assert [job.state for job in spool.jobs(REST)] == ([] if step == "accept" else [RUNNING])

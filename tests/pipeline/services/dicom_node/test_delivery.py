@@ -15,6 +15,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from tests.pipeline.services.dicom_node.conftest import LIMITS, running_peer
 from tests.scans.dicom_results import saved, written
 from tests.scans.orthanc import free_port
+from tests.waiting import until
 from tumorlens.data.formats.open import open_scan
 from tumorlens.pipeline.services.dicom_node import delivery
 from tumorlens.pipeline.services.dicom_node.delivery import Delivery
@@ -66,13 +67,6 @@ def delivering(spool, port, limits=LIMITS, tls=None):
         sender.close()
 
 
-def until(is_true, seconds=20):
-    ends = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < ends
-        time.sleep(0.05)
-
-
 def state(spool, id):
     return spool.job(id).details.get("delivery", {}).get("state")
 
@@ -102,7 +96,7 @@ def test_results_go_by_tls(spool, results, certificate, other_certificate, caplo
     with running_peer(port, tls=both) as received:
         with delivering(spool, port):
             id = ended_job(spool, results)
-            until(lambda: "not sent" in caplog.text, 60)
+            until(lambda: "not sent" in caplog.text)
         with delivering(spool, port, tls=client_tls(other_certificate[0], *certificate)):
             until(lambda: "its certificate is not accepted (self-signed certificate)" in caplog.text)
         with delivering(spool, port, tls=client_tls(certificate[0], *certificate)):

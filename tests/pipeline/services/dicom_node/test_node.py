@@ -19,6 +19,7 @@ from tests.scans.dicom import IDENTIFIERS
 from tests.scans.dicom_results import errors_in
 from tests.scans.orthanc import free_port, needs_orthanc, running_orthanc
 from tests.scans.studies import SICK, STUDY, series
+from tests.waiting import until
 from tumorlens.pipeline.services.dicom_node.archive import Archive
 from tumorlens.pipeline.services.dicom_node.destinations import WebDestination
 from tumorlens.pipeline.services.dicom_node.node import Node
@@ -32,13 +33,6 @@ PAGE = (REPOSITORY / "docs" / "how-to" / "run-a-dicom-node.md").read_text(encodi
 def documented(language):
     """The first example of a language on the page about the node."""
     return re.search(rf"^```{language}\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)[1]
-
-
-def until(is_true, seconds=300, what=""):
-    ends = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < ends, what() if callable(what) else what
-        time.sleep(0.1)
 
 
 def check_answers(server, tmp_path):
