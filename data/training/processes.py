@@ -64,15 +64,19 @@ def start_processes(config: TrainingConfig) -> L.Fabric | None:
         environment = getattr(fabric.strategy, "cluster_environment", None)
         if config.nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
             raise InputError(f"--nodes {config.nodes}: start the command on each machine, with torchrun or srun")
+        _fabric = fabric
         fabric.launch()
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        if isinstance(error, InputError):
+    except BaseException as error:
+        _end_others(at_once=True)  # they would wait for this one as long as it has patience
+        _fabric = None
+        if isinstance(error, InputError) or not isinstance(
+            error, ValueError | RuntimeError | MisconfigurationException
+        ):
             raise
         reason = str(error).partition("\n")[0].rstrip(".")
         raise InputError(
             f"--devices {config.devices} --nodes {config.nodes}: the processes cannot start together ({reason})"
         ) from None
-    _fabric = fabric
     return fabric
 
 

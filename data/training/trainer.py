@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -21,9 +22,11 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tumorlens.data.devices import keep_freed_memory, pick_device, wants_bf16
 from tumorlens.data.errors import InputError
+from tumorlens.data.files import flush, remove_stale_parts, whole_file
 from tumorlens.data.training.batch_norm import SyncedLayers
 from tumorlens.data.training.logs import EpochLines, make_loggers
 from tumorlens.data.training.module import StageModule
@@ -100,6 +103,21 @@ class _Best(ModelCheckpoint):
         super().load_state_dict(moved)
 
 
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are written beside the last one, and then take its place.
+
+    Lightning writes them among the temporary files of the machine. From there they would be copied over the last one,
+    where these lie on another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()  # `torch.save` into a file hides that the disk is full
+        torch.save(checkpoint, content)
+        with whole_file(Path(path)) as part:
+            part.write_bytes(content.getbuffer())
+            flush(part)
+
+
 class _OwnSignals(L.Callback):
     """Leaves SIGTERM to the program: Lightning would wait for processes that are busy with something else."""
 
@@ -129,6 +147,7 @@ def make_trainer(
         say: Gets that line.
     """
     quiet_lightning()
+    remove_stale_parts(out / "checkpoints")
     where = pick_device(config.device)
     if where.type == "cpu":
         keep_freed_memory(training=True)
@@ -152,13 +171,14 @@ def make_trainer(
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5) if bar else EpochLines(say, config.best_by))
     alone = LightningEnvironment()  # whatever SLURM says of the job in which it runs
-    together: dict[str, Any] = {"plugins": [alone]}
+    together: dict[str, Any] = {"plugins": [alone, _WholeCheckpoints()]}
     if config.processes == 1:
         alone.set_global_rank(0)
     else:
         callbacks.append(_OwnSignals())
         # A network may have weights that a batch does not use.
-        together = {"strategy": "ddp_find_unused_parameters_true", "plugins": [SyncedLayers(where.type == "cpu")]}
+        plugins = [SyncedLayers(where.type == "cpu"), _WholeCheckpoints()]
+        together = {"strategy": "ddp_find_unused_parameters_true", "plugins": plugins}
     return L.Trainer(
         **devices_of(config, where),
         **together,

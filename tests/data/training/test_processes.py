@@ -6,15 +6,17 @@ import csv
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.data.training.runs import BACKBONE, ENCODER, QUICK, STAGES, classifier_config, stage_of, train
+from tests.waiting import until
 from tumorlens.data.cards.card import read_card
 from tumorlens.data.errors import InputError
 from tumorlens.data.training.processes import start_processes
@@ -135,10 +137,29 @@ def test_the_end_of_one_process_is_that_of_all(phantom_set, tmp_path, number, to
         stderr = running.communicate(timeout=120)[1]
     assert (running.returncode, stderr.count("\n")) == (code, 1), stderr
     assert sentence in stderr
-    until = time.monotonic() + 60
-    while Path(f"/proc/{children[0]}").exists() and time.monotonic() < until:
-        time.sleep(0.5)
-    assert not Path(f"/proc/{children[0]}").exists()
+    until(lambda: not Path(f"/proc/{children[0]}").exists(), 60)
+
+
+@pytest.mark.slow
+@LINUX
+def test_a_start_that_fails_leaves_no_process(phantom_set, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        command = words("classification", phantom_set, tmp_path / "run")
+        with subprocess.Popen(
+            command, env={**os.environ, **address}, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as running:
+            stderr = running.communicate(timeout=600)[1]
+    assert running.returncode == 2
+    assert "--devices 2 --nodes 1: the processes cannot start together (" in stderr and stderr.count("\n") == 1
+
+    def is_over():
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, 0)
+            return False
+        return True
+
+    until(is_over, 60)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tests.data.training.runs import classifier_config, segmenter_config, train
 from tumorlens.data import devices
@@ -31,6 +32,27 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(phantom_set, tmp_path):
     assert best.best_model_score == stored["best_model_score"]
     assert best.best_model_path == str((tmp_path / "there" / "checkpoints" / "best.ckpt").resolve())
     assert list(best.best_k_models) == [best.best_model_path]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch, processes):
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    plugins = []
+    with monkeypatch.context() as patch:
+        patch.setattr(room.L, "Trainer", lambda **settings: plugins.extend(settings["plugins"]))
+        make_trainer(tmp_path, classifier_config("x", devices=processes), None)
+    (writer,) = (plugin for plugin in plugins if isinstance(plugin, TorchCheckpointIO))
+    writer.save_checkpoint({"epoch": 1}, last)
+
+    def stop(part):
+        assert part.parent == last.parent and part.stat().st_size > 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "flush", stop)
+    with pytest.raises(KeyboardInterrupt):
+        writer.save_checkpoint({"epoch": 2}, last)
+    assert torch.load(last, weights_only=True) == {"epoch": 1}
+    assert list(last.parent.iterdir()) == [last]
 
 
 def test_a_run_that_stopped_early_is_over(tmp_path):
