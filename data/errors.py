@@ -26,6 +26,11 @@ class DiskFullError(InputError):
     """The disk has no room for what an input needs. The input itself may be sound."""
 
 
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether an error says that no other file can be written either: the disk is full, or may only be read."""
+    return is_disk_full(error) or (isinstance(error, OSError) and error.errno == errno.EROFS)
+
+
 def is_disk_full(error: Exception) -> bool:
     """Whether an error says that the disk, or the user's share of it, is full."""
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "real" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def one_copy_of_each_module():
+    """A module that a test has loaded once more would split the next tests: they patch one copy, and call the other."""
+    yield
+    for name, module in list(sys.modules.items()):
+        parent, _, leaf = name.rpartition(".")
+        if name.startswith("tumorlens.") and parent in sys.modules:
+            assert getattr(sys.modules[parent], leaf, module) is module, f"there are two of {name}"
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import lzma
 import shutil
 import sys
@@ -10,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from tumorlens.data.errors import DiskFullError, InputError, is_disk_full
+from tumorlens.data.errors import DiskFullError, InputError, is_disk_full, is_of_the_disk
 
 _MAX_BYTES = 4 * 2**30  # unpacked; a large study has 1 to 2 GiB
 _MAX_FILES = 100_000
@@ -18,7 +17,6 @@ _MAX_RATIO = 100  # unpacked / packed: scans reach 2 to 20, archive bombs over 1
 _RATIO_FROM = 100 * 2**20  # smaller archives may have any ratio
 _ENCRYPTED = 0x1
 _FORBIDDEN = str.maketrans(dict.fromkeys(':<>|"?*', "_") if sys.platform == "win32" else {})  # in names of files
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other entry can be unpacked either
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -70,7 +68,7 @@ def unpack(path: Path, folder: Path) -> dict[Path, str]:
                 try:
                     _extract(archive, entry, file)
                 except _DAMAGE as error:
-                    if len(entries) == 1 or (isinstance(error, OSError) and error.errno in _HOPELESS):
+                    if len(entries) == 1 or is_of_the_disk(error):
                         raise
                     skipped[file] = f"the entry of the zip archive is damaged or cannot be unpacked{_why(error)}"
             if entries and len(skipped) == len(entries):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import traceback
 from collections import deque
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tumorlens.data.errors import InputError, one_line
+from tumorlens.data.errors import InputError, is_of_the_disk, one_line
 from tumorlens.data.files import claim, remove_stale_parts
 from tumorlens.data.labels import ClassList
 from tumorlens.data.locks import sole_writer
@@ -48,7 +47,6 @@ from tumorlens.pipeline.outputs.write import remove_leftovers, remove_result, wr
 from tumorlens.pipeline.pipeline import Decision, Pipeline
 
 _MOST_WAITING = 2  # scans, masks and all, whose files are still to be written
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later scan can be written either
 _log = logging.getLogger(__name__)
 Done = Callable[[Job, dict[str, str], dict[str, Any]], None]
 Written = Future[dict[str, Any]]  # the content of result.json, once the files of a scan are written
@@ -413,7 +411,7 @@ def row_of(job: Job, written: Written, out: Path, columns: Sequence[str]) -> tup
     except InputError as error:
         message = job.with_path(str(error))
     except OSError as error:  # reading raises InputError, so the output is the problem
-        if error.errno in _HOPELESS:
+        if is_of_the_disk(error):
             raise _hopeless(out, job, error) from None
         message = f"{out / job.folder}: cannot be written ({error.strerror or error})"
     except Exception as error:  # a fault of ours must not cost you the rest of the batch

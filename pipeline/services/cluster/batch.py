@@ -242,28 +242,32 @@ def run_with(
                 _, job, record = one
                 out.write(f"{job.folder}/{QUARANTINE}", json.dumps(record, indent=2) + "\n")
 
-        with closing(table):
-            try:
-                for name, row, content, kept in crew.run([parcel_of(j, inputs, shared) for j in jobs], resume, give_up):
-                    if content:
-                        out.note(f"{by_name[name].folder}/{RESULT}", result_text(content))
-                    table.add_row(by_name[name], row, content, kept and resume)
-                    write_records(unfinished=False)
-                    if time.monotonic() - pushed > _TABLE_EVERY:
-                        out.push([TABLE])
-                        pushed = time.monotonic()
-                for thread, _, _ in records:
-                    thread.join()
-                write_records(unfinished=True)
-            except BaseException:  # some lack their hash; what stopped the run is what to tell
-                with suppress(InputError, OSError):
-                    write_records(unfinished=True)
-                raise
+        with closing(table), _in_any_case(lambda: write_records(unfinished=True)):  # then some lack their hash
+            for name, row, content, kept in crew.run([parcel_of(j, inputs, shared) for j in jobs], resume, give_up):
+                if content:
+                    out.note(f"{by_name[name].folder}/{RESULT}", result_text(content))
+                table.add_row(by_name[name], row, content, kept and resume)
+                write_records(unfinished=False)
+                if time.monotonic() - pushed > _TABLE_EVERY:
+                    out.push([TABLE])
+                    pushed = time.monotonic()
+            for thread, _, _ in records:
+                thread.join()
 
-    try:
+    with _in_any_case(out.push):
         return write_batch(run, jobs, out.folder, classes, regions, resume, options, done, parquet=True)
-    finally:
-        out.push()
+
+
+@contextmanager
+def _in_any_case(action: Callable[[], None]) -> Iterator[None]:
+    """End a block with an action, whether it fails or not. What made the block fail is told first."""
+    try:
+        yield
+    except BaseException:
+        with suppress(InputError, OSError):
+            action()
+        raise
+    action()
 
 
 def _hash_of(parcel: Parcel) -> str | None:

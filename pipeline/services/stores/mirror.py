@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tumorlens.data.errors import InputError
+from tumorlens.data.errors import InputError, is_of_the_disk
 from tumorlens.data.formats.open import SCAN_SUFFIXES
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.options import is_dicomweb, is_url
@@ -26,7 +25,6 @@ _PIXELS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # the tag where a header e
 _WHOLE = (".zip", ".mat", ".hdr", ".hdr.gz", ".nhdr", ".mhd")
 _SURE = tuple(end for end in SCAN_SUFFIXES if end not in (*_WHOLE, ".dcm"))
 _SURE += (".img", ".img.gz", ".raw", ".json", ".csv")
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file can be made either
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def mirror_input(url: str, folder: Path, without: str = "") -> Input:
             make_stand_in(root, name, len(end) + 1 if one.size is None else one.size, end)
         except (OSError, InputError) as error:
             problems[name] = f"{store.shown(name)}: the name cannot be that of a local file; rename it"
-            if getattr(error, "errno", None) in _HOPELESS:
+            if is_of_the_disk(error):
                 raise
     usable = (name for name, one in files.items() if one.size != 0 and name not in problems and _is_shown(name))
     kinds = {name: name.lower() for name in usable}

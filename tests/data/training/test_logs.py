@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from tests.data.training.runs import STAGES, classifier_config, stage_of, train
 from tumorlens.data.errors import InputError
-from tumorlens.data.training import curves
+from tumorlens.data.training import curves, logs
 from tumorlens.data.training.curves import plot_learning_curves
 from tumorlens.data.training.logs import EpochLines, check_logger
 
@@ -127,7 +127,7 @@ def test_other_programs_follow_a_run_offline(logger, files, phantom_set, tmp_pat
 def test_the_rate_of_slices_and_the_time_left(monkeypatch):
     """Two epochs of ten seconds, of which training takes four."""
     clock = iter([0, 4, 10, 10, 14, 20])
-    monkeypatch.setattr("tumorlens.data.training.logs.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: next(clock)))  # no other thread asks this one
     lines = []
     line = EpochLines(lines.append, "dice")
     optimizer = SimpleNamespace(param_groups=[{"lr": 1e-5}, {"lr": 2e-4}])

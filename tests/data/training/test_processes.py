@@ -149,7 +149,7 @@ def test_a_start_that_fails_leaves_no_process(phantom_set, tmp_path):
         with subprocess.Popen(
             command, env={**os.environ, **address}, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as running:
-            stderr = running.communicate(timeout=600)[1]
+            stderr = running.communicate(timeout=120)[1]
     assert running.returncode == 2
     assert "--devices 2 --nodes 1: the processes cannot start together (" in stderr and stderr.count("\n") == 1
 

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.pipeline.batch.conftest import NAMES
+from tests.waiting import until
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline import read_ahead
 from tumorlens.pipeline.batch import read_jobs
@@ -17,15 +18,12 @@ from tumorlens.pipeline.options import RunOptions
 
 def test_pictures_that_are_ready_share_a_batch(jobs):
     """The first is waited for; those that were read in the meantime come with it."""
-    groups = read_jobs.read_jobs(jobs, 192, RunOptions(), {})
-    first = next(groups)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not _all_are_read(groups):
-        time.sleep(0.01)
-    second = next(groups)
-    assert len(first) >= 1 and len(second) >= 2
-    rest = [reading for group in groups for reading in group]
-    assert [reading.job.name for reading in (*first, *second, *rest)] == NAMES
+    reading = read_jobs.read_jobs(jobs, 192, RunOptions(), {})
+    first = next(reading)
+    until(lambda: _all_are_read(reading))
+    groups = [first, *reading]
+    assert max(len(group) for group in groups) >= 2  # on a slow machine the first group may be all pictures
+    assert [one.job.name for group in groups for one in group] == NAMES
 
 
 def _all_are_read(groups):
