@@ -7,11 +7,13 @@ does the same work up to the end of the training, in step with the others. Then 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from subprocess import TimeoutExpired
+from subprocess import Popen, TimeoutExpired
+from threading import Event, Thread
 from typing import Any
 
 import lightning as L
@@ -29,7 +31,14 @@ from tumorlens.data.errors import InputError
 _PATIENCE = timedelta(hours=2)  # a process that hears nothing from the others for so long gives up
 _FIRST_SPEAKS = 1.0  # seconds that the others leave the first process to say what went wrong in all of them
 _LOST = ("gloo", "nccl", "connection closed by peer", "connection reset")  # in errors of a process whose partner ended
+_ENDED = (
+    "another process of this training was ended; repeat the command, with --resume if an epoch was finished, and with "
+    "fewer --devices if memory is short"
+)
+_NOTICES_S = 10.0  # seconds that this process has to notice that another has ended
 _fabric: L.Fabric | None = None  # of this program's training
+_children: list[Popen[bytes]] = []  # processes that this one has started for it
+_apart = Event()  # set once this process no longer waits for the others
 
 
 def devices_of(config: TrainingConfig, where: torch.device) -> dict[str, Any]:
@@ -59,16 +68,17 @@ def start_processes(config: TrainingConfig) -> L.Fabric | None:
             )
         return None
     _check(config)
+    launched: list[Popen[bytes]] = []
     try:
         fabric = L.Fabric(strategy=DDPStrategy(timeout=_PATIENCE), **devices_of(config, pick_device(config.device)))
         environment = getattr(fabric.strategy, "cluster_environment", None)
         if config.nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
             raise InputError(f"--nodes {config.nodes}: start the command on each machine, with torchrun or srun")
-        _fabric = fabric
+        launched = getattr(fabric.strategy.launcher, "procs", launched)
         fabric.launch()
     except BaseException as error:
-        _end_others(at_once=True)  # they would wait for this one as long as it has patience
-        _fabric = None
+        for child in launched:
+            child.kill()  # it would wait for this one as long as it has patience
         if isinstance(error, InputError) or not isinstance(
             error, ValueError | RuntimeError | MisconfigurationException
         ):
@@ -77,7 +87,26 @@ def start_processes(config: TrainingConfig) -> L.Fabric | None:
         raise InputError(
             f"--devices {config.devices} --nodes {config.nodes}: the processes cannot start together ({reason})"
         ) from None
+    _fabric = fabric
+    if launched:
+        _children.extend(launched)
+        launched.clear()  # Lightning, which reads this list, would kill this process as soon as one of them ends
+        Thread(target=_watch, name="children", daemon=True).start()
     return fabric
+
+
+def _watch() -> None:
+    """End this process if one that it has started was ended, and it waits for that one without hearing of it."""
+    while not any(child.poll() for child in _children):
+        if _apart.wait(1):
+            return
+    if _apart.wait(_NOTICES_S):
+        return
+    has_spoken = any((child.returncode or 0) > 0 for child in _children)
+    _end_others(at_once=True)
+    if not has_spoken:
+        print(f"tumorlens: error: {_ENDED}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _check(config: TrainingConfig) -> None:
@@ -102,6 +131,7 @@ def end_processes() -> None:
     if not together():
         return
     number = distributed.get_rank()
+    _apart.set()
     distributed.destroy_process_group()
     if number:
         raise SystemExit(0)
@@ -125,6 +155,7 @@ def one_voice() -> Iterator[None]:
         if not together() or isinstance(error, SystemExit):
             raise
         number = distributed.get_rank()
+        _apart.set()
         if isinstance(error, KeyboardInterrupt):
             if number:
                 raise SystemExit(130) from None
@@ -138,10 +169,7 @@ def one_voice() -> Iterator[None]:
         if not first:
             raise SystemExit(2) from None
         if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOST):
-            raise InputError(
-                "another process of this training was ended; repeat the command, with --resume if an epoch was "
-                "finished, and with fewer --devices if memory is short"
-            ) from None
+            raise InputError(_ENDED) from None
         raise
 
 
@@ -155,7 +183,6 @@ def _is_first() -> bool:
 
 def _end_others(at_once: bool) -> None:
     """End the processes that this one has started, or let them finish what they say."""
-    launcher = None if _fabric is None else _fabric.strategy.launcher
-    for process in getattr(launcher, "procs", ()):
+    for process in _children:
         with suppress(TimeoutExpired):
             process.kill() if at_once else process.wait(5)

@@ -52,9 +52,11 @@ class Lesions(InferTask):
         """The file of the labels on the scan's grid, and label, confidence and review of the result.
 
         Raises:
-            MONAILabelException: tumorlens cannot use the scan. The message says why.
+            MONAILabelException: tumorlens cannot use the scan. The message says why; MONAI Label writes it to its log.
         """
         image = str(request["image"])
+        if not image:
+            raise MONAILabelException(MONAILabelError.INVALID_INPUT, "there is no such scan among the studies")
         with tempfile.TemporaryDirectory() as folder:
             call = [self.command, "run", image, "-o", folder, "--no-overlay", "--quiet", *self.options]
             done = subprocess.run(call, capture_output=True, text=True, check=False)
@@ -63,6 +65,10 @@ class Lesions(InferTask):
                 reason = (done.stderr.strip().splitlines() or ["tumorlens has ended without a result"])[-1]
                 raise MONAILabelException(MONAILabelError.INFERENCE_ERROR, reason.replace(image, "the scan"))
             result = json.loads(results[0].read_text(encoding="utf-8"))
+            if result["label"] == "refused":
+                raise MONAILabelException(
+                    MONAILabelError.INVALID_INPUT, f"the scan is refused: {'; '.join(result['review'])}"
+                )
             masks = [results[0].parent / name for name in ("lesions.nii.gz", "mask.nii.gz") if name in result["files"]]
             if not masks:
                 raise MONAILabelException(MONAILabelError.INVALID_INPUT, "the scan is not a volume; send NIfTI or NRRD")

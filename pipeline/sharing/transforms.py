@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from numpy.typing import NDArray
 
+from tumorlens.data.errors import InputError
 from tumorlens.data.padding import without_padding
 from tumorlens.data.preprocessing.preprocess import Placement, Preprocess
 from tumorlens.data.scan import Scan
@@ -103,7 +104,12 @@ class ChooseOutlined(MapTransform):
         operating_point: dict[str, Any],
         regions: list[dict[str, Any]] | None = None,
     ) -> None:
+        """Raises:
+        InputError: There is no such outline among several.
+        """
         super().__init__(keys)
+        if outlines and outline not in outlines:
+            raise InputError(f"outline {outline!r}: choose one of {', '.join(outlines)}")
         card: dict[str, Any] = {"outlines": outlines, "operating_point": operating_point}
         if regions:  # without their colors, which it does not need: MONAI takes # for a reference
             card["regions"] = [region | {"color": "#FFFFFF"} for region in regions]

@@ -194,9 +194,9 @@ def connected(address: str, n_cores: int | None = None) -> Iterator[Any]:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine takes longer than the 20 s
     if address == "local":  # only this machine can reach it, with a token that lives as long as this process
         os.environ.setdefault("RAY_worker_niceness", "0")  # by default any other program goes before the workers
-        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine takes longer than the 20 s
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: listen on 127.0.0.1, on any system
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once in a process

@@ -126,18 +126,40 @@ def test_a_set_that_cannot_be_used_leaves_no_folder(phantom_set, tmp_path, is_do
     ids=["a process is killed", "the user stops all"],
 )
 def test_the_end_of_one_process_is_that_of_all(phantom_set, tmp_path, number, to_child, code, sentence):
-    command = words("classification", phantom_set, tmp_path, "--epochs", "200", "--patience", "200")
+    more = "--epochs", "200", "--patience", "200", "--workers", "1"  # a forked worker keeps the connections open
+    command = words("classification", phantom_set, tmp_path, *more)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         while not running.stdout.readline().startswith("epoch 2 of"):  # the first has its checkpoint
             assert running.poll() is None, running.stderr.read()
         task = Path(f"/proc/{running.pid}/task/{running.pid}/children")
         children = [int(child) for child in task.read_text().split()]
+        children = [child for child in children if "LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_text()]
         assert len(children) == 1
         os.kill(children[0] if to_child else running.pid, number)
         stderr = running.communicate(timeout=120)[1]
     assert (running.returncode, stderr.count("\n")) == (code, 1), stderr
     assert sentence in stderr
     until(lambda: not Path(f"/proc/{children[0]}").exists(), 60)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [("0", ""), ("3", ""), ("KILL", "tumorlens: error: another process of this training was ended;")],
+)
+def test_a_process_that_cannot_hear_of_the_end_of_another_ends(code, sentence):
+    """As on GPUs, where one that was killed says nothing. One that has failed has said why."""
+    end = "kill -KILL $$" if code == "KILL" else f"exit {code}"
+    program = (
+        "import subprocess, threading, time\n"
+        "from tumorlens.data.training import processes\n"
+        "processes._NOTICES_S = 0.1\n"
+        f"processes._children.append(subprocess.Popen(['sh', '-c', {end!r}]))\n"
+        "threading.Thread(target=processes._watch, daemon=True).start()\n"
+        "time.sleep(4)\n"
+    )
+    done = call([sys.executable, "-c", program])
+    assert done.returncode == (0 if code == "0" else 2)
+    assert done.stderr.startswith(sentence) and done.stderr.count("\n") == bool(sentence)
 
 
 @pytest.mark.slow

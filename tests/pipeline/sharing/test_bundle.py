@@ -22,6 +22,7 @@ from tumorlens.data.masks.regions import Regions
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.data.preprocessing.preprocess import Preprocess
 from tumorlens.pipeline.sharing.bundle import write_bundle
+from tumorlens.pipeline.sharing.transforms import ChooseOutlined
 from tumorlens.segmentation.predict import Segmenter
 
 IGNITE = "MONAI's engines need pytorch-ignite: pip install pytorch-ignite"
@@ -130,6 +131,12 @@ def test_the_masks_of_pictures_are_ours(segmenter_bundle, small_segmenter, pictu
         assert 0 < expected.mean() < 1
         mask = np.asarray(Image.open(tmp_path / "out" / f"{path.stem}_mask.png"))
         np.testing.assert_array_equal(mask, expected * 255)
+
+
+def test_an_outline_that_the_bundle_lacks_is_not_replaced_by_another():
+    settings = {"keys": "pred", "outlines": ["enhancing", "extent"], "operating_point": {"mask_threshold": 0.5}}
+    with pytest.raises(InputError, match=r"^outline 'extend': choose one of enhancing, extent$"):
+        ChooseOutlined(outline="extend", **settings)
 
 
 def test_the_masks_of_regions_are_whole_lesions(pictures, tmp_path):
