@@ -41,7 +41,7 @@ fuzz: $(VENV)/.installed-test
 LIGHT    ?= $(VENV)/light
 LIGHT_MB ?= 700
 light:
-	rm -rf "$(LIGHT)" && $(PYTHON) -m venv "$(LIGHT)"
+	rm -rf "$(LIGHT)" build && $(PYTHON) -m venv "$(LIGHT)"
 	"$(LIGHT)/bin/python" -m pip install --quiet --disable-pip-version-check .
 	@du -sm "$(LIGHT)"/lib/python*/site-packages/* | sort -rn | head -12
 	@megabytes=$$(du -sm "$(LIGHT)"/lib/python*/site-packages | cut -f1); echo "$$megabytes MB in all"; \

@@ -63,7 +63,7 @@ def start_processes(config: TrainingConfig) -> L.Fabric | None:
     if config.processes == 1:
         if started and int(os.environ["WORLD_SIZE"]) > 1:
             raise InputError(
-                f"torchrun started {os.environ['WORLD_SIZE']} processes; give their number on each machine with "
+                f"torchrun started {os.environ['WORLD_SIZE']} processes; give train their number on each machine with "
                 "--devices, and that of the machines with --nodes"
             )
         return None

@@ -108,6 +108,10 @@ def _check(call: NodeCall) -> None:
     pulls = [name for name in ("orthanc", "dicomweb") if getattr(call, name) is not None]
     if len(pulls) == 2:
         raise InputError("give --orthanc or --dicomweb, not both")
+    if call.days != NodeCall.days and call.dicomweb is None:
+        raise InputError("--days needs --dicomweb")
+    if call.poll != NodeCall.poll and not pulls:
+        raise InputError("--poll needs --orthanc or --dicomweb")
     if pulls:
         of_the_port = ("caller", "any_caller", "send_to", "tls_cert", "tls_key", "tls_client_ca", "send_ca")
         useless = next((name for name in of_the_port if getattr(call, name)), None)

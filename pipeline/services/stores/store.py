@@ -111,7 +111,11 @@ class Store:
                 self._opened[0].cat_file(self._path(""), start=0, end=1)
 
     def list(self, below: str = "") -> dict[str, Entry]:
-        """Name of each file below the URL -> its size and version."""
+        """Name of each file below the URL -> its size and version.
+
+        Raises:
+            InputError: The store cannot be asked; or it is a web server's folder, and the URL has a query.
+        """
         system, base = self._opened
         with self._errors(below):
             try:
@@ -123,6 +127,8 @@ class Store:
         names = {path.removeprefix(f"{base}/"): about for path, about in found.items()}
         if self._is_http:
             names = {unquote(path.partition("?")[0]): about for path, about in names.items()}
+            if self._asked[1] and any(f"{self._asked[1]}/" in path for path in found):  # as it joins relative links
+                raise InputError(f"{self.place}: a folder cannot be listed by a URL with a query; name its files")
         return {n: Entry.of(names[n], self.shown(n)) for n in sorted(names) if n and n != base and not n.endswith("/")}
 
     def look(self, name: str) -> Entry:

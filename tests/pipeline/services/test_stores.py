@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import threading
 import zipfile
@@ -216,6 +217,13 @@ def test_what_opens_a_store_is_not_shown(web, tmp_path):
     with pytest.raises(InputError) as error:
         mirror_inputs([f"http://me:secret@{web}/none?signature=x/y%2Bz"], tmp_path / "urls2", None)
     assert "secret" not in str(error.value) and "signature" not in str(error.value)
+
+
+def test_a_folder_of_a_web_server_is_not_listed_by_a_signature(web, tmp_path):
+    save(tmp_path / "web" / "scans" / "a.png", phantom_slice(1, "no_tumor").image)
+    sentence = f"http://{web}/scans: a folder cannot be listed by a URL with a query; name its files"
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        mirror_inputs([f"http://{web}/scans/?signature=x"], tmp_path / "urls", None)
 
 
 @pytest.mark.parametrize("end", ["", "/"])
