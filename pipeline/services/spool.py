@@ -14,8 +14,8 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ MOST_WAITING = 1000
 _DATABASE = "jobs.sqlite"
 _MARK = "running"  # a file that is there while jobs run, and after a kill
 _VERSION = 1  # of the table
-_ENDED = (DONE, FAILED, CANCELLED)
 _SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, source TEXT NOT NULL, state TEXT NOT NULL,
@@ -377,10 +376,10 @@ class Spool:
         with self._write() as db:
             db.execute("UPDATE jobs SET details = ? WHERE id = ?", (json.dumps(details), id))
 
-    def wait(self, is_true: Callable[[], Any], timeout: float) -> None:
-        """Wait until something is true of the jobs, or so many seconds."""
-        with self.changed:
-            self.changed.wait_for(is_true, timeout)
+    def free_bytes(self) -> int:
+        """Free space of the disk."""
+        with self._problems_named():
+            return shutil.disk_usage(self.folder).free
 
     def _arrival(self, source: str, id: str) -> Arrival:
         return Arrival(id, source, self._jobs / f"{source}.{id}" / "source")
@@ -441,15 +440,14 @@ def open_spool(folder: Path, most_waiting: int = MOST_WAITING) -> Iterator[Spool
     Raises:
         InputError: Another process has it, or it cannot be used.
     """
-    try:
-        with sole_writer(folder):
-            spool = Spool(folder, most_waiting)
-            try:
-                yield spool
-            finally:
-                spool.close()
-    except InputError as error:
-        raise InputError(str(error).replace("choose another -o", "choose another --spool")) from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_writer(folder))
+        except InputError as error:
+            raise InputError(str(error).replace("choose another -o", "choose another --spool")) from None
+        spool = Spool(folder, most_waiting)
+        stack.callback(spool.close)
+        yield spool
 
 
 def _flush_all(folder: Path) -> None:

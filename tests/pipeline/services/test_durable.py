@@ -68,13 +68,13 @@ def slices(n, size=128):
 
 
 def until_ended(spool, *ids, seconds=120):
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        jobs = [spool.job(id) for id in ids]
-        if all(job is None or job.state in (DONE, FAILED, CANCELLED) for job in jobs):
-            return jobs
-        spool.wait(lambda: False, 0.1)
-    raise AssertionError([job.state for job in jobs])
+    def jobs():
+        return [spool.job(id) for id in ids]
+
+    def ended():
+        return [each for each in [jobs()] if all(job is None or job.state in (DONE, FAILED, CANCELLED) for job in each)]
+
+    return until(ended, seconds, jobs)[0]
 
 
 def watched(pipeline, seen):

@@ -228,6 +228,8 @@ def test_a_second_process_is_refused_with_one_sentence(tmp_path):
         first.communicate()
     with open_spool(tmp_path) as spool:
         accept(spool)
+    with pytest.raises(FullError, match=r"^choose another -o$"), open_spool(tmp_path):
+        raise FullError("choose another -o")
 
 
 def test_a_damaged_or_later_file_is_one_sentence(tmp_path):
