@@ -220,7 +220,7 @@ class Spool:
     def unaccepted(self, source: str) -> list[Arrival]:
         """The jobs of a source that were never accepted: those on their way in, and those of a killed process."""
         places = sorted(place.name.partition(".") for place in self._jobs.glob(f"{source}.*"))
-        return [self._arrival(source, id) for _, _, id in places if _IS_ID(id) and self.job(id) is None]
+        return [self._arrival(source, id) for _, _, id in places if _IS_ID(id) and not self._select("id = ?", (id,))]
 
     # What others may know ---------------------------------------------------------------------------------------
 
@@ -385,15 +385,20 @@ class Spool:
         return Arrival(id, source, self._jobs / f"{source}.{id}" / "source")
 
     def _remove(self, which: str, values: tuple[Any, ...]) -> None:
-        """Delete jobs. Their rows go last: files without a row would look like those of a job that is coming."""
+        """Delete jobs. Their rows go last: files without a row would look like those of a job that is coming.
+
+        Where files cannot be deleted, the row stays `unwanted`, and `recover` tries again.
+        """
         with self._write() as db:
             # No text of a user is in the condition, here and in `_select`.
             update = f"UPDATE jobs SET unwanted = 1 WHERE {which} RETURNING source, id"  # nosec B608
             gone = db.execute(update, values).fetchall()
         for source, id in gone:
-            shutil.rmtree(self._jobs / f"{source}.{id}", ignore_errors=True)
-            with self._write() as db:
-                db.execute("DELETE FROM jobs WHERE id = ?", (id,))
+            folder = self._jobs / f"{source}.{id}"
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                with self._write() as db:
+                    db.execute("DELETE FROM jobs WHERE id = ?", (id,))
 
     def _select(self, which: str, values: tuple[Any, ...]) -> list[StoredJob]:
         with self.changed, self._problems_named():

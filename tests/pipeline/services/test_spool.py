@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -186,6 +187,18 @@ def test_what_was_cancelled_or_deleted_while_it_ran_does_not_run_again(spool):
     other = reopened(spool)
     assert states(other) == [CANCELLED] and other.claim(2) == []
     assert len(list((spool.folder / "jobs").iterdir())) == 1
+
+
+def test_a_job_whose_files_cannot_be_deleted_is_tried_again_and_is_no_new_one(spool, monkeypatch):
+    id = accept(spool, DICOM)
+    folder = spool.job(id).folder
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **options: None)
+        spool.delete(id)
+        spool = reopened(spool)
+        assert spool.job(id) is None and spool.unaccepted(DICOM) == [] and folder.exists()
+    reopened(spool)
+    assert not folder.exists() and spool.counts() == {}
 
 
 def test_old_jobs_are_deleted_and_others_are_not(spool):
