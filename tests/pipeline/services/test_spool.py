@@ -99,6 +99,33 @@ def test_after_a_kill_suspects_run_alone_and_only_the_one_that_kills_is_given_up
     assert [job.id for job in spool.claim(10)] == fresh
 
 
+def test_after_a_kill_a_slow_server_keeps_no_other_job_waiting_and_the_suspect_still_runs_alone(spool):
+    far = accept(spool, dicomweb="http://a.example")
+    spool.claim(5, 5)
+    spool = reopened(spool)
+    near = [accept(spool) for _ in range(2)]
+    assert [job.id for job in spool.claim(1, 5)] == [far, near[0]]
+    assert [job.id for job in spool.claim(1, 5)] == [near[1]], "while it is fetched"
+    assert spool.job(far).begun is None and spool.job(far).runs == 2
+    spool.put_back(far)
+    accept(spool)
+    assert spool.claim(5, 5, fetched={far}) == [], "others run"
+    for id in near:
+        spool.finish(id, DONE)
+    assert [job.id for job in spool.claim(5, 5, fetched={far})] == [far]
+    assert spool.claim(5, 5, fetched={far}) == [] and spool.job(far).begun
+
+
+def test_a_job_that_is_fetched_is_not_blamed_for_what_another_does_to_the_process(spool):
+    far, near = accept(spool, dicomweb="http://a.example"), accept(spool)
+    for n in range(2 * MOST_RUNS):
+        assert [job.id for job in spool.claim(5, 5)] == [far, near][: 2 if n < MOST_RUNS else 1]
+        spool = reopened(spool)
+        if n == MOST_RUNS - 1:
+            assert (spool.job(near).state, spool.job(far).runs) == (FAILED, 0)
+    assert spool.job(far).state == FAILED, "nothing else ran"
+
+
 def test_the_end_of_a_process_that_stopped_in_order_counts_for_no_job(spool):
     id = accept(spool)
     for _ in range(MOST_RUNS + 1):
