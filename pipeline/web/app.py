@@ -153,6 +153,8 @@ def _open_spool(options: ServiceOptions, port: int) -> Iterator[Spool]:
 
     folder = options.spool or user_state_path("tumorlens", appauthor=False) / "jobs" / str(port)
     with open_spool(folder, options.queue) as spool:
+        if spool.jobs(DICOM, most=1) or spool.unaccepted(DICOM):  # their results must arrive before they are deleted
+            raise InputError(f"{folder}: `tumorlens dicom-node` keeps its studies here; choose another --spool")
         yield spool
 
 
