@@ -182,7 +182,7 @@ class Worker:
 
     def _start(self, running: _Running) -> None:
         if not is_elsewhere(running.job) or running.job.id in self._fetched:
-            self._openers.submit(self._begin, running.job)
+            self._openers.submit(self._begin, running)
             return
         running.fetch_until = time.monotonic() + self.limits.most_seconds
         # A daemon: a server that sends a byte now and then must not keep this one from stopping.
@@ -215,8 +215,12 @@ class Worker:
                 running.fetch_until = None
             return was_fetching
 
-    def _begin(self, job: StoredJob) -> None:
+    def _begin(self, running: _Running) -> None:
         """Find the scans in a job's files and queue them."""
+        job = running.job
+        with self.spool.changed:
+            if self._running.get(job.id) is not running or running.rests:  # a try for which there was no thread
+                return
         try:
             now = self.spool.job(job.id)
             if self._closing or now is None or now.stop:
@@ -225,7 +229,6 @@ class Worker:
             scans = self._scans(job)
             names = _names_in(job.folder)
             with self.spool.changed:
-                running = self._running[job.id]
                 running.scans, running.n_open, running.names = scans, len(scans), names
                 if self._closing:
                     raise InputError("the server stops")

@@ -378,25 +378,29 @@ def test_fetches_that_take_too_long_fail_and_keep_no_other_waiting(spool, pipeli
     assert (good.state, good.runs) == (DONE, 1)
 
 
-@pytest.mark.parametrize("fault", ["disk_usage", "thread"])
+@pytest.mark.parametrize("fault", ["disk_usage", "fetch", "open"])
 def test_a_fault_of_the_machine_ends_no_worker(fault, spool, pipeline, monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(durable, "_LOOK_S", 0.05)
     (picture,) = slices(1)
-    originals, faults = {"disk_usage": shutil.disk_usage, "thread": threading.Thread.start}, []
+    place = (shutil, "disk_usage") if fault == "disk_usage" else (threading.Thread, "start")
+    original, faults = getattr(*place), []
 
     def fail(first):
-        if len(faults) < 3 and (fault == "disk_usage" or first.name == "fetch"):
+        if len(faults) < 3 and (fault == "disk_usage" or first.name.startswith(fault)):
             faults.append(first)
-            if fault == "thread":
-                raise RuntimeError("can't start new thread")
-            raise OSError(errno.ESTALE, "Stale file handle", str(first))
-        return originals[fault](first)
+            if fault == "disk_usage":
+                raise OSError(errno.ESTALE, "Stale file handle", str(first))
+            raise RuntimeError("can't start new thread")
+        return original(first)
 
     with running(spool, pipeline, fetch=lambda job, is_wanted: save(job.files / "scan.png", picture)) as worker:
         until(lambda: worker.queue.ready)
-        monkeypatch.setattr(*((shutil, fault) if fault == "disk_usage" else (threading.Thread, "start")), fail)
+        monkeypatch.setattr(*place, fail)
+        begin, begun = worker._scans, []
+        monkeypatch.setattr(worker, "_scans", lambda job: begun.append(job.id) or begin(job))
         jobs = until_ended(spool, elsewhere(spool), submit(spool, ("scan.png", picture)))
     assert [(job.state, job.runs) for job in jobs] == [(DONE, 1)] * 2 and len(faults) == 3
+    assert sorted(begun) == sorted(job.id for job in jobs), "each once"
     sentence = r"(spool: internal error, .* \(RuntimeError\)|written \(Stale file handle\))"
     assert len(re.findall(sentence, caplog.text)) == 1 and str(tmp_path) not in caplog.text
 
