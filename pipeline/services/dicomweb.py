@@ -101,6 +101,20 @@ class Server:
         denied = f", it denies access; check {AUTH}" if response.status_code in (401, 403) else ""
         return f"it answers with HTTP {response.status_code}{denied}"
 
+    @contextmanager
+    def errors(self, action: str) -> Iterator[None]:
+        """Turn what goes wrong between us and the server into an `InputError`, which begins with `action`."""
+        from requests import RequestException
+
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, RequestException):  # of this machine's disk
+                raise
+            raise InputError(f"{action}: {self.problem(error)}") from None
+
     def search(self, query: str) -> list[str]:
         """Study Instance UIDs of the studies that match ``KEY=VALUE&KEY=VALUE``."""
 
@@ -195,22 +209,9 @@ class Studies:
         """The URL of a series or file."""
         return with_origin(f"{self.place}/{name}", self.place, self.place)
 
-    @contextmanager
-    def _errors(self, action: str) -> Iterator[None]:
-        from requests import RequestException
-
-        try:
-            yield
-        except InputError:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and not isinstance(error, RequestException):  # of this machine's disk
-                raise
-            raise InputError(f"{action}: {self._server.problem(error)}") from None
-
     def find(self, query: Query) -> list[str]:
         """What the server calls the UIDs of the studies that a query names."""
-        with self._errors(f"{self.place}: no studies can be looked for"):
+        with self._server.errors(f"{self.place}: no studies can be looked for"):
             studies = [query.study] if query.study else self._server.search(query.filters)
         if not studies:
             raise InputError(f"{self.place}: no study matches the query")
@@ -218,13 +219,13 @@ class Studies:
 
     def series(self, study: str) -> list[str]:
         """``STUDY/SERIES`` of all MR series of a study."""
-        with self._errors(f"{self.shown(_checked(study))}: its series cannot be looked for"):
+        with self._server.errors(f"{self.shown(_checked(study))}: its series cannot be looked for"):
             return [f"{study}/{_checked(series)}" for series in self._server.series(study)]
 
     def headers(self, series: str) -> Iterator[tuple[str, bytes, int]]:
         """Name of each file of ``STUDY/SERIES``, a file with its header, and about how large the whole file is."""
         study, uid = series.split("/")
-        with self._errors(f"{self.shown(series)}: not fetched"):
+        with self._server.errors(f"{self.shown(series)}: not fetched"):
             metadata = self._server.client.retrieve_series_metadata(study, uid)
             files: Iterable[tuple[str, bytes, int]]
             try:
@@ -243,7 +244,7 @@ class Studies:
         wanted = set(names)
         for series in dict.fromkeys(name.rpartition("/")[0] for name in names):
             (folder / series).mkdir(parents=True, exist_ok=True)
-            with self._errors(f"{self.shown(series)}: not fetched"):
+            with self._server.errors(f"{self.shown(series)}: not fetched"):
                 for content, instance in self._server.objects(*series.split("/")):
                     if (name := f"{series}/{instance}.dcm") in wanted:
                         (folder / name).write_bytes(content)

@@ -96,7 +96,7 @@ class Worker:
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="spool")
         self._openers = ThreadPoolExecutor(2, "open")
-        self._fetchers: list[threading.Thread] = []
+        self._fetched: set[str] = set()  # jobs whose files were elsewhere, and are here
 
     def start(self) -> None:
         """Begin, in the background, with what a process that was killed left behind."""
@@ -135,18 +135,20 @@ class Worker:
                     self.spool.delete_ended(3600 * self.limits.keep_hours)
                 self._put_back_resting()
                 with self.spool.changed:  # held until it waits, so that it misses no job
-                    for job in self._claim():
-                        self._running[job.id] = _Running(job)
-                        if is_elsewhere(job):
-                            self._start_fetching(self._running[job.id])
-                        else:
-                            self._openers.submit(self._begin, job)
+                    begun = [_Running(job, rests=True) for job in self._claim()]  # until it has started
+                    self._running |= {running.job.id: running for running in begun}
+                    for running in begun:
+                        self._start(running)
+                        running.rests = False
                     if not self._closing:
                         self.spool.changed.wait(_LOOK_S)
-            except InputError as error:  # the disk is full; it may have room again
-                if str(error) != problem:  # once, not at every look
-                    _log.error("tumorlens: %s", error)
-                problem = str(error)
+            except Exception as error:  # the disk is full, or there are too many threads; it may have room again
+                if repr(error) != problem:  # once, not at every look
+                    if isinstance(error, InputError):
+                        _log.error("tumorlens: %s", error)
+                    else:
+                        internal_error(error, "the spool")
+                problem = repr(error)
                 time.sleep(_LOOK_S)
             else:
                 problem = ""
@@ -154,14 +156,14 @@ class Worker:
     def _claim(self) -> list[StoredJob]:
         if not self.queue.ready or self._closing:
             return []
-        if shutil.disk_usage(self.spool.folder).free < _FREE_BYTES:
+        if self.spool.free_bytes() < _FREE_BYTES:
             raise InputError("the disk is nearly full; no other job is begun until it has room again")
-        n_here = sum(running.fetch_until is None for running in self._running.values())
-        self._fetchers = [thread for thread in self._fetchers if thread.is_alive()]
+        n_away = sum(running.fetch_until is not None for running in self._running.values())
+        n_here = len(self._running) - n_away
         resting = {id for id, (_, until) in self._pauses.items() if until > time.monotonic()}
         paused = ((id, self.spool.job(id)) for id in self._pauses)
         self._pauses = {id: self._pauses[id] for id, job in paused if job is not None and not job.ended}
-        return self.spool.claim(_JOBS_AHEAD - n_here, _MOST_FETCHING - len(self._fetchers), resting)
+        return self.spool.claim(_JOBS_AHEAD - n_here, _MOST_FETCHING - n_away, resting, self._fetched)
 
     def _stop_cancelled(self) -> None:
         """Cancel what nobody wants any more, and give up what is not fetched in time."""
@@ -178,12 +180,13 @@ class Worker:
                 seconds = f"{self.limits.most_seconds:g} seconds"
                 self._end(one.job, FAILED, f"fetching the study took longer than the {seconds} that are allowed", [])
 
-    def _start_fetching(self, running: _Running) -> None:
+    def _start(self, running: _Running) -> None:
+        if not is_elsewhere(running.job) or running.job.id in self._fetched:
+            self._openers.submit(self._begin, running)
+            return
         running.fetch_until = time.monotonic() + self.limits.most_seconds
         # A daemon: a server that sends a byte now and then must not keep this one from stopping.
-        thread = threading.Thread(target=self._fetch_files, args=(running,), name="fetch", daemon=True)
-        self._fetchers.append(thread)
-        thread.start()
+        threading.Thread(target=self._fetch_files, args=(running,), name="fetch", daemon=True).start()
 
     def _fetch_files(self, running: _Running) -> None:
         job, problem = running.job, None
@@ -195,7 +198,9 @@ class Worker:
             if not self._end_fetching(running):  # nobody wants it any more
                 return
             if problem is None:
-                self._openers.submit(self._begin, job)
+                self._fetched.add(job.id)
+                running.rests = True  # until its turn comes: a job that may kill the server runs alone
+                self.spool.changed.notify_all()
                 return
         self._fail(job, problem)
 
@@ -210,8 +215,12 @@ class Worker:
                 running.fetch_until = None
             return was_fetching
 
-    def _begin(self, job: StoredJob) -> None:
+    def _begin(self, running: _Running) -> None:
         """Find the scans in a job's files and queue them."""
+        job = running.job
+        with self.spool.changed:
+            if self._running.get(job.id) is not running or running.rests:  # a try for which there was no thread
+                return
         try:
             now = self.spool.job(job.id)
             if self._closing or now is None or now.stop:
@@ -220,7 +229,6 @@ class Worker:
             scans = self._scans(job)
             names = _names_in(job.folder)
             with self.spool.changed:
-                running = self._running[job.id]
                 running.scans, running.n_open, running.names = scans, len(scans), names
                 if self._closing:
                     raise InputError("the server stops")
@@ -318,6 +326,7 @@ class Worker:
         with self.spool.changed:
             self._running.pop(job.id, None)
             self._pauses.pop(job.id, None)
+            self._fetched.discard(job.id)
             self.spool.changed.notify_all()
 
     def _rest(self, job: StoredJob) -> None:
@@ -334,6 +343,7 @@ class Worker:
             last, _ = self._pauses.get(job.id, (_FIRST_PAUSE_S / 2, 0.0))
             pause = min(2 * last, _LONGEST_PAUSE_S)
             self._pauses[job.id] = pause, time.monotonic() + pause
+            self._fetched.discard(job.id)
             self._running[job.id].rests = True
             self.spool.changed.notify_all()
         _log.warning("tumorlens: the disk is full; a job that was running waits, and is tried again in %.0f s", pause)

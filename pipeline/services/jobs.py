@@ -460,8 +460,11 @@ def _end(job: QueuedJob, state: str, error: str = "") -> None:
     job.error = printable(error.replace(str(job.folder), job.name))
     job.state = state
     job.ended.set()
-    if job.on_end is not None:
-        job.on_end(job)
+    try:
+        if job.on_end is not None:
+            job.on_end(job)
+    except Exception as problem:  # it must not cost you the other scans
+        internal_error(problem, "a scan")
 
 
 def internal_error(error: Exception, what: str) -> str:

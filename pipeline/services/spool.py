@@ -14,8 +14,8 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ MOST_WAITING = 1000
 _DATABASE = "jobs.sqlite"
 _MARK = "running"  # a file that is there while jobs run, and after a kill
 _VERSION = 1  # of the table
-_ENDED = (DONE, FAILED, CANCELLED)
 _SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, source TEXT NOT NULL, state TEXT NOT NULL,
@@ -76,7 +75,8 @@ class StoredJob:
         options: Fields of `pipeline.options.RunOptions` that differ from the defaults.
         details: Whatever the source needs to know about it, as plain values.
         folder: Its own folder.
-        accepted: When it was accepted, in seconds since 1970; `begun` and `ended` likewise.
+        accepted: When it was accepted, in seconds since 1970; `begun` and `ended` likewise. While its files are
+            fetched, it is running and not begun.
         runs: How often it was begun.
         stop: Whether somebody has cancelled it while it was running.
         error: Why it failed, in one sentence without paths and names.
@@ -221,7 +221,7 @@ class Spool:
     def unaccepted(self, source: str) -> list[Arrival]:
         """The jobs of a source that were never accepted: those on their way in, and those of a killed process."""
         places = sorted(place.name.partition(".") for place in self._jobs.glob(f"{source}.*"))
-        return [self._arrival(source, id) for _, _, id in places if _IS_ID(id) and self.job(id) is None]
+        return [self._arrival(source, id) for _, _, id in places if _IS_ID(id) and not self._select("id = ?", (id,))]
 
     # What others may know ---------------------------------------------------------------------------------------
 
@@ -258,13 +258,16 @@ class Spool:
         """Make good what a process that was killed left behind; call it once, before any `claim`.
 
         Jobs that were running wait again, unless they were running `MOST_RUNS` times when the process died, without
-        `note_stop`. What never was accepted through the REST service is deleted.
+        `note_stop`. Those whose files were being fetched are not blamed for it beside others. What never was accepted
+        through the REST service is deleted.
         """
         died = f"the server died {MOST_RUNS} times while it ran this scan, so it is not run again"
         self._remove("unwanted", ())
         with self._write() as db:
             if not (self.folder / _MARK).exists():
                 db.execute("UPDATE jobs SET runs = runs - 1 WHERE state = ?", (RUNNING,))
+            elif db.execute("SELECT 1 FROM jobs WHERE state = ? AND begun", (RUNNING,)).fetchone():
+                db.execute("UPDATE jobs SET runs = runs - 1 WHERE state = ? AND begun IS NULL", (RUNNING,))
             end = "UPDATE jobs SET state = ?, error = ?, ended = ? WHERE state = ? AND"
             db.execute(f"{end} stop", (CANCELLED, "", time.time(), RUNNING))
             db.execute(f"{end} runs >= ?", (FAILED, died, time.time(), RUNNING, MOST_RUNS))
@@ -283,21 +286,25 @@ class Spool:
         with suppress(OSError):
             (self.folder / _MARK).unlink(missing_ok=True)
 
-    def claim(self, most: int, most_elsewhere: int = 0, but: Collection[str] = ()) -> list[StoredJob]:
+    def claim(
+        self, most: int, most_elsewhere: int = 0, but: Collection[str] = (), fetched: Collection[str] = ()
+    ) -> list[StoredJob]:
         """Waiting jobs, the oldest first, which are running from now on.
 
         A job that was running when the process died runs alone, so that no other is taken for the one that kills it.
+        To fetch its files is not to run it: a slow server would keep all others waiting.
 
         Args:
             most: So many whose files are here.
-            most_elsewhere: So many of those with `is_elsewhere`.
+            most_elsewhere: So many of those with `is_elsewhere`. Put them back once their files are here.
             but: Jobs whose turn has not come.
+            fetched: Jobs whose files are here by now.
         """
         left = {False: most, True: most_elsewhere}
         if max(left.values()) < 1:
             return []
         with self._write() as db:
-            running = [runs for (runs,) in db.execute("SELECT runs FROM jobs WHERE state = ?", (RUNNING,))]
+            running = [runs for (runs,) in db.execute("SELECT runs FROM jobs WHERE state = ? AND begun", (RUNNING,))]
             if any(runs > 1 for runs in running):
                 return []
             rows = db.execute(
@@ -305,21 +312,20 @@ class Spool:
                 " ORDER BY number",
                 (WAITING,),
             ).fetchall()
-            ids: list[str] = []
+            begun: dict[str, float | None] = {}
             for id, runs, elsewhere in rows:
+                is_away = bool(elsewhere) and id not in fetched
                 if id in but:
                     continue
-                if runs:
-                    ids += [id] if not ids and not running else []
+                if runs and not is_away:
+                    begun |= {id: time.time()} if not any(begun.values()) and not running else {}
                     break
-                if left[bool(elsewhere)] > 0:
-                    ids.append(id)
-                    left[bool(elsewhere)] -= 1
-            for id in ids:
-                db.execute(
-                    "UPDATE jobs SET state = ?, begun = ?, runs = runs + 1 WHERE id = ?", (RUNNING, time.time(), id)
-                )
-        return [job for id in ids if (job := self.job(id)) is not None]
+                if left[is_away] > 0:
+                    begun[id] = None if is_away else time.time()
+                    left[is_away] -= 1
+            for id, when in begun.items():
+                db.execute("UPDATE jobs SET state = ?, begun = ?, runs = runs + 1 WHERE id = ?", (RUNNING, when, id))
+        return [job for id in begun if (job := self.job(id)) is not None]
 
     def put_back(self, id: str) -> None:
         """Let a running job wait again in its old place, as if it had not been begun. It may still `finish`.
@@ -377,24 +383,29 @@ class Spool:
         with self._write() as db:
             db.execute("UPDATE jobs SET details = ? WHERE id = ?", (json.dumps(details), id))
 
-    def wait(self, is_true: Callable[[], Any], timeout: float) -> None:
-        """Wait until something is true of the jobs, or so many seconds."""
-        with self.changed:
-            self.changed.wait_for(is_true, timeout)
+    def free_bytes(self) -> int:
+        """Free space of the disk."""
+        with self._problems_named():
+            return shutil.disk_usage(self.folder).free
 
     def _arrival(self, source: str, id: str) -> Arrival:
         return Arrival(id, source, self._jobs / f"{source}.{id}" / "source")
 
     def _remove(self, which: str, values: tuple[Any, ...]) -> None:
-        """Delete jobs. Their rows go last: files without a row would look like those of a job that is coming."""
+        """Delete jobs. Their rows go last: files without a row would look like those of a job that is coming.
+
+        Where files cannot be deleted, the row stays `unwanted`, and `recover` tries again.
+        """
         with self._write() as db:
             # No text of a user is in the condition, here and in `_select`.
             update = f"UPDATE jobs SET unwanted = 1 WHERE {which} RETURNING source, id"  # nosec B608
             gone = db.execute(update, values).fetchall()
         for source, id in gone:
-            shutil.rmtree(self._jobs / f"{source}.{id}", ignore_errors=True)
-            with self._write() as db:
-                db.execute("DELETE FROM jobs WHERE id = ?", (id,))
+            folder = self._jobs / f"{source}.{id}"
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                with self._write() as db:
+                    db.execute("DELETE FROM jobs WHERE id = ?", (id,))
 
     def _select(self, which: str, values: tuple[Any, ...]) -> list[StoredJob]:
         with self.changed, self._problems_named():
@@ -441,15 +452,14 @@ def open_spool(folder: Path, most_waiting: int = MOST_WAITING) -> Iterator[Spool
     Raises:
         InputError: Another process has it, or it cannot be used.
     """
-    try:
-        with sole_writer(folder):
-            spool = Spool(folder, most_waiting)
-            try:
-                yield spool
-            finally:
-                spool.close()
-    except InputError as error:
-        raise InputError(str(error).replace("choose another -o", "choose another --spool")) from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_writer(folder))
+        except InputError as error:
+            raise InputError(str(error).replace("choose another -o", "choose another --spool")) from None
+        spool = Spool(folder, most_waiting)
+        stack.callback(spool.close)
+        yield spool
 
 
 def _flush_all(folder: Path) -> None:

@@ -163,13 +163,7 @@ class Visit:
     def _new_file(self, name: str) -> Path:
         if self._group is None:
             self._group = self._new_folder()
-        name = safe_name(name)
-        file, n = self._group / name, 1
-        while file.exists():
-            n += 1
-            file = self._group / f"{n}-{name}"
-        file.touch()
-        return file
+        return new_file(self._group, safe_name(name))
 
 
 class Visits:
@@ -211,6 +205,16 @@ def safe_name(name: str) -> str:
     """A file name without folders, control characters and leading dots; the end of one over 200 bytes of UTF-8."""
     plain = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", re.split(r"[/\\]", name)[-1])
     return plain.encode()[-_LONGEST_NAME:].decode("utf-8", "ignore").lstrip(". ") or "file"
+
+
+def new_file(folder: Path, name: str) -> Path:
+    """An empty file in a private folder, called ``2-NAME`` and so on where the name is taken."""
+    file, n = folder / name, 1
+    while file.exists():
+        n += 1
+        file = folder / f"{n}-{name}"
+    file.touch(0o600)
+    return file
 
 
 def series_name(series: Series) -> str:

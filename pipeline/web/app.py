@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from nicegui import app as pages
 from nicegui import ui
 
@@ -22,8 +22,8 @@ from tumorlens.pipeline.services.durable import JobLimits, Worker
 from tumorlens.pipeline.services.guard import LOCAL_HOSTS, Guard
 from tumorlens.pipeline.services.jobs import JobQueue
 from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
-from tumorlens.pipeline.services.rest.service import Service, build_api
-from tumorlens.pipeline.services.spool import Spool, open_spool
+from tumorlens.pipeline.services.rest.service import Service, build_api, figures_of
+from tumorlens.pipeline.services.spool import DICOM, Spool, open_spool
 from tumorlens.pipeline.services.uploads import Visits
 from tumorlens.pipeline.versions import package_versions
 from tumorlens.pipeline.web import theme, try_scan
@@ -55,12 +55,7 @@ def build_app(visits: Visits, service: Service, desk: Desk | None = None, token:
         register_worklist(desk)
         register_review(desk)
     application.mount("/v1", build_api(service, package_versions()["tumorlens"]))
-
-    @application.get("/metrics")
-    def metrics() -> Response:
-        text = service.metrics.text(service.spool.counts(), service.queue.ready)
-        return Response(text, media_type=service.metrics.content_type)
-
+    application.include_router(figures_of(service))
     ui.run_with(
         application,
         title="tumorlens",
@@ -158,6 +153,8 @@ def _open_spool(options: ServiceOptions, port: int) -> Iterator[Spool]:
 
     folder = options.spool or user_state_path("tumorlens", appauthor=False) / "jobs" / str(port)
     with open_spool(folder, options.queue) as spool:
+        if spool.jobs(DICOM, most=1) or spool.unaccepted(DICOM):  # their results must arrive before they are deleted
+            raise InputError(f"{folder}: `tumorlens dicom-node` keeps its studies here; choose another --spool")
         yield spool
 
 

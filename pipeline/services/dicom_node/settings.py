@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tumorlens.data.config import setting
 from tumorlens.data.errors import InputError
 
-_MB, _GB = 1_000_000, 1_000_000_000
+_MB = 1_000_000
 _TITLE = re.compile(r"[ -\[\]-~]{1,16}").fullmatch  # PS3.5 6.2, AE: no backslash, no control character
 
 
@@ -34,16 +34,6 @@ class NodeLimits:
     def object_bytes(self) -> int:
         """The size of the largest object."""
         return self.object_mb * _MB
-
-    @property
-    def spool_bytes(self) -> int:
-        """The size of the folder."""
-        return int(self.spool_gb * _GB)
-
-    @property
-    def free_bytes(self) -> int:
-        """What stays free on the disk."""
-        return int(self.free_gb * _GB)
 
 
 @dataclass(frozen=True)

@@ -62,31 +62,20 @@ class DicomwebServers:
         folder = job.files / "study"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
-        import requests
-
         parts = urlsplit(base)
         # Of several servers, AUTH would not say whose password it is.
         server = Server(_without_user(base), "app", timeout=_TIMEOUT_S, signs_in=len(self.bases) == 1)
         server.session.max_redirects = 0  # a redirect could lead to a server that is not allowed
         if parts.username:
             server.session.auth = (unquote(parts.username), unquote(parts.password or ""))
-        try:
-            n_bytes = 0
+        n_bytes = 0
+        with server.errors("the DICOMweb server does not give the study"):
             for n, (content, _) in enumerate(server.objects(study, series), start=1):
                 if not is_wanted():  # the folder may be that of another try
                     raise InputError("the study is not wanted any more")
                 n_bytes += (folder / f"{n}.dcm").write_bytes(content)
                 if n_bytes > self.limits.n_bytes:
                     raise InputError(f"the study has more than the {self.limits.upload_mb} MB that are allowed")
-        except requests.HTTPError as error:
-            status = 0 if error.response is None else error.response.status_code
-            raise InputError(f"the DICOMweb server answers with {status} to the request for the study") from None
-        except requests.RequestException as error:
-            raise InputError(f"the DICOMweb server cannot be reached ({type(error).__name__})") from None
-        except (InputError, OSError):
-            raise
-        except Exception:  # of the parser; its text may quote a header, and so a patient
-            raise InputError("the DICOMweb server's answer is not DICOM") from None
 
     def _parts(self, url: str) -> tuple[str, str, str | None]:
         """The allowed server with its password, the study's UID, and the series' or None."""

@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from tumorlens.pipeline.batch.job import split_extension
 from tumorlens.pipeline.options import UploadLimits
-from tumorlens.pipeline.services.uploads import safe_name
+from tumorlens.pipeline.services.uploads import new_file, safe_name
 
 if TYPE_CHECKING:
     from tumorlens.pipeline.services.spool import Arrival
@@ -54,7 +54,7 @@ async def receive_files(request: Request, arrival: Arrival, limits: UploadLimits
         if not all(upload.size for upload in uploads) or not uploads:
             raise HTTPException(422, "the form has no file, or an empty one; send each file as a part named `file`")
         for upload in uploads:
-            await asyncio.to_thread(_store, upload, _new_file(arrival.folder, upload.filename or "", len(uploads)))
+            await asyncio.to_thread(_store, upload, arrival.folder, len(uploads) == 1)
     finally:
         await form.close()
 
@@ -87,16 +87,8 @@ async def _limited(request: Request, limits: UploadLimits) -> AsyncGenerator[byt
         yield chunk
 
 
-def _new_file(folder: Path, name: str, n_files: int) -> Path:
-    name = safe_name(name) if n_files > 1 else f"scan{split_extension(safe_name(name))[1].lower()}"
-    file, n = folder / name, 1
-    while file.exists():
-        n += 1
-        file = folder / f"{n}-{name}"
-    file.touch(0o600)
-    return file
-
-
-def _store(upload: UploadFile, file: Path) -> None:
+def _store(upload: UploadFile, folder: Path, is_alone: bool) -> None:
+    name = safe_name(upload.filename or "")
+    file = new_file(folder, f"scan{split_extension(name)[1].lower()}" if is_alone else name)
     with file.open("wb") as target:
         shutil.copyfileobj(upload.file, target, 1 << 20)

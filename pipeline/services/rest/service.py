@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -27,7 +26,7 @@ from tumorlens.pipeline.options import PLANES, UploadLimits
 from tumorlens.pipeline.outputs import RESULT_FILES
 from tumorlens.pipeline.services.downloads import zip_pieces
 from tumorlens.pipeline.services.durable import Worker
-from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, JobQueue
+from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, JobQueue, internal_error
 from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
 from tumorlens.pipeline.services.rest.metrics import Metrics
 from tumorlens.pipeline.services.rest.models import (
@@ -164,6 +163,7 @@ _EVERYWHERE = _problems(
     _401="this server needs a token: send it as a bearer, or open the address that it printed, with ?token=",
     _403="pages of other origins may not use this server",
     _422="query wait: Input should be less than or equal to 60",
+    _500="internal error, please report it (KeyError)",
     _503="the server's file of jobs cannot be read or written (disk I/O error)",
 )
 _BODY = {
@@ -203,6 +203,21 @@ class _Treatment(BaseModel):
     secondary_capture: bool = Field(False, description="Add overlay.dcm to the results of DICOM scans.")
 
 
+def figures_of(service: Service) -> APIRouter:
+    """The route ``/metrics``."""
+    router = APIRouter()
+
+    @router.get("/metrics")
+    def get_figures() -> Response:
+        try:
+            counts = service.spool.counts()
+        except InputError as error:
+            raise HTTPException(503, str(error)) from None
+        return Response(service.metrics.text(counts, service.queue.ready), media_type=service.metrics.content_type)
+
+    return router
+
+
 def build_api(service: Service, version: str) -> FastAPI:
     """The application with all routes. It is mounted at ``/v1``."""
     api = FastAPI(
@@ -221,7 +236,10 @@ def build_api(service: Service, version: str) -> FastAPI:
 
     @api.middleware("http")
     async def count(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await answer(request)
+        try:
+            response = await answer(request)
+        except Exception as error:  # a fault of ours
+            response = JSONResponse({"detail": internal_error(error, "a request")}, 500)
         route = getattr(request.scope.get("route"), "path", "unknown")  # never a path that a client made up
         service.metrics.count_request(request.method, route, response.status_code)
         response.headers.setdefault("cache-control", "no-store")
@@ -272,7 +290,7 @@ def _scans(service: Service) -> APIRouter:
         """
         if service.is_stopping():
             raise HTTPException(503, "the server is about to stop; send the scan again in a minute")
-        if shutil.disk_usage(service.spool.folder).free < service.uploads.n_bytes:
+        if service.spool.free_bytes() < service.uploads.n_bytes:
             raise HTTPException(503, "the server's disk is nearly full; try again later", {"Retry-After": "600"})
         try:
             arrival = await asyncio.to_thread(service.spool.receive, REST)
@@ -287,7 +305,7 @@ def _scans(service: Service) -> APIRouter:
             accepting = asyncio.create_task(asyncio.to_thread(service.spool.accept, arrival, options, details))
             job = await asyncio.shield(accepting)
         except BaseException as error:
-            if accepting is not None and not accepting.done():
+            if accepting is not None and not _has_failed(accepting):  # the job has its files, or will have them
                 raise
             await asyncio.shield(asyncio.to_thread(service.spool.discard, arrival))
             if isinstance(error, OSError):
@@ -419,6 +437,10 @@ def _server(service: Service) -> APIRouter:
         return HealthAnswer(status="ok")
 
     return router
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _existing(job: StoredJob, name: str) -> Path:

@@ -14,12 +14,22 @@ import numpy as np
 import pytest
 
 from tests.scans.pictures import save, save_volume
+from tests.waiting import until
 from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.batch.job import Job
 from tumorlens.pipeline.options import RunOptions
 from tumorlens.pipeline.services import jobs as services_jobs
-from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING, JobQueue, _WatchedNetwork
+from tumorlens.pipeline.services.jobs import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    RUNNING,
+    WAITING,
+    JobQueue,
+    QueuedJob,
+    _WatchedNetwork,
+)
 
 
 @pytest.fixture
@@ -120,7 +130,17 @@ def test_a_fault_of_ours_is_one_sentence_and_logged_without_contents(
     (job,) = queue.submit([sick], tmp_path)
     assert job.ended.wait(60)
     assert (job.state, job.error) == (FAILED, "sick.png: internal error, please report it (KeyError)")
-    assert caplog.messages == ["tumorlens: a scan: internal error, please report it (KeyError)"]
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("tumorlens")]
+    assert messages == ["tumorlens: a scan: internal error, please report it (KeyError)"]
+    assert "Jane Doe" not in caplog.text
+
+
+def test_a_fault_of_whoever_hears_of_the_end_costs_no_other(queues, pipeline, sick, tmp_path, caplog):
+    queue = queues(lambda: pipeline)
+    jobs = [QueuedJob(sick, RunOptions(), tmp_path, on_end=_fail_with_a_name) for _ in range(7)]
+    queue.add(jobs)
+    assert all(job.ended.wait(60) for job in jobs) and {job.state for job in jobs} == {DONE}
+    until(lambda: caplog.text.count("internal error, please report it (KeyError)") == len(jobs))
     assert "Jane Doe" not in caplog.text
 
 
@@ -153,7 +173,7 @@ def test_closing_cancels_everything(queues, pipeline, sick, tmp_path):
     gate.close(queue)
     jobs = [job for _ in range(2) for job in queue.submit([sick], tmp_path)]
     assert gate.reached.wait(60)
-    threading.Timer(0.2, gate.open.set).start()
+    threading.Thread(target=lambda: until(lambda: all(job._stop for job in jobs)) and gate.open.set()).start()
     queue.close()
     assert [job.state for job in jobs] == [CANCELLED, CANCELLED]
     with pytest.raises(InputError, match="about to stop"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -98,6 +99,33 @@ def test_after_a_kill_suspects_run_alone_and_only_the_one_that_kills_is_given_up
     assert [job.id for job in spool.claim(10)] == fresh
 
 
+def test_after_a_kill_a_slow_server_keeps_no_other_job_waiting_and_the_suspect_still_runs_alone(spool):
+    far = accept(spool, dicomweb="http://a.example")
+    spool.claim(5, 5)
+    spool = reopened(spool)
+    near = [accept(spool) for _ in range(2)]
+    assert [job.id for job in spool.claim(1, 5)] == [far, near[0]]
+    assert [job.id for job in spool.claim(1, 5)] == [near[1]], "while it is fetched"
+    assert spool.job(far).begun is None and spool.job(far).runs == 2
+    spool.put_back(far)
+    accept(spool)
+    assert spool.claim(5, 5, fetched={far}) == [], "others run"
+    for id in near:
+        spool.finish(id, DONE)
+    assert [job.id for job in spool.claim(5, 5, fetched={far})] == [far]
+    assert spool.claim(5, 5, fetched={far}) == [] and spool.job(far).begun
+
+
+def test_a_job_that_is_fetched_is_not_blamed_for_what_another_does_to_the_process(spool):
+    far, near = accept(spool, dicomweb="http://a.example"), accept(spool)
+    for n in range(2 * MOST_RUNS):
+        assert [job.id for job in spool.claim(5, 5)] == [far, near][: 2 if n < MOST_RUNS else 1]
+        spool = reopened(spool)
+        if n == MOST_RUNS - 1:
+            assert (spool.job(near).state, spool.job(far).runs) == (FAILED, 0)
+    assert spool.job(far).state == FAILED, "nothing else ran"
+
+
 def test_the_end_of_a_process_that_stopped_in_order_counts_for_no_job(spool):
     id = accept(spool)
     for _ in range(MOST_RUNS + 1):
@@ -188,6 +216,18 @@ def test_what_was_cancelled_or_deleted_while_it_ran_does_not_run_again(spool):
     assert len(list((spool.folder / "jobs").iterdir())) == 1
 
 
+def test_a_job_whose_files_cannot_be_deleted_is_tried_again_and_is_no_new_one(spool, monkeypatch):
+    id = accept(spool, DICOM)
+    folder = spool.job(id).folder
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **options: None)
+        spool.delete(id)
+        spool = reopened(spool)
+        assert spool.job(id) is None and spool.unaccepted(DICOM) == [] and folder.exists()
+    reopened(spool)
+    assert not folder.exists() and spool.counts() == {}
+
+
 def test_old_jobs_are_deleted_and_others_are_not(spool):
     old, waiting = accept(spool), accept(spool)
     spool.claim(1)
@@ -228,6 +268,8 @@ def test_a_second_process_is_refused_with_one_sentence(tmp_path):
         first.communicate()
     with open_spool(tmp_path) as spool:
         accept(spool)
+    with pytest.raises(FullError, match=r"^choose another -o$"), open_spool(tmp_path):
+        raise FullError("choose another -o")
 
 
 def test_a_damaged_or_later_file_is_one_sentence(tmp_path):

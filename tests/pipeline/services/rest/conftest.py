@@ -13,7 +13,7 @@ from tumorlens.pipeline.services.durable import JobLimits, Worker
 from tumorlens.pipeline.services.guard import Guard
 from tumorlens.pipeline.services.jobs import JobQueue
 from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
-from tumorlens.pipeline.services.rest.service import Service, build_api
+from tumorlens.pipeline.services.rest.service import Service, build_api, figures_of
 from tumorlens.pipeline.services.spool import Spool
 
 LIMITS = UploadLimits(upload_mb=2, upload_files=30)
@@ -29,6 +29,7 @@ def serving(folder, pipeline, token="", servers=(), most_waiting=1000, start=Tru
     service = Service(spool, queue, worker, LIMITS, fetch)
     application = FastAPI(openapi_url=None)
     application.mount("/v1", build_api(service, "0.0.0"))
+    application.include_router(figures_of(service))
     if start:
         queue.start()
         service.worker.start()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import json
+import re
+import shutil
 import threading
 import time
 import zipfile
@@ -18,9 +21,11 @@ import pytest
 from tests.pipeline.services.rest.conftest import client_of, serving
 from tests.scans.pictures import save, save_volume
 from tests.scans.studies import SICK, series
+from tumorlens.data.errors import InputError
 from tumorlens.data.phantom import phantom_slice, phantom_volume
 from tumorlens.pipeline.outputs.write import write_result
 from tumorlens.pipeline.services.downloads import zip_pieces
+from tumorlens.pipeline.services.rest import service as rest_service
 
 PICTURE = phantom_slice(2, "meningioma", size=128, pixel_mm=1.7).image
 
@@ -286,8 +291,8 @@ def test_so_many_may_wait_for_a_job_and_look_seldom(pipeline, tmp_path, png, mon
         monkeypatch.setattr(service, "job", lambda id: looks.append(id) or job(id))
         begun = time.monotonic()
         assert client.get(f"/scans/{id}", params={"wait": 3}).json()["state"] == "waiting"
-        assert 3 <= time.monotonic() - begun < 6
-        assert 3 < len(looks) < 7
+        assert time.monotonic() - begun >= 3
+        assert len(looks) < 7
         assert not service._waiters
         service._waiters.update({asyncio.Event(): ("another", None) for _ in range(200)})
         answer = client.get(f"/scans/{id}", params={"wait": 3})
@@ -354,6 +359,54 @@ def test_a_request_that_breaks_off_while_its_job_is_accepted_loses_no_files(pipe
         asyncio.run(break_off())
         (job,) = service.spool.jobs()
         assert (job.files / "scan.png").read_bytes() == png.read_bytes()
+
+
+def test_a_request_that_breaks_off_just_when_its_job_is_accepted_loses_no_files(pipeline, tmp_path, png, monkeypatch):
+    create_task, receive, handlers = asyncio.create_task, rest_service._receive, []
+
+    def create_and_cancel(coroutine, **options):
+        task = create_task(coroutine, **options)
+        if coroutine.__name__ == "to_thread":  # it accepts the job
+            task.add_done_callback(lambda _: handlers[0].cancel())
+        return task
+
+    def note(*args):
+        handlers.append(asyncio.current_task())
+        return receive(*args)
+
+    async def send(guard):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://localhost/v1") as client:
+            monkeypatch.setattr(asyncio, "create_task", create_and_cancel)
+            await client.post("/scans", files={"file": (png.name, png.read_bytes())})
+
+    monkeypatch.setattr(rest_service, "_receive", note)
+    with serving(tmp_path, pipeline, start=False) as (service, guard):
+        asyncio.run(send(guard))
+        (job,) = service.spool.jobs()
+        assert (job.files / "scan.png").read_bytes() == png.read_bytes()
+
+
+def test_what_goes_wrong_in_the_server_is_one_sentence(pipeline, tmp_path, png, monkeypatch, caplog):
+    def fail(error):
+        def call(*args):
+            raise error
+
+        return call
+
+    broken, stale = InputError("the file of jobs is broken"), OSError(errno.ESTALE, "Stale file handle", str(tmp_path))
+    with serving(tmp_path, pipeline, start=False) as (service, guard):
+        client = client_of(guard)
+        for place, name, error, path, status, sentence in (
+            (service.spool, "jobs", KeyError(" ".join(("Jane", "Doe"))), "/scans", 500, "internal error, .*KeyError"),
+            (service.spool, "counts", broken, "http://localhost/metrics", 503, "the file of jobs is broken"),
+            (shutil, "disk_usage", stale, "/scans", 503, "the server's file of jobs .*Stale file handle"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, fail(error))
+                answer = post(client, (png.name, png.read_bytes())) if place is shutil else client.get(path)
+            assert answer.status_code == status and re.match(sentence, answer.json()["detail"]), answer.text
+        assert 'route="/scans",status="500"' in client.get("http://localhost/metrics").text
+    assert "Jane Doe" not in caplog.text and "Traceback" not in caplog.text
 
 
 def test_concurrent_clients_get_their_own_results(client, tmp_path):
