@@ -55,7 +55,7 @@ def _node(values: Values) -> None:
     title = check_title(call.title)
     peer = None if call.send_to is None else Peer.from_text(call.send_to)
     callers = tuple(check_title(caller) for caller in call.caller)
-    from tumorlens.pipeline.services.spool import open_spool
+    from tumorlens.pipeline.services.spool import DICOM, open_spool
 
     def load() -> Pipeline:
         from tumorlens.pipeline.pipeline import Pipeline
@@ -75,7 +75,7 @@ def _node(values: Values) -> None:
             from tumorlens.pipeline.services.dicom_node.puller import Puller
 
             archive = Archive(url, is_orthanc=call.orthanc is not None)
-            with open_spool(call.spool) as spool, node(spool, WebDestination(archive)) as fetching:
+            with open_spool(call.spool, DICOM) as spool, node(spool, WebDestination(archive)) as fetching:
                 puller = Puller(fetching.intake, archive, call.orthanc is not None, call.days, limits)
                 say(f"tumorlens: fetching from {archive} (Ctrl-C stops it)")
                 fetching.poll(puller, call.poll)
@@ -90,7 +90,7 @@ def _node(values: Values) -> None:
         if peer is not None:
             send_tls = client_tls(call.send_ca, call.tls_cert, call.tls_key) if call.send_ca is not None else None
             destination = PeerDestination(peer, title, send_tls)
-        with open_spool(call.spool) as spool, node(spool, destination) as receiving:
+        with open_spool(call.spool, DICOM) as spool, node(spool, destination) as receiving:
             receiver = Receiver(receiving.intake, limits, title, callers, tls)
             to = f", results to {peer}" if peer else ""
             receiving.serve(

@@ -28,6 +28,13 @@ _JOBS_AHEAD = 24  # jobs that are begun at the same time: their scans are read w
 _MOST_FETCHING = 4  # studies that are fetched at the same time; slow servers keep no other job waiting
 _MOST_SCANS = 500  # of one job
 _UID = r"\d+(\.\d+){4,}(\.dcm)?"  # as a file's name
+_WORDS = (  # of our sentences
+    "a|an|and|archive|are|at|be|brain|but|by|can|CT|data|dicom|files?|folder|for|has|header|images?|in|is|it|its|masks?"
+    "|modality|MR|no|not|of|on|one|or|pixels?|PT|series|slices?|stud(y|ies)|T1|T2|the|to|too|two|upload|US|volumes?|was"
+)
+_OURS = re.compile(rf"source|unpacked|results|{_UID}|scan[-.\w]*|\d{{1,3}}|\W*|.|(?i:{_WORDS})")
+_DATA_FILES = re.compile(r"^(?:ElementDataFile|data ?file)\s*[:=]\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)
+_HEADER_BYTES = 65536
 _FREE_BYTES = 200e6  # no job is begun while the disk has less
 _LOOK_S = 1.0  # seconds after which to look for jobs, if nothing happens
 _DELETE_S = 60.0  # between two looks for old jobs
@@ -401,21 +408,29 @@ def _neutral(error: str, job: StoredJob, name: str, names: set[str]) -> str:
     """A sentence with a scan's name instead of paths and names of files, which may be those of a patient."""
     # One pass, so that nothing is replaced in what was put in; of the names that occur, as there may be thousands.
     known = sorted({text for text in (*names, name) if text and text in error}, key=len, reverse=True)
+    # Short names and numbers are parts of other words.
+    words = [rf"(?<!\w){re.escape(n)}(?!\w)" if len(n) < 4 or n.isdigit() else re.escape(n) for n in known]
     place = re.escape(str(job.folder)) + r"[^:;,()]*"
-    error = re.sub("|".join([*map(re.escape, known), place]), lambda _: name, error)
+    error = re.sub("|".join([*words, place]), lambda _: name, error)
     return error.replace(f"{name}: {name}: ", f"{name}: ")
 
 
 def _names_in(folder: Path) -> set[str]:
-    """Names of the files and folders of a job, as far as they say more than `source/scan.png`.
+    """Names of the files and folders of a job, and those in its headers, as far as they may be a patient's.
 
     Words of our sentences are not among them: nobody is called so, and the sentence needs them. Nor are UIDs, which
     name the object that is damaged, and no patient.
     """
-    words = "archive|brain|data|dicom|files?|folder|header|images?|masks?|modality|pixels?|series|slices?|stud(y|ies)"
-    ours = re.compile(rf"(source|unpacked|results|{_UID}|scan[-.\w]*|.{{0,3}}|(?i:{words}|upload|volumes?))")
-    names = {path.name for path in folder.rglob("*")}
-    for file in folder.glob("source/*.zip"):
-        with suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(file) as archive:
-            names |= {part for name in archive.namelist() for part in name.split("/")}
-    return {name for name in names if not ours.fullmatch(name)}
+    names = set()
+    for path in folder.rglob("*"):
+        names.add(path.name)
+        with suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+            if path.suffix.lower() == ".zip" and path.parent.name == "source":
+                with zipfile.ZipFile(path) as archive:
+                    entries = archive.namelist()
+                names |= {part for entry in entries for part in (entry, *entry.split("/"))}
+            elif path.suffix.lower() in (".mhd", ".nhdr") and path.is_file():
+                with path.open("rb") as file:
+                    files = _DATA_FILES.findall(file.read(_HEADER_BYTES).decode("latin-1"))
+                names |= {part.partition("%")[0] for entry in files for part in (entry, *re.split(r"[/\\]", entry))}
+    return {name for name in names if not _OURS.fullmatch(name)}

@@ -26,6 +26,7 @@ from tumorlens.data.locks import sole_writer
 from tumorlens.pipeline.services.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING
 
 REST, DICOM = "rest", "dicom"  # where jobs come from
+_OWNERS = {REST: "tumorlens serve", DICOM: "tumorlens dicom-node"}
 MOST_RUNS = 3  # a job that was running so often when the process died is not run again
 MOST_WAITING = 1000
 _DATABASE = "jobs.sqlite"
@@ -446,11 +447,17 @@ class Spool:
 
 
 @contextmanager
-def open_spool(folder: Path, most_waiting: int = MOST_WAITING) -> Iterator[Spool]:
+def open_spool(folder: Path, source: str, most_waiting: int = MOST_WAITING) -> Iterator[Spool]:
     """The spool in a folder, which no other process can open until the block ends.
 
+    Args:
+        folder: The folder.
+        source: Where its jobs come from. They are kept by the rules of their source: results that wait for an archive
+            longer than those that a client fetches.
+        most_waiting: So many jobs may wait.
+
     Raises:
-        InputError: Another process has it, or it cannot be used.
+        InputError: Another process has it, it has jobs of another source, or it cannot be used.
     """
     with ExitStack() as stack:
         try:
@@ -459,6 +466,9 @@ def open_spool(folder: Path, most_waiting: int = MOST_WAITING) -> Iterator[Spool
             raise InputError(str(error).replace("choose another -o", "choose another --spool")) from None
         spool = Spool(folder, most_waiting)
         stack.callback(spool.close)
+        for other, owner in _OWNERS.items():
+            if other != source and (spool.jobs(other, most=1) or spool.unaccepted(other)):
+                raise InputError(f"{folder}: `{owner}` keeps its jobs here; choose another --spool")
         yield spool
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from tumorlens.pipeline.services.guard import LOCAL_HOSTS, Guard
 from tumorlens.pipeline.services.jobs import JobQueue
 from tumorlens.pipeline.services.rest.dicomweb import DicomwebServers
 from tumorlens.pipeline.services.rest.service import Service, build_api, figures_of
-from tumorlens.pipeline.services.spool import DICOM, Spool, open_spool
+from tumorlens.pipeline.services.spool import REST, Spool, open_spool
 from tumorlens.pipeline.services.uploads import Visits
 from tumorlens.pipeline.versions import package_versions
 from tumorlens.pipeline.web import theme, try_scan
@@ -152,9 +153,7 @@ def _open_spool(options: ServiceOptions, port: int) -> Iterator[Spool]:
     from platformdirs import user_state_path
 
     folder = options.spool or user_state_path("tumorlens", appauthor=False) / "jobs" / str(port)
-    with open_spool(folder, options.queue) as spool:
-        if spool.jobs(DICOM, most=1) or spool.unaccepted(DICOM):  # their results must arrive before they are deleted
-            raise InputError(f"{folder}: `tumorlens dicom-node` keeps its studies here; choose another --spool")
+    with open_spool(folder, REST, options.queue) as spool:
         yield spool
 
 
@@ -169,6 +168,8 @@ def _shorten(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info and record.exc_info[1] else record.msg
     if not isinstance(error, BaseException) or logging.getLogger().isEnabledFor(logging.INFO):
         return True
+    if isinstance(error, asyncio.CancelledError):  # the server stops, and has waited for the request long enough
+        return False
     if isinstance(error, TimeoutError | RuntimeError) and any(words in str(error) for words in _CLOSED):
         return False
     # Its text and its trace are left out: they may quote a header, and so a patient.

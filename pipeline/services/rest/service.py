@@ -231,8 +231,9 @@ def build_api(service: Service, version: str) -> FastAPI:
         root_path_in_servers=False,
         responses=_EVERYWHERE,
     )
-    api.include_router(_scans(service))
-    api.include_router(_server(service))
+    routers = _scans(service), _server(service)
+    for router in routers:
+        api.include_router(router)
 
     @api.middleware("http")
     async def count(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -251,9 +252,10 @@ def build_api(service: Service, version: str) -> FastAPI:
 
     @api.exception_handler(AnyHTTPException)
     async def refuse(request: Request, error: AnyHTTPException) -> JSONResponse:
-        headers = dict(error.headers or {})
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         if error.status_code == 405:  # Starlette names only the first route of the address
-            found = [route for route in api.routes if route.matches(request.scope)[0] is not Match.NONE]
+            routes = (route for router in routers for route in router.routes)  # FastAPI's own list holds routers
+            found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
             headers["allow"] = ", ".join(sorted({m for route in found for m in getattr(route, "methods", None) or ()}))
         return JSONResponse({"detail": error.detail}, error.status_code, headers)
 

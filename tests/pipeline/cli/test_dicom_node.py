@@ -8,7 +8,7 @@ import pytest
 
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.services.dicom_node.settings import Peer
-from tumorlens.pipeline.services.spool import open_spool
+from tumorlens.pipeline.services.spool import DICOM, open_spool
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_wrong_use_is_one_sentence(command, tmp_path, arguments, sentence):
 
 def test_a_folder_has_one_node(command, tmp_path):
     pytest.importorskip("pynetdicom")
-    with open_spool(tmp_path / "spool"):
+    with open_spool(tmp_path / "spool", DICOM):
         answers = []
         words = ("dicom-node", "--spool", tmp_path / "spool", "--any-caller")
         other = threading.Thread(target=lambda: answers.append(command(*words)))

@@ -7,9 +7,6 @@ import socket
 
 import pytest
 
-from tumorlens.data.errors import InputError
-from tumorlens.pipeline.options import ServiceOptions
-
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
@@ -43,20 +40,6 @@ def test_the_token_is_an_option_or_in_the_environment(command, monkeypatch, argu
         monkeypatch.setenv("TUMORLENS_TOKEN", environ)
     assert command("serve", *arguments).exit_code == 0
     assert given == [token]
-
-
-@pytest.mark.parametrize("is_complete", [True, False])
-def test_the_studies_of_a_dicom_node_are_refused_with_one_sentence(tmp_path, is_complete):
-    pytest.importorskip("nicegui")
-    from tumorlens.pipeline.services.spool import DICOM, open_spool
-    from tumorlens.pipeline.web.app import run_server
-
-    with open_spool(tmp_path) as spool:
-        arrival = spool.receive(DICOM)
-        if is_complete:
-            spool.accept(arrival)
-    with pytest.raises(InputError, match=r": `tumorlens dicom-node` keeps its studies here; choose another --spool$"):
-        run_server(pytest.fail, "127.0.0.1", 0, pytest.fail, options=ServiceOptions(spool=tmp_path))
 
 
 def test_an_empty_token_in_the_environment_is_one_sentence(command, monkeypatch):

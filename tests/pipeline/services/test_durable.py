@@ -298,6 +298,38 @@ def test_a_damaged_object_is_named_by_its_uid(spool, pipeline):
     )
 
 
+def zip_of(spool, **files):
+    arrival = spool.receive(REST)
+    with zipfile.ZipFile(arrival.folder / "scan.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return spool.accept(arrival).id
+
+
+MHD = "ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementType = MET_SHORT\nElementDataFile = {}\n"
+NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 9 9 9\nencoding: raw\ndata file: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"19610203/77881234.png": b"\x89PNG\r\n\x1a\n broken"}, "scan.png: the png file is damaged"),
+        ({"Kim/Lee": b"\x89PNG\r\n\x1a\n broken"}, ""),
+        ({"../Kim/Lee.png": b"x"}, "leads out of it (scan.zip)"),
+        ({"../../19610203/a.png": b"x"}, "leads out of it (scan.zip)"),
+        ({"a.mhd": MHD.format("Doe Jane.raw")}, "data file scan.mhd is missing"),
+        ({"a.nhdr": NRRD.format("/srv/mri/Doe_Jane/a.raw")}, "outside its own folder, in scan.nhdr; put both"),
+    ],
+)
+def test_no_sentence_holds_a_short_name_a_number_or_a_name_of_a_header(spool, pipeline, files, sentence):
+    id = zip_of(spool, **files)
+    with running(spool, pipeline):
+        (job,) = until_ended(spool, id)
+    text = " ".join([job.error, *(scan["error"] for scan in job.scans)])
+    assert sentence in text and job.state == FAILED, text
+    assert not re.search("Kim|Lee|Doe|Jane|srv|19610203|77881234", text), text
+
+
 def test_a_job_may_have_so_many_scans(spool, pipeline):
     id = zip_of_bad_pictures(spool, 501)
     with running(spool, pipeline):

@@ -253,7 +253,7 @@ def test_a_second_process_is_refused_with_one_sentence(tmp_path):
     script = (
         "import sys; from pathlib import Path\n"
         "from tumorlens.pipeline.services.spool import open_spool\n"
-        "with open_spool(Path(sys.argv[1])):\n"
+        "with open_spool(Path(sys.argv[1]), 'rest'):\n"
         "    print('open', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(
@@ -262,14 +262,30 @@ def test_a_second_process_is_refused_with_one_sentence(tmp_path):
     assert first.stdout.readline() == "open\n"
     try:
         with pytest.raises(InputError, match=r"another run \(process \d+\) writes here.* choose another --spool$"):
-            open_spool(tmp_path).__enter__()
+            open_spool(tmp_path, REST).__enter__()
     finally:
         first.kill()
         first.communicate()
-    with open_spool(tmp_path) as spool:
+    with open_spool(tmp_path, REST) as spool:
         accept(spool)
-    with pytest.raises(FullError, match=r"^choose another -o$"), open_spool(tmp_path):
+    with pytest.raises(FullError, match=r"^choose another -o$"), open_spool(tmp_path, REST):
         raise FullError("choose another -o")
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "owner"), [(REST, DICOM, "tumorlens dicom-node"), (DICOM, REST, "tumorlens serve")]
+)
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_the_jobs_of_another_source_are_refused_with_one_sentence(tmp_path, own, other, owner, is_complete):
+    with open_spool(tmp_path, other) as spool:
+        arrival = spool.receive(other)
+        if is_complete:
+            spool.accept(arrival)
+    sentence = rf": `{owner}` keeps its jobs here; choose another --spool$"
+    with pytest.raises(InputError, match=sentence), open_spool(tmp_path, own):
+        pytest.fail("it was opened")
+    with open_spool(tmp_path, other) as spool:
+        assert len(spool.jobs(other)) == is_complete
 
 
 def test_a_damaged_or_later_file_is_one_sentence(tmp_path):

@@ -180,6 +180,12 @@ def test_bad_requests_have_one_sentence_each_and_good_ones_between_them_succeed(
     assert client.get(f"/scans/{ids[0]}/files/passwd").status_code == 422
 
 
+def test_an_address_names_the_methods_that_it_knows(client):
+    assert client.put("/scans").headers["allow"] == "GET, POST"
+    assert client.put("/scans/" + "0" * 32).headers["allow"] == "DELETE, GET"
+    assert client.post("/models").headers["allow"] == "GET"
+
+
 def test_refused_uploads_leave_nothing(client, service_and_app):
     before = len(list((service_and_app[0].spool.folder / "jobs").iterdir()))
     post(client, ("large.nii", bytes(3_000_000)))
