@@ -128,8 +128,9 @@ class Puller:
             with self._intake.new_folder() as folder:  # a study that comes in part must not be run
                 files = self._download(study, series, Path(folder))
                 try:
-                    for file in files:
-                        self._store(file)
+                    for file, instance in files.items():
+                        with suppress(BrokenError):  # it is set aside, and that is logged
+                            self._intake.store(file.read_bytes(), instance)
                 except (FullError, OSError):
                     self._intake.drop(study)
                     raise
@@ -147,9 +148,11 @@ class Puller:
             return f"it is damaged ({type(error).__name__})"
         return ""
 
-    def _download(self, study: str, series: Iterable[str], folder: Path) -> list[Path]:
-        """The files of some series, called by their SOP Instance UIDs."""
-        files, n_bytes = [], 0
+    def _download(self, study: str, series: Iterable[str], folder: Path) -> dict[Path, str]:
+        """The files of some series -> what the archive calls their SOP Instance UIDs. These name no file: they may hold
+        anything."""
+        files: dict[Path, str] = {}
+        n_bytes = 0
         for uid in series:
             for content, instance in self._archive.objects(study, uid):
                 if len(content) > self._limits.object_bytes:
@@ -158,13 +161,10 @@ class Puller:
                     continue
                 n_bytes += len(content)
                 self._intake.check_room(n_bytes)
-                files.append(folder / f"{instance}.dcm")
-                files[-1].write_bytes(content)
+                file = folder / f"{len(files)}.dcm"
+                file.write_bytes(content)
+                files[file] = instance
         return files
-
-    def _store(self, file: Path) -> None:
-        with suppress(BrokenError):  # it is set aside, and that is logged
-            self._intake.store(file.read_bytes(), file.stem)
 
     def _save(self) -> None:
         until = time.time() - _KEEP_S - 86400 * self._days

@@ -247,6 +247,19 @@ def test_a_study_that_finds_no_room_is_fetched_again_and_never_run_in_part(spool
     assert len(files_of(job)) == len(study)
 
 
+def test_what_an_archive_calls_an_object_is_no_path(spool, study, tmp_path, caplog):
+    evil = pydicom.dcmread(study[0])
+    evil.SOPInstanceUID = "../../../escaped"
+    evil.save_as(study[0], enforce_file_format=True)
+    puller = Puller(Intake(spool, LIMITS), FolderArchive(study), False, 1, LIMITS)
+    puller._memory.to_do = {SMALL_STUDY: (0, 0.0, time.time())}
+    puller.poll()
+    assert not list(tmp_path.rglob("escaped*"))
+    (job,) = spool.jobs(DICOM)
+    assert len(files_of(job)) == len(study) - 1
+    assert "damaged: it has no valid Study or SOP Instance UID; it was set aside" in caplog.text
+
+
 def test_orthanc_is_asked_again_for_a_study_whose_job_failed(spool, study, monkeypatch):
     """An object that was replaced under its own UID changes no number."""
     intake, archive = Intake(spool, LIMITS), FolderArchive(study)
