@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import write_text
+from tumorlens.data.files import flush, whole_file
 from tumorlens.pipeline.services.dicom_node.archive import Archive
 from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
@@ -52,11 +52,9 @@ class Puller:
 
     def poll(self) -> None:
         """Look for new studies, and fetch them. What fails is logged, and tried again later."""
-        from requests import RequestException
-
         try:
             found = self._stable() if self._is_orthanc else self._quiet()
-        except (RequestException, ValueError, KeyError, TypeError) as error:
+        except Exception as error:
             found, problem = [], str(error) if isinstance(error, InputError) else self._archive.problem(error)
             if problem != self._problem:  # once, not at every look
                 _log.warning("%s: no studies can be looked for: %s; tried again and again", self._archive, problem)
@@ -131,7 +129,7 @@ class Puller:
                     for file, instance in files.items():
                         with suppress(BrokenError):  # it is set aside, and that is logged
                             self._intake.store(file.read_bytes(), instance)
-                except (FullError, OSError):
+                except BaseException:
                     self._intake.drop(study)
                     raise
                 self._intake.close(study)
@@ -169,7 +167,9 @@ class Puller:
     def _save(self) -> None:
         until = time.time() - _KEEP_S - 86400 * self._days
         self._memory.seen = {study: seen for study, seen in self._memory.seen.items() if seen[1] > until}
-        write_text(self._file, json.dumps({"archive": self._archive.url, **asdict(self._memory)}))
+        with whole_file(self._file) as part:
+            part.write_text(json.dumps({"archive": self._archive.url, **asdict(self._memory)}), encoding="utf-8")
+            flush(part)  # else a power failure may leave an empty file
 
 
 def _mark(series: dict[str, int]) -> str:
@@ -177,13 +177,14 @@ def _mark(series: dict[str, int]) -> str:
 
 
 def _remembered(file: Path, url: str) -> _Memory:
-    """What an earlier process has written; nothing if that was about another archive."""
+    """What an earlier process has written; nothing if that was about another archive, or is damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("archive") == url:
             return _Memory(**content)
     except FileNotFoundError:
         pass
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: damaged; delete it, and studies may be fetched again") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = "%s: damaged; studies may be fetched again, but of Orthanc's only those that become stable from now on"
+        _log.warning(text, file.name)
     return _Memory()
