@@ -157,6 +157,27 @@ def test_why_there_is_nothing_to_send_is_logged(spool, caplog, tmp_path):
     assert f"study {STUDY}: MR series 5: there is nothing to send: {reason}" in caplog.messages
 
 
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_a_result_that_cannot_be_read_keeps_no_other(spool, results, caplog, tmp_path, content):
+    files = {}
+    if content is not None:
+        files["result.json"] = tmp_path / "result.json"
+        files["result.json"].write_text(content)
+    with running_peer(port := free_port()), delivering(spool, port):
+        damaged, good = ended_job(spool, files), ended_job(spool, results, source="cd")
+        until(lambda: state(spool, good) == "sent")
+    assert state(spool, damaged) == "nothing"
+    assert f"study {STUDY}: MR series 5: there is nothing to send: its result.json cannot be read" in caplog.messages
+
+
+def test_a_fault_with_one_job_keeps_no_other(spool, results, caplog):
+    odd, good = ended_job(spool), ended_job(spool, results, source="cd")
+    spool.set_details(odd, {})
+    with running_peer(port := free_port()), delivering(spool, port):
+        until(lambda: state(spool, good) == "sent")
+    assert "tumorlens: a result: internal error, please report it (KeyError)" in caplog.messages
+
+
 def test_the_same_scan_is_answered_once(spool, results, caplog):
     port = free_port()
     with running_peer(port) as received, delivering(spool, port):
