@@ -14,7 +14,7 @@ from pathlib import Path
 from tumorlens.data.errors import InputError
 from tumorlens.data.files import flush, whole_file
 from tumorlens.pipeline.services.dicom_node.archive import Archive
-from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
+from tumorlens.pipeline.services.dicom_node.intake import BrokenError, Intake
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 from tumorlens.pipeline.services.jobs import FAILED
 from tumorlens.pipeline.services.spool import DICOM
@@ -134,8 +134,6 @@ class Puller:
                     raise
                 self._intake.close(study)
             self._memory.seen[study] = (mark, time.time())
-        except FullError as error:
-            return str(error)
         except RequestException as error:
             return self._archive.problem(error)
         except InputError as error:

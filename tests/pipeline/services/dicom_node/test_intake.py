@@ -6,6 +6,7 @@ import errno
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -18,10 +19,10 @@ from tumorlens.data.dicom.headers import read_header
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
 from tumorlens.pipeline.services.dicom_node.archive import Archive
-from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
+from tumorlens.pipeline.services.dicom_node.intake import BrokenError, Intake
 from tumorlens.pipeline.services.dicom_node.puller import Puller
 from tumorlens.pipeline.services.jobs import DONE, FAILED, WAITING
-from tumorlens.pipeline.services.spool import DICOM
+from tumorlens.pipeline.services.spool import DICOM, FullError
 
 
 def close_all(intake):
@@ -192,6 +193,21 @@ def test_a_full_folder_refuses(spool, study):
     assert 0 < len(list(spool.folder.rglob("*.dcm"))) < len(study)
     with pytest.raises(FullError, match=r"--free-gb"):
         stored(Intake(spool, replace(LIMITS, free_gb=1e6)), study)
+
+
+def test_a_study_that_finds_no_room_for_its_folder_leaves_none(intake, study, monkeypatch):
+    make, full = Path.mkdir, OSError(errno.ENOSPC, "No space left on device")
+
+    def mkdir(path, *args, **kwargs):
+        if path.name == SMALL_STUDY:
+            raise full
+        return make(path, *args, **kwargs)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "mkdir", mkdir)
+        with pytest.raises(OSError, match="No space left"):
+            stored(intake, study)
+    assert not list((intake.spool.folder / "jobs").iterdir())
 
 
 def test_a_full_disk_is_called_so(intake):
