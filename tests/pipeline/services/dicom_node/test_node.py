@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from datetime import date
 
 import pydicom
@@ -67,7 +68,8 @@ def test_a_node_that_cannot_begin_leaves_no_thread(spool, pipeline, monkeypatch)
 def test_orthanc_routes_studies_to_a_node_that_is_killed_twice(tmp_path):
     paths = series(tmp_path / "in")
     (tmp_path / "route.lua").write_text(documented("lua"))
-    port, log = free_port(), tmp_path / "node.log"
+    held, log = ExitStack(), tmp_path / "node.log"
+    port = held.enter_context(free_port())
     settings = json.loads(documented("json"))
     del settings["DicomPort"]
     settings["DicomModalities"]["tumorlens"][2] = port
@@ -85,10 +87,11 @@ def test_orthanc_routes_studies_to_a_node_that_is_killed_twice(tmp_path):
         process.kill()
         process.wait()
 
-    with running_orthanc(tmp_path / "orthanc", **settings) as server:
+    with held, running_orthanc(tmp_path / "orthanc", **settings) as server:
         started = 0
         server.upload(paths)  # and the node is away: Orthanc does not send again by itself
         until(lambda: [job for job in server.get("jobs?expand") if job["State"] == "Failure"])
+        held.close()
         node = start(server)
         try:
             again = next(line for line in PAGE.splitlines() if line.startswith("curl -s 'http://localhost:8042/jobs?"))
