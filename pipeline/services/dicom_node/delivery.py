@@ -16,7 +16,7 @@ from typing import Any
 from tumorlens.data.errors import InputError
 from tumorlens.pipeline.services.dicom_node.destinations import Destination, NotSentError
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
-from tumorlens.pipeline.services.jobs import DONE, FAILED
+from tumorlens.pipeline.services.jobs import DONE, FAILED, internal_error
 from tumorlens.pipeline.services.spool import DICOM, Spool, StoredJob
 
 OPEN, SENT, KEPT, GIVEN_UP, NOTHING = "open", "sent", "kept", "given up", "nothing"
@@ -64,11 +64,14 @@ class Delivery:
                 for job in reversed(self._ended()):  # the oldest first
                     if self._closing.is_set():
                         return
-                    self._look_at(job)
+                    try:
+                        self._look_at(job)
+                    except InputError:
+                        raise
+                    except Exception as error:  # it must not keep the others
+                        internal_error(error, "a result")
             except InputError as error:  # the disk is full; it may have room again
                 _log.error("%s", error)
-            except Exception as error:
-                _log.error("internal error, please report it (%s)", type(error).__name__)
             with self._spool.changed:
                 if not self._closing.is_set():
                     self._spool.changed.wait(_LOOK_S)
@@ -131,7 +134,7 @@ class Delivery:
                 continue
             here = [job.results / scan["folder"] / name for name in _SENT_FILES if name in scan["files"]]
             if not here:
-                why = "; ".join(_review(job.results / scan["folder"]))
+                why = _review(job.results / scan["folder"])
                 _log.info("study %s: %s: there is nothing to send: %s", job.details["study"], scan["name"], why)
             elif self._is_known(job, scan):
                 _log.info("study %s: %s was answered before, nothing is sent", job.details["study"], scan["name"])
@@ -153,10 +156,13 @@ class Delivery:
         self._spool.set_details(job.id, details)
 
 
-def _review(folder: Path) -> list[str]:
+def _review(folder: Path) -> str:
     """The remarks in a result: among them, why it has no DICOM files."""
-    content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return [str(remark) for remark in content["review"]]
+    try:
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return "; ".join(str(remark) for remark in content["review"])
+    except (OSError, ValueError, KeyError, TypeError):  # no other attempt would find more
+        return "its result.json cannot be read"
 
 
 def is_answered(job: StoredJob) -> bool:

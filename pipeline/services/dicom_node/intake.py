@@ -27,16 +27,11 @@ from tumorlens.data.files import flush, write_text
 from tumorlens.pipeline.services.dicom_node.delivery import is_answered
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 from tumorlens.pipeline.services.jobs import DONE, FAILED, RUNNING, WAITING
-from tumorlens.pipeline.services.spool import DICOM, Arrival, Spool, StoredJob
-from tumorlens.pipeline.services.spool import FullError as TooManyJobs
+from tumorlens.pipeline.services.spool import DICOM, Arrival, FullError, Spool, StoredJob
 
 _TAGS = ("StudyInstanceUID", "SOPInstanceUID", "Manufacturer", "Rows")
 _is_uid = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*").fullmatch
 _log = logging.getLogger(__name__)
-
-
-class FullError(Exception):
-    """There is no room for another object. The message says why."""
 
 
 class BrokenError(Exception):
@@ -132,6 +127,7 @@ class Intake:
 
         Raises:
             FullError: There is no room.
+            InputError, OSError: It cannot be written.
             BrokenError: It cannot be read, or is another object than its sender says. It is set aside.
         """
         self.check_room(len(content))
@@ -159,11 +155,12 @@ class Intake:
         with self._lock:  # the study must not be closed meanwhile
             study = self._open.get(uid)
             if study is None:
+                study = _Study(self.spool.receive(DICOM), 0)
                 try:
-                    study = _Study(self.spool.receive(DICOM), 0)
-                except TooManyJobs as error:
-                    raise FullError(str(error)) from None
-                study.folder(uid).mkdir()
+                    study.folder(uid).mkdir()
+                except OSError:
+                    self.spool.discard(study.arrival)
+                    raise
                 for place in (study.arrival.folder, study.arrival.folder.parent, study.arrival.folder.parent.parent):
                     flush(place)
                 self._open[uid] = study
@@ -171,12 +168,6 @@ class Intake:
             part.replace(study.folder(uid) / f"{instance}.dcm")
             flush(study.folder(uid))
             study.last = time.monotonic()
-
-    def touch(self, uid: str) -> None:
-        """Note that more of a study is on its way."""
-        with self._lock:
-            if uid in self._open:
-                self._open[uid].last = time.monotonic()
 
     def note_loss(self, uid: str, when: float | None = None) -> None:
         """Note that a study lacks something that was sent, now or at a time (monotonic) that is over."""

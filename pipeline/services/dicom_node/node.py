@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from tumorlens.data.errors import InputError
@@ -52,15 +53,17 @@ class Node:
         self._delivery = Delivery(spool, destination, limits)
 
     def __enter__(self) -> Node:
-        self._queue.start()
-        self._worker.start()
-        self._delivery.start()
+        with ExitStack() as stack:
+            for part in (self._delivery, self._queue, self._worker):  # they close the other way round
+                stack.callback(part.close)
+            self._queue.start()
+            self._worker.start()
+            self._delivery.start()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._worker.close()
-        self._queue.close()
-        self._delivery.close()
+        self._stack.close()
 
     def serve(self, receiver: Receiver, host: str, port: int, announce: Callable[[int], None]) -> None:
         """Receive studies until somebody stops it.

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tumorlens.data.errors import InputError
-from tumorlens.data.files import write_text
+from tumorlens.data.files import flush, whole_file
 from tumorlens.pipeline.services.dicom_node.archive import Archive
-from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
+from tumorlens.pipeline.services.dicom_node.intake import BrokenError, Intake
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 from tumorlens.pipeline.services.jobs import FAILED
 from tumorlens.pipeline.services.spool import DICOM
@@ -52,11 +52,9 @@ class Puller:
 
     def poll(self) -> None:
         """Look for new studies, and fetch them. What fails is logged, and tried again later."""
-        from requests import RequestException
-
         try:
             found = self._stable() if self._is_orthanc else self._quiet()
-        except (RequestException, ValueError, KeyError, TypeError) as error:
+        except Exception as error:
             found, problem = [], str(error) if isinstance(error, InputError) else self._archive.problem(error)
             if problem != self._problem:  # once, not at every look
                 _log.warning("%s: no studies can be looked for: %s; tried again and again", self._archive, problem)
@@ -128,15 +126,14 @@ class Puller:
             with self._intake.new_folder() as folder:  # a study that comes in part must not be run
                 files = self._download(study, series, Path(folder))
                 try:
-                    for file in files:
-                        self._store(file)
-                except (FullError, OSError):
+                    for file, instance in files.items():
+                        with suppress(BrokenError):  # it is set aside, and that is logged
+                            self._intake.store(file.read_bytes(), instance)
+                except BaseException:
                     self._intake.drop(study)
                     raise
                 self._intake.close(study)
             self._memory.seen[study] = (mark, time.time())
-        except FullError as error:
-            return str(error)
         except RequestException as error:
             return self._archive.problem(error)
         except InputError as error:
@@ -147,9 +144,11 @@ class Puller:
             return f"it is damaged ({type(error).__name__})"
         return ""
 
-    def _download(self, study: str, series: Iterable[str], folder: Path) -> list[Path]:
-        """The files of some series, called by their SOP Instance UIDs."""
-        files, n_bytes = [], 0
+    def _download(self, study: str, series: Iterable[str], folder: Path) -> dict[Path, str]:
+        """The files of some series -> what the archive calls their SOP Instance UIDs. These name no file: they may hold
+        anything."""
+        files: dict[Path, str] = {}
+        n_bytes = 0
         for uid in series:
             for content, instance in self._archive.objects(study, uid):
                 if len(content) > self._limits.object_bytes:
@@ -158,18 +157,17 @@ class Puller:
                     continue
                 n_bytes += len(content)
                 self._intake.check_room(n_bytes)
-                files.append(folder / f"{instance}.dcm")
-                files[-1].write_bytes(content)
+                file = folder / f"{len(files)}.dcm"
+                file.write_bytes(content)
+                files[file] = instance
         return files
-
-    def _store(self, file: Path) -> None:
-        with suppress(BrokenError):  # it is set aside, and that is logged
-            self._intake.store(file.read_bytes(), file.stem)
 
     def _save(self) -> None:
         until = time.time() - _KEEP_S - 86400 * self._days
         self._memory.seen = {study: seen for study, seen in self._memory.seen.items() if seen[1] > until}
-        write_text(self._file, json.dumps({"archive": self._archive.url, **asdict(self._memory)}))
+        with whole_file(self._file) as part:
+            part.write_text(json.dumps({"archive": self._archive.url, **asdict(self._memory)}), encoding="utf-8")
+            flush(part)  # else a power failure may leave an empty file
 
 
 def _mark(series: dict[str, int]) -> str:
@@ -177,13 +175,14 @@ def _mark(series: dict[str, int]) -> str:
 
 
 def _remembered(file: Path, url: str) -> _Memory:
-    """What an earlier process has written; nothing if that was about another archive."""
+    """What an earlier process has written; nothing if that was about another archive, or is damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("archive") == url:
             return _Memory(**content)
     except FileNotFoundError:
         pass
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: damaged; delete it, and studies may be fetched again") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = "%s: damaged; studies may be fetched again, but of Orthanc's only those that become stable from now on"
+        _log.warning(text, file.name)
     return _Memory()

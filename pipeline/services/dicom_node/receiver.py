@@ -24,7 +24,7 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from tumorlens.data.errors import InputError, one_line
 from tumorlens.pipeline.services.dicom_node.entity import new_entity, tls_problem
-from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake, study_of
+from tumorlens.pipeline.services.dicom_node.intake import BrokenError, Intake, study_of
 from tumorlens.pipeline.services.dicom_node.settings import NodeLimits
 
 # All that `data.dicom.decoding` reads, lossless ones first: a sender that offers several gets the first.
@@ -150,7 +150,6 @@ class Receiver:
             traffic.is_whole = content[0] & (_IS_COMMAND | _IS_LAST) == _IS_LAST
             if traffic.n_bytes > self._limits.object_bytes:
                 item.presentation_data_value = content[:1]
-        self._intake.touch(traffic.study)
 
     def _store(self, event: Any) -> int:
         status = self._take(event)
@@ -181,7 +180,7 @@ class Receiver:
         instance = str(event.request.AffectedSOPInstanceUID)
         try:
             study = self._intake.store(event.encoded_dataset(), instance)
-        except FullError as error:
+        except InputError as error:  # there is no room
             _log.warning("%s: an object was refused: %s", caller, error)
             return FULL
         except OSError as error:

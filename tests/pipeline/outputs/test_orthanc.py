@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from contextlib import ExitStack
 
 import highdicom as hd
 import numpy as np
@@ -23,13 +24,14 @@ SICK = phantom_volume(7, "meningioma", shape=(96, 112, 16), spacing_mm=(2.0, 2.0
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory):
     """Ports of a running server: http, dicom, and the one to which it moves series."""
-    receiver = free_port()
-    settings = {
-        "DicomAlwaysAllowGet": True,
-        "DicomAlwaysAllowMove": True,
-        "DicomModalities": {"lens": ["TUMORLENS", "127.0.0.1", receiver]},
-    }
-    with running_orthanc(tmp_path_factory.mktemp("orthanc"), **settings) as server:
+    with ExitStack() as stack:
+        with free_port() as receiver:
+            settings = {
+                "DicomAlwaysAllowGet": True,
+                "DicomAlwaysAllowMove": True,
+                "DicomModalities": {"lens": ["TUMORLENS", "127.0.0.1", receiver]},
+            }
+            server = stack.enter_context(running_orthanc(tmp_path_factory.mktemp("orthanc"), **settings))
         yield server.http, server.dicom, receiver
 
 

@@ -106,11 +106,11 @@ def new_certificate(tmp_path_factory):
 
 
 @contextmanager
-def running_peer(port, statuses=(), syntaxes=None, tls=None):
-    """A storage peer called PACS on a port; gives the list of data sets that it gets.
+def running_peer(port=0, statuses=(), syntaxes=None, tls=None):
+    """A storage peer called PACS; gives its port, and the list of data sets that it gets.
 
     Args:
-        port: Where it listens.
+        port: Where it listens; 0 takes any that is free.
         statuses: What it answers to the first objects; then it takes all.
         syntaxes: Transfer syntaxes that it knows; by default all without compression.
         tls: Its side of TLS; None speaks in the clear.
@@ -135,6 +135,6 @@ def running_peer(port, statuses=(), syntaxes=None, tls=None):
     handlers = [(evt.EVT_C_STORE, store)]
     server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
     try:
-        yield received
+        yield server.server_address[1], received
     finally:
         server.shutdown()

@@ -72,8 +72,7 @@ def state(spool, id):
 
 
 def test_the_mask_goes_first_then_the_report(spool, results, caplog):
-    port = free_port()
-    with running_peer(port) as received, delivering(spool, port):
+    with running_peer() as (port, received), delivering(spool, port):
         id = ended_job(spool, results)
         until(lambda: state(spool, id) == "sent")
     assert [ds.Modality for ds in received] == ["SEG", "SR", "OT"]
@@ -82,8 +81,7 @@ def test_the_mask_goes_first_then_the_report(spool, results, caplog):
 
 
 def test_a_peer_may_know_the_default_syntax_only(spool, results):
-    port = free_port()
-    with running_peer(port, syntaxes=[ImplicitVRLittleEndian]) as received, delivering(spool, port):
+    with running_peer(syntaxes=[ImplicitVRLittleEndian]) as (port, received), delivering(spool, port):
         id = ended_job(spool, results)
         until(lambda: state(spool, id) == "sent")
     assert received[0].file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
@@ -91,9 +89,7 @@ def test_a_peer_may_know_the_default_syntax_only(spool, results):
 
 
 def test_results_go_by_tls(spool, results, certificate, other_certificate, caplog):
-    port = free_port()
-    both = tls_of(*certificate, certificate[0])
-    with running_peer(port, tls=both) as received:
+    with running_peer(tls=tls_of(*certificate, certificate[0])) as (port, received):
         with delivering(spool, port):
             id = ended_job(spool, results)
             until(lambda: "not sent" in caplog.text)
@@ -105,12 +101,11 @@ def test_results_go_by_tls(spool, results, certificate, other_certificate, caplo
 
 
 def test_a_peer_that_is_not_there_is_tried_again_also_after_a_restart(spool, results, caplog):
-    port = free_port()
-    with delivering(spool, port):
+    with free_port() as port, delivering(spool, port):
         id = ended_job(spool, results)
         until(lambda: spool.job(id).details.get("delivery", {}).get("attempts", 0) >= 2)
     assert "not sent to PACS@127.0.0.1:" in caplog.text and "it does not answer; next attempt in" in caplog.text
-    with running_peer(port) as received, delivering(spool, port):
+    with running_peer(port) as (_, received), delivering(spool, port):
         until(lambda: state(spool, id) == "sent")
     assert len(received) == 3
     pauses = [message.rpartition("next attempt in ")[2] for message in caplog.messages if "next attempt" in message]
@@ -118,8 +113,7 @@ def test_a_peer_that_is_not_there_is_tried_again_also_after_a_restart(spool, res
 
 
 def test_a_peer_that_is_full_gets_the_rest_later(spool, results, caplog):
-    port = free_port()
-    with running_peer(port, statuses=(0x0000, 0xA700)) as received, delivering(spool, port):
+    with running_peer(statuses=(0x0000, 0xA700)) as (port, received), delivering(spool, port):
         id = ended_job(spool, results)
         until(lambda: state(spool, id) == "sent")
     assert [ds.Modality for ds in received] == ["SEG", "SEG", "SR", "OT"]  # the same mask twice does no harm
@@ -128,7 +122,7 @@ def test_a_peer_that_is_full_gets_the_rest_later(spool, results, caplog):
 
 
 def test_it_gives_up_after_a_while(spool, results, caplog):
-    with delivering(spool, free_port(), replace(LIMITS, retry_hours=0.0)):
+    with free_port() as port, delivering(spool, port, replace(LIMITS, retry_hours=0.0)):
         id = ended_job(spool, results)
         until(lambda: state(spool, id) == "given up")
     assert f"given up, the results lie in jobs/dicom.{id}/results" in caplog.text
@@ -138,7 +132,7 @@ def test_what_was_given_up_is_kept_from_then_on(spool, results):
     id = ended_job(spool, results)
     with spool._write() as db:
         db.execute("UPDATE jobs SET ended = ended - 80 * 3600")
-    with delivering(spool, free_port()):
+    with free_port() as port, delivering(spool, port):
         until(lambda: state(spool, id) == "given up")
         time.sleep(0.5)
         assert spool.job(id) is not None
@@ -151,15 +145,35 @@ def test_what_was_given_up_is_kept_from_then_on(spool, results):
 def test_why_there_is_nothing_to_send_is_logged(spool, caplog, tmp_path):
     reason = "the DICOM source has no SeriesInstanceUID, so no DICOM result can refer to it"
     (tmp_path / "result.json").write_text(json.dumps({"review": [reason]}))
-    with delivering(spool, free_port()):
+    with free_port() as port, delivering(spool, port):
         id = ended_job(spool, {"result.json": tmp_path / "result.json"})
         until(lambda: state(spool, id) == "nothing")
     assert f"study {STUDY}: MR series 5: there is nothing to send: {reason}" in caplog.messages
 
 
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_a_result_that_cannot_be_read_keeps_no_other(spool, results, caplog, tmp_path, content):
+    files = {}
+    if content is not None:
+        files["result.json"] = tmp_path / "result.json"
+        files["result.json"].write_text(content)
+    with running_peer() as (port, _), delivering(spool, port):
+        damaged, good = ended_job(spool, files), ended_job(spool, results, source="cd")
+        until(lambda: state(spool, good) == "sent")
+    assert state(spool, damaged) == "nothing"
+    assert f"study {STUDY}: MR series 5: there is nothing to send: its result.json cannot be read" in caplog.messages
+
+
+def test_a_fault_with_one_job_keeps_no_other(spool, results, caplog):
+    odd, good = ended_job(spool), ended_job(spool, results, source="cd")
+    spool.set_details(odd, {})
+    with running_peer() as (port, _), delivering(spool, port):
+        until(lambda: state(spool, good) == "sent")
+    assert "tumorlens: a result: internal error, please report it (KeyError)" in caplog.messages
+
+
 def test_the_same_scan_is_answered_once(spool, results, caplog):
-    port = free_port()
-    with running_peer(port) as received, delivering(spool, port):
+    with running_peer() as (port, received), delivering(spool, port):
         first = ended_job(spool, results)
         until(lambda: state(spool, first) == "sent")
         second, other = ended_job(spool, results), ended_job(spool, results, source="cd")
@@ -169,7 +183,7 @@ def test_the_same_scan_is_answered_once(spool, results, caplog):
 
 
 def test_a_failed_study_is_one_sentence(spool, caplog):
-    with delivering(spool, free_port()):
+    with free_port() as port, delivering(spool, port):
         id = ended_job(spool, state=FAILED, error="MR series 5: the pixel data are damaged")
         until(lambda: state(spool, id) == "nothing")
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -177,11 +191,10 @@ def test_a_failed_study_is_one_sentence(spool, caplog):
 
 
 def test_what_was_sent_is_deleted_after_a_while_and_what_was_not_stays(spool, results):
-    port = free_port()
-    with running_peer(port), delivering(spool, port, replace(LIMITS, keep_hours=0.0)):
+    with running_peer() as (port, _), delivering(spool, port, replace(LIMITS, keep_hours=0.0)):
         sent = ended_job(spool, results)
         until(lambda: spool.job(sent) is None)
-    with delivering(spool, free_port(), replace(LIMITS, keep_hours=0.0)):
+    with free_port() as port, delivering(spool, port, replace(LIMITS, keep_hours=0.0)):
         waiting = ended_job(spool, results)
         until(lambda: spool.job(waiting).details.get("delivery", {}).get("attempts", 0) >= 1)
     assert spool.job(waiting) is not None

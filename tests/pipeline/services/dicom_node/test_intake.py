@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -16,10 +18,11 @@ from tests.scans.studies import LOCALIZER, SMALL_STUDY, T1, T1C, save_study
 from tumorlens.data.dicom.headers import read_header
 from tumorlens.data.errors import InputError
 from tumorlens.data.formats.open import open_scan
-from tumorlens.pipeline.services.dicom_node.intake import BrokenError, FullError, Intake
+from tumorlens.pipeline.services.dicom_node.archive import Archive
+from tumorlens.pipeline.services.dicom_node.intake import BrokenError, Intake
 from tumorlens.pipeline.services.dicom_node.puller import Puller
 from tumorlens.pipeline.services.jobs import DONE, FAILED, WAITING
-from tumorlens.pipeline.services.spool import DICOM
+from tumorlens.pipeline.services.spool import DICOM, FullError
 
 
 def close_all(intake):
@@ -192,6 +195,21 @@ def test_a_full_folder_refuses(spool, study):
         stored(Intake(spool, replace(LIMITS, free_gb=1e6)), study)
 
 
+def test_a_study_that_finds_no_room_for_its_folder_leaves_none(intake, study, monkeypatch):
+    make, full = Path.mkdir, OSError(errno.ENOSPC, "No space left on device")
+
+    def mkdir(path, *args, **kwargs):
+        if path.name == SMALL_STUDY:
+            raise full
+        return make(path, *args, **kwargs)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "mkdir", mkdir)
+        with pytest.raises(OSError, match="No space left"):
+            stored(intake, study)
+    assert not list((intake.spool.folder / "jobs").iterdir())
+
+
 def test_a_full_disk_is_called_so(intake):
     intake.limits = replace(LIMITS, spool_gb=1e12)
     with pytest.raises(FullError, match="the disk is full"):
@@ -217,7 +235,8 @@ class FolderArchive:
             yield path.read_bytes(), str(pydicom.dcmread(path).SOPInstanceUID)
 
 
-def test_a_study_that_finds_no_room_is_fetched_again_and_never_run_in_part(spool, study, monkeypatch, caplog):
+@pytest.mark.parametrize("fault", [FullError("no room"), RuntimeError("of the parser")], ids=repr)
+def test_a_study_that_finds_no_room_is_fetched_again_and_never_run_in_part(spool, study, monkeypatch, caplog, fault):
     intake = Intake(spool, LIMITS)
     puller = Puller(intake, FolderArchive(study), False, 1, LIMITS)
 
@@ -236,7 +255,7 @@ def test_a_study_that_finds_no_room_is_fetched_again_and_never_run_in_part(spool
     def fills_up(content, instance):
         n_left[0] -= 1
         if not n_left[0]:
-            raise FullError("no room")
+            raise fault
         return store(content, instance)
 
     with monkeypatch.context() as disk:
@@ -245,6 +264,19 @@ def test_a_study_that_finds_no_room_is_fetched_again_and_never_run_in_part(spool
     assert caplog.text.count("not fetched") == 2
     (job,) = poll()
     assert len(files_of(job)) == len(study)
+
+
+def test_what_an_archive_calls_an_object_is_no_path(spool, study, tmp_path, caplog):
+    evil = pydicom.dcmread(study[0])
+    evil.SOPInstanceUID = "../../../escaped"
+    evil.save_as(study[0], enforce_file_format=True)
+    puller = Puller(Intake(spool, LIMITS), FolderArchive(study), False, 1, LIMITS)
+    puller._memory.to_do = {SMALL_STUDY: (0, 0.0, time.time())}
+    puller.poll()
+    assert not list(tmp_path.rglob("escaped*"))
+    (job,) = spool.jobs(DICOM)
+    assert len(files_of(job)) == len(study) - 1
+    assert "damaged: it has no valid Study or SOP Instance UID; it was set aside" in caplog.text
 
 
 def test_orthanc_is_asked_again_for_a_study_whose_job_failed(spool, study, monkeypatch):
@@ -264,6 +296,42 @@ def test_orthanc_is_asked_again_for_a_study_whose_job_failed(spool, study, monke
     puller.poll()
     newest, _ = spool.jobs(DICOM)
     assert (newest.files / SMALL_STUDY / f"{replaced.SOPInstanceUID}.dcm").read_bytes() == study[0].read_bytes()
+
+
+def test_an_answer_that_is_no_answer_ends_no_node(spool, monkeypatch, caplog):
+    archive = Archive("http://127.0.0.1:9", is_orthanc=True)
+    archive.last_change = lambda: 0
+    changes = {"Changes": [{"ID": "a", "ChangeType": "StableStudy"}], "Last": 1, "Done": True}
+    monkeypatch.setattr(archive, "_get", lambda path, missing=None: changes if missing is None else ["no object"])
+    puller = Puller(Intake(spool, LIMITS), archive, True, 1, LIMITS)
+    for _ in range(3):
+        puller.poll()
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "no studies can be looked for: its answer cannot be read (AttributeError); tried again and again"
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{}"])
+def test_a_damaged_list_of_what_was_fetched_is_begun_anew(spool, study, caplog, content):
+    file = spool.folder / "fetched.json"
+    file.write_text(content)
+    puller = Puller(Intake(spool, LIMITS), FolderArchive(study), False, 1, LIMITS)
+    (message,) = caplog.messages
+    assert message.startswith("fetched.json: damaged; studies may be fetched again")
+    puller._memory.to_do = {SMALL_STUDY: (0, 0.0, time.time())}
+    puller.poll()
+    assert len(spool.jobs(DICOM)) == 1 and SMALL_STUDY in json.loads(file.read_text())["seen"]
+
+
+def test_the_list_of_what_was_fetched_is_on_the_disk_before_it_gets_its_name(spool, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(
+        "tumorlens.pipeline.services.dicom_node.puller.flush",
+        lambda path: flushed.append((path.name, path.read_text())),
+    )
+    Puller(Intake(spool, LIMITS), FolderArchive([]), False, 1, LIMITS).poll()
+    ((name, content),) = flushed
+    assert name != "fetched.json" and content == (spool.folder / "fetched.json").read_text()
 
 
 def test_studies_on_a_page_are_not_forgotten_if_the_next_page_fails(spool, study):

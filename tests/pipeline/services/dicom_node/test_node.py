@@ -1,4 +1,5 @@
-"""The whole way with a real Orthanc: it sends studies, or they are fetched from it, and SEG and SR come back."""
+"""The node as a whole: how it begins; and, with a real Orthanc, the way of studies that it sends, or that are fetched
+from it, until SEG and SR are back."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from datetime import date
 
 import pydicom
@@ -20,13 +23,13 @@ from tests.scans.dicom_results import errors_in
 from tests.scans.orthanc import free_port, needs_orthanc, running_orthanc
 from tests.scans.studies import SICK, STUDY, series
 from tests.waiting import until
+from tumorlens.data.errors import InputError
 from tumorlens.pipeline.services.dicom_node.archive import Archive
 from tumorlens.pipeline.services.dicom_node.destinations import WebDestination
 from tumorlens.pipeline.services.dicom_node.node import Node
 from tumorlens.pipeline.services.dicom_node.puller import Puller
 from tumorlens.pipeline.services.spool import DICOM
 
-pytestmark = [pytest.mark.slow, needs_orthanc]
 PAGE = (REPOSITORY / "docs" / "how-to" / "run-a-dicom-node.md").read_text(encoding="utf-8")
 
 
@@ -47,10 +50,26 @@ def check_answers(server, tmp_path):
     assert pydicom.dcmread(tmp_path / "mask.dcm").pixel_array.any()
 
 
+def test_a_node_that_cannot_begin_leaves_no_thread(spool, pipeline, monkeypatch):
+    """Each would keep the process alive."""
+
+    def recover():
+        raise InputError("the server's file of jobs cannot be read or written (database or disk is full)")
+
+    monkeypatch.setattr(spool, "recover", recover)
+    before = set(threading.enumerate())
+    with pytest.raises(InputError, match="disk is full"), Node(spool, lambda: pipeline, LIMITS, None):
+        pass
+    until(lambda: set(threading.enumerate()) <= before, seconds=60, what=threading.enumerate)
+
+
+@pytest.mark.slow
+@needs_orthanc
 def test_orthanc_routes_studies_to_a_node_that_is_killed_twice(tmp_path):
     paths = series(tmp_path / "in")
     (tmp_path / "route.lua").write_text(documented("lua"))
-    port, log = free_port(), tmp_path / "node.log"
+    held, log = ExitStack(), tmp_path / "node.log"
+    port = held.enter_context(free_port())
     settings = json.loads(documented("json"))
     del settings["DicomPort"]
     settings["DicomModalities"]["tumorlens"][2] = port
@@ -68,10 +87,11 @@ def test_orthanc_routes_studies_to_a_node_that_is_killed_twice(tmp_path):
         process.kill()
         process.wait()
 
-    with running_orthanc(tmp_path / "orthanc", **settings) as server:
+    with held, running_orthanc(tmp_path / "orthanc", **settings) as server:
         started = 0
         server.upload(paths)  # and the node is away: Orthanc does not send again by itself
         until(lambda: [job for job in server.get("jobs?expand") if job["State"] == "Failure"])
+        held.close()
         node = start(server)
         try:
             again = next(line for line in PAGE.splitlines() if line.startswith("curl -s 'http://localhost:8042/jobs?"))
@@ -100,6 +120,8 @@ def test_orthanc_routes_studies_to_a_node_that_is_killed_twice(tmp_path):
     assert not [word for word in IDENTIFIERS if word in text]
 
 
+@pytest.mark.slow
+@needs_orthanc
 @pytest.mark.parametrize("is_orthanc", [True, False], ids=["orthanc", "dicomweb"])
 def test_studies_are_fetched_and_answers_stored(tmp_path, pipeline, spool, is_orthanc):
     paths = series(tmp_path / "in", SICK, StudyDate=f"{date.today():%Y%m%d}")
