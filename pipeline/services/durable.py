@@ -33,8 +33,10 @@ _WORDS = (  # of our sentences
     "|modality|MR|no|not|of|on|one|or|pixels?|PT|series|slices?|stud(y|ies)|T1|T2|the|to|too|two|upload|US|volumes?|was"
 )
 _OURS = re.compile(rf"source|unpacked|results|{_UID}|scan[-.\w]*|\d{{1,3}}|\W*|.|(?i:{_WORDS})")
-_DATA_FILES = re.compile(r"^(?:ElementDataFile|data ?file)\s*[:=]\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)
-_HEADER_BYTES = 65536
+_FROM_FILES = re.compile(  # what sentences of `data.formats` quote from a header, or from the list of an archive
+    r"(?<=data file ).+(?= is missing)|(?<=data files ).+(?= are not a pattern)|(?<=own folder, in ).+(?=; put both)"
+    r"|(?<=leads out of it \().+(?=\); nothing)"
+)
 _FREE_BYTES = 200e6  # no job is begun while the disk has less
 _LOOK_S = 1.0  # seconds after which to look for jobs, if nothing happens
 _DELETE_S = 60.0  # between two looks for old jobs
@@ -406,6 +408,7 @@ def _with_neutral_names(work: Work) -> list[Job]:
 
 def _neutral(error: str, job: StoredJob, name: str, names: set[str]) -> str:
     """A sentence with a scan's name instead of paths and names of files, which may be those of a patient."""
+    error = _FROM_FILES.sub("...", error)
     # One pass, so that nothing is replaced in what was put in; of the names that occur, as there may be thousands.
     known = sorted({text for text in (*names, name) if text and text in error}, key=len, reverse=True)
     # Short names and numbers are parts of other words.
@@ -416,7 +419,7 @@ def _neutral(error: str, job: StoredJob, name: str, names: set[str]) -> str:
 
 
 def _names_in(folder: Path) -> set[str]:
-    """Names of the files and folders of a job, and those in its headers, as far as they may be a patient's.
+    """Names of the files and folders of a job, as far as they may be a patient's.
 
     Words of our sentences are not among them: nobody is called so, and the sentence needs them. Nor are UIDs, which
     name the object that is damaged, and no patient.
@@ -424,13 +427,10 @@ def _names_in(folder: Path) -> set[str]:
     names = set()
     for path in folder.rglob("*"):
         names.add(path.name)
-        with suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-            if path.suffix.lower() == ".zip" and path.parent.name == "source":
-                with zipfile.ZipFile(path) as archive:
-                    entries = archive.namelist()
-                names |= {part for entry in entries for part in (entry, *entry.split("/"))}
-            elif path.suffix.lower() in (".mhd", ".nhdr") and path.is_file():
-                with path.open("rb") as file:
-                    files = _DATA_FILES.findall(file.read(_HEADER_BYTES).decode("latin-1"))
-                names |= {part.partition("%")[0] for entry in files for part in (entry, *re.split(r"[/\\]", entry))}
+        if path.suffix.lower() == ".zip" and path.parent.name == "source":
+            with (
+                suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError),
+                zipfile.ZipFile(path) as archive,
+            ):
+                names |= {part for entry in archive.namelist() for part in entry.split("/")}
     return {name for name in names if not _OURS.fullmatch(name)}

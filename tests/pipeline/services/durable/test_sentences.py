@@ -102,10 +102,15 @@ NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 9 9 9\nencoding: raw\ndata f
     [
         ({"19610203/77881234.png": b"\x89PNG\r\n\x1a\n broken"}, "scan.png: the png file is damaged"),
         ({"Kim/Lee": b"\x89PNG\r\n\x1a\n broken"}, ""),
-        ({"../Kim/Lee.png": b"x"}, "leads out of it (scan.zip)"),
-        ({"../../19610203/a.png": b"x"}, "leads out of it (scan.zip)"),
-        ({"a.mhd": MHD.format("Doe Jane.raw")}, "data file scan.mhd is missing"),
-        ({"a.nhdr": NRRD.format("/srv/mri/Doe_Jane/a.raw")}, "outside its own folder, in scan.nhdr; put both"),
+        ({"../Kim/Lee.png": b"x"}, "leads out of it (...)"),
+        ({"../../19610203/a.png": b"x"}, "leads out of it (...)"),
+        ({f"../{'Doe_Jane' * 10}.png": b"x"}, "leads out of it (...)"),
+        ({"../Doe\x01Jane.png": b"x"}, "leads out of it (...)"),
+        ({"a.mhd": MHD.format("Doe Jane.raw")}, "data file ... is missing"),
+        ({"a.mha": MHD.format("Doe.raw")}, "data file ... is missing"),
+        ({"a.nrrd": NRRD.format("Doe.raw")}, "data file ... is missing"),
+        ({"a.nhdr": NRRD.format("Doe%d.raw 1")}, "data files ... are not a pattern"),
+        ({"a.nhdr": NRRD.format("/srv/mri/Doe_Jane/a.raw")}, "outside its own folder, in ...; put both"),
     ],
 )
 def test_no_sentence_holds_a_short_name_a_number_or_a_name_of_a_header(spool, pipeline, files, sentence):
