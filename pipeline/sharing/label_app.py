@@ -56,7 +56,7 @@ class Lesions(InferTask):
         """
         image = str(request["image"])
         if not image:
-            raise MONAILabelException(MONAILabelError.INVALID_INPUT, "there is no such scan among the studies")
+            raise MONAILabelException(MONAILabelError.INVALID_INPUT, "this scan is not among the studies")
         with tempfile.TemporaryDirectory() as folder:
             call = [self.command, "run", image, "-o", folder, "--no-overlay", "--quiet", *self.options]
             done = subprocess.run(call, capture_output=True, text=True, check=False)

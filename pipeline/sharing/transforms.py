@@ -105,7 +105,7 @@ class ChooseOutlined(MapTransform):
         regions: list[dict[str, Any]] | None = None,
     ) -> None:
         """Raises:
-        InputError: There is no such outline among several.
+        InputError: The segmenter has several outlines, and this is none of them.
         """
         super().__init__(keys)
         if outlines and outline not in outlines:

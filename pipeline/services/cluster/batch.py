@@ -260,7 +260,7 @@ def run_with(
 
 @contextmanager
 def _in_any_case(action: Callable[[], None]) -> Iterator[None]:
-    """End a block with an action, whether it fails or not. What made the block fail is told first."""
+    """Run an action after a block, even if the block fails. The block's own error is the one that is raised."""
     try:
         yield
     except BaseException:

@@ -180,7 +180,7 @@ class Receiver:
         instance = str(event.request.AffectedSOPInstanceUID)
         try:
             study = self._intake.store(event.encoded_dataset(), instance)
-        except InputError as error:  # there is no room
+        except InputError as error:  # the disk or the queue is full
             _log.warning("%s: an object was refused: %s", caller, error)
             return FULL
         except OSError as error:

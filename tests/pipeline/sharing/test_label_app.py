@@ -111,4 +111,4 @@ def test_its_client_gets_the_mask_of_a_run(server, command, tmp_path):
     assert answer["errors"] == 3  # its server says why in its log only
     log = (tmp_path / "log").read_text()
     assert "every voxel has the same value" in log and "the scan is refused: " in log
-    assert "there is no such scan among the studies" in log
+    assert "this scan is not among the studies" in log
